@@ -1,0 +1,59 @@
+# VENV=path   build the environment there                         (default: .venv)
+# PYTHON=path build it with this Python, 3.11 or newer            (default: the first one found)
+# BIN=path    use the environment whose programs lie there, as it is, and install nothing
+# ARGS="..."  arguments handed on to the command behind the target
+VENV := .venv
+PYTHON = $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3 python,$(call usable,$(name))))
+ARGS :=
+WORKERS := 2
+
+usable = $(shell $(1) -c 'import sys, ensurepip; sys.version_info >= (3, 11) and print("$(1)")' 2>/dev/null)
+NO_PYTHON = make: $(or $(PYTHON),no python found) is no Python >= 3.11 with its venv module. \
+  Install one (on Debian and Ubuntu: python3-venv too), or name it: make PYTHON=/path/to/python3.11
+
+# The environment counts as built while its stamp is newer than what it was built from.
+BIN := $(VENV)/bin
+STAMP := $(BIN)/.installed
+ifeq ($(origin BIN),command line)
+STAMP :=
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help fit test lint format nano pin clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+fit: $(STAMP)  ## build the environment and train the default; ARGS="--model.x=1" changes it
+	$(BIN)/python -m realgen.fit --config configs/diffusion.yaml $(ARGS)
+
+test: lint  ## lint, then run every test; ARGS="-k name" selects
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term --cov-fail-under 90 $(ARGS)
+
+lint: $(STAMP)  ## ruff, mypy, import-linter, codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell .
+
+format: $(STAMP)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+nano: $(STAMP)  ## retrain the small models of data/nano from scratch
+	$(BIN)/python -m realgen.nano.build $(ARGS)
+
+pin: $(STAMP)  ## write the installed versions to constraints.txt
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.tmp
+	mv constraints.tmp constraints.txt
+
+clean:  ## remove .venv and the caches; never what runs wrote
+	rm -rf .venv *.egg-info .coverage .coverage.* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find realgen tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/.installed: constraints.txt pyproject.toml
+	@test -n "$(call usable,$(PYTHON))" || { echo '$(NO_PYTHON)' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@

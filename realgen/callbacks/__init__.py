@@ -1,0 +1,19 @@
+"""What happens around the iterations: averages, progress, pictures, checkpoints, the summary."""
+
+from realgen.callbacks.ema import EMA
+from realgen.callbacks.export import Export
+from realgen.callbacks.last_checkpoint import LastCheckpoint
+from realgen.callbacks.preemption import Preemption
+from realgen.callbacks.progress import IterationProgress
+from realgen.callbacks.sample_logger import SampleLogger
+from realgen.callbacks.summary import Summary
+
+__all__ = [
+    "EMA",
+    "Export",
+    "IterationProgress",
+    "LastCheckpoint",
+    "Preemption",
+    "SampleLogger",
+    "Summary",
+]

@@ -1,0 +1,128 @@
+"""A moving average of the trained weights, for evaluation and export; training and rollouts keep the live weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from realgen.callbacks.run_context import callbacks_of, policy_of
+from realgen.parallel import local_part, placed_like, reshard, whole
+from realgen.policies.base import Policy
+
+
+class EMA(Callback):
+    """Exponential moving average: ema <- d * ema + (1 - d) * weight after every optimizer update.
+
+    After t updates the next one takes d = min(decay, (1 + t) / (warmup + t)), so that the start is soon forgotten
+    (as in RealGen's and diffusers' EMA; RealGen calls it more often than the weights change). The average starts at the
+    weights of the first fit, is kept in float32 or better, stands in for the live weights during validation, and is
+    saved and resumed to the bit. Averages whole tensors when they are sharded, shard by shard.
+
+    Args:
+        decay: Largest d, 0 to below 1. Roughly the last 1 / (1 - decay) updates count.
+        warmup: >= 1. 1 takes ``decay`` from the first update on; 10 starts at d = 0.1.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    def __init__(self, decay: float = 0.9, warmup: int = 10) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be 0 to below 1, got {decay}.")
+        if warmup < 1:
+            raise ValueError(f"warmup must be at least 1, got {warmup}.")
+        self.decay = decay
+        self.warmup = warmup
+        self.updates = 0
+        """Updates averaged so far."""
+        self.weights: dict[str, Tensor] = {}
+        """The averages by parameter name; empty before the first fit."""
+        self._hook: Any = None
+        self._swap = ExitStack()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the averages, or put the resumed ones where the weights are, and follow the optimizer."""
+        policy = policy_of(pl_module)
+        if not self.weights:
+            self.weights = {name: _precise(p.detach()).clone() for name, p in policy.trainable_parameters().items()}
+        self._place(policy)
+        (optimizer,) = trainer.optimizers
+        self._hook = optimizer.register_step_post_hook(lambda *_: self.update(policy))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop following the optimizer."""
+        self._hook.remove()
+
+    @torch.no_grad()
+    def update(self, policy: Policy) -> None:
+        """Average the weights as they are now."""
+        decay = min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
+        live = [local_part(p.detach()) for p in policy.trainable_parameters().values()]
+        averages = [local_part(average) for average in self.weights.values()]
+        torch._foreach_lerp_(averages, [p.to(a.dtype) for p, a in zip(live, averages, strict=True)], 1 - decay)
+        self.updates += 1
+
+    @contextmanager
+    def applied(self, policy: Policy) -> Iterator[None]:
+        """Inside this context the policy has the averaged weights; without averages yet, its own."""
+        parameters = policy.trainable_parameters() if self.weights else {}
+        self._place(policy)
+        reshard(policy)
+        live = {name: p.detach().clone() for name, p in parameters.items()}
+        _copy(self.weights, parameters)
+        try:
+            yield
+        finally:
+            reshard(policy)
+            _copy(live, parameters)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate the averaged weights."""
+        self._swap.enter_context(self.applied(policy_of(pl_module)))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the live weights."""
+        self._swap.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Whatever happens in a validation, leave the live weights behind."""
+        self._swap.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Updates and averages; sharded ones are gathered, so every rank must call this."""
+        return {"updates": self.updates, "weights": {name: whole(a).cpu() for name, a in self.weights.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the averages; they move to the weights' device when they are first used."""
+        self.updates = state_dict["updates"]
+        self.weights = dict(state_dict["weights"])
+
+    def _place(self, policy: Policy) -> None:
+        parameters = policy.trainable_parameters()
+        for name, average in self.weights.items():
+            if average.device != parameters[name].device or type(average) is not type(parameters[name].data):
+                self.weights[name] = placed_like(average, parameters[name])
+
+
+@contextmanager
+def averaged_weights(trainer: Trainer, policy: Policy) -> Iterator[None]:
+    """Inside this context the policy has the weights of the trainer's ``EMA``; its own if there is none."""
+    with ExitStack() as stack:
+        for average in callbacks_of(trainer, EMA):
+            stack.enter_context(average.applied(policy))
+        yield
+
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], target: dict[str, Any]) -> None:
+    for name, parameter in target.items():
+        parameter.copy_(source[name])
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

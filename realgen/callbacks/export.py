@@ -1,0 +1,40 @@
+"""The trained weights in the format of the policy's home library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from realgen.callbacks.ema import averaged_weights
+from realgen.callbacks.run_context import policy_of, run_folder
+
+
+class Export(Callback):
+    """Writes the weights (those of ``EMA`` if there is one) at the end of a fit, and when a run has to leave early.
+
+    Args:
+        directory: Name of the folder inside the run's folder.
+    """
+
+    def __init__(self, directory: str = "lora") -> None:
+        self.directory = directory
+        self.path: Path | None = None
+        """What to load, once it is written."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export at the end of the fit."""
+        self._export(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Export when the run was asked to leave; after any other error the weights may be half-way."""
+        if isinstance(exception, SIGTERMException):
+            self._export(trainer, pl_module)
+            rank_zero_info(f"Exported the weights so far to {self.path}.")
+
+    def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        policy = policy_of(pl_module)
+        with averaged_weights(trainer, policy):
+            self.path = policy.export(run_folder(trainer) / self.directory)

@@ -1,0 +1,95 @@
+"""A checkpoint that is whole at every moment, however the run ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from realgen.callbacks.run_context import checkpoint_folder
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``, and nothing else, up to date.
+
+    ``ModelCheckpoint`` can lose it: it writes to the temporary folder and may then have to copy over the old file, and
+    ``save_last: link`` takes the link away before it makes the new one. This one writes beside the old file and swaps
+    them. Add a plain ``ModelCheckpoint`` to keep older states too.
+
+    Args:
+        dirpath: Local folder; by default ``checkpoints`` in the logger's folder of this run.
+        every_n_epochs: Save after every so many Lightning epochs (of ``limit_train_batches`` iterations each), >= 1,
+            and at the end.
+
+    Raises:
+        ValueError: If ``every_n_epochs`` is below 1.
+    """
+
+    def __init__(self, dirpath: str | None = None, every_n_epochs: int = 1) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}.")
+        super().__init__(
+            dirpath=dirpath,
+            save_last=True,
+            save_top_k=0,
+            every_n_epochs=every_n_epochs,
+            save_on_train_epoch_end=True,
+        )
+        self._period = every_n_epochs
+        self._saved_step = -1
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if it is time; after the epoch's validation, so that a resumed run does not miss it."""
+        if (trainer.current_epoch + 1) % self._period == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what the last epoch did not."""
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        self.last_model_path = str(save_last(trainer))
+        self._saved_step = trainer.global_step
+
+
+def save_last(trainer: Trainer) -> Path:
+    """Write ``last.ckpt`` so that a kill at any moment leaves the old one or the new one; all ranks must call it.
+
+    A sharded checkpoint is a folder, which cannot be swapped in one step: between two renames the old one is called
+    ``last.old``.
+
+    Args:
+        trainer: With something to save.
+
+    Returns:
+        Path of the checkpoint.
+    """
+    path = checkpoint_folder(trainer) / "last.ckpt"
+    partial, old = path.with_suffix(".partial"), path.with_suffix(".old")
+    if trainer.is_global_zero:
+        _remove(partial)
+    trainer.strategy.barrier()
+    trainer.save_checkpoint(partial, weights_only=False)
+    trainer.strategy.barrier()
+    if trainer.is_global_zero:
+        if partial.is_dir() and path.exists():
+            _remove(old)
+            os.rename(path, old)
+        elif partial.is_file():
+            with partial.open("rb") as file:
+                os.fsync(file)  # or a lost machine may keep the new name and lose the bytes
+        os.replace(partial, path)
+        _remove(old)
+    trainer.strategy.barrier()
+    return path
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""Pictures with legible captions, on one sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from realgen.types import RewardOutput
+
+GAP = 8
+FONT_SIZE = 13
+LINE_HEIGHT = 17
+PAPER, INK = "white", "black"
+MIN_WIDTH, MAX_WIDTH = 192, 512
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+def picture_grid(
+    images: Float[Tensor, "tiles 3 height width"],
+    captions: Sequence[str],
+    *,
+    columns: int,
+    max_lines: int = 3,
+) -> Image.Image:
+    """Lay out pictures in rows, each with its caption below.
+
+    Small pictures are enlarged by a whole factor without smoothing, so that what is seen is what the policy drew; large
+    ones are shrunk to ``MAX_WIDTH``.
+
+    Args:
+        images: In [0, 1].
+        captions: One per picture; words are wrapped, line breaks kept.
+        columns: Pictures per row, >= 1.
+        max_lines: Lines that each piece between two line breaks may take; what does not fit ends in "...".
+
+    Returns:
+        The sheet.
+
+    Example:
+        >>> picture_grid(torch.zeros(2, 3, 64, 64), ["a cat", "a dog"], columns=2).size
+        (408, 225)
+    """
+    width = shown_width(images.shape[-1])
+    height = round(images.shape[-2] * width / images.shape[-1])
+    font = ImageFont.load_default(FONT_SIZE)
+    wrapped = [wrap(caption, font, width, max_lines) for caption in captions]
+    text_height = LINE_HEIGHT * max(len(lines) for lines in wrapped)
+    rows = math.ceil(len(images) / columns)
+    size = (GAP + columns * (width + GAP), GAP + rows * (height + text_height + GAP))
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    smooth = Image.Resampling.NEAREST if width >= images.shape[-1] else Image.Resampling.LANCZOS
+    for index, (image, lines) in enumerate(zip(images, wrapped, strict=True)):
+        left = GAP + index % columns * (width + GAP)
+        top = GAP + index // columns * (height + text_height + GAP)
+        sheet.paste(to_picture(image).resize((width, height), smooth), (left, top))
+        for number, line in enumerate(lines):
+            draw.text((left, top + height + number * LINE_HEIGHT + 1), line, fill=INK, font=font)
+    return sheet
+
+
+def shown_width(width: int) -> int:
+    """Width of a picture on the sheet: at least ``MIN_WIDTH`` by a whole factor, at most ``MAX_WIDTH``.
+
+    Example:
+        >>> shown_width(64), shown_width(256), shown_width(1024)
+        (192, 256, 512)
+    """
+    return min(width * math.ceil(MIN_WIDTH / width), MAX_WIDTH)
+
+
+def to_picture(image: Float[Tensor, "3 height width"]) -> Image.Image:
+    """An image in [0, 1] as an 8-bit picture; NaN is black."""
+    return Image.fromarray(to_bytes(image).permute(1, 2, 0).numpy())
+
+
+def to_bytes(image: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Round [0, 1] to 0 to 255, on the CPU; NaN becomes 0."""
+    return (image.detach().float().nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
+    """Break each line of a text into at most ``max_lines`` of at most ``width`` pixels; a cut one ends in "..."."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        pieces = [""]
+        for word in paragraph.split():
+            longer = f"{pieces[-1]} {word}".strip()
+            if pieces[-1] and font.getlength(longer) > width:
+                pieces.append(word)
+            else:
+                pieces[-1] = longer
+        if len(pieces) > max_lines:
+            pieces = [*pieces[: max_lines - 1], f"{pieces[max_lines - 1]}..."]
+        lines += [shorten(piece, font, width) for piece in pieces]
+    return lines
+
+
+def shorten(line: str, font: Font, width: int) -> str:
+    """Cut a line that is too long, and show that it was cut."""
+    if font.getlength(line) <= width:
+        return line
+    line = line.removesuffix("...")
+    while line and font.getlength(f"{line}...") > width:
+        line = line[:-1]
+    return f"{line}..."
+
+
+def reward_lines(rewards: RewardOutput, row: int) -> str:
+    """Total and parts of one row's reward, one per line; "failed" where it could not be judged."""
+    named = {"reward": rewards.total, **rewards.parts} if len(rewards.parts) > 1 else dict(rewards.parts)
+    values = {name: float(value.flatten()[row]) for name, value in named.items()}
+    return "\n".join(f"{name} {'failed' if math.isnan(value) else f'{value:.3f}'}" for name, value in values.items())

@@ -1,0 +1,135 @@
+"""A bar that ticks once per GRPO iteration, and says what happens inside one."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+from realgen.callbacks.run_context import iteration_of, policy_of
+
+
+class IterationProgress(ProgressBar):
+    """Shows iteration, reward and its parts; below it, while it lasts, the phase inside the iteration.
+
+    Where the output is no terminal, one line every few iterations. Rank 0 only.
+
+    Args:
+        every_n_iterations: Iterations between two lines without a terminal, >= 1.
+
+    Raises:
+        ValueError: If ``every_n_iterations`` is below 1.
+    """
+
+    def __init__(self, every_n_iterations: int = 10) -> None:
+        if every_n_iterations < 1:
+            raise ValueError(f"every_n_iterations must be at least 1, got {every_n_iterations}.")
+        super().__init__()
+        self.every_n_iterations = every_n_iterations
+        self._enabled = True
+        self._bar: Any = None
+        self._phase: Any = None
+        self._last_line = (0, 0.0)
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls this on all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Show progress again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar at the iteration where the run stands."""
+        iteration = iteration_of(pl_module)
+        self._last_line = (iteration, time.monotonic())
+        if self._on_terminal:
+            self._bar = tqdm(total=self._total, initial=iteration, desc="iteration", dynamic_ncols=True, smoothing=0.1)
+            policy_of(pl_module).progress = self.show_phase
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Tick."""
+        iteration = iteration_of(pl_module)
+        rewards = reward_texts(trainer)
+        if self._bar is not None:
+            self._bar.set_postfix(rewards, refresh=False)
+            self._bar.update(iteration - self._bar.n)
+        elif self._enabled and (iteration % self.every_n_iterations == 0 or iteration == self._total):
+            self._print_line(iteration, rewards)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        self._close(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the error stands below it."""
+        self._close(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the drawing of validation images too, before the fit as well."""
+        if self._on_terminal:
+            policy_of(pl_module).progress = self.show_phase
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Tick the validation."""
+        total = sum(trainer.num_val_batches) if isinstance(trainer.num_val_batches, list) else trainer.num_val_batches
+        if self._on_terminal and math.isfinite(total):
+            self.show_phase("validation", batch_idx + 1, int(total))
+
+    def show_phase(self, phase: str, done: int, total: int) -> None:
+        """Show how far a phase is; it vanishes when it is done.
+
+        Args:
+            phase: What goes on: "rollout", "update", "sample" or "validation".
+            done: Steps done.
+            total: Steps in all.
+        """
+        if self._phase is not None and (self._phase.desc != phase or done < self._phase.n):
+            self._phase.close()
+            self._phase = None
+        if self._phase is None:
+            self._phase = tqdm(total=total, leave=False, dynamic_ncols=True, position=1, bar_format="  {l_bar}{bar}")
+            self._phase.desc = phase
+        self._phase.update(done - self._phase.n)
+        if done >= total:
+            self._phase.close()
+            self._phase = None
+
+    @property
+    def _on_terminal(self) -> bool:
+        return self._enabled and sys.stderr.isatty()
+
+    @property
+    def _total(self) -> int | None:
+        """Iterations of the whole run; None if it has no end."""
+        epochs, batches = self.trainer.max_epochs, self.trainer.num_training_batches
+        return int(epochs * batches) if epochs is not None and epochs >= 0 and math.isfinite(batches) else None
+
+    def _close(self, module: LightningModule) -> None:
+        policy_of(module).progress = None
+        for bar in (self._phase, self._bar):
+            if bar is not None:
+                bar.close()
+        self._phase = self._bar = None
+
+    def _print_line(self, iteration: int, rewards: dict[str, str]) -> None:
+        since, then = self._last_line
+        self._last_line = (iteration, time.monotonic())
+        seconds = (self._last_line[1] - then) / max(1, iteration - since)
+        total = "" if self._total is None else f"/{self._total}"
+        texts = "  ".join(f"{name} {value}" for name, value in rewards.items())
+        print(f"iteration {iteration}{total}  {texts}  {seconds:.1f} s/iteration", flush=True)
+
+
+def reward_texts(trainer: Trainer) -> dict[str, str]:
+    """The last iteration's reward and its parts by name, as texts."""
+    metrics = trainer.callback_metrics
+    names = ["reward", *sorted(name for name in metrics if name.startswith("reward/"))]
+    return {name.removeprefix("reward/"): f"{float(metrics[name]):.3f}" for name in names if name in metrics}

@@ -1,0 +1,154 @@
+"""What a run has achieved, on one screen: before and after, in numbers and in pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from torch import Tensor
+
+from realgen.callbacks.export import Export
+from realgen.callbacks.picture_grid import picture_grid, to_bytes
+from realgen.callbacks.run_context import callbacks_of, checkpoint_folder, iteration_of, run_folder
+from realgen.callbacks.sample_logger import log_picture
+from realgen.callbacks.summary_table import Comparison, compare, summary_table
+
+
+class Summary(Callback):
+    """Remembers the first validation of the run and compares the last one with it when the fit ends.
+
+    Writes ``before_after.png`` (the same prompts and seeds side by side) and ``summary.json`` into the run's folder,
+    and prints a table, the path of the exported weights and the command to go on. Validate once before the fit to have
+    a baseline of the untrained policy. The baseline is in the checkpoint, so a resumed run compares with the same one.
+
+    Args:
+        num_images: Most pairs of pictures, >= 1.
+        columns: Pairs per row, >= 1.
+
+    Raises:
+        ValueError: If a number is below 1.
+    """
+
+    def __init__(self, num_images: int = 12, columns: int = 4) -> None:
+        if num_images < 1:
+            raise ValueError(f"num_images must be at least 1, got {num_images}.")
+        if columns < 1:
+            raise ValueError(f"columns must be at least 1, got {columns}.")
+        self.num_images = num_images
+        self.columns = columns
+        self.before: dict[str, Any] | None = None
+        """The first validation: ``iteration``, ``values``, ``prompts``, ``rewards`` and ``images`` (uint8)."""
+        self.after: dict[str, Any] | None = None
+        """The last validation, in the same form; None until there was a second one."""
+        self._images: list[Tensor] = []
+        self._prompts: list[str] = []
+        self._rewards: list[float] = []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the pictures of the last validation."""
+        self._images, self._prompts, self._rewards = [], [], []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Keep the first picture of each of the first prompts."""
+        rollout, rewards = outputs["rollout"], outputs["rewards"]
+        for prompt, text in enumerate(rollout.prompts):
+            if len(self._images) < self.num_images and bool(batch.mask[prompt]):
+                self._images.append(to_bytes(rollout.images[prompt * rollout.group_size]))
+                self._prompts.append(text)
+                self._rewards.append(float(rewards.total[prompt, 0]))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what this validation measured."""
+        if trainer.sanity_checking or not self._images:
+            return
+        values = {n.removeprefix("val/"): float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+        seen = {
+            "iteration": iteration_of(pl_module),
+            "values": values,
+            "prompts": self._prompts,
+            "rewards": self._rewards,
+            "images": torch.stack(self._images),
+        }
+        if self.before is None:
+            self.before = seen
+        else:
+            self.after = seen
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the pairs of pictures."""
+        if trainer.is_global_zero and self.before is not None and self.after is not None:
+            path = run_folder(trainer) / "before_after.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sheet = before_after_sheet(self.before, self.after, columns=self.columns)
+            sheet.save(path)
+            log_picture(trainer, "before_after", sheet, iteration_of(pl_module))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table and what to do next, and write ``summary.json``."""
+        if not trainer.is_global_zero or self.before is None or self.after is None:
+            return
+        folder, exported = run_folder(trainer), _exported(trainer)
+        higher = {name: metric.higher_is_better for name, metric in getattr(pl_module, "metrics", {}).items()}
+        comparisons = compare(self.before["values"], self.after["values"], higher_is_better=higher)
+        report = {
+            **{key: {"iteration": seen["iteration"], "values": seen["values"]} for key, seen in self._both()},
+            "verdicts": {comparison.name: comparison.verdict for comparison in comparisons},
+            "exported": None if exported is None else str(exported),
+        }
+        (folder / "summary.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        self._print(trainer, comparisons, exported)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The baseline."""
+        return {"before": self.before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the baseline."""
+        self.before = state_dict["before"]
+
+    def _both(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(key, seen) for key, seen in (("before", self.before), ("after", self.after)) if seen is not None]
+
+    def _print(self, trainer: Trainer, comparisons: list[Comparison], exported: Path | None) -> None:
+        console = Console(soft_wrap=True)
+        (_, before), (_, after) = self._both()
+        console.print(summary_table(comparisons, before=before["iteration"], after=after["iteration"]))
+        folder = run_folder(trainer)
+        console.print(f"pictures   {folder / 'before_after.png'}", highlight=False)
+        if exported is not None:
+            console.print(f"weights    {exported}", highlight=False)
+            console.print(f"  use      pipeline.load_lora_weights({str(exported)!r})", highlight=False, markup=False)
+        config, last = folder / "config.yaml", checkpoint_folder(trainer) / "last.ckpt"
+        epochs = 2 * max(1, trainer.max_epochs or 1)
+        console.print(
+            f"go on      python -m realgen.fit --config {config} --ckpt_path {last} --trainer.max_epochs={epochs}",
+            highlight=False,
+        )
+
+
+def before_after_sheet(before: dict[str, Any], after: dict[str, Any], *, columns: int) -> Any:
+    """Pairs of pictures of the same prompt and seed, before on the left.
+
+    Args:
+        before: ``iteration``, ``prompts``, ``rewards`` and ``images`` (uint8) of the first validation.
+        after: The same of the last one.
+        columns: Pairs per row.
+    """
+    images, captions = [], []
+    for index in range(min(len(before["images"]), len(after["images"]))):
+        for name, seen in (("before", before), ("after", after)):
+            images.append(seen["images"][index].float() / 255)
+            reward = f"{name}, iteration {seen['iteration']}: {seen['rewards'][index]:.3f}"
+            captions.append(f"{reward}\n{seen['prompts'][index]}" if name == "before" else reward)
+    return picture_grid(torch.stack(images), captions, columns=2 * min(columns, len(images) // 2))
+
+
+def _exported(trainer: Trainer) -> Path | None:
+    paths = [export.path for export in callbacks_of(trainer, Export)]
+    return paths[0] if paths else None

@@ -1,0 +1,94 @@
+"""From a ``class_path`` to the class, and to the nearest name when there is none."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from realgen.cli.config_error import ConfigError, nearest
+
+
+def find_class(path: str, base: type) -> Any:
+    """Import what a ``class_path`` names.
+
+    Args:
+        path: A dotted import path, or the bare name of a subclass of ``base`` that is imported already.
+        base: The class from which it must derive.
+
+    Returns:
+        The class, or a function that makes one.
+
+    Raises:
+        ConfigError: If there is no such module or class; names the nearest.
+    """
+    module_name, _, name = path.rpartition(".")
+    if not module_name:
+        known = {cls.__name__: cls for cls in _subclasses(base)}
+        if name not in known:
+            raise ConfigError(f"no {base.__name__} is called {name!r}; give its import path. {nearest(name, known)}")
+        return known[name]
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if not f"{module_name}.".startswith(f"{missing}."):
+            raise ConfigError(f"cannot import {path}: {error}.") from error
+        raise ConfigError(f"there is no module {missing}. {_nearest_module(missing)}".rstrip()) from error
+    found = getattr(module, name, None)
+    if found is None:
+        names = candidates(module, base)
+        raise ConfigError(f"there is no {path}. {nearest(name, names, prefix=f'{module_name}.')}".rstrip())
+    return found
+
+
+def check_class(cls: Any, base: type) -> None:
+    """Refuse what cannot be made where a ``base`` is expected.
+
+    Args:
+        cls: A class, or a function that makes one, which jsonargparse judges by what it returns.
+        base: The class from which it must derive.
+
+    Raises:
+        ConfigError: If the class does not derive from ``base``, or is abstract; names some that do.
+    """
+    if not inspect.isclass(cls) or _fits(cls, base):
+        return
+    trouble = "is abstract" if issubclass(cls, base) else f"is no {base.__name__}"
+    raise ConfigError(f"{cls.__name__} {trouble}. {choices(base)}".rstrip())
+
+
+def choices(base: type) -> str:
+    """The sentence that names the components of a kind which its own package offers; empty if there are none."""
+    module = importlib.import_module(base.__module__)
+    package = importlib.import_module(base.__module__.rpartition(".")[0] or base.__module__)
+    home = package if candidates(package, base) else module
+    return nearest("", candidates(home, base), prefix=f"{home.__name__}.")
+
+
+def candidates(module: ModuleType, base: type) -> list[str]:
+    """The names in a module of what derives from ``base`` and can be made."""
+    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+    found: dict[str, Any] = {name: getattr(module, name, None) for name in names}
+    return [name for name, cls in found.items() if cls is not base and _fits(cls, base)]
+
+
+def _fits(cls: Any, base: type) -> bool:
+    return inspect.isclass(cls) and issubclass(cls, base) and not inspect.isabstract(cls)
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    yield base
+    for cls in type.__subclasses__(base):
+        yield from _subclasses(cls)
+
+
+def _nearest_module(missing: str) -> str:
+    parent, _, name = missing.rpartition(".")
+    if not parent:
+        return nearest(name, ["realgen", "lightning", "torch"])
+    siblings = [module.name for module in pkgutil.iter_modules(importlib.import_module(parent).__path__)]
+    return nearest(name, siblings, prefix=f"{parent}.")

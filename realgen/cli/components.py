@@ -1,0 +1,165 @@
+"""Components in a config tree: part files, bare class names, and the dotted keys of the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from realgen.cli.classes import find_class
+from realgen.cli.config_error import ConfigError
+from realgen.cli.schema import Place, parameters, place_of
+from realgen.cli.tree import Node, merge, parse_text, read_file
+
+_PART_SUFFIXES = (".yaml", ".yml", ".json")
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def class_at(node: Node | None, place: Place) -> Any:
+    """The class of a component; ``None`` where it is not chosen, computed, or cannot be imported."""
+    chosen = node.child("class_path") if node is not None else None
+    if place.base is None or chosen is None or not isinstance(chosen.value, str) or chosen.is_interpolation:
+        return None
+    try:
+        return find_class(chosen.value, place.base)
+    except ConfigError:
+        return None
+
+
+def arguments_at(node: Node | None, place: Place) -> Mapping[str, Place]:
+    """The arguments that can be given at a place: those of its chosen class, or of its group."""
+    if place.arguments is not None:
+        return place.arguments
+    cls = class_at(node, place)
+    return {} if cls is None else parameters(cls, place.num_given)
+
+
+def children(node: Node, place: Place) -> Iterator[tuple[str, Node, Place]]:
+    """The values directly inside a value: how the dotted key goes on, the value, and what may stand there."""
+    if place.arguments is not None or (place.base is not None and node.is_mapping):
+        inner = node if place.arguments is not None else node.child("init_args")
+        arguments = arguments_at(node, place)
+        if inner is not None and inner.is_mapping:
+            for name, child in inner.value.items():
+                yield f".{name}", child, arguments.get(name, Place())
+    elif place.items is not None and node.is_mapping:
+        for name, child in node.value.items():
+            yield f".{name}", child, place_of(place.items)
+    elif place.elements is not None and isinstance(node.value, list):
+        for i, child in enumerate(node.value):
+            yield f"[{i}]", child, place_of(place.elements)
+
+
+def visit(node: Node, place: Place, key: str = "") -> Iterator[tuple[str, Node, Place]]:
+    """Every value of a config, outer ones first, with its dotted key (``init_args`` left out) and its place."""
+    yield key, node, place
+    for suffix, child, inner in children(node, place):
+        yield from visit(child, inner, f"{key}{suffix}".removeprefix("."))
+
+
+def expand(node: Node, place: Place, key: str = "") -> Node:
+    """Put the content of part files in the place of their names, and ``{class_path: X}`` in the place of a bare X.
+
+    A part file may stand for every argument that takes a component, a mapping or a list.
+
+    Args:
+        node: A config, or a value in it.
+        place: What may stand there.
+        key: Its dotted key.
+
+    Returns:
+        The same without part files.
+
+    Raises:
+        ConfigError: If a part file cannot be read.
+    """
+    structured = place.arguments is not None or place.items is not None or place.elements is not None
+    if place.base is not None or (structured and not place.takes_text):
+        node = _read_part(node, key)
+    if place.base is not None and _names_class(node, place):
+        return replace(node, value={"class_path": node})
+    if place.arguments is not None:
+        node = _unwrap(node, place.owner)
+    inside = [
+        expand(child, inner, f"{key}{suffix}".removeprefix(".")) for suffix, child, inner in children(node, place)
+    ]
+    if not inside:
+        return node
+    if isinstance(node.value, list):
+        return replace(node, value=inside)
+    if place.base is not None:
+        init_args = node.value["init_args"]
+        filled = replace(init_args, value=dict(zip(init_args.value, inside, strict=True)))
+        return replace(node, value={**node.value, "init_args": filled})
+    return replace(node, value=dict(zip(node.value, inside, strict=True)))
+
+
+def _unwrap(node: Node, owner: str) -> Node:
+    """Put the arguments of a dataclass that were written like a component's, as jsonargparse allows it, plainly."""
+    chosen, init_args = node.child("class_path"), node.child("init_args")
+    named = chosen is None or str(chosen.value).rpartition(".")[2] == owner
+    if (chosen is None and init_args is None) or not named:
+        return node
+    others = {name: child for name, child in node.value.items() if name not in ("class_path", "init_args")}
+    return merge(replace(node, value=others), Node({}) if init_args is None else init_args)
+
+
+def _names_class(node: Node, place: Place) -> bool:
+    if not isinstance(node.value, str) or not _IMPORT_PATH.fullmatch(node.value):
+        return False
+    # Where text may stand too (trainer.strategy: ddp), only a dotted name is a class.
+    return "." in node.value or not place.takes_text
+
+
+def _read_part(node: Node, key: str) -> Node:
+    if not isinstance(node.value, str) or node.is_interpolation or not node.value.endswith(_PART_SUFFIXES):
+        return node
+    try:
+        return read_file(node.folder / node.value)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error} ({node.origin})") from error
+
+
+def assign(tree: Node, key: str, text: str, root: Place) -> Node:
+    """Set one dotted key, as ``--key=text`` on the command line does.
+
+    ``init_args`` may be left out: ``model.reward.detector.checkpoint``. What the key does not name stays.
+
+    Args:
+        tree: A whole config, expanded.
+        key: The dotted key.
+        text: The value; ``null``, and YAML where it is no plain text.
+        root: What may stand at the top.
+
+    Returns:
+        The changed tree, expanded.
+
+    Raises:
+        ConfigError: If the key leads into a list, the text is no valid YAML, or a part file cannot be read.
+    """
+    return expand(merge(tree, _nest(key.split("."), text, tree, root, "")), root)
+
+
+def _nest(parts: list[str], text: str, node: Node | None, place: Place, key: str) -> Node:
+    """The overlay that sets ``parts`` below ``node`` to the value of ``text``."""
+    if not parts:
+        return _value(text, place)
+    head, *rest = parts
+    if node is not None and isinstance(node.value, list):
+        raise ConfigError(f"{key}: this is a list, whose elements have no keys. Give the whole list: --{key}='[...]'")
+    if place.base is None and node is not None and node.child("class_path") is not None:
+        place = Place(base=object)
+    if place.base is not None and head != "class_path":
+        group = Place(arguments=arguments_at(node, place))
+        below = rest if head == "init_args" and rest else parts
+        return Node({"init_args": _nest(below, text, node and node.child("init_args"), group, key)})
+    inner = place_of(place.items) if place.items is not None else (place.arguments or {}).get(head, Place())
+    return Node({head: _nest(rest, text, node and node.child(head), inner, f"{key}.{head}".removeprefix("."))})
+
+
+def _value(text: str, place: Place) -> Node:
+    if text == "null":
+        return Node(None)
+    # Scalars stay text: jsonargparse reads them by the argument's type.
+    return parse_text(text) if text.startswith(("{", "[")) and place.hint is not str else Node(text)

@@ -1,0 +1,191 @@
+"""LightningCLI with the rules of this project: strict keys, components that merge, one folder per run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from omegaconf.errors import OmegaConfBaseException
+
+from realgen.cli.arguments import asks_for_help, first_config, read_arguments, split_print_config
+from realgen.cli.config_error import ConfigError
+from realgen.cli.diagnosis import blame, condense, null_problems, problems
+from realgen.cli.quiet import quiet_lightning, quiet_wandb
+from realgen.cli.run_dir import LAST, Run, find_run
+from realgen.cli.save_config import SaveConfig
+from realgen.cli.schema import Place, group_of, place_of
+from realgen.cli.tree import Node
+
+
+class RealGenCLI(LightningCLI):
+    """Parses a config, instantiates what it names, and places the run on disk; starts nothing and writes nothing.
+
+    Beyond LightningCLI: callbacks and loggers stand in dicts (``callbacks.summary``, ``loggers.wandb``), so that an
+    overlay changes one of them; files and arguments merge by the rules of ``realgen.cli.tree``; whatever is wrong is a
+    ``ConfigError`` of one or two lines. Checkpoints, logs and ``trainer.default_root_dir`` follow the run's folder.
+
+    Args:
+        model_class: Class from which the model must derive.
+        datamodule_class: Class from which the data must derive.
+        usage: What ``--help`` says first.
+        argv: Arguments without the program; ``sys.argv[1:]`` by default.
+
+    Raises:
+        ConfigError: If the config or an argument is wrong.
+    """
+
+    run: Run
+    """Where the run lives and what it goes on from."""
+
+    def __init__(
+        self,
+        model_class: type[LightningModule],
+        datamodule_class: type[LightningDataModule],
+        *,
+        usage: str | None = None,
+        argv: Sequence[str] | None = None,
+    ) -> None:
+        self.argv = list(sys.argv[1:] if argv is None else argv)
+        self._bases = model_class, datamodule_class
+        self._config_text = ""
+        quiet_lightning()
+        super().__init__(
+            model_class,
+            datamodule_class,
+            run=False,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            seed_everything_default=0,
+            args=self.argv,
+            parser_kwargs={
+                "parser_mode": "omegaconf+",
+                "allow_abbrev": False,
+                "exit_on_error": False,
+                "usage": usage,
+                "description": "",
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what LightningCLI lacks when it runs no subcommand."""
+        for name, (hint, default, text) in _ARGUMENTS.items():
+            parser.add_argument(f"--{name}", type=hint, default=default, help=text)
+
+    @property
+    def root(self) -> Place:
+        """What may stand at the top of a config."""
+        return Place(
+            arguments={
+                "seed_everything": place_of(bool | int),
+                **{name: place_of(hint) for name, (hint, _, _) in _ARGUMENTS.items()},
+                "trainer": group_of(Trainer),
+                "model": Place(base=self._bases[0], takes_text=False, takes_null=False, required=True),
+                "data": Place(base=self._bases[1], takes_text=False, takes_null=False, required=True),
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read, merge and check files and arguments into ``self.config``.
+
+        Raises:
+            ConfigError: If anything is wrong.
+            SystemExit: After ``--help`` and ``--print_config``.
+        """
+        if asks_for_help(args):
+            parser.parse_args(args)
+        argv, print_config = split_print_config(args)
+        tree = read_arguments(argv, self.root)
+        for problem in null_problems(tree, self.root):
+            raise ConfigError(problem)
+        try:
+            self.config = parser.parse_object(tree.plain())
+        except OmegaConfBaseException as error:
+            raise ConfigError(_interpolation_problem(error, tree)) from error
+        except ArgumentError as error:
+            found = next(problems(tree, self.root), None)
+            raise ConfigError(condense(str(error)) if found is None else found) from error
+        self._config_text = parser.dump(self.config, skip_unset=False)
+        if print_config is not None:
+            sys.stdout.write(parser.dump(self.config, skip_default="skip_default" in print_config))
+            raise SystemExit(0)
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the folder of the run, and lead checkpoints and loggers there."""
+        self.run = find_run(
+            recipe=first_config(self.argv),
+            run_dir=self.config.run_dir,
+            output_dir=self.config.output_dir,
+            ckpt_path=self.config.ckpt_path,
+            environment=os.environ,
+            now=datetime.now(),
+        )
+        self.config.trainer.default_root_dir = str(self.run.path)
+        for callback in _chosen(self.config.callbacks):
+            if "dirpath" in callback.init_args and callback.init_args.dirpath is None:
+                callback.init_args.dirpath = str(self.run.path / LAST.parent)
+        quiet_wandb(_chosen(self.config.loggers))
+        for logger in _chosen(self.config.loggers):
+            for name, value in _wandb_arguments(self.run).items():
+                if logger.class_path.endswith(WandbLogger.__name__) and logger.init_args.get(name) in (None, "."):
+                    logger.init_args[name] = value
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer.
+
+        Raises:
+            ConfigError: If a constructor refuses its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            raise ConfigError(blame(error, yaml.safe_load(self._config_text))) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer with the callbacks and loggers of the config."""
+        callbacks = [callback for callback in self.config_init.callbacks.values() if callback is not None]
+        callbacks.append(SaveConfig(self._config_text, self.run.path / "config.yaml"))
+        trainer_config = {**self.config_init.trainer, **kwargs}
+        if trainer_config["logger"] is None:
+            loggers = [logger for logger in self.config_init.loggers.values() if logger is not None]
+            trainer_config["logger"] = [*loggers, CSVLogger(self.run.path, name="csv", flush_logs_every_n_steps=1)]
+        return self._instantiate_trainer(trainer_config, callbacks)
+
+
+_ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
+    "callbacks": (dict[str, Callback | None], {}, "Callbacks by name; null drops one."),
+    "loggers": (dict[str, Logger | None], {}, "Loggers by name; null drops one. A CSV is written beside them."),
+    "run_dir": (str | None, None, "Folder of the run; by default OUTPUT_DIR/RECIPE/DATE-TIME."),
+    "output_dir": (str, "runs", "Where the folders of runs are made."),
+    "ckpt_path": (str | None, None, "Go on from a checkpoint: last, or a path."),
+    "baseline": (bool, True, "Validate before the first iteration of a new run, to compare with."),
+}
+
+
+def _chosen(components: dict[str, Any]) -> list[Any]:
+    return [component for component in components.values() if component is not None]
+
+
+def _wandb_arguments(run: Run) -> dict[str, str]:
+    """A run that goes on keeps its id; an agent's run has one already."""
+    arguments = {"save_dir": str(run.path), "name": run.name}
+    return arguments if "WANDB_RUN_ID" in os.environ else {**arguments, "id": run.name}
+
+
+def _interpolation_problem(error: OmegaConfBaseException, tree: Node) -> str:
+    node: Node | None = tree
+    for part in (error.full_key or "").split("."):
+        node = node and node.child(part)
+    key = (error.full_key or "").replace(".init_args.", ".")
+    origin = f" ({node.origin})" if node is not None else ""
+    return f"{key}: {str(error).splitlines()[0]}{origin}. Interpolations write init_args out: ${{model.init_args.x}}"

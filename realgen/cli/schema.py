@@ -1,0 +1,165 @@
+"""What may stand at each place of a config, read from the constructors' signatures."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, is_dataclass, replace
+from datetime import timedelta
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from jsonargparse import ArgumentParser
+
+_NUMBERS = (bool, int, float, complex, timedelta, torch.Tensor)
+_NO_COMPONENTS = (*_NUMBERS, str, bytes, Enum, os.PathLike, dict, list, tuple, set, type)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a type hint lets stand at one place of a config."""
+
+    hint: Any = Any
+    """The type hint; ``Any`` when it is unknown."""
+    base: type | None = None
+    """The class from which a component here must derive."""
+    num_given: int = 0
+    """Leading constructor arguments that the code passes itself (the parameters of an optimizer)."""
+    items: Any = None
+    """Hint of the values of a mapping."""
+    elements: Any = None
+    """Hint of the elements of a list."""
+    takes_text: bool = True
+    """Whether a plain string may stand here."""
+    takes_null: bool = True
+    """Whether null may stand here."""
+    required: bool = False
+    """Whether the argument has no default."""
+    default: Any = None
+    """The argument's default."""
+    arguments: Mapping[str, Place] | None = None
+    """Keys that stand here themselves, without ``class_path``: at the top, under ``trainer``, and for dataclasses."""
+    owner: str = "config"
+    """Whose arguments these are."""
+
+
+def place_of(hint: Any) -> Place:
+    """Read a type hint.
+
+    Args:
+        hint: A resolved type hint.
+
+    Returns:
+        What may stand there.
+
+    Example:
+        >>> place_of(dict[str, int | None]).items
+        int | None
+        >>> place_of(int).takes_null, place_of(int | None).takes_null
+        (False, True)
+    """
+    options = list(_options(hint))
+    kinds: dict[str, Any] = {}
+    for option in options:
+        origin, arguments = get_origin(option), get_args(option)
+        if origin is collections.abc.Callable and len(arguments) == 2:
+            made = place_of(arguments[1]).base
+            kinds |= {"base": made, "num_given": len(arguments[0])} if made and isinstance(arguments[0], list) else {}
+        elif inspect.isclass(origin) and issubclass(origin, Mapping) and len(arguments) == 2:
+            kinds["items"] = arguments[1]
+        elif inspect.isclass(origin) and issubclass(origin, Iterable) and origin is not tuple and arguments:
+            kinds["elements"] = arguments[0]
+        elif inspect.isclass(option) and is_dataclass(option):
+            kinds |= {"arguments": parameters(option), "owner": option.__name__}
+        elif origin is None and inspect.isclass(option) and _is_component(option):
+            kinds["base"] = option
+    unknown = any(option is Any or not (inspect.isclass(option) or get_origin(option)) for option in options)
+    text = any(inspect.isclass(option) and issubclass(option, str | os.PathLike) for option in options)
+    return Place(hint=hint, takes_text=unknown or text, takes_null=unknown or NoneType in options, **kinds)
+
+
+def _options(hint: Any) -> Iterator[Any]:
+    """The members of a union; the hint itself if it is none."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        yield from _options(get_args(hint)[0])
+    elif origin in (Union, UnionType):
+        for member in get_args(hint):
+            yield from _options(member)
+    else:
+        yield NoneType if hint is None else hint
+
+
+def _is_component(option: type) -> bool:
+    return option.__module__ != "builtins" and option is not NoneType and not issubclass(option, _NO_COMPONENTS)
+
+
+def group_of(function: type) -> Place:
+    """A place where the arguments of one fixed class stand, without ``class_path``."""
+    return Place(
+        hint=function, arguments=parameters(function), owner=function.__name__, takes_text=False, takes_null=False
+    )
+
+
+@cache
+def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, Place]:
+    """The arguments of a class or function that a config can give, with what may stand there.
+
+    The names are those that jsonargparse accepts, so arguments that reach a parent through ``**kwargs`` are among them.
+
+    Args:
+        function: A class, or a function that makes a component.
+        num_given: Leading arguments that the code passes itself.
+
+    Returns:
+        Places by name, in the order of the signature.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    if inspect.isclass(function):
+        names = parser.add_class_arguments(function, fail_untyped=False)
+    else:
+        names = parser.add_function_arguments(function, fail_untyped=False)
+    signature = inspect.signature(function).parameters
+    given = list(signature)[:num_given]
+    try:
+        hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except (NameError, TypeError):
+        hints = {}  # an annotation that cannot be read: jsonargparse alone judges the values
+    places = {}
+    for name in dict.fromkeys(name.split(".")[0] for name in names):
+        if name not in given:
+            own = signature.get(name)
+            required = own is not None and own.default is inspect.Parameter.empty
+            default = None if own is None or required else own.default
+            places[name] = replace(place_of(hints.get(name, Any)), required=required, default=default)
+    return places
+
+
+def describe(hint: Any) -> str:
+    """A type hint in words.
+
+    Example:
+        >>> describe(int | None), describe(Literal["sd3", "flux"]), describe(dict[str, float])
+        ('int or null', "'sd3' or 'flux'", 'dict of float')
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return describe(arguments[0])
+    if origin in (Union, UnionType):
+        return " or ".join(describe(option) for option in _options(hint))
+    if origin is Literal:
+        return " or ".join(repr(argument) for argument in arguments)
+    if origin is collections.abc.Callable:
+        return describe(arguments[1])
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return f"dict of {describe(arguments[1])}"
+    if inspect.isclass(origin) and issubclass(origin, Iterable):
+        return f"list of {describe(arguments[0])}"
+    if hint is NoneType:
+        return "null"
+    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")

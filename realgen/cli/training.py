@@ -1,0 +1,117 @@
+"""Runs what the command line has made, and turns its end into an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from realgen.cli.arguments import fix_arguments
+from realgen.cli.config_error import ConfigError
+from realgen.cli.realgen_cli import RealGenCLI
+from realgen.cli.run_dir import LAST, RUN_DIR_VARIABLE, resume_command
+
+
+def command(
+    run: Callable[[RealGenCLI], int],
+    model_class: type[LightningModule],
+    datamodule_class: type[LightningDataModule],
+    *,
+    usage: str | None = None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the command line and run something with it.
+
+    Args:
+        run: What to do, such as ``train``; returns the exit code.
+        model_class: Class from which the model must derive.
+        datamodule_class: Class from which the data must derive.
+        usage: What ``--help`` says first.
+        argv: Arguments without the program; ``sys.argv[1:]`` by default, which is then fixed up in place.
+
+    Returns:
+        The exit code; 1 with one or two lines on stderr if the config is wrong.
+
+    Raises:
+        ConfigError: With ``REALGEN_TRACEBACK=1``, in place of the lines.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    fix_arguments(arguments)
+    if argv is None:
+        sys.argv[1:] = arguments
+    try:
+        cli = RealGenCLI(model_class, datamodule_class, usage=usage, argv=arguments)
+    except ConfigError as error:
+        if _wants_traceback():
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return run(cli)
+
+
+def train(cli: RealGenCLI) -> int:
+    """Train what the command line has made, and tell how it ended.
+
+    Args:
+        cli: The parsed command line.
+
+    Returns:
+        Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    run = cli.run
+    run.path.mkdir(parents=True, exist_ok=True)
+    first = "LOCAL_RANK" not in os.environ
+    if first:
+        os.environ[RUN_DIR_VARIABLE] = str(run.path)
+    try:
+        _validate_and_fit(cli)
+    except SystemExit as stop:
+        # Lightning turns Ctrl-C into exit code 1, and raises its SIGTERMException without a code.
+        interrupted = isinstance(stop.__context__, KeyboardInterrupt)
+        code = 130 if interrupted else stop.code if isinstance(stop.code, int) else 143
+        _say_how_to_go_on(cli)
+        return code
+    except Exception as error:
+        if _wants_traceback():
+            raise
+        return _report(error, cli)
+    finally:
+        if first:
+            os.environ.pop(RUN_DIR_VARIABLE, None)
+    return 0
+
+
+def _validate_and_fit(cli: RealGenCLI) -> None:
+    run = cli.run
+    if cli.config.baseline and run.ckpt_path is None:
+        cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
+        if cli.trainer.received_sigterm:  # the fit would forget it
+            raise SIGTERMException(143)
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.ckpt_path, weights_only=True)
+
+
+def _say_how_to_go_on(cli: RealGenCLI) -> None:
+    run = cli.run
+    if not cli.trainer.is_global_zero:
+        return
+    if (run.path / LAST).exists():
+        lines = f"stopped; the last checkpoint is {run.path / LAST}\ngo on: {resume_command(run, cli.argv)}\n"
+    else:
+        lines = f"stopped before the first checkpoint of {run.path}\n"
+    sys.stderr.write(lines)
+
+
+def _report(error: Exception, cli: RealGenCLI) -> int:
+    log = cli.run.path / f"error{cli.trainer.global_rank or ''}.log"
+    log.write_text("".join(traceback.format_exception(error)))
+    cause = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    sys.stderr.write(f"error: {(cause.splitlines() or [''])[0]}\n       traceback: {log}\n")
+    return 1
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get("REALGEN_TRACEBACK", "0") not in ("", "0")

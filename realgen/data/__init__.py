@@ -1,0 +1,30 @@
+"""Prompts and photographs: WebDataset tar shards, written, read, and dealt out to the ranks."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realgen.data.order import prompt_indices, prompt_seed, validation_rows
+    from realgen.data.prompt_shards import PromptShards
+    from realgen.data.prompt_table import PromptTable
+    from realgen.data.shards import write_shards
+
+__all__ = ["PromptShards", "PromptTable", "prompt_indices", "prompt_seed", "validation_rows", "write_shards"]
+
+_HOME = {
+    "PromptShards": "prompt_shards",
+    "PromptTable": "prompt_table",
+    "prompt_indices": "order",
+    "prompt_seed": "order",
+    "validation_rows": "order",
+    "write_shards": "shards",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that ``make_shards --help`` does not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,85 @@
+"""Which rank gets which prompt when: pure functions, so that a resumed run needs no cursor but its iteration."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def prompt_indices(
+    iteration: int, *, num_prompts: int, per_rank: int, seed: int, rank: int, world_size: int
+) -> list[int]:
+    """Number the prompts that one rank gets in one iteration.
+
+    The epochs are endless permutations laid end to end; iteration i of all ranks together is the i-th piece of
+    ``per_rank * world_size`` numbers, and rank r has the r-th part of the piece. So every prompt comes once per epoch,
+    every rank gets the same number in every iteration, and nothing has to be remembered. An epoch that ends inside a
+    piece goes over into the next: only there one iteration can hold a prompt twice.
+
+    Args:
+        iteration: GRPO iteration, counted from 0 over the whole run.
+        num_prompts: Prompts in the training shards, at least ``per_rank * world_size``.
+        per_rank: P, prompts of one rank and iteration.
+        seed: Chooses the permutations, together with the number of the epoch.
+        rank: In [0, world_size).
+        world_size: Number of ranks.
+
+    Returns:
+        ``per_rank`` numbers in [0, num_prompts).
+
+    Example:
+        >>> [prompt_indices(i, num_prompts=4, per_rank=2, seed=0, rank=0, world_size=1) for i in range(3)]
+        [[2, 1], [0, 3], [1, 3]]
+    """
+    first = (iteration * world_size + rank) * per_rank
+    places = (divmod(place, num_prompts) for place in range(first, first + per_rank))
+    return [int(_permutation(num_prompts, seed, epoch)[within]) for epoch, within in places]
+
+
+def validation_rows(num_prompts: int, *, rank: int, world_size: int) -> list[tuple[int, bool]]:
+    """Number the prompts that one rank validates: every ``world_size``-th, beginning with its own number.
+
+    Args:
+        num_prompts: Prompts in the validation shards, at least 1.
+        rank: In [0, world_size).
+        world_size: Number of ranks.
+
+    Returns:
+        Pairs (row, counts), as many on every rank. ``counts`` is True once for each prompt over all ranks; False marks
+        a repetition that only keeps the ranks in step.
+
+    Example:
+        >>> validation_rows(3, rank=0, world_size=2), validation_rows(3, rank=1, world_size=2)
+        ([(0, True), (2, True)], [(1, True), (0, False)])
+    """
+    rows_per_rank = -(-num_prompts // world_size)
+    places = range(rank, rows_per_rank * world_size, world_size)
+    return [(place % num_prompts, place < num_prompts) for place in places]
+
+
+def prompt_seed(key: str, prompt: str) -> int:
+    """Hash a prompt into the seed of its validation image, the same on every machine and in every run.
+
+    Args:
+        key: Key of the sample in its shard.
+        prompt: The prompt.
+
+    Returns:
+        First 32 bits of SHA-256 of ``key``, a newline and ``prompt``.
+
+    Example:
+        >>> hex(prompt_seed("000000000", "a cat"))
+        '0x8f95bb4d'
+    """
+    return int.from_bytes(hashlib.sha256(f"{key}\n{prompt}".encode()).digest()[:4], "big")
+
+
+# Two, for the iteration in which one epoch goes over into the next.
+@lru_cache(maxsize=2)
+def _permutation(num_prompts: int, seed: int, epoch: int) -> Tensor:
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    return torch.randperm(num_prompts, generator=generator)

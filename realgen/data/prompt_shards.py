@@ -1,0 +1,205 @@
+"""The prompts of training and validation as Lightning asks for them."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+
+from lightning.pytorch import LightningDataModule
+
+from realgen.data.order import prompt_indices, validation_rows
+from realgen.data.prompt_table import PromptTable
+from realgen.data.shard_paths import find_shards
+from realgen.types import PromptBatch
+
+# Lightning prefetches from loaders without a length, and a resumed run would then miss the prefetched batch.
+_ENDLESS = 10**9
+
+
+class PromptShards(LightningDataModule):
+    """Deals out the prompts of WebDataset tar shards: P per rank and GRPO iteration.
+
+    What a rank gets is a pure function of (seed, iteration, rank, number of ranks): every prompt once per epoch, no
+    prompt on two ranks, the same number of batches everywhere, and a resumed run goes on at the next prompt because
+    the loader begins at ``trainer.lightning_module.iteration``. A sample that cannot be read is named, counted and
+    skipped. There are no loader workers: the prompts of an iteration are read in milliseconds.
+
+    Args:
+        train: Shards to train on: a path, a pattern (``data/prompts/train/*.tar``, ``train-{000000..000009}.tar``), a
+            URL as webdataset reads it (``pipe:COMMAND``, ``s3://``, ``https://``), or a list of these.
+        validation: Shards to validate on, written the same way; None for no validation.
+        prompts_per_iteration: P, prompts of one rank in one iteration, at least 1.
+        validation_batch_size: Prompts of one rank in one validation batch, at least 1.
+        seed: Chooses the order of the training prompts.
+        max_in_memory: Prompts up to which a set is kept in memory. More of them are read from the local tars on demand,
+            in the same order; from URLs they are refused.
+        train_images: Whether training batches carry the photographs of the prompts. Validation batches always do, if
+            the shards have them.
+        image_size: Height and width in pixels to which photographs are scaled and centrally cropped; None keeps their
+            size, which must then be the same for all.
+
+    Raises:
+        ValueError: If a number is out of its range.
+        ValueError: If a name or pattern matches no file.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str],
+        validation: str | list[str] | None = None,
+        *,
+        prompts_per_iteration: int,
+        validation_batch_size: int = 16,
+        seed: int = 0,
+        max_in_memory: int = 200_000,
+        train_images: bool = False,
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("prompts_per_iteration", prompts_per_iteration),
+            ("validation_batch_size", validation_batch_size),
+            ("max_in_memory", max_in_memory),
+            ("image_size", image_size),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        # Here and not in `setup`: a misspelt path must not leave a started run behind in the loggers.
+        self._train_shards = find_shards(train, argument="train")
+        self._validation_shards = None if validation is None else find_shards(validation, argument="validation")
+        self.prompts_per_iteration = prompts_per_iteration
+        self.validation_batch_size = validation_batch_size
+        self.seed = seed
+        self._max_in_memory = max_in_memory
+        self._train_images = train_images
+        self._image_size = image_size
+        self.train_table: PromptTable | None = None
+        """The training prompts, after ``setup("fit")``."""
+        self.validation_table: PromptTable | None = None
+        """The validation prompts, after ``setup``; None if there are none."""
+
+    @property
+    def skipped(self) -> int:
+        """Samples of both sets that could not be used."""
+        return sum(table.skipped for table in (self.train_table, self.validation_table) if table is not None)
+
+    @property
+    def rank(self) -> int:
+        """Number of this rank; 0 without a trainer."""
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks; 1 without a trainer."""
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    # Lightning's own takes every loader for a DataLoader.
+    def __str__(self) -> str:
+        sets = (("train", self.train_table), ("validation", self.validation_table))
+        parts = [f"{name}: {'not read' if table is None else f'{len(table)} prompts'}" for name, table in sets]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the shards, once.
+
+        Args:
+            stage: ``"validate"`` reads the validation shards only.
+
+        Raises:
+            ValueError: If a set has no usable sample, or its photographs do not fit together (see ``PromptTable``).
+            ValueError: If there are fewer training prompts than one iteration of all ranks takes.
+            ValueError: If the ranks read different prompts.
+        """
+        if stage in ("fit", None) and self.train_table is None:
+            self.train_table = self._read("train", self._train_shards, photographs=self._train_images)
+            needed = self.prompts_per_iteration * self.world_size
+            if len(self.train_table) < needed:
+                raise ValueError(
+                    f"prompts_per_iteration={self.prompts_per_iteration} on {self.world_size} ranks takes {needed} "
+                    f"prompts per iteration, the training shards hold {len(self.train_table)}: lower it or add prompts."
+                )
+        if self._validation_shards is not None and self.validation_table is None:
+            self.validation_table = self._read("validation", self._validation_shards, photographs=True)
+
+    def train_dataloader(self) -> TrainLoader:
+        """Give one batch per GRPO iteration, without end, beginning at the module's ``iteration``."""
+        assert self.train_table is not None, "Lightning calls setup('fit') first"
+        return TrainLoader(self.train_table, self._train_rows, first_iteration=self._iteration)
+
+    def val_dataloader(self) -> ValidationLoader | list[ValidationLoader]:
+        """Give every validation prompt once over all ranks, in the order of the shards; an empty list without any."""
+        if self.validation_table is None:
+            return []
+        rows = validation_rows(len(self.validation_table), rank=self.rank, world_size=self.world_size)
+        return ValidationLoader(self.validation_table, rows, batch_size=self.validation_batch_size)
+
+    def _iteration(self) -> int:
+        return 0 if self.trainer is None else getattr(self.trainer.lightning_module, "iteration", 0)
+
+    def _train_rows(self, iteration: int) -> list[int]:
+        assert self.train_table is not None
+        return prompt_indices(
+            iteration,
+            num_prompts=len(self.train_table),
+            per_rank=self.prompts_per_iteration,
+            seed=self.seed,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+    def _read(self, name: str, shards: list[str], *, photographs: bool) -> PromptTable:
+        table = PromptTable(
+            shards, max_in_memory=self._max_in_memory, photographs=photographs, image_size=self._image_size
+        )
+        if self.rank == 0:
+            for skipped in table.skipped_names:
+                warnings.warn(f"{name}: skipped {skipped}", stacklevel=2)
+            if table.skipped:
+                warnings.warn(f"{name}: skipped {table.skipped} samples, {len(table)} are left.", stacklevel=2)
+        if self.trainer is not None:
+            theirs = self.trainer.strategy.broadcast((len(table), table.digest))
+            if theirs != (len(table), table.digest):
+                raise ValueError(
+                    f"all ranks must read the same {name} shards: rank {self.rank} reads {len(table)} prompts, "
+                    f"rank 0 reads {theirs[0]}{', other ones' if theirs[0] == len(table) else ''}."
+                )
+        return table
+
+
+class TrainLoader:
+    """Yields the batches of the iterations from ``first_iteration()`` on, asked anew at each ``iter``."""
+
+    def __init__(
+        self, table: PromptTable, rows: Callable[[int], list[int]], *, first_iteration: Callable[[], int]
+    ) -> None:
+        self._table = table
+        self._rows = rows
+        self._first_iteration = first_iteration
+
+    def __len__(self) -> int:
+        """More than any run takes."""
+        return _ENDLESS
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        """Begin at the iteration that the module stands at."""
+        for iteration in itertools.count(self._first_iteration()):
+            yield self._table.batch(self._rows(iteration))
+
+
+class ValidationLoader:
+    """Yields given rows of a table in batches."""
+
+    def __init__(self, table: PromptTable, rows: list[tuple[int, bool]], *, batch_size: int) -> None:
+        self._table = table
+        self._batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+    def __len__(self) -> int:
+        """Number of batches, the same on every rank."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        """Begin at the first batch."""
+        for batch in self._batches:
+            rows, counts = zip(*batch, strict=True)
+            yield self._table.batch(rows, mask=counts)

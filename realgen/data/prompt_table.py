@@ -1,0 +1,167 @@
+"""The prompts of some shards by number: in memory while they are few, read on demand when they are many."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from realgen.data.order import prompt_seed
+from realgen.data.shard_paths import is_url, open_shard
+from realgen.data.shard_reader import Broken, Sample, read_samples
+from realgen.data.shards import open_photograph
+from realgen.types import PromptBatch
+
+_NAMED = 5
+
+
+class PromptTable:
+    """Every usable sample of some shards, numbered in the order of the shards.
+
+    The shards are read once, from end to end, when the table is made. Local shards with more prompts than
+    ``max_in_memory`` leave only the offset of each prompt behind (8 bytes), and so do local shards whose photographs
+    are asked for; a prompt is then read from its tar each time it is asked for. The numbers do not depend on that.
+
+    Args:
+        shards: Names from ``find_shards``, uncompressed tars. URLs are read into memory.
+        max_in_memory: Prompts above which they are not kept in memory, at least 1.
+        photographs: Whether to read and check the photographs. Each is decoded once when the table is made.
+        image_size: Height and width to which photographs are scaled and centrally cropped. With None they keep their
+            size, and must all have the same.
+
+    Raises:
+        ValueError: If no sample can be used.
+        ValueError: If shards that are read from URLs hold more than ``max_in_memory`` prompts.
+        ValueError: If a URL cannot be read.
+        ValueError: If some prompts have a photograph and others have none.
+        ValueError: If the photographs differ in size and ``image_size`` is None.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        *,
+        max_in_memory: int = 200_000,
+        photographs: bool = False,
+        image_size: int | None = None,
+    ) -> None:
+        self.shards = tuple(shards)
+        self.skipped = 0
+        """Samples that could not be used."""
+        self.skipped_names: list[str] = []
+        """The first five of them: shard, key and reason."""
+        self.image_shape: torch.Size | None = None
+        """[3, H, W] of the photographs; None if there are none or none were asked for."""
+        self._photographs = photographs
+        self._image_size = image_size
+        self._offsets = array("q")
+        self._first_rows: list[int] = []
+        self._samples: list[Sample] | None = []
+        self._digest = hashlib.sha256()
+        streamed = any(is_url(shard) for shard in shards)
+        self._max_in_memory = max_in_memory if streamed or not photographs else 0
+        self._must_fit = streamed
+        for shard in self.shards:
+            self._first_rows.append(len(self))
+            self._scan(shard)
+        if not self._offsets:
+            raise ValueError(
+                f"no sample of the {len(self.shards)} shards can be used; first: {self.skipped_names[0]}"
+                if self.skipped_names
+                else f"the {len(self.shards)} shards hold no sample, the first is {self.shards[0]}."
+            )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all keys and prompts in order: equal where two ranks read the same table."""
+        return self._digest.hexdigest()
+
+    def __len__(self) -> int:
+        """Number of usable samples."""
+        return len(self._offsets)
+
+    def __getitem__(self, row: int) -> Sample:
+        """Give the sample of a number in [0, len)."""
+        if self._samples is not None:
+            return self._samples[row]
+        with open_shard(self.shards[bisect_right(self._first_rows, row) - 1]) as file:
+            file.seek(self._offsets[row])
+            _, sample = next(read_samples(file, photographs=self._photographs))
+        assert isinstance(sample, Sample), f"the shard of row {row} has changed since it was scanned"
+        return sample
+
+    def batch(self, rows: Sequence[int], *, mask: Sequence[bool] | None = None) -> PromptBatch:
+        """Put samples together.
+
+        Args:
+            rows: Their numbers, at least one.
+            mask: True where a row counts; None if all do.
+        """
+        samples = [self[row] for row in rows]
+        images = [self._image(sample.photograph) for sample in samples if sample.photograph is not None]
+        return PromptBatch(
+            prompts=tuple(sample.prompt for sample in samples),
+            keys=tuple(sample.key for sample in samples),
+            metadata=tuple(sample.metadata for sample in samples),
+            seeds=tuple(prompt_seed(sample.key, sample.prompt) for sample in samples),
+            mask=torch.tensor(mask if mask is not None else [True] * len(samples)),
+            images=torch.stack(images) if images else None,
+        )
+
+    def _scan(self, shard: str) -> None:
+        with open_shard(shard) as file:
+            for offset, sample in read_samples(file, photographs=self._photographs):
+                shape = None
+                if isinstance(sample, Sample) and sample.photograph is not None:
+                    # Now, not when it is asked for: then it could no longer be skipped without shifting the order.
+                    try:
+                        shape = self._image(sample.photograph).shape
+                    except ValueError as error:
+                        sample = Broken(sample.key, str(error))
+                if isinstance(sample, Sample):
+                    self._check_photograph(shape, f"{shard}, sample {sample.key!r}")
+                    self._append(sample, offset, shard)
+                else:
+                    self.skipped += 1
+                    if len(self.skipped_names) < _NAMED:
+                        self.skipped_names.append(f"{shard}, sample {sample.key!r}: {sample.reason}.")
+
+    def _check_photograph(self, shape: torch.Size | None, name: str) -> None:
+        """Refuse photographs that cannot be batched with those before."""
+        if not self._offsets:
+            self.image_shape = shape
+        if (shape is None) != (self.image_shape is None):
+            have = "has no photograph" if shape is None else "has a photograph"
+            raise ValueError(f"either all prompts or none must have a photograph: {name} {have}, unlike those before.")
+        if shape is not None and self.image_shape is not None and shape != self.image_shape:
+            raise ValueError(
+                f"image_size must be given when photographs differ in size: {name} is {shape[2]}x{shape[1]} pixels, "
+                f"those before are {self.image_shape[2]}x{self.image_shape[1]}."
+            )
+
+    def _append(self, sample: Sample, offset: int, shard: str) -> None:
+        self._offsets.append(offset)
+        self._digest.update(f"{sample.key}\n{sample.prompt}\n".encode())
+        if self._samples is not None and len(self) > self._max_in_memory:
+            if self._must_fit:
+                raise ValueError(
+                    f"the shards hold more prompts than max_in_memory={self._max_in_memory}, and prompts from URLs "
+                    f"must fit in memory (reached in {shard!r}): copy the shards to a local disk, or raise "
+                    "max_in_memory."
+                )
+            self._samples = None
+        if self._samples is not None:
+            self._samples.append(sample)
+
+    def _image(self, photograph: bytes) -> Float[Tensor, "3 height width"]:
+        image = open_photograph(photograph)
+        if self._image_size is not None:
+            image = ImageOps.fit(image, (self._image_size, self._image_size), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

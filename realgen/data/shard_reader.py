@@ -1,0 +1,128 @@
+"""One tar shard into samples; what cannot be read is named and passed over, and the rest of the shard is still used."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from realgen.data.shards import PHOTOGRAPH_SUFFIXES
+
+_END_MARK = bytes(tarfile.BLOCKSIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One prompt of a shard."""
+
+    key: str
+    """Name of the sample in its shard."""
+    prompt: str
+    """The prompt, without white space at its ends."""
+    metadata: Mapping[str, Any]
+    """The object in the sample's .json; empty if there is none."""
+    photograph: bytes | None
+    """The encoded photograph; None if there is none or none was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A sample that cannot be used."""
+
+    key: str
+    """Name of the sample, or where in the shard the damage is."""
+    reason: str
+    """What is wrong with it."""
+
+
+class _Tar(tarfile.TarFile):
+    """A tar whose list of headers may be emptied: a million prompts would fill gigabytes with it."""
+
+    members: list[tarfile.TarInfo]
+
+
+@dataclass(slots=True)
+class _Group:
+    """The members read so far of the sample that is being read."""
+
+    key: str
+    offset: int
+    members: dict[str, bytes] = field(default_factory=dict)
+    double: str | None = None
+
+
+def read_samples(file: IO[bytes], *, photographs: bool) -> Iterator[tuple[int, Sample | Broken]]:
+    """Read the samples of a tar from where the file stands, in the tar's order.
+
+    A sample is a run of members with the same name up to the first dot, as in WebDataset. Members other than .txt,
+    .json and, if asked for, .png and .jpg are passed over. Photographs are not decoded here.
+
+    Args:
+        file: An uncompressed tar, standing at its begin or at an offset that this function gave.
+        photographs: Whether to read the photographs.
+
+    Yields:
+        Offset of the sample's first member in the file, and the sample or what is wrong with it.
+    """
+    suffixes = {".txt", ".json", *(PHOTOGRAPH_SUFFIXES if photographs else ())}
+    group: _Group | None = None
+    try:
+        tar = _Tar(fileobj=file)
+        while (member := tar.next()) is not None:
+            tar.members.clear()
+            key, suffix = _split_name(member.name)
+            if not member.isfile() or not key:
+                continue
+            if group is None or group.key != key:
+                if group is not None:
+                    yield group.offset, _sample(group)
+                group = _Group(key, member.offset)
+            if suffix in suffixes:
+                if suffix in group.members:
+                    group.double = suffix
+                content = tar.extractfile(member)
+                assert content is not None, "isfile() said so"
+                group.members[suffix] = content.read()
+    # The last two are what numbers beyond all bounds in a damaged header lead to.
+    except (tarfile.TarError, OverflowError, ValueError) as error:
+        key, offset = (group.key, group.offset) if group else ("first member", 0)
+        yield offset, Broken(key, f"the tar is damaged or cut off here ({error}), the rest of it is lost")
+        return
+    if group is not None:
+        yield group.offset, _sample(group)
+    # tarfile takes a broken header for the end of the tar, and says nothing.
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != _END_MARK:
+        key = f"after {group.key}" if group else "first member"
+        yield tar.offset, Broken(key, "the tar is damaged or cut off here, the rest of it is lost")
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """Split at the first dot of the file name, as WebDataset does; no key for its own ``__meta__`` members."""
+    match = re.match(r"((?:.*/|)[^.]+)(\.[^/]*)$", name)
+    if match is None or re.match(r"__[^/]*__($|/)", name):
+        return "", ""
+    return match[1], match[2].lower()
+
+
+def _sample(group: _Group) -> Sample | Broken:
+    if group.double is not None:
+        return Broken(group.key, f"it has more than one {group.double}")
+    if ".txt" not in group.members:
+        return Broken(group.key, "it has no .txt")
+    try:
+        prompt = group.members[".txt"].decode().strip()
+        metadata = json.loads(group.members.get(".json", b"{}"))
+    except UnicodeDecodeError as error:
+        return Broken(group.key, f"it is not UTF-8: {error}")
+    except json.JSONDecodeError as error:
+        return Broken(group.key, f"its .json is not JSON: {error}")
+    if not prompt:
+        return Broken(group.key, "its prompt is empty")
+    if not isinstance(metadata, dict):
+        return Broken(group.key, f"its .json must be an object, got {type(metadata).__name__}")
+    photograph = next((group.members[suffix] for suffix in PHOTOGRAPH_SUFFIXES if suffix in group.members), None)
+    return Sample(group.key, prompt, metadata, photograph)

@@ -1,0 +1,148 @@
+"""The format of prompt shards, and how they are written.
+
+A shard is a plain tar file that WebDataset reads. One sample is a run of members with one key:
+
+    000000042.txt    the prompt, UTF-8
+    000000042.json   optional: an object with anything else that is known of the prompt
+    000000042.png    optional: the prompt's photograph (or .jpg)
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import itertools
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PHOTOGRAPH_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def write_shards(
+    samples: Iterable[Mapping[str, Any]],
+    output: str | Path,
+    samples_per_shard: int = 1000,
+    *,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write samples into ``output/NAME-000000.tar``, ``output/NAME-000001.tar``, ... where NAME is the folder's name.
+
+    The same samples give the same bytes. The shards appear in ``output`` when all of them are complete: a sample that
+    cannot be written leaves the folder as it was.
+
+    Args:
+        samples: Each has ``prompt``, a text; optionally ``image``, a ``PIL.Image`` (stored as PNG), the path of a .png
+            or .jpg (stored as it is) or None; every other field must be JSON and is kept as the prompt's metadata.
+        output: Folder of the shards; made if it does not exist.
+        samples_per_shard: At least 1; the last shard may hold fewer.
+        overwrite: Replace the shards ``NAME-*.tar`` that the folder holds. Other files in it stay.
+
+    Returns:
+        Paths of the shards, in order.
+
+    Raises:
+        ValueError: If ``samples_per_shard`` is less than 1.
+        ValueError: If the folder holds shards of this name and ``overwrite`` is False.
+        ValueError: If there is no sample, or a sample has no prompt, a field that is not JSON, or an unusable image.
+    """
+    output = Path(output)
+    name = output.resolve().name
+    if samples_per_shard < 1:
+        raise ValueError(f"samples_per_shard must be at least 1, got {samples_per_shard}.")
+    old = sorted(output.glob(f"{glob.escape(name)}-{'[0-9]' * 6}.tar"))
+    if old and not overwrite:
+        raise ValueError(f"output {output} already holds {len(old)} shards ({old[0].name}, ...); overwrite to replace.")
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=output.parent))
+    try:
+        new = _write_all(samples, unfinished, name, samples_per_shard)
+        output.mkdir(exist_ok=True)
+        for path in old:
+            path.unlink()
+        for path in new:
+            os.replace(path, output / path.name)
+    finally:
+        shutil.rmtree(unfinished)
+    return [output / path.name for path in new]
+
+
+def _write_all(samples: Iterable[Mapping[str, Any]], folder: Path, name: str, samples_per_shard: int) -> list[Path]:
+    numbered = enumerate(samples)
+    paths: list[Path] = []
+    for first in numbered:
+        paths.append(folder / f"{name}-{len(paths):06d}.tar")
+        with tarfile.open(paths[-1], "w") as tar:
+            for number, sample in itertools.chain([first], itertools.islice(numbered, samples_per_shard - 1)):
+                for suffix, data in _encode(number, sample).items():
+                    member = tarfile.TarInfo(f"{number:09d}{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    if not paths:
+        raise ValueError("samples must hold at least one prompt, got none.")
+    return paths
+
+
+def _encode(number: int, sample: Mapping[str, Any]) -> dict[str, bytes]:
+    """Encode one sample as the members of its shard: suffix -> bytes."""
+    prompt = sample.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f"sample {number}: 'prompt' must be a text that is not empty, got {prompt!r}.")
+    fields = {name: value for name, value in sample.items() if name not in ("prompt", "image")}
+    try:
+        members = {".txt": prompt.strip().encode()}
+        if fields:
+            members[".json"] = json.dumps(fields, ensure_ascii=False, sort_keys=True, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample {number} ({prompt!r}) cannot be stored as JSON and UTF-8: {error}.") from error
+    if sample.get("image") is not None:
+        suffix, data = _encode_photograph(number, sample["image"])
+        members[suffix] = data
+    return members
+
+
+def _encode_photograph(number: int, image: Any) -> tuple[str, bytes]:
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        png = io.BytesIO()
+        image.save(png, format="PNG")
+        return ".png", png.getvalue()
+    if not isinstance(image, str | Path):
+        raise ValueError(f"sample {number}: 'image' must be a PIL.Image, a path or None, got {type(image).__name__}.")
+    path = Path(image)
+    suffix = path.suffix.lower()
+    if suffix not in PHOTOGRAPH_SUFFIXES:
+        raise ValueError(f"sample {number}: the image must end in {', '.join(PHOTOGRAPH_SUFFIXES)}, got {path.name!r}.")
+    if not path.is_file():
+        raise ValueError(f"sample {number}: the image {path} does not exist.")
+    data = path.read_bytes()
+    try:
+        open_photograph(data)
+    except ValueError as error:
+        raise ValueError(f"sample {number}: {path}: {error}.") from error
+    return suffix.replace(".jpeg", ".jpg"), data
+
+
+def open_photograph(data: bytes) -> Image.Image:
+    """Decode a photograph, upright and in RGB.
+
+    Raises:
+        ValueError: If a part of it cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    # All that Pillow was seen to raise on damaged files.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the image cannot be decoded ({error})") from error

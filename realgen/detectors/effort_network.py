@@ -1,0 +1,132 @@
+"""The network of Effort: a CLIP vision tower of which only the smallest singular values are retrained.
+
+Deviations from the published code: the frozen main weights are parameters without gradient rather than buffers (same
+names on disk); ``U_r``, ``S_r``, ``V_r``, which only training uses, are not stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from realgen.detectors.clip_vision import (
+    PROJECTIONS,
+    ClipDetectorNetwork,
+    ClipTower,
+    build_tower,
+    clip_pixels,
+    measures,
+    tower_state_dict,
+)
+from realgen.detectors.svd_experts import split_weight
+
+
+@dataclass(frozen=True)
+class EffortConfig(ClipTower):
+    """Measures of an Effort network; the defaults are the published ones (CLIP ViT-L/14, 224 pixels, rank 1)."""
+
+    rank: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.rank < self.hidden_size:
+            raise ValueError(f"rank must be between 1 and {self.hidden_size - 1}, got {self.rank}.")
+
+
+class SVDResidualLinear(nn.Module):
+    """y = (W_main + U diag(S) V) x + bias, of which only U, S, V are trained.
+
+    Args:
+        features: Width of input and output.
+        rank: Number of singular values in the trained part.
+    """
+
+    def __init__(self, features: int, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+        self.weight_main = nn.Parameter(torch.zeros(features, features))
+        self.bias = nn.Parameter(torch.zeros(features))
+        self.U_residual = nn.Parameter(torch.zeros(features, rank))
+        self.S_residual = nn.Parameter(torch.zeros(rank))
+        self.V_residual = nn.Parameter(torch.zeros(rank, features))
+
+    @torch.no_grad()
+    def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"]) -> None:
+        """Take over a trained linear map; the map stays the same."""
+        split = split_weight(weight, self.rank)
+        for parameter, part in (
+            (self.weight_main, split.main),
+            (self.bias, bias),
+            (self.U_residual, split.u),
+            (self.S_residual, split.s),
+            (self.V_residual, split.v),
+        ):
+            parameter.copy_(part)
+
+    def forward(self, hidden: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Map each token."""
+        weight = self.weight_main + self.U_residual * self.S_residual @ self.V_residual
+        return F.linear(hidden, weight, self.bias)
+
+
+class EffortNetwork(ClipDetectorNetwork):
+    """CLIP vision tower with retrained small singular values, pooled output to two classes (arXiv:2411.15633).
+
+    The constructor leaves the attention weights at zero; load weights, or start with ``from_clip_vision``.
+
+    Args:
+        config: The network's measures.
+    """
+
+    def __init__(self, config: EffortConfig) -> None:
+        super().__init__()
+        self.config: EffortConfig = config
+        backbone = build_tower(config)
+        for layer in backbone.encoder.layers:
+            for name in PROJECTIONS:
+                setattr(layer.self_attn, name, SVDResidualLinear(config.hidden_size, config.rank))
+        self.backbone: Any = backbone
+        self.head = nn.Linear(config.hidden_size, 2)
+        self.set_trainable("residual")
+
+    @classmethod
+    def from_clip_vision(cls, vision_model: nn.Module, *, rank: int = 1) -> EffortNetwork:
+        """Start a detector from a trained CLIP vision tower; the tower's output stays the same.
+
+        The head starts at random (torch's global generator).
+
+        Args:
+            vision_model: A transformers ``CLIPVisionModel``.
+            rank: Number of singular values to retrain.
+
+        Returns:
+            The network, in training mode.
+        """
+        network = cls(EffortConfig(**cast("dict[str, int]", measures(vision_model)), rank=rank))
+        state = tower_state_dict(vision_model)
+        plain = {name: value for name, value in state.items() if "self_attn" not in name}
+        network.backbone.load_state_dict(plain, strict=False)
+        for index, layer in enumerate(network.backbone.encoder.layers):
+            for name in PROJECTIONS:
+                prefix = f"encoder.layers.{index}.self_attn.{name}"
+                linear = cast("SVDResidualLinear", getattr(layer.self_attn, name))
+                linear.copy_from(state[f"{prefix}.weight"], state[f"{prefix}.bias"])
+        return network.train()
+
+    def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        """The pooled output of the backbone, which the head sees, for images in [0, 1]."""
+        return self.backbone(pixel_values=clip_pixels(images, self.config.image_size)).pooler_output
+
+    def set_trainable(self, scope: Literal["residual", "all"]) -> None:
+        """Choose what ``trainable_parameters`` gives, and what gets gradients.
+
+        Args:
+            scope: ``residual``: the small singular values and the head, the published recipe; ``all``: everything.
+        """
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(scope == "all" or "_residual" in name or name.startswith("head."))

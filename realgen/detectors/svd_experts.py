@@ -1,0 +1,158 @@
+"""Linear maps split by singular value decomposition: a frozen main part, and small trainable parts of low rank.
+
+W = U diag(S) V with the singular values falling. The main part keeps all but the last r; the last r are what a
+detector retrains, so that it cannot forget what the large singular values hold (Effort, arXiv:2411.15633; OmniAID).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SplitWeight(NamedTuple):
+    """W = main + u diag(s) v."""
+
+    main: Float[Tensor, "out in"]
+    """[out, in] all but the r smallest singular values."""
+    u: Float[Tensor, "out rank"]
+    """[out, r] left singular vectors of the r smallest."""
+    s: Float[Tensor, " rank"]
+    """[r] the r smallest singular values."""
+    v: Float[Tensor, "rank in"]
+    """[r, in] right singular vectors of the r smallest."""
+
+
+@torch.no_grad()
+def split_weight(weight: Float[Tensor, "out in"], rank: int) -> SplitWeight:
+    """Split a weight into its large singular values and its ``rank`` smallest.
+
+    Computed in float64, so the parts add up to the weight within the rounding of its own type.
+
+    Args:
+        weight: [out, in].
+        rank: Number of singular values split off, between 1 and min(out, in) - 1.
+
+    Returns:
+        The parts, in the type of ``weight``.
+
+    Raises:
+        ValueError: If ``rank`` leaves nothing on one side.
+
+    Example:
+        >>> split = split_weight(torch.diag(torch.tensor([3.0, 2.0])), rank=1)
+        >>> split.main.abs()
+        tensor([[3., 0.],
+                [0., 0.]])
+        >>> split.s
+        tensor([2.])
+    """
+    if not 1 <= rank < min(weight.shape):
+        raise ValueError(f"rank must be between 1 and {min(weight.shape) - 1}, got {rank}.")
+    u, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
+    main = u[:, :-rank] * s[:-rank] @ v[:-rank]
+    parts = (main, u[:, -rank:], s[-rank:], v[-rank:])
+    return SplitWeight(*(part.to(weight.dtype).contiguous() for part in parts))
+
+
+class SVDExpertLinear(nn.Module):
+    """y = W_main x + sum_e g_e U_e diag(S_e) V_e x + bias, with one gate g_e per image and expert.
+
+    All experts are applied side by side, as one map of rank E r whose coordinates are scaled by the gates: that is two
+    matrix products for the whole batch, whichever experts its images chose.
+
+    Args:
+        features: Width of input and output.
+        num_experts: E.
+        rank: r, the rank of one expert.
+        dropout: Probability of dropping an input of the experts, in training only.
+    """
+
+    def __init__(self, features: int, num_experts: int, rank: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.rank = rank
+        self.weight_main = nn.Parameter(torch.zeros(features, features), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(features), requires_grad=False)
+        self.U_experts = nn.ParameterList(torch.zeros(features, rank) for _ in range(num_experts))
+        self.S_experts = nn.ParameterList(torch.zeros(rank) for _ in range(num_experts))
+        self.V_experts = nn.ParameterList(torch.zeros(rank, features) for _ in range(num_experts))
+        self.dropout = nn.Dropout(dropout)
+
+    @torch.no_grad()
+    def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"]) -> None:
+        """Take over a trained linear map: its last singular values become, identically, every expert."""
+        split = split_weight(weight, self.rank)
+        self.weight_main.copy_(split.main)
+        self.bias.copy_(bias)
+        for experts, part in ((self.U_experts, split.u), (self.S_experts, split.s), (self.V_experts, split.v)):
+            for expert in experts:
+                expert.copy_(part)
+
+    def forward(
+        self, hidden: Float[Tensor, "batch tokens features"], gates: Float[Tensor, "batch experts"]
+    ) -> Float[Tensor, "batch tokens features"]:
+        """Map tokens; ``gates`` are 0 for the experts that an image does not use."""
+        down = torch.cat(tuple(self.V_experts))  # [E r, in]
+        up = torch.cat(tuple(self.U_experts), dim=1)  # [out, E r]
+        scale = (gates.unsqueeze(-1) * torch.stack(tuple(self.S_experts))).flatten(1)  # [B, E r]
+        low = F.linear(self.dropout(hidden), down) * scale.unsqueeze(1)  # [B, N, E r]
+        return F.linear(hidden, self.weight_main, self.bias) + F.linear(low, up)
+
+    @torch.no_grad()
+    def main_bases(self) -> tuple[Float[Tensor, "features kept"], Float[Tensor, "features kept"]]:
+        """Orthonormal bases of what W_main reaches and reads: its left and right singular vectors, as columns.
+
+        The published files store them (``U_r``, ``V_r``, most of their size). W_main alone has rank
+        features - r and gives them back up to a rotation, which no term of the orthogonality loss sees.
+        """
+        u, _, v = torch.linalg.svd(self.weight_main.double())
+        kept = len(u) - self.rank
+        return u[:, :kept].to(self.weight_main), v[:kept].T.to(self.weight_main)
+
+
+def overlap(bases: Sequence[Float[Tensor, "features _"]]) -> Float[Tensor, ""]:
+    """Mean over all pairs of bases of ||A^T B||_F, the columns of each normalised to length 1.
+
+    0 when the spanned subspaces are orthogonal to each other.
+
+    Args:
+        bases: At least two, each with its vectors as columns.
+
+    Returns:
+        A scalar >= 0.
+
+    Example:
+        >>> x, y = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [2.0]])
+        >>> overlap([x, x, y])
+        tensor(0.3333)
+    """
+    unit = [F.normalize(basis, dim=0) for basis in bases]
+    pairs = [torch.linalg.matrix_norm(a.T @ b) for a, b in combinations(unit, 2)]
+    return torch.stack(pairs).mean()
+
+
+def orthogonality_loss(
+    linears: Sequence[SVDExpertLinear], main_bases: Sequence[tuple[Tensor, Tensor]]
+) -> Float[Tensor, ""]:
+    """Keep the experts apart from each other and from the main part (OmniAID's regulariser, weight 0.001 there).
+
+    Per linear map, ``overlap`` of the main basis and all experts on the output side (U), plus the same on the input
+    side (V); then the mean over the maps.
+
+    Args:
+        linears: Maps with experts.
+        main_bases: ``main_bases()`` of each, computed once, as the main parts are frozen.
+
+    Returns:
+        A scalar >= 0, differentiable in the experts.
+    """
+    terms = []
+    for linear, (u_main, v_main) in zip(linears, main_bases, strict=True):
+        terms.append(overlap([u_main, *linear.U_experts]) + overlap([v_main, *(v.T for v in linear.V_experts)]))
+    return torch.stack(terms).mean()

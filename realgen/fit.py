@@ -1,0 +1,52 @@
+"""Trains a policy: ``python -m realgen.fit --config configs/diffusion.yaml``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+USAGE = """python -m realgen.fit --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key=value ...]
+
+Trains a policy against frozen detectors with GRPO. First command to try:
+  python -m realgen.fit --config configs/diffusion.yaml
+
+Common overrides (a dotted key of the config; init_args may be left out; later wins):
+  --trainer.max_epochs=50                              how long
+  --trainer.devices=8 --trainer.accelerator=gpu        on what
+  --seed_everything=1                                  another seed
+  --model.objective=configs/objectives/grpo_guard.yaml swap a part: a file, or a class
+  --model.reward=configs/rewards/omniaid_only.yaml     the same for the reward
+  --model.optimizer.lr=1e-4                            change one number
+  --model.metrics.kid=null                             drop one of several
+  --loggers.wandb.offline=false                        log to Weights & Biases online
+  --ckpt_path=last                                     go on with the newest run of this recipe
+  --run_dir=FOLDER, --output_dir=FOLDER                where the run is written
+  --baseline=false                                     do not validate before the first iteration
+  --print_config                                       show the whole config and stop
+  --model.help=CLASS, --data.help=CLASS                the arguments of one class
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments without the program; ``sys.argv[1:]`` by default.
+
+    Returns:
+        Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    if not (sys.argv[1:] if argv is None else argv):
+        sys.stderr.write(f"usage: {USAGE}")
+        return 1
+    # Imported here, so that the lines above do not wait for torch.
+    from lightning.pytorch import LightningDataModule
+
+    from realgen.cli import command, train
+    from realgen.modules import GRPOModule
+
+    return command(train, GRPOModule, LightningDataModule, usage=USAGE, argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

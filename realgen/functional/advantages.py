@@ -1,0 +1,162 @@
+"""Group-relative advantages: each prompt's rewards against the mean of its own group.
+
+A sample that could not be judged (``valid`` False) counts in no statistic and gets 0; what its reward holds, NaN
+included, does not matter. A group without a difference to learn from (equal rewards, or fewer than two valid samples)
+gets exact zeros, whatever rounding its mean suffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def group_advantages(
+    rewards: Float[Tensor, "prompts group"],
+    *,
+    valid: Bool[Tensor, "prompts group"] | None = None,
+    std_normalize: bool = True,
+    std: Float[Tensor, ""] | None = None,
+    eps: float = 1e-4,
+) -> Float[Tensor, "prompts group"]:
+    """Center each prompt's rewards on their group's mean, (R - mean) / (std + eps).
+
+    Source: GRPO (DeepSeekMath, arXiv:2402.03300, section 4.1.2).
+
+    Args:
+        rewards: Higher is better. Row = one prompt with its whole group.
+        valid: True where a sample could be judged; ``None``: all could.
+        std_normalize: Divide by a standard deviation (population, ddof 0). False gives Dr.GRPO's (arXiv:2503.20783).
+        std: Divide by this one, say of all prompts of all ranks, in place of each group's own.
+        eps: Added to the standard deviation; unit of the reward.
+
+    Returns:
+        Advantages; the valid ones of a prompt sum to zero.
+
+    Raises:
+        ValueError: If ``std`` is given and ``std_normalize`` is False.
+
+    Example:
+        >>> group_advantages(torch.tensor([[1.0, 3.0], [0.1, 0.1]]), std_normalize=False)
+        tensor([[-1.,  1.],
+                [ 0.,  0.]])
+    """
+    if std is not None and not std_normalize:
+        raise ValueError(f"std must be None when std_normalize is False, got {std.item():.4g}.")
+    valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
+    centered, count = _centered(rewards, valid)
+    if not std_normalize:
+        return centered
+    if std is None:
+        return centered / ((centered.square().sum(dim=1, keepdim=True) / count).sqrt() + eps)
+    return centered / (std + eps)
+
+
+def weighted_advantages(
+    parts: Mapping[str, Float[Tensor, "prompts group"]],
+    weights: Mapping[str, float],
+    *,
+    valid: Bool[Tensor, "prompts group"] | None = None,
+    std_normalize: bool = True,
+    std: Mapping[str, Float[Tensor, ""]] | None = None,
+    divide_by_weights: bool = True,
+    eps: float = 1e-4,
+) -> Float[Tensor, "prompts group"]:
+    """Normalise each reward on its own, then add with weights, sum_m w_m A_m (GDPO, arXiv:2601.05242; RealGen).
+
+    No reward drowns another by its scale, as happens when rewards are added first. GDPO's second normalisation, of the
+    sum over the batch, is left out, as in RealGen.
+
+    Args:
+        parts: Rewards by name, higher is better.
+        weights: Weight of each part.
+        valid: True where every part of a sample could be judged; ``None``: all could.
+        std_normalize: Divide each part by a standard deviation.
+        std: Standard deviation of each part, in place of each group's own.
+        divide_by_weights: Divide by sum_m w_m, so that advantages keep their scale when a reward is added.
+        eps: Added to the standard deviation; unit of the reward.
+
+    Returns:
+        Advantages; the valid ones of a prompt sum to zero.
+
+    Raises:
+        ValueError: If ``weights`` or ``std`` do not name the same rewards as ``parts``, or there is none.
+        ValueError: If the weights to divide by do not add up to something positive.
+
+    Example:
+        >>> parts = {"realism": torch.tensor([[0.0, 1.0]]), "alignment": torch.tensor([[10.0, 30.0]])}
+        >>> weighted_advantages(parts, {"realism": 1.0, "alignment": 3.0}, std_normalize=False, divide_by_weights=False)
+        tensor([[-30.5000,  30.5000]])
+    """
+    for name, named in (("weights", weights), ("std", std)):
+        if not parts or (named is not None and named.keys() != parts.keys()):
+            raise ValueError(f"{name} must name the rewards {sorted(parts)} (at least one), got {sorted(named or {})}.")
+    if divide_by_weights and sum(weights.values()) <= 0:
+        raise ValueError(f"weights must have a positive sum to be divided by, got {dict(weights)}.")
+    weighted = [
+        weights[name]
+        * group_advantages(
+            rewards, valid=valid, std_normalize=std_normalize, std=None if std is None else std[name], eps=eps
+        )
+        for name, rewards in parts.items()
+    ]
+    total = torch.stack(weighted).sum(dim=0)
+    return total / sum(weights.values()) if divide_by_weights else total
+
+
+def rewards_std(
+    rewards: Float[Tensor, "prompts group"], valid: Bool[Tensor, "prompts group"] | None = None
+) -> Float[Tensor, ""]:
+    """Population standard deviation over all prompts, RealGen's "global std".
+
+    It mixes the spread between prompts into the scale; prompts whose samples are much alike weigh less than the others.
+
+    Args:
+        rewards: Rewards of all prompts, of all ranks when there are several.
+        valid: True where a sample could be judged; ``None``: all could.
+
+    Returns:
+        Standard deviation (ddof 0); 0 where fewer than two samples are valid.
+
+    Example:
+        >>> rewards_std(torch.tensor([[1.0, 3.0], [1.0, 3.0]]))
+        tensor(1.)
+    """
+    valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
+    centered, count = _centered(rewards.reshape(1, -1), valid.reshape(1, -1))
+    return (centered.square().sum() / count.sum()).sqrt()
+
+
+def zero_variance_fraction(
+    rewards: Float[Tensor, "prompts group"], valid: Bool[Tensor, "prompts group"] | None = None
+) -> Float[Tensor, ""]:
+    """Share of prompts whose group teaches nothing: equal rewards, or fewer than two valid samples.
+
+    Args:
+        rewards: Row = one prompt with its whole group.
+        valid: True where a sample could be judged; ``None``: all could.
+
+    Returns:
+        Share in [0, 1].
+
+    Example:
+        >>> zero_variance_fraction(torch.tensor([[0.1, 0.1], [0.1, 0.2]]))
+        tensor(0.5000)
+    """
+    valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
+    centered, _ = _centered(rewards, valid)
+    return (centered == 0).all(dim=1).to(rewards.dtype).mean()
+
+
+def _centered(
+    rewards: Float[Tensor, "prompts group"], valid: Bool[Tensor, "prompts group"]
+) -> tuple[Float[Tensor, "prompts group"], Float[Tensor, "prompts 1"]]:
+    """Valid rewards less their group mean, 0 elsewhere, and the number of valid samples (1 where there is none)."""
+    count = valid.sum(dim=1, keepdim=True).clamp(min=1).to(rewards.dtype)
+    # Measured from the best reward, equal rewards are exact zeros before any mean can round.
+    best = torch.where(valid, rewards, -torch.inf).amax(dim=1, keepdim=True)
+    gap = torch.where(valid, rewards - best, 0)
+    return torch.where(valid, gap - gap.sum(dim=1, keepdim=True) / count, 0), count

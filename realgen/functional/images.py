@@ -1,0 +1,143 @@
+"""Images as tensors: range checks, 8-bit conversion, antialiased resizing and the JPEG round trip.
+
+Everywhere in this package an image is a floating tensor [3, H, W] in [0, 1]. An image with NaN could not be drawn;
+NaN passes through every function here but the 8-bit ones, so that a detector answers NaN for it.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+RANGE_TOLERANCE = 1e-3
+"""How far outside [0, 1] rounding may carry a value; a quarter of one 8-bit level."""
+
+
+def check_images(images: Tensor, name: str = "images") -> None:
+    """Refuse what is not a batch of RGB images in [0, 1]; NaN is let through.
+
+    Args:
+        images: To be checked; expected [B, 3, H, W], floating, in [0, 1] up to ``RANGE_TOLERANCE``.
+        name: How the message calls them.
+
+    Raises:
+        ValueError: If the tensor is not 4-D, has other than 3 channels, is not floating, or leaves [0, 1].
+
+    Example:
+        >>> check_images(torch.rand(2, 3, 8, 8))
+        >>> check_images(torch.rand(3, 8, 8))
+        Traceback (most recent call last):
+        ...
+        ValueError: images must have shape [batch, 3, height, width], got [3, 8, 8].
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"{name} must have shape [batch, 3, height, width], got {list(images.shape)}.")
+    if not images.is_floating_point():
+        raise ValueError(f"{name} must be floating in [0, 1], got {images.dtype}; convert with from_uint8.")
+    outside = (images < -RANGE_TOLERANCE) | (images > 1 + RANGE_TOLERANCE)
+    if bool(outside.any()):
+        values = images[outside]
+        raise ValueError(
+            f"{name} must lie in [0, 1], got {values.numel()} values outside, from {values.min():.4g} to "
+            f"{values.max():.4g}."
+        )
+
+
+def to_uint8(images: Float[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*batch 3 height width"]:
+    """Round images to 8 bits, round(255 x), clamped to [0, 255].
+
+    Args:
+        images: [..., 3, H, W] in [0, 1]. 8 bits know no NaN: it becomes black.
+
+    Returns:
+        [..., 3, H, W] in 0..255.
+
+    Example:
+        >>> to_uint8(torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1)).flatten().tolist()
+        [0, 128, 255]
+    """
+    return images.float().nan_to_num(nan=0.0).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: UInt8[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
+    """Read 8-bit images as float32 in [0, 1]; the inverse of ``to_uint8`` on its values.
+
+    Args:
+        images: [..., 3, H, W] in 0..255.
+
+    Returns:
+        [..., 3, H, W] in [0, 1].
+
+    Example:
+        >>> from_uint8(torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)).flatten()
+        tensor([0.0000, 0.2000, 1.0000])
+    """
+    return images.float() / 255
+
+
+def resize(
+    images: Float[Tensor, "batch 3 height width"],
+    size: int | tuple[int, int],
+    *,
+    mode: Literal["bilinear", "bicubic"] = "bicubic",
+) -> Float[Tensor, "batch 3 new_height new_width"]:
+    """Resize images with Pillow's antialiased kernels, without its rounding; overshoot is cut to [0, 1].
+
+    The aspect ratio is not kept. Differentiable.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1].
+        size: New height and width in pixels; one number makes a square.
+        mode: Interpolation kernel.
+
+    Returns:
+        [B, 3, height, width] in [0, 1], in the type of ``images``.
+
+    Example:
+        >>> resize(torch.full((1, 3, 8, 8), 0.5), 2)[0, 0]
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]])
+    """
+    size = (size, size) if isinstance(size, int) else size
+    return F.interpolate(images, size=size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+
+
+@torch.no_grad()
+def jpeg_round_trip(
+    images: Float[Tensor, "batch 3 height width"], quality: int
+) -> Float[Tensor, "batch 3 height width"]:
+    """Write each image as a JPEG file in memory and read it back, with 4:2:0 chroma as cameras and web sites do.
+
+    Not differentiable.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1]; any device, the codec runs on the CPU.
+        quality: 1 (worst) to 100 (best).
+
+    Returns:
+        [B, 3, H, W] in [0, 1], in the type and on the device of ``images``; images with NaN become NaN throughout.
+
+    Raises:
+        ValueError: If ``quality`` is outside 1..100.
+
+    Example:
+        >>> jpeg_round_trip(torch.zeros(1, 3, 8, 8), quality=75).abs().max()
+        tensor(0.)
+    """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality must be 1 to 100, got {quality}.")
+    pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+    decoded = torch.empty(pixels.shape, dtype=torch.uint8)
+    for i, image in enumerate(pixels):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, format="JPEG", quality=quality, subsampling="4:2:0")
+        decoded[i] = torch.from_numpy(np.array(Image.open(file)))
+    drawn = images.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
+    return torch.where(drawn, from_uint8(decoded.permute(0, 3, 1, 2)).to(images), torch.nan)

@@ -1,0 +1,119 @@
+"""Distances between policy and reference, per decision: of Gaussians, of velocities, of tokens."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def gaussian_kl(
+    mean: Float[Tensor, "rows decisions *latent"],
+    ref_mean: Float[Tensor, "rows decisions *latent"],
+    std: Float[Tensor, "rows decisions"],
+) -> Float[Tensor, "rows decisions"]:
+    """KL divergence between two Gaussian steps of one std, mean_dims((mean - ref_mean)^2) / (2 std^2).
+
+    The mean over the elements of the latent, in keeping with ``gaussian_log_prob``; symmetric. The published code
+    leaves the step size out of the std, which multiplies the true divergence by sigma - sigma' (about 1 / num_steps):
+    divide a ``kl_coef`` meant for it by ``num_steps``.
+
+    Args:
+        mean: Of the policy's step.
+        ref_mean: Of the reference's step.
+        std: > 0, of both, with the step size in it.
+
+    Returns:
+        Divergence per element, >= 0.
+
+    Example:
+        >>> gaussian_kl(torch.ones(1, 1, 4), torch.zeros(1, 1, 4), torch.tensor([[0.5]]))
+        tensor([[2.]])
+    """
+    return (mean - ref_mean).square().flatten(2).mean(dim=-1) / (2 * std.square())
+
+
+def velocity_kl(
+    velocity: Float[Tensor, "rows decisions *latent"], ref_velocity: Float[Tensor, "rows decisions *latent"]
+) -> Float[Tensor, "rows decisions"]:
+    """Mean squared difference of two velocities: the KL without its step-dependent weight (RealGen's velocity KL).
+
+    Not a divergence: it leashes all steps alike, where ``gaussian_kl`` leashes the steps of little noise hardest.
+
+    Args:
+        velocity: Of the policy.
+        ref_velocity: Of the reference.
+
+    Returns:
+        Mean square per element, >= 0.
+
+    Example:
+        >>> velocity_kl(torch.full((1, 1, 4), 3.0), torch.ones(1, 1, 4))
+        tensor([[4.]])
+    """
+    return (velocity - ref_velocity).square().flatten(2).mean(dim=-1)
+
+
+def k1(
+    log_probs: Float[Tensor, "rows decisions"], ref_log_probs: Float[Tensor, "rows decisions"]
+) -> Float[Tensor, "rows decisions"]:
+    """Schulman's k1 estimator of KL(policy || reference), -ln r with r = reference / policy.
+
+    From "Approximating KL Divergence" (joschu.net/blog/kl-approx.html). Unbiased, of high variance, may be negative.
+    For reading, not for a loss: its gradient has expectation 0.
+
+    Args:
+        log_probs: Of decisions sampled from the policy, under the policy.
+        ref_log_probs: Of the same decisions, under the reference.
+
+    Returns:
+        Estimate of each decision.
+
+    Example:
+        >>> k1(torch.tensor([[-1.0]]), torch.tensor([[-3.0]]))
+        tensor([[2.]])
+    """
+    return log_probs - ref_log_probs
+
+
+def k2(
+    log_probs: Float[Tensor, "rows decisions"], ref_log_probs: Float[Tensor, "rows decisions"]
+) -> Float[Tensor, "rows decisions"]:
+    """Schulman's k2 estimator of KL(policy || reference), (ln r)^2 / 2 with r = reference / policy.
+
+    Biased, of low variance, >= 0; on-policy its gradient is that of the KL.
+
+    Args:
+        log_probs: Of decisions sampled from the policy, under the policy.
+        ref_log_probs: Of the same decisions, under the reference.
+
+    Returns:
+        Estimate of each decision.
+
+    Example:
+        >>> k2(torch.tensor([[-1.0]]), torch.tensor([[-3.0]]))
+        tensor([[2.]])
+    """
+    return (log_probs - ref_log_probs).square() / 2
+
+
+def k3(
+    log_probs: Float[Tensor, "rows decisions"], ref_log_probs: Float[Tensor, "rows decisions"]
+) -> Float[Tensor, "rows decisions"]:
+    """Schulman's k3 estimator of KL(policy || reference), r - 1 - ln r with r = reference / policy; GRPO's own.
+
+    Unbiased, of low variance, >= 0 (arXiv:2402.03300, equation 4).
+
+    Args:
+        log_probs: Of decisions sampled from the policy, under the policy.
+        ref_log_probs: Of the same decisions, under the reference.
+
+    Returns:
+        Estimate of each decision.
+
+    Example:
+        >>> k3(torch.tensor([[-1.0]]), torch.tensor([[-1.0]]))
+        tensor([[0.]])
+    """
+    log_ratio = ref_log_probs - log_probs
+    return torch.expm1(log_ratio) - log_ratio  # expm1 keeps the digits of the small ratios of diffusion

@@ -1,0 +1,126 @@
+"""Importance ratios and the clipped surrogate, per decision."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def importance_ratio(
+    log_probs: Float[Tensor, "rows decisions"], old_log_probs: Float[Tensor, "rows decisions"]
+) -> Float[Tensor, "rows decisions"]:
+    """How much likelier a decision is than when it was sampled, exp(log_probs - old_log_probs).
+
+    Args:
+        log_probs: Under the current policy.
+        old_log_probs: Under the sampling policy.
+
+    Returns:
+        Ratio, 1 on-policy.
+
+    Example:
+        >>> importance_ratio(torch.zeros(1, 1), torch.zeros(1, 1))
+        tensor([[1.]])
+    """
+    return (log_probs - old_log_probs).exp()
+
+
+def ratio_norm(
+    log_probs: Float[Tensor, "rows decisions"],
+    old_log_probs: Float[Tensor, "rows decisions"],
+    mean: Float[Tensor, "rows decisions *latent"],
+    old_mean: Float[Tensor, "rows decisions *latent"],
+    std: Float[Tensor, "rows decisions"],
+) -> Float[Tensor, "rows decisions"]:
+    """Importance ratio of a Gaussian step without its bias and step-dependent scale (GRPO-Guard, arXiv:2510.22319).
+
+    ln r = (log_probs - old_log_probs + b) std with b = mean_dims((mean - old_mean)^2) / (2 std^2). With the sample
+    x' = old_mean + std eps this is mean_dims(eps (mean - old_mean)): of expectation 0, and without the 1 / std that
+    sets steps apart, so that clipping acts on both sides and on all steps alike. b is taken per sample, as the paper
+    means it; the published code averages it over the batch.
+
+    Args:
+        log_probs: Under the current policy, mean over the elements of the latent.
+        old_log_probs: Under the sampling policy, likewise.
+        mean: Of the current policy's step.
+        old_mean: Of the sampling policy's step.
+        std: > 0, of the step, with the step size in it; the same for both policies.
+
+    Returns:
+        Ratio, 1 on-policy.
+
+    Example:
+        >>> one, zero = torch.ones(1, 1, 4), torch.zeros(1, 1, 4)  # eps = 2, so ln r = 2 * 1, before b: 2 - 1/2
+        >>> ratio_norm(torch.tensor([[-0.5]]), torch.tensor([[-2.0]]), one, zero, torch.ones(1, 1)).log()
+        tensor([[2.]])
+    """
+    shift = (mean - old_mean).square().flatten(2).mean(dim=-1)
+    return ((log_probs - old_log_probs + shift / (2 * std.square())) * std).exp()
+
+
+def clipped_surrogate(
+    ratio: Float[Tensor, "rows decisions"],
+    advantages: Float[Tensor, " rows"],
+    clip_low: float,
+    clip_high: float,
+) -> Float[Tensor, "rows decisions"]:
+    """PPO's pessimistic loss, max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)) (arXiv:1707.06347, equation 7).
+
+    Args:
+        ratio: Importance ratio of each decision.
+        advantages: One per sample, shared by its decisions.
+        clip_low: How far below 1 a ratio may go before a bad sample is left alone, 0 to 1.
+        clip_high: How far above 1 a ratio may go before a good sample is left alone, >= 0.
+
+    Returns:
+        Loss of each decision, lower is better.
+
+    Example:
+        >>> clipped_surrogate(torch.tensor([[0.5, 1.5]]), torch.tensor([2.0]), 0.2, 0.2)
+        tensor([[-1.0000, -2.4000]])
+    """
+    advantages = advantages.unsqueeze(1)
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
+
+
+def is_clipped(
+    ratio: Float[Tensor, "rows decisions"],
+    advantages: Float[Tensor, " rows"],
+    clip_low: float,
+    clip_high: float,
+) -> Bool[Tensor, "rows decisions"]:
+    """Where ``clipped_surrogate`` passes no gradient on because of the clip.
+
+    Args:
+        ratio: Importance ratio of each decision.
+        advantages: One per sample, shared by its decisions.
+        clip_low: As given to ``clipped_surrogate``.
+        clip_high: As given to ``clipped_surrogate``.
+
+    Returns:
+        True where a good sample is above the range or a bad one below it.
+
+    Example:
+        >>> is_clipped(torch.tensor([[0.5, 1.5]]), torch.tensor([2.0]), 0.2, 0.2)
+        tensor([[False,  True]])
+    """
+    advantages = advantages.unsqueeze(1)
+    return ((advantages > 0) & (ratio > 1 + clip_high)) | ((advantages < 0) & (ratio < 1 - clip_low))
+
+
+def masked_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, ""]:
+    """Mean over the decisions that count.
+
+    Args:
+        values: One per decision; what stands where the mask is False does not matter.
+        mask: True where a decision counts.
+
+    Returns:
+        Mean; 0 where nothing counts.
+
+    Example:
+        >>> masked_mean(torch.tensor([[1.0, 3.0, torch.nan]]), torch.tensor([[True, True, False]]))
+        tensor(2.)
+    """
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,25 @@
+"""Measures at validation that are never rewards; ``torchmetrics.Metric`` with detectors and encoders injected."""
+
+from realgen.metrics.base import ImageMetric, RealComparison
+from realgen.metrics.color_distance import ColorDistance
+from realgen.metrics.diversity import Diversity
+from realgen.metrics.encoder import Encoder, EncoderConfig, TimmEncoder, save_encoder
+from realgen.metrics.held_out_detector import DetectorAUROC, DetectorScore
+from realgen.metrics.kid import KID
+from realgen.metrics.spectrum import GridEnergy, SpectrumDistance
+
+__all__ = [
+    "KID",
+    "ColorDistance",
+    "DetectorAUROC",
+    "DetectorScore",
+    "Diversity",
+    "Encoder",
+    "EncoderConfig",
+    "GridEnergy",
+    "ImageMetric",
+    "RealComparison",
+    "SpectrumDistance",
+    "TimmEncoder",
+    "save_encoder",
+]

@@ -1,0 +1,155 @@
+"""The contract of a metric: a measure at validation that no reward ever sees."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from realgen.functional.images import check_images
+
+
+class ImageMetric(Metric, ABC):
+    """One number for all generated images of a validation.
+
+    Each image is described on its own, in float32 without gradient or autocast; the descriptions of all updates and
+    ranks are put together, and ``compute`` reads them in float64 on the CPU. So the result does not depend on how the
+    images were cut into batches or ranks, and no random number is drawn. Detectors and encoders come in by
+    constructor, stay out of the state dict, and follow the images to their device.
+
+    Every rank must call ``update`` equally often; mark padding with ``valid``.
+    """
+
+    is_differentiable: bool = False
+    higher_is_better: bool
+    full_state_update: bool = False
+
+    generated: list[Tensor]
+    """Descriptions of the generated images, [rows, ...] per update."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("generated", default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch *feature"]:
+        """What the metric keeps of each image; ``images`` are checked, float32, in [0, 1]."""
+
+    @abstractmethod
+    def compute(self) -> Float[Tensor, ""]:
+        """The metric over all updates.
+
+        Raises:
+            ValueError: If there were too few images.
+        """
+
+    def update(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        *,
+        prompts: Sequence[str],
+        real: Float[Tensor, "batch 3 real_height real_width"] | None = None,
+        valid: Bool[Tensor, " batch"] | None = None,
+    ) -> None:
+        """Take in generated images and photographs of the same prompts.
+
+        Args:
+            images: Generated, [B, 3, H, W] in [0, 1]. NaN in a valid row makes the metric NaN.
+            prompts: B prompts, one per row.
+            real: [B, 3, H', W'] in [0, 1]; ``None`` adds no photograph. When a prompt is drawn several times, give its
+                photograph with the first draw only: copies would make the photographs look more alike than they are.
+            valid: [B] False for rows that only pad the batch; they count neither as image nor as photograph.
+
+        Raises:
+            ValueError: If images or photographs have another shape, type or range, the numbers of rows differ, or
+                ``valid`` is not boolean.
+        """
+        check_images(images)
+        if len(prompts) != len(images):
+            raise ValueError(f"prompts must be one per image, {len(images)}, got {len(prompts)}.")
+        if real is not None:
+            check_images(real, "real")
+            if len(real) != len(images):
+                raise ValueError(f"real must have one photograph per image, {len(images)}, got {len(real)}.")
+        keep = torch.ones(len(images), dtype=torch.bool) if valid is None else valid.cpu()
+        if keep.dtype != torch.bool or keep.shape != (len(images),):
+            raise ValueError(f"valid must be bool [{len(images)}], got {keep.dtype} {list(keep.shape)}.")
+        with torch.autocast(images.device.type, enabled=False):
+            self.observe(images.float(), prompts, real if real is None else real.float(), keep)
+
+    def observe(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        prompts: Sequence[str],
+        real: Float[Tensor, "batch 3 real_height real_width"] | None,
+        keep: Bool[Tensor, " batch"],
+    ) -> None:
+        """Append to the states; the arguments are those of ``update``, checked."""
+        self.generated.append(self.kept(images, keep))
+
+    def kept(
+        self, images: Float[Tensor, "batch 3 height width"], keep: Bool[Tensor, " batch"]
+    ) -> Float[Tensor, "kept *feature"]:
+        """Descriptions of the rows to keep, on the metric's device.
+
+        All rows are described first: a rank whose batch is nothing but padding then gathers [0, D] like the others.
+        """
+        return self.describe(images)[keep.to(images.device)].to(self.device)
+
+    def seen(self, state: str) -> Float[Tensor, "rows *feature"]:
+        """All descriptions of a state, in float64 on the CPU.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        parts = getattr(self, state)
+        rows = dim_zero_cat(parts) if len(parts) else torch.empty(0)
+        if len(rows) == 0:
+            raise ValueError(f"{type(self).__name__} has seen no {state} images; give some to update before compute.")
+        return rows.cpu().double()
+
+    def result(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """``value`` in float32 on the metric's device."""
+        return value.float().to(self.device)
+
+
+class RealComparison(ImageMetric, ABC):
+    """A metric that compares all generated images with all photographs."""
+
+    real: list[Tensor]
+    """Descriptions of the photographs, [rows, ...] per update."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("real", default=[], dist_reduce_fx="cat")
+
+    @abstractmethod
+    def compare(
+        self, generated: Float[Tensor, "generated *feature"], real: Float[Tensor, "real *feature"]
+    ) -> Float[Tensor, ""]:
+        """The metric from the descriptions of all images, float64 on the CPU."""
+
+    def observe(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        prompts: Sequence[str],
+        real: Float[Tensor, "batch 3 real_height real_width"] | None,
+        keep: Bool[Tensor, " batch"],
+    ) -> None:
+        """Append the photographs too."""
+        super().observe(images, prompts, real, keep)
+        if real is not None:
+            self.real.append(self.kept(real, keep))
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The metric over all updates.
+
+        Raises:
+            ValueError: If there were no generated images or no photographs.
+        """
+        return self.result(self.compare(self.seen("generated"), self.seen("real")))

@@ -1,0 +1,64 @@
+"""What a detector says that the policy was not trained against."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.detectors.base import Detector
+from realgen.functional.distribution_distance import auroc
+from realgen.metrics.base import ImageMetric, RealComparison
+
+
+class DetectorScore(ImageMetric):
+    """Mean realism 1 - p_fake of the generated images, in [0, 1].
+
+    It moves with the threshold that the detector happens to have: 0.5 does not mean "as real as a photograph".
+    ``DetectorAUROC`` has no threshold.
+
+    Args:
+        detector: One that no reward uses; better of another architecture too.
+    """
+
+    higher_is_better: bool = True
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """``p_fake`` [B]."""
+        return self.detector.to(images.device)(images)
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Mean of 1 - p_fake.
+
+        Raises:
+            ValueError: If there were no images.
+        """
+        return self.result(1 - self.seen("generated").mean())
+
+
+class DetectorAUROC(RealComparison):
+    """How well a detector tells generated images from photographs: area under the ROC curve of p_fake.
+
+    1 = every generated image looks more generated than every photograph, 0.5 = the detector cannot tell. Below 0.5 it
+    takes the generated images for the photographs.
+
+    Args:
+        detector: One that no reward uses; better of another architecture too.
+    """
+
+    higher_is_better: bool = False
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """``p_fake`` [B]."""
+        return self.detector.to(images.device)(images)
+
+    def compare(self, generated: Float[Tensor, " generated"], real: Float[Tensor, " real"]) -> Float[Tensor, ""]:
+        """Probability that a generated image has the larger p_fake."""
+        return auroc(generated, real)

@@ -1,0 +1,345 @@
+"""One GRPO iteration, written once for every policy, reward and objective."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from realgen.functional.advantages import rewards_std
+from realgen.metrics.base import ImageMetric
+from realgen.modules.minibatches import (
+    concatenate_scores,
+    make_minibatch,
+    rows_that_teach,
+    shuffled_minibatches,
+)
+from realgen.modules.on_policy import OnPolicyGuard
+from realgen.modules.phases import PhaseClock
+from realgen.modules.seeds import iteration_generator
+from realgen.modules.statistics import (
+    advantage_statistics,
+    check_any_judged,
+    combine_microbatches,
+    combine_ranks,
+    gather_rewards,
+    reward_statistics,
+)
+from realgen.modules.validation import Validation
+from realgen.objectives.base import Objective
+from realgen.parallel import gather_first_axis, gradient_sync, is_sharded, whole, world_size
+from realgen.policies.base import Policy
+from realgen.rewards.base import Reward
+from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rollout
+
+
+class GRPOModule(LightningModule):
+    """Trains a policy with GRPO (DeepSeekMath, arXiv:2402.03300, algorithm 1; Flow-GRPO, arXiv:2505.05470).
+
+    One ``training_step`` is one iteration: rollout, rewards, advantages, updates. Optimisation is manual, so the
+    Trainer's gradient clipping and accumulation are off; ``max_grad_norm`` and ``microbatch_size`` stand for them. A
+    Lightning epoch is just ``limit_train_batches`` iterations. The learning rate scheduler steps once per iteration.
+
+    All randomness of an iteration comes from (seed, rank, iteration), and ``iteration`` is in the checkpoint, so a
+    resumed run goes on as if it had not stopped. The checkpoint holds trained weights only.
+
+    Args:
+        policy: What is trained.
+        reward: What judges the samples.
+        objective: The GRPO variant: advantages and loss.
+        optimizer: Builds the optimizer from the trained parameters.
+        lr_scheduler: Builds a learning rate scheduler from the optimizer; it steps once per iteration.
+        group_size: G, samples per prompt, >= 2.
+        inner_epochs: How often an iteration goes through its rollout, >= 1.
+        updates_per_epoch: Optimizer updates per inner epoch, >= 1; must divide prompts per rank times ``group_size``.
+        microbatch_size: Rows per forward and backward pass, >= 1. Changes memory and speed, not the gradient.
+        max_grad_norm: Gradients of a larger norm are scaled down to it, > 0; ``.inf`` only measures the norm.
+        skip_zero_advantages: Spare the passes of rows whose advantage is zero, when the objective has no KL. Exact, as
+            their gradient is zero; statistics of the loss are then over the other rows. Does nothing with FSDP, where
+            all ranks must make the same calls.
+        on_policy_tolerance: Largest |ln ratio| that passes before the first update of an iteration; above it, the run
+            stops and names the likely cause.
+        metrics: Measures at validation that no reward ever sees, by name; ``null`` drops one.
+        validation_samples_per_prompt: Images drawn of each validation prompt, >= 1.
+        seed: Chooses every random number of training, together with rank and iteration.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reward: Reward,
+        objective: Objective,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        group_size: int = 12,
+        inner_epochs: int = 1,
+        updates_per_epoch: int = 1,
+        microbatch_size: int = 16,
+        max_grad_norm: float = 1.0,
+        skip_zero_advantages: bool = True,
+        on_policy_tolerance: float = 1e-5,
+        metrics: dict[str, ImageMetric | None] | None = None,
+        validation_samples_per_prompt: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_at_least("group_size", group_size, 2, ": a group of one has no one to be better than")
+        _check_at_least("inner_epochs", inner_epochs, 1)
+        _check_at_least("updates_per_epoch", updates_per_epoch, 1)
+        _check_at_least("microbatch_size", microbatch_size, 1)
+        _check_at_least("validation_samples_per_prompt", validation_samples_per_prompt, 1)
+        if not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be above 0 (.inf for no limit), got {max_grad_norm}.")
+        if not on_policy_tolerance >= 0:
+            raise ValueError(f"on_policy_tolerance must be at least 0, got {on_policy_tolerance}.")
+        policy.check_group_size(group_size)
+        self.automatic_optimization = False
+        self.strict_loading = False
+        self.policy = policy
+        self.reward = reward
+        self.objective = objective
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.group_size = group_size
+        self.inner_epochs = inner_epochs
+        self.updates_per_epoch = updates_per_epoch
+        self.microbatch_size = microbatch_size
+        self.max_grad_norm = max_grad_norm
+        self.skip_zero_advantages = skip_zero_advantages
+        self.on_policy_tolerance = on_policy_tolerance
+        self.metrics = {name: metric for name, metric in (metrics or {}).items() if metric is not None}
+        self.validation = Validation(self.metrics, samples_per_prompt=validation_samples_per_prompt)
+        self.seed = seed
+        self.iteration = 0
+        self._grad_norm = torch.zeros(())
+
+    def configure_model(self) -> None:
+        """Read the policy's weights; Lightning calls this before every fit and validation, ``load`` works once."""
+        self.policy.load()
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer of the trained parameters, and the scheduler if there is one.
+
+        Raises:
+            ValueError: If the policy trains nothing.
+        """
+        parameters = list(self.policy.trainable_parameters().values())
+        if not parameters:
+            raise ValueError(f"policy {type(self.policy).__name__} has no trainable parameter after load().")
+        optimizer = self.optimizer(parameters)
+        if self.lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+
+    def on_fit_start(self) -> None:
+        """Move the reward to the policy's device."""
+        self.reward.to(self.device)
+        # Both are meant: a policy may keep its frozen host in eval mode, and the iteration is the data's cursor.
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
+        """One GRPO iteration.
+
+        Args:
+            batch: The P prompts of this rank.
+            batch_idx: Not used; ``iteration`` counts over resumed runs.
+
+        Returns:
+            ``rollout`` and ``rewards`` of this rank, for callbacks.
+
+        Raises:
+            ValueError: If the objective needs what the policy's score lacks, or ``updates_per_epoch`` does not divide
+                the rows.
+            RuntimeError: If no sample could be judged, or a gradient is not finite.
+            OnPolicyError: If the policy that is trained is not the one that sampled.
+        """
+        clock = PhaseClock(self.device)
+        generator = iteration_generator(self.seed, self.global_rank, self.iteration)
+        self.policy.iteration = self.iteration
+        with clock("rollout"):
+            rollout = self.policy.rollout(batch.prompts, self.group_size, generator=generator)
+        self._check_rollout(rollout)
+        with clock("reward"):
+            rewards = self.reward(rollout)
+        advantages, statistics = self.advantages(rewards)
+        with clock("reference"):
+            reference = self.reference_score(rollout)
+        with clock("update"):
+            statistics |= self.updates(rollout, advantages, reference, generator)
+        self.iteration += 1
+        self._log_iteration(rollout, statistics, clock.seconds)
+        return {"rollout": rollout, "rewards": rewards}
+
+    def advantages(self, rewards: RewardOutput) -> tuple[Float[Tensor, " rows"], dict[str, Float[Tensor, ""]]]:
+        """This rank's advantages, one per row, and statistics over all ranks."""
+        everywhere = gather_rewards(rewards)
+        check_any_judged(everywhere, self.iteration)
+        std = None
+        if self.objective.global_std:
+            std = {name: rewards_std(part, everywhere.valid) for name, part in everywhere.parts.items()}
+        advantages = self.objective.advantages(rewards, std=std)
+        statistics = reward_statistics(everywhere) | advantage_statistics(gather_first_axis(advantages))
+        return advantages.flatten(), statistics
+
+    @torch.no_grad()
+    def reference_score(self, rollout: Rollout) -> PolicyScore | None:
+        """The reference's score of all rows, if the objective reads it."""
+        if not self.objective.needs_reference:
+            return None
+        rows = torch.arange(len(rollout.images)).split(self.microbatch_size)
+        with self.policy.reference():
+            return concatenate_scores([self.policy.score(rollout, part) for part in rows])
+
+    def updates(
+        self,
+        rollout: Rollout,
+        advantages: Float[Tensor, " rows"],
+        reference: PolicyScore | None,
+        generator: torch.Generator,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """All optimizer updates of the iteration; returns the mean of their statistics over updates and ranks."""
+        guard = OnPolicyGuard(self.policy, rollout, tolerance=self.on_policy_tolerance)
+        statistics = []
+        for epoch in range(self.inner_epochs):
+            minibatches = shuffled_minibatches(len(rollout.images), self.updates_per_epoch, generator)
+            for index, rows in enumerate(minibatches):
+                first = guard if epoch == index == 0 else None
+                statistics.append(self.update(rollout, advantages, reference, rows, first))
+                if self.policy.progress is not None:
+                    self.policy.progress("update", len(statistics), self.inner_epochs * self.updates_per_epoch)
+        means = combine_ranks(combine_microbatches(statistics, [1.0] * len(statistics)))
+        return {**means, "ratio/on_policy_deviation": guard.deviation}
+
+    def update(
+        self,
+        rollout: Rollout,
+        advantages: Float[Tensor, " rows"],
+        reference: PolicyScore | None,
+        rows: Int[Tensor, " picked"],
+        guard: OnPolicyGuard | None,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """One optimizer update: the gradient of the loss over a minibatch, whatever the microbatches.
+
+        The loss is a mean over decisions, so each microbatch counts with its share of the minibatch's.
+        """
+        model, optimizer = self.trainer.strategy.model, self.optimizers()
+        assert model is not None  # the strategy has set both up
+        assert isinstance(optimizer, LightningOptimizer)
+        kept = rows_that_teach(rows, advantages) if self._may_skip else rows
+        microbatches = kept.split(self.microbatch_size)
+        decisions = rollout.mask.sum(1).cpu()
+        shares = [float(decisions[part].sum() / decisions[rows].sum()) for part in microbatches]
+        statistics = []
+        optimizer.zero_grad()
+        for index, (part, share) in enumerate(zip(microbatches, shares, strict=True)):
+            batch = make_minibatch(rollout, advantages, reference, part)
+            with gradient_sync(model, enabled=index == len(microbatches) - 1):
+                score = self.policy.score(rollout, part)
+                loss, values = self.objective.loss(score, batch)
+                self.manual_backward(loss * share)
+            statistics.append(values)
+            if guard is not None:
+                guard.watch(score, batch, part)
+        if guard is not None:
+            guard.check()
+        optimizer.step()  # clips first, in on_before_optimizer_step
+        values = {f"objective/{name}": value for name, value in combine_microbatches(statistics, shares).items()}
+        return {**values, "grad_norm": self._grad_norm}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient's norm; after loss scaling is undone and gradients are averaged over the ranks.
+
+        Raises:
+            RuntimeError: If the norm is not finite (unless a loss scaler will skip the update).
+        """
+        parameters = self.policy.trainable_parameters().values()
+        self._grad_norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)).detach()
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not scaled and not bool(self._grad_norm.isfinite()):
+            raise RuntimeError(
+                f"the gradient's norm is {self._grad_norm:.3g} in iteration {self.iteration}; the weights were left as "
+                "they are. Lower the learning rate or look for a non-finite reward or log-probability."
+            )
+
+    def on_validation_start(self) -> None:
+        """Move the reward to the policy's device and forget the last validation."""
+        self.reward.to(self.device)
+        self.validation.start(self.device)
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
+        """Draw and judge images of held-out prompts; returns ``rollout``, ``rewards`` and ``seeds`` for callbacks."""
+        return self.validation.step(self.policy, self.reward, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/reward``, ``val/reward/<part>`` and ``val/<metric>``."""
+        values = {f"val/{name}": value.float() for name, value in self.validation.results().items()}
+        # Equal on all ranks already; sync_dist only tells Lightning that this is known.
+        self.log_dict(values, sync_dist=True, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the iteration, and of the weights only the trained ones."""
+        checkpoint["iteration"] = self.iteration
+        trained = {f"policy.{name}" for name in self.policy.trainable_parameters()}
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the iteration, and see that the checkpoint fits the policy.
+
+        Raises:
+            ValueError: If the checkpoint's weights are not those that the policy trains.
+        """
+        self.iteration = checkpoint["iteration"]
+        trained = {f"policy.{name}" for name in self.policy.trainable_parameters()}
+        saved = set(checkpoint.get("state_dict", trained))
+        for names, meaning in ((trained - saved, "lacks"), (saved - trained, "holds, but the policy does not train,")):
+            if names:
+                raise ValueError(
+                    f"the checkpoint {meaning} {len(names)} of the policy's weights, such as {min(names)}; resume with "
+                    "the policy (class, base model, LoRA rank and targets) that wrote it."
+                )
+
+    def policy_statistics(self, rollout: Rollout, seconds: dict[str, float]) -> dict[str, float]:
+        """What only this kind of policy can say of an iteration; a subclass adds to it."""
+        return {}
+
+    @property
+    def _may_skip(self) -> bool:
+        sharded = world_size() > 1 and is_sharded(self.policy)
+        return self.skip_zero_advantages and not self.objective.needs_reference and not sharded
+
+    def _check_rollout(self, rollout: Rollout) -> None:
+        self.objective.check(rollout.sampled)
+        if not bool(rollout.mask.any()):
+            raise ValueError(f"policy {type(self.policy).__name__} took no decision that counts; is noise_level 0?")
+        if (rows := len(rollout.images)) % self.updates_per_epoch:
+            raise ValueError(
+                f"updates_per_epoch={self.updates_per_epoch} must divide the rows of an iteration on each rank: "
+                f"{len(rollout.prompts)} prompts x group_size={self.group_size} = {rows}."
+            )
+
+    def _log_iteration(
+        self, rollout: Rollout, statistics: dict[str, Float[Tensor, ""]], seconds: dict[str, float]
+    ) -> None:
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LRScheduler):
+            scheduler.step()
+        timing = {f"seconds/{phase}": value for phase, value in seconds.items()}
+        extra = {"lr": lr, "iteration": float(self.iteration), **timing, **self.policy_statistics(rollout, seconds)}
+        self.log_dict({**{name: value.float() for name, value in statistics.items()}, **extra})
+
+
+def _check_at_least(name: str, value: int, least: int, why: str = "") -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}{why}, got {value}.")

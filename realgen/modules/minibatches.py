@@ -1,0 +1,90 @@
+"""Cutting a rollout into minibatches (one optimizer update each) and microbatches (one backward pass each)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from realgen.types import Gaussian, Minibatch, PolicyScore, Rollout
+
+
+def select_rows(score: PolicyScore, rows: Int[Tensor, " picked"]) -> PolicyScore:
+    """The given rows of a score, parts that are ``None`` included."""
+    gaussian = score.gaussian
+    if gaussian is not None:
+        gaussian = Gaussian(gaussian.mean[rows], gaussian.std[rows], gaussian.step_size[rows])
+    return PolicyScore(
+        log_probs=score.log_probs[rows],
+        gaussian=gaussian,
+        velocity=None if score.velocity is None else score.velocity[rows],
+    )
+
+
+def concatenate_scores(scores: Sequence[PolicyScore]) -> PolicyScore:
+    """Join scores of consecutive rows; a part must be there in all of them or in none."""
+    log_probs = torch.cat([score.log_probs for score in scores])
+    velocities = [score.velocity for score in scores if score.velocity is not None]
+    velocity = torch.cat(velocities) if velocities else None
+    gaussians = [score.gaussian for score in scores if score.gaussian is not None]
+    if not gaussians:
+        return PolicyScore(log_probs, velocity=velocity)
+    mean = torch.cat([gaussian.mean for gaussian in gaussians])
+    std = torch.cat([gaussian.std for gaussian in gaussians])
+    step_size = torch.cat([gaussian.step_size for gaussian in gaussians])
+    return PolicyScore(log_probs, Gaussian(mean, std, step_size), velocity)
+
+
+def shuffled_minibatches(num_rows: int, updates: int, generator: torch.Generator) -> tuple[Int[Tensor, " picked"], ...]:
+    """Permute the rows and deal them out to the updates.
+
+    Args:
+        num_rows: B.
+        updates: Number of minibatches; divides B.
+        generator: Source of the permutation.
+
+    Returns:
+        ``updates`` index tensors of B / updates rows each, on the CPU.
+
+    Example:
+        >>> parts = shuffled_minibatches(6, 2, torch.Generator().manual_seed(0))
+        >>> sorted(torch.cat(parts).tolist()), [len(part) for part in parts]
+        ([0, 1, 2, 3, 4, 5], [3, 3])
+    """
+    return torch.randperm(num_rows, generator=generator).split(num_rows // updates)
+
+
+def rows_that_teach(rows: Int[Tensor, " picked"], advantages: Float[Tensor, " rows"]) -> Int[Tensor, " kept"]:
+    """Rows whose advantage is not zero; the others add exactly zero to a gradient without a KL term.
+
+    Args:
+        rows: Rows of a minibatch.
+        advantages: [B] one advantage per row of the rollout.
+
+    Returns:
+        The kept rows in the same order. If none would be left, the first row: its gradient is zero, and the update
+        (momentum, weight decay) happens as it would with all rows.
+
+    Example:
+        >>> rows_that_teach(torch.tensor([2, 0, 1]), torch.tensor([0.0, 1.0, -1.0]))
+        tensor([2, 1])
+    """
+    kept = rows[(advantages[rows] != 0).to(rows.device)]
+    return kept if len(kept) else rows[:1]
+
+
+def make_minibatch(
+    rollout: Rollout,
+    advantages: Float[Tensor, " rows"],
+    reference: PolicyScore | None,
+    rows: Int[Tensor, " picked"],
+) -> Minibatch:
+    """What the objective sees of the given rows."""
+    return Minibatch(
+        advantages=advantages[rows],
+        sampled=select_rows(rollout.sampled, rows),
+        mask=rollout.mask[rows],
+        reference=None if reference is None else select_rows(reference, rows),
+    )

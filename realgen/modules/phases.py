@@ -1,0 +1,44 @@
+"""Wall time of the phases of an iteration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class PhaseClock:
+    """Adds up seconds by phase; waits for the device at each border, so that the time lands in the right phase.
+
+    Args:
+        device: Where the work runs.
+        now: Clock in seconds.
+
+    Example:
+        >>> ticks = iter([0.0, 2.0, 5.0, 6.5])
+        >>> clock = PhaseClock(torch.device("cpu"), now=lambda: next(ticks))
+        >>> for phase in ("rollout", "rollout"):
+        ...     with clock(phase):
+        ...         pass
+        >>> clock.seconds
+        {'rollout': 3.5}
+    """
+
+    def __init__(self, device: torch.device, *, now: Callable[[], float] = time.perf_counter) -> None:
+        self.device = device
+        self.now = now
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time what happens inside."""
+        start = self._time()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + self._time() - start
+
+    def _time(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return self.now()

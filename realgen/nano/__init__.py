@@ -1,0 +1,1 @@
+"""How the embedded default was made: photographs, captions, and the training of the nano models."""

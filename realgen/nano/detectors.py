@@ -1,0 +1,209 @@
+"""Train the nano detectors on real crops against samples of the nano diffusion model.
+
+    python -m realgen.nano.detectors --detector omniaid --output data/nano/omniaid
+    python -m realgen.nano.detectors --detector effort --output data/nano/effort
+
+Real: held-in crops, as they are and after a round trip through the VAE (what the policy cannot change must not give it
+away), under mild augmentation. Generated: samples of plain prompts, AI-looking crops, and every way of cheating that
+``augment.CORRUPTIONS`` knows, made from photographs and samples alike. Both detectors are trained whole, from a random
+CLIP vision tower, each on crops, towers and seeds of its own; Effort is never a reward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from realgen.detectors.checkpoint import save
+from realgen.detectors.clip_vision import ClipDetectorNetwork, ClipTower, build_tower
+from realgen.detectors.effort_network import EffortNetwork
+from realgen.detectors.omniaid_network import OmniAIDNetwork
+from realgen.functional.images import from_uint8, jpeg_round_trip, to_uint8
+from realgen.nano.augment import CORRUPTIONS, light_augment, photo_augment
+from realgen.nano.captions import split_prompts
+from realgen.nano.corpus import HELD_OUT_SEED, TRAIN_SEED, make_corpus
+from realgen.nano.training import Training, cosine_lr
+
+SMOOTHING = 0.05
+"""Soft labels 0.05 and 0.95 keep the probabilities away from the ends, so that a reward still has a slope there."""
+TOWERS = {
+    "omniaid": ClipTower(
+        hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=3, patch_size=8, image_size=64
+    ),
+    "effort": ClipTower(
+        hidden_size=80, intermediate_size=240, num_hidden_layers=4, num_attention_heads=5, patch_size=16, image_size=64
+    ),
+}
+"""The tower of each detector."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a detector learns from or is tested on."""
+
+    real: UInt8[Tensor, "crops 3 size size"]
+    """Photographs."""
+    decoded: UInt8[Tensor, "crops 3 size size"]
+    """The same after a round trip through the VAE."""
+    ai: UInt8[Tensor, "crops 3 size size"]
+    """AI-looking crops after a round trip."""
+    samples: UInt8[Tensor, "samples 3 size size"]
+    """Samples of the nano model for plain prompts."""
+
+
+@torch.no_grad()
+def draw_samples(pretrained: Path, prompts: list[str], *, seed: int, num_steps: int = 16) -> UInt8[Tensor, "rows 3 h w"]:
+    """Draw one picture per prompt with the plain diffusers pipeline."""
+    from diffusers import StableDiffusion3Pipeline
+
+    from realgen.nano.diffusion import T5_TOKENS
+
+    pipeline = StableDiffusion3Pipeline.from_pretrained(pretrained, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(seed)
+    chunks = [prompts[start : start + 48] for start in range(0, len(prompts), 48)]
+    pictures = []
+    for chunk in tqdm(chunks, desc="sampling", unit="batch"):
+        images = pipeline(
+            chunk, num_inference_steps=num_steps, guidance_scale=1.0, max_sequence_length=T5_TOKENS, generator=generator,
+            output_type="pt",
+        ).images  # fmt: skip
+        pictures.append(to_uint8(images))
+    return torch.cat(pictures)
+
+
+@torch.no_grad()
+def round_trip(pretrained: Path, pictures: Tensor) -> Tensor:
+    """Encode and decode pictures with the VAE."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(pretrained / "vae", local_files_only=True).eval()
+    chunks = tqdm(pictures.split(64), desc="round trip", unit="batch", leave=False)
+    return torch.cat([to_uint8((vae(chunk.float() / 127.5 - 1).sample / 2 + 0.5).clamp(0, 1)) for chunk in chunks])
+
+
+def make_pictures(pretrained: Path, *, per_subject: int, num_samples: int, seed: int, held_out: bool) -> Pictures:
+    """Cut crops and draw samples; held-out ones come from validation prompts."""
+    corpus = make_corpus(per_subject, seed=(HELD_OUT_SEED if held_out else TRAIN_SEED) + seed, held_out=held_out)
+    prompts = [prompt for _, prompt in split_prompts()[1 if held_out else 0]]
+    chosen = [prompts[i % len(prompts)] for i in range(num_samples)]
+    return Pictures(
+        real=corpus.real,
+        decoded=round_trip(pretrained, corpus.real),
+        ai=round_trip(pretrained, corpus.ai),
+        samples=draw_samples(pretrained, chosen, seed=seed + 17 * held_out),
+    )
+
+
+def draw_batch(pictures: Pictures, half: int, generator: torch.Generator) -> tuple[Float[Tensor, "rows 3 h w"], Tensor]:
+    """Half real, half generated; labels 0 and 1.
+
+    Of the generated half, six parts of ten are samples, two AI-looking crops, two corrupted pictures of any kind.
+    """
+
+    def pick(source: Tensor, rows: int) -> Tensor:
+        return from_uint8(source[torch.randint(len(source), (rows,), generator=generator)])
+
+    real = torch.cat([pick(pictures.real, half // 2), pick(pictures.decoded, half - half // 2)])
+    num_ai = num_corrupted = half // 5
+    generated = torch.cat([pick(pictures.samples, half - num_ai - num_corrupted), pick(pictures.ai, num_ai)])
+    names = sorted(CORRUPTIONS)
+    corrupt = CORRUPTIONS[names[int(torch.randint(len(names), (), generator=generator))]]
+    sources = (pictures.real, pictures.decoded, pictures.samples)
+    source = sources[int(torch.randint(3, (), generator=generator))]
+    corrupted = corrupt(pick(source, num_corrupted), generator)
+    images = torch.cat([photo_augment(real, generator), photo_augment(generated, generator), light_augment(corrupted, generator)])
+    labels = torch.cat([torch.zeros(half), torch.ones(half)])
+    flipped = torch.rand((), generator=generator) < 0.5
+    return images.flip(-1) if flipped else images, labels
+
+
+def build_network(detector: str) -> ClipDetectorNetwork:
+    """A detector on a random tower, all of it trainable."""
+    tower = build_tower(TOWERS[detector])
+    network: OmniAIDNetwork | EffortNetwork
+    if detector == "omniaid":
+        network = OmniAIDNetwork.from_clip_vision(tower, num_experts=6, rank=4, top_k=2, router_hidden=32)
+    else:
+        network = EffortNetwork.from_clip_vision(tower)
+    network.set_trainable("all")
+    return network
+
+
+def train_detector(
+    network: ClipDetectorNetwork, pictures: Pictures, output: Path, *, steps: int, batch_size: int, seed: int
+) -> ClipDetectorNetwork:
+    """Binary cross-entropy with soft labels; the running average of the weights is kept."""
+    optimizer = torch.optim.AdamW(network.trainable_parameters().values(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    training = Training(output / "training.ckpt", network, optimizer, seed=seed, average=0.998)
+    for step in training.steps(steps, output.name):
+        images, labels = draw_batch(pictures, batch_size // 2, training.generator(step))
+        logits = network(images)
+        target = labels * (1 - 2 * SMOOTHING) + SMOOTHING
+        loss = F.binary_cross_entropy_with_logits(logits[:, 1] - logits[:, 0], target)
+        training.update(loss, lr=cosine_lr(step, steps, peak=1e-3, warmup=200))
+    network.load_state_dict(training.averaged)
+    return network.eval()
+
+
+@torch.no_grad()
+def evaluate_detector(network: ClipDetectorNetwork, pictures: Pictures) -> dict[str, float]:
+    """Accuracy on held-out pictures, at p_fake = 0.5.
+
+    Returns:
+        ``balanced_accuracy`` of real crops against samples; ``real_*`` = share judged real of photographs, of their
+        round trips and of JPEG files; ``fake_*`` = share judged generated of samples, AI-looking crops and of
+        photographs under each corruption.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def judged_fake(images: Tensor) -> float:
+        p_fake = torch.cat([network(chunk).softmax(-1)[:, 1] for chunk in images.split(64)])
+        return float((p_fake > 0.5).float().mean())
+
+    real = from_uint8(pictures.real)
+    figures = {
+        "real_crops": 1 - judged_fake(real),
+        "real_round_trip": 1 - judged_fake(from_uint8(pictures.decoded)),
+        "real_jpeg_75": 1 - judged_fake(jpeg_round_trip(real, 75)),
+        "fake_samples": judged_fake(from_uint8(pictures.samples)),
+        "fake_samples_jpeg_75": judged_fake(jpeg_round_trip(from_uint8(pictures.samples), 75)),
+        "fake_ai_looking": judged_fake(from_uint8(pictures.ai)),
+    }
+    figures |= {f"fake_{name}": judged_fake(corrupt(real, generator)) for name, corrupt in CORRUPTIONS.items()}
+    return {"balanced_accuracy": (figures["real_crops"] + figures["fake_samples"]) / 2, **figures}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--detector", choices=sorted(TOWERS), required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--pretrained", type=Path, default=Path("data/nano/sd3"), help="the nano diffusion model")
+    parser.add_argument("--samples", type=int, default=1920)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--batch_size", type=int, default=64)
+    args = parser.parse_args()
+    seed = sorted(TOWERS).index(args.detector) + 1
+    pictures = make_pictures(args.pretrained, per_subject=80, num_samples=args.samples, seed=seed, held_out=False)
+    torch.manual_seed(seed)
+    network = build_network(args.detector)
+    network = train_detector(network, pictures, args.output, steps=args.steps, batch_size=args.batch_size, seed=seed)
+    save(network, args.output)
+    held_out = make_pictures(args.pretrained, per_subject=10, num_samples=240, seed=seed, held_out=True)
+    figures: Mapping[str, float] = evaluate_detector(network, held_out)
+    (args.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

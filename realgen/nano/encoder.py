@@ -1,0 +1,74 @@
+"""Train the nano encoder whose features measure distance and diversity, and which no reward ever uses.
+
+    python -m realgen.nano.encoder --output data/nano/encoder
+
+A small timm ResNet learns to tell the 24 subjects and the two looks apart (48 classes) on augmented crops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from realgen.functional.images import from_uint8
+from realgen.metrics.encoder import EncoderConfig, save_encoder
+from realgen.nano.augment import photo_augment
+from realgen.nano.corpus import HELD_OUT_SEED, TRAIN_SEED, Corpus, make_corpus
+from realgen.nano.photographs import SUBJECTS
+from realgen.nano.training import Training, cosine_lr
+
+CONFIG = EncoderConfig(model_name="test_resnet", image_size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def train_encoder(output: Path, corpus: Corpus, *, steps: int, batch_size: int, seed: int) -> nn.Sequential:
+    """Train the network with a linear classifier on top."""
+    torch.manual_seed(seed)
+    network = CONFIG.network()
+    model = nn.Sequential(network, nn.Linear(network.num_features, 2 * len(SUBJECTS)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    training = Training(output / "training.ckpt", model, optimizer, seed=seed)
+    pictures = torch.stack([corpus.real, corpus.ai])
+    for step in training.steps(steps, "encoder"):
+        generator = training.generator(step)
+        rows = torch.randint(len(corpus.subjects), (batch_size,), generator=generator)
+        looks = torch.randint(2, (batch_size,), generator=generator)
+        images = photo_augment(from_uint8(pictures[looks, rows]), generator)
+        loss = F.cross_entropy(model((images - 0.5) / 0.25), 2 * corpus.subjects[rows] + looks, label_smoothing=0.1)
+        training.update(loss, lr=cosine_lr(step, steps, peak=2e-3, warmup=100))
+    return model.eval()
+
+
+@torch.no_grad()
+def evaluate_encoder(model: nn.Sequential, corpus: Corpus) -> dict[str, float]:
+    """Share of held-out crops whose subject, and whose look, is told right."""
+    subjects, looks = [], []
+    for look, pictures in enumerate((corpus.real, corpus.ai)):
+        answer = model((from_uint8(pictures) - 0.5) / 0.25).argmax(1)
+        subjects.append((answer // 2 == corpus.subjects).float().mean())
+        looks.append((answer % 2 == look).float().mean())
+    return {"subject_accuracy": float(sum(subjects) / 2), "look_accuracy": float(sum(looks) / 2)}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("data/nano/encoder"))
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch_size", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args()
+    corpus = make_corpus(80, seed=TRAIN_SEED + 1000)
+    model = train_encoder(args.output, corpus, steps=args.steps, batch_size=args.batch_size, seed=args.seed)
+    save_encoder(args.output, model[0], CONFIG)
+    figures = evaluate_encoder(model, make_corpus(10, seed=HELD_OUT_SEED + 1000, held_out=True))
+    (args.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The tokenizer of the nano models: a CLIP byte-pair tokenizer trained on our own captions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, plain_prompts
+from realgen.nano.photographs import SUBJECTS
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+MAX_TOKENS = 24
+"""Longest caption, start and end tokens included."""
+
+
+def build_tokenizer(vocab_size: int = 1024) -> CLIPTokenizer:
+    """Train byte-pair merges on every caption; any other text still splits into bytes."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    frame = CLIPTokenizer().backend_tokenizer
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
+    trained.normalizer, trained.pre_tokenizer = frame.normalizer, frame.pre_tokenizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[start, end],
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        continuing_subword_prefix="",
+        show_progress=False,
+    )
+    captions = [prompt for subject in SUBJECTS for prompt in plain_prompts(subject)]
+    trained.train_from_iterator(captions + [*PHOTO_CUES, *SYNTHETIC_CUES] * 20, trainer)
+    vocab: dict[str, int] = trained.get_vocab()
+    for byte in sorted(alphabet):  # bytes that end a word: the trainer only keeps those it has seen
+        vocab.setdefault(byte + "</w>", len(vocab))
+    import json
+
+    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)

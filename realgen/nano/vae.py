@@ -1,0 +1,135 @@
+"""Train the nano VAE: a diffusers ``AutoencoderKL`` with 8 latent channels at a quarter of the resolution.
+
+    python -m realgen.nano.vae --output data/nano/sd3/vae
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.nano.corpus import TRAIN_SEED, Corpus, make_corpus
+from realgen.nano.training import Training, cosine_lr
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+DECODER_NOISE = 0.03
+"""Noise on the latents that the decoder is refined with, in their standard deviations: generated latents are not exact."""
+PATCH = 32
+"""Side of the training patches; the VAE is convolutional, so it works at 64 pixels and above."""
+
+
+def build_vae() -> AutoencoderKL:
+    """A VAE of 0.5 M parameters."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+    )
+
+
+Images = Float[Tensor, "batch 3 size size"]
+
+
+def reconstruction_loss(decoded: Images, images: Images) -> Tensor:
+    """L1 on pixels and on their first differences (fine texture)."""
+    loss = F.l1_loss(decoded, images)
+    for axis in (-1, -2):
+        loss = loss + F.l1_loss(decoded.diff(dim=axis), images.diff(dim=axis))
+    return loss
+
+
+def vae_loss(vae: AutoencoderKL, images: Images, generator: torch.Generator) -> Tensor:
+    """Reconstruction of a posterior sample plus 1e-4 of the KL to N(0, 1) per element."""
+    posterior = vae.encode(images).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator)
+    decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+    loss = reconstruction_loss(decoded, images)
+    kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+    return loss + 1e-4 * kl
+
+
+def draw_patches(pictures: Tensor, batch_size: int, generator: torch.Generator) -> tuple[Images, torch.Generator]:
+    """Cut one patch, at a place shared by the batch, out of random pictures; in [-1, 1]."""
+    rows = torch.randint(len(pictures), (batch_size,), generator=generator)
+    x, y = torch.randint(pictures.shape[-1] - PATCH + 1, (2,), generator=generator).tolist()
+    return pictures[rows, :, y : y + PATCH, x : x + PATCH].float() / 127.5 - 1, generator
+
+
+def train_vae(output: Path, corpus: Corpus, *, steps: int, batch_size: int, seed: int) -> AutoencoderKL:
+    """Train on patches of real and AI-looking crops alike, then set ``scaling_factor`` so that latents have unit variance."""
+    torch.manual_seed(seed)
+    vae = build_vae()
+    vae.encoder.compile()
+    vae.decoder.compile()
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    training = Training(output / "training.ckpt", vae, optimizer, seed=seed)
+    pictures = torch.cat([corpus.real, corpus.ai])
+    for step in training.steps(steps, "VAE"):
+        images, generator = draw_patches(pictures, batch_size, training.generator(step))
+        loss = vae_loss(vae, images, generator)
+        training.update(loss, lr=cosine_lr(step, steps, peak=2e-3, warmup=100))
+    vae.eval()
+    with torch.no_grad():
+        sample = torch.cat([corpus.real[::40], corpus.ai[::40]]).float() / 127.5 - 1
+        latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in sample.split(64)])
+    vae.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
+    vae.save_pretrained(output)
+    return vae
+
+
+def refine_decoder(output: Path, corpus: Corpus, *, steps: int, batch_size: int, seed: int) -> AutoencoderKL:
+    """Train the decoder further behind the frozen encoder; latents, and what was trained on them, stay valid."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(output, local_files_only=True)
+    optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    training = Training(output / "refining.ckpt", vae.decoder, optimizer, seed=seed, average=0.998)
+    vae.decoder.compile()
+    pictures = torch.cat([corpus.real, corpus.ai])
+    for step in training.steps(steps, "VAE decoder"):
+        images, generator = draw_patches(pictures, batch_size, training.generator(step))
+        with torch.no_grad():
+            latents = vae.encode(images).latent_dist.mean
+            latents = latents + DECODER_NOISE * latents.std() * torch.randn(latents.shape, generator=generator)
+        training.update(reconstruction_loss(vae.decode(latents).sample, images), lr=cosine_lr(step, steps, peak=2e-3, warmup=100))
+    vae.decoder.load_state_dict(training.averaged)
+    vae.save_pretrained(output)
+    return vae
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("data/nano/sd3/vae"))
+    parser.add_argument("--steps", type=int, default=1700)
+    parser.add_argument("--refine_steps", type=int, default=1500, help="further steps of the decoder alone")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    corpus = make_corpus(100, seed=TRAIN_SEED)
+    if args.steps:
+        train_vae(args.output, corpus, steps=args.steps, batch_size=args.batch_size, seed=args.seed)
+    refine_decoder(args.output, corpus, steps=args.refine_steps, batch_size=args.batch_size, seed=args.seed + 1)
+
+
+if __name__ == "__main__":
+    main()

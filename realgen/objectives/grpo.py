@@ -1,0 +1,186 @@
+"""GRPO: group-relative advantages, a clipped surrogate and an optional leash to the reference."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.functional.advantages import weighted_advantages
+from realgen.functional.kl import gaussian_kl, k2, k3, velocity_kl
+from realgen.functional.policy_loss import clipped_surrogate, importance_ratio, is_clipped, masked_mean
+from realgen.objectives.base import Objective
+from realgen.types import Minibatch, PolicyScore, RewardOutput
+
+AdvantageStd = Literal["group", "global", "none"]
+KL = Literal["latent", "velocity", "k2", "k3"]
+
+
+class GRPO(Objective):
+    """Group-relative policy optimisation (arXiv:2402.03300).
+
+    With a diffusion policy this is Flow-GRPO (arXiv:2505.05470). Each reward is normalised on its own before they are
+    added (GDPO, arXiv:2601.05242). Every decision weighs the same in the loss, of whatever sample it is: the paper's
+    division by each completion's length is left out.
+
+    Args:
+        clip_low: How far the ratio may fall below 1 before a bad sample is left alone, 0 to 1. Diffusion log-probs are
+            means over the latent, so their ratios are tiny: 1e-4 and below there, 0.2 for tokens.
+        clip_high: How far the ratio may rise above 1 before a good sample is left alone, >= 0.
+        advantage_std: Divide each reward by the standard deviation of its ``group``, by the ``global`` one over all
+            prompts of all ranks, or by ``none`` (Dr.GRPO, arXiv:2503.20783).
+        advantage_clip: Largest size of an advantage, > 0; ``.inf`` leaves them alone.
+        kl: What ``kl_coef`` multiplies: the Gaussian KL of each step (``latent``), the mean squared difference of
+            velocities (``velocity``), or an estimate from log-probs alone (``k2``, ``k3``), meant for tokens.
+        kl_coef: Weight of the leash to the reference, >= 0; 0 spares the reference's forward passes.
+        divide_by_weights: Divide the weighted sum of advantages by the sum of the rewards' weights.
+
+    Raises:
+        ValueError: If a number is out of its range, or a name is unknown.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 1e-4,
+        clip_high: float = 1e-4,
+        advantage_std: AdvantageStd = "group",
+        advantage_clip: float = 5.0,
+        kl: KL = "velocity",
+        kl_coef: float = 0.0,
+        divide_by_weights: bool = True,
+    ) -> None:
+        if not 0 <= clip_low <= 1:
+            raise ValueError(f"clip_low must be 0 to 1, got {clip_low}.")
+        if not clip_high >= 0:
+            raise ValueError(f"clip_high must be at least 0, got {clip_high}.")
+        if not advantage_clip > 0:
+            raise ValueError(f"advantage_clip must be above 0 (.inf for none), got {advantage_clip}.")
+        if not 0 <= kl_coef < math.inf:
+            raise ValueError(f"kl_coef must be finite and at least 0, got {kl_coef}.")
+        _check_choice("advantage_std", advantage_std, get_args(AdvantageStd))
+        _check_choice("kl", kl, get_args(KL))
+        self.clip_low = clip_low
+        self.clip_high = clip_high
+        self.advantage_std = advantage_std
+        self.advantage_clip = advantage_clip
+        self.kl = kl
+        self.kl_coef = kl_coef
+        self.divide_by_weights = divide_by_weights
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """The steps' Gaussians or velocities, when there is a leash made of them."""
+        part = {"latent": "gaussian", "velocity": "velocity"}.get(self.kl)
+        return frozenset({part}) if part and self.needs_reference else frozenset()
+
+    @property
+    def global_std(self) -> bool:
+        """Whether ``advantages`` wants each part's standard deviation over all prompts of all ranks."""
+        return self.advantage_std == "global"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether there is a leash."""
+        return self.kl_coef > 0
+
+    def advantages(
+        self, rewards: RewardOutput, *, std: Mapping[str, Float[Tensor, ""]] | None = None
+    ) -> Float[Tensor, "prompts group"]:
+        """Weighted sum of each reward's group-relative advantages, clipped.
+
+        Args:
+            rewards: Rewards of whole groups; samples that are not ``valid`` get 0 and count in no statistic.
+            std: Standard deviation of each part, see ``rewards_std``; only with ``advantage_std="global"``.
+
+        Returns:
+            Advantages [P, G].
+
+        Raises:
+            ValueError: If ``std`` is missing with ``advantage_std="global"``, or given without.
+        """
+        if (std is not None) != self.global_std:
+            raise ValueError(
+                f"std must be {'given' if self.global_std else 'None'} with advantage_std={self.advantage_std!r}, got "
+                f"{None if std is None else sorted(std)}."
+            )
+        advantages = weighted_advantages(
+            rewards.parts,
+            rewards.weights,
+            valid=rewards.valid,
+            std_normalize=self.advantage_std != "none",
+            std=std,
+            divide_by_weights=self.divide_by_weights,
+        )
+        return advantages.clamp(-self.advantage_clip, self.advantage_clip)
+
+    def loss(self, score: PolicyScore, batch: Minibatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """Mean clipped surrogate, plus ``kl_coef`` times the mean KL.
+
+        Args:
+            score: Of the current policy, with gradient.
+            batch: The same rows as they were sampled, and their advantages.
+
+        Returns:
+            Loss, and detached means over the decisions that count: ``policy_loss``, ``kl`` (if there is a leash),
+            ``ratio_mean``, ``ratio_max_deviation`` (largest |ratio - 1|), ``clip_fraction`` and ``approx_kl`` (from the
+            sampling policy to the current one, by k3).
+
+        Raises:
+            ValueError: If the policy does not give what the loss reads, or the reference is missing.
+        """
+        self.check(score)
+        ratio = self.ratio(score, batch.sampled)
+        surrogate = clipped_surrogate(ratio, batch.advantages, self.clip_low, self.clip_high)
+        policy_loss = loss = masked_mean(surrogate * self.decision_weight(batch.sampled), batch.mask)
+        stats = {"policy_loss": policy_loss.detach()}
+        if self.needs_reference:
+            kl = masked_mean(self.divergence(score, batch.reference), batch.mask)
+            loss = policy_loss + self.kl_coef * kl
+            stats["kl"] = kl.detach()
+        with torch.no_grad():
+            clipped = is_clipped(ratio, batch.advantages, self.clip_low, self.clip_high)
+            stats["ratio_mean"] = masked_mean(ratio, batch.mask)
+            stats["ratio_max_deviation"] = torch.where(batch.mask, (ratio - 1).abs(), 0).amax()
+            stats["clip_fraction"] = masked_mean(clipped.to(ratio.dtype), batch.mask)
+            stats["approx_kl"] = masked_mean(k3(batch.sampled.log_probs, score.log_probs), batch.mask)
+        return loss, stats
+
+    def ratio(self, score: PolicyScore, sampled: PolicyScore) -> Float[Tensor, "rows decisions"]:
+        """Importance ratio of each decision."""
+        return importance_ratio(score.log_probs, sampled.log_probs)
+
+    def decision_weight(self, sampled: PolicyScore) -> Float[Tensor, "rows decisions"]:
+        """Weight of each decision's surrogate."""
+        return torch.ones_like(sampled.log_probs)
+
+    def divergence(self, score: PolicyScore, reference: PolicyScore | None) -> Float[Tensor, "rows decisions"]:
+        """How far each decision's distribution is from the reference's."""
+        if reference is None:
+            raise ValueError(f"kl_coef={self.kl_coef} needs the reference's score in the minibatch, got None.")
+        self.check(reference)
+        match self.kl:
+            case "latent":
+                assert score.gaussian is not None  # `check` has seen to these
+                assert reference.gaussian is not None
+                return gaussian_kl(score.gaussian.mean, reference.gaussian.mean, score.gaussian.std)
+            case "velocity":
+                assert score.velocity is not None
+                assert reference.velocity is not None
+                return velocity_kl(score.velocity, reference.velocity)
+            case "k2":
+                return k2(score.log_probs, reference.log_probs)
+            case "k3":
+                return k3(score.log_probs, reference.log_probs)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse an unknown name and suggest the nearest."""
+    if value not in choices:
+        nearest = difflib.get_close_matches(value, choices, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")

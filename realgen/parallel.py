@@ -1,0 +1,107 @@
+"""What the code needs to know about ranks and shards, in one place. With one process every helper is the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_first_axis(tensor: Shaped[Tensor, "first *rest"]) -> Shaped[Tensor, "all *rest"]:
+    """Concatenate every rank's tensor along the first axis, in rank order.
+
+    Args:
+        tensor: Of one shape and type on all ranks, and small: it is copied to every rank.
+
+    Returns:
+        The same result on every rank.
+
+    Example:
+        >>> gather_first_axis(torch.tensor([1.0, 2.0]))
+        tensor([1., 2.])
+    """
+    if world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def max_over_ranks(value: Tensor) -> Tensor:
+    """Largest of one scalar per rank, the same on every rank; NaN if any rank has NaN.
+
+    Example:
+        >>> max_over_ranks(torch.tensor(3.0))
+        tensor(3.)
+    """
+    return gather_first_axis(value.detach().reshape(1)).max()
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set on at least one rank; every rank gets the same answer."""
+    return bool(max_over_ranks(torch.tensor(float(flag), device=device)))
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 shards a part of the module, so that all ranks must make the same forward calls."""
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
+@contextmanager
+def gradient_sync(model: nn.Module, *, enabled: bool) -> Iterator[None]:
+    """Let backward passes inside average gradients over the ranks, or only accumulate them locally.
+
+    Args:
+        model: The model as the strategy wrapped it (DDP), or with sharded parts inside (FSDP2).
+        enabled: True for the last backward pass before an update.
+    """
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.set_requires_gradient_sync(enabled, recurse=False)
+    with model.no_sync() if isinstance(model, DistributedDataParallel) and not enabled else nullcontext():
+        yield
+
+
+def reshard(module: nn.Module) -> None:
+    """Free gathered copies of sharded weights, so that an in-place change reaches the shards and is not lost."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's shard of a sharded tensor; a plain tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The full tensor of a sharded one, gathered on every rank; a plain tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def placed_like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """Put a whole tensor where ``reference`` lives: same device, and the same shards if it is sharded.
+
+    Args:
+        tensor: Whole tensor, the same on all ranks.
+        reference: Parameter or tensor that shows where to.
+
+    Returns:
+        A new tensor that shares no memory with ``tensor``.
+    """
+    moved = tensor.detach().to(reference.device, copy=True)
+    if isinstance(reference, DTensor):
+        return distribute_tensor(moved, reference.device_mesh, reference.placements)
+    return moved

@@ -1,0 +1,196 @@
+"""The contract of a backbone: a flow-matching model of diffusers, taken apart into the steps that GRPO needs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Schedule(NamedTuple):
+    """The noise levels of a denoising run, from the model's own scheduler."""
+
+    sigmas: Float[Tensor, " nodes"]
+    """[T + 1] falling from at most 1 to 0; step i goes from sigmas[i] to sigmas[i + 1]."""
+    timesteps: Float[Tensor, " steps"]
+    """[T] what the transformer is told at each step."""
+
+
+class Backbone(ABC):
+    """One base model. No ``nn.Module``: of its parts only ``transformer`` is trained, and the policy registers that.
+
+    The other parts (text encoders, VAE) are frozen, in eval mode, and stay out of state dicts, optimizers and shards.
+    The constructor reads no weights.
+
+    Args:
+        pretrained: Directory of the model in diffusers' format, or its hub id.
+        guidance_scale: Classifier-free guidance w, velocity = v_negative + w (v - v_negative), with two transformer
+            rows for each row; at 1 and below there is no guidance.
+        negative_prompt: What guidance leads away from.
+        cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
+    """
+
+    lora_targets: ClassVar[tuple[str, ...]]
+    """Linear layers that adapters change unless the config says otherwise."""
+    transformer: nn.Module
+    """Predicts the velocity; there after ``load``."""
+
+    def __init__(
+        self, pretrained: str, *, guidance_scale: float = 1.0, negative_prompt: str = "", cache_size: int = 256
+    ) -> None:
+        _check_pretrained(pretrained)
+        if guidance_scale < 0:
+            raise ValueError(f"guidance_scale must be at least 0, got {guidance_scale}.")
+        if cache_size < 1:
+            raise ValueError(f"cache_size must be at least 1, got {cache_size}.")
+        self.pretrained = pretrained
+        self.guidance_scale = guidance_scale
+        self.negative_prompt = negative_prompt
+        self.cache_size = cache_size
+        self.device = torch.device("cpu")
+        self._embeddings: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+
+    @abstractmethod
+    def load(self) -> None:
+        """Read the weights onto the CPU; a second call does nothing.
+
+        Raises:
+            ValueError: If ``pretrained`` holds no such model; names what it is and where it was looked for.
+        """
+
+    @abstractmethod
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Shape of the latent of one image.
+
+        Args:
+            height: Pixels.
+            width: Pixels.
+
+        Returns:
+            Shape without the row axis, for example (C, h, w).
+
+        Raises:
+            ValueError: If the model cannot draw this size.
+        """
+
+    @abstractmethod
+    def schedule(self, num_steps: int, height: int, width: int) -> Schedule:
+        """Sigmas and timesteps of a run of ``num_steps`` steps, on the CPU, in float32."""
+
+    @abstractmethod
+    def velocity(
+        self,
+        latents: Float[Tensor, "rows *latent"],
+        timesteps: Float[Tensor, " rows"],
+        conditioning: Mapping[str, Tensor],
+    ) -> Float[Tensor, "rows *latent"]:
+        """Predict noise minus data, guidance included; gradient flows through all of it.
+
+        Args:
+            latents: At least float32; the transformer gets its own type.
+            timesteps: Entries of ``Schedule.timesteps``, one per row.
+            conditioning: What ``encode_prompts`` gave, one entry per row.
+
+        Returns:
+            Velocity, at least float32.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Float[Tensor, "rows *latent"]) -> Float[Tensor, "rows 3 height width"]:
+        """Turn finished latents into images in [0, 1], in float32 even under autocast."""
+
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's blocks in order, to be sharded one by one."""
+
+    @abstractmethod
+    def save_adapter(self, directory: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        """Write adapters so that the stock pipeline's ``load_lora_weights(directory)`` reads them."""
+
+    @abstractmethod
+    def save_transformer(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write a whole transformer so that its diffusers class reads it with ``from_pretrained(directory)``."""
+
+    @abstractmethod
+    def frozen(self) -> list[nn.Module]:
+        """Text encoders and decoder."""
+
+    @abstractmethod
+    def encode(self, prompt: str) -> dict[str, Tensor]:
+        """Embed one prompt, without its row axis and without the cache."""
+
+    @property
+    def guided(self) -> bool:
+        """Whether each velocity needs a second transformer row for the negative prompt."""
+        return self.guidance_scale > 1
+
+    @property
+    def evals_per_row(self) -> int:
+        """Transformer rows that one row of ``velocity`` costs."""
+        return 2 if self.guided else 1
+
+    def to(self, device: torch.device) -> Backbone:
+        """Move the frozen parts and the kept embeddings; the transformer follows the policy. Returns self."""
+        if device != self.device:
+            for module in self.frozen():
+                module.to(device)
+            for parts in self._embeddings.values():
+                parts.update({name: part.to(device) for name, part in parts.items()})
+            self.device = device
+        return self
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Embed prompts, each text once as long as it stays in the cache.
+
+        Texts are embedded one by one: the bits must not depend on which others came along, or a resumed run, whose
+        cache is empty, would go another way than the run it goes on from.
+
+        Args:
+            prompts: P texts.
+
+        Returns:
+            Parts with the first axis P; with guidance also those of the negative prompt, as ``negative_<part>``.
+        """
+        negative = self._embed(self.negative_prompt) if self.guided else {}
+        rows = [self._embed(prompt) for prompt in prompts]
+        while len(self._embeddings) > self.cache_size:
+            self._embeddings.popitem(last=False)
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]} | {
+            f"negative_{name}": part.expand(len(rows), *part.shape) for name, part in negative.items()
+        }
+
+    def _embed(self, prompt: str) -> dict[str, Tensor]:
+        if prompt not in self._embeddings:
+            with torch.autocast(self.device.type, enabled=False):
+                self._embeddings[prompt] = self.encode(prompt)
+        self._embeddings.move_to_end(prompt)
+        return self._embeddings[prompt]
+
+
+def _check_pretrained(pretrained: str) -> None:
+    """What looks like a path must be a directory; anything else may be a hub id, which only ``load`` can know."""
+    first = Path(pretrained).parts[:1]
+    looks_local = pretrained.startswith((".", "/")) or ("/" in pretrained and Path(*first).is_dir())
+    if not pretrained or (looks_local and not Path(pretrained).is_dir()):
+        raise ValueError(f"pretrained must be a directory or a hub id; there is no directory {pretrained!r}.")
+
+
+def autocast_without_cache(device_type: str) -> torch.autocast:
+    """Continue the surrounding autocast, if any, without its cache of cast weights.
+
+    The cache lives as long as the outermost context, which is a whole training step: weights that were cast before an
+    optimizer step would still serve after it.
+    """
+    return torch.autocast(
+        device_type,
+        dtype=torch.get_autocast_dtype(device_type),
+        enabled=torch.is_autocast_enabled(device_type),
+        cache_enabled=False,
+    )

@@ -1,0 +1,66 @@
+"""The contract of a policy: it samples, and it scores what it sampled."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realgen.types import PolicyScore, Rollout
+
+
+class Policy(nn.Module, ABC):
+    """What GRPO trains.
+
+    Weights are read by ``load``, not by the constructor, so that a config error costs no time and each rank loads
+    inside ``LightningModule.configure_model``. Only trained weights and their frozen host live in the ``state_dict``;
+    text encoders and decoders stay outside.
+    """
+
+    iteration: int = 0
+    """GRPO iteration, set by the module before each rollout; what changes over a run (a sliding window) reads it."""
+    progress: Callable[[str, int, int], None] | None = None
+    """Called with (phase, done, total) while a rollout or a drawing goes on; phase is "rollout" or "sample"."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Read the weights and attach the adapters; a second call does nothing."""
+
+    @abstractmethod
+    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
+        """Sample ``group_size`` samples of each prompt, without gradient. All randomness comes from ``generator``."""
+
+    @abstractmethod
+    def score(self, rollout: Rollout, rows: Tensor) -> PolicyScore:
+        """Score the given rows' decisions under the current weights, with gradient if it is enabled."""
+
+    @abstractmethod
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside this context the policy is its frozen start."""
+
+    @abstractmethod
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+        """Draw one image per (prompt, seed) the way the policy is deployed; [rows, 3, H, W] in [0, 1], no gradient."""
+
+    @abstractmethod
+    def export(self, directory: Path) -> Path:
+        """Write the trained weights in the format of the policy's home library; returns the path to load."""
+
+    def check_group_size(self, group_size: int) -> None:
+        """Refuse a group size that the policy cannot sample; costs nothing, so that a config is refused at once."""
+        if group_size < 1:
+            raise ValueError(f"group_size must be at least 1, got {group_size}.")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the trained weights are."""
+        return next(self.parameters()).device
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that GRPO changes, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}

@@ -1,0 +1,349 @@
+"""A flow-matching image model as a policy: its decisions are the stochastic denoising steps inside a window.
+
+Departures from the published RealGen, each of which made its on-policy ratio differ from 1 or wasted work:
+
+- The window is drawn from the generator for each prompt and rollout, not once per rank and run.
+- Latents stay float32 between steps, so the stored next latent is the one whose log-probability was taken.
+- Sampling and scoring look up the same float32 timestep and run the same three functions.
+- Text embeddings are kept, and all decisions of a micro-batch are scored in one call.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from realgen.functional.flow_sde import Transition
+from realgen.policies.backbones.base import Backbone, Schedule, autocast_without_cache
+from realgen.policies.base import Policy
+from realgen.policies.lora import LoRA, adapter_config, adapter_weights
+from realgen.policies.step_window import StepWindow
+from realgen.policies.trajectory import Trajectory, score_decisions
+from realgen.types import PolicyScore, Rollout
+
+
+class DiffusionPolicy(Policy):
+    """Draws with an ODE, except inside a window of steps where it adds noise and can therefore be scored.
+
+    The transformer is in eval mode always, in training too: what is scored must be what sampled.
+
+    Args:
+        backbone: The base model.
+        transition: How a stochastic step is taken.
+        step_window: Which steps are stochastic.
+        num_steps: Denoising steps T of a rollout, at least 1.
+        eval_num_steps: Denoising steps of ``sample``; ``None``: ``num_steps``.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        samples_per_noise: Samples of a group that start from the same noise; must divide ``group_size``. They are one
+            row until their window starts, so the ODE before it is paid for once. Exact, but such samples differ only
+            by what the window adds.
+        lora: Adapters to train; ``None`` trains the whole transformer.
+        keep_reference: Without ``lora``, keep a frozen copy of the transformer for ``reference``. Doubles its memory.
+        rollout_batch_size: Most rows of one transformer call (guidance doubles them), at least ``samples_per_noise``.
+        decode_batch_size: Most latents decoded at a time.
+        gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        transition: Transition,
+        step_window: StepWindow,
+        num_steps: int = 16,
+        eval_num_steps: int | None = None,
+        height: int = 64,
+        width: int = 64,
+        samples_per_noise: int = 1,
+        lora: LoRA | None = None,
+        keep_reference: bool = False,
+        rollout_batch_size: int = 64,
+        decode_batch_size: int = 64,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.transition = transition
+        self.step_window = step_window
+        self.num_steps = num_steps
+        self.eval_num_steps = num_steps if eval_num_steps is None else eval_num_steps
+        self.height, self.width = height, width
+        self.samples_per_noise = samples_per_noise
+        self.lora = lora
+        self.keep_reference = keep_reference
+        self.rollout_batch_size = rollout_batch_size
+        self.decode_batch_size = decode_batch_size
+        self.gradient_checkpointing = gradient_checkpointing
+        self.transformer_evals = 0
+        """Rows that the transformer has been called with, those for guidance included."""
+        self._frozen_start: tuple[nn.Module, ...] = ()  # a tuple hides the copy from state_dict and optimizers
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        for name in ("num_steps", "eval_num_steps", "height", "width", "samples_per_noise", "decode_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.rollout_batch_size < self.samples_per_noise:
+            least = f"samples_per_noise={self.samples_per_noise}"
+            raise ValueError(f"rollout_batch_size must be at least {least}, got {self.rollout_batch_size}.")
+        if self.keep_reference and self.lora is not None:
+            raise ValueError("keep_reference is for lora=null: with adapters the reference is the policy without them.")
+        self.step_window.check(self.num_steps)
+
+    def load(self) -> None:
+        """Read the base model and attach the adapters; a second call does nothing.
+
+        Raises:
+            ValueError: If ``pretrained`` holds no such model, or it cannot draw this size.
+            ValueError: If the window may cover a step to which the transition adds no noise.
+        """
+        if hasattr(self, "transformer"):
+            return
+        self.backbone.load()
+        self.latent_shape = self.backbone.latent_shape(self.height, self.width)
+        self._check_noise()
+        transformer: Any = self.backbone.transformer
+        if self.lora is not None:
+            self.lora.attach(transformer, self.backbone.lora_targets)
+        else:
+            transformer.requires_grad_(True)
+            if self.keep_reference:
+                self._frozen_start = (copy.deepcopy(transformer).requires_grad_(False),)
+        if self.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        self.transformer = transformer.eval()
+
+    def _check_noise(self) -> None:
+        """A decision without noise has no log-probability; with noise_level 0 that is meant, elsewhere it is not."""
+        starts, size = self.step_window.starts(self.num_steps), self.step_window.decisions(self.num_steps)
+        steps = torch.arange(starts[0], starts[-1] + size)
+        state = torch.zeros(len(steps), 1)
+        schedule = self.backbone.schedule(self.num_steps, self.height, self.width)
+        _, std = self._gaussian(state, state, steps, schedule, torch.ones(len(steps), dtype=torch.bool))
+        silent = steps[std == 0].tolist()
+        if silent and self.transition.noise_level > 0:
+            raise ValueError(
+                f"step_window may cover steps {silent} of {self.num_steps}, to which transition "
+                f"{type(self.transition).__name__} adds no noise; choose a window that leaves them out."
+            )
+
+    def train(self, mode: bool = True) -> DiffusionPolicy:
+        """Set the mode of the policy; the transformer stays in eval mode."""
+        super().train(mode)
+        for module in self.children():
+            module.eval()
+        return self
+
+    def check_group_size(self, group_size: int) -> None:
+        """Refuse a group size that ``samples_per_noise`` does not divide."""
+        super().check_group_size(group_size)
+        if group_size % self.samples_per_noise:
+            raise ValueError(f"samples_per_noise={self.samples_per_noise} must divide group_size, got {group_size}.")
+
+    @torch.no_grad()
+    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
+        """Sample ``group_size`` images of each prompt.
+
+        The generator gives, in this order: the windows' starts, the starting noise, the noise of the decisions. All are
+        drawn before the first step, prompt by prompt, so chunk sizes change nothing but rounding.
+
+        Args:
+            prompts: P texts.
+            group_size: G, a multiple of ``samples_per_noise``.
+            generator: All randomness; on the CPU the noise is the same whatever device the policy is on.
+
+        Returns:
+            B = P * G images, the window's latents and the score of its decisions.
+        """
+        self.check_group_size(group_size)
+        starts = self.step_window.sample(len(prompts), self.num_steps, iteration=self.iteration, generator=generator)
+        first, noise = self._draw_noise(len(prompts), group_size, generator)
+        noise = noise.to(self._latent_dtype)
+        trajectory = Trajectory(starts.to(self.device), noise, group_size, self.samples_per_noise)
+        latents = self._denoise(prompts, first, self.num_steps, trajectory)
+        return Rollout(
+            prompts=tuple(prompts),
+            group_size=group_size,
+            images=self._decode(latents),
+            sampled=trajectory.score(),
+            mask=trajectory.std > 0,
+            trajectory={"latents": trajectory.latents, "step_indices": trajectory.step_indices},
+        )
+
+    def score(self, rollout: Rollout, rows: Int[Tensor, " rows"]) -> PolicyScore:
+        """Score the decisions of some rows, all in one batch of rows times decisions.
+
+        Args:
+            rollout: What ``rollout`` gave.
+            rows: Which of its B rows, in any order.
+
+        Returns:
+            Log-probabilities, Gaussians and velocities, with gradient if it is enabled.
+        """
+        self.backbone.to(self.device)
+        path = rollout.trajectory["latents"][rows].to(self.device)
+        step_indices = rollout.trajectory["step_indices"][rows].to(self.device)
+        steps = step_indices.flatten()
+        owners, owner = torch.unique(rows.cpu() // rollout.group_size, return_inverse=True)
+        conditioning = self.backbone.encode_prompts([rollout.prompts[p] for p in owners.tolist()])
+        owner = owner.to(self.device).repeat_interleave(step_indices.shape[1])
+        latents, schedule = path[:, :-1].flatten(0, 1), self._schedule(self.num_steps)
+        calls = math.ceil(len(latents) / self.rollout_batch_size)
+        velocity = self._velocity(latents, steps, schedule, conditioning, owner, calls)
+        mean, std = self._gaussian(latents, velocity, steps, schedule, torch.ones_like(steps, dtype=torch.bool))
+        step_size = (schedule.sigmas[steps] - schedule.sigmas[steps + 1]).to(std.dtype)
+        shape = step_indices.shape
+        return score_decisions(
+            path, mean.unflatten(0, shape), std.view(shape), step_size.view(shape), velocity.unflatten(0, shape)
+        )
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside this context the policy is its frozen start: adapters off, or the copy that was kept.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            ValueError: If the whole transformer is trained and no copy was kept.
+        """
+        trained: Any = self.backbone.transformer
+        if self.lora is not None:
+            trained.disable_adapters()
+        elif self._frozen_start:
+            self.backbone.transformer = self._frozen_start[0].to(self.device)
+        else:
+            raise ValueError("the policy has no reference: set lora, or keep_reference=true for full fine-tuning.")
+        try:
+            yield
+        finally:
+            self.backbone.transformer = trained
+            if self.lora is not None:
+                trained.enable_adapters()
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+        """Draw one image per (prompt, seed) with the ODE, as the stock pipeline does with one CPU generator per image.
+
+        Args:
+            prompts: One text per image.
+            seeds: One seed per image.
+
+        Returns:
+            [rows, 3, H, W] in [0, 1].
+
+        Raises:
+            ValueError: If there are not as many seeds as prompts.
+        """
+        if len(prompts) != len(seeds):
+            raise ValueError(f"seeds must be as many as prompts, {len(prompts)}, got {len(seeds)}.")
+        noise = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return self._decode(self._denoise(prompts, torch.stack(noise), self.eval_num_steps))
+
+    def export(self, directory: Path) -> Path:
+        """Write what was trained, for plain diffusers. Every rank must call it; the first one writes.
+
+        Args:
+            directory: Made if missing.
+
+        Returns:
+            The directory: for the pipeline's ``load_lora_weights``, or the transformer's ``from_pretrained``.
+        """
+        adapters = self.lora is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapters)
+        weights: Any = get_model_state_dict(self.transformer, options=options)
+        first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        if first and adapters:
+            weights = adapter_weights(self.transformer, weights)
+            self.backbone.save_adapter(directory, weights, adapter_config(self.transformer))
+        elif first:
+            self.backbone.save_transformer(directory, weights)
+        return directory
+
+    def _draw_noise(self, num_prompts: int, group_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Starting noise [P * G / samples_per_noise, *latent] and the decisions' noise [B, S, *latent]."""
+        num_rows, decisions = num_prompts * group_size, self.step_window.decisions(self.num_steps)
+        device = generator.device
+        first = torch.randn(num_rows // self.samples_per_noise, *self.latent_shape, generator=generator, device=device)
+        return first, torch.randn(num_rows, decisions, *self.latent_shape, generator=generator, device=device)
+
+    def _denoise(
+        self, prompts: Sequence[str], latents: Tensor, num_steps: int, trajectory: Trajectory | None = None
+    ) -> Tensor:
+        """Go from noise to finished latents, all rows at the same step; prompt-major, as many rows for each prompt."""
+        self.backbone.to(self.device)
+        conditioning, schedule = self.backbone.encode_prompts(prompts), self._schedule(num_steps)
+        # Each call gathers the shards, so all ranks must make the same number, wherever their rows branch.
+        calls = math.ceil((len(latents) if trajectory is None else trajectory.num_rows) / self.rollout_batch_size)
+        owner = torch.arange(len(prompts), device=self.device).repeat_interleave(len(latents) // len(prompts))
+        latents = latents.to(self.device, self._latent_dtype)
+        for step in range(num_steps):
+            stochastic = torch.zeros_like(owner, dtype=torch.bool)
+            if trajectory is not None:
+                latents, owner = trajectory.branch(step, latents, owner)
+                stochastic = trajectory.covers(step)[owner]
+            steps = torch.full_like(owner, step)
+            velocity = self._velocity(latents, steps, schedule, conditioning, owner, calls)
+            mean, std = self._gaussian(latents, velocity, steps, schedule, stochastic)
+            if trajectory is not None:
+                step_size = schedule.sigmas[step] - schedule.sigmas[step + 1]
+                mean = trajectory.decide(step, stochastic, latents, velocity, mean, std, step_size)
+            latents = mean
+            if self.progress is not None:
+                self.progress("sample" if trajectory is None else "rollout", step + 1, num_steps)
+        return latents
+
+    def _velocity(
+        self,
+        latents: Float[Tensor, "rows *latent"],
+        steps: Int[Tensor, " rows"],
+        schedule: Schedule,
+        conditioning: Mapping[str, Tensor],
+        owner: Int[Tensor, " rows"],
+        calls: int,
+    ) -> Float[Tensor, "rows *latent"]:
+        """Velocity of each row at its own step; ``owner`` is its entry of ``conditioning``."""
+        parts = zip(*(part.tensor_split(calls) for part in (latents, schedule.timesteps[steps], owner)), strict=True)
+        with autocast_without_cache(latents.device.type):
+            velocity = [
+                self.backbone.velocity(x, t, {name: part[prompt] for name, part in conditioning.items()})
+                for x, t, prompt in parts
+            ]
+        self.transformer_evals += len(latents) * self.backbone.evals_per_row
+        return torch.cat(velocity)
+
+    def _gaussian(
+        self,
+        latents: Float[Tensor, "rows *latent"],
+        velocity: Float[Tensor, "rows *latent"],
+        steps: Int[Tensor, " rows"],
+        schedule: Schedule,
+        stochastic: Bool[Tensor, " rows"],
+    ) -> tuple[Float[Tensor, "rows *latent"], Float[Tensor, " rows"]]:
+        """Mean and std of each row's next latent; rows that are not stochastic take the Euler step."""
+        sigma = schedule.sigmas
+        return self.transition(
+            latents, velocity, sigma[steps], sigma[steps + 1], sigma[1].item(), stochastic=stochastic
+        )
+
+    @property
+    def _latent_dtype(self) -> torch.dtype:
+        """Float32 unless the transformer is in float64."""
+        return torch.promote_types(next(self.parameters()).dtype, torch.float32)
+
+    def _schedule(self, num_steps: int) -> Schedule:
+        schedule = self.backbone.schedule(num_steps, self.height, self.width)
+        return Schedule(*(part.to(self.device) for part in schedule))
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return torch.cat([self.backbone.decode(chunk) for chunk in latents.split(self.decode_batch_size)])

@@ -1,0 +1,165 @@
+"""Which denoising steps are stochastic, and therefore trained: the SDE window.
+
+A window is ``decisions`` steps in a row. Steps before and after it follow the ODE. Every rollout has the same number
+of decisions for all its rows (the axis S); where the window starts may differ between prompts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+class StepWindow(ABC):
+    """Chooses where the window of each prompt starts."""
+
+    @abstractmethod
+    def decisions(self, num_steps: int) -> int:
+        """Number of stochastic steps S, the same for every prompt."""
+
+    @abstractmethod
+    def starts(self, num_steps: int) -> range:
+        """The steps at which a window may start; the last one must leave room for the window."""
+
+    @abstractmethod
+    def sample(
+        self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
+    ) -> Int[Tensor, " prompts"]:
+        """Choose the first stochastic step of each prompt's window.
+
+        Args:
+            num_prompts: P.
+            num_steps: Denoising steps of the rollout.
+            iteration: GRPO iteration, from 0.
+            generator: The only source of randomness; on its device lies the result.
+
+        Returns:
+            [P] members of ``starts(num_steps)``.
+        """
+
+    def check(self, num_steps: int) -> None:
+        """Refuse a number of steps that the window does not fit in.
+
+        Args:
+            num_steps: Denoising steps of the rollout.
+
+        Raises:
+            ValueError: If the window is empty or longer than the steps.
+            ValueError: If it cannot start anywhere, or would end behind the last step.
+        """
+        name, decisions, starts = type(self).__name__, self.decisions(num_steps), self.starts(num_steps)
+        if not 1 <= decisions <= num_steps:
+            raise ValueError(
+                f"step_window {name} covers {decisions} steps; it must cover 1 to num_steps={num_steps} of them."
+            )
+        if not starts or starts[0] < 0 or starts[-1] + decisions > num_steps:
+            raise ValueError(
+                f"step_window {name} of {decisions} steps may start at steps {starts.start} to {starts.stop - 1}; "
+                f"with num_steps={num_steps} it can start at 0 to {num_steps - decisions}."
+            )
+
+
+class AllSteps(StepWindow):
+    """Every step is stochastic (Flow-GRPO, arXiv:2505.05470). Trains everything at the full price.
+
+    Args:
+        skip_last: Leave the last step to the ODE: its Gaussian is very sharp, and CPS has no noise left there.
+    """
+
+    def __init__(self, skip_last: bool = False) -> None:
+        self.skip_last = skip_last
+
+    def decisions(self, num_steps: int) -> int:
+        """All steps, or all but the last."""
+        return num_steps - self.skip_last
+
+    def starts(self, num_steps: int) -> range:
+        """The first step."""
+        return range(1)
+
+    def sample(
+        self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
+    ) -> Int[Tensor, " prompts"]:
+        """Zeros."""
+        return torch.zeros(num_prompts, dtype=torch.long, device=generator.device)
+
+
+class RandomWindow(StepWindow):
+    """A window of fixed size whose start is drawn afresh for every prompt and rollout (Flow-GRPO-Fast).
+
+    The published RealGen drew the start once per rank and kept it for the whole run, so that some steps were never
+    trained; here every start between the bounds comes up.
+
+    Args:
+        size: Stochastic steps, at least 1.
+        start_min: First step at which the window may start.
+        start_max: Last step at which it may start, included; ``None``: wherever the window still fits.
+    """
+
+    def __init__(self, size: int, start_min: int = 0, start_max: int | None = None) -> None:
+        self.size, self.start_min, self.start_max = size, start_min, start_max
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}.")
+        if start_min < 0 or (start_max is not None and start_max < start_min):
+            raise ValueError(
+                f"start_min and start_max must satisfy 0 <= start_min <= start_max, got {start_min}, {start_max}."
+            )
+
+    def decisions(self, num_steps: int) -> int:
+        """``size``."""
+        return self.size
+
+    def starts(self, num_steps: int) -> range:
+        """From ``start_min`` to ``start_max``."""
+        last = num_steps - self.size if self.start_max is None else self.start_max
+        return range(self.start_min, last + 1)
+
+    def sample(
+        self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
+    ) -> Int[Tensor, " prompts"]:
+        """Draw uniformly from ``starts``, each prompt for itself."""
+        starts = self.starts(num_steps)
+        return torch.randint(
+            starts.start, starts.stop, (num_prompts,), generator=generator, device=generator.device, dtype=torch.long
+        )
+
+
+class SlidingWindow(StepWindow):
+    """A window that moves from the first step to the last over the run (MixGRPO, arXiv:2507.21802, Algorithm 1).
+
+    start = min(stride * (iteration // interval), num_steps - size): early, coarse decisions are trained before late,
+    fine ones. All prompts of an iteration share it.
+
+    Args:
+        size: Stochastic steps w, at least 1; the paper uses 4 of 25.
+        interval: Iterations tau that the window rests at one place, at least 1; the paper uses 25.
+        stride: Steps s by which it then moves on, at least 1.
+        roll_back: Whether it starts again at the first step after the end; otherwise it stays at the end.
+    """
+
+    def __init__(self, size: int, interval: int, stride: int = 1, roll_back: bool = False) -> None:
+        for name, value in {"size": size, "interval": interval, "stride": stride}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        self.size, self.interval, self.stride, self.roll_back = size, interval, stride, roll_back
+
+    def decisions(self, num_steps: int) -> int:
+        """``size``."""
+        return self.size
+
+    def starts(self, num_steps: int) -> range:
+        """Wherever the window fits."""
+        return range(num_steps - self.size + 1)
+
+    def sample(
+        self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
+    ) -> Int[Tensor, " prompts"]:
+        """One place for all prompts, from the iteration alone."""
+        last, move = num_steps - self.size, iteration // self.interval
+        if self.roll_back:
+            move %= -(-last // self.stride) + 1
+        start = min(move * self.stride, last)
+        return torch.full((num_prompts,), start, dtype=torch.long, device=generator.device)

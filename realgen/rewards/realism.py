@@ -1,0 +1,31 @@
+"""Realism: how little a frozen detector takes an image for a generated one."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.detectors.base import Detector
+from realgen.rewards.base import Reward
+from realgen.types import Rollout
+
+
+class Realism(Reward):
+    """1 - p_fake of one detector, in [0, 1] (RealGen, arXiv:2512.00473).
+
+    Args:
+        detector: Judges the images; never trained.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+
+    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+        """Realism per row [B]; NaN for images with NaN."""
+        return 1 - self.detector(rollout.images)
+
+    def to(self, device: torch.device | str) -> Realism:
+        """Move the detector; returns self."""
+        self.detector.to(device)
+        return self

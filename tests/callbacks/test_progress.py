@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from realgen.callbacks import IterationProgress
+from tests.helpers.toy_grpo import GaussianPolicy, Prompts, module, trainer
+
+
+def fit(folder: Path, progress: IterationProgress, **settings: object) -> GaussianPolicy:
+    trained = module(updates_per_epoch=2)
+    lightning = trainer(folder, callbacks=[progress], enable_progress_bar=True, **settings)
+    lightning.fit(trained, Prompts())
+    return trained.policy
+
+
+def test_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, IterationProgress(every_n_iterations=3), limit_val_batches=0)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("iteration")]
+    form = r"iteration {}/4  reward -?\d\.\d{{3}}  green -?\d\.\d{{3}}  red -?\d\.\d{{3}}  \d+\.\d s/iteration"
+    assert len(lines) == 2
+    assert re.fullmatch(form.format(3), lines[0])
+    assert re.fullmatch(form.format(4), lines[1])
+
+
+def test_bars_on_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    policy = fit(tmp_path, IterationProgress())
+    shown = capsys.readouterr().err
+    assert re.search(r"iteration: 100%\|.*\| 4/4 .*reward=\d\.\d{3}, green=\d\.\d{3}, red=\d\.\d{3}", shown)
+    assert "update: 100%" in shown
+    assert "validation: 100%" in shown
+    assert policy.progress is None
+
+
+def test_the_bar_goes_on_at_the_resumed_iteration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    trained = module()
+    trained.iteration = 2
+    progress = IterationProgress()
+    trainer(tmp_path, callbacks=[progress], enable_progress_bar=True, max_epochs=3, limit_val_batches=0).fit(
+        trained, Prompts()
+    )
+    shown = capsys.readouterr().err
+    assert re.search(r"iteration:\s+33%\|.*\| 2/6", shown)
+
+
+def test_the_phase_bar_follows_any_order_of_phases(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = IterationProgress()
+    for phase, done in (("rollout", 1), ("rollout", 4), ("update", 1), ("rollout", 2), ("rollout", 1), ("rollout", 4)):
+        progress.show_phase(phase, done, 4)
+    shown = capsys.readouterr().err
+    assert shown.count("rollout: 100%") == 2
+    assert "update:  25%" in shown
+
+
+def test_a_silenced_bar_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = IterationProgress(every_n_iterations=1)
+    progress.disable()
+    fit(tmp_path, progress, limit_val_batches=0)
+    assert "iteration" not in capsys.readouterr().out
+    progress.enable()
+    fit(tmp_path, progress, limit_val_batches=0)
+    assert "iteration 4/4" in capsys.readouterr().out
+
+
+def test_impossible_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="every_n_iterations must be at least 1, got 0"):
+        IterationProgress(every_n_iterations=0)

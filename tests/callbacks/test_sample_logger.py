@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from realgen.callbacks import SampleLogger
+from realgen.callbacks.sample_logger import sample_sheet
+from realgen.types import PolicyScore, RewardOutput, Rollout
+from tests.helpers.toy_grpo import Prompts, module, trainer
+
+
+def test_sheets_are_saved_every_so_many_iterations(tmp_path: Path) -> None:
+    logger = SampleLogger(every_n_iterations=3, num_images=4, columns=2)
+    trainer(tmp_path, callbacks=[logger], max_epochs=4, limit_val_batches=0).fit(module(), Prompts())
+    files = sorted((tmp_path / "samples").iterdir())
+    assert [file.name for file in files] == ["iteration-000003.png", "iteration-000006.png"]
+    with Image.open(files[0]) as sheet:
+        # Two prompts, two samples each, two columns; prompt, reward and two parts below each.
+        assert sheet.size == (8 + 2 * 200, 8 + 2 * (192 + 4 * 17 + 8))
+
+
+@pytest.mark.parametrize(
+    ("num_images", "rows"),
+    [(4, [0, 1, 3, 4]), (100, [0, 1, 2, 3, 4, 5]), (1, [0]), (3, [0, 3])],
+)
+def test_every_prompt_is_shown_before_a_second_sample_is(num_images: int, rows: list[int]) -> None:
+    images = torch.arange(6).view(6, 1, 1, 1).expand(6, 3, 192, 192) / 5
+    score = PolicyScore(torch.zeros(6, 1))
+    rollout = Rollout(("a", "b"), 3, images, score, torch.ones(6, 1, dtype=torch.bool))
+    reward = torch.zeros(2, 3)
+    sheet = sample_sheet(rollout, RewardOutput(reward, {"r": reward}, {"r": 1.0}), num_images=num_images, columns=6)
+    shown = np.asarray(sheet)[100, 100::200, 0]
+    assert shown.tolist() == [51 * row for row in rows]
+
+
+def test_pictures_reach_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch.loggers import WandbLogger
+
+    sent = []
+    monkeypatch.setattr(WandbLogger, "log_image", lambda self, name, images, step: sent.append((name, images, step)))
+    wandb = WandbLogger(save_dir=tmp_path, offline=True, project="toy")
+    lightning = trainer(tmp_path, callbacks=[SampleLogger(every_n_iterations=2)], logger=wandb, limit_val_batches=0)
+    lightning.fit(module(), Prompts())
+    wandb.experiment.finish()
+    assert [(name, step) for name, _, step in sent] == [("samples", 2), ("samples", 4)]
+    assert isinstance(sent[0][1][0], Image.Image)
+
+
+@pytest.mark.parametrize("name", ["every_n_iterations", "num_images", "columns"])
+def test_impossible_numbers_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        SampleLogger(**{name: 0})

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import math
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from realgen.callbacks import Export, Summary
+from realgen.callbacks.summary_table import compare, number, summary_table
+from tests.helpers.toy_grpo import MeanBlue, Prompts, module, trainer
+
+
+def rendered(table: object) -> list[list[str]]:
+    console = Console(file=StringIO(), width=120)
+    console.print(table)
+    lines = [line.strip(" │┃").replace("┃", "│") for line in console.file.getvalue().splitlines()]
+    return [[cell.strip() for cell in line.split("│")] for line in lines]
+
+
+def test_the_table_tells_each_measure_by_its_own_direction() -> None:
+    before = {"kid": 3.0, "diversity": 0.5, "reward": 0.1, "reward/red": 0.2, "held_out": 0.4, "odd": 1.0, "gone": 1.0}
+    after = {"kid": 2.0, "diversity": 0.4, "reward": 0.3, "reward/red": 0.2, "held_out": math.nan, "odd": 2.0}
+    higher = {"kid": False, "diversity": True, "held_out": True}
+    rows = rendered(summary_table(compare(before, after, higher_is_better=higher), before=0, after=60))
+    assert ["measure", "iteration 0", "iteration 60", "change"] in [row[:4] for row in rows]
+    cells = [row for row in rows if len(row) == 5 and row[1]]
+    assert cells[1:] == [
+        ["reward", "0.100", "0.300", "+0.200", "↑ better"],
+        ["red", "0.200", "0.200", "0.000", "= same"],
+        ["diversity", "0.500", "0.400", "-0.100", "↓ worse"],
+        ["held_out", "0.400", "nan", "nan", "↓ unknown"],
+        ["kid", "3.000", "2.000", "-1.000", "↓ better"],
+        ["odd", "1.000", "2.000", "+1.000", "↑ unknown"],
+    ]
+    assert [row[0] for row in rows if row[0] in ("rewarded", "never rewarded")] == ["rewarded", "never rewarded"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "0.000"), (-0.05, "-0.05"), (123.4, "123"), (99.99, "99.990")])
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_a_run_ends_with_table_pictures_and_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = module(metrics={"blue": MeanBlue()}, validation_samples_per_prompt=2)
+    summary, export = Summary(num_images=2, columns=1), Export()
+    lightning = trainer(tmp_path, callbacks=[summary, export], max_epochs=3)
+    before = lightning.validate(trained, Prompts(), verbose=False)[0]
+    lightning.fit(trained, Prompts())
+    out = capsys.readouterr().out
+    report = json.loads((tmp_path / "summary.json").read_text())
+    assert report["before"] == {"iteration": 0, "values": {n.removeprefix("val/"): v for n, v in before.items()}}
+    assert report["after"]["iteration"] == 6
+    last = {n: float(v) for n, v in lightning.callback_metrics.items() if n.startswith("val/")}
+    assert {f"val/{name}": value for name, value in report["after"]["values"].items()} == last
+    assert report["verdicts"] == {
+        "reward": "better", "reward/red": "better", "reward/green": "better", "blue": "same",
+    }  # fmt: skip
+    assert report["exported"] == str(tmp_path / "lora")
+    row = next(line for line in out.splitlines() if line.strip("│ ").startswith("red"))
+    assert f"{before['val/reward/red']:.3f}" in row
+    assert f"{last['val/reward/red']:.3f}" in row
+    assert f"pipeline.load_lora_weights('{tmp_path / 'lora'}')" in out
+    config, checkpoint = tmp_path / "config.yaml", tmp_path / "checkpoints" / "last.ckpt"
+    assert f"python -m realgen.fit --config {config} --ckpt_path {checkpoint} --trainer.max_epochs=6" in out
+
+
+def test_the_pairs_show_the_same_prompt_and_seed(tmp_path: Path) -> None:
+    trained = module()
+    summary = Summary(num_images=3, columns=2)
+    lightning = trainer(tmp_path, callbacks=[summary], max_epochs=1)
+    lightning.validate(trained, Prompts(), verbose=False)
+    first = trained.policy.sample(["a"], [100])[0, :, 0, 0]
+    lightning.fit(trained, Prompts())
+    last = trained.policy.sample(["a"], [100])[0, :, 0, 0]
+    assert summary.before["prompts"] == summary.after["prompts"] == ["a", "a cat", "a red fox"]  # no padding
+    with Image.open(tmp_path / "before_after.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB")) / 255
+    assert pixels.shape[1] == 8 + 4 * 200
+    np.testing.assert_allclose(pixels[100, 100], first, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(pixels[100, 300], last, atol=0.5 / 255 + 1e-6)
+    assert not torch.equal(first, last)
+
+
+def test_a_resumed_run_keeps_the_baseline() -> None:
+    summary, resumed = Summary(), Summary()
+    summary.before = {"iteration": 0, "values": {"reward": 0.5}}
+    resumed.load_state_dict(summary.state_dict())
+    assert resumed.before == summary.before
+
+
+def test_one_validation_is_nothing_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer(tmp_path, callbacks=[Summary()], max_epochs=1).fit(module(), Prompts())
+    assert "held-out" not in capsys.readouterr().out
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("name", ["num_images", "columns"])
+def test_impossible_numbers_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        Summary(**{name: 0})

@@ -1,0 +1,53 @@
+"""What every test stands on: no network, one thread, a fixed seed, and the repository's own models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Read once when torch, transformers and wandb are imported, and inherited by the processes that tests start.
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+    }
+)
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked ``gpu`` on a machine without one."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def repository(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The repository's root, made the working directory, as the configs' relative paths expect."""
+    monkeypatch.chdir(ROOT)
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def nano() -> Path:
+    """The folder of the shipped small models; a missing one is a failure, since they belong to the repository."""
+    folder = ROOT / "data" / "nano"
+    if not folder.is_dir():
+        pytest.fail(f"{folder} is missing; `make nano` retrains the small models.")
+    return folder

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from realgen.data import PromptTable
+from realgen.data.make_shards import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return main(["--output", "data/train", *arguments])
+
+
+def write_lines(path: str, rows: list[Any]) -> None:
+    Path(path).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def prompts(pattern: str = "data/train") -> list[str]:
+    table = PromptTable([str(path) for path in sorted(Path(pattern).glob("*.tar"))])
+    return [table[row].prompt for row in range(len(table))]
+
+
+def test_text_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("prompts.txt").write_bytes("\ufeffa cat\n\n  eine Kätzin \r\na cat\n \na dog".encode())
+    assert run("--input", "prompts.txt", "--samples_per_shard", "3") == 0
+    assert sorted(path.name for path in Path("data/train").iterdir()) == ["train-000000.tar", "train-000001.tar"]
+    assert prompts() == ["a cat", "eine Kätzin", "a cat", "a dog"]
+    out = capsys.readouterr().out
+    assert "wrote 4 prompts, 0 with an image, as data/train/train-000000.tar to train-000001.tar" in out
+    assert "empty lines, passed over: 2" in out
+    assert "lines that repeat a prompt, and were kept: 1 (line 4 repeats line 1)" in out
+
+
+def test_jsonl_with_images(
+    folder: Path, photograph: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "photographs/cats").mkdir(parents=True)
+    photograph().save("photographs/cats/1.png")
+    write_lines("a.jsonl", [{"prompt": "a cat", "image": "cats/1.png", "light": "soft"}])
+    assert run("--input", "a.jsonl", "--images", "photographs") == 0
+    assert "wrote 1 prompts, 1 with an image, as data/train/train-000000.tar\n" in capsys.readouterr().out
+    batch = PromptTable(["data/train/train-000000.tar"], photographs=True).batch([0])
+    assert batch.metadata == ({"light": "soft"},)
+    assert batch.images is not None
+    assert batch.images.shape == (1, 3, 6, 4)
+
+
+def test_existing_shards(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("prompts.txt").write_text("a cat\n")
+    assert run("--input", "prompts.txt") == 0
+    assert run("--input", "prompts.txt") == 1
+    assert "already holds 1 shards" in capsys.readouterr().err
+    Path("prompts.txt").write_text("a dog\n")
+    assert run("--input", "prompts.txt", "--overwrite") == 0
+    assert prompts() == ["a dog"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"prompt": "a"}\n\n{"prompt": "b"\n', "a.jsonl, line 3: not JSON: "),
+        (b'{"prompt": "a"}\n[1]\n', "a.jsonl, line 2: expected an object with a 'prompt', got list"),
+        (b'{"prompt": "a"}\n{"prompt": ""}\n', "a.jsonl, line 2: sample 1: 'prompt' must be a text that is not empty"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "a.jsonl, line 2: 'utf-8' codec can't decode"),
+        (b'{"prompt": "a", "image": "x.png"}\n', "a.jsonl, line 1: sample 0: the image photos/x.png does not exist"),
+        (b'{"prompt": "a", "image": "bad.png"}\n', "line 1: sample 0: photos/bad.png: the image cannot be decoded"),
+        (b'{"prompt": "a", "image": 3}\n', "a.jsonl, line 1: 'image' must be a path, got 3"),
+        (b"\n\n", "error: samples must hold at least one prompt"),
+    ],
+)
+def test_errors_name_the_line_and_leave_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
+) -> None:
+    (folder / "photos").mkdir()
+    (folder / "photos/bad.png").write_bytes(b"no image")
+    (folder / "a.jsonl").write_bytes(content)
+    assert run("--input", "a.jsonl", "--images", "photos") == 1
+    assert message in capsys.readouterr().err
+    assert not (folder / "data/train").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input", "a.jsonl"], "line 1: the line has an 'image', but --images does not say where images are"),
+        (["--input", "a.csv"], "--input must end in .txt or .jsonl, got 'a.csv'"),
+        (["--input", "b.txt"], "--input b.txt does not exist"),
+        (["--input", "a.jsonl", "--images", "photos"], "--images photos is not a folder"),
+        (["--input", "a.jsonl", "--samples_per_shard", "0"], "samples_per_shard must be at least 1, got 0"),
+    ],
+)
+def test_arguments_that_cannot_be(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    write_lines("a.jsonl", [{"prompt": "a", "image": "x.png"}])
+    assert run(*arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_starts_without_torch(folder: Path) -> None:
+    code = (
+        "import sys; from realgen.data import make_shards\n"
+        "try: make_shards.main(['--help'])\n"
+        "except SystemExit: assert 'torch' not in sys.modules and 'lightning' not in sys.modules"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--samples_per_shard N" in done.stdout

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from realgen.data import PromptTable, prompt_seed, write_shards
+
+PROMPTS = [f"prompt {i}" for i in range(7)]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[str]:
+    """Three unequal shards of 3, 1 and 3 prompts."""
+    rows = [{"prompt": prompt, "number": i} for i, prompt in enumerate(PROMPTS)]
+    parts = {"a": rows[:3], "b": rows[3:4], "c": rows[4:]}
+    return [str(path) for name, part in parts.items() for path in write_shards(part, tmp_path / name)]
+
+
+@pytest.fixture
+def photograph_shards(tmp_path: Path, photograph: Callable[..., Image.Image]) -> list[str]:
+    samples = ({"prompt": f"photo {i}", "image": photograph(i)} for i in range(3))
+    return [str(path) for path in write_shards(samples, tmp_path / "photographs", 2)]
+
+
+@pytest.mark.parametrize("max_in_memory", [1, 6, 7, 100])
+@pytest.mark.parametrize("scheme", ["", "pipe:cat "])
+def test_rows_are_the_same_in_memory_on_demand_and_streamed(shards: list[str], max_in_memory: int, scheme: str) -> None:
+    if scheme and max_in_memory < 7:
+        with pytest.raises(ValueError, match=f"max_in_memory={max_in_memory}, .*copy the shards to a local disk"):
+            PromptTable([scheme + shard for shard in shards], max_in_memory=max_in_memory)
+        return
+    table = PromptTable([scheme + shard for shard in shards], max_in_memory=max_in_memory)
+    assert [table[row].prompt for row in range(len(table))] == PROMPTS
+    assert [table[row].metadata for row in range(len(table))] == [{"number": i} for i in range(7)]
+    assert table.digest == PromptTable(shards).digest
+
+
+def test_prompts_in_memory_need_no_file_and_those_on_demand_do(shards: list[str]) -> None:
+    in_memory, on_demand = PromptTable(shards, max_in_memory=7), PromptTable(shards, max_in_memory=6)
+    Path(shards[1]).unlink()
+    assert in_memory[3].prompt == "prompt 3"
+    assert on_demand[4].prompt == "prompt 4"
+    with pytest.raises(FileNotFoundError):
+        on_demand[3]
+
+
+def test_batch(shards: list[str]) -> None:
+    batch = PromptTable(shards).batch([4, 0], mask=[True, False])
+    assert batch.prompts == ("prompt 4", "prompt 0")
+    assert batch.keys == ("000000000", "000000000")
+    assert batch.metadata == ({"number": 4}, {"number": 0})
+    assert batch.seeds == (prompt_seed("000000000", "prompt 4"), prompt_seed("000000000", "prompt 0"))
+    assert batch.mask.tolist() == [True, False]
+    assert batch.images is None
+
+
+@pytest.mark.parametrize("scheme", ["", "pipe:cat "])
+def test_photographs_come_back_as_they_were(
+    photograph_shards: list[str], photograph: Callable[..., Image.Image], scheme: str
+) -> None:
+    table = PromptTable([scheme + shard for shard in photograph_shards], photographs=True)
+    assert table.image_shape == (3, 6, 4)
+    images = table.batch([2, 0]).images
+    assert images is not None
+    assert images.dtype == torch.float32
+    truth = np.stack([np.array(photograph(i)) for i in (2, 0)]) / 255.0
+    np.testing.assert_allclose(images.permute(0, 2, 3, 1).numpy(), truth, atol=1e-7)
+    assert table.batch([1]).mask.tolist() == [True]
+
+
+def test_photographs_are_left_alone_unless_asked_for(photograph_shards: list[str]) -> None:
+    assert PromptTable(photograph_shards).batch([0, 1]).images is None
+
+
+def test_image_size_scales_and_crops_to_the_center(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 80, 3), dtype=np.uint8)
+    pixels[:, 15:65] = 255  # white over the central square and a little beyond, black at the sides
+    shards = write_shards([{"prompt": "a", "image": Image.fromarray(pixels)}], tmp_path / "wide")
+    images = PromptTable([str(shards[0])], photographs=True, image_size=20).batch([0]).images
+    assert images is not None
+    assert images.shape == (1, 3, 20, 20)
+    assert images.min() == 1.0
+
+
+def test_photographs_of_several_sizes_need_an_image_size(
+    tmp_path: Path, photograph: Callable[..., Image.Image]
+) -> None:
+    samples = [{"prompt": "a", "image": photograph()}, {"prompt": "b", "image": photograph(height=5)}]
+    (shard,) = write_shards(samples, tmp_path / "sizes")
+    with pytest.raises(ValueError, match=r"image_size must be given .*'000000001' is 4x5 pixels, those before are 4x6"):
+        PromptTable([str(shard)], photographs=True)
+    assert PromptTable([str(shard)], photographs=True, image_size=4).image_shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_either_all_or_none_have_a_photograph(
+    tmp_path: Path, photograph: Callable[..., Image.Image], first: bool
+) -> None:
+    samples = [{"prompt": "a", "image": photograph() if first else None}, {"prompt": "b", "image": photograph()}]
+    samples[1]["image"] = None if first else photograph()
+    (shard,) = write_shards(samples, tmp_path / "mixed")
+    with pytest.raises(ValueError, match=r"'000000001' has (no|a) photograph, unlike those before"):
+        PromptTable([str(shard)], photographs=True)
+
+
+def test_broken_samples_are_counted_and_the_first_five_named(tmp_path: Path, write_tar: Callable[..., Path]) -> None:
+    broken = {f"bad{i}.txt": b"" for i in range(7)}
+    shard = str(write_tar(tmp_path / "a.tar", {"000.txt": b"good", **broken}))
+    table = PromptTable([shard])
+    assert (len(table), table.skipped) == (1, 7)
+    assert table.skipped_names == [f"{shard}, sample 'bad{i}': its prompt is empty." for i in range(5)]
+
+
+@pytest.mark.parametrize("max_in_memory", [1, 100])
+def test_broken_samples_shift_no_other(tmp_path: Path, write_tar: Callable[..., Path], max_in_memory: int) -> None:
+    members = {"0.txt": b"zero", "1.txt": b"\xff", "2.txt": b"two", "3.json": b"{}", "4.txt": b"four"}
+    table = PromptTable([str(write_tar(tmp_path / "a.tar", members))], max_in_memory=max_in_memory)
+    assert [table[row].prompt for row in range(len(table))] == ["zero", "two", "four"]
+
+
+def test_a_broken_photograph_is_skipped_only_where_photographs_are_used(
+    tmp_path: Path, photograph: Callable[..., Image.Image]
+) -> None:
+    photograph(height=64, width=64).save(tmp_path / "a.png")
+    png = (tmp_path / "a.png").read_bytes()
+    (shard,) = write_shards([{"prompt": p, "image": tmp_path / "a.png"} for p in "abc"], tmp_path / "train")
+    data = shard.read_bytes()
+    second = data.index(png, data.index(png) + 1)
+    shard.write_bytes(data[: second + 5000] + bytes(100) + data[second + 5100 :])
+
+    table = PromptTable([str(shard)], photographs=True)
+    assert [table[row].prompt for row in range(len(table))] == ["a", "c"]
+    assert table.skipped_names[0].startswith(f"{shard}, sample '000000001': the image cannot be decoded")
+    assert len(PromptTable([str(shard)])) == 3
+
+
+def test_nothing_usable(tmp_path: Path, write_tar: Callable[..., Path]) -> None:
+    shard = str(write_tar(tmp_path / "a.tar", {"0.txt": b"", "1.txt": b"\xff"}))
+    with pytest.raises(ValueError, match=r"no sample of the 1 shards can be used; first: .*sample '0': its prompt is"):
+        PromptTable([shard])
+    with pytest.raises(ValueError, match=r"the 1 shards hold no sample, the first is .*empty.tar"):
+        PromptTable([str(write_tar(tmp_path / "empty.tar", {}))])

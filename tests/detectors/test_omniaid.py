@@ -1,0 +1,64 @@
+import argparse
+import json
+
+import pytest
+import torch
+
+from realgen.detectors import OmniAID, OmniAIDNetwork
+from realgen.detectors.checkpoint import save
+
+
+def test_class_one_is_fake(omniaid_network, images, tmp_path):
+    with torch.no_grad():
+        omniaid_network.head.weight.zero_()
+        omniaid_network.head.bias.copy_(torch.tensor([1.0, 3.0]))
+    p_fake = OmniAID(str(save(omniaid_network, tmp_path)))(images)
+    torch.testing.assert_close(p_fake, torch.full((6,), 2.0).sigmoid())
+
+
+def test_saved_and_read_again_it_answers_the_same(omniaid_network, tiny_omniaid, images):
+    with torch.no_grad():
+        expected = omniaid_network(images).softmax(-1)[:, 1]
+    torch.testing.assert_close(tiny_omniaid(images), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("wrap", ["plain", "model", "module"])
+def test_reads_a_published_file(omniaid_network, tiny_omniaid, images, tmp_path, wrap):
+    state = {name: value.clone() for name, value in omniaid_network.state_dict().items()}
+    state["encoder_layers.0.self_attn.q_proj.U_r"] = torch.zeros(24, 21)
+    state["encoder_layers.0.self_attn.q_proj.V_r"] = torch.zeros(21, 24)
+    state["encoder_layers.0.self_attn.q_proj.weight_original_fnorm"] = torch.tensor(1.0)
+    if wrap == "module":
+        state = {f"module.{name}": value for name, value in state.items()}
+    whole = state if wrap == "plain" else {"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)}
+    torch.save(whole, tmp_path / "published.pth")
+    config = str(tmp_path / "omniaid" / "config.json")
+    published = OmniAID(str(tmp_path / "published.pth"), config=config)
+    assert torch.equal(published(images[:3]), tiny_omniaid(images[:3]))
+
+
+def test_reads_the_second_tower_as_older_transformers_named_it(clip_tower, images, tmp_path):
+    network = OmniAIDNetwork.from_clip_vision(clip_tower, rank=2, router_input="frozen_tower").eval()
+    expected = OmniAID(str(save(network, tmp_path)))(images)
+    old = {
+        name.replace("feature_extractor.", "feature_extractor.vision_model."): value
+        for name, value in network.state_dict().items()
+    }
+    old["feature_extractor.vision_model.embeddings.position_ids"] = torch.arange(17)
+    torch.save({"model": old}, tmp_path / "old.pth")
+    assert torch.equal(OmniAID(str(tmp_path / "old.pth"))(images), expected)
+
+
+def test_preprocess_of_the_checkpoint_can_be_overridden(omniaid_network, images, tmp_path):
+    folder = str(save(omniaid_network, tmp_path))
+    v1, v2 = (OmniAID(folder, preprocess=version)(images) for version in ("v1", "v2"))
+    assert torch.equal(OmniAID(folder)(images), v2)
+    assert (v1 - v2).abs().max() > 1e-4
+
+
+def test_a_file_for_another_network_is_refused(omniaid_network, tmp_path):
+    folder = save(omniaid_network, tmp_path)
+    numbers = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**numbers, "router_input": "frozen_tower"}))
+    with pytest.raises(ValueError, match=r"missing: feature_extractor\.embeddings\.class_embedding.* more"):
+        OmniAID(str(folder))(torch.zeros(1, 3, 8, 8))

@@ -1,0 +1,188 @@
+"""What every metric promises; a new one joins by being exported."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+import torch
+
+import realgen.metrics
+from realgen.metrics import ImageMetric, RealComparison
+
+METRICS = [
+    thing
+    for name in realgen.metrics.__all__
+    if inspect.isclass(thing := getattr(realgen.metrics, name))
+    and issubclass(thing, ImageMetric)
+    and not inspect.isabstract(thing)
+]
+PROMPTS = ["a cat", "a dog", "a cat", "a cup", "a dog", "a cup", "a dog", "a cat", "a tree", "a cup"]
+VALID = torch.tensor([True, True, True, True, True, True, True, True, False, True])
+
+
+def test_all_metrics_are_found():
+    assert sorted(metric.__name__ for metric in METRICS) == [
+        "ColorDistance", "DetectorAUROC", "DetectorScore", "Diversity", "GridEnergy", "KID", "SpectrumDistance",
+    ]  # fmt: skip
+
+
+@pytest.fixture(params=METRICS, ids=lambda metric: metric.__name__)
+def metric(request, detector, encoder):
+    judges = {"detector": detector, "encoder": encoder}
+    names = inspect.signature(request.param).parameters
+    return request.param(**{name: judge for name, judge in judges.items() if name in names})
+
+
+@pytest.fixture
+def batch(photographs):
+    """Ten generated images (soft and dark) and ten photographs."""
+    images, real = 0.7 * torch.nn.functional.avg_pool2d(photographs[:10], 3, 1, 1), photographs[10:20].clone()
+    return {"images": images, "prompts": PROMPTS, "real": real, "valid": VALID}
+
+
+def part(batch, rows: slice):
+    return {name: value[rows] for name, value in batch.items()}
+
+
+def value_of(metric, *batches):
+    metric = metric.clone()
+    metric.reset()
+    for batch in batches:
+        metric.update(**batch)
+    return metric.compute()
+
+
+def test_class_constants(metric):
+    assert isinstance(metric.higher_is_better, bool)
+    assert metric.is_differentiable is False
+    assert metric.full_state_update is False
+    with pytest.raises(RuntimeError, match="Can't change const"):
+        metric.higher_is_better = True
+
+
+def test_one_float(metric, batch):
+    value = value_of(metric, batch)
+    assert value.shape == ()
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+
+
+def test_batches_equal_all_at_once(metric, batch):
+    whole = value_of(metric, batch)
+    pieces = value_of(metric, part(batch, slice(0, 3)), part(batch, slice(3, 9)), part(batch, slice(9, 10)))
+    torch.testing.assert_close(pieces, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_two_ranks_equal_all_at_once(metric, batch):
+    ranks = metric.clone(), metric.clone()
+    ranks[0].update(**part(batch, slice(0, 4)))
+    ranks[1].update(**part(batch, slice(4, 10)))
+    ranks[0].merge_state(ranks[1])
+    torch.testing.assert_close(ranks[0].compute(), value_of(metric, batch), rtol=1e-5, atol=1e-6)
+
+
+def test_padding_does_not_count(metric, batch):
+    kept = {
+        "images": batch["images"][VALID],
+        "prompts": [prompt for prompt, keep in zip(PROMPTS, VALID, strict=True) if keep],
+        "real": batch["real"][VALID],
+    }
+    batch["images"][8] = torch.nan
+    batch["real"][8] = torch.nan
+    torch.testing.assert_close(value_of(metric, batch), value_of(metric, kept), rtol=1e-5, atol=1e-6)
+
+
+def test_batch_of_padding_changes_nothing_and_keeps_the_states_rank(metric, batch):
+    padding = {**part(batch, slice(0, 2)), "valid": torch.zeros(2, dtype=torch.bool)}
+    torch.testing.assert_close(value_of(metric, padding, batch), value_of(metric, batch), rtol=1e-5, atol=1e-6)
+    metric.update(**padding)
+    (empty,) = metric.generated
+    metric.update(**batch)
+    assert empty.shape == (0, *metric.generated[1].shape[1:])
+
+
+def test_valid_nan_shows(metric, batch):
+    batch["images"][0] = torch.nan
+    assert value_of(metric, batch).isnan()
+
+
+def test_survives_clone_and_pickle(metric, batch):
+    expected = value_of(metric, batch)
+    metric.update(**part(batch, slice(0, 5)))  # the judges are built now
+    for copy in (metric.clone(), pickle.loads(pickle.dumps(metric))):
+        copy.update(**part(batch, slice(5, 10)))
+        torch.testing.assert_close(copy.compute(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_reset_forgets(metric, batch):
+    metric.update(**{**batch, "images": batch["real"]})
+    metric.compute()
+    metric.reset()
+    metric.update(**batch)
+    torch.testing.assert_close(metric.compute(), value_of(metric, batch))
+
+
+def test_judges_stay_out_of_state_dict_and_parameters(metric, batch):
+    metric.update(**batch)
+    assert not metric.state_dict()
+    assert not list(metric.parameters())
+    assert isinstance(hash(metric), int)
+
+
+def test_draws_no_random_numbers_and_keeps_no_graph(metric, batch):
+    metric.update(**batch)  # builds the judges, whose random weights are drawn here
+    before = torch.random.get_rng_state()
+    metric.update(**{**batch, "images": batch["images"].clone().requires_grad_()})
+    assert not metric.compute().requires_grad
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_measures_in_float32_under_autocast(metric, batch):
+    expected = value_of(metric, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = value_of(metric, batch)
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
+def test_compute_without_images(metric):
+    with pytest.raises(ValueError, match=f"{type(metric).__name__} has seen no generated images"):
+        metric.compute()
+
+
+def test_compute_without_photographs(metric, batch):
+    metric.update(batch["images"], prompts=PROMPTS)
+    if isinstance(metric, RealComparison):
+        with pytest.raises(ValueError, match=f"{type(metric).__name__} has seen no real images"):
+            metric.compute()
+    else:
+        assert metric.compute().isfinite()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.rand(10, 1, 64, 64)}, r"images must have shape \[batch, 3, height, width\]"),
+        ({"images": torch.full((10, 3, 64, 64), 2.0)}, r"images must lie in \[0, 1\]"),
+        ({"real": torch.rand(10, 64, 64)}, r"real must have shape \[batch, 3, height, width\]"),
+        ({"real": torch.rand(9, 3, 64, 64)}, "real must have one photograph per image, 10, got 9"),
+        ({"prompts": PROMPTS[:4]}, "prompts must be one per image, 10, got 4"),
+        ({"valid": torch.ones(9, dtype=torch.bool)}, r"valid must be bool \[10\], got torch.bool \[9\]"),
+    ],
+    ids=["channels", "range", "rank", "photographs", "prompts", "valid"],
+)
+def test_wrong_input(photographs, change, message):
+    metric = realgen.metrics.ColorDistance()
+    update = inspect.unwrap(type(metric).update)  # without the tests' shape checker, as in training
+    with pytest.raises(ValueError, match=message):
+        update(metric, **{"images": photographs[:10], "prompts": PROMPTS, "real": photographs[10:20], **change})
+    assert not metric.generated
+
+
+def test_valid_must_be_boolean(photographs):
+    metric = realgen.metrics.ColorDistance()
+    update = inspect.unwrap(type(metric).update)
+    with pytest.raises(ValueError, match=r"valid must be bool \[2\], got torch.int64 \[2\]"):
+        update(metric, photographs[:2], prompts=PROMPTS[:2], valid=torch.tensor([0, 1]))

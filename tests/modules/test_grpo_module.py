@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from realgen.modules import DiffusionGRPO, GRPOModule, OnPolicyError
+from realgen.modules.seeds import iteration_generator
+from realgen.objectives import GRPO, GRPOGuard
+from realgen.rewards import WeightedSum
+from tests.helpers.toy_grpo import PROMPTS, Color, GaussianPolicy, MeanBlue, Prompts, module, trainer
+
+
+def fit(folder: Path, iterations: int = 1, **settings: Any) -> GRPOModule:
+    trained = module(**settings)
+    trainer(folder, max_epochs=1, limit_train_batches=iterations, limit_val_batches=0).fit(trained, Prompts())
+    return trained
+
+
+def weights(trained: GRPOModule) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trained.policy.trainable_parameters().values()])
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1.0)
+
+
+def double(**settings: Any) -> dict[str, Any]:
+    """Settings under which one iteration moves the weights by minus the gradient, in float64."""
+    return {"policy": GaussianPolicy(dtype=torch.float64), "optimizer": sgd, "max_grad_norm": torch.inf, **settings}
+
+
+def naive_gradient(failing: tuple[int, ...] = ()) -> Tensor:
+    """Gradient of -mean(A ln p) over all decisions of iteration 0, by the formulas of the paper, in one pass."""
+    policy = GaussianPolicy(dtype=torch.float64)
+    policy.load()
+    rollout = policy.rollout(PROMPTS[:2], 4, generator=iteration_generator(0, 0, 0))
+    advantages = torch.zeros(2, 4, dtype=torch.float64)
+    for channel, weight in ((0, 1.0), (1, 0.5)):
+        rewards = rollout.images[:, channel, 0, 0].double().view(2, 4)
+        for prompt in range(2):
+            judged = [s for s in range(4) if prompt * 4 + s not in failing]
+            group = rewards[prompt, judged]
+            spread = ((group - group.mean()) ** 2).mean().sqrt()
+            advantages[prompt, judged] += weight / 1.5 * (group - group.mean()) / (spread + 1e-4)
+    loss = -(advantages.view(8, 1) * policy.score(rollout, torch.arange(8)).log_probs).mean()
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.trainable_parameters().values()))])
+
+
+@pytest.mark.parametrize("microbatch_size", [1, 3, 8])
+@pytest.mark.parametrize("skip", [False, True])
+def test_one_update_follows_the_gradient_of_the_paper(tmp_path: Path, microbatch_size: int, skip: bool) -> None:
+    start = GaussianPolicy(dtype=torch.float64)
+    start.load()
+    trained = fit(tmp_path, **double(microbatch_size=microbatch_size, skip_zero_advantages=skip))
+    moved = torch.cat([start.weight.detach().flatten(), start.bias.detach()]) - weights(trained)
+    # Rewards are float32 by contract (eps 6e-8), and are divided by a spread of 0.1.
+    torch.testing.assert_close(moved, naive_gradient(), rtol=0, atol=1e-6)
+    assert moved.abs().max() > 0.01
+
+
+def test_microbatches_do_not_change_the_gradient(tmp_path: Path) -> None:
+    uneven = [weights(fit(tmp_path, **double(microbatch_size=size, updates_per_epoch=2))) for size in (1, 3, 4)]
+    for other in uneven[1:]:
+        torch.testing.assert_close(other, uneven[0], rtol=0, atol=1e-14)
+
+
+def test_failed_samples_are_masked(tmp_path: Path) -> None:
+    failing = (1, 6, 7)
+    reward = WeightedSum({"red": Color(0, failing), "green": Color(1)}, {"green": 0.5})
+    start = GaussianPolicy(dtype=torch.float64)
+    start.load()
+    trained = fit(tmp_path, **double(reward=reward))
+    moved = torch.cat([start.weight.detach().flatten(), start.bias.detach()]) - weights(trained)
+    torch.testing.assert_close(moved, naive_gradient(failing), rtol=0, atol=1e-6)
+    metrics = trained.trainer.callback_metrics
+    assert (float(metrics["failed/red"]), float(metrics["failed/green"])) == (3, 0)
+    assert trained.policy.scored_rows == 5  # the three rows without an advantage are skipped
+
+
+@pytest.mark.parametrize("constant", [False, True], ids=["some", "all"])
+def test_skipping_zero_advantages_is_exact(tmp_path: Path, constant: bool) -> None:
+    """With momentum and weight decay; when all rewards are equal, the update must still happen."""
+    reward = Color(0, constant=True) if constant else Color(0, failing=[0, 1, 5])
+    settings = {"reward": reward, "inner_epochs": 2, "updates_per_epoch": 2}
+    runs = []
+    for skip in (False, True):
+        policy = GaussianPolicy(dtype=torch.float64)
+        fit(tmp_path, 2, policy=policy, skip_zero_advantages=skip, **settings)
+        runs.append((torch.cat([policy.weight.flatten(), policy.bias]), policy.scored_rows))
+    (without, all_rows), (with_skip, fewer_rows) = runs
+    torch.testing.assert_close(with_skip, without, rtol=0, atol=1e-13)
+    assert all_rows == 2 * 2 * 8
+    assert fewer_rows < all_rows
+
+
+def test_rows_with_zero_advantage_are_scored_when_there_is_a_leash(tmp_path: Path) -> None:
+    objective = GRPO(clip_low=0.2, clip_high=0.2, kl="k3", kl_coef=0.1)
+    trained = fit(tmp_path, reward=Color(0, constant=True), objective=objective)
+    assert trained.policy.scored_rows == 8 + 8
+    assert trained.policy.references == 1
+
+
+def test_the_reference_is_scored_once_per_rollout_and_only_when_needed(tmp_path: Path) -> None:
+    leash = GRPO(clip_low=0.2, clip_high=0.2, kl="k3", kl_coef=0.1)
+    assert fit(tmp_path, 2, objective=leash, inner_epochs=3).policy.references == 2
+    assert fit(tmp_path, 2, inner_epochs=3).policy.references == 0
+
+
+def test_the_leash_pulls_towards_the_reference(tmp_path: Path) -> None:
+    start = GaussianPolicy()
+    start.load()
+    origin = torch.cat([start.weight.flatten(), start.bias])
+    far, near = (
+        weights(fit(tmp_path, 8, objective=GRPO(0.2, 0.2, kl="k3", kl_coef=coef))) - origin for coef in (0.0, 30.0)
+    )
+    assert near.norm() < 0.5 * far.norm()
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    trained = module()
+    lightning = trainer(tmp_path, max_epochs=5, limit_train_batches=8)
+    before = lightning.validate(trained, Prompts(), verbose=False)[0]["val/reward"]
+    lightning.fit(trained, Prompts())
+    assert float(lightning.callback_metrics["val/reward"]) > before + 0.3
+
+
+def test_the_log_says_what_happened(tmp_path: Path) -> None:
+    trained = module(inner_epochs=2, updates_per_epoch=2, policy=GaussianPolicy(dtype=torch.float64))
+    lightning = trainer(tmp_path, max_epochs=1, limit_train_batches=3, limit_val_batches=0)
+    lightning.fit(trained, Prompts())
+    metrics = {name: float(value) for name, value in lightning.callback_metrics.items()}
+    names = {
+        "reward", "reward/red", "reward/green", "failed/red", "failed/green", "reward_std", "advantage/mean",
+        "advantage/std", "advantage/absmax", "zero_variance_groups", "objective/clip_fraction",
+        "objective/ratio_mean", "objective/approx_kl", "ratio/on_policy_deviation", "grad_norm", "lr",
+        "seconds/rollout", "seconds/reward", "seconds/update", "iteration",
+    }  # fmt: skip
+    assert names <= metrics.keys()
+    assert metrics["iteration"] == 3
+    assert metrics["reward"] == pytest.approx(metrics["reward/red"] + 0.5 * metrics["reward/green"], abs=1e-6)
+    assert metrics["advantage/mean"] == pytest.approx(0, abs=1e-6)
+    assert metrics["ratio/on_policy_deviation"] < 1e-12
+    assert metrics["objective/approx_kl"] > 0  # later updates are off-policy
+    assert metrics["lr"] == pytest.approx(0.05)
+    assert trained.policy.iterations == [0, 1, 2]
+
+
+def test_diffusion_grpo_counts_images_and_evaluations(tmp_path: Path) -> None:
+    policy = GaussianPolicy()
+    trained = DiffusionGRPO(policy, Color(0), GRPO(0.2, 0.2), group_size=4, skip_zero_advantages=False)
+    policy.transformer_evals = 1000
+    count = type(policy).score
+
+    def score(*args: Any) -> Any:
+        policy.transformer_evals += 7
+        return count(policy, *args)
+
+    policy.score = score
+    lightning = trainer(tmp_path, max_epochs=1, limit_train_batches=2, limit_val_batches=0)
+    lightning.fit(trained, Prompts())
+    metrics = {name: float(value) for name, value in lightning.callback_metrics.items()}
+    assert metrics["transformer_evals"] == 7  # one microbatch in the last iteration
+    seconds = sum(value for name, value in metrics.items() if name.startswith("seconds/"))
+    assert metrics["images_per_second"] == pytest.approx(8 / seconds, rel=1e-3)
+
+
+def test_the_norm_of_gradients_is_logged_and_clipped(tmp_path: Path) -> None:
+    start = GaussianPolicy(dtype=torch.float64)
+    start.load()
+    origin = torch.cat([start.weight.detach().flatten(), start.bias.detach()])
+    trained = fit(tmp_path, **double(max_grad_norm=0.01))
+    assert float((weights(trained) - origin).norm()) == pytest.approx(0.01, rel=1e-3)
+    norm = float(trained.trainer.callback_metrics["grad_norm"])
+    assert norm == pytest.approx(float(naive_gradient().norm()), rel=1e-4)
+
+
+def test_the_scheduler_steps_once_per_iteration(tmp_path: Path) -> None:
+    trained = fit(
+        tmp_path,
+        3,
+        updates_per_epoch=2,
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step),
+    )
+    assert float(trained.trainer.callback_metrics["lr"]) == pytest.approx(0.05 * 0.25)
+    assert trained.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05 * 0.125)
+
+
+def test_the_guard_stops_the_fit_before_the_first_update(tmp_path: Path) -> None:
+    trained = module(policy=GaussianPolicy(fault="conditioning"))
+    with pytest.raises(OnPolicyError, match="another conditioning"):
+        trainer(tmp_path, limit_val_batches=0).fit(trained, Prompts())
+    start = GaussianPolicy()
+    start.load()
+    assert torch.equal(trained.policy.weight, start.weight)
+    assert trained.iteration == 0
+
+
+def test_an_iteration_without_any_reward_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="not one of the 8 samples of iteration 0 could be judged"):
+        fit(tmp_path, reward=Color(0, failing=range(8)))
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights(tmp_path: Path) -> None:
+    trained = module(policy=GaussianPolicy(fault="nan"), on_policy_tolerance=torch.inf)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        trainer(tmp_path, limit_val_batches=0).fit(trained, Prompts())
+    trained = module()
+    trained.configure_model()
+    trained.policy.weight.register_hook(lambda grad: grad * torch.inf)
+    with pytest.raises(RuntimeError, match="the gradient's norm is (nan|inf) in iteration 0"):
+        trainer(tmp_path, limit_val_batches=0).fit(trained, Prompts())
+    assert trained.policy.weight.isfinite().all()
+
+
+def test_global_std_divides_by_the_spread_of_all_prompts(tmp_path: Path) -> None:
+    seen = {}
+
+    class Spy(GRPO):
+        def advantages(self, rewards: Any, *, std: Any = None) -> Tensor:
+            seen.update(std or {})
+            seen["rewards"] = rewards
+            return super().advantages(rewards, std=std)
+
+    fit(tmp_path, objective=Spy(0.2, 0.2, advantage_std="global"))
+    expected = seen["rewards"].parts["red"].double().flatten().numpy().std()
+    assert float(seen["red"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"group_size": 1}, "group_size must be at least 2"),
+        ({"inner_epochs": 0}, "inner_epochs must be at least 1, got 0"),
+        ({"updates_per_epoch": 0}, "updates_per_epoch must be at least 1, got 0"),
+        ({"microbatch_size": 0}, "microbatch_size must be at least 1, got 0"),
+        ({"validation_samples_per_prompt": 0}, "validation_samples_per_prompt must be at least 1, got 0"),
+        ({"max_grad_norm": 0.0}, r"max_grad_norm must be above 0 \(.inf for no limit\), got 0.0"),
+        ({"on_policy_tolerance": -1.0}, "on_policy_tolerance must be at least 0, got -1.0"),
+    ],
+)
+def test_impossible_numbers_are_refused_at_once(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        module(**settings)
+
+
+def test_updates_must_divide_the_rows(tmp_path: Path) -> None:
+    message = "updates_per_epoch=3 must divide the rows of an iteration on each rank: 2 prompts x group_size=4 = 8."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        fit(tmp_path, updates_per_epoch=3)
+
+
+def test_an_objective_that_the_policy_cannot_serve_is_refused(tmp_path: Path) -> None:
+    class NoGaussian(GaussianPolicy):
+        def rollout(self, *args: Any, **kwargs: Any) -> Any:
+            rollout = super().rollout(*args, **kwargs)
+            object.__setattr__(rollout.sampled, "gaussian", None)
+            return rollout
+
+    with pytest.raises(ValueError, match="objective GRPOGuard needs gaussian"):
+        fit(tmp_path, policy=NoGaussian(), objective=GRPOGuard())
+
+
+def test_a_policy_without_decisions_or_weights_is_refused(tmp_path: Path) -> None:
+    class Silent(GaussianPolicy):
+        def rollout(self, *args: Any, **kwargs: Any) -> Any:
+            rollout = super().rollout(*args, **kwargs)
+            rollout.mask[:] = False
+            return rollout
+
+    with pytest.raises(ValueError, match="policy Silent took no decision that counts"):
+        fit(tmp_path, policy=Silent())
+    frozen = GaussianPolicy()
+    frozen.load()
+    frozen.requires_grad_(False)
+    with pytest.raises(ValueError, match="policy GaussianPolicy has no trainable parameter"):
+        fit(tmp_path, policy=frozen)
+
+
+def test_a_dropped_metric_is_not_there() -> None:
+    assert set(module(metrics={"blue": MeanBlue(), "gone": None}).metrics) == {"blue"}

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import torch
+
+from realgen.modules.minibatches import concatenate_scores, make_minibatch, rows_that_teach, select_rows
+from realgen.types import Gaussian, PolicyScore, Rollout
+
+
+def score(rows: int, *, full: bool = True) -> PolicyScore:
+    steps = torch.arange(rows * 2.0).view(rows, 2)
+    latents = torch.arange(rows * 6.0).view(rows, 2, 3)
+    return PolicyScore(steps, Gaussian(latents, steps + 1, steps + 2), -latents) if full else PolicyScore(steps)
+
+
+def test_select_rows_takes_every_part_in_the_given_order() -> None:
+    picked = select_rows(score(4), torch.tensor([3, 1]))
+    assert picked.log_probs.tolist() == [[6, 7], [2, 3]]
+    assert picked.gaussian.mean[:, 0].tolist() == [[18, 19, 20], [6, 7, 8]]
+    assert picked.gaussian.std.tolist() == [[7, 8], [3, 4]]
+    assert picked.gaussian.step_size.tolist() == [[8, 9], [4, 5]]
+    assert picked.velocity[1, 1].tolist() == [-9, -10, -11]
+
+
+def test_select_rows_keeps_missing_parts_missing() -> None:
+    picked = select_rows(score(2, full=False), torch.tensor([0]))
+    assert (picked.gaussian, picked.velocity) == (None, None)
+
+
+def test_concatenate_undoes_select() -> None:
+    whole = score(5)
+    parts = [select_rows(whole, rows) for rows in torch.arange(5).split(2)]
+    joined = concatenate_scores(parts)
+    assert torch.equal(joined.log_probs, whole.log_probs)
+    assert torch.equal(joined.gaussian.mean, whole.gaussian.mean)
+    assert torch.equal(joined.gaussian.std, whole.gaussian.std)
+    assert torch.equal(joined.gaussian.step_size, whole.gaussian.step_size)
+    assert torch.equal(joined.velocity, whole.velocity)
+    bare = concatenate_scores([score(1, full=False), score(1, full=False)])
+    assert (bare.gaussian, bare.velocity) == (None, None)
+
+
+def test_rows_that_teach_never_leaves_nothing() -> None:
+    assert rows_that_teach(torch.tensor([2, 1]), torch.zeros(3)).tolist() == [2]
+
+
+def test_make_minibatch_lines_rows_up() -> None:
+    sampled = score(3)
+    mask = torch.tensor([[True, True], [True, False], [False, True]])
+    rollout = Rollout(("a", "b", "c"), 1, torch.zeros(3, 3, 2, 2), sampled, mask)
+    batch = make_minibatch(rollout, torch.tensor([1.0, 2.0, 3.0]), sampled, torch.tensor([2, 0]))
+    assert batch.advantages.tolist() == [3, 1]
+    assert batch.mask.tolist() == [[False, True], [True, True]]
+    assert batch.sampled.log_probs.tolist() == batch.reference.log_probs.tolist() == [[4, 5], [0, 1]]
+    assert make_minibatch(rollout, torch.zeros(3), None, torch.tensor([0])).reference is None

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from realgen.modules.minibatches import make_minibatch
+from realgen.modules.on_policy import OnPolicyError, OnPolicyGuard
+from realgen.modules.seeds import iteration_generator
+from realgen.policies.base import Policy
+from tests.helpers.toy_grpo import GaussianPolicy
+
+ROWS = torch.arange(4)
+
+
+def watched(policy: Policy, *, tolerance: float = 1e-5, between: Any = None) -> OnPolicyGuard:
+    """A guard that has seen the score of one rollout; ``between`` happens after the rollout."""
+    policy.load()
+    rollout = policy.rollout(["a cat", "a red fox"], 2, generator=iteration_generator(0, 0, 0))
+    guard = OnPolicyGuard(policy, rollout, tolerance=tolerance)
+    if between is not None:
+        between(policy)
+    guard.watch(policy.score(rollout, ROWS), make_minibatch(rollout, torch.ones(4), None, ROWS), ROWS)
+    return guard
+
+
+def test_an_honest_policy_passes_at_tolerance_zero() -> None:
+    guard = watched(GaussianPolicy(), tolerance=0.0)
+    guard.check()
+    assert float(guard.deviation) == 0
+
+
+def test_the_deviation_is_the_largest_log_ratio_of_decisions_that_count() -> None:
+    policy = GaussianPolicy()
+    policy.load()
+    rollout = policy.rollout(["a cat"], 2, generator=iteration_generator(0, 0, 0))
+    batch = make_minibatch(rollout, torch.ones(2), None, torch.arange(2))
+    batch.sampled.log_probs[0, 0] += 0.25
+    batch.sampled.log_probs[1, 2] -= 100.0
+    batch.mask[1, 2] = False
+    guard = OnPolicyGuard(policy, rollout, tolerance=1.0)
+    guard.watch(policy.score(rollout, torch.arange(2)), batch, torch.arange(2))
+    guard.check()
+    assert float(guard.deviation) == pytest.approx(0.25, abs=1e-6)
+
+
+def shift(policy: Policy) -> None:
+    with torch.no_grad():
+        policy.bias += 0.01
+
+
+@pytest.mark.parametrize(
+    ("policy", "between", "cause"),
+    [
+        (GaussianPolicy(), shift, "the weights changed between the rollout and the first update"),
+        (GaussianPolicy(dropout=0.5), None, "dropout is active in dropout"),
+        (GaussianPolicy(fault="random"), None, "a layer of the policy is random"),
+        (GaussianPolicy(stored=torch.bfloat16), None, "low precision: the rollout stores x in torch.bfloat16"),
+        (GaussianPolicy(fault="conditioning"), None, "it sees another conditioning than sampling did"),
+        (GaussianPolicy(fault="nan"), None, "the policy scores NaN or infinity"),
+    ],
+    ids=["weights", "dropout", "random", "precision", "conditioning", "nan"],
+)
+def test_each_fault_is_named(policy: Policy, between: Any, cause: str) -> None:
+    with pytest.raises(OnPolicyError, match=cause) as error:
+        watched(policy, between=between).check()
+    assert "on_policy_tolerance=1e-05" in str(error.value)
+
+
+def test_autocast_is_named() -> None:
+    policy = GaussianPolicy()
+    guard = watched(policy)
+    guard.deviation += 1.0
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(OnPolicyError, match="autocast is on for cpu"):
+        guard.check()
+
+
+def test_low_precision_passes_under_a_tolerance_that_allows_it() -> None:
+    guard = watched(GaussianPolicy(stored=torch.bfloat16), tolerance=1.0)
+    guard.check()
+    assert 1e-4 < float(guard.deviation) < 1.0
+
+
+def test_dropout_in_eval_mode_is_no_fault() -> None:
+    watched(GaussianPolicy(dropout=0.5).eval(), tolerance=0.0).check()

@@ -1,0 +1,142 @@
+"""What every objective keeps; a new one joins by existing."""
+
+import copy
+import importlib
+import inspect
+import pkgutil
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+import realgen.objectives
+from realgen.objectives import Objective
+from realgen.types import PolicyScore, RewardOutput
+
+
+def objective_classes() -> list[type[Objective]]:
+    """All concrete objectives of the package, wherever they are."""
+    modules = [
+        importlib.import_module(info.name)
+        for info in pkgutil.walk_packages(realgen.objectives.__path__, "realgen.objectives.")
+    ]
+    classes = {member for module in modules for _, member in inspect.getmembers(module, inspect.isclass)}
+    return sorted(
+        (c for c in classes if issubclass(c, Objective) and not inspect.isabstract(c)), key=lambda c: c.__name__
+    )
+
+
+CLASSES = objective_classes()
+pytestmark = pytest.mark.parametrize("objective", [c() for c in CLASSES], ids=[c.__name__ for c in CLASSES])
+
+
+def rewards(total: list[list[float]]) -> RewardOutput:
+    values = torch.tensor(total)
+    return RewardOutput(total=values, parts={"realism": values}, weights={"realism": 1.0})
+
+
+def stds(objective: Objective) -> dict[str, torch.Tensor] | None:
+    return {"realism": torch.tensor(0.5)} if objective.global_std else None
+
+
+def test_walk_found_the_known_ones(objective):
+    assert {"GRPO", "GRPOGuard"} <= {c.__name__ for c in CLASSES}
+    assert type(objective).__name__ in realgen.objectives.__all__
+
+
+def test_requires_names_optional_parts_of_the_score(objective):
+    assert objective.requires <= {f.name for f in fields(PolicyScore) if f.default is None}
+
+
+def test_a_policy_without_the_required_parts_is_refused(objective, toy):
+    score = toy.score(toy.moved())
+    objective.check(score)
+    for part in objective.requires:
+        with pytest.raises(ValueError, match=f"{type(objective).__name__} needs {part} .* gives only log_probs"):
+            objective.loss(replace(score, **{part: None}), toy.batch([1.0, -1.0, 1.0, -1.0]))
+
+
+def test_better_samples_get_larger_advantages(objective):
+    advantages = objective.advantages(rewards([[0.1, 0.9, 0.5]]), std=stds(objective))
+    assert advantages[0, 1] > advantages[0, 2] > advantages[0, 0]
+    assert advantages.sum().abs() < 1e-5
+
+
+def test_groups_that_teach_nothing_get_zeros(objective):
+    advantages = objective.advantages(rewards([[0.1, 0.1, 0.1], [0.7, torch.nan, torch.nan]]), std=stds(objective))
+    assert torch.equal(advantages, torch.zeros(2, 3))
+
+
+def test_samples_not_judged_get_zero_and_do_not_count(objective):
+    with_nan = objective.advantages(rewards([[0.1, torch.nan, 0.9]]), std=stds(objective))
+    without = objective.advantages(rewards([[0.1, 0.9]]), std=stds(objective))
+    assert with_nan[0, 1] == 0
+    torch.testing.assert_close(with_nan[:, [0, 2]], without)
+
+
+def test_zero_advantages_give_no_gradient_to_the_policy_loss(objective, toy, gradient):
+    mean = toy.moved(0.01)
+    loss, _ = objective.loss(toy.score(mean), toy.batch([0.0] * 4))
+    assert torch.equal(gradient(loss, mean), torch.zeros_like(mean))
+
+
+def test_on_policy_nothing_is_clipped_and_good_samples_are_pulled_nearer(objective, toy, gradient):
+    mean = toy.moved()
+    loss, stats = objective.loss(toy.score(mean), toy.batch([1.0, -1.0, 2.0, 0.0]))
+    assert stats["ratio_mean"] == 1
+    assert stats["ratio_max_deviation"] == stats["clip_fraction"] == stats["approx_kl"] == 0
+    along = (-gradient(loss, mean) * (toy.sample - toy.old_mean)).flatten(2).sum(-1)  # descent towards the sample
+    assert (along[[0, 2]] > 0).all()
+    assert (along[1] < 0).all()
+    assert (along[3] == 0).all()
+
+
+def test_decisions_that_do_not_count_leave_no_trace(objective, toy, gradient):
+    mask = torch.ones(4, 3, dtype=torch.bool)
+    mask[1, 2] = mask[3] = False
+    batch = toy.batch([1.0, -1.0, 2.0, 0.5], mask)
+    mean = toy.moved(1e-3)
+    loss, stats = objective.loss(toy.score(mean), batch)
+    changed = (mean + 0.3 * ~mask[..., None, None, None]).detach().requires_grad_()
+    other_loss, other_stats = objective.loss(toy.score(changed), batch)
+    assert torch.equal(loss, other_loss)
+    assert stats == other_stats
+    assert torch.equal(gradient(loss, mean)[~mask], torch.zeros_like(mean[~mask]))
+
+
+def test_statistics_are_detached_scalars(objective, toy):
+    loss, stats = objective.loss(toy.score(toy.moved(0.01)), toy.batch([1.0, -1.0, 2.0, 0.5]))
+    assert loss.shape == ()
+    assert loss.requires_grad
+    assert {"policy_loss", "ratio_mean", "ratio_max_deviation", "clip_fraction", "approx_kl"} <= stats.keys()
+    assert ("kl" in stats) == objective.needs_reference
+    for value in stats.values():
+        assert value.shape == ()
+        assert not value.requires_grad
+        assert value.isfinite()
+
+
+def test_loss_of_a_batch_is_the_mean_over_its_rows(objective, toy):
+    def rows(which: slice) -> torch.Tensor:
+        batch = toy.batch([1.0, -1.0, 2.0, 0.5])
+        part = replace(
+            batch,
+            advantages=batch.advantages[which],
+            sampled=cut(batch.sampled, which),
+            mask=batch.mask[which],
+            reference=cut(batch.reference, which),
+        )
+        return objective.loss(cut(toy.score(toy.moved(1e-3)), which), part)[0]
+
+    def cut(score: PolicyScore, which: slice) -> PolicyScore:
+        gaussian = replace(
+            score.gaussian, **{f.name: getattr(score.gaussian, f.name)[which] for f in fields(score.gaussian)}
+        )
+        return PolicyScore(log_probs=score.log_probs[which], gaussian=gaussian, velocity=score.velocity[which])
+
+    halves = torch.stack([rows(slice(0, 2)), rows(slice(2, 4))])
+    torch.testing.assert_close(rows(slice(0, 4)), halves.mean())
+
+
+def test_objectives_can_be_copied(objective):
+    assert vars(copy.deepcopy(objective)) == vars(objective)

@@ -1,0 +1,76 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from realgen.policies.backbones import SD3
+
+PROMPTS = ["a red fox", "old harbour, film grain"]
+
+
+@pytest.mark.parametrize("num_steps", [1, 7, 28])
+def test_the_schedule_is_the_pipelines(sd3: str, stock, num_steps: int) -> None:
+    backbone = SD3(sd3)
+    backbone.load()
+    stock("x", height=16, width=16, num_inference_steps=num_steps, output_type="latent")
+    sigmas, timesteps = backbone.schedule(num_steps, 16, 16)
+    assert torch.equal(sigmas, stock.scheduler.sigmas)
+    assert torch.equal(timesteps, stock.scheduler.timesteps)
+
+
+def test_the_shift_of_the_schedule_depends_on_the_resolution(sd3: str, stock, tmp_path: Path) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    shutil.copytree(sd3, tmp_path, dirs_exist_ok=True)
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    stock.scheduler = scheduler
+    backbone = SD3(str(tmp_path))
+    backbone.load()
+    seen = []
+    for size in (16, 32):
+        stock("x", height=size, width=16, num_inference_steps=5, output_type="latent")
+        seen.append(backbone.schedule(5, size, 16).sigmas)
+        assert torch.equal(seen[-1], stock.scheduler.sigmas)
+    assert not torch.equal(*seen)
+
+
+def test_embeddings_are_the_pipelines(sd3: str, stock) -> None:
+    backbone = SD3(sd3, guidance_scale=2.0, negative_prompt="blur", max_sequence_length=5)
+    backbone.load()
+    parts = backbone.encode_prompts(PROMPTS)
+    truth = stock.encode_prompt(PROMPTS, None, None, negative_prompt=["blur"] * 2, max_sequence_length=5)
+    names = ("embeds", "negative_embeds", "pooled", "negative_pooled")
+    for name, part in zip(names, truth, strict=True):
+        torch.testing.assert_close(parts[name], part, rtol=0, atol=1e-5)
+    assert parts["embeds"].shape == (2, 24 + 5, 32)
+
+
+def test_half_precision_keeps_the_vae_and_the_timestep_exact(sd3: str) -> None:
+    backbone = SD3(sd3, dtype="bfloat16")
+    backbone.load()
+    assert {part.dtype for part in backbone.frozen()} == {torch.bfloat16, torch.float32}
+    given = []
+    backbone.transformer.register_forward_pre_hook(
+        lambda module, args, inputs: given.append(inputs["timestep"]), with_kwargs=True
+    )
+    timesteps = backbone.schedule(2, 16, 16).timesteps
+    with torch.no_grad():
+        backbone.velocity(torch.randn(2, 4, 8, 8), timesteps, backbone.encode_prompts(PROMPTS))
+    assert torch.equal(given[0], timesteps)
+    assert not torch.equal(timesteps.bfloat16().float(), timesteps)
+
+
+def test_another_pipelines_directory_is_refused(tmp_path: Path) -> None:
+    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="pretrained must hold a StableDiffusion3Pipeline in diffusers' format"):
+        SD3(str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("length", [0, 513])
+def test_impossible_sequence_lengths_are_refused(sd3: str, length: int) -> None:
+    with pytest.raises(ValueError, match=f"max_sequence_length must be between 1 and 512, got {length}"):
+        SD3(sd3, max_sequence_length=length)

@@ -1,0 +1,95 @@
+"""Rollouts of given images, a detector that answers by brightness, and a tiny open_clip model on disk."""
+
+import json
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from realgen.detectors import Detector
+from realgen.types import PolicyScore, Rollout
+
+WORDS = ["<pad>", "<unk>", "<start>", "a", "photo", "of", "the", "moon", "cat", "with", "grain", "<end>"]
+PREPROCESS = {
+    "size": 32,
+    "mean": [0.48, 0.46, 0.41],
+    "std": [0.27, 0.26, 0.28],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+
+
+class Brightness(Detector):
+    """``p_fake`` = mean of the pixels."""
+
+    def build(self):
+        return nn.Linear(1, 1)
+
+    def p_fake(self, network, images):
+        return images.mean((1, 2, 3))
+
+
+@pytest.fixture
+def brightness():
+    return Brightness()
+
+
+@pytest.fixture
+def make_rollout():
+    def make(images, prompts, group_size):
+        rows = len(prompts) * group_size
+        return Rollout(
+            prompts=tuple(prompts),
+            group_size=group_size,
+            images=images,
+            sampled=PolicyScore(log_probs=torch.zeros(rows, 1)),
+            mask=torch.ones(rows, 1, dtype=torch.bool),
+        )
+
+    return make
+
+
+@pytest.fixture
+def rollout(make_rollout):
+    """Two prompts, three images each; image i is flat at i / 10."""
+    images = (torch.arange(6) / 10).view(6, 1, 1, 1).expand(6, 3, 4, 4)
+    return make_rollout(images, ["a photo of the moon", "a cat with grain"], group_size=3)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A random CLIP in open_clip's local-dir layout, with a word tokenizer whose end token has the largest id."""
+    folder = tmp_path_factory.mktemp("clip")
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(word, WORDS.index(word)) for word in ("<start>", "<end>")]
+    words.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=ends)
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", bos_token="<start>", eos_token="<end>"
+    ).save_pretrained(folder)
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {
+            "context_length": 8,
+            "vocab_size": len(WORDS),
+            "hf_tokenizer_name": "here",
+            "width": 32,
+            "heads": 2,
+            "layers": 1,
+        },
+    }
+    whole = {"model_cfg": config, "preprocess_cfg": PREPROCESS}
+    (folder / "open_clip_config.json").write_text(json.dumps(whole))
+    torch.manual_seed(0)
+    model = open_clip.create_model(f"local-dir:{folder}")
+    generator = torch.Generator().manual_seed(1)
+    state = {
+        name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in model.state_dict().items()
+    }
+    save_file(state, folder / "open_clip_model.safetensors")
+    return folder

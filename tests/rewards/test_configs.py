@@ -1,0 +1,94 @@
+"""Every part under configs/rewards and configs/detectors builds what it says, from the paths it names."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from jsonargparse import ArgumentParser
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from realgen.detectors import Detector, Effort, EffortNetwork, OmniAID, OmniAIDNetwork
+from realgen.detectors.checkpoint import save
+from realgen.rewards import Alignment, Realism, Reward, WeightedSum
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+REWARDS = sorted((CONFIGS / "rewards").rglob("*.yaml"))
+DETECTORS = sorted((CONFIGS / "detectors").rglob("*.yaml"))
+
+
+@pytest.fixture
+def nano(clip_folder, tmp_path, monkeypatch):
+    """A working directory with tiny models at the paths that the parts name."""
+    tower = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            patch_size=4,
+            image_size=4,
+        )
+    )
+    save(OmniAIDNetwork.from_clip_vision(tower), tmp_path / "data/nano/omniaid")
+    save(EffortNetwork.from_clip_vision(tower), tmp_path / "data/nano/effort")
+    shutil.copytree(clip_folder, tmp_path / "data/nano/clip")
+    monkeypatch.chdir(tmp_path)
+
+
+def build(kind, *arguments):
+    """Parse and instantiate one component the way the command line does."""
+    parser = ArgumentParser(exit_on_error=False, parser_mode="omegaconf+")
+    parser.add_subclass_arguments(kind, "part")
+    return parser.instantiate(parser.parse_args([*arguments])).part
+
+
+def test_the_walk_finds_the_parts():
+    assert {"realism_and_alignment", "omniaid_only", "alignment_only"} <= {path.stem for path in REWARDS}
+    assert {"omniaid", "effort"} <= {path.stem for path in DETECTORS}
+
+
+@pytest.mark.usefixtures("nano")
+@pytest.mark.parametrize("path", REWARDS, ids=lambda path: path.stem)
+def test_reward_parts_judge(path, rollout):
+    output = build(Reward, f"--part={path}")(rollout)
+    assert output.total.shape == (2, 3)
+    assert bool(output.valid.all())
+
+
+@pytest.mark.usefixtures("nano")
+@pytest.mark.parametrize("path", DETECTORS, ids=lambda path: path.stem)
+def test_detector_parts_judge(path, rollout):
+    assert build(Detector, f"--part={path}")(rollout.images).shape == (6,)
+
+
+@pytest.mark.usefixtures("nano")
+def test_the_default_is_realism_and_half_as_much_alignment():
+    reward = build(Reward, f"--part={CONFIGS / 'rewards/realism_and_alignment.yaml'}")
+    assert reward.weights == {"omniaid": 1.0, "alignment": 0.5}
+    assert isinstance(reward, WeightedSum)
+    assert isinstance(reward.rewards["omniaid"], Realism)
+    assert isinstance(reward.rewards["omniaid"].detector, OmniAID)
+    assert isinstance(reward.rewards["alignment"], Alignment)
+
+
+@pytest.mark.parametrize("path", REWARDS, ids=lambda path: path.stem)
+def test_the_held_out_detector_rewards_nothing(path):
+    assert "effort" not in path.read_text(encoding="utf-8").lower()
+
+
+@pytest.mark.usefixtures("nano")
+def test_the_command_line_reaches_into_a_part():
+    part = f"--part={CONFIGS / 'rewards/realism_and_alignment.yaml'}"
+    swap = f"--part.rewards.omniaid.detector={CONFIGS / 'detectors/effort.yaml'}"
+    reward = build(Reward, part, "--part.weights.alignment=0.2", swap, "--part.rewards.omniaid.detector.batch_size=2")
+    assert reward.weights == {"omniaid": 1.0, "alignment": 0.2}
+    detector = reward.rewards["omniaid"].detector
+    assert isinstance(detector, Effort)
+    assert detector.batch_size == 2
+    dropped = build(
+        Reward,
+        part,
+        '--part.rewards={"omniaid": null, "alignment": {"class_path": "realgen.rewards.Alignment",'
+        ' "init_args": {"model": "data/nano/clip"}}}',
+    )
+    assert dropped.weights == {"alignment": 0.5}

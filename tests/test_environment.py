@@ -1,0 +1,161 @@
+"""One list of versions, and the ways to install it: pip, make, conda, and the check that CI runs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jaxtyping import TypeCheckError
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from realgen.rewards import per_prompt
+from realgen.types import PolicyScore, Rollout
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
+DECLARED = RUNTIME + [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+
+IMPORTED_BY_OTHERS = {
+    "accelerate": "diffusers and transformers load weights with it",
+    "omegaconf": "jsonargparse resolves the interpolations of configs with it",
+    "scikit-learn": "realgen.nano reads the photographs it ships, without importing it",
+    "torchvision": "timm, open-clip and diffusers need it, and its version goes with torch's",
+    "wandb": "Lightning's logger imports it",
+}
+"""Runtime dependencies that realgen itself need not import."""
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(re.fullmatch(r"([a-z0-9-]+)==(\S+)", line).groups() for line in lines if not line.startswith("#"))
+
+
+@pytest.mark.parametrize("requirement", DECLARED, ids=lambda requirement: requirement.name)
+def test_every_dependency_is_pinned_and_installed_in_range(requirement: Requirement) -> None:
+    assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
+    assert requirement.specifier.contains(version(requirement.name), prereleases=True)
+
+
+def test_conda_installs_the_pins() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert pip == {"pip": ["--constraint constraints.txt", "--editable .[dev]"]}
+    assert [line for line in conda if "=" in line] == ["python=3.11"]
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains("3.11")
+
+
+def test_imports_and_dependencies_agree() -> None:
+    names = set()
+    for path in (ROOT / "realgen").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+    names -= {"realgen", *sys.stdlib_module_names}
+    homes = packages_distributions()
+    imported = {canonicalize_name(home) for name in names for home in homes[name]}
+    declared = {canonicalize_name(requirement.name) for requirement in RUNTIME}
+    assert imported - declared == set()
+    assert declared - imported <= set(IMPORTED_BY_OTHERS)
+
+
+@pytest.mark.parametrize("name", ["Makefile", "constraints.txt", "environment.yml", "pyproject.toml", ".ci/run"])
+def test_packages_come_from_where_the_user_says(name: str) -> None:
+    assert not re.search(r"index-url|find-links|trusted-host|file://|https?://", (ROOT / name).read_text())
+
+
+def test_shapes_are_checked_in_tests() -> None:
+    """The pytest option that turns jaxtyping and beartype on reaches functions and dataclasses alike."""
+    with pytest.raises(TypeCheckError):
+        PolicyScore(log_probs=torch.zeros(3))
+    with pytest.raises(TypeCheckError):
+        per_prompt(torch.zeros(2, 1), Rollout, "reward")
+    assert PolicyScore(log_probs=torch.zeros(3, 1)).velocity is None
+
+
+FAKE_PYTHON = """#!/bin/sh
+echo "$@" >> "{log}"
+case "$1 $2" in "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;; esac
+case "$1" in -c) echo "$0" ;; esac
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the Makefile and what an environment is built from."""
+    for name in ("Makefile", "constraints.txt", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+        os.utime(tmp_path / name, (1, 1))
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    inherited = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    command = ["make", *arguments]
+    return subprocess.run(command, cwd=folder, env=inherited, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_make_installs_once_and_again_when_the_pins_change(project: Path) -> None:
+    log = project / "log"
+    python = project / "fake-python"
+    python.write_text(FAKE_PYTHON.format(log=log))
+    python.chmod(0o755)
+    install = "-m pip install --constraint constraints.txt --editable .[dev]"
+    train = "-m realgen.fit --config configs/diffusion.yaml --model.x=1"
+
+    def fit() -> list[str]:
+        log.write_text("")
+        result = make(project, "fit", f"PYTHON={python}", "ARGS=--model.x=1")
+        assert result.returncode == 0, result.stderr
+        return [line for line in log.read_text().splitlines() if not line.startswith("-c")]
+
+    assert fit() == ["-m venv .venv", install, train]
+    assert fit() == [train]
+    stamp = project / ".venv" / "bin" / ".installed"
+    os.utime(project / "constraints.txt", (stamp.stat().st_mtime + 10, stamp.stat().st_mtime + 10))
+    assert fit() == ["-m venv .venv", install, train]
+
+
+def test_make_installs_nothing_into_an_environment_of_ones_own(project: Path) -> None:
+    result = make(project, "--dry-run", "test", "BIN=/opt/own/bin")
+    assert result.returncode == 0
+    assert "pip" not in result.stdout
+    assert all(line.startswith("/opt/own/bin/") for line in result.stdout.splitlines())
+
+
+def test_make_says_which_python_it_needs(project: Path) -> None:
+    result = make(project, "fit", "PYTHON=/no/such/python")
+    assert result.returncode == 2
+    assert "/no/such/python is no Python >= 3.11" in result.stderr
+    assert "make PYTHON=/path/to/python3.11" in result.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_make_lists_its_targets() -> None:
+    listed = re.findall(r"^make (\w+)", make(ROOT).stdout, re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE).group(1).split()
+    assert listed == phony
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_ci_exits_as_the_tests_do(status: int, tmp_path: Path) -> None:
+    script = tmp_path / ".ci" / "run"
+    script.parent.mkdir()
+    script.write_bytes((ROOT / ".ci" / "run").read_bytes())
+    (tmp_path / "Makefile").write_text(f"test:\n\t@echo offline=$$HF_HUB_OFFLINE $$WANDB_MODE\n\t@exit {status}\n")
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    result = subprocess.run(["bash", str(script)], cwd="/", capture_output=True, text=True, check=False, timeout=60)
+    assert bool(result.returncode) == bool(status)
+    assert result.stdout.splitlines()[-1] == "offline=1 offline"
