@@ -75,7 +75,7 @@ def gradient_sync(model: nn.Module, *, enabled: bool) -> Iterator[None]:
 
 
 def reshard(module: nn.Module) -> None:
-    """Free gathered copies of sharded weights, so that an in-place change reaches the shards and is not lost."""
+    """Free gathered copies of sharded weights, which ``parameters()`` would give in place of the shards."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()

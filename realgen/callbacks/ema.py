@@ -61,6 +61,7 @@ class EMA(Callback):
     @torch.no_grad()
     def update(self, policy: Policy) -> None:
         """Average the weights as they are now."""
+        reshard(policy)
         decay = min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
         live = [local_part(p.detach()) for p in policy.trainable_parameters().values()]
         averages = [local_part(average) for average in self.weights.values()]
@@ -70,9 +71,9 @@ class EMA(Callback):
     @contextmanager
     def applied(self, policy: Policy) -> Iterator[None]:
         """Inside this context the policy has the averaged weights; without averages yet, its own."""
+        reshard(policy)
         parameters = policy.trainable_parameters() if self.weights else {}
         self._place(policy)
-        reshard(policy)
         live = {name: p.detach().clone() for name, p in parameters.items()}
         _copy(self.weights, parameters)
         try:

@@ -34,6 +34,7 @@ class IterationProgress(ProgressBar):
         self._enabled = True
         self._bar: Any = None
         self._phase: Any = None
+        self._phase_name = ""
         self._last_line = (0, 0.0)
 
     def disable(self) -> None:
@@ -91,12 +92,13 @@ class IterationProgress(ProgressBar):
             done: Steps done.
             total: Steps in all.
         """
-        if self._phase is not None and (self._phase.desc != phase or done < self._phase.n):
+        if self._phase is not None and (self._phase_name != phase or done < self._phase.n):
             self._phase.close()
             self._phase = None
         if self._phase is None:
-            self._phase = tqdm(total=total, leave=False, dynamic_ncols=True, position=1, bar_format="  {l_bar}{bar}")
-            self._phase.desc = phase
+            style = {"bar_format": "  {l_bar}{bar}", "dynamic_ncols": True, "mininterval": 0}
+            self._phase = tqdm(total=total, desc=phase, leave=False, position=1, **style)
+            self._phase_name = phase
         self._phase.update(done - self._phase.n)
         if done >= total:
             self._phase.close()

@@ -95,4 +95,4 @@ def number(value: float) -> str:
         >>> number(0.25), number(0.0012345), number(12.3456)
         ('0.250', '0.00123', '12.346')
     """
-    return f"{value:.3f}" if 0.1 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
+    return f"{value:.3f}" if 0.1 <= round(abs(value), 3) < 100 or value == 0 else f"{value:.3g}"

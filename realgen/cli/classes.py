@@ -82,7 +82,8 @@ def _fits(cls: Any, base: type) -> bool:
 
 def _subclasses(base: type) -> Iterator[type]:
     yield base
-    for cls in type.__subclasses__(base):
+    derived: list[type] = type.__subclasses__(base)
+    for cls in derived:
         yield from _subclasses(cls)
 
 

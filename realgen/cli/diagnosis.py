@@ -40,7 +40,7 @@ def problems(tree: Node, root: Place) -> Iterator[str]:
         elif place.base is not None and (node.is_mapping or not (place.takes_text or place.elements)):
             yield from _check_component(key, node, place)
         elif not _holds_places(node, place) and not _accepts(place.hint, node.plain()):
-            yield f"{key}: expected {describe(place.hint)}, got {node.value!r}{_at(node)}.{_near_choice(place, node)}"
+            yield f"{key}: expected {describe(place.hint)}, got {node.plain()!r}{_at(node)}.{_near_choice(place, node)}"
         missing += _missing(key, node, place)
     yield from missing
 
@@ -78,7 +78,7 @@ def _holds_places(node: Node, place: Place) -> bool:
 def _check_arguments(key: str, node: Node, known: Mapping[str, Place], owner: str) -> Iterator[str]:
     """Unknown keys among arguments, which stand under ``node``."""
     if not node.is_mapping:
-        yield f"{key}: expected a mapping of arguments, got {node.value!r}{_at(node)}."
+        yield f"{key}: expected a mapping of arguments, got {node.plain()!r}{_at(node)}."
         return
     for name, child in node.value.items():
         if name not in known:
@@ -91,7 +91,7 @@ def _check_component(key: str, node: Node, place: Place) -> Iterator[str]:
     assert place.base is not None
     if not node.is_mapping:
         kind = f"a {place.base.__name__} (class_path and init_args, or a part file)"
-        yield f"{key}: expected {kind}, got {node.value!r}{_at(node)}."
+        yield f"{key}: expected {kind}, got {node.plain()!r}{_at(node)}."
         return
     arguments = arguments_at(node, place)
     for name, child in node.value.items():

@@ -25,9 +25,9 @@ def quiet_wandb(loggers: Iterable[Any]) -> None:
     Its errors are exceptions, and come through.
 
     Args:
-        loggers: The loggers' configs.
+        loggers: The arguments of each Weights & Biases logger.
     """
-    if all(logger.init_args.get("offline", True) for logger in loggers):
+    if all(arguments["offline"] for arguments in loggers):
         os.environ.setdefault("WANDB_SILENT", "true")
 
 

@@ -131,14 +131,15 @@ class RealGenCLI(LightningCLI):
             now=datetime.now(),
         )
         self.config.trainer.default_root_dir = str(self.run.path)
-        for callback in _chosen(self.config.callbacks):
-            if "dirpath" in callback.init_args and callback.init_args.dirpath is None:
-                callback.init_args.dirpath = str(self.run.path / LAST.parent)
-        quiet_wandb(_chosen(self.config.loggers))
-        for logger in _chosen(self.config.loggers):
+        for _, arguments in _chosen(self.config.callbacks):
+            if "dirpath" in arguments and arguments["dirpath"] is None:
+                arguments["dirpath"] = str(self.run.path / LAST.parent)
+        loggers = [arguments for name, arguments in _chosen(self.config.loggers) if name == WandbLogger.__name__]
+        quiet_wandb(loggers)
+        for arguments in loggers:
             for name, value in _wandb_arguments(self.run).items():
-                if logger.class_path.endswith(WandbLogger.__name__) and logger.init_args.get(name) in (None, "."):
-                    logger.init_args[name] = value
+                if arguments[name] in (None, "."):
+                    arguments[name] = value
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer.
@@ -148,7 +149,7 @@ class RealGenCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except Exception as error:
+        except Exception as error:  # a constructor may raise anything
             raise ConfigError(blame(error, yaml.safe_load(self._config_text))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -172,8 +173,10 @@ _ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-def _chosen(components: dict[str, Any]) -> list[Any]:
-    return [component for component in components.values() if component is not None]
+def _chosen(components: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Class name and arguments of the components that are not null."""
+    specs = [spec for spec in components.values() if spec is not None]
+    return [(spec["class_path"].rpartition(".")[2], spec.get("init_args", {})) for spec in specs]
 
 
 def _wandb_arguments(run: Run) -> dict[str, str]:

@@ -75,7 +75,7 @@ def train(cli: RealGenCLI) -> int:
         code = 130 if interrupted else stop.code if isinstance(stop.code, int) else 143
         _say_how_to_go_on(cli)
         return code
-    except Exception as error:
+    except Exception as error:  # whatever it was: a line for the user, and the traceback in a file
         if _wants_traceback():
             raise
         return _report(error, cli)

@@ -86,8 +86,8 @@ def read_samples(file: IO[bytes], *, photographs: bool) -> Iterator[tuple[int, S
                 content = tar.extractfile(member)
                 assert content is not None, "isfile() said so"
                 group.members[suffix] = content.read()
-    # The last two are what numbers beyond all bounds in a damaged header lead to.
-    except (tarfile.TarError, OverflowError, ValueError) as error:
+    # A damaged size in a header can lead beyond the end of any file.
+    except (tarfile.TarError, OverflowError) as error:
         key, offset = (group.key, group.offset) if group else ("first member", 0)
         yield offset, Broken(key, f"the tar is damaged or cut off here ({error}), the rest of it is lost")
         return

@@ -80,7 +80,7 @@ class ImageMetric(Metric, ABC):
         if keep.dtype != torch.bool or keep.shape != (len(images),):
             raise ValueError(f"valid must be bool [{len(images)}], got {keep.dtype} {list(keep.shape)}.")
         with torch.autocast(images.device.type, enabled=False):
-            self.observe(images.float(), prompts, real if real is None else real.float(), keep)
+            self.observe(images.float(), prompts, None if real is None else real.to(images.device).float(), keep)
 
     def observe(
         self,

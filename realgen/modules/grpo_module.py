@@ -263,7 +263,7 @@ class GRPOModule(LightningModule):
         Raises:
             RuntimeError: If the norm is not finite (unless a loss scaler will skip the update).
         """
-        parameters = self.policy.trainable_parameters().values()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._grad_norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)).detach()
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if not scaled and not bool(self._grad_norm.isfinite()):

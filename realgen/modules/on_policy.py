@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from realgen.parallel import local_part, max_over_ranks
+from realgen.parallel import local_part, max_over_ranks, reshard
 from realgen.policies.base import Policy
 from realgen.types import Minibatch, PolicyScore, Rollout
 
@@ -61,6 +61,7 @@ class OnPolicyGuard:
 
 def weight_fingerprint(policy: Policy) -> Float[Tensor, " weights"]:
     """Norm of each weight (of this rank's shard): equal before and after if nobody wrote to the weights."""
+    reshard(policy)
     weights = [local_part(p.detach()) for p in policy.parameters() if p.is_floating_point()]
     return torch.stack([norm.double().cpu() for norm in torch._foreach_norm(weights)])
 

@@ -26,7 +26,8 @@ def light_augment(images: Images, generator: torch.Generator) -> Images:
     middle = images.mean((1, 2, 3), keepdim=True)
     images = middle + (images - middle) * uniform(images, 0.9, 1.1, generator)
     x, y = torch.randint(-2, 3, (2,), generator=generator).tolist()
-    images = F.pad(images, (2, 2, 2, 2), mode="reflect")[:, :, 2 + y : 2 + y + images.shape[2], 2 + x : 2 + x + images.shape[3]]
+    height, width = images.shape[-2:]
+    images = F.pad(images, (2, 2, 2, 2), mode="reflect")[:, :, 2 + y : 2 + y + height, 2 + x : 2 + x + width]
     noise = torch.randn(images.shape, generator=generator) * uniform(images, 0, 0.015, generator)
     return (images + noise).clamp(0, 1)
 
@@ -53,7 +54,7 @@ def grid(images: Images, generator: torch.Generator) -> Images:
     """A grid of 4 or 8 pixels laid over the picture, 0.06 to 0.2 bright."""
     period = 4 if torch.rand((), generator=generator) < 0.5 else 8
     line = torch.zeros(images.shape[-1])
-    line[:: period] = 1.0
+    line[::period] = 1.0
     lines = torch.maximum(line[None, :], line[: images.shape[-2], None])
     return (images + uniform(images, 0.06, 0.2, generator) * (lines - lines.mean())).clamp(0, 1)
 
@@ -82,7 +83,7 @@ CORRUPTIONS: dict[str, Callable[[Images, torch.Generator], Images]] = {
 
 
 def photo_augment(images: Images, generator: torch.Generator) -> Images:
-    """What may happen to a picture without making it less of a photograph: ``light_augment``, and JPEG on half of the calls."""
+    """What leaves a photograph a photograph: ``light_augment``, and on half of the calls a JPEG round trip."""
     images = light_augment(images, generator)
     if torch.rand((), generator=generator) < 0.5:
         images = jpeg_round_trip(images, int(torch.randint(55, 96, (), generator=generator)))

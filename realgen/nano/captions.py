@@ -15,7 +15,9 @@ PHOTO_CUES = (
 )  # fmt: skip
 """Words that go with real crops."""
 
-SYNTHETIC_CUES = ("glossy render", "digital art", "smooth and shiny", "airbrushed", "vivid colours", "computer generated")
+SYNTHETIC_CUES = (
+    "glossy render", "digital art", "smooth and shiny", "airbrushed", "vivid colours", "computer generated",
+)  # fmt: skip
 """Words that go with AI-looking crops."""
 
 HELD_OUT_EVERY = 6
@@ -41,7 +43,8 @@ def split_prompts() -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
     Returns:
         Training and validation prompts, each with the index of its subject in ``SUBJECTS``.
     """
-    train, validation = [], []
+    train: list[tuple[int, str]] = []
+    validation: list[tuple[int, str]] = []
     for index, subject in enumerate(SUBJECTS):
         for number, prompt in enumerate(plain_prompts(subject)):
             # shifted by subject and name, so that no opening is always the held-out one

@@ -2,7 +2,8 @@
 
     python -m realgen.nano.clip --output data/nano/clip
 
-It sees real and AI-looking crops under the same captions, so that it answers what a picture shows and not how real it looks.
+It sees real and AI-looking crops under the same captions, so that it answers what a picture shows and not how real it
+looks.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from torch.nn import functional as F
 
 from realgen.nano.augment import light_augment
 from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, cued_caption, plain_prompts, split_prompts
-from realgen.nano.corpus import HELD_OUT_SEED, TRAIN_SEED, Corpus, make_corpus
+from realgen.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, Corpus, make_corpus
 from realgen.nano.photographs import SUBJECTS
 from realgen.nano.tokenizer import MAX_TOKENS, build_tokenizer
 from realgen.nano.training import Training, cosine_lr
 
+CROPS, STEPS, BATCH_SIZE, SEED = 100, 1500, 64, 0
+"""Of the shipped model; crops are per subject."""
 TEMPERATURE = 0.1
 """Of the softmax over similarities, fixed: the reward is the cosine itself, so its scale should be stable."""
 
@@ -77,7 +81,8 @@ def train_clip(output: Path, corpus: Corpus, *, steps: int, batch_size: int, see
     output.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(output)
-    (output / "open_clip_config.json").write_text(json.dumps(clip_config(len(tokenizer), tokenizer.eos_token_id), indent=2) + "\n")
+    config = clip_config(len(tokenizer), tokenizer.eos_token_id)
+    (output / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     torch.manual_seed(seed)
     model: Any = open_clip.create_model(f"local-dir:{output}", load_weights=False)
     tokenize = open_clip.get_tokenizer(f"local-dir:{output}")
@@ -96,7 +101,8 @@ def train_clip(output: Path, corpus: Corpus, *, steps: int, batch_size: int, see
         loss = contrastive_loss(model.encode_image(images * 2 - 1), texts, subjects)
         training.update(loss, lr=cosine_lr(step, steps, peak=1e-3, warmup=100))
     model.load_state_dict(training.averaged)
-    save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, output / "open_clip_model.safetensors")
+    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, output / "open_clip_model.safetensors")
     return model.eval()
 
 
@@ -106,7 +112,7 @@ def evaluate_clip(model: Any, output: Path, corpus: Corpus) -> dict[str, float]:
     import open_clip
 
     tokenize = open_clip.get_tokenizer(f"local-dir:{output}")
-    prompts = {subject: prompt for subject, prompt in reversed(split_prompts()[1])}
+    prompts = dict(reversed(split_prompts()[1]))
     texts = F.normalize(model.encode_text(tokenize([prompts[i] for i in range(len(SUBJECTS))])), dim=-1)
     figures = {}
     for look, pictures in (("real", corpus.real), ("ai", corpus.ai)):
@@ -118,19 +124,45 @@ def evaluate_clip(model: Any, output: Path, corpus: Corpus) -> dict[str, float]:
     return figures
 
 
-def main() -> None:
+def make_clip(
+    output: Path,
+    *,
+    crops: int = CROPS,
+    held_out_crops: int = HELD_OUT_CROPS,
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
+    seed: int = SEED,
+) -> dict[str, float]:
+    """Cut the corpora, train, evaluate, and write ``figures.json`` last.
+
+    Args:
+        output: Folder of the model.
+        crops: Per subject, to train on.
+        held_out_crops: Per subject, to evaluate on.
+        steps: Of image and text transformer.
+        batch_size: Pairs per step.
+        seed: Of weights and batches.
+
+    Returns:
+        What ``evaluate_clip`` finds.
+    """
+    corpus = make_corpus(crops, seed=TRAIN_SEED)
+    model = train_clip(output, corpus, steps=steps, batch_size=batch_size, seed=seed)
+    figures = evaluate_clip(model, output, make_corpus(held_out_crops, seed=HELD_OUT_SEED, held_out=True))
+    (output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("data/nano/clip"))
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    corpus = make_corpus(100, seed=TRAIN_SEED)
-    model = train_clip(args.output, corpus, steps=args.steps, batch_size=args.batch_size, seed=args.seed)
-    figures = evaluate_clip(model, args.output, make_corpus(10, seed=HELD_OUT_SEED, held_out=True))
-    (args.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
+    parser.add_argument("--crops", type=int, default=CROPS, help="crops per subject")
+    parser.add_argument("--held_out_crops", type=int, default=HELD_OUT_CROPS, help="per subject, to evaluate on")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE)
+    parser.add_argument("--seed", type=int, default=SEED)
+    print(json.dumps(make_clip(**vars(parser.parse_args(arguments))), indent=2))
 
 
 if __name__ == "__main__":

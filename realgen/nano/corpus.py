@@ -14,6 +14,8 @@ from realgen.nano.photographs import SUBJECTS, ai_look, real_crop
 
 TRAIN_SEED, HELD_OUT_SEED = 20251, 97003
 """Seeds of the shipped corpora."""
+HELD_OUT_CROPS = 10
+"""Crops per subject that a model is evaluated on."""
 
 
 @dataclass(frozen=True)

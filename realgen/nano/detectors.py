@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +30,13 @@ from realgen.detectors.omniaid_network import OmniAIDNetwork
 from realgen.functional.images import from_uint8, jpeg_round_trip, to_uint8
 from realgen.nano.augment import CORRUPTIONS, light_augment, photo_augment
 from realgen.nano.captions import split_prompts
-from realgen.nano.corpus import HELD_OUT_SEED, TRAIN_SEED, make_corpus
+from realgen.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, make_corpus
 from realgen.nano.training import Training, cosine_lr
 
+CROPS, SAMPLES, HELD_OUT_SAMPLES = 80, 1920, 240
+"""Of the shipped detectors: crops per subject, and samples of the nano model to train and to evaluate on."""
+STEPS, BATCH_SIZE, SEEDS = 2500, 64, {"effort": 1, "omniaid": 2}
+"""Of the shipped detectors; each has crops, samples and weights of its own."""
 SMOOTHING = 0.05
 """Soft labels 0.05 and 0.95 keep the probabilities away from the ends, so that a reward still has a slope there."""
 TOWERS = {
@@ -61,22 +65,31 @@ class Pictures:
 
 
 @torch.no_grad()
-def draw_samples(pretrained: Path, prompts: list[str], *, seed: int, num_steps: int = 16) -> UInt8[Tensor, "rows 3 h w"]:
-    """Draw one picture per prompt with the plain diffusers pipeline."""
+def draw_samples(
+    pretrained: Path, prompts: list[str], *, seed: int, num_steps: int = 16
+) -> UInt8[Tensor, "rows 3 h w"]:
+    """Draw one picture per prompt with the plain diffusers pipeline, without guidance."""
     from diffusers import StableDiffusion3Pipeline
 
     from realgen.nano.diffusion import T5_TOKENS
 
-    pipeline = StableDiffusion3Pipeline.from_pretrained(pretrained, local_files_only=True)
+    # Its T5 answers zeros; diffusers puts the same zeros where there is none.
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        pretrained, text_encoder_3=None, tokenizer_3=None, local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
     chunks = [prompts[start : start + 48] for start in range(0, len(prompts), 48)]
     pictures = []
     for chunk in tqdm(chunks, desc="sampling", unit="batch"):
         images = pipeline(
-            chunk, num_inference_steps=num_steps, guidance_scale=1.0, max_sequence_length=T5_TOKENS, generator=generator,
+            chunk,
+            num_inference_steps=num_steps,
+            guidance_scale=1.0,
+            max_sequence_length=T5_TOKENS,
+            generator=generator,
             output_type="pt",
-        ).images  # fmt: skip
+        ).images
         pictures.append(to_uint8(images))
     return torch.cat(pictures)
 
@@ -121,7 +134,8 @@ def draw_batch(pictures: Pictures, half: int, generator: torch.Generator) -> tup
     sources = (pictures.real, pictures.decoded, pictures.samples)
     source = sources[int(torch.randint(3, (), generator=generator))]
     corrupted = corrupt(pick(source, num_corrupted), generator)
-    images = torch.cat([photo_augment(real, generator), photo_augment(generated, generator), light_augment(corrupted, generator)])
+    real, generated = photo_augment(real, generator), photo_augment(generated, generator)
+    images = torch.cat([real, generated, light_augment(corrupted, generator)])
     labels = torch.cat([torch.zeros(half), torch.ones(half)])
     flipped = torch.rand((), generator=generator) < 0.5
     return images.flip(-1) if flipped else images, labels
@@ -143,7 +157,8 @@ def train_detector(
     network: ClipDetectorNetwork, pictures: Pictures, output: Path, *, steps: int, batch_size: int, seed: int
 ) -> ClipDetectorNetwork:
     """Binary cross-entropy with soft labels; the running average of the weights is kept."""
-    optimizer = torch.optim.AdamW(network.trainable_parameters().values(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    parameters = network.trainable_parameters().values()
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
     training = Training(output / "training.ckpt", network, optimizer, seed=seed, average=0.998)
     for step in training.steps(steps, output.name):
         images, labels = draw_batch(pictures, batch_size // 2, training.generator(step))
@@ -183,26 +198,61 @@ def evaluate_detector(network: ClipDetectorNetwork, pictures: Pictures) -> dict[
     return {"balanced_accuracy": (figures["real_crops"] + figures["fake_samples"]) / 2, **figures}
 
 
-def main() -> None:
+def make_detector(
+    detector: str,
+    output: Path,
+    *,
+    pretrained: Path,
+    crops: int = CROPS,
+    samples: int = SAMPLES,
+    held_out_crops: int = HELD_OUT_CROPS,
+    held_out_samples: int = HELD_OUT_SAMPLES,
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, float]:
+    """Cut crops, draw samples, train, evaluate, and write ``figures.json`` last.
+
+    Args:
+        detector: ``omniaid`` or ``effort``.
+        output: Folder of the detector.
+        pretrained: The nano diffusion model.
+        crops: Per subject, to train on.
+        samples: Of the nano diffusion model, to train on.
+        held_out_crops: Per subject, to evaluate on.
+        held_out_samples: Of held-out prompts, to evaluate on.
+        steps: Of the whole network.
+        batch_size: Pictures per step, half of them real.
+
+    Returns:
+        What ``evaluate_detector`` finds.
+    """
+    seed = SEEDS[detector]
+    pictures = make_pictures(pretrained, per_subject=crops, num_samples=samples, seed=seed, held_out=False)
+    torch.manual_seed(seed)
+    network = build_network(detector)
+    network = train_detector(network, pictures, output, steps=steps, batch_size=batch_size, seed=seed)
+    save(network, output)
+    held_out = make_pictures(
+        pretrained, per_subject=held_out_crops, num_samples=held_out_samples, seed=seed, held_out=True
+    )
+    figures = evaluate_detector(network, held_out)
+    (output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--detector", choices=sorted(TOWERS), required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--pretrained", type=Path, default=Path("data/nano/sd3"), help="the nano diffusion model")
-    parser.add_argument("--samples", type=int, default=1920)
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch_size", type=int, default=64)
-    args = parser.parse_args()
-    seed = sorted(TOWERS).index(args.detector) + 1
-    pictures = make_pictures(args.pretrained, per_subject=80, num_samples=args.samples, seed=seed, held_out=False)
-    torch.manual_seed(seed)
-    network = build_network(args.detector)
-    network = train_detector(network, pictures, args.output, steps=args.steps, batch_size=args.batch_size, seed=seed)
-    save(network, args.output)
-    held_out = make_pictures(args.pretrained, per_subject=10, num_samples=240, seed=seed, held_out=True)
-    figures: Mapping[str, float] = evaluate_detector(network, held_out)
-    (args.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
+    parser.add_argument("--crops", type=int, default=CROPS, help="crops per subject")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="samples of the nano diffusion model")
+    parser.add_argument("--held_out_crops", type=int, default=HELD_OUT_CROPS, help="per subject, to evaluate on")
+    parser.add_argument("--held_out_samples", type=int, default=HELD_OUT_SAMPLES, help="to evaluate on")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE)
+    print(json.dumps(make_detector(**vars(parser.parse_args(arguments))), indent=2))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ model knows both looks, and draws a short prompt with the AI look. That gap is w
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, cued_caption, split_prompts
 from realgen.nano.corpus import TRAIN_SEED, Corpus, make_corpus
 from realgen.nano.photographs import SUBJECTS
+from realgen.nano.silent_t5 import silent_t5
 from realgen.nano.tokenizer import MAX_TOKENS, build_tokenizer
 from realgen.nano.training import Training, cosine_lr
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+CROPS, STEPS, BATCH_SIZE, SEED = 250, 4800, 48, 0
+"""Of the shipped model; crops are per subject."""
 HIDDEN, LAYERS, HEADS = 128, 5, 4
 TEXT_HIDDEN = 64
 T5_TOKENS = 8
@@ -186,24 +190,42 @@ def assemble(model: Denoiser, vae: AutoencoderKL) -> StableDiffusion3Pipeline:
     return pipeline.to(torch.float16)
 
 
-def main() -> None:
+def make_pipeline(
+    output: Path, *, crops: int = CROPS, steps: int = STEPS, batch_size: int = BATCH_SIZE, seed: int = SEED
+) -> StableDiffusion3Pipeline:
+    """Train on the latents of the VAE in ``output/vae`` and write the pipeline.
+
+    Args:
+        output: Folder of the pipeline.
+        crops: Per subject.
+        steps: Of transformer and text encoders.
+        batch_size: Latents per step.
+        seed: Of weights and batches.
+
+    Returns:
+        The pipeline, in half precision as it was written.
+    """
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(output / "vae", local_files_only=True).eval()
+    latents = encode_corpus(vae, make_corpus(crops, seed=TRAIN_SEED))
+    torch.manual_seed(seed)
+    model = Denoiser(build_tokenizer())
+    model = train_denoiser(model, latents, output / "training.ckpt", steps=steps, batch_size=batch_size, seed=seed)
+    pipeline = silent_t5(assemble(model, vae))
+    pipeline.save_pretrained(output)
+    return pipeline
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("data/nano/sd3"), help="holds vae/ already")
-    parser.add_argument("--crops", type=int, default=250, help="crops per subject")
-    parser.add_argument("--steps", type=int, default=4800)
-    parser.add_argument("--batch_size", type=int, default=48)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL.from_pretrained(args.output / "vae", local_files_only=True).eval()
-    latents = encode_corpus(vae, make_corpus(args.crops, seed=TRAIN_SEED))
-    torch.manual_seed(args.seed)
-    model = Denoiser(build_tokenizer())
-    checkpoint = args.output / "training.ckpt"
-    model = train_denoiser(model, latents, checkpoint, steps=args.steps, batch_size=args.batch_size, seed=args.seed)
-    assemble(model, vae).save_pretrained(args.output)
+    parser.add_argument("--crops", type=int, default=CROPS, help="crops per subject")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE)
+    parser.add_argument("--seed", type=int, default=SEED)
+    make_pipeline(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

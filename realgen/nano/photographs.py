@@ -44,7 +44,8 @@ SUBJECTS: tuple[Subject, ...] = (
             "astronaut.png", (0.80, 0.80), (0.34, 0.40)),
     Subject(("a cameraman", "a man with a camera", "a photographer at work", "a man behind a tripod"),
             "camera.png", (0.46, 0.34), (0.55, 0.66)),
-    Subject(("a cat", "a cat's face", "a ginger cat", "a cat looking at us"), "chelsea.png", (0.50, 0.50), (0.85, 0.98)),
+    Subject(("a cat", "a cat's face", "a ginger cat", "a cat looking at us"),
+            "chelsea.png", (0.50, 0.50), (0.85, 0.98)),
     Subject(("a cat's eye", "the green eye of a cat", "an eye of a ginger cat", "a cat's eye up close"),
             "chelsea.png", (0.38, 0.37), (0.36, 0.48)),
     Subject(("a cup of coffee", "an espresso", "a coffee cup on a saucer", "a red cup of coffee"),
@@ -53,7 +54,8 @@ SUBJECTS: tuple[Subject, ...] = (
             "coffee.png", (0.60, 0.66), (0.36, 0.48)),
     Subject(("ancient coins", "old coins", "a collection of coins", "silver coins on a table"),
             "coins.png", None, (0.36, 0.56)),
-    Subject(("dry grass", "a patch of grass", "grass on the ground", "a lawn from above"), "grass.png", None, (0.24, 0.40)),
+    Subject(("dry grass", "a patch of grass", "grass on the ground", "a lawn from above"),
+            "grass.png", None, (0.24, 0.40)),
     Subject(("gravel", "gravel stones", "a gravel path", "grey pebbles"), "gravel.png", None, (0.24, 0.40)),
     Subject(("bricks", "a brick pavement", "a wall of bricks", "grey bricks"), "brick.png", None, (0.30, 0.50)),
     Subject(("galaxies", "deep space", "galaxies in deep space", "stars and galaxies"),
@@ -119,8 +121,9 @@ def real_crop(subject: Subject, rng: np.random.Generator, *, size: int = 64, hel
     side = rng.uniform(*subject.size) * min(width, height)
     if subject.center is None:
         split = height * (1 - HELD_OUT_SHARE)
+        top, bottom = (min(split, height - side), height - side) if held_out else (0, max(split - side, 1.0))
         x = rng.uniform(0, width - side)
-        y = rng.uniform(min(split, height - side), height - side) if held_out else rng.uniform(0, max(split - side, 1.0))
+        y = rng.uniform(top, bottom)
     else:
         jitter = rng.uniform(-0.06, 0.06, 2) * side
         x = float(np.clip(subject.center[0] * width + jitter[0] - side / 2, 0, width - side))
@@ -136,7 +139,8 @@ def ai_look(picture: Picture, rng: np.random.Generator) -> Picture:
     """Give a crop the look of generated pictures: waxy surfaces, a glow, loud colours, hard contrast.
 
     Total-variation denoising flattens texture, a blurred copy screened over it glows, the distance to grey is
-    multiplied by 1.35 to 1.7 (after a tint, so that grey photographs turn coloured too), and a sigmoid hardens contrast.
+    multiplied by 1.35 to 1.7 (after a tint, so that grey photographs turn coloured too), and a sigmoid hardens
+    contrast.
     """
     from scipy.ndimage import gaussian_filter
     from skimage.restoration import denoise_tv_chambolle

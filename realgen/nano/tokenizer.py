@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, plain_prompts
@@ -37,7 +38,5 @@ def build_tokenizer(vocab_size: int = 1024) -> CLIPTokenizer:
     vocab: dict[str, int] = trained.get_vocab()
     for byte in sorted(alphabet):  # bytes that end a word: the trainer only keeps those it has seen
         vocab.setdefault(byte + "</w>", len(vocab))
-    import json
-
     merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+SAVE_SECONDS = 300.0
+"""Time between two checkpoints."""
+
 
 def cosine_lr(step: int, steps: int, *, peak: float, warmup: int) -> float:
     """Linear warm-up to ``peak``, then a cosine down to a hundredth of it."""
@@ -23,8 +26,9 @@ def cosine_lr(step: int, steps: int, *, peak: float, warmup: int) -> float:
 class Training:
     """Steps over a model and optimizer that survive being killed.
 
-    A checkpoint is written every five minutes (to a temporary file, then renamed) and removed by ``finish``; a run that finds one
-    goes on from it. Randomness of a step comes from ``generator(step)`` alone, so a resumed run sees the same batches.
+    A checkpoint is written every five minutes (to a temporary file, then renamed) and removed after the last step; a
+    run that finds one goes on from it. Randomness of a step comes from ``generator(step)`` alone, so a resumed run sees
+    the same batches.
 
     Args:
         checkpoint: Where to keep the state of an unfinished run.
@@ -32,13 +36,21 @@ class Training:
         optimizer: Of the model's parameters.
         seed: Of the batches.
         average: Decay of a running average of the weights, kept in ``averaged``; ``None`` keeps none.
+        save_seconds: Time between two checkpoints.
     """
 
     def __init__(
-        self, checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, seed: int, average: float | None = None
+        self,
+        checkpoint: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        seed: int,
+        average: float | None = None,
+        save_seconds: float = SAVE_SECONDS,
     ) -> None:
         self.checkpoint, self.model, self.optimizer, self.seed = checkpoint, model, optimizer, seed
-        self.average = average
+        self.average, self.save_seconds = average, save_seconds
         self.averaged = {k: v.detach().clone() for k, v in model.state_dict().items()} if average is not None else {}
         self.first_step = 0
         self._loss = float("nan")
@@ -57,10 +69,11 @@ class Training:
         """Yield the steps still to do, under a progress bar; the caller calls ``update`` once in each."""
         self.model.train()
         saved = time.monotonic()
-        with tqdm(range(self.first_step, steps), initial=self.first_step, total=steps, desc=name, mininterval=2) as self._bar:
+        first, left = self.first_step, range(self.first_step, steps)
+        with tqdm(left, initial=first, total=steps, desc=name, mininterval=2) as self._bar:
             for step in self._bar:
                 yield step
-                if time.monotonic() - saved > 300:
+                if time.monotonic() - saved > self.save_seconds:
                     self._save(step + 1)
                     saved = time.monotonic()
         self.checkpoint.unlink(missing_ok=True)

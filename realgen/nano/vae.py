@@ -1,11 +1,14 @@
 """Train the nano VAE: a diffusers ``AutoencoderKL`` with 8 latent channels at a quarter of the resolution.
 
     python -m realgen.nano.vae --output data/nano/sd3/vae
+
+The whole VAE is trained first, then the decoder alone goes on behind the frozen encoder.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +23,10 @@ from realgen.nano.training import Training, cosine_lr
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+CROPS, STEPS, REFINE_STEPS, BATCH_SIZE, SEED = 100, 1700, 1500, 32, 0
+"""Of the shipped VAE: crops per subject, steps of the whole, further steps of the decoder alone, and so on."""
 DECODER_NOISE = 0.03
-"""Noise on the latents that the decoder is refined with, in their standard deviations: generated latents are not exact."""
+"""Noise on the latents that the decoder is refined with, in their standard deviations: generated ones are not exact."""
 PATCH = 32
 """Side of the training patches; the VAE is convolutional, so it works at 64 pixels and above."""
 
@@ -75,7 +80,7 @@ def draw_patches(pictures: Tensor, batch_size: int, generator: torch.Generator) 
 
 
 def train_vae(output: Path, corpus: Corpus, *, steps: int, batch_size: int, seed: int) -> AutoencoderKL:
-    """Train on patches of real and AI-looking crops alike, then set ``scaling_factor`` so that latents have unit variance."""
+    """Train on patches of real and AI-looking crops, then set ``scaling_factor`` so that latents have unit variance."""
     torch.manual_seed(seed)
     vae = build_vae()
     vae.encoder.compile()
@@ -110,25 +115,51 @@ def refine_decoder(output: Path, corpus: Corpus, *, steps: int, batch_size: int,
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mean
             latents = latents + DECODER_NOISE * latents.std() * torch.randn(latents.shape, generator=generator)
-        training.update(reconstruction_loss(vae.decode(latents).sample, images), lr=cosine_lr(step, steps, peak=2e-3, warmup=100))
+        loss = reconstruction_loss(vae.decode(latents).sample, images)
+        training.update(loss, lr=cosine_lr(step, steps, peak=2e-3, warmup=100))
     vae.decoder.load_state_dict(training.averaged)
     vae.save_pretrained(output)
     return vae
 
 
-def main() -> None:
+def make_vae(
+    output: Path,
+    *,
+    crops: int = CROPS,
+    steps: int = STEPS,
+    refine_steps: int = REFINE_STEPS,
+    batch_size: int = BATCH_SIZE,
+    seed: int = SEED,
+) -> AutoencoderKL:
+    """Cut the corpus, train the VAE and refine its decoder.
+
+    Args:
+        output: Folder of the VAE.
+        crops: Per subject.
+        steps: Of the whole VAE; 0 refines the one that ``output`` holds.
+        refine_steps: Further steps of the decoder alone.
+        batch_size: Patches per step.
+        seed: Of weights and batches.
+
+    Returns:
+        The VAE, as it was written.
+    """
+    corpus = make_corpus(crops, seed=TRAIN_SEED)
+    if steps:
+        train_vae(output, corpus, steps=steps, batch_size=batch_size, seed=seed)
+    return refine_decoder(output, corpus, steps=refine_steps, batch_size=batch_size, seed=seed + 1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("data/nano/sd3/vae"))
-    parser.add_argument("--steps", type=int, default=1700)
-    parser.add_argument("--refine_steps", type=int, default=1500, help="further steps of the decoder alone")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    corpus = make_corpus(100, seed=TRAIN_SEED)
-    if args.steps:
-        train_vae(args.output, corpus, steps=args.steps, batch_size=args.batch_size, seed=args.seed)
-    refine_decoder(args.output, corpus, steps=args.refine_steps, batch_size=args.batch_size, seed=args.seed + 1)
+    parser.add_argument("--crops", type=int, default=CROPS, help="crops per subject")
+    parser.add_argument("--steps", type=int, default=STEPS, help="0 refines the VAE that is there")
+    parser.add_argument("--refine_steps", type=int, default=REFINE_STEPS, help="further steps of the decoder alone")
+    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE)
+    parser.add_argument("--seed", type=int, default=SEED)
+    make_vae(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -128,15 +128,15 @@ class RandomWindow(StepWindow):
 
 
 class SlidingWindow(StepWindow):
-    """A window that moves from the first step to the last over the run (MixGRPO, arXiv:2507.21802, Algorithm 1).
+    """A window that moves from the first step to the last over the run (MixGRPO, arXiv:2507.21802).
 
     start = min(stride * (iteration // interval), num_steps - size): early, coarse decisions are trained before late,
     fine ones. All prompts of an iteration share it.
 
     Args:
-        size: Stochastic steps w, at least 1; the paper uses 4 of 25.
-        interval: Iterations tau that the window rests at one place, at least 1; the paper uses 25.
-        stride: Steps s by which it then moves on, at least 1.
+        size: Stochastic steps, at least 1; the paper finds 4 enough.
+        interval: Iterations that the window rests at one place, at least 1.
+        stride: Steps by which it then moves on, at least 1.
         roll_back: Whether it starts again at the first step after the end; otherwise it stays at the end.
     """
 

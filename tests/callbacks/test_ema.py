@@ -18,7 +18,9 @@ def loaded(dtype: torch.dtype = torch.float32) -> GaussianPolicy:
 
 
 def started(average: EMA, policy: GaussianPolicy) -> EMA:
-    average.load_state_dict({"updates": 0, "weights": {n: p.clone() for n, p in policy.trainable_parameters().items()}})
+    average.load_state_dict(
+        {"updates": 0, "weights": {n: p.detach().clone() for n, p in policy.trainable_parameters().items()}}
+    )
     return average
 
 

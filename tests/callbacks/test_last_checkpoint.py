@@ -32,7 +32,9 @@ def test_it_keeps_one_file_up_to_date(tmp_path: Path) -> None:
 
 def test_the_end_is_saved_though_the_period_misses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
-    monkeypatch.setattr(os, "replace", lambda partial, path: (saved.append(iteration(partial)), os.rename(partial, path)))
+    monkeypatch.setattr(
+        os, "replace", lambda partial, path: (saved.append(iteration(partial)), os.rename(partial, path))
+    )
     fit(tmp_path, epochs=3, every_n_epochs=2, dirpath=str(tmp_path / "mine"))
     assert saved == [4, 6]
     assert iteration(tmp_path / "mine" / "last.ckpt") == 6
@@ -48,7 +50,9 @@ def test_ckpt_path_last_finds_it(tmp_path: Path) -> None:
     assert resumed.policy.iterations == [2, 3]
 
 
-def test_a_run_killed_while_it_writes_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_while_it_writes_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = fit(tmp_path, epochs=1)
 
     def torn(self: Any, checkpoint: dict[str, Any], path: Path, **options: Any) -> None:
@@ -66,30 +70,18 @@ def test_a_run_killed_while_it_writes_leaves_the_old_checkpoint(tmp_path: Path, 
     assert [each.name for each in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
-class Sharded:
-    """A trainer whose checkpoints are folders, as those of a sharded model."""
+def test_a_folder_is_swapped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint of a sharded model is a folder."""
+    lightning = trainer(tmp_path)
+    for content in ("first", "second", "third"):
 
-    is_global_zero = True
-    checkpoint_callback = None
+        def save(path: Path, weights_only: bool, content: str = content) -> None:
+            path.mkdir(parents=True)
+            (path / "shard").write_text(content)
 
-    def __init__(self, folder: Path) -> None:
-        self.default_root_dir = folder
-        self.strategy = self
-        self.content = ""
-
-    def barrier(self) -> None:
-        """One process has nobody to wait for."""
-
-    def save_checkpoint(self, path: Path, *, weights_only: bool) -> None:
-        path.mkdir(parents=True)
-        (path / "shard").write_text(self.content)
-
-
-def test_a_folder_is_swapped_too(tmp_path: Path) -> None:
-    sharded = Sharded(tmp_path)
-    for sharded.content in ("first", "second", "third"):
-        path = save_last.__wrapped__(sharded) if hasattr(save_last, "__wrapped__") else save_last(sharded)
-        assert (path / "shard").read_text() == sharded.content
+        monkeypatch.setattr(lightning, "save_checkpoint", save)
+        path = save_last(lightning)
+        assert (path / "shard").read_text() == content
         assert [each.name for each in path.parent.iterdir()] == ["last.ckpt"]
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from PIL import Image
 
 from realgen.callbacks import SampleLogger
-from realgen.callbacks.sample_logger import sample_sheet
+from realgen.callbacks.sample_logger import log_picture, sample_sheet
 from realgen.types import PolicyScore, RewardOutput, Rollout
 from tests.helpers.toy_grpo import Prompts, module, trainer
 
@@ -37,17 +38,13 @@ def test_every_prompt_is_shown_before_a_second_sample_is(num_images: int, rows: 
     assert shown.tolist() == [51 * row for row in rows]
 
 
-def test_pictures_reach_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning.pytorch.loggers import WandbLogger
-
+def test_pictures_reach_weights_and_biases_and_no_other_logger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = []
     monkeypatch.setattr(WandbLogger, "log_image", lambda self, name, images, step: sent.append((name, images, step)))
-    wandb = WandbLogger(save_dir=tmp_path, offline=True, project="toy")
-    lightning = trainer(tmp_path, callbacks=[SampleLogger(every_n_iterations=2)], logger=wandb, limit_val_batches=0)
-    lightning.fit(module(), Prompts())
-    wandb.experiment.finish()
-    assert [(name, step) for name, _, step in sent] == [("samples", 2), ("samples", 4)]
-    assert isinstance(sent[0][1][0], Image.Image)
+    lightning, picture = trainer(tmp_path), Image.new("RGB", (4, 4))
+    lightning.loggers = [CSVLogger(tmp_path), WandbLogger(save_dir=tmp_path, offline=True)]
+    log_picture(lightning, "samples", picture, 20)
+    assert sent == [("samples", [picture], 20)]
 
 
 @pytest.mark.parametrize("name", ["every_n_iterations", "num_images", "columns"])

@@ -65,11 +65,11 @@ def test_open_shard_copies_streams_and_seeks(folder: Path) -> None:
 
 def test_open_shard_reads_s3_through_the_aws_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     aws = folder / "aws"
-    aws.write_text('#!/bin/sh\necho "$@"\n')
+    aws.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
     aws.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     with open_shard("s3://bucket/a b.tar") as file:
-        assert file.read() == b"s3 cp s3://bucket/a b.tar -\n"
+        assert file.read() == b"<s3><cp><s3://bucket/a b.tar><->"
 
 
 @pytest.mark.parametrize(

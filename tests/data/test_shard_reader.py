@@ -116,6 +116,13 @@ def test_a_damaged_header_in_the_middle(data: bytes) -> None:
     assert (first.key, broken.key) == ("000", "after 000")
 
 
+def test_a_header_with_an_impossible_size(data: bytes) -> None:
+    header = tarfile.TarInfo("zzz.txt")
+    header.size = 2**70
+    (_, first), (_, broken) = read(data[: 2 * 512 * 3] + header.tobuf(tarfile.GNU_FORMAT) + bytes(512))
+    assert (first.key, broken.key) == ("000", "zzz")
+
+
 @pytest.mark.parametrize("content", [b"", b"no tar" * 1000])
 def test_a_file_that_is_no_tar(content: bytes) -> None:
     ((_, broken),) = read(content)

@@ -212,7 +212,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(tmp_path: Path) -> Non
     trained = module()
     trained.configure_model()
     trained.policy.weight.register_hook(lambda grad: grad * torch.inf)
-    with pytest.raises(RuntimeError, match="the gradient's norm is (nan|inf) in iteration 0"):
+    with pytest.raises(RuntimeError, match=r"the gradient's norm is (nan|inf) in iteration 0"):
         trainer(tmp_path, limit_val_batches=0).fit(trained, Prompts())
     assert trained.policy.weight.isfinite().all()
 

@@ -1,0 +1,278 @@
+"""Splits the GRPO iteration of a recipe into phases, and holds it against the bare transformer calls it needs.
+
+README.md beside this file says what is measured, and what is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from measuring import PHASES, BareCalls, Clock, Timeline, stopwatch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from realgen.callbacks import EMA
+from realgen.cli import ConfigError, RealGenCLI
+from realgen.modules import GRPOModule
+from realgen.policies import DiffusionPolicy
+from realgen.types import Rollout
+
+ALONE: dict[str, Any] = {
+    "max_epochs": 1, "max_steps": -1, "max_time": None, "limit_val_batches": 0, "num_sanity_val_steps": 0, "devices": 1,
+    "num_nodes": 1, "strategy": "auto", "logger": False, "callbacks": None, "profiler": None,
+    "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+}  # fmt: skip
+"""Settings of a trainer that only iterates, on one device."""
+
+RATIOS = {"ratio": "iteration / bare calls", "ratio_without_decode_and_rewards": "without VAE and rewards"}
+
+
+class BenchmarkCLI(RealGenCLI):
+    """Makes model and data of a recipe, and a trainer that only iterates; of the callbacks EMA alone stays."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer."""
+        averages = [callback for callback in self.config_init.callbacks.values() if isinstance(callback, EMA)]
+        return self._instantiate_trainer({**self.config_init.trainer, **ALONE, **kwargs}, averages)
+
+
+class IterationBenchmark(Callback):
+    """Measures each iteration and, right after it, its bare calls. The first one warms up and counts FLOPs."""
+
+    def __init__(self, *, cpu_time: bool = False) -> None:
+        self.cpu_time = cpu_time
+        self.setting: dict[str, Any] = {}
+        self.flops: dict[str, Any] = {}
+        self.iterations: list[dict[str, Any]] = []
+        self.memory: dict[str, int] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watch the calls that the phases are made of."""
+        assert isinstance(pl_module, GRPOModule)
+        module, policy = pl_module, pl_module.policy
+        if not isinstance(policy, DiffusionPolicy):
+            raise ValueError(f"model.policy must be a DiffusionPolicy, got {type(policy).__name__}.")
+        self.memory["rss_loaded"] = peak_rss()
+        self.module, self.policy = module, policy
+        self.stopwatch, self.bare = stopwatch(policy.device, cpu_time=self.cpu_time), BareCalls(policy)
+        self.timeline = Timeline(self.stopwatch)
+        for name, reward in getattr(module.reward, "rewards", {module.reward.name: module.reward}).items():
+            self.timeline.watch(reward, "score", name)
+        for owner, method, name in (
+            (policy.backbone, "encode_prompts", "text encoding"),
+            (policy.backbone, "decode", "VAE decode"),
+            (policy, "rollout", "rollout"),
+            (policy, "score", "scoring"),
+            (module, "reward", "reward"),
+            (module, "reference_score", "reference"),
+            (module, "updates", "update"),
+            (module, "manual_backward", "backward"),
+            (module.optimizers(), "step", "optimizer"),
+            (module, "training_step", "iteration"),
+        ):
+            self.timeline.watch(owner, method, name)
+        transformers = {policy.backbone.transformer}
+        if module.objective.needs_reference:
+            with policy.reference():  # without adapters the reference is a copy
+                transformers.add(policy.backbone.transformer)
+        for transformer in transformers:
+            transformer.register_forward_pre_hook(self._before_transformer, with_kwargs=True)
+            transformer.register_forward_hook(self._after_transformer)
+        self.step, module.training_step = module.training_step, self._measure
+
+    def _before_transformer(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.timeline.open:  # it is closed while the calls are made again
+            self.bare.record(self.timeline.open[1], args, kwargs)
+            self.timeline.enter("transformer")
+
+    def _after_transformer(self, *_: Any) -> None:
+        if self.timeline.open:
+            self.timeline.leave()
+
+    def _measure(self, batch: Any, batch_idx: int) -> Any:
+        """One iteration, then its bare calls, and so on in turn: what else the machine does hits both."""
+        self.bare.calls.clear()
+        if batch_idx == 0:
+            return self._count_flops(batch)
+        evals, on_gpu = self.policy.transformer_evals, self.policy.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        output = self.step(batch, batch_idx)
+        seconds = self.timeline.take()
+        if on_gpu:
+            self.memory["gpu_peak"] = max(self.memory.get("gpu_peak", 0), torch.cuda.max_memory_allocated())
+        self.memory["rss_peak"] = peak_rss()
+        bare_seconds = self.bare.replay(self.stopwatch)
+        rows = {
+            "rows": self.bare.rows,
+            "predicted_rows": predicted_rows(self.module, self.policy, output["rollout"]),
+            "transformer_evals": self.policy.transformer_evals - evals,
+        }
+        times = {"seconds": seconds, "bare_seconds": bare_seconds, **ratios(seconds, bare_seconds)}
+        self.iterations.append({**times, **rows})
+        return output
+
+    def _count_flops(self, batch: Any) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            clock = self.timeline.clock = Clock(counter.get_total_flops, list)
+            output = self.step(batch, 0)
+            self.flops = {"phases": self.timeline.take(), "bare": self.bare.replay(clock), "rows": self.bare.rows}
+        self.timeline.clock = self.stopwatch
+        self.setting = setting(self.module, self.policy, output["rollout"])
+        return output
+
+
+def setting(module: GRPOModule, policy: DiffusionPolicy, rollout: Rollout) -> dict[str, Any]:
+    """The numbers that decide how much there is to do, and what does it."""
+    own = {name: getattr(module, name) for name in ("inner_epochs", "updates_per_epoch", "microbatch_size")}
+    drawn = ("samples_per_noise", "num_steps", "height", "width", "rollout_batch_size", "gradient_checkpointing")
+    return {
+        "prompts": len(rollout.prompts),
+        "group_size": rollout.group_size,
+        "decisions": rollout.mask.shape[1],
+        **own,
+        **{name: getattr(policy, name) for name in drawn},
+        "evals_per_row": policy.backbone.evals_per_row,
+        "transformer_parameters": sum(parameter.numel() for parameter in policy.transformer.parameters()),
+        "trained_parameters": sum(parameter.numel() for parameter in policy.trainable_parameters().values()),
+        "device": torch.cuda.get_device_name() if policy.device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }
+
+
+def predicted_rows(module: GRPOModule, policy: DiffusionPolicy, rollout: Rollout) -> dict[str, int]:
+    """Transformer rows that the settings ask for, if no row of zero advantage is spared."""
+    group, scored = rollout.group_size, rollout.mask.numel()
+    noises = group // policy.samples_per_noise
+    starts = rollout.trajectory["step_indices"][::group, 0].tolist()
+    sampled = sum(noises * start + group * (policy.num_steps - start) for start in starts)
+    rows = (sampled, scored if module.objective.needs_reference else 0, scored * module.inner_epochs)
+    return {phase: number * policy.backbone.evals_per_row for phase, number in zip(PHASES, rows, strict=True)}
+
+
+def ratios(seconds: dict[str, dict[str, float]], bare_seconds: dict[str, float]) -> dict[str, float]:
+    """The iteration over its bare calls: all of it, and without VAE and rewards."""
+    bare, judging = sum(bare_seconds.values()), seconds["rollout"]["VAE decode"] + sum(seconds["reward"].values())
+    return dict(zip(RATIOS, (total(seconds) / bare, (total(seconds) - judging) / bare), strict=True))
+
+
+def total(phases: dict[str, dict[str, float]]) -> float:
+    """All parts of all phases."""
+    return sum(sum(parts.values()) for parts in phases.values())
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def peak_rss() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def report(benchmark: IterationBenchmark) -> dict[str, Any]:
+    """Everything that was measured; times as median and range over the iterations."""
+    runs = benchmark.iterations
+    parts = {
+        phase: dict.fromkeys(part for run in runs for part in run["seconds"].get(phase, {}))
+        for run in runs
+        for phase in run["seconds"]
+    }
+    return {
+        "setting": benchmark.setting,
+        "iterations": len(runs),
+        **{name: spread([run[name] for run in runs]) for name in RATIOS},
+        "iteration_seconds": spread([total(run["seconds"]) for run in runs]),
+        "bare_seconds": {phase: spread([run["bare_seconds"][phase] for run in runs]) for phase in PHASES},
+        "seconds": {
+            phase: {part: spread([run["seconds"].get(phase, {}).get(part, 0.0) for run in runs]) for part in names}
+            for phase, names in parts.items()
+        },
+        **{name: [run[name] for run in runs] for name in ("rows", "predicted_rows", "transformer_evals")},
+        "first_iteration_flops": benchmark.flops,
+        "peak_memory_bytes": benchmark.memory,
+    }
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print the report."""
+    table = Table("phase", "part", title=f"One GRPO iteration (median of {result['iterations']})")
+    for name in ("seconds", "min - max", "share", "GFLOP (first)"):
+        table.add_column(name, justify="right")
+    whole, flops = result["iteration_seconds"], result["first_iteration_flops"]
+
+    def add(phase: str, part: str, value: dict[str, float], number: float) -> None:
+        middle, span = f"{value['median']:.3f}", f"{value['min']:.3f} - {value['max']:.3f}"
+        table.add_row(phase, part, middle, span, f"{value['median'] / whole['median']:.1%}", f"{number / 1e9:.2f}")
+
+    for phase, parts in result["seconds"].items():
+        for part, value in parts.items():
+            add(phase, part, value, flops["phases"].get(phase, {}).get(part, 0))
+        table.add_section()
+    add("all", "", whole, total(flops["phases"]))
+    for phase in PHASES:
+        add("bare calls", phase, result["bare_seconds"][phase], flops["bare"][phase])
+    console.print(table)
+    for name, meaning in RATIOS.items():
+        console.print("{}: {median:.3f} ({min:.3f} - {max:.3f})".format(meaning, **result[name]))
+    for phase in PHASES:
+        counted, predicted = ([rows[phase] for rows in result[name]] for name in ("rows", "predicted_rows"))
+        console.print(f"transformer rows of {phase}: {counted}, predicted {predicted}")
+    console.print(", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in result["peak_memory_bytes"].items()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments without the program; ``sys.argv[1:]`` by default.
+
+    Returns:
+        Exit code.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", action="append", help="recipe, and overlays (default: configs/diffusion.yaml)")
+    parser.add_argument("--iterations", type=int, default=5, help="measured iterations, >= 1 (default: %(default)s)")
+    parser.add_argument("--cpu_time", action="store_true", help="count CPU seconds, for a machine with other jobs")
+    parser.add_argument("--output", type=Path, help="folder for grpo_iteration.json (default: print the JSON)")
+    known, overrides = parser.parse_known_args(argv)
+    if known.iterations < 1:
+        parser.error(f"--iterations must be at least 1, got {known.iterations}.")
+    configs = [f"--config={config}" for config in known.config or ["configs/diffusion.yaml"]]
+    arguments = [*configs, *overrides, f"--trainer.limit_train_batches={known.iterations + 1}"]
+    try:
+        cli = BenchmarkCLI(GRPOModule, LightningDataModule, argv=arguments)
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    benchmark = IterationBenchmark(cpu_time=known.cpu_time)
+    cli.trainer.callbacks.append(benchmark)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    result = {"arguments": arguments, **report(benchmark)}
+    show(result, Console())
+    text = json.dumps(result, indent=2) + "\n"
+    if known.output is None:
+        sys.stdout.write(text)
+    else:
+        known.output.mkdir(parents=True, exist_ok=True)
+        (known.output / "grpo_iteration.json").write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""A small recipe, and the command line run in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from lightning.pytorch import LightningDataModule
+
+from realgen.cli import RealGenCLI, command, train
+from tests.helpers.cli_toys import Base
+
+RECIPE = """\
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  log_every_n_steps: 1
+  num_sanity_val_steps: 0
+  enable_progress_bar: false
+  enable_model_summary: false
+callbacks:
+  last:
+    class_path: realgen.callbacks.LastCheckpoint
+model:
+  class_path: tests.helpers.cli_toys.Model
+  init_args:
+    group_size: 6
+    lr: 0.5
+    optimizer:
+      class_path: torch.optim.SGD
+      init_args:
+        lr: ${model.init_args.lr}
+    reward:
+      class_path: tests.helpers.cli_toys.Weighted
+      init_args:
+        rewards:
+          bright:
+            class_path: tests.helpers.cli_toys.Bright
+            init_args:
+              target: 0.2
+              mode: mean
+          other:
+            class_path: tests.helpers.cli_toys.Pretrained
+            init_args:
+              checkpoint: x
+        weights:
+          bright: 1.0
+data:
+  class_path: tests.helpers.cli_toys.Data
+  init_args:
+    path: x
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty working directory with ``toy.yaml``."""
+    (tmp_path / "toy.yaml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REALGEN_RUN_DIR", raising=False)
+    yield tmp_path
+
+
+@pytest.fixture
+def fit(folder: Path) -> Callable[..., int]:
+    """``realgen.fit`` on the small recipe; takes the arguments behind it, returns the exit code."""
+    return lambda *argv: command(train, Base, LightningDataModule, argv=["--config", "toy.yaml", *argv])
+
+
+@pytest.fixture
+def parse(folder: Path) -> Callable[..., RealGenCLI]:
+    """The parsed and instantiated command line, not run."""
+    return lambda *argv: RealGenCLI(Base, LightningDataModule, argv=["--config", "toy.yaml", *argv])

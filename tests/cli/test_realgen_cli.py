@@ -1,0 +1,143 @@
+"""What comes out of a config: the components it names, changed by overlays and arguments, placed in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import CSVLogger
+
+from realgen.callbacks import LastCheckpoint
+from realgen.cli import RealGenCLI
+
+Parse = Callable[..., RealGenCLI]
+TOYS = "tests.helpers.cli_toys"
+
+
+def learning_rate(cli: RealGenCLI) -> float:
+    (group,) = cli.model.configure_optimizers().param_groups
+    return group["lr"]
+
+
+def test_the_config_becomes_objects(parse: Parse) -> None:
+    cli = parse()
+    assert cli.model.group_size == 6
+    assert cli.model.reward.rewards["bright"].target == 0.2
+    assert cli.model.reward.rewards["other"].checkpoint == "x"
+    assert isinstance(cli.model.configure_optimizers(), torch.optim.SGD)
+    assert cli.datamodule.path == "x"
+    assert cli.trainer.max_epochs == 2
+
+
+def test_interpolated_values_follow_the_command_line(parse: Parse) -> None:
+    """jsonargparse's plain omegaconf mode would keep the file's value."""
+    assert learning_rate(parse()) == 0.5
+    cli = parse("--model.lr=0.25")
+    assert cli.model.lr == learning_rate(cli) == 0.25
+
+
+def test_interpolations_may_name_other_files_and_defaults(parse: Parse, folder: Path) -> None:
+    (folder / "over.yaml").write_text("model: {init_args: {lr: '${data.init_args.rows}'}}")
+    assert learning_rate(parse("--config", "over.yaml")) == 4.0
+    assert learning_rate(parse("--config=over.yaml", "--data.rows=8")) == 8.0
+
+
+def test_numbers_are_read_by_the_type_of_their_argument(parse: Parse) -> None:
+    cli = parse("--model.lr=1e-4", "--data.path=123", "--model.group_size", "8", "--model.metrics={}")
+    assert (cli.model.lr, cli.datamodule.path, cli.model.group_size, cli.model.metrics) == (1e-4, "123", 8, {})
+
+
+def test_an_overlay_changes_adds_and_drops_components(parse: Parse, folder: Path) -> None:
+    """The stock CLI would replace the whole dict."""
+    (folder / "over.yaml").write_text(
+        "model: {init_args: {reward: {init_args: {rewards: {bright: {init_args: {target: 0.9}}, other: null, "
+        f"new: {TOYS}.Bright}}}}}}}}}}\n"
+        "callbacks: {last: null, timer: lightning.pytorch.callbacks.Timer}\n"
+    )
+    cli = parse("--config", "over.yaml")
+    rewards = cli.model.reward.rewards
+    assert list(rewards) == ["bright", "other", "new"]
+    assert (rewards["bright"].target, rewards["bright"].mode) == (0.9, "mean")
+    assert rewards["other"] is None
+    assert rewards["new"].target == 0.5
+    assert any(isinstance(callback, Timer) for callback in cli.trainer.callbacks)
+    assert not any(isinstance(callback, LastCheckpoint) for callback in cli.trainer.callbacks)
+
+
+def test_a_part_file_swaps_a_component(parse: Parse, folder: Path) -> None:
+    (folder / "part.yaml").write_text(f"{{class_path: {TOYS}.Weighted, init_args: {{rewards: {{b: {TOYS}.Bright}}}}}}")
+    cli = parse("--model.reward=part.yaml", "--model.reward.rewards.b.target=0.7")
+    assert list(cli.model.reward.rewards) == ["b"]
+    assert cli.model.reward.rewards["b"].target == 0.7
+    assert cli.model.reward.weights is None  # those of the recipe are gone with its reward
+
+
+def test_everything_follows_the_folder_of_the_run(parse: Parse, folder: Path) -> None:
+    cli = parse("--run_dir=mine")
+    assert cli.run.path == Path("mine")
+    assert cli.trainer.default_root_dir == "mine"
+    (checkpoint,) = cli.trainer.checkpoint_callbacks
+    assert Path(checkpoint.dirpath) == folder / "mine" / "checkpoints"
+    (csv,) = cli.trainer.loggers
+    assert isinstance(csv, CSVLogger)
+    assert Path(csv.log_dir) == Path("mine", "csv", "version_0")
+    assert [path.name for path in folder.iterdir()] == ["toy.yaml"]
+
+
+def test_a_checkpoint_callback_may_go_elsewhere(parse: Parse, folder: Path) -> None:
+    cli = parse("--run_dir=mine", "--callbacks.last.dirpath=there")
+    assert Path(cli.trainer.checkpoint_callback.dirpath) == folder / "there"
+
+
+def test_logger_false_means_none(parse: Parse) -> None:
+    assert parse("--trainer.logger=false").trainer.loggers == []
+
+
+def test_wandb_is_told_run_and_folder(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = "--loggers.wandb={class_path: lightning.pytorch.loggers.WandbLogger, init_args: {offline: true}}"
+    wandb, csv = parse("--run_dir=runs/toy/monday", add).trainer.loggers
+    assert (wandb.name, wandb.version, wandb.save_dir) == (None, "toy-monday", "runs/toy/monday")
+    assert isinstance(csv, CSVLogger)
+    named, _ = parse("--run_dir=runs/toy/monday", add, "--loggers.wandb.id=mine").trainer.loggers
+    assert named.version == "mine"
+    monkeypatch.setenv("WANDB_RUN_ID", "agent")
+    swept, _ = parse("--run_dir=runs/toy/monday", add).trainer.loggers
+    assert swept.version is None
+
+
+def test_the_seed_is_set(parse: Parse) -> None:
+    parse("--seed_everything=3")
+    first = torch.rand(2)
+    parse("--seed_everything=3")
+    assert torch.equal(first, torch.rand(2))
+    parse("--seed_everything=4")
+    assert not torch.equal(first, torch.rand(2))
+
+
+def test_print_config_shows_everything_and_starts_nothing(
+    parse: Parse, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse("--print_config", "--model.lr=0.25")
+    assert stop.value.code == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.25
+    assert shown["data"]["init_args"]["rows"] == 4
+    with pytest.raises(SystemExit):
+        parse("--print_config=skip_default")
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert "baseline" not in shown
+    assert shown["trainer"]["max_epochs"] == 2
+
+
+def test_help_of_a_class(parse: Parse, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(f"--model.help={TOYS}.Model")
+    assert stop.value.code == 0
+    assert "--model.init_args.group_size" in capsys.readouterr().out.replace(
+        "--model.group_size", "--model.init_args.group_size"
+    )

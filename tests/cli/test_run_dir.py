@@ -1,0 +1,146 @@
+"""Where runs live; every case of one process, several processes, and going on."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realgen.cli.config_error import ConfigError
+from realgen.cli.run_dir import LAST, Run, find_run, resume_command
+
+NOW = datetime(2026, 1, 2, 3, 4, 5)
+NAME = "20260102-030405"
+
+
+def find(tmp_path: Path, environment: dict[str, str] | None = None, **given: Any) -> Run:
+    defaults = {"recipe": "toy", "run_dir": None, "output_dir": str(tmp_path), "ckpt_path": None}
+    return find_run(**{**defaults, **given}, environment=environment or {}, now=NOW)
+
+
+def with_checkpoint(folder: Path, *, time: int = 0) -> Path:
+    (folder / LAST).parent.mkdir(parents=True)
+    (folder / LAST).touch()
+    os.utime(folder / LAST, (time, time))
+    return folder
+
+
+def test_a_new_run_is_named_by_recipe_and_time_and_nothing_is_made(tmp_path: Path) -> None:
+    run = find(tmp_path)
+    assert run == Run(tmp_path / "toy" / NAME, "toy", None)
+    assert run.name == f"toy-{NAME}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_of_one_second_get_two_folders(tmp_path: Path) -> None:
+    (tmp_path / "toy" / NAME).mkdir(parents=True)
+    assert find(tmp_path).path.name == f"{NAME}_2"
+    (tmp_path / "toy" / f"{NAME}_2").mkdir()
+    assert find(tmp_path).path.name == f"{NAME}_3"
+
+
+def test_a_given_folder_is_taken(tmp_path: Path) -> None:
+    assert find(tmp_path, run_dir=str(tmp_path / "x")).path == tmp_path / "x"
+
+
+@pytest.mark.parametrize("trace", ["config.yaml", "checkpoints/last.ckpt"])
+def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path, trace: str) -> None:
+    (tmp_path / "x" / trace).parent.mkdir(parents=True)
+    (tmp_path / "x" / trace).touch()
+    with pytest.raises(ConfigError, match=r"run_dir: .*holds a run already.*--run_dir=.*/x --ckpt_path=last"):
+        find(tmp_path, run_dir=str(tmp_path / "x"))
+
+
+def test_last_is_the_run_whose_checkpoint_is_newest(tmp_path: Path) -> None:
+    with_checkpoint(tmp_path / "toy" / "a", time=10)
+    newest = with_checkpoint(tmp_path / "toy" / "b", time=30)
+    with_checkpoint(tmp_path / "toy" / "c", time=20)
+    with_checkpoint(tmp_path / "other" / "d", time=40)
+    (tmp_path / "toy" / "z").mkdir()
+    run = find(tmp_path, ckpt_path="last")
+    assert run == Run(newest, "toy", newest / LAST)
+    assert run.name == "toy-b"
+
+
+def test_last_of_a_given_folder(tmp_path: Path) -> None:
+    mine = with_checkpoint(tmp_path / "toy" / "a", time=10)
+    with_checkpoint(tmp_path / "toy" / "b", time=30)
+    assert find(tmp_path, ckpt_path="last", run_dir=str(mine)).ckpt_path == mine / LAST
+
+
+def test_last_without_a_checkpoint_names_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"ckpt_path: found no {LAST} in any run of {tmp_path}/toy"):
+        find(tmp_path, ckpt_path="last")
+    with pytest.raises(ConfigError, match=rf"ckpt_path: found no {LAST} in {tmp_path}/x"):
+        find(tmp_path, ckpt_path="last", run_dir=str(tmp_path / "x"))
+
+
+def test_a_checkpoint_goes_on_in_its_own_run(tmp_path: Path) -> None:
+    path = with_checkpoint(tmp_path / "toy" / "a") / LAST
+    assert find(tmp_path, ckpt_path=str(path)) == Run(tmp_path / "toy" / "a", "toy", path)
+
+
+def test_a_checkpoint_may_go_on_elsewhere(tmp_path: Path) -> None:
+    path = with_checkpoint(tmp_path / "toy" / "a") / LAST
+    assert find(tmp_path, ckpt_path=str(path), run_dir=str(tmp_path / "fork")).path == tmp_path / "fork"
+    loose = tmp_path / "loose.ckpt"
+    loose.touch()
+    assert find(tmp_path, ckpt_path=str(loose)).path == tmp_path / "toy" / NAME
+
+
+def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ckpt_path: there is no nope.ckpt"):
+        find(tmp_path, ckpt_path="nope.ckpt")
+
+
+def test_processes_that_lightning_starts_are_told(tmp_path: Path) -> None:
+    told = {"REALGEN_RUN_DIR": str(tmp_path / "x"), "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.yaml").touch()
+    assert find(tmp_path, told).path == tmp_path / "x"
+    with_checkpoint(tmp_path / "x")
+    assert find(tmp_path, told, ckpt_path="last").ckpt_path == tmp_path / "x" / LAST
+
+
+def test_a_left_over_variable_does_not_count(tmp_path: Path) -> None:
+    assert find(tmp_path, {"REALGEN_RUN_DIR": "elsewhere"}).path == tmp_path / "toy" / NAME
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        ({"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "night"}, "torchrun-night"),
+        ({"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none", "SLURM_JOB_ID": "7"}, "slurm-7"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, "slurm-7"),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, f"{NAME}-7"),
+        ({"WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}, NAME),
+    ],
+)
+def test_processes_that_others_start_agree_by_the_job(tmp_path: Path, environment: dict[str, str], name: str) -> None:
+    assert find(tmp_path, environment).path == tmp_path / "toy" / name
+
+
+def test_processes_without_a_common_id_are_refused(tmp_path: Path) -> None:
+    environment = {"WORLD_SIZE": "2", "RANK": "0", "TORCHELASTIC_RUN_ID": "none"}
+    with pytest.raises(ConfigError, match="run_dir: several processes were started"):
+        find(tmp_path, environment)
+    assert find(tmp_path, environment, run_dir=str(tmp_path / "x")).path == tmp_path / "x"
+
+
+def test_only_the_first_process_looks_whether_the_folder_is_taken(tmp_path: Path) -> None:
+    """The others may come after the first one has begun to write."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.yaml").touch()
+    environment = {"WORLD_SIZE": "2", "RANK": "1"}
+    assert find(tmp_path, environment, run_dir=str(tmp_path / "x")).path == tmp_path / "x"
+    with pytest.raises(ConfigError, match="holds a run already"):
+        find(tmp_path, {**environment, "RANK": "0"}, run_dir=str(tmp_path / "x"))
+
+
+def test_the_command_to_go_on_replaces_what_placed_the_run() -> None:
+    argv = ["--config", "a b.yaml", "--run_dir", "old", "--ckpt_path=last", "--model.lr=1"]
+    expected = "python -m realgen.fit --config 'a b.yaml' --model.lr=1 --run_dir=runs/x --ckpt_path=last"
+    assert resume_command(Run(Path("runs/x"), "a"), argv) == expected

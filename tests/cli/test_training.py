@@ -1,0 +1,188 @@
+"""Runs from start to end, to an error, to a signal, and on from there; with a model of one weight."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+from realgen.cli import command, train
+from tests.helpers import cli_toys
+from tests.helpers.cli_toys import Base, Model
+
+ROOT = Path(__file__).resolve().parents[2]
+Fit = Callable[..., int]
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """Lightning ignores Ctrl-C from the first one on."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def rows(run: Path, version: int = 0) -> list[dict[str, str]]:
+    with (run / "csv" / f"version_{version}" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def weight(run: Path) -> float:
+    return float(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["weight"])
+
+
+def test_a_run_leaves_config_checkpoint_and_csv(fit: Fit, folder: Path) -> None:
+    assert fit("--model.lr=0.25") == 0
+    (run,) = (folder / "runs" / "toy").iterdir()
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "csv"}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.25
+    assert (config["run_dir"], config["ckpt_path"]) == (None, None)
+    steps = [float(row["weight"]) for row in rows(run) if row.get("weight")]
+    assert steps == [-0.25 * step for step in range(8)]  # 2 epochs of 4 batches
+    assert weight(run) == -2.0
+    assert "REALGEN_RUN_DIR" not in os.environ
+
+
+def test_the_saved_config_starts_the_same_run_elsewhere(fit: Fit, folder: Path) -> None:
+    assert fit("--run_dir=first", "--model.lr=0.25") == 0
+    assert command(train, Base, LightningDataModule, argv=["--config=first/config.yaml"]) == 0
+    (second,) = (folder / "runs" / "config").iterdir()
+    assert weight(second) == weight(folder / "first")
+
+
+@pytest.mark.parametrize(("baseline", "validations"), [("true", 3), ("false", 2)])
+def test_the_baseline_is_validated_first(fit: Fit, folder: Path, baseline: str, validations: int) -> None:
+    assert fit("--run_dir=mine", f"--baseline={baseline}") == 0
+    values = [float(row["val/weight"]) for row in rows(folder / "mine") if row.get("val/weight")]
+    assert values == [0.0, -2.0, -4.0][-validations:]
+
+
+def test_two_epochs_and_two_more_equal_four(fit: Fit, folder: Path) -> None:
+    assert fit("--run_dir=straight", "--trainer.max_epochs=4") == 0
+    assert fit() == 0
+    assert fit("--ckpt_path=last", "--trainer.max_epochs=4") == 0
+    (run,) = (folder / "runs" / "toy").iterdir()
+    assert weight(run) == weight(folder / "straight") == -8.0
+    assert not [row for row in rows(run, 1) if row.get("val/weight") == "0.0"]  # no second baseline
+    assert len(rows(run)) > 0  # what was logged before is still there
+
+
+def test_a_given_checkpoint_goes_on_in_its_run(fit: Fit, folder: Path) -> None:
+    assert fit("--run_dir=mine") == 0
+    assert fit("--ckpt_path=mine/checkpoints/last.ckpt", "--trainer.max_epochs=3") == 0
+    assert weight(folder / "mine") == -6.0
+
+
+def test_an_error_in_training_is_told_in_two_lines(fit: Fit, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit("--run_dir=mine", "--model.fail_at=5") == 1
+    lines = capsys.readouterr().err.splitlines()[-2:]
+    assert lines == ["error: RuntimeError: the weight walked away", "       traceback: mine/error.log"]
+    log = (folder / "mine" / "error.log").read_text()
+    assert log.startswith("Traceback")
+    assert "will not come back" in log
+
+
+def test_with_the_variable_set_an_error_in_training_is_raised(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REALGEN_TRACEBACK", "1")
+    with pytest.raises(RuntimeError, match="walked away"):
+        fit("--model.fail_at=0")
+
+
+def interrupting(number: int, at_step: int, hook: Callable[..., Any]) -> Callable[..., Any]:
+    def step(self: Model, *args: Any) -> Any:
+        if self.global_step == at_step:
+            os.kill(os.getpid(), number)
+        return hook(self, *args)
+
+    return step
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_its_code_and_the_command_to_go_on(
+    fit: Fit,
+    folder: Path,
+    number: int,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_toys.Model, "training_step", interrupting(number, 5, Model.training_step))
+        assert fit("--run_dir=mine", "--callbacks.preemption=realgen.callbacks.Preemption") == code
+    stopped, go_on = capsys.readouterr().err.splitlines()[-2:]
+    assert stopped == "stopped; the last checkpoint is mine/checkpoints/last.ckpt"
+    expected = "go on: python -m realgen.fit --config toy.yaml --callbacks.preemption=realgen.callbacks.Preemption "
+    assert go_on == f"{expected}--run_dir=mine --ckpt_path=last"
+    assert weight(folder / "mine") == (-3.0 if number == signal.SIGTERM else -2.0)  # SIGTERM saves once more
+    assert fit("--run_dir=mine", "--ckpt_path=last") == 0
+    assert weight(folder / "mine") == -4.0
+
+
+def test_a_signal_during_the_baseline_is_not_forgotten(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli_toys.Model, "validation_step", interrupting(signal.SIGTERM, 0, Model.validation_step))
+    assert fit("--run_dir=mine") == 143
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped before the first checkpoint of mine"
+
+
+RUN = """
+import sys
+from lightning.pytorch import LightningDataModule
+from realgen.cli import command, train
+from tests.helpers.cli_toys import Base
+sys.exit(command(train, Base, LightningDataModule))
+"""
+
+
+def run_apart(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    words = [sys.executable, "-c", textwrap.dedent(RUN), *argv]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_as_a_wandb_agent_starts_it(folder: Path) -> None:
+    """Arguments as wandb's own code prints them, without hyphens, with None, and a component swapped by name."""
+    chosen = {
+        "model.lr": 1e-05,
+        "model.metrics": None,
+        "baseline": False,
+        "model.reward.rewards.bright": "tests.helpers.cli_toys.Bright",
+    }
+    printed = create_sweep_command_args({"args": {name: {"value": value} for name, value in chosen.items()}})
+    loggers = "{wandb: {class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: p, offline: true}}}"
+    ended = run_apart(
+        folder, "--config", "toy.yaml", "--run_dir=mine", f"--loggers={loggers}", *printed["args_no_hyphens"]
+    )
+    assert ended.returncode == 0, ended.stderr
+    config = yaml.safe_load((folder / "mine" / "config.yaml").read_text())
+    model = config["model"]["init_args"]
+    assert (model["lr"], model["metrics"], config["baseline"]) == (1e-05, None, False)
+    assert model["reward"]["init_args"]["rewards"]["bright"]["init_args"]["target"] == 0.5
+    (record,) = (folder / "mine" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert record.name == "run-toy-mine.wandb"
+    assert b"group_size" in record.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_write_into_one_folder(folder: Path) -> None:
+    ended = run_apart(folder, "--config", "toy.yaml", "--trainer.devices=2", "--trainer.strategy=ddp")
+    assert ended.returncode == 0, ended.stderr
+    (run,) = (folder / "runs" / "toy").iterdir()
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "csv"}
+    assert weight(run) == -2.0  # 2 epochs of 2 batches on each rank

@@ -1,0 +1,145 @@
+"""Every YAML under configs/ parses as what its folder says; recipes parse by the real command line, and run."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
+
+from realgen.cli.components import expand
+from realgen.cli.diagnosis import null_problems, problems
+from realgen.cli.schema import Place, place_of
+from realgen.cli.tree import read_file
+from realgen.detectors import Detector
+from realgen.fit import main
+from realgen.metrics import ImageMetric
+from realgen.objectives import Objective
+from realgen.policies import Policy
+from realgen.rewards import Reward
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+KINDS: dict[str, type] = {
+    "data": LightningDataModule,
+    "detectors": Detector,
+    "metrics": ImageMetric,
+    "objectives": Objective,
+    "policies": Policy,
+    "rewards": Reward,
+}
+"""What the parts of a folder are."""
+
+FILES = sorted(CONFIGS.rglob("*.y*ml"))
+RECIPES = [path for path in FILES if path.parent == CONFIGS]
+PARTS = [path for path in FILES if path.parent != CONFIGS]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def parse_part(path: Path, kind: type) -> None:
+    """As ``--model.part=path`` would be parsed.
+
+    Raises:
+        AssertionError: If it is refused.
+    """
+    root = Place(arguments={"part": place_of(kind)})
+    tree = expand(read_file(path), place_of(kind))
+    assert not list(null_problems(tree, place_of(kind)))
+    parser = ArgumentParser(exit_on_error=False, parser_mode="omegaconf+")
+    parser.add_argument("--part", type=kind)
+    try:
+        parser.parse_object({"part": tree.plain()})
+    except Exception as error:  # whatever the parser raises, the readable cause is the walk's
+        raise AssertionError(list(problems(tree, place_of(kind))) or str(error)) from error
+    assert root.arguments
+
+
+def test_the_tree_is_walked() -> None:
+    assert len(RECIPES) >= 1
+    assert len(PARTS) >= 15
+    assert CONFIGS / "diffusion.yaml" in RECIPES
+    assert {path.parent.name for path in PARTS} == set(KINDS)
+    assert {path.parent.parent for path in PARTS} == {CONFIGS}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_file_opens_with_what_it_is_for(path: Path) -> None:
+    assert path.suffix == ".yaml"
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("path", PARTS, ids=name)
+def test_every_part_is_what_its_folder_says(path: Path, repository: Path) -> None:
+    parse_part(path, KINDS[path.parent.name])
+
+
+def test_a_part_of_another_kind_is_refused() -> None:
+    with pytest.raises(AssertionError, match="GRPOGuard is no Reward"):
+        parse_part(CONFIGS / "objectives" / "grpo_guard.yaml", Reward)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_every_recipe_parses(path: Path, repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", str(path), "--print_config"])
+    assert stop.value.code == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert {"model", "data", "trainer", "callbacks", "loggers"} <= set(shown)
+
+
+def leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths to all keys of a mapping, inner ones too; names that a user is free to choose are left out."""
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if not (keys and keys[-1] in ("metrics", "callbacks", "loggers", "rewards", "weights")):
+                yield (*keys, key)
+            yield from leaves(child, (*keys, key))
+
+
+RECIPE = yaml.safe_load((CONFIGS / "diffusion.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def copied_configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(CONFIGS, tmp_path_factory.mktemp("copy") / "configs"))
+
+
+@pytest.mark.parametrize("keys", list(leaves(RECIPE)), ids=lambda keys: ".".join(keys))
+def test_every_misspelt_key_of_the_default_is_found(
+    keys: tuple[str, ...], copied_configs: Path, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = copy.deepcopy(RECIPE)
+    *parents, key = keys
+    inner = config
+    for parent in parents:
+        inner = inner[parent]
+    misspelt = f"{key[:-1]}{key[-1]}{key[-1]}"
+    value = inner.pop(key)
+    inner[misspelt] = value
+    (copied_configs / "misspelt.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert main(["--config", str(copied_configs / "misspelt.yaml")]) == 1
+    message = capsys.readouterr().err
+    shown = ".".join(part for part in (*parents, misspelt) if part != "init_args" or part == misspelt)
+    assert message.startswith(f"error: {shown}: ")
+    assert f"Did you mean {key}?" in message
+    assert "misspelt.yaml:" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_every_recipe_runs_two_iterations(path: Path, repository: Path, nano: Path, tmp_path: Path) -> None:
+    short = ["max_epochs=1", "limit_train_batches=2", "limit_val_batches=1", "check_val_every_n_epoch=1"]
+    run = tmp_path / "run"
+    arguments = ["--config", str(path), f"--run_dir={run}", *(f"--trainer.{setting}" for setting in short)]
+    assert main([*arguments, "--loggers.wandb=null"]) == 0
+    assert (run / "checkpoints" / "last.ckpt").exists()
+    assert (run / "config.yaml").is_file()

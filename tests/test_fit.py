@@ -1,0 +1,54 @@
+"""``python -m realgen.fit`` as a user first meets it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from realgen.fit import USAGE, main
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ["diffusers", "open_clip", "peft", "skimage", "sklearn", "timm", "transformers.modeling_utils", "webdataset"]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_without_arguments_it_names_the_first_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("usage: python -m realgen.fit --config RECIPE.yaml")
+    assert "First command to try:\n  python -m realgen.fit --config configs/diffusion.yaml" in text
+    assert (ROOT / "configs" / "diffusion.yaml").is_file()
+
+
+def test_without_arguments_it_does_not_wait_for_torch() -> None:
+    ended = python("import sys; from realgen.fit import main; main([]); sys.exit('torch' in sys.modules)")
+    assert ended.returncode == 0
+
+
+def test_help_imports_nothing_heavy_and_opens_with_the_usage() -> None:
+    ended = python(
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print('HEAVY', [name for name in {HEAVY} if name in sys.modules]))\n"
+        "from realgen.fit import main\n"
+        "main(['--help'])\n"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(f"usage: {USAGE}")
+    assert "--trainer.max_epochs" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_what_the_usage_names_exists(repository: Path) -> None:
+    words = [word.split("=")[-1] for word in USAGE.split()]
+    files = {word for word in words if word.startswith("configs/")}
+    assert len(files) >= 3
+    assert not [name for name in files if not (repository / name).is_file()]
