@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from realgen.cli.components import expand
-from realgen.cli.diagnosis import null_problems, problems
-from realgen.cli.schema import Place, place_of
+from realgen.cli.diagnosis import problems
+from realgen.cli.schema import place_of
 from realgen.cli.tree import read_file
 from realgen.detectors import Detector
 from realgen.fit import main
@@ -51,16 +51,15 @@ def parse_part(path: Path, kind: type) -> None:
     Raises:
         AssertionError: If it is refused.
     """
-    root = Place(arguments={"part": place_of(kind)})
-    tree = expand(read_file(path), place_of(kind))
-    assert not list(null_problems(tree, place_of(kind)))
+    place = place_of(kind)
+    tree = expand(read_file(path), place)
+    assert not list(problems(tree, place, values=False))
     parser = ArgumentParser(exit_on_error=False, parser_mode="omegaconf+")
     parser.add_argument("--part", type=kind)
     try:
         parser.parse_object({"part": tree.plain()})
-    except Exception as error:  # whatever the parser raises, the readable cause is the walk's
-        raise AssertionError(list(problems(tree, place_of(kind))) or str(error)) from error
-    assert root.arguments
+    except ArgumentError as error:
+        raise AssertionError(list(problems(tree, place)) or str(error)) from error
 
 
 def test_the_tree_is_walked() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from realgen.callbacks.export import Export
 from realgen.callbacks.picture_grid import picture_grid, to_bytes
-from realgen.callbacks.run_context import callbacks_of, checkpoint_folder, iteration_of, run_folder
+from realgen.callbacks.run_context import callbacks_of, iteration_of, run_folder
 from realgen.callbacks.sample_logger import log_picture
 from realgen.callbacks.summary_table import Comparison, compare, summary_table
 
@@ -123,11 +123,13 @@ class Summary(Callback):
         console.print(f"pictures   {folder / 'before_after.png'}", highlight=False)
         if exported is not None:
             console.print(f"weights    {exported}", highlight=False)
-            console.print(f"  use      pipeline.load_lora_weights({str(exported)!r})", highlight=False, markup=False)
-        config, last = folder / "config.yaml", checkpoint_folder(trainer) / "last.ckpt"
+            adapter = (exported / "pytorch_lora_weights.safetensors").exists()
+            use = f"pipeline.load_lora_weights('{exported}')" if adapter else f"from_pretrained('{exported}')"
+            console.print(f"  use      {use}", highlight=False, markup=False)
         epochs = 2 * max(1, trainer.max_epochs or 1)
         console.print(
-            f"go on      python -m realgen.fit --config {config} --ckpt_path {last} --trainer.max_epochs={epochs}",
+            f"go on      python -m realgen.fit --config {folder / 'config.yaml'} --run_dir={folder} --ckpt_path=last "
+            f"--trainer.max_epochs={epochs}",
             highlight=False,
         )
 

@@ -108,6 +108,8 @@ def _unwrap(node: Node, owner: str) -> Node:
 def _names_class(node: Node, place: Place) -> bool:
     if not isinstance(node.value, str) or not _IMPORT_PATH.fullmatch(node.value):
         return False
+    if not isinstance(parse_text(node.value).value, str):
+        return False  # true, false, null, which come from the command line as text
     # Where text may stand too (trainer.strategy: ddp), only a dotted name is a class.
     return "." in node.value or not place.takes_text
 

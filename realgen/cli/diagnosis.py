@@ -18,12 +18,14 @@ from realgen.cli.tree import Node
 _COMPONENT_KEYS = ("class_path", "init_args", "dict_kwargs")
 
 
-def problems(tree: Node, root: Place) -> Iterator[str]:
-    """Everything that is wrong with a config, outer things first.
+def problems(tree: Node, root: Place, *, values: bool = True) -> Iterator[str]:
+    """Everything that is wrong with a config, outer things first, missing arguments last.
 
     Args:
         tree: A whole config, part files expanded.
         root: What may stand at the top.
+        values: Whether to look at plain values too. False looks at keys, classes and nulls, and is fast; jsonargparse
+            lets some of these pass: an empty group of a wrong name, or null for a number.
 
     Yields:
         One line each: the dotted key as the command line takes it, what was expected and what came, where it was
@@ -39,29 +41,14 @@ def problems(tree: Node, root: Place) -> Iterator[str]:
             yield from _check_arguments(key, node, place.arguments, place.owner)
         elif place.base is not None and (node.is_mapping or not (place.takes_text or place.elements)):
             yield from _check_component(key, node, place)
-        elif not _holds_places(node, place) and not _accepts(place.hint, node.plain()):
+        elif values and not _holds_places(node, place) and not _accepts(place.hint, node.plain()):
             yield f"{key}: expected {describe(place.hint)}, got {node.plain()!r}{_at(node)}.{_near_choice(place, node)}"
         missing += _missing(key, node, place)
     yield from missing
 
 
-def null_problems(tree: Node, root: Place) -> Iterator[str]:
-    """The nulls where none may stand; jsonargparse would take them for "not given".
-
-    Args:
-        tree: A whole config, part files expanded.
-        root: What may stand at the top.
-
-    Yields:
-        Lines as of ``problems``.
-    """
-    for key, node, place in visit(tree, root):
-        if node.value is None:
-            yield from _null(key, node, place)
-
-
 def _null(key: str, node: Node, place: Place) -> Iterator[str]:
-    if not place.takes_null and place.arguments is None:
+    if not place.takes_null:
         yield f"{key}: expected {describe(place.hint)}, got null{_at(node)}."
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, set_dumper
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf.errors import OmegaConfBaseException
 
+from realgen import __version__
 from realgen.cli.arguments import asks_for_help, first_config, read_arguments, split_print_config
 from realgen.cli.config_error import ConfigError
-from realgen.cli.diagnosis import blame, condense, null_problems, problems
+from realgen.cli.diagnosis import blame, condense, problems
 from realgen.cli.quiet import quiet_lightning, quiet_wandb
 from realgen.cli.run_dir import LAST, Run, find_run
 from realgen.cli.save_config import SaveConfig
@@ -54,9 +58,15 @@ class RealGenCLI(LightningCLI):
         argv: Sequence[str] | None = None,
     ) -> None:
         self.argv = list(sys.argv[1:] if argv is None else argv)
-        self._bases = model_class, datamodule_class
         self._config_text = ""
         quiet_lightning()
+        set_dumper("yaml", _to_yaml)
+        self._root = _root(model_class, datamodule_class)
+        self._tree = Node({})
+        if not asks_for_help(self.argv):
+            self._tree = read_arguments(split_print_config(self.argv)[0], self._root)
+            for problem in problems(self._tree, self._root, values=False):
+                raise ConfigError(problem)
         super().__init__(
             model_class,
             datamodule_class,
@@ -82,43 +92,33 @@ class RealGenCLI(LightningCLI):
         for name, (hint, default, text) in _ARGUMENTS.items():
             parser.add_argument(f"--{name}", type=hint, default=default, help=text)
 
-    @property
-    def root(self) -> Place:
-        """What may stand at the top of a config."""
-        return Place(
-            arguments={
-                "seed_everything": place_of(bool | int),
-                **{name: place_of(hint) for name, (hint, _, _) in _ARGUMENTS.items()},
-                "trainer": group_of(Trainer),
-                "model": Place(base=self._bases[0], takes_text=False, takes_null=False, required=True),
-                "data": Place(base=self._bases[1], takes_text=False, takes_null=False, required=True),
-            }
-        )
-
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Read, merge and check files and arguments into ``self.config``.
+        """Let jsonargparse check and complete what was read, into ``self.config``.
 
         Raises:
-            ConfigError: If anything is wrong.
+            ConfigError: If a value is wrong.
             SystemExit: After ``--help`` and ``--print_config``.
         """
         if asks_for_help(args):
             parser.parse_args(args)
-        argv, print_config = split_print_config(args)
-        tree = read_arguments(argv, self.root)
-        for problem in null_problems(tree, self.root):
-            raise ConfigError(problem)
         try:
-            self.config = parser.parse_object(tree.plain())
+            self.config = parser.parse_object(self._tree.plain())
         except OmegaConfBaseException as error:
-            raise ConfigError(_interpolation_problem(error, tree)) from error
+            raise ConfigError(_interpolation_problem(error, self._tree)) from error
         except ArgumentError as error:
-            found = next(problems(tree, self.root), None)
+            found = next(problems(self._tree, self._root), None)
             raise ConfigError(condense(str(error)) if found is None else found) from error
-        self._config_text = parser.dump(self.config, skip_unset=False)
-        if print_config is not None:
-            sys.stdout.write(parser.dump(self.config, skip_default="skip_default" in print_config))
+        flags = split_print_config(args)[1]
+        if flags is not None:
+            skip = "skip_default" in flags
+            sys.stdout.write(parser.dump(self.config, skip_default=skip, skip_unset=skip))
             raise SystemExit(0)
+        # Without what places this run, so that it starts the same run in another folder.
+        saved = self.config.clone()
+        saved.run_dir = saved.ckpt_path = None
+        command = shlex.join(["python", "-m", "realgen.fit", *self.argv])
+        text = parser.dump(saved, skip_unset=False)
+        self._config_text = f"# realgen {__version__}: {command}\n{text}"
 
     def before_instantiate_classes(self) -> None:
         """Choose the folder of the run, and lead checkpoints and loggers there."""
@@ -171,6 +171,32 @@ _ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
     "ckpt_path": (str | None, None, "Go on from a checkpoint: last, or a path."),
     "baseline": (bool, True, "Validate before the first iteration of a new run, to compare with."),
 }
+
+
+def _root(model_class: type, datamodule_class: type) -> Place:
+    """What may stand at the top of a config."""
+    return Place(
+        arguments={
+            "seed_everything": place_of(bool | int),
+            **{name: place_of(hint) for name, (hint, _, _) in _ARGUMENTS.items()},
+            "trainer": group_of(Trainer),
+            "model": replace(place_of(model_class), required=True),
+            "data": replace(place_of(datamodule_class), required=True),
+        }
+    )
+
+
+def _to_yaml(value: Any) -> str:
+    """As jsonargparse writes YAML, but also what has an enum's member for a default, such as Lightning's ``Timer``."""
+    return yaml.safe_dump(_without_enums(value), sort_keys=False, allow_unicode=True)
+
+
+def _without_enums(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_enums(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_without_enums(child) for child in value]
+    return value.name if isinstance(value, Enum) else value
 
 
 def _chosen(components: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -96,7 +96,8 @@ def _options(hint: Any) -> Iterator[Any]:
 
 
 def _is_component(option: type) -> bool:
-    return option.__module__ != "builtins" and option is not NoneType and not issubclass(option, _NO_COMPONENTS)
+    # From Python 3.11 on, Any is a class.
+    return option.__module__ != "builtins" and option is not Any and not issubclass(option, _NO_COMPONENTS)
 
 
 def group_of(function: type) -> Place:

@@ -18,6 +18,7 @@ import yaml
 from realgen.cli.config_error import ConfigError, nearest
 
 COMMAND_LINE = "command line"
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ def parse_text(text: str, *, name: str = "", folder: Path = Path()) -> Node:
 
 def _convert(loader: yaml.SafeLoader, node: yaml.Node, name: str, folder: Path) -> Node:
     origin = f"{name}:{node.start_mark.line + 1}" if name else COMMAND_LINE
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
+        raise ConfigError(f"{origin}: not valid YAML here: the tag {node.tag}.")
     if isinstance(node, yaml.SequenceNode):
         return Node([_convert(loader, child, name, folder) for child in node.value], origin, folder)
     if not isinstance(node, yaml.MappingNode):

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from realgen.functional.advantages import rewards_std
 from realgen.metrics.base import ImageMetric
@@ -32,6 +32,7 @@ from realgen.modules.statistics import (
     gather_rewards,
     reward_statistics,
 )
+from realgen.modules.trained_weights import check_trained, keep_trained
 from realgen.modules.validation import Validation
 from realgen.objectives.base import Objective
 from realgen.parallel import gather_first_axis, gradient_sync, is_sharded, whole, world_size
@@ -131,7 +132,7 @@ class GRPOModule(LightningModule):
         """Optimizer of the trained parameters, and the scheduler if there is one.
 
         Raises:
-            ValueError: If the policy trains nothing.
+            ValueError: If the policy trains nothing, or the scheduler needs a metric.
         """
         parameters = list(self.policy.trainable_parameters().values())
         if not parameters:
@@ -139,7 +140,10 @@ class GRPOModule(LightningModule):
         optimizer = self.optimizer(parameters)
         if self.lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ValueError("lr_scheduler must not wait for a metric, got ReduceLROnPlateau; take one of the others.")
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_fit_start(self) -> None:
         """Move the reward to the policy's device."""
@@ -164,6 +168,7 @@ class GRPOModule(LightningModule):
             RuntimeError: If no sample could be judged, or a gradient is not finite.
             OnPolicyError: If the policy that is trained is not the one that sampled.
         """
+        self._check_rows(len(batch.prompts))
         clock = PhaseClock(self.device)
         generator = iteration_generator(self.seed, self.global_rank, self.iteration)
         self.policy.iteration = self.iteration
@@ -216,8 +221,6 @@ class GRPOModule(LightningModule):
             for index, rows in enumerate(minibatches):
                 first = guard if epoch == index == 0 else None
                 statistics.append(self.update(rollout, advantages, reference, rows, first))
-                if self.policy.progress is not None:
-                    self.policy.progress("update", len(statistics), self.inner_epochs * self.updates_per_epoch)
         means = combine_ranks(combine_microbatches(statistics, [1.0] * len(statistics)))
         return {**means, "ratio/on_policy_deviation": guard.deviation}
 
@@ -251,6 +254,8 @@ class GRPOModule(LightningModule):
             statistics.append(values)
             if guard is not None:
                 guard.watch(score, batch, part)
+            if self.policy.progress is not None:
+                self.policy.progress("update", index + 1, len(microbatches))
         if guard is not None:
             guard.check()
         optimizer.step()  # clips first, in on_before_optimizer_step
@@ -290,8 +295,7 @@ class GRPOModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the iteration, and of the weights only the trained ones."""
         checkpoint["iteration"] = self.iteration
-        trained = {f"policy.{name}" for name in self.policy.trainable_parameters()}
-        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.policy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the iteration, and see that the checkpoint fits the policy.
@@ -300,14 +304,8 @@ class GRPOModule(LightningModule):
             ValueError: If the checkpoint's weights are not those that the policy trains.
         """
         self.iteration = checkpoint["iteration"]
-        trained = {f"policy.{name}" for name in self.policy.trainable_parameters()}
-        saved = set(checkpoint.get("state_dict", trained))
-        for names, meaning in ((trained - saved, "lacks"), (saved - trained, "holds, but the policy does not train,")):
-            if names:
-                raise ValueError(
-                    f"the checkpoint {meaning} {len(names)} of the policy's weights, such as {min(names)}; resume with "
-                    "the policy (class, base model, LoRA rank and targets) that wrote it."
-                )
+        if "state_dict" in checkpoint:  # a sharded checkpoint brings its weights another way
+            check_trained(checkpoint["state_dict"], self.policy)
 
     def policy_statistics(self, rollout: Rollout, seconds: dict[str, float]) -> dict[str, float]:
         """What only this kind of policy can say of an iteration; a subclass adds to it."""
@@ -318,15 +316,17 @@ class GRPOModule(LightningModule):
         sharded = world_size() > 1 and is_sharded(self.policy)
         return self.skip_zero_advantages and not self.objective.needs_reference and not sharded
 
+    def _check_rows(self, prompts: int) -> None:
+        if (rows := prompts * self.group_size) % self.updates_per_epoch:
+            raise ValueError(
+                f"updates_per_epoch={self.updates_per_epoch} must divide the rows of an iteration on each rank: "
+                f"{prompts} prompts x group_size={self.group_size} = {rows}."
+            )
+
     def _check_rollout(self, rollout: Rollout) -> None:
         self.objective.check(rollout.sampled)
         if not bool(rollout.mask.any()):
             raise ValueError(f"policy {type(self.policy).__name__} took no decision that counts; is noise_level 0?")
-        if (rows := len(rollout.images)) % self.updates_per_epoch:
-            raise ValueError(
-                f"updates_per_epoch={self.updates_per_epoch} must divide the rows of an iteration on each rank: "
-                f"{len(rollout.prompts)} prompts x group_size={self.group_size} = {rows}."
-            )
 
     def _log_iteration(
         self, rollout: Rollout, statistics: dict[str, Float[Tensor, ""]], seconds: dict[str, float]

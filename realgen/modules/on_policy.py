@@ -105,7 +105,8 @@ def off_policy_cause(
         )
     return (
         "scoring is deterministic, in float32, and on the same weights, so it sees another conditioning than sampling "
-        "did: compare prompt embeddings, guidance_scale, timesteps and the adapters that are switched on."
+        "did: compare prompt embeddings, guidance_scale, timesteps and the adapters that are switched on. (If the "
+        "deviation is tiny, kernels that round differently at another batch size do it: raise on_policy_tolerance.)"
     )
 
 
@@ -115,6 +116,8 @@ def _active_dropouts(policy: nn.Module) -> list[str]:
 
 def _low_precision_signs(policy: Policy, rollout: Rollout) -> list[str]:
     signs = [f"autocast is on for {kind}" for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    if policy.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
+        signs.append(f"float32 matrices are multiplied in {torch.get_float32_matmul_precision()!r} precision (TF32)")
     stored = {"log_probs": rollout.sampled.log_probs, **rollout.trajectory}
     signs += [f"the rollout stores {name} in {tensor.dtype}" for name, tensor in stored.items() if _is_low(tensor)]
     weights = {f"weights are {p.dtype}" for p in policy.parameters() if _is_low(p)}

@@ -28,7 +28,7 @@ def light_augment(images: Images, generator: torch.Generator) -> Images:
     x, y = torch.randint(-2, 3, (2,), generator=generator).tolist()
     height, width = images.shape[-2:]
     images = F.pad(images, (2, 2, 2, 2), mode="reflect")[:, :, 2 + y : 2 + y + height, 2 + x : 2 + x + width]
-    noise = torch.randn(images.shape, generator=generator) * uniform(images, 0, 0.015, generator)
+    noise = torch.randn(images.shape, generator=generator) * uniform(images, 0.0, 0.015, generator)
     return (images + noise).clamp(0, 1)
 
 

@@ -94,8 +94,12 @@ def make_detector(detector: str, nano: Path, scale: Scale) -> None:
 
 def make_figures(nano: Path, scale: Scale) -> None:
     """Measure the models."""
-    crops, prompts_per_subject = scale.of_data(corpus.HELD_OUT_CROPS), scale.of_data(figures.PROMPTS_PER_SUBJECT)
-    measured = figures.measure(nano, held_out_crops=crops, prompts_per_subject=prompts_per_subject)
+    most = figures.PROMPTS_PER_SUBJECT
+    measured = figures.measure(
+        nano,
+        held_out_crops=scale.of_data(corpus.HELD_OUT_CROPS),
+        prompts_per_subject=min(scale.of_data(most), most),
+    )
     figures.write_figures(nano, measured)
 
 

@@ -37,7 +37,7 @@ def make_corpus(crops_per_subject: int, *, seed: int, size: int = 64, held_out: 
         crops_per_subject: Crops of each of the 24 subjects.
         seed: Of the ``numpy`` generator.
         size: Side in pixels.
-        held_out: Cut textures from the part that training crops never see.
+        held_out: Cut textures at the end that training crops keep out of, see ``real_crop``.
     """
     rng = np.random.default_rng(seed)
     real, ai, subjects = [], [], []

@@ -120,20 +120,25 @@ def make_pictures(pretrained: Path, *, per_subject: int, num_samples: int, seed:
 def draw_batch(pictures: Pictures, half: int, generator: torch.Generator) -> tuple[Float[Tensor, "rows 3 h w"], Tensor]:
     """Half real, half generated; labels 0 and 1.
 
-    Of the generated half, six parts of ten are samples, two AI-looking crops, two corrupted pictures of any kind.
+    Of the generated half, an eighth are AI-looking crops and six sixteenths corrupted pictures, as many of each kind; the
+    rest are samples.
     """
 
     def pick(source: Tensor, rows: int) -> Tensor:
         return from_uint8(source[torch.randint(len(source), (rows,), generator=generator)])
 
     real = torch.cat([pick(pictures.real, half // 2), pick(pictures.decoded, half - half // 2)])
-    num_ai = num_corrupted = half // 5
-    generated = torch.cat([pick(pictures.samples, half - num_ai - num_corrupted), pick(pictures.ai, num_ai)])
-    names = sorted(CORRUPTIONS)
-    corrupt = CORRUPTIONS[names[int(torch.randint(len(names), (), generator=generator))]]
+    num_ai, num_of_kind = half // 8, max(half // 16, 1)
+    num_samples = half - num_ai - num_of_kind * len(CORRUPTIONS)
+    generated = torch.cat([pick(pictures.samples, num_samples), pick(pictures.ai, num_ai)])
     sources = (pictures.real, pictures.decoded, pictures.samples)
-    source = sources[int(torch.randint(3, (), generator=generator))]
-    corrupted = corrupt(pick(source, num_corrupted), generator)
+    chosen = torch.randint(len(sources), (len(CORRUPTIONS),), generator=generator).tolist()
+    corrupted = torch.cat(
+        [
+            corrupt(pick(sources[source], num_of_kind), generator)
+            for corrupt, source in zip(CORRUPTIONS.values(), chosen, strict=True)
+        ]
+    )
     real, generated = photo_augment(real, generator), photo_augment(generated, generator)
     images = torch.cat([real, generated, light_augment(corrupted, generator)])
     labels = torch.cat([torch.zeros(half), torch.ones(half)])

@@ -173,7 +173,11 @@ def train_denoiser(
 
 
 def assemble(model: Denoiser, vae: AutoencoderKL) -> StableDiffusion3Pipeline:
-    """The parts as a pipeline; weights are rounded to half precision, in which they are stored."""
+    """The parts as a pipeline, transformer and VAE in the half precision in which they are stored.
+
+    The text encoders stay in float32: transformers loads a model in the precision of its file, diffusers in float32, and
+    a plain ``from_pretrained`` must give one type.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
     pipeline = StableDiffusion3Pipeline(
@@ -187,7 +191,9 @@ def assemble(model: Denoiser, vae: AutoencoderKL) -> StableDiffusion3Pipeline:
         text_encoder_3=None,
         tokenizer_3=None,
     )
-    return pipeline.to(torch.float16)
+    pipeline.transformer.half()
+    pipeline.vae.half()
+    return pipeline
 
 
 def make_pipeline(
@@ -203,7 +209,7 @@ def make_pipeline(
         seed: Of weights and batches.
 
     Returns:
-        The pipeline, in half precision as it was written.
+        The pipeline, in the precision in which it was written.
     """
     from diffusers import AutoencoderKL
 

@@ -87,7 +87,8 @@ MAX_SIDE = 1024
 """Larger photographs are shrunk to this longer side when they are read."""
 
 HELD_OUT_SHARE = 0.25
-"""Share of a texture's photograph (its lower end) that only held-out crops see."""
+"""Share of a texture's photograph, its lower end, that training crops keep out of (where they are smaller than the rest)
+and held-out crops reach into."""
 
 
 @cache
@@ -110,8 +111,9 @@ def real_crop(subject: Subject, rng: np.random.Generator, *, size: int = 64, hel
         subject: What to show.
         rng: Source of position, side, mirror image and exposure (a gain of 0.92 to 1.08).
         size: Side of the result in pixels.
-        held_out: For textures, cut from the part that training crops never see. Objects are one region of one
-            photograph, so their held-out crops differ by the draw alone.
+        held_out: For textures, cut at the lower end, which training crops keep out of; where a crop is larger than that
+            end, the rest of it has been seen. Objects are one region of one photograph, so their held-out crops differ
+            by the draw alone.
 
     Returns:
         The crop, Lanczos-resized.

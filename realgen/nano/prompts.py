@@ -2,8 +2,8 @@
 
     python -m realgen.nano.prompts --output data/prompts
 
-Training: every plain prompt that is not held out. Validation: the held-out ones, each with a real crop of its subject,
-cut where no training crop was, to measure generated pictures against.
+Training: every plain prompt that is not held out. Validation: the held-out ones, each with a held-out crop of its
+subject, to measure generated pictures against.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 MAX_TOKENS = 24
-"""Longest caption, start and end tokens included."""
+"""Tokens of a caption, start and end included; the very few that are longer lose their end."""
 
 
 def build_tokenizer(vocab_size: int = 1024) -> CLIPTokenizer:
-    """Train byte-pair merges on every caption; any other text still splits into bytes."""
+    """Train byte-pair merges on every caption; any other text still splits into bytes. Always the same one."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
@@ -24,10 +24,12 @@ def build_tokenizer(vocab_size: int = 1024) -> CLIPTokenizer:
     frame = CLIPTokenizer().backend_tokenizer
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     trained.normalizer, trained.pre_tokenizer = frame.normalizer, frame.pre_tokenizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[start, end],
+        # The trainer numbers bytes that end a word as it meets them, in an order that changes from run to run, and only
+        # those it meets. As special tokens they are all there, under the same numbers every time.
+        special_tokens=[start, end, *(byte + "</w>" for byte in alphabet)],
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
         continuing_subword_prefix="",
@@ -35,8 +37,5 @@ def build_tokenizer(vocab_size: int = 1024) -> CLIPTokenizer:
     )
     captions = [prompt for subject in SUBJECTS for prompt in plain_prompts(subject)]
     trained.train_from_iterator(captions + [*PHOTO_CUES, *SYNTHETIC_CUES] * 20, trainer)
-    vocab: dict[str, int] = trained.get_vocab()
-    for byte in sorted(alphabet):  # bytes that end a word: the trainer only keeps those it has seen
-        vocab.setdefault(byte + "</w>", len(vocab))
     merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+    return CLIPTokenizer(vocab=trained.get_vocab(), merges=merges, model_max_length=MAX_TOKENS)

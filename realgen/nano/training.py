@@ -90,7 +90,7 @@ class Training:
             for name, value in self.model.state_dict().items():
                 if value.dtype.is_floating_point:
                     self.averaged[name].lerp_(value, 1 - self.average)
-        value = float(loss)
+        value = float(loss.detach())
         self._loss = value if math.isnan(self._loss) else 0.98 * self._loss + 0.02 * value
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{self._loss:.4f}", refresh=False)

@@ -66,8 +66,8 @@ def test_a_run_ends_with_table_pictures_and_commands(tmp_path: Path, capsys: pyt
     assert f"{before['val/reward/red']:.3f}" in row
     assert f"{last['val/reward/red']:.3f}" in row
     assert f"pipeline.load_lora_weights('{tmp_path / 'lora'}')" in out
-    config, checkpoint = tmp_path / "config.yaml", tmp_path / "checkpoints" / "last.ckpt"
-    assert f"python -m realgen.fit --config {config} --ckpt_path {checkpoint} --trainer.max_epochs=6" in out
+    command = f"python -m realgen.fit --config {tmp_path / 'config.yaml'} --run_dir={tmp_path} --ckpt_path=last"
+    assert f"{command} --trainer.max_epochs=6" in out
 
 
 def test_the_pairs_show_the_same_prompt_and_seed(tmp_path: Path) -> None:

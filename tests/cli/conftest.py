@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,12 +54,12 @@ data:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with ``toy.yaml``."""
     (tmp_path / "toy.yaml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("REALGEN_RUN_DIR", raising=False)
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from realgen.cli import ConfigError
 Fit = Callable[..., int]
 TOYS = "tests.helpers.cli_toys"
 REWARDS = "model.init_args.reward.init_args.rewards"
+ALLOWED = f"Allowed: {TOYS}.Bright, {TOYS}.Pretrained, {TOYS}.Weighted."
+A_REWARD = "expected a Reward (class_path and init_args, or a part file)"
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def failure(fit: Fit, folder: Path, capsys: pytest.CaptureFixture[str]) -> Calla
         ("baseline=maybe", "baseline: expected bool, got 'maybe' (command line)."),
         ("model.reward.weights.bright=x", "model.reward.weights.bright: expected float, got 'x' (command line)."),
         ("model.reward.rewards.bright.mode=meen",
-         "model.reward.rewards.bright.mode: expected 'mean' or 'median', got 'meen' (command line). Did you mean mean?"),
+         "model.reward.rewards.bright.mode: expected 'mean' or 'median', got 'meen' (command line). Did you mean"),
         (f"model.reward={TOYS}.Pretrained",
          "model.reward.checkpoint: missing; Pretrained needs it (str) (command line)."),
         (f"model.reward={TOYS}.Brigth",
@@ -67,16 +69,15 @@ def failure(fit: Fit, folder: Path, capsys: pytest.CaptureFixture[str]) -> Calla
         ("model.reward=relgen.rewards.Realism",
          "model.reward: there is no module relgen. Did you mean realgen? (command line)"),
         ("model.reward=torch.nn.Linear",
-         f"model.reward: Linear is no Reward. Allowed: {TOYS}.Bright, {TOYS}.Pretrained, {TOYS}.Weighted. (command line)"),
+         f"model.reward: Linear is no Reward. {ALLOWED} (command line)"),
         (f"model.reward={TOYS}.Reward",
-         f"model.reward: Reward is abstract. Allowed: {TOYS}.Bright, {TOYS}.Pretrained, {TOYS}.Weighted. (command line)"),
+         f"model.reward: Reward is abstract. {ALLOWED} (command line)"),
         (f"model={TOYS}.Bright", f"model: Bright is no Base. Allowed: {TOYS}.Model. (command line)"),
         ("model.reward=Brigth",
          "model.reward: no Reward is called 'Brigth'; give its import path. Did you mean Bright? (command line)"),
-        ("model.reward=3", "model.reward: expected a Reward (class_path and init_args, or a part file), got '3' (command line)."),
+        ("model.reward=3", f"model.reward: {A_REWARD}, got '3' (command line)."),
         ("model.reward.rewards.new.target=3",
-         "model.reward.rewards.new: class_path is missing; expected a Reward (command line). "
-         f"Allowed: {TOYS}.Bright, {TOYS}.Pretrained, {TOYS}.Weighted."),
+         f"model.reward.rewards.new: class_path is missing; expected a Reward (command line). {ALLOWED}"),
         ("model.reward.rewards.bright.target=-1", "model.reward.rewards.bright.target must be >= 0, got -1.0."),
         ("model.group_size=1", "model.group_size must be at least 2, got 1."),
         ("callbacks.last.every_n_epochs=0", "callbacks.last.every_n_epochs must be at least 1, got 0."),
@@ -93,18 +94,21 @@ def test_on_the_command_line(argument: str, message: str, failure: Callable[...,
     ("key", "value", "message"),
     [
         ("modle", {}, "modle: config has no such key (bad.yaml:{line}). Did you mean model?"),
-        ("model.init_arg", {}, "model.init_arg: a component has only class_path and init_args (bad.yaml:{line}). Did you mean init_args?"),
+        ("model.init_arg", {},
+         "model.init_arg: a component has only class_path and init_args (bad.yaml:{line}). Did you mean init_args?"),
         ("model.group_size", 3, "model.group_size: must stand under init_args (bad.yaml:{line})."),
         ("model.init_args.group_size", "abc", "model.group_size: expected int, got 'abc' (bad.yaml:{line})."),
         ("model.init_args.group_size", None, "model.group_size: expected int, got null (bad.yaml:{line})."),
-        ("model.init_args.reward", 5, "model.reward: expected a Reward (class_path and init_args, or a part file), got 5 (bad.yaml:{line})."),
+        ("model.init_args.reward", 5, "model.reward: " + A_REWARD + ", got 5 (bad.yaml:{line})."),
         ("model.init_args", [1], "model: expected a mapping of arguments, got "),
         (f"{REWARDS}.bright.init_args.targett", 3,
          "model.reward.rewards.bright.targett: Bright has no such key (bad.yaml:{line}). Did you mean target?"),
-        (f"{REWARDS}.bright.init_args.target", [1], "model.reward.rewards.bright.target: expected float, got [1] (bad.yaml:{line})."),
+        (f"{REWARDS}.bright.init_args.target", [1],
+         "model.reward.rewards.bright.target: expected float, got [1] (bad.yaml:{line})."),
         (f"{REWARDS}.bright.class_path", "torch.nn.Linear", "model.reward.rewards.bright: Linear is no Reward."),
         (f"{REWARDS}.bright", "nope.yaml", "model.reward.rewards.bright: cannot read nope.yaml: No such file"),
-        (f"{REWARDS}.other.init_args", {}, "model.reward.rewards.other.checkpoint: missing; Pretrained needs it (str)"),
+        (f"{REWARDS}.third", {"class_path": f"{TOYS}.Pretrained"},
+         "model.reward.rewards.third.checkpoint: missing; Pretrained needs it (str) (bad.yaml:{line})."),
         ("trainer.logger", [{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dirr": 3}}],
          "trainer.logger[0].save_dirr: CSVLogger has no such key (bad.yaml:"),
         ("trainer", 3, "trainer: expected a mapping of arguments, got 3 (bad.yaml:{line})."),

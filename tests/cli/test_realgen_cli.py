@@ -1,4 +1,4 @@
-"""What comes out of a config: the components it names, changed by overlays and arguments, placed in the run's folder."""
+"""What comes out of a config: the components it names, changed by overlays and arguments, in the run's folder."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_logger_false_means_none(parse: Parse) -> None:
 def test_wandb_is_told_run_and_folder(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     add = "--loggers.wandb={class_path: lightning.pytorch.loggers.WandbLogger, init_args: {offline: true}}"
     wandb, csv = parse("--run_dir=runs/toy/monday", add).trainer.loggers
-    assert (wandb.name, wandb.version, wandb.save_dir) == (None, "toy-monday", "runs/toy/monday")
+    assert (wandb.version, wandb.save_dir) == ("toy-monday", "runs/toy/monday")
     assert isinstance(csv, CSVLogger)
     named, _ = parse("--run_dir=runs/toy/monday", add, "--loggers.wandb.id=mine").trainer.loggers
     assert named.version == "mine"

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,9 @@ def test_a_run_leaves_config_checkpoint_and_csv(fit: Fit, folder: Path) -> None:
     assert fit("--model.lr=0.25") == 0
     (run,) = (folder / "runs" / "toy").iterdir()
     assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "csv"}
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    text = (run / "config.yaml").read_text()
+    assert text.splitlines()[0].endswith(": python -m realgen.fit --config toy.yaml --model.lr=0.25")
+    config = yaml.safe_load(text)
     assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.25
     assert (config["run_dir"], config["ckpt_path"]) == (None, None)
     steps = [float(row["weight"]) for row in rows(run) if row.get("weight")]
@@ -149,8 +150,9 @@ sys.exit(command(train, Base, LightningDataModule))
 
 
 def run_apart(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    (folder / "run.py").write_text(RUN)  # a file, because Lightning's launcher starts it again
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
-    words = [sys.executable, "-c", textwrap.dedent(RUN), *argv]
+    words = [sys.executable, "run.py", *argv]
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 

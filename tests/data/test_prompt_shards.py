@@ -56,6 +56,12 @@ def test_the_order_does_not_depend_on_where_the_prompts_are_kept(shards: SimpleN
     assert first_prompts(on_rank(streamed), 6) == order
 
 
+def test_the_seed_chooses_the_order(shards: SimpleNamespace) -> None:
+    orders = [on_rank(PromptShards(shards.train, prompts_per_iteration=4, seed=seed)) for seed in (0, 0, 1)]
+    first, same, other = (first_prompts(data, 3) for data in orders)
+    assert first == same != other
+
+
 def test_ranks_share_an_epoch(shards: SimpleNamespace) -> None:
     ranks = [on_rank(PromptShards(shards.train, prompts_per_iteration=3), rank, 2) for rank in range(2)]
     prompts = [prompt for data in ranks for batch in first_prompts(data, 2) for prompt in batch]

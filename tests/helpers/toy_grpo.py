@@ -109,6 +109,7 @@ class GaussianPolicy(Policy):
     def export(self, directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         torch.save({name: p.detach().clone() for name, p in self.trainable_parameters().items()}, directory / "w.pt")
+        (directory / "pytorch_lora_weights.safetensors").touch()
         return directory
 
 

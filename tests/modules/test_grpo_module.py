@@ -190,6 +190,11 @@ def test_the_scheduler_steps_once_per_iteration(tmp_path: Path) -> None:
     assert trained.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05 * 0.125)
 
 
+def test_a_scheduler_that_needs_a_metric_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lr_scheduler must not wait for a metric, got ReduceLROnPlateau"):
+        fit(tmp_path, lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+
 def test_the_guard_stops_the_fit_before_the_first_update(tmp_path: Path) -> None:
     trained = module(policy=GaussianPolicy(fault="conditioning"))
     with pytest.raises(OnPolicyError, match="another conditioning"):

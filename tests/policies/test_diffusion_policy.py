@@ -7,6 +7,7 @@ import torch
 
 from realgen.functional.flow_sde import CPS, FlowSDE
 from realgen.policies import AllSteps, LoRA, RandomWindow, SlidingWindow
+from realgen.policies.backbones import SD3
 from realgen.types import Rollout
 
 PROMPTS = ["a red fox", "old harbour, film grain"]
@@ -186,6 +187,13 @@ def test_the_state_dict_holds_the_transformer_alone(make_policy) -> None:
     assert len(make_policy(lora=None).trainable_parameters()) == len(
         list(policy.backbone.transformer.parameters())
     ) - len(policy.trainable_parameters())
+
+
+def test_the_backbone_chooses_what_adapters_change(make_policy) -> None:
+    adapted = {name.split(".lora_")[0].split(".attn.")[1] for name in make_policy().trainable_parameters()}
+    assert adapted == set(SD3.lora_targets)
+    own = make_policy(lora=LoRA(rank=2, targets=["to_q"])).trainable_parameters()
+    assert {name.split(".lora_")[0].split(".attn.")[1] for name in own} == {"to_q"}
 
 
 def test_loading_twice_changes_nothing(make_policy, stir) -> None:

@@ -116,13 +116,13 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(make, monkeypatch) ->
     backbone, encoded = make(cache_size=2), []
     encode = backbone.encode
     monkeypatch.setattr(backbone, "encode", lambda prompt: encoded.append(prompt) or encode(prompt))
-    whole = backbone.encode_prompts(PROMPTS)
-    backbone.encode_prompts(PROMPTS[1:])
+    whole = backbone.encode_prompts(PROMPTS)  # keeps the second and the third
     assert encoded == PROMPTS
-    backbone.encode_prompts(PROMPTS[:1])
+    backbone.encode_prompts(PROMPTS[1:2])
+    backbone.encode_prompts(PROMPTS[:1])  # takes the place of the third, which was used longest ago
     assert encoded == [*PROMPTS, PROMPTS[0]]
-    backbone.encode_prompts(PROMPTS[2:])
-    assert len(encoded) == 4  # the third was used more lately than the second
+    backbone.encode_prompts(PROMPTS[:2])
+    assert len(encoded) == 4
     assert all(torch.equal(part, whole[name]) for name, part in backbone.encode_prompts(PROMPTS).items())
 
 

@@ -1,0 +1,47 @@
+"""The encoder: what its figures mean, and where its settings come from."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from realgen.nano import encoder
+from realgen.nano.corpus import HELD_OUT_CROPS, Corpus
+from realgen.nano.encoder import CONFIG, evaluate_encoder, main
+
+
+class Answer(nn.Module):
+    """Reads subject and look off the colour: red is 10 times the subject, green is 255 for an AI look."""
+
+    def forward(self, pixels):
+        red, green, _ = (pixels * 0.25 + 0.5).mean((2, 3)).mul(255).round().unbind(1)
+        return F.one_hot((2 * (red / 10).round() + (green > 127)).long(), 48).float()
+
+
+def test_figures_by_hand():
+    subjects = torch.arange(24)
+    colour = torch.stack([10 * subjects, torch.zeros(24, dtype=torch.long), torch.zeros(24, dtype=torch.long)], dim=1)
+    real = colour.to(torch.uint8).view(24, 3, 1, 1).expand(24, 3, 8, 8).clone()
+    ai = real.clone()
+    ai[:6, 1] = 255  # a quarter is told to be AI-looking
+    ai[:12, 0] = 0  # half is taken for the first subject, which is right once
+    figures = evaluate_encoder(nn.Sequential(Answer()), Corpus(real, ai, subjects))
+    assert figures == pytest.approx({"subject_accuracy": (1 + 13 / 24) / 2, "look_accuracy": (1 + 0.25) / 2})
+
+
+def test_the_network_is_small_and_describes_images_of_64_pixels():
+    network = CONFIG.network().eval()
+    assert network(torch.zeros(2, 3, 64, 64)).ndim == 2
+    assert sum(parameter.numel() for parameter in network.parameters()) < 1e6
+
+
+def test_command_line_hands_on_its_arguments(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(encoder, "make_encoder", lambda **settings: seen.append(settings) or {"look_accuracy": 1.0})
+    main(["--output", "there", "--steps", "3"])
+    expected = {"crops": encoder.CROPS, "held_out_crops": HELD_OUT_CROPS, "batch_size": encoder.BATCH_SIZE}
+    assert seen == [{**expected, "output": Path("there"), "steps": 3, "seed": encoder.SEED}]
+    assert json.loads(capsys.readouterr().out) == {"look_accuracy": 1.0}
