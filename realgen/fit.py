@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realgen.cli import RealGenCLI
 
 USAGE = """python -m realgen.fit --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key=value ...]
 
@@ -45,7 +49,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     from realgen.cli import command, train
     from realgen.modules import GRPOModule
 
-    return command(train, GRPOModule, LightningDataModule, usage=USAGE, argv=argv)
+    return command(train, GRPOModule, LightningDataModule, usage=USAGE, argv=argv, check=check)
+
+
+def check(cli: RealGenCLI) -> None:
+    """Find the mistakes that show only when the parts are put together, before a run's folder is made.
+
+    Args:
+        cli: The parsed command line.
+
+    Raises:
+        ValueError: If the updates do not divide an iteration's rows, the policy cannot be loaded as it is set up, or
+            the optimizer refuses its arguments.
+    """
+    model: Any = cli.model
+    prompts = getattr(cli.datamodule, "prompts_per_iteration", model.updates_per_epoch)
+    rows = prompts * model.group_size
+    if rows % model.updates_per_epoch:
+        raise ValueError(
+            f"model.updates_per_epoch: expected a divisor of the {rows} rows of an iteration "
+            f"(data.prompts_per_iteration={prompts} x model.group_size={model.group_size}), "
+            f"got {model.updates_per_epoch}."
+        )
+    model.policy.load()
+    model.configure_optimizers()  # thrown away; only to see whether the optimizer takes its arguments
 
 
 if __name__ == "__main__":

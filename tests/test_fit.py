@@ -52,3 +52,35 @@ def test_what_the_usage_names_exists(repository: Path) -> None:
     files = {word for word in words if word.startswith("configs/")}
     assert len(files) >= 3
     assert not [name for name in files if not (repository / name).is_file()]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("model.group_size=1", "model.group_size must be at least 2"),
+        ("model.updates_per_epoch=5", "model.updates_per_epoch: expected a divisor of the 72 rows of an iteration"),
+        ("model.group_size=7", "model.policy.samples_per_noise=2 must divide group_size, got 7"),
+        ("model.policy.num_steps=3", "model.policy.step_window"),
+        ("model.policy.height=63", "model.policy.height must be a multiple of 8"),
+        ("model.policy.lora.rank=0", "model.policy.lora.rank must be at least 1, got 0"),
+        ("model.policy.lora.targets=[nothing]", "model.policy"),
+        ("model.optimizer.lr=-1", "model.optimizer: Invalid learning rate: -1.0"),
+        ("model.policy.backbone.pretrained=data/nano/sd4", "model.policy.backbone.pretrained"),
+        ("model.reward.rewards.omniaid.detector.checkpoint=data/nano/omniad",
+         "model.reward.rewards.omniaid.detector.checkpoint"),
+        ("data.train=data/prompts/trian/*.tar", "data.train"),
+        ("data.prompts_per_iteration=0", "data.prompts_per_iteration must be at least 1, got 0"),
+        ("trainer.devices=0", "trainer"),
+    ],
+)  # fmt: skip
+def test_impossible_settings_of_the_default_are_named_and_leave_nothing(
+    argument: str, message: str, repository: Path, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "runs"
+    recipe = ["--config", "configs/diffusion.yaml", "--model.metrics={}", f"--output_dir={output}"]
+    assert main([*recipe, f"--{argument}"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    start = [line.startswith("error: ") for line in lines].index(True)  # behind the bars of a model that was loaded
+    assert lines[start].startswith(f"error: {message}")
+    assert len(lines) - start <= 2
+    assert not output.exists()

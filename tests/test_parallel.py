@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -179,7 +180,7 @@ def child(rank: int, check: Callable[[int], None], port: int) -> None:
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
         LOCAL_WORLD_SIZE="2", GROUP_RANK="0", TORCHELASTIC_RUN_ID="test",
     )  # fmt: skip
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=100))
     check(rank)
     dist.destroy_process_group()
 
@@ -192,4 +193,4 @@ def test_two_processes(check: Callable[[int], None], tmp_path: Path, monkeypatch
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(child, args=(check, port), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(child, args=(check, port), nprocs=2, daemon=True, start_method="fork")

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from measuring import PHASES, BareCalls, Clock, Timeline, stopwatch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
@@ -188,21 +189,20 @@ def peak_rss() -> int:
 def report(benchmark: IterationBenchmark) -> dict[str, Any]:
     """Everything that was measured; times as median and range over the iterations."""
     runs = benchmark.iterations
-    parts = {
-        phase: dict.fromkeys(part for run in runs for part in run["seconds"].get(phase, {}))
-        for run in runs
-        for phase in run["seconds"]
-    }
+    parts: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        for phase in sorted(run["seconds"], key="rest".__eq__):  # the rest comes last
+            for part in run["seconds"][phase]:
+                values = [each["seconds"].get(phase, {}).get(part, 0.0) for each in runs]
+                parts.setdefault(phase, {})[part] = values
     return {
         "setting": benchmark.setting,
         "iterations": len(runs),
+        "clock": "CPU seconds" if benchmark.cpu_time else "seconds",
         **{name: spread([run[name] for run in runs]) for name in RATIOS},
         "iteration_seconds": spread([total(run["seconds"]) for run in runs]),
         "bare_seconds": {phase: spread([run["bare_seconds"][phase] for run in runs]) for phase in PHASES},
-        "seconds": {
-            phase: {part: spread([run["seconds"].get(phase, {}).get(part, 0.0) for run in runs]) for part in names}
-            for phase, names in parts.items()
-        },
+        "seconds": {phase: {part: spread(each) for part, each in own.items()} for phase, own in parts.items()},
         **{name: [run[name] for run in runs] for name in ("rows", "predicted_rows", "transformer_evals")},
         "first_iteration_flops": benchmark.flops,
         "peak_memory_bytes": benchmark.memory,
@@ -211,9 +211,9 @@ def report(benchmark: IterationBenchmark) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print the report."""
-    table = Table("phase", "part", title=f"One GRPO iteration (median of {result['iterations']})")
-    for name in ("seconds", "min - max", "share", "GFLOP (first)"):
-        table.add_column(name, justify="right")
+    table = Table("phase", "part", title=f"One GRPO iteration (median of {result['iterations']})", box=SIMPLE)
+    for name in (result["clock"], "min - max", "share", "GFLOP*"):
+        table.add_column(name, justify="right", no_wrap=True)
     whole, flops = result["iteration_seconds"], result["first_iteration_flops"]
 
     def add(phase: str, part: str, value: dict[str, float], number: float) -> None:
@@ -227,7 +227,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     add("all", "", whole, total(flops["phases"]))
     for phase in PHASES:
         add("bare calls", phase, result["bare_seconds"][phase], flops["bare"][phase])
-    console.print(table)
+    console.print(table, "* of the first iteration, which is not timed\n", sep="")
     for name, meaning in RATIOS.items():
         console.print("{}: {median:.3f} ({min:.3f} - {max:.3f})".format(meaning, **result[name]))
     for phase in PHASES:

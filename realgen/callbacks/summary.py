@@ -33,7 +33,7 @@ class Summary(Callback):
         ValueError: If a number is below 1.
     """
 
-    def __init__(self, num_images: int = 12, columns: int = 4) -> None:
+    def __init__(self, num_images: int = 24, columns: int = 4) -> None:
         if num_images < 1:
             raise ValueError(f"num_images must be at least 1, got {num_images}.")
         if columns < 1:

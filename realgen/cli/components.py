@@ -164,4 +164,6 @@ def _value(text: str, place: Place) -> Node:
     if text == "null":
         return Node(None)
     # Scalars stay text: jsonargparse reads them by the argument's type.
-    return parse_text(text) if text.startswith(("{", "[")) and place.hint is not str else Node(text)
+    if text.startswith(("{", "[")) and place.hint is not str:
+        return replace(parse_text(text), replaces=True)
+    return Node(text)

@@ -151,46 +151,51 @@ def condense(message: str) -> str:
     return f"{'.'.join(keys)}: {causes[0] if causes else message.splitlines()[0]}".removeprefix(": ")
 
 
-def blame(error: Exception, config: Mapping[str, Any]) -> str:
-    """What a constructor that refused its arguments said, led by the dotted key of the argument or the component.
+def blame(error: Exception, config: Mapping[str, Any], groups: Mapping[str, str]) -> str:
+    """What a component that refused its arguments said, led by the dotted key of the argument or the component.
 
     Args:
-        error: What came out of the instantiation.
+        error: What came out of a constructor or a method.
         config: The config that was instantiated.
+        groups: Class names of what stands there without ``class_path``, by dotted key.
 
     Returns:
-        One message.
+        One message; without a key if no component of the config raised it.
     """
-    while error.__cause__ is not None and str(error).startswith("Does not validate"):
-        error = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    while isinstance(error.__cause__, Exception) and str(error).startswith("Does not validate"):
+        error = error.__cause__
     message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    makers = []
+    raisers = []
     trace = error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
-        if frame.f_code.co_name == "__init__" and "self" in frame.f_locals:
-            makers.append((type(frame.f_locals["self"]).__name__, frame.f_locals))
+        if "self" in frame.f_locals:
+            raiser = frame.f_locals["self"]
+            given = frame.f_locals if frame.f_code.co_name == "__init__" else getattr(raiser, "__dict__", {})
+            raisers.append((type(raiser).__name__, given))
         trace = trace.tb_next
-    specs = [("trainer", "Trainer", config.get("trainer") or {}), *_specs(config, "")]
-    for maker, given in reversed(makers):
-        for key, name, arguments in specs:
+    specs = list(_specs(config, "", groups))
+    for name, given in reversed(raisers):
+        for key, class_name, arguments in specs:
             scalars = {k: v for k, v in arguments.items() if isinstance(v, bool | int | float | str)}
-            if name == maker and all(given.get(k, v) == v for k, v in scalars.items()):
+            if class_name == name and all(given.get(k, v) == v for k, v in scalars.items()):
                 first = re.match(r"\w*", message)
                 joint = "." if first and first[0] in arguments else ": "
                 return f"{key}{joint}{message}"
     return message
 
 
-def _specs(value: Any, key: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _specs(value: Any, key: str, groups: Mapping[str, str]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Dotted key, class name and arguments of every component in a config."""
     if isinstance(value, list):
         for i, child in enumerate(value):
-            yield from _specs(child, f"{key}[{i}]")
+            yield from _specs(child, f"{key}[{i}]", groups)
     elif isinstance(value, dict):
         inner = value
         if isinstance(value.get("class_path"), str):
             inner = value.get("init_args") or {}
             yield key, value["class_path"].rpartition(".")[2], inner
+        elif key in groups:
+            yield key, groups[key], inner
         for name, child in inner.items():
-            yield from _specs(child, f"{key}.{name}".removeprefix("."))
+            yield from _specs(child, f"{key}.{name}".removeprefix("."), groups)

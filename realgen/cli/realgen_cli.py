@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from realgen import __version__
 from realgen.cli.arguments import asks_for_help, first_config, read_arguments, split_print_config
+from realgen.cli.components import visit
 from realgen.cli.config_error import ConfigError
 from realgen.cli.diagnosis import blame, condense, problems
 from realgen.cli.quiet import quiet_lightning, quiet_wandb
@@ -99,9 +100,9 @@ class RealGenCLI(LightningCLI):
             ConfigError: If a value is wrong.
             SystemExit: After ``--help`` and ``--print_config``.
         """
-        if asks_for_help(args):
-            parser.parse_args(args)
         try:
+            if asks_for_help(args):
+                parser.parse_args(args)
             self.config = parser.parse_object(self._tree.plain())
         except OmegaConfBaseException as error:
             raise ConfigError(_interpolation_problem(error, self._tree)) from error
@@ -150,7 +151,13 @@ class RealGenCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:  # a constructor may raise anything
-            raise ConfigError(blame(error, yaml.safe_load(self._config_text))) from error
+            raise ConfigError(self.blame(error)) from error
+
+    def blame(self, error: Exception) -> str:
+        """What an error says, led by the dotted key of the component that raised it."""
+        places = visit(self._tree, self._root)
+        groups = {key: place.owner for key, _, place in places if place.arguments is not None}
+        return blame(error, yaml.safe_load(self._config_text), groups)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the callbacks and loggers of the config."""

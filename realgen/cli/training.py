@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from realgen.cli.config_error import ConfigError
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.cli.run_dir import LAST, RUN_DIR_VARIABLE, resume_command
 
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
 
 def command(
     run: Callable[[RealGenCLI], int],
@@ -23,6 +26,7 @@ def command(
     *,
     usage: str | None = None,
     argv: Sequence[str] | None = None,
+    check: Callable[[RealGenCLI], None] = lambda cli: None,
 ) -> int:
     """Parse the command line and run something with it.
 
@@ -32,6 +36,7 @@ def command(
         datamodule_class: Class from which the data must derive.
         usage: What ``--help`` says first.
         argv: Arguments without the program; ``sys.argv[1:]`` by default, which is then fixed up in place.
+        check: Looks for mistakes that show only when the parts are put together; raises ``ValueError``.
 
     Returns:
         The exit code; 1 with one or two lines on stderr if the config is wrong.
@@ -45,11 +50,17 @@ def command(
         sys.argv[1:] = arguments
     try:
         cli = RealGenCLI(model_class, datamodule_class, usage=usage, argv=arguments)
+        try:
+            check(cli)
+        except ValueError as error:
+            raise ConfigError(cli.blame(error)) from error
     except ConfigError as error:
         if _wants_traceback():
             raise
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return run(cli)
 
 
@@ -72,7 +83,7 @@ def train(cli: RealGenCLI) -> int:
     except SystemExit as stop:
         # Lightning turns Ctrl-C into exit code 1, and raises its SIGTERMException without a code.
         interrupted = isinstance(stop.__context__, KeyboardInterrupt)
-        code = 130 if interrupted else stop.code if isinstance(stop.code, int) else 143
+        code = INTERRUPTED if interrupted else stop.code if isinstance(stop.code, int) else TERMINATED
         _say_how_to_go_on(cli)
         return code
     except Exception as error:  # whatever it was: a line for the user, and the traceback in a file
@@ -90,7 +101,7 @@ def _validate_and_fit(cli: RealGenCLI) -> None:
     if cli.config.baseline and run.ckpt_path is None:
         cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
         if cli.trainer.received_sigterm:  # the fit would forget it
-            raise SIGTERMException(143)
+            raise SIGTERMException(TERMINATED)
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.ckpt_path, weights_only=True)
 
 
@@ -108,8 +119,8 @@ def _say_how_to_go_on(cli: RealGenCLI) -> None:
 def _report(error: Exception, cli: RealGenCLI) -> int:
     log = cli.run.path / f"error{cli.trainer.global_rank or ''}.log"
     log.write_text("".join(traceback.format_exception(error)))
-    cause = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    sys.stderr.write(f"error: {(cause.splitlines() or [''])[0]}\n       traceback: {log}\n")
+    cause = cli.blame(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    sys.stderr.write(f"error: {cause.splitlines()[0]}\n       traceback: {log}\n")
     return 1
 
 

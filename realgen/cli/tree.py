@@ -2,7 +2,7 @@
 
 The rules of merging, the same for files and for the command line; later wins:
 
-- mappings merge key by key, so an overlay names only what it changes;
+- mappings merge key by key, so an overlay names only what it changes; ``--key={...}`` sets the key to just that;
 - another ``class_path`` replaces a component with all its ``init_args``, and so does a part file or a bare class name;
 - anything else is replaced; ``null`` in a dict of components drops one.
 """
@@ -31,6 +31,8 @@ class Node:
     """``file:line``, or the command line."""
     folder: Path = Path()
     """Where the part files that this value names are looked for."""
+    replaces: bool = False
+    """Whether it takes the place of a mapping, where it would else be merged into it."""
 
     @property
     def is_mapping(self) -> bool:
@@ -65,7 +67,7 @@ def merge(base: Node, over: Node) -> Node:
         >>> merge(base, parse_text("{class_path: B}")).plain()
         {'class_path': 'B'}
     """
-    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+    if over.replaces or not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     old, new = base.child("class_path"), over.child("class_path")
     if old is not None and new is not None and old.value != new.value:
@@ -89,7 +91,7 @@ def read_file(path: Path) -> Node:
         ConfigError: If there is no such file, it is no valid YAML, holds a key twice, or holds no mapping.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         siblings = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         hint = nearest(str(path), siblings) if path.parent.is_dir() else f"There is no folder {path.parent} either."

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realgen.nano import clip, corpus, detectors, diffusion, encoder, figures, prompts, vae
+from realgen.nano.readme import figures_table, fill_all
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,17 @@ def make_detector(detector: str, nano: Path, scale: Scale) -> None:
 
 
 def make_figures(nano: Path, scale: Scale) -> None:
-    """Measure the models."""
+    """Measure the models, and tell of it in their README where there is one."""
     most = figures.PROMPTS_PER_SUBJECT
     measured = figures.measure(
         nano,
         held_out_crops=scale.of_data(corpus.HELD_OUT_CROPS),
         prompts_per_subject=min(scale.of_data(most), most),
     )
-    figures.write_figures(nano, measured)
+    readme = nano / "README.md"
+    if readme.is_file():
+        readme.write_text(fill_all(readme.read_text(encoding="utf-8"), measured), encoding="utf-8")
+    (nano / "figures.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
 
 
 def plan(nano: Path, shards: Path, scale: Scale) -> list[Stage]:
@@ -206,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if last.finished.is_file():
-        print(figures.markdown_table(json.loads(last.finished.read_text(encoding="utf-8"))))
+        print(figures_table(json.loads(last.finished.read_text(encoding="utf-8"))))
     return 0
 
 

@@ -33,9 +33,9 @@ from realgen.nano.captions import split_prompts
 from realgen.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, make_corpus
 from realgen.nano.training import Training, cosine_lr
 
-CROPS, SAMPLES, HELD_OUT_SAMPLES = 80, 1920, 240
+CROPS, SAMPLES, HELD_OUT_SAMPLES = 80, 1200, 240
 """Of the shipped detectors: crops per subject, and samples of the nano model to train and to evaluate on."""
-STEPS, BATCH_SIZE, SEEDS = 2500, 64, {"effort": 1, "omniaid": 2}
+STEPS, BATCH_SIZE, SEEDS = 2000, 64, {"effort": 1, "omniaid": 2}
 """Of the shipped detectors; each has crops, samples and weights of its own."""
 SMOOTHING = 0.05
 """Soft labels 0.05 and 0.95 keep the probabilities away from the ends, so that a reward still has a slope there."""
@@ -120,8 +120,8 @@ def make_pictures(pretrained: Path, *, per_subject: int, num_samples: int, seed:
 def draw_batch(pictures: Pictures, half: int, generator: torch.Generator) -> tuple[Float[Tensor, "rows 3 h w"], Tensor]:
     """Half real, half generated; labels 0 and 1.
 
-    Of the generated half, an eighth are AI-looking crops and six sixteenths corrupted pictures, as many of each kind; the
-    rest are samples.
+    Of the generated half, an eighth are AI-looking crops and six sixteenths corrupted pictures, as many of each kind;
+    the rest are samples.
     """
 
     def pick(source: Tensor, rows: int) -> Tensor:

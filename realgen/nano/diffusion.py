@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-CROPS, STEPS, BATCH_SIZE, SEED = 250, 4800, 48, 0
+CROPS, STEPS, BATCH_SIZE, SEED = 250, 7500, 48, 0
 """Of the shipped model; crops are per subject."""
 HIDDEN, LAYERS, HEADS = 128, 5, 4
 TEXT_HIDDEN = 64
@@ -39,6 +39,10 @@ T5_TOKENS = 8
 """Zero tokens that stand for the absent T5 encoder; ``max_sequence_length`` of the pipeline."""
 LONG_T5_TOKENS, LONG_EVERY = 256, 20
 """The pipeline's default ``max_sequence_length``, seen in one step of twenty, so that a plain call works as well."""
+FIRST_CYCLE = 0.64
+"""Share of the steps in the first cycle."""
+SIGMA_SHIFT, SAMPLING_SHIFT = 3.0, 2.0
+"""Shift of the noise levels in the second cycle, and of the scheduler that the pipeline is written with."""
 DROP_CAPTION = 0.1
 """Share of captions replaced by the empty one, for classifier-free guidance."""
 
@@ -142,10 +146,32 @@ def draw_caption(subject: int, prompts: list[list[str]], rng: np.random.Generato
     return cued_caption(SUBJECTS[subject], rng, SYNTHETIC_CUES), rng.random() < 0.97
 
 
+def shifted(sigma: Tensor, shift: float) -> Tensor:
+    """Noise levels moved towards noise: shift sigma / (1 + (shift - 1) sigma), as diffusers' schedulers do it.
+
+    Example:
+        >>> shifted(torch.tensor([0.0, 0.5, 1.0]), 3.0)
+        tensor([0.0000, 0.7500, 1.0000])
+    """
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Two cycles of warm-up and cosine; the second peaks a little lower."""
+    first = round(steps * FIRST_CYCLE)
+    if step < first:
+        return cosine_lr(step, first, peak=1e-3, warmup=200)
+    return cosine_lr(step - first, steps - first, peak=8e-4, warmup=100)
+
+
 def train_denoiser(
     model: Denoiser, corpus: LatentCorpus, checkpoint: Path, *, steps: int, batch_size: int, seed: int
 ) -> Denoiser:
-    """Flow matching on latents: logit-normal noise levels (SD3, arXiv:2403.03206, section 3.1), velocity target."""
+    """Flow matching on latents with a velocity target, in two cycles of the learning rate.
+
+    Noise levels are logit-normal (SD3, arXiv:2403.03206, section 3.1); in the second cycle they are shifted upwards, to
+    where the layout of a picture is decided (its section 5.3.2).
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-2)
     training = Training(checkpoint, model, optimizer, seed=seed, average=0.999)
     model.transformer.compile(dynamic=False)
@@ -162,12 +188,13 @@ def train_denoiser(
         ai = torch.tensor([look for _, look in drawn])
         data = torch.where(ai[:, None, None, None], corpus.ai[rows], corpus.real[rows])
         noise = torch.randn(data.shape, generator=generator)
-        sigma = torch.randn(len(rows), generator=generator).sigmoid()
+        second = step >= steps * FIRST_CYCLE
+        sigma = shifted(torch.randn(len(rows), generator=generator).sigmoid(), SIGMA_SHIFT if second else 1.0)
         level = sigma[:, None, None, None]
         with torch.autocast("cpu", torch.bfloat16):
             velocity = model((1 - level) * data + level * noise, sigma, captions, LONG_T5_TOKENS if long else T5_TOKENS)
         loss = (velocity.float() - (noise - data)).square().mean()
-        training.update(loss, lr=cosine_lr(step, steps, peak=1e-3, warmup=200))
+        training.update(loss, lr=learning_rate(step, steps))
     model.load_state_dict(training.averaged)
     return model.eval()
 
@@ -175,14 +202,14 @@ def train_denoiser(
 def assemble(model: Denoiser, vae: AutoencoderKL) -> StableDiffusion3Pipeline:
     """The parts as a pipeline, transformer and VAE in the half precision in which they are stored.
 
-    The text encoders stay in float32: transformers loads a model in the precision of its file, diffusers in float32, and
-    a plain ``from_pretrained`` must give one type.
+    The text encoders stay in float32: transformers loads a model in the precision of its file, diffusers in float32,
+    and a plain ``from_pretrained`` must give one type.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
     pipeline = StableDiffusion3Pipeline(
         transformer=model.transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=SAMPLING_SHIFT),
         vae=vae,
         text_encoder=model.text_encoder,
         tokenizer=model.tokenizer,

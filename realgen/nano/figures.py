@@ -1,4 +1,4 @@
-"""What the nano models can do: measured, written as JSON, and shown as a table in their README.
+"""What the nano models can do, in numbers.
 
 The detectors, CLIP and the encoder are measured when they are trained, each on held-out crops. The VAE and the
 diffusion model are measured here, the latter by those others.
@@ -7,7 +7,6 @@ diffusion model are measured here, the latter by those others.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ Figures = dict[str, dict[str, float]]
 
 MEASURED_IN_TRAINING = ("clip", "encoder", "omniaid", "effort")
 """Folders with a ``figures.json`` of their own."""
-BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 PROMPTS_PER_SUBJECT = 4
 """Held-out prompts that the diffusion model is measured by; there are no more."""
 SAMPLE_SEED = 4242
@@ -117,51 +115,3 @@ def measure(
     weights = {name: sorted((nano / name).rglob("*.safetensors")) for name in ("sd3", *MEASURED_IN_TRAINING)}
     figures["megabytes"] = {name: sum(path.stat().st_size for path in paths) / 1e6 for name, paths in weights.items()}
     return figures
-
-
-def markdown_table(figures: Mapping[str, Mapping[str, float]]) -> str:
-    """Figures as a table, one line per figure.
-
-    Args:
-        figures: Model -> name -> value.
-
-    Returns:
-        Markdown without a final line break.
-
-    Example:
-        >>> print(markdown_table({"vae": {"psnr_real": 30.0}}))
-        | model | figure | value |
-        |---|---|---|
-        | vae | psnr_real | 30.000 |
-    """
-    lines = ["| model | figure | value |", "|---|---|---|"]
-    for model, values in figures.items():
-        lines += [f"| {model} | {name} | {value:.3f} |" for name, value in values.items()]
-    return "\n".join(lines)
-
-
-def fill_table(text: str, figures: Mapping[str, Mapping[str, float]]) -> str:
-    """Put the table of figures between the markers of a README.
-
-    Args:
-        text: The README, with one ``BEGIN`` and one ``END``.
-        figures: Model -> name -> value.
-
-    Returns:
-        The README with its table replaced.
-
-    Raises:
-        ValueError: If the text has not one pair of markers.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"the README must have {BEGIN} and {END} once each.")
-    head, rest = text.split(BEGIN)
-    return f"{head}{BEGIN}\n{markdown_table(figures)}\n{END}{rest.split(END)[1]}"
-
-
-def write_figures(nano: Path, figures: Figures) -> None:
-    """Write ``figures.json``, and the table into ``README.md`` where there is one."""
-    readme = nano / "README.md"
-    if readme.is_file():
-        readme.write_text(fill_table(readme.read_text(encoding="utf-8"), figures), encoding="utf-8")
-    (nano / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -87,8 +87,8 @@ MAX_SIDE = 1024
 """Larger photographs are shrunk to this longer side when they are read."""
 
 HELD_OUT_SHARE = 0.25
-"""Share of a texture's photograph, its lower end, that training crops keep out of (where they are smaller than the rest)
-and held-out crops reach into."""
+"""Share of a texture's photograph, its lower end, that training crops keep out of (those that fit into the rest) and
+held-out crops reach into."""
 
 
 @cache

@@ -27,14 +27,20 @@ PHOTOGRAPH_SEED = HELD_OUT_SEED + 5
 def validation_samples() -> Iterator[dict[str, Any]]:
     """Held-out prompts with their photographs; the k-th prompt of a subject gets its k-th crop.
 
+    The first prompt of every subject comes first, then the second ones, so that any beginning shows many subjects.
+
     Yields:
         Samples as ``write_shards`` takes them.
     """
     prompts = split_prompts()[1]
     corpus = make_corpus(len(prompts) // len(SUBJECTS), seed=PHOTOGRAPH_SEED, held_out=True)
-    for (index, prompt), owner, crop in zip(prompts, corpus.subjects.tolist(), corpus.real, strict=True):
-        assert index == owner, "prompts and crops both go through the subjects in order, equally many of each"
-        image = Image.fromarray(crop.permute(1, 2, 0).numpy())
+    each = len(prompts) // len(SUBJECTS)
+    for row in (subject * each + number for number in range(each) for subject in range(len(SUBJECTS))):
+        index, prompt = prompts[row]
+        assert index == int(corpus.subjects[row]), (
+            "prompts and crops both go through the subjects, equally many of each"
+        )
+        image = Image.fromarray(corpus.real[row].permute(1, 2, 0).numpy())
         yield {"prompt": prompt, "subject": SUBJECTS[index].names[0], "image": image}
 
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch import LightningDataModule
 
-from realgen.cli import ConfigError
+from realgen.cli import ConfigError, RealGenCLI, command, train
+from realgen.cli.diagnosis import condense
+from tests.helpers.cli_toys import Base
 
 Fit = Callable[..., int]
 TOYS = "tests.helpers.cli_toys"
@@ -140,11 +143,6 @@ def test_files_that_cannot_be_read(failure: Callable[..., str], folder: Path) ->
 
 
 def test_without_a_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lightning.pytorch import LightningDataModule
-
-    from realgen.cli import command, train
-    from tests.helpers.cli_toys import Base
-
     assert command(train, Base, LightningDataModule, argv=["--baseline=false"]) == 1
     assert capsys.readouterr().err == "error: model: missing. Give a recipe: --config configs/diffusion.yaml\n"
 
@@ -161,3 +159,31 @@ def test_with_the_variable_set_the_whole_traceback_comes(fit: Fit, monkeypatch: 
     monkeypatch.setenv("REALGEN_TRACEBACK", "1")
     with pytest.raises(ConfigError, match=r"model\.lrr"):
         fit("--model.lrr=3")
+
+
+def test_what_shows_only_when_the_parts_are_put_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def check(cli: RealGenCLI) -> None:
+        cli.model.reward.rewards["other"].load()
+
+    code = command(train, Base, LightningDataModule, argv=["--config", "toy.yaml"], check=check)
+    assert code == 1
+    message = "error: model.reward.rewards.other.checkpoint must hold weights, got 'x'.\n"
+    assert capsys.readouterr().err == message
+    assert [path.name for path in folder.iterdir()] == ["toy.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("message", "cause"),
+    [
+        ("Parser key \"a\":\n  Expected a <class 'int'>. Got value: x", "a: Expected a <class 'int'>. Got value: x"),
+        ("something else\nin two lines", "something else"),
+        (
+            'Parser key "model":\n  Does not validate against any of the Union subtypes\n  Subtypes: [A, None]\n'
+            "  Errors:\n    - Problem with given class_path 'A':\n        Parser key \"lr\":\n          Bad thing\n"
+            "    - Expected a <class 'NoneType'>\n  Given value type: <class 'dict'>\n  Given value: {}",
+            "model.lr: Bad thing",
+        ),
+    ],
+)
+def test_what_the_walk_does_not_find_is_condensed(message: str, cause: str) -> None:
+    assert condense(message) == cause

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
 
 from realgen.callbacks import LastCheckpoint
-from realgen.cli import RealGenCLI
+from realgen.cli import ConfigError, RealGenCLI
 
 Parse = Callable[..., RealGenCLI]
 TOYS = "tests.helpers.cli_toys"
@@ -132,6 +132,11 @@ def test_print_config_shows_everything_and_starts_nothing(
     shown = yaml.safe_load(capsys.readouterr().out)
     assert "baseline" not in shown
     assert shown["trainer"]["max_epochs"] == 2
+
+
+def test_help_of_what_is_no_class(parse: Parse) -> None:
+    with pytest.raises(ConfigError, match="nope"):
+        parse("--model.help=nope")
 
 
 def test_help_of_a_class(parse: Parse, capsys: pytest.CaptureFixture[str]) -> None:

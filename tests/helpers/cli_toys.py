@@ -32,6 +32,9 @@ class Pretrained(Reward):
     def __init__(self, checkpoint: str) -> None:
         self.checkpoint = checkpoint
 
+    def load(self) -> None:
+        raise ValueError(f"checkpoint must hold weights, got {self.checkpoint!r}.")
+
     def score(self) -> float:
         return 1.0
 
