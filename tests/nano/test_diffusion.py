@@ -18,7 +18,9 @@ from realgen.nano.diffusion import (
     Denoiser,
     draw_caption,
     encode_corpus,
+    learning_rate,
     main,
+    shifted,
     train_denoiser,
 )
 from realgen.nano.tokenizer import build_tokenizer
@@ -124,6 +126,24 @@ def test_held_out_prompts_are_never_drawn_plain():
     held_out = {prompt for _, prompt in validation}
     rng = np.random.default_rng(0)
     assert not any(draw_caption(number % 24, prompts, rng)[0] in held_out for number in range(2000))
+
+
+def test_shift_is_the_schedulers():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    plain, moved = (FlowMatchEulerDiscreteScheduler(shift=shift).sigmas for shift in (1.0, 3.0))
+    assert torch.allclose(shifted(plain, 3.0), moved, atol=1e-6)
+    assert torch.equal(shifted(plain, 1.0), plain)
+
+
+def test_learning_rate_has_two_cycles():
+    # 1,000 steps: the first 640 peak after their warm-up of 200, the others after one of 100
+    rates = [learning_rate(step, 1000) for step in range(1000)]
+    assert max(rates[:640]) == rates[199] == pytest.approx(1e-3)
+    assert max(rates[640:]) == rates[739] == pytest.approx(8e-4)
+    assert rates[639] < 2e-5
+    assert rates[999] < 1e-5
+    assert rates[640] == pytest.approx(8e-6)
 
 
 def test_latents_are_shifted_and_scaled():
