@@ -100,6 +100,7 @@ def check_shards(rank: int) -> None:
     for enabled in (False, True):
         with gradient_sync(model, enabled=enabled):
             model(torch.full((1, 2), 1.0 + rank)).sum().backward()
+        assert (weight.grad is not None) == enabled  # nothing is reduced before the last pass
     reference = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     for p, value in zip(reference.parameters(), start, strict=True):
         p.data = value

@@ -37,7 +37,12 @@ ALONE: dict[str, Any] = {
 }  # fmt: skip
 """Settings of a trainer that only iterates, on one device."""
 
-RATIOS = {"ratio": "iteration / bare calls", "ratio_without_decode_and_rewards": "without VAE and rewards"}
+RATIOS = {
+    "ratio": "iteration / bare calls",
+    "ratio_without_decode_and_rewards": "the same, without VAE decode and rewards",
+    "ratio_to_own_calls": "iteration / transformer and backward inside it",
+    "ratio_to_own_calls_without_decode_and_rewards": "the same, without VAE decode and rewards",
+}
 
 
 class BenchmarkCLI(RealGenCLI):
@@ -166,9 +171,11 @@ def predicted_rows(module: GRPOModule, policy: DiffusionPolicy, rollout: Rollout
 
 
 def ratios(seconds: dict[str, dict[str, float]], bare_seconds: dict[str, float]) -> dict[str, float]:
-    """The iteration over its bare calls: all of it, and without VAE and rewards."""
-    bare, judging = sum(bare_seconds.values()), seconds["rollout"]["VAE decode"] + sum(seconds["reward"].values())
-    return dict(zip(RATIOS, (total(seconds) / bare, (total(seconds) - judging) / bare), strict=True))
+    """The iteration over its bare calls, and over those it made itself; all of it, and without VAE decode and rewards."""
+    whole, bare = total(seconds), sum(bare_seconds.values())
+    calls = sum(seconds.get(phase, {}).get(part, 0.0) for phase in PHASES for part in ("transformer", "backward"))
+    without = whole - seconds["rollout"]["VAE decode"] - sum(seconds["reward"].values())
+    return dict(zip(RATIOS, (whole / bare, without / bare, whole / calls, without / calls), strict=True))
 
 
 def total(phases: dict[str, dict[str, float]]) -> float:
@@ -231,8 +238,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     for name, meaning in RATIOS.items():
         console.print("{}: {median:.3f} ({min:.3f} - {max:.3f})".format(meaning, **result[name]))
     for phase in PHASES:
-        counted, predicted = ([rows[phase] for rows in result[name]] for name in ("rows", "predicted_rows"))
-        console.print(f"transformer rows of {phase}: {counted}, predicted {predicted}")
+        counted, predicted = (sum(rows[phase] for rows in result[name]) for name in ("rows", "predicted_rows"))
+        console.print(f"transformer rows of {phase}, all iterations: {counted}, predicted {predicted}")
     console.print(", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in result["peak_memory_bytes"].items()))
 
 

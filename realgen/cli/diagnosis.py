@@ -39,7 +39,7 @@ def problems(tree: Node, root: Place, *, values: bool = True) -> Iterator[str]:
             yield from _null(key, node, place)
         elif place.arguments is not None:
             yield from _check_arguments(key, node, place.arguments, place.owner)
-        elif place.base is not None and (node.is_mapping or not (place.takes_text or place.elements)):
+        elif place.base is not None and (node.is_mapping or not (place.takes_plain or place.elements)):
             yield from _check_component(key, node, place)
         elif values and not _holds_places(node, place) and not _accepts(place.hint, node.plain()):
             yield f"{key}: expected {describe(place.hint)}, got {node.plain()!r}{_at(node)}.{_near_choice(place, node)}"

@@ -107,8 +107,8 @@ class RealGenCLI(LightningCLI):
         except OmegaConfBaseException as error:
             raise ConfigError(_interpolation_problem(error, self._tree)) from error
         except ArgumentError as error:
-            found = next(problems(self._tree, self._root), None)
-            raise ConfigError(condense(str(error)) if found is None else found) from error
+            found = [] if asks_for_help(args) else list(problems(self._tree, self._root))
+            raise ConfigError(found[0] if found else condense(str(error))) from error
         flags = split_print_config(args)[1]
         if flags is not None:
             skip = "skip_default" in flags

@@ -36,6 +36,8 @@ class Place:
     """Hint of the elements of a list."""
     takes_text: bool = True
     """Whether a plain string may stand here."""
+    takes_plain: bool = True
+    """Whether any scalar may stand here: text, a number, true or false."""
     takes_null: bool = True
     """Whether null may stand here."""
     required: bool = False
@@ -79,8 +81,17 @@ def place_of(hint: Any) -> Place:
         elif origin is None and inspect.isclass(option) and _is_component(option):
             kinds["base"] = option
     unknown = any(option is Any or not (inspect.isclass(option) or get_origin(option)) for option in options)
-    text = any(inspect.isclass(option) and issubclass(option, str | os.PathLike) for option in options)
-    return Place(hint=hint, takes_text=unknown or text, takes_null=unknown or NoneType in options, **kinds)
+    classes = [option for option in options if inspect.isclass(option) and option is not Any]
+    literal = any(get_origin(option) is Literal for option in options)
+    return Place(
+        hint=hint,
+        takes_text=unknown or literal or any(issubclass(option, str | os.PathLike) for option in classes),
+        takes_plain=unknown
+        or literal
+        or any(issubclass(option, (*_NUMBERS, str, os.PathLike, Enum)) for option in classes),
+        takes_null=unknown or NoneType in options,
+        **kinds,
+    )
 
 
 def _options(hint: Any) -> Iterator[Any]:
@@ -103,7 +114,12 @@ def _is_component(option: type) -> bool:
 def group_of(function: type) -> Place:
     """A place where the arguments of one fixed class stand, without ``class_path``."""
     return Place(
-        hint=function, arguments=parameters(function), owner=function.__name__, takes_text=False, takes_null=False
+        hint=function,
+        arguments=parameters(function),
+        owner=function.__name__,
+        takes_text=False,
+        takes_plain=False,
+        takes_null=False,
     )
 
 

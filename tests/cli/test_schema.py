@@ -57,10 +57,19 @@ def test_plain_values_are_no_components(hint: Any) -> None:
         (str | Path | None, True, True),
         (Reward, False, False),
         (Any, True, True),
+        (Literal["a", "b"] | Reward, True, False),
     ],
 )
 def test_place_of_tells_text_and_null(hint: Any, text: bool, null: bool) -> None:
     assert (place_of(hint).takes_text, place_of(hint).takes_null) == (text, null)
+
+
+@pytest.mark.parametrize(
+    ("hint", "plain"),
+    [(Reward | None, False), (Reward | int, True), (Reward | bool, True), (Literal["a"] | Reward, True), (Any, True)],
+)
+def test_place_of_tells_whether_a_scalar_may_stand(hint: Any, plain: bool) -> None:
+    assert place_of(hint).takes_plain is plain
 
 
 def test_parameters_of_a_class() -> None:

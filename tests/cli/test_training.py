@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,12 @@ def test_a_signal_ends_with_its_code_and_the_command_to_go_on(
     code: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
+    # a shell starts its background jobs with SIGINT ignored, and these tests may be one
+    request.addfinalizer(
+        partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
+    )
     with monkeypatch.context() as patch:
         patch.setattr(cli_toys.Model, "training_step", interrupting(number, 5, Model.training_step))
         assert fit("--run_dir=mine", "--callbacks.preemption=realgen.callbacks.Preemption") == code
@@ -153,7 +159,7 @@ def run_apart(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     (folder / "run.py").write_text(RUN)  # a file, because Lightning's launcher starts it again
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
     words = [sys.executable, "run.py", *argv]
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=550, check=False)
 
 
 @pytest.mark.slow

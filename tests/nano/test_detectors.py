@@ -16,7 +16,6 @@ from realgen.nano.detectors import (
     TOWERS,
     Pictures,
     build_network,
-    cosine_filters,
     draw_batch,
     draw_samples,
     evaluate_detector,
@@ -122,27 +121,10 @@ def test_networks_are_small_trained_whole_and_unlike_each_other(name):
     network = build_network(name)
     assert sum(parameter.numel() for parameter in network.parameters()) < 1e6
     assert network(torch.rand(2, 3, 64, 64)).shape == (2, 2)
-    (filters,) = (value for key, value in network.trainable_parameters().items() if "patch_embedding.weight" in key)
-    assert torch.equal(filters, cosine_filters(TOWERS[name].patch_size, TOWERS[name].hidden_size))
+    assert any("patch_embedding" in key for key in network.trainable_parameters())
     other = next(tower for key, tower in TOWERS.items() if key != name)
     assert TOWERS[name].hidden_size != other.hidden_size
     assert TOWERS[name].patch_size != other.patch_size
-
-
-@pytest.mark.parametrize(("patch_size", "count"), [(8, 96), (16, 80), (2, 8)])
-def test_cosine_filters_are_orthogonal_and_grow_with_frequency(patch_size, count):
-    filters = cosine_filters(patch_size, count)
-    assert filters.shape == (count, 3, patch_size, patch_size)
-    flat = filters.double().flatten(1)
-    gram = flat @ flat.T
-    assert (gram - gram.diag().diag()).abs().max() < 1e-4
-    # the first is flat and grey: three channels of 1 / patch_size, a quarter of them
-    assert torch.allclose(filters[0], torch.full_like(filters[0], 0.25 / patch_size))
-    grey = (filters == filters[:, :1]).flatten(1).all(1)
-    assert grey.sum() == min(count - count // 4, patch_size**2)
-    highest = flat.norm(dim=1)[grey].max() / flat.norm(dim=1)[0]
-    # 1 + the frequency's length; its two numbers are at most patch_size - 1
-    assert 0.6 * patch_size < highest <= 1 + (patch_size - 1) * 2**0.5 + 1e-4
 
 
 def test_detectors_have_seeds_of_their_own():
