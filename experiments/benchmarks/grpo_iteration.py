@@ -171,7 +171,7 @@ def predicted_rows(module: GRPOModule, policy: DiffusionPolicy, rollout: Rollout
 
 
 def ratios(seconds: dict[str, dict[str, float]], bare_seconds: dict[str, float]) -> dict[str, float]:
-    """The iteration over its bare calls, and over those it made itself; all of it, and without VAE decode and rewards."""
+    """The iteration over its bare calls, and over those it made; all of it, and without VAE decode and rewards."""
     whole, bare = total(seconds), sum(bare_seconds.values())
     calls = sum(seconds.get(phase, {}).get(part, 0.0) for phase in PHASES for part in ("transformer", "backward"))
     without = whole - seconds["rollout"]["VAE decode"] - sum(seconds["reward"].values())
