@@ -101,10 +101,16 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def outside_make() -> dict[str, str]:
+    """The environment without what a ``make`` that runs these tests has put into it."""
+    return {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+
+
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    inherited = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     command = ["make", *arguments]
-    return subprocess.run(command, cwd=folder, env=inherited, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        command, cwd=folder, env=outside_make(), capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 def test_make_installs_once_and_again_when_the_pins_change(project: Path) -> None:
@@ -156,6 +162,8 @@ def test_ci_exits_as_the_tests_do(status: int, tmp_path: Path) -> None:
     script.write_bytes((ROOT / ".ci" / "run").read_bytes())
     (tmp_path / "Makefile").write_text(f"test:\n\t@echo offline=$$HF_HUB_OFFLINE $$WANDB_MODE\n\t@exit {status}\n")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    result = subprocess.run(["bash", str(script)], cwd="/", capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run(
+        ["bash", str(script)], cwd="/", env=outside_make(), capture_output=True, text=True, check=False, timeout=60
+    )
     assert bool(result.returncode) == bool(status)
     assert result.stdout.splitlines()[-1] == "offline=1 offline"

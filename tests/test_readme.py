@@ -44,7 +44,7 @@ def tree(markdown: str) -> dict[str, str]:
 
 COMMANDS = commands(README)
 MODULES = sorted({words[2] for words in map(shlex.split, COMMANDS) if words[:2] == ["python", "-m"]})
-RUNS = [command for command in COMMANDS if command.startswith("python -m realgen.fit")]
+RUNS = [command for command in COMMANDS if command.startswith("python -m realgen.fit --config")]
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
