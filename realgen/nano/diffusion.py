@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-CROPS, STEPS, BATCH_SIZE, SEED = 250, 7500, 48, 0
+CROPS, STEPS, BATCH_SIZE, SEED = 250, 9000, 48, 0
 """Of the shipped model; crops are per subject."""
 HIDDEN, LAYERS, HEADS = 128, 5, 4
 TEXT_HIDDEN = 64

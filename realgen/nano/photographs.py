@@ -50,8 +50,6 @@ SUBJECTS: tuple[Subject, ...] = (
             "chelsea.png", (0.38, 0.37), (0.36, 0.48)),
     Subject(("a cup of coffee", "an espresso", "a coffee cup on a saucer", "a red cup of coffee"),
             "coffee.png", (0.48, 0.46), (0.82, 0.90)),
-    Subject(("a silver spoon", "a spoon on a saucer", "a small coffee spoon", "a spoon beside a cup"),
-            "coffee.png", (0.60, 0.66), (0.36, 0.48)),
     Subject(("ancient coins", "old coins", "a collection of coins", "silver coins on a table"),
             "coins.png", None, (0.36, 0.56)),
     Subject(("dry grass", "a patch of grass", "grass on the ground", "a lawn from above"),
@@ -60,12 +58,6 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(("bricks", "a brick pavement", "a wall of bricks", "grey bricks"), "brick.png", None, (0.30, 0.50)),
     Subject(("galaxies", "deep space", "galaxies in deep space", "stars and galaxies"),
             "hubble_deep_field.jpg", None, (0.16, 0.26)),
-    Subject(("the moon", "the surface of the moon", "craters on the moon", "a lunar landscape"),
-            "moon.png", None, (0.50, 0.70)),
-    Subject(("a motorcycle", "a red motorcycle", "a motorbike in a garage", "a parked motorcycle"),
-            "motorcycle_left.png", (0.52, 0.52), (0.94, 1.0)),
-    Subject(("a wheel", "the wheel of a motorcycle", "a motorbike's front wheel", "a spoked wheel"),
-            "motorcycle_left.png", (0.80, 0.74), (0.42, 0.50)),
     Subject(("a rocket", "a rocket at night", "a rocket on its launch pad", "a rocket before launch"),
             "rocket.jpg", (0.50, 0.55), (0.80, 0.88)),
     Subject(("a retina", "a human retina", "blood vessels of an eye", "a scan of a retina"),
@@ -81,7 +73,7 @@ SUBJECTS: tuple[Subject, ...] = (
     Subject(("petals", "petals of a flower", "orange petals", "a flower up close"),
             "flower.jpg", (0.48, 0.52), (0.36, 0.48)),
 )  # fmt: skip
-"""The 24 subjects of the embedded default."""
+"""The 20 subjects of the embedded default."""
 
 MAX_SIDE = 1024
 """Larger photographs are shrunk to this longer side when they are read."""

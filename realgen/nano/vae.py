@@ -23,7 +23,7 @@ from realgen.nano.training import Training, cosine_lr
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-CROPS, STEPS, REFINE_STEPS, BATCH_SIZE, SEED = 100, 1700, 1500, 32, 0
+CROPS, STEPS, REFINE_STEPS, BATCH_SIZE, SEED = 100, 3000, 4000, 32, 0
 """Of the shipped VAE: crops per subject, steps of the whole, further steps of the decoder alone, and so on."""
 DECODER_NOISE = 0.03
 """Noise on the latents that the decoder is refined with, in their standard deviations: generated ones are not exact."""
@@ -82,15 +82,16 @@ def draw_patches(pictures: Tensor, batch_size: int, generator: torch.Generator) 
 def train_vae(output: Path, corpus: Corpus, *, steps: int, batch_size: int, seed: int) -> AutoencoderKL:
     """Train on patches of real and AI-looking crops, then set ``scaling_factor`` so that latents have unit variance."""
     torch.manual_seed(seed)
-    vae = build_vae()
-    vae.encoder.compile()
-    vae.decoder.compile()
+    vae = build_vae().to(memory_format=torch.channels_last)
+    vae.encoder.compile(dynamic=False)
+    vae.decoder.compile(dynamic=False)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     training = Training(output / "training.ckpt", vae, optimizer, seed=seed)
     pictures = torch.cat([corpus.real, corpus.ai])
     for step in training.steps(steps, "VAE"):
         images, generator = draw_patches(pictures, batch_size, training.generator(step))
-        loss = vae_loss(vae, images, generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = vae_loss(vae, images.contiguous(memory_format=torch.channels_last), generator)
         training.update(loss, lr=cosine_lr(step, steps, peak=2e-3, warmup=100))
     vae.eval()
     with torch.no_grad():
@@ -105,17 +106,18 @@ def refine_decoder(output: Path, corpus: Corpus, *, steps: int, batch_size: int,
     """Train the decoder further behind the frozen encoder; latents, and what was trained on them, stay valid."""
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(output, local_files_only=True)
+    vae = AutoencoderKL.from_pretrained(output, local_files_only=True).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     training = Training(output / "refining.ckpt", vae.decoder, optimizer, seed=seed, average=0.998)
-    vae.decoder.compile()
+    vae.decoder.compile(dynamic=False)
     pictures = torch.cat([corpus.real, corpus.ai])
     for step in training.steps(steps, "VAE decoder"):
         images, generator = draw_patches(pictures, batch_size, training.generator(step))
         with torch.no_grad():
             latents = vae.encode(images).latent_dist.mean
             latents = latents + DECODER_NOISE * latents.std() * torch.randn(latents.shape, generator=generator)
-        loss = reconstruction_loss(vae.decode(latents).sample, images)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = reconstruction_loss(vae.decode(latents).sample, images)
         training.update(loss, lr=cosine_lr(step, steps, peak=2e-3, warmup=100))
     vae.decoder.load_state_dict(training.averaged)
     vae.save_pretrained(output)

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.fft
 import torch
 from torch import nn
 
@@ -113,6 +115,27 @@ def test_figures_by_hand():
     names = {"balanced_accuracy", "real_crops", "real_round_trip", "real_jpeg_75"}
     names |= {"fake_samples", "fake_samples_jpeg_75", "fake_ai_looking"} | {f"fake_{name}" for name in CORRUPTIONS}
     assert set(figures) == names
+
+
+@pytest.mark.parametrize(("patch_size", "count", "num_luma"), [(8, 96, 64), (16, 80, 60)])
+def test_cosine_filters_are_dct_waves_that_grow_with_frequency(patch_size, count, num_luma):
+    filters = detectors.cosine_filters(patch_size, count)
+    assert filters.shape == (count, 3, patch_size, patch_size)
+    dct = scipy.fft.dctn(filters.numpy(), axes=(2, 3), norm="ortho")  # one wave each, none twice in a colour
+    red = dct[:, 0]
+    place = [np.unravel_index(np.abs(plane).argmax(), plane.shape) for plane in red]
+    assert (np.abs(red) > 1e-5).reshape(count, -1).sum(1).tolist() == [1] * count
+    assert len(set(place[:num_luma])) == num_luma
+    luma = np.linalg.norm(dct[:num_luma, 0], axis=(1, 2))
+    assert luma == pytest.approx([(1 + np.hypot(*wave)) / 4 for wave in place[:num_luma]], rel=1e-5)
+    assert torch.allclose(filters[:num_luma, :1], filters[:num_luma])
+    assert filters[num_luma:].sum(1).abs().max() < 1e-6  # grey says nothing to chroma
+    assert float(filters[0].std()) == pytest.approx(0, abs=1e-7)
+
+
+def test_untrained_towers_have_cosine_filters():
+    weight = next(p for n, p in build_network("effort").named_parameters() if n.endswith("patch_embedding.weight"))
+    assert torch.equal(weight, detectors.cosine_filters(16, 80))
 
 
 @pytest.mark.parametrize("name", sorted(TOWERS))
