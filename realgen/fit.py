@@ -1,4 +1,4 @@
-"""Trains a policy: ``python -m realgen.fit --config configs/diffusion.yaml``."""
+"""Trains a policy or a detector: ``python -m realgen.fit --config configs/diffusion.yaml``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from realgen.cli import RealGenCLI
+    from realgen.modules import GRPOModule
 
 USAGE = """python -m realgen.fit --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key=value ...]
 
 Trains a policy against frozen detectors with GRPO. First command to try:
   python -m realgen.fit --config configs/diffusion.yaml
+Trains a detector on folders of real and generated images:
+  python -m realgen.fit --config configs/detector.yaml
 
 Common overrides (a dotted key of the config; init_args may be left out; later wins):
   --trainer.max_epochs=50                              how long
@@ -47,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lightning.pytorch import LightningDataModule
 
     from realgen.cli import command, train
-    from realgen.modules import GRPOModule
+    from realgen.modules.base import Training
 
-    return command(train, GRPOModule, LightningDataModule, usage=USAGE, argv=argv, check=check)
+    return command(train, Training, LightningDataModule, usage=USAGE, argv=argv, check=check)
 
 
 def check(cli: RealGenCLI) -> None:
@@ -59,11 +62,23 @@ def check(cli: RealGenCLI) -> None:
         cli: The parsed command line.
 
     Raises:
-        ValueError: If the updates do not divide an iteration's rows, the policy cannot be loaded as it is set up, or
-            the optimizer refuses its arguments.
+        ValueError: If the updates do not divide an iteration's rows, the prompts cannot be read or are too few, the
+            policy or detector cannot be loaded as it is set up, or the optimizer refuses its arguments.
     """
+    from realgen.data import PromptShards
+    from realgen.modules import GRPOModule
+
     model: Any = cli.model
-    prompts = getattr(cli.datamodule, "prompts_per_iteration", model.updates_per_epoch)
+    if isinstance(model, GRPOModule):
+        _check_rows(model, cli.datamodule)
+    if isinstance(cli.datamodule, PromptShards):
+        cli.datamodule.read(num_ranks=cli.trainer.num_devices * cli.trainer.num_nodes)
+    model.configure_model()
+    model.configure_optimizers()  # thrown away; only to see whether the optimizer takes its arguments
+
+
+def _check_rows(model: GRPOModule, datamodule: Any) -> None:
+    prompts = getattr(datamodule, "prompts_per_iteration", model.updates_per_epoch)
     rows = prompts * model.group_size
     if rows % model.updates_per_epoch:
         raise ValueError(
@@ -71,8 +86,6 @@ def check(cli: RealGenCLI) -> None:
             f"(data.prompts_per_iteration={prompts} x model.group_size={model.group_size}), "
             f"got {model.updates_per_epoch}."
         )
-    model.policy.load()
-    model.configure_optimizers()  # thrown away; only to see whether the optimizer takes its arguments
 
 
 if __name__ == "__main__":

@@ -41,6 +41,22 @@ class PolicyScore:
 
 
 @dataclass(frozen=True)
+class Rewrite:
+    """What a language model made of one prompt."""
+
+    text: str
+    """What the image model is told: the answer, or the user's prompt where there is no valid answer."""
+    completion: str
+    """All that the language model wrote; empty where it was not asked."""
+    formatted: bool
+    """Whether the completion kept to the think/answer format."""
+    truncated: bool
+    """Whether the completion was cut off before its end."""
+    skipped: bool
+    """Whether the prompt was such (empty, too long) that the language model was not asked."""
+
+
+@dataclass(frozen=True)
 class Rollout:
     """P groups of G samples with what is needed to score them again."""
 
@@ -49,18 +65,25 @@ class Rollout:
     group_size: int
     """G."""
     images: Float[Tensor, "rows 3 height width"]
-    """[B, 3, H, W] in [0, 1]."""
+    """[B, 3, H, W] in [0, 1]; no pixels (H = W = 0) where a policy of texts had no image policy to draw them."""
     sampled: PolicyScore
     """The sampling policy's own score of its decisions, without gradient."""
     mask: Bool[Tensor, "rows decisions"]
     """[B, S] True where a decision counts (False pads completions)."""
     trajectory: Mapping[str, Tensor] = field(default_factory=dict)
     """What the policy needs to score its rows again; private to it, first axis B."""
+    rewrites: tuple[Rewrite, ...] | None = None
+    """B rewrites of the prompts, one per row; ``None`` where the image model was told the prompts themselves."""
 
     @property
     def row_prompts(self) -> list[str]:
-        """The prompt of each of the B rows."""
+        """The prompt of each of the B rows, as the user wrote it."""
         return [prompt for prompt in self.prompts for _ in range(self.group_size)]
+
+    @property
+    def row_texts(self) -> list[str]:
+        """What the image model was told for each of the B rows."""
+        return self.row_prompts if self.rewrites is None else [rewrite.text for rewrite in self.rewrites]
 
 
 @dataclass(frozen=True)
@@ -68,7 +91,7 @@ class RewardOutput:
     """Rewards of a rollout, in total and by part. Higher is better; NaN marks a sample that could not be judged."""
 
     total: Float[Tensor, "prompts group"]
-    """[P, G] weighted sum of the parts; NaN where a part is NaN."""
+    """[P, G] weighted sum of the parts; NaN where a part that has a weight is NaN."""
     parts: Mapping[str, Float[Tensor, "prompts group"]]
     """Each part by name, [P, G], unweighted."""
     weights: Mapping[str, float]
@@ -76,7 +99,7 @@ class RewardOutput:
 
     @property
     def valid(self) -> Bool[Tensor, "prompts group"]:
-        """[P, G] True where every part could be judged."""
+        """[P, G] True where every part that has a weight could be judged."""
         return torch.isfinite(self.total)
 
 

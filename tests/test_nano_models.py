@@ -85,16 +85,16 @@ def test_weights_are_finite(nano):
 
 @pytest.mark.slow
 def test_plain_diffusers_draws_pictures_of_64_pixels(samples):
-    assert samples.shape == (24, 3, 64, 64)
+    assert samples.shape == (len(SUBJECTS), 3, 64, 64)
     assert bool(samples.isfinite().all())
     assert samples.std((1, 2, 3)).min() > 0.03
-    assert samples.flatten(1).unique(dim=0).shape[0] == 24
+    assert samples.flatten(1).unique(dim=0).shape[0] == len(SUBJECTS)
 
 
 @pytest.mark.slow
 def test_pictures_show_their_subject(nano, samples):
     nearest = similarities(nano, samples).argmax(0)
-    assert (nearest == torch.arange(24)).float().mean() >= 0.8
+    assert (nearest == torch.arange(len(SUBJECTS))).float().mean() >= 0.8
 
 
 @pytest.mark.slow
@@ -158,5 +158,5 @@ def test_our_classes_load_them(nano):
         p_fake = detector(str(nano / name))(images)
         assert p_fake.shape == (2,)
         assert bool(((p_fake >= 0) & (p_fake <= 1)).all())
-    assert similarities(nano, images).shape == (24, 2)
+    assert similarities(nano, images).shape == (len(SUBJECTS), 2)
     assert TimmEncoder(str(nano / "encoder"))(images).ndim == 2

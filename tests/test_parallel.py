@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from realgen.callbacks import EMA
+from realgen.modules import GRPOModule, OnPolicyError
 from realgen.modules.statistics import combine_ranks, gather_rewards
+from realgen.objectives import GRPO
 from realgen.parallel import (
     any_rank,
     gather_first_axis,
@@ -31,8 +34,10 @@ from realgen.parallel import (
     whole,
     world_size,
 )
+from realgen.policies.base import Policy
+from realgen.rewards import WeightedSum
 from realgen.types import RewardOutput
-from tests.helpers.toy_grpo import GaussianPolicy, Prompts, module, trainer
+from tests.helpers.toy_grpo import Color, GaussianPolicy, Prompts, module, naive_gradient, trainer, watched
 
 CPU = torch.device("cpu")
 
@@ -141,6 +146,70 @@ def check_sharded_average(rank: int) -> None:
         torch.testing.assert_close(policy.layer(torch.ones(1, 2)), live)
 
 
+def update_once(failing: Sequence[int], objective: GRPO) -> GRPOModule:
+    """One step of size 1 along the mean gradient of two ranks."""
+    trained = module(
+        policy=GaussianPolicy(dtype=torch.float64),
+        reward=WeightedSum({"red": Color(0, failing), "green": Color(1)}, {"green": 0.5}),
+        objective=objective,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0),
+        max_grad_norm=torch.inf,
+    )
+    folder = Path(os.environ["FIT_FOLDER"])
+    lightning = trainer(folder, devices=2, strategy="ddp", max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    lightning.fit(trained, Prompts())
+    return trained
+
+
+def check_gradients(rank: int) -> None:
+    """Each rank has its own noise and its own failures; the update follows the mean of their gradients."""
+    start = GaussianPolicy(dtype=torch.float64)
+    start.load()
+    policy = update_once([] if rank else [1, 6, 7], GRPO(0.2, 0.2)).policy
+    moved = torch.cat([(start.weight - policy.weight).detach().flatten(), (start.bias - policy.bias).detach()])
+    expected = (naive_gradient([1, 6, 7], rank=0) + naive_gradient([], rank=1)) / 2
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-6)
+    assert moved.abs().max() > 0.01
+
+
+def check_a_rank_without_rewards(rank: int) -> None:
+    """The second rank judges nothing: it skips all its rows but one, and still takes part in the update."""
+
+    class Spy(GRPO):
+        def advantages(self, rewards: RewardOutput, *, std: Any = None) -> torch.Tensor:
+            seen.update(std, mine=rewards.parts["red"])
+            return super().advantages(rewards, std=std)
+
+    seen: dict[str, torch.Tensor] = {}
+    trained = update_once(range(8) if rank else [1, 6, 7], Spy(0.2, 0.2, advantage_std="global"))
+    assert trained.policy.scored_rows == (1 if rank else 5)
+    judged = gather_first_axis(seen["mine"])
+    judged = judged[judged.isfinite()].double().numpy()
+    assert len(judged) == 5
+    assert float(seen["red"]) == pytest.approx(judged.std(), rel=1e-5)
+    both = gather_first_axis(trained.policy.weight.detach()[None])
+    assert torch.equal(both[0], both[1])
+
+
+def check_fault_on_one_rank(rank: int) -> None:
+    """Only the second rank's weights were written to; both must name it, for the search makes collective calls."""
+
+    def shift(policy: Policy) -> None:
+        with torch.no_grad():
+            policy.bias += 0.01 * rank
+
+    with pytest.raises(OnPolicyError, match="the weights changed"):
+        watched(GaussianPolicy(), between=shift).check()
+
+
+def check_shards_skip_nothing(rank: int) -> None:
+    """A row skipped on one rank alone would leave the others waiting for its shards."""
+    for policy, may_skip in ((ShardedPolicy(), False), (GaussianPolicy(), True)):
+        trained = module(policy=policy)
+        trained.configure_model()
+        assert trained._may_skip == may_skip
+
+
 def check_fit(rank: int) -> None:
     """Two ranks train one policy on different prompts; one of them is asked to leave, and both do."""
     import signal
@@ -186,8 +255,21 @@ def child(rank: int, check: Callable[[int], None], port: int) -> None:
     dist.destroy_process_group()
 
 
+CHECKS = (
+    check_gathers,
+    check_ddp,
+    check_shards,
+    check_sharded_average,
+    check_shards_skip_nothing,
+    check_gradients,
+    check_a_rank_without_rewards,
+    check_fault_on_one_rank,
+    check_fit,
+)
+
+
 @pytest.mark.distributed
-@pytest.mark.parametrize("check", [check_gathers, check_ddp, check_shards, check_sharded_average, check_fit])
+@pytest.mark.parametrize("check", CHECKS)
 def test_two_processes(check: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forked after the imports, which take longer than the checks."""
     monkeypatch.setenv("FIT_FOLDER", str(tmp_path))

@@ -1,6 +1,7 @@
 """Splits the GRPO iteration of a recipe into phases, and holds it against the bare transformer calls it needs.
 
-README.md beside this file says what is measured, and what is not.
+Run it from the repository's root, in an environment that has realgen installed. README.md beside this file says what is
+measured, and what is not.
 """
 
 from __future__ import annotations

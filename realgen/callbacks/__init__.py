@@ -1,5 +1,6 @@
 """What happens around the iterations: averages, progress, pictures, checkpoints, the summary."""
 
+from realgen.callbacks.detector_report import DetectorReport
 from realgen.callbacks.ema import EMA
 from realgen.callbacks.export import Export
 from realgen.callbacks.last_checkpoint import LastCheckpoint
@@ -10,6 +11,7 @@ from realgen.callbacks.summary import Summary
 
 __all__ = [
     "EMA",
+    "DetectorReport",
     "Export",
     "IterationProgress",
     "LastCheckpoint",

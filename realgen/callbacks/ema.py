@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
-from realgen.callbacks.run_context import callbacks_of, policy_of
+from realgen.callbacks.run_context import callbacks_of, trained_of, trained_weights
 from realgen.parallel import local_part, placed_like, reshard, whole
-from realgen.policies.base import Policy
 
 
 class EMA(Callback):
@@ -47,44 +46,44 @@ class EMA(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the averages, or put the resumed ones where the weights are, and follow the optimizer."""
-        policy = policy_of(pl_module)
+        trained = trained_of(pl_module)
         if not self.weights:
-            self.weights = {name: _precise(p.detach()).clone() for name, p in policy.trainable_parameters().items()}
-        self._place(policy)
+            self.weights = {name: _precise(p.detach()).clone() for name, p in trained_weights(trained).items()}
+        self._place(trained)
         (optimizer,) = trainer.optimizers
-        self._hook = optimizer.register_step_post_hook(lambda *_: self.update(policy))
+        self._hook = optimizer.register_step_post_hook(lambda *_: self.update(trained))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop following the optimizer."""
         self._hook.remove()
 
     @torch.no_grad()
-    def update(self, policy: Policy) -> None:
+    def update(self, trained: nn.Module) -> None:
         """Average the weights as they are now."""
-        reshard(policy)
+        reshard(trained)
         decay = min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
-        live = [local_part(p.detach()) for p in policy.trainable_parameters().values()]
+        live = [local_part(p.detach()) for p in trained_weights(trained).values()]
         averages = [local_part(average) for average in self.weights.values()]
         torch._foreach_lerp_(averages, [p.to(a.dtype) for p, a in zip(live, averages, strict=True)], 1 - decay)
         self.updates += 1
 
     @contextmanager
-    def applied(self, policy: Policy) -> Iterator[None]:
-        """Inside this context the policy has the averaged weights; without averages yet, its own."""
-        reshard(policy)
-        parameters = policy.trainable_parameters() if self.weights else {}
-        self._place(policy)
+    def applied(self, trained: nn.Module) -> Iterator[None]:
+        """Inside this context the policy or detector has the averaged weights; without averages yet, its own."""
+        reshard(trained)
+        parameters = trained_weights(trained) if self.weights else {}
+        self._place(trained)
         live = {name: p.detach().clone() for name, p in parameters.items()}
         _copy(self.weights, parameters)
         try:
             yield
         finally:
-            reshard(policy)
+            reshard(trained)
             _copy(live, parameters)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the averaged weights."""
-        self._swap.enter_context(self.applied(policy_of(pl_module)))
+        self._swap.enter_context(self.applied(trained_of(pl_module)))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the live weights."""
@@ -103,19 +102,19 @@ class EMA(Callback):
         self.updates = state_dict["updates"]
         self.weights = dict(state_dict["weights"])
 
-    def _place(self, policy: Policy) -> None:
-        parameters = policy.trainable_parameters()
+    def _place(self, trained: nn.Module) -> None:
+        parameters = trained_weights(trained)
         for name, average in self.weights.items():
             if average.device != parameters[name].device or type(average) is not type(parameters[name].data):
                 self.weights[name] = placed_like(average, parameters[name])
 
 
 @contextmanager
-def averaged_weights(trainer: Trainer, policy: Policy) -> Iterator[None]:
-    """Inside this context the policy has the weights of the trainer's ``EMA``; its own if there is none."""
+def averaged_weights(trainer: Trainer, trained: nn.Module) -> Iterator[None]:
+    """Inside this context a policy or detector has the weights of the trainer's ``EMA``; its own if there is none."""
     with ExitStack() as stack:
         for average in callbacks_of(trainer, EMA):
-            stack.enter_context(average.applied(policy))
+            stack.enter_context(average.applied(trained))
         yield
 
 

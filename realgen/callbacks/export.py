@@ -1,4 +1,4 @@
-"""The trained weights in the format of the policy's home library."""
+"""The trained weights in the format of the policy's home library, or of the detector."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from realgen.callbacks.ema import averaged_weights
-from realgen.callbacks.run_context import policy_of, run_folder
+from realgen.callbacks.run_context import Exporter, run_folder, trained_of
 
 
 class Export(Callback):
@@ -35,6 +35,8 @@ class Export(Callback):
             rank_zero_info(f"Exported the weights so far to {self.path}.")
 
     def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        policy = policy_of(pl_module)
-        with averaged_weights(trainer, policy):
-            self.path = policy.export(run_folder(trainer) / self.directory)
+        trained = trained_of(pl_module)
+        if not isinstance(trained, Exporter):
+            raise TypeError(f"{type(trained).__name__} cannot export its weights; it has no method export.")
+        with averaged_weights(trainer, trained):
+            self.path = trained.export(run_folder(trainer) / self.directory)

@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from realgen.callbacks.run_context import checkpoint_folder
+from realgen.callbacks.run_context import last_checkpoint
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -52,6 +52,8 @@ class LastCheckpoint(ModelCheckpoint):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
+        if getattr(trainer, "fast_dev_run", False):  # a trial leaves nothing to go on from, as with Lightning's own
+            return
         self.last_model_path = str(save_last(trainer))
         self._saved_step = trainer.global_step
 
@@ -68,7 +70,7 @@ def save_last(trainer: Trainer) -> Path:
     Returns:
         Path of the checkpoint.
     """
-    path = checkpoint_folder(trainer) / "last.ckpt"
+    path = last_checkpoint(trainer)
     partial, old = path.with_suffix(".partial"), path.with_suffix(".old")
     if trainer.is_global_zero:
         _remove(partial)

@@ -1,4 +1,4 @@
-"""A bar that ticks once per GRPO iteration, and says what happens inside one."""
+"""A bar that ticks once per iteration, and says what happens inside one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from realgen.callbacks.run_context import iteration_of, policy_of
+from realgen.callbacks.run_context import iteration_of, trained_of
+from realgen.policies.base import Policy
 
 
 class IterationProgress(ProgressBar):
     """Shows iteration, reward and its parts; below it, while it lasts, the phase inside the iteration.
+
+    Of a detector's training it shows loss and accuracy.
 
     Where the output is no terminal, one line every few iterations. Rank 0 only.
 
@@ -36,6 +39,7 @@ class IterationProgress(ProgressBar):
         self._phase: Any = None
         self._phase_name = ""
         self._last_line = (0, 0.0)
+        self._validation_start = 0.0
 
     def disable(self) -> None:
         """Show nothing; Lightning calls this on all ranks but the first."""
@@ -51,7 +55,7 @@ class IterationProgress(ProgressBar):
         self._last_line = (iteration, time.monotonic())
         if self._on_terminal:
             self._bar = tqdm(total=self._total, initial=iteration, desc="iteration", dynamic_ncols=True, smoothing=0.1)
-            policy_of(pl_module).progress = self.show_phase
+            self._watch(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Tick."""
@@ -73,8 +77,18 @@ class IterationProgress(ProgressBar):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the drawing of validation images too, before the fit as well."""
+        self._validation_start = time.monotonic()
         if self._on_terminal:
-            policy_of(pl_module).progress = self.show_phase
+            self._watch(pl_module)
+        elif self._enabled:
+            print(f"iteration {iteration_of(pl_module)}: validation", flush=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the validation out of the time that an iteration takes."""
+        iteration, then = self._last_line
+        self._last_line = (iteration, then + time.monotonic() - self._validation_start)
+        if self._bar is not None:
+            self._bar.unpause()
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
@@ -104,6 +118,11 @@ class IterationProgress(ProgressBar):
             self._phase.close()
             self._phase = None
 
+    def _watch(self, module: LightningModule) -> None:
+        trained = trained_of(module)
+        if isinstance(trained, Policy):
+            trained.progress = self.show_phase
+
     @property
     def _on_terminal(self) -> bool:
         return self._enabled and sys.stderr.isatty()
@@ -115,7 +134,9 @@ class IterationProgress(ProgressBar):
         return int(epochs * batches) if epochs is not None and epochs >= 0 and math.isfinite(batches) else None
 
     def _close(self, module: LightningModule) -> None:
-        policy_of(module).progress = None
+        trained = trained_of(module)
+        if isinstance(trained, Policy):
+            trained.progress = None
         for bar in (self._phase, self._bar):
             if bar is not None:
                 bar.close()
@@ -131,7 +152,7 @@ class IterationProgress(ProgressBar):
 
 
 def reward_texts(trainer: Trainer) -> dict[str, str]:
-    """The last iteration's reward and its parts by name, as texts."""
+    """The last iteration's reward and its parts by name, or a detector's loss and accuracy, as texts."""
     metrics = trainer.callback_metrics
-    names = ["reward", *sorted(name for name in metrics if name.startswith("reward/"))]
+    names = ["reward", *sorted(name for name in metrics if name.startswith("reward/")), "loss", "accuracy"]
     return {name.removeprefix("reward/"): f"{float(metrics[name]):.3f}" for name in names if name in metrics}

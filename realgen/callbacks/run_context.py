@@ -1,28 +1,36 @@
-"""What the callbacks need to know about a run: its policy and its folder."""
+"""What the callbacks need to know about a run: what it trains, and its folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 
 from realgen.policies.base import Policy
 
 Kind = TypeVar("Kind", bound=Callback)
 
 
-def policy_of(module: LightningModule) -> Policy:
-    """The policy that a module trains.
+@runtime_checkable
+class Exporter(Protocol):
+    """What can write its trained weights: a policy, or the training of a detector."""
 
-    Raises:
-        TypeError: If the module has none; these callbacks are for GRPO modules.
-    """
+    def export(self, directory: Path) -> Path:
+        """Write them into a folder; returns the path to load."""
+
+
+def trained_of(module: LightningModule) -> nn.Module:
+    """What a module trains: its policy; one without a policy is trained itself."""
     policy = getattr(module, "policy", None)
-    if not isinstance(policy, Policy):
-        raise TypeError(f"{type(module).__name__} has no policy; realgen's callbacks need a GRPO module.")
-    return policy
+    return policy if isinstance(policy, Policy) else module
+
+
+def trained_weights(trained: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, by name."""
+    return {name: parameter for name, parameter in trained.named_parameters() if parameter.requires_grad}
 
 
 def callbacks_of(trainer: Trainer, kind: type[Kind]) -> list[Kind]:
@@ -35,14 +43,14 @@ def iteration_of(module: LightningModule) -> int:
     return int(getattr(module, "iteration", 0))
 
 
-def checkpoint_folder(trainer: Trainer) -> Path:
-    """Where checkpoints go: the folder of the first checkpoint callback, else ``checkpoints`` in the root folder."""
-    callback = trainer.checkpoint_callback
-    if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
-        return Path(callback.dirpath)
-    return Path(trainer.default_root_dir) / "checkpoints"
-
-
 def run_folder(trainer: Trainer) -> Path:
-    """Folder of everything that a run writes: the one around its checkpoints."""
-    return checkpoint_folder(trainer).parent
+    """Folder of everything that a run writes: the trainer's root folder, wherever checkpoints and loggers write."""
+    return Path(trainer.default_root_dir)
+
+
+def last_checkpoint(trainer: Trainer) -> Path:
+    """``last.ckpt`` in the folder of the callback that keeps one, else in ``checkpoints`` in the run's folder."""
+    for callback in callbacks_of(trainer, ModelCheckpoint):
+        if callback.save_last and callback.dirpath is not None:
+            return Path(callback.dirpath) / "last.ckpt"
+    return run_folder(trainer) / "checkpoints" / "last.ckpt"

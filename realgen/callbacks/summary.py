@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from realgen.callbacks.export import Export
 from realgen.callbacks.picture_grid import picture_grid, to_bytes
-from realgen.callbacks.run_context import callbacks_of, iteration_of, run_folder
+from realgen.callbacks.run_context import callbacks_of, iteration_of, last_checkpoint, run_folder
 from realgen.callbacks.sample_logger import log_picture
 from realgen.callbacks.summary_table import Comparison, compare, summary_table
 
@@ -126,12 +127,18 @@ class Summary(Callback):
             adapter = (exported / "pytorch_lora_weights.safetensors").exists()
             use = f"pipeline.load_lora_weights('{exported}')" if adapter else f"from_pretrained('{exported}')"
             console.print(f"  use      {use}", highlight=False, markup=False)
-        epochs = 2 * max(1, trainer.max_epochs or 1)
-        console.print(
-            f"go on      python -m realgen.fit --config {folder / 'config.yaml'} --run_dir={folder} --ckpt_path=last "
-            f"--trainer.max_epochs={epochs}",
-            highlight=False,
-        )
+        if last_checkpoint(trainer).exists():
+            console.print(f"go on      {go_on_command(trainer)}", highlight=False, markup=False)
+
+
+def go_on_command(trainer: Trainer) -> str:
+    """The command that trains as long again from the last checkpoint, in the same folder."""
+    folder, last = run_folder(trainer), last_checkpoint(trainer)
+    usual = last == folder / "checkpoints" / "last.ckpt"
+    words = ["python", "-m", "realgen.fit", "--config", str(folder / "config.yaml"), f"--run_dir={folder}"]
+    words.append(f"--ckpt_path={'last' if usual else last}")
+    limits = {"max_epochs": trainer.max_epochs or -1, "max_steps": trainer.max_steps}  # -1: no limit
+    return shlex.join([*words, *(f"--trainer.{name}={2 * limit}" for name, limit in limits.items() if limit > 0)])
 
 
 def before_after_sheet(before: dict[str, Any], after: dict[str, Any], *, columns: int) -> Any:
@@ -146,8 +153,8 @@ def before_after_sheet(before: dict[str, Any], after: dict[str, Any], *, columns
     for index in range(min(len(before["images"]), len(after["images"]))):
         for name, seen in (("before", before), ("after", after)):
             images.append(seen["images"][index].float() / 255)
-            reward = f"{name}, iteration {seen['iteration']}: {seen['rewards'][index]:.3f}"
-            captions.append(f"{reward}\n{seen['prompts'][index]}" if name == "before" else reward)
+            told = f"{name}, iteration {seen['iteration']}\nreward {seen['rewards'][index]:.3f}"
+            captions.append(f"{told}\n{seen['prompts'][index]}" if name == "before" else told)
     return picture_grid(torch.stack(images), captions, columns=2 * min(columns, len(images) // 2))
 
 

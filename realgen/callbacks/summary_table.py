@@ -77,7 +77,7 @@ def summary_table(comparisons: list[Comparison], *, before: int, after: int) -> 
         if index == 0 or comparison.rewarded != comparisons[index - 1].rewarded:
             table.add_row(f"[bold]{'rewarded' if comparison.rewarded else 'never rewarded'}[/]")
         change = comparison.after - comparison.before
-        arrow = "=" if comparison.verdict == "same" else "↑" if change > 0 else "↓"
+        arrow = "=" if comparison.verdict == "same" else "?" if math.isnan(change) else "↑" if change > 0 else "↓"
         table.add_row(
             f"  {comparison.name.removeprefix('reward/')}",
             number(comparison.before),

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from lightning.pytorch.loggers import Logger, WandbLogger
+
 _LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 _CHATTER = ("Seed set to", "GPU available: False", "TPU available: False", "\N{ELECTRIC LIGHT BULB} Tip")
 
@@ -29,6 +31,17 @@ def quiet_wandb(loggers: Iterable[Any]) -> None:
     """
     if all(arguments["offline"] for arguments in loggers):
         os.environ.setdefault("WANDB_SILENT", "true")
+
+
+def drop_anonymous(loggers: Iterable[Logger]) -> None:
+    """Keep Lightning from naming ``anonymous`` to ``wandb.init``, which warns of it whatever its value.
+
+    Args:
+        loggers: Of them, those of Weights & Biases that have not begun their run.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger._wandb_init.get("anonymous") is None:
+            logger._wandb_init.pop("anonymous", None)
 
 
 def _is_no_chatter(record: logging.LogRecord) -> bool:

@@ -23,7 +23,7 @@ from realgen.cli.arguments import asks_for_help, first_config, read_arguments, s
 from realgen.cli.components import visit
 from realgen.cli.config_error import ConfigError
 from realgen.cli.diagnosis import blame, condense, problems
-from realgen.cli.quiet import quiet_lightning, quiet_wandb
+from realgen.cli.quiet import drop_anonymous, quiet_lightning, quiet_wandb
 from realgen.cli.run_dir import LAST, Run, find_run
 from realgen.cli.save_config import SaveConfig
 from realgen.cli.schema import Place, group_of, place_of
@@ -166,6 +166,7 @@ class RealGenCLI(LightningCLI):
         trainer_config = {**self.config_init.trainer, **kwargs}
         if trainer_config["logger"] is None:
             loggers = [logger for logger in self.config_init.loggers.values() if logger is not None]
+            drop_anonymous(loggers)
             trainer_config["logger"] = [*loggers, CSVLogger(self.run.path, name="csv", flush_logs_every_n_steps=1)]
         return self._instantiate_trainer(trainer_config, callbacks)
 

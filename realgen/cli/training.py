@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -67,6 +70,8 @@ def command(
 def train(cli: RealGenCLI) -> int:
     """Train what the command line has made, and tell how it ended.
 
+    A ``ValueError`` before the run has begun, such as one of the data's ``setup``, leaves no folder behind.
+
     Args:
         cli: The parsed command line.
 
@@ -74,6 +79,7 @@ def train(cli: RealGenCLI) -> int:
         Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
     run = cli.run
+    made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
     run.path.mkdir(parents=True, exist_ok=True)
     first = "LOCAL_RANK" not in os.environ
     if first:
@@ -89,6 +95,10 @@ def train(cli: RealGenCLI) -> int:
     except Exception as error:  # whatever it was: a line for the user, and the traceback in a file
         if _wants_traceback():
             raise
+        if isinstance(error, ValueError) and run.path in made and not _has_begun(cli):
+            _take_back(made)
+            sys.stderr.write(f"error: {cli.blame(error)}\n")
+            return 1
         return _report(error, cli)
     finally:
         if first:
@@ -114,6 +124,26 @@ def _say_how_to_go_on(cli: RealGenCLI) -> None:
     else:
         lines = f"stopped before the first checkpoint of {run.path}\n"
     sys.stderr.write(lines)
+
+
+def _has_begun(cli: RealGenCLI) -> bool:
+    """Whether the run is past the data's setup; where there are several processes, it counts as begun."""
+    return cli.trainer.num_devices * cli.trainer.num_nodes > 1 or (cli.run.path / "config.yaml").exists()
+
+
+def _take_back(made: Sequence[Path]) -> None:
+    """Remove the folder of a run, and those around it that were made for it.
+
+    Args:
+        made: The run's folder, then its parents, the nearest first.
+    """
+    import wandb
+
+    wandb.finish(exit_code=1)  # or it would go on writing there
+    shutil.rmtree(made[0])
+    with contextlib.suppress(OSError):  # another run may have come into them by now
+        for folder in made[1:]:
+            folder.rmdir()
 
 
 def _report(error: Exception, cli: RealGenCLI) -> int:

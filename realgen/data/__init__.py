@@ -1,4 +1,4 @@
-"""Prompts and photographs: WebDataset tar shards, written, read, and dealt out to the ranks."""
+"""Prompts and photographs in WebDataset tar shards, images in folders: written, read, and dealt out to the ranks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from realgen.data.detector_augment import DetectorAugment
+    from realgen.data.image_batches import ImageBatch
+    from realgen.data.image_folders import ImageFolders
     from realgen.data.order import prompt_indices, prompt_seed, validation_rows
     from realgen.data.prompt_shards import PromptShards
     from realgen.data.prompt_table import PromptTable
     from realgen.data.shards import write_shards
 
-__all__ = ["PromptShards", "PromptTable", "prompt_indices", "prompt_seed", "validation_rows", "write_shards"]
+__all__ = [
+    "DetectorAugment",
+    "ImageBatch",
+    "ImageFolders",
+    "PromptShards",
+    "PromptTable",
+    "prompt_indices",
+    "prompt_seed",
+    "validation_rows",
+    "write_shards",
+]
 
 _HOME = {
+    "DetectorAugment": "detector_augment",
+    "ImageBatch": "image_batches",
+    "ImageFolders": "image_folders",
     "PromptShards": "prompt_shards",
     "PromptTable": "prompt_table",
     "prompt_indices": "order",

@@ -78,6 +78,7 @@ class PromptShards(LightningDataModule):
         """The training prompts, after ``setup("fit")``."""
         self.validation_table: PromptTable | None = None
         """The validation prompts, after ``setup``; None if there are none."""
+        self._announced: set[str] = set()
 
     @property
     def skipped(self) -> int:
@@ -100,27 +101,44 @@ class PromptShards(LightningDataModule):
         parts = [f"{name}: {'not read' if table is None else f'{len(table)} prompts'}" for name, table in sets]
         return f"{type(self).__name__}({', '.join(parts)})"
 
+    def read(self, stage: str | None = None, *, num_ranks: int = 1) -> None:
+        """Read the shards, once; of use before a run begins, so that a mistake in them leaves nothing behind.
+
+        Args:
+            stage: ``"validate"`` reads the validation shards only.
+            num_ranks: That the prompts are dealt out to.
+
+        Raises:
+            ValueError: If a set has no usable sample, or its photographs do not fit together (see ``PromptTable``).
+            ValueError: If there are fewer training prompts than one iteration of all ranks takes.
+        """
+        if stage in ("fit", None):
+            if self.train_table is None:
+                self.train_table = self._table(self._train_shards, photographs=self._train_images)
+            needed = self.prompts_per_iteration * num_ranks
+            if len(self.train_table) < needed:
+                raise ValueError(
+                    f"prompts_per_iteration={self.prompts_per_iteration} on {num_ranks} ranks takes {needed} "
+                    f"prompts per iteration, the training shards hold {len(self.train_table)}: lower it or add prompts."
+                )
+        if self._validation_shards is not None and self.validation_table is None:
+            self.validation_table = self._table(self._validation_shards, photographs=True)
+
     def setup(self, stage: str | None = None) -> None:
-        """Read the shards, once.
+        """Read what is not read yet, warn of samples that were skipped, and see that all ranks read the same.
 
         Args:
             stage: ``"validate"`` reads the validation shards only.
 
         Raises:
-            ValueError: If a set has no usable sample, or its photographs do not fit together (see ``PromptTable``).
-            ValueError: If there are fewer training prompts than one iteration of all ranks takes.
+            ValueError: If ``read`` refuses the shards.
             ValueError: If the ranks read different prompts.
         """
-        if stage in ("fit", None) and self.train_table is None:
-            self.train_table = self._read("train", self._train_shards, photographs=self._train_images)
-            needed = self.prompts_per_iteration * self.world_size
-            if len(self.train_table) < needed:
-                raise ValueError(
-                    f"prompts_per_iteration={self.prompts_per_iteration} on {self.world_size} ranks takes {needed} "
-                    f"prompts per iteration, the training shards hold {len(self.train_table)}: lower it or add prompts."
-                )
-        if self._validation_shards is not None and self.validation_table is None:
-            self.validation_table = self._read("validation", self._validation_shards, photographs=True)
+        self.read(stage, num_ranks=self.world_size)
+        for name, table in (("train", self.train_table), ("validation", self.validation_table)):
+            if table is not None and name not in self._announced:
+                self._announced.add(name)
+                self._announce(name, table)
 
     def train_dataloader(self) -> TrainLoader:
         """Give one batch per GRPO iteration, without end, beginning at the module's ``iteration``."""
@@ -148,10 +166,12 @@ class PromptShards(LightningDataModule):
             world_size=self.world_size,
         )
 
-    def _read(self, name: str, shards: list[str], *, photographs: bool) -> PromptTable:
-        table = PromptTable(
+    def _table(self, shards: list[str], *, photographs: bool) -> PromptTable:
+        return PromptTable(
             shards, max_in_memory=self._max_in_memory, photographs=photographs, image_size=self._image_size
         )
+
+    def _announce(self, name: str, table: PromptTable) -> None:
         if self.rank == 0:
             for skipped in table.skipped_names:
                 warnings.warn(f"{name}: skipped {skipped}", stacklevel=2)
@@ -164,7 +184,6 @@ class PromptShards(LightningDataModule):
                     f"all ranks must read the same {name} shards: rank {self.rank} reads {len(table)} prompts, "
                     f"rank 0 reads {theirs[0]}{', other ones' if theirs[0] == len(table) else ''}."
                 )
-        return table
 
 
 class TrainLoader:

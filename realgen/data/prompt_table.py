@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -26,8 +27,9 @@ class PromptTable:
     """Every usable sample of some shards, numbered in the order of the shards.
 
     The shards are read once, from end to end, when the table is made. Local shards with more prompts than
-    ``max_in_memory`` leave only the offset of each prompt behind (8 bytes), and so do local shards whose photographs
-    are asked for; a prompt is then read from its tar each time it is asked for. The numbers do not depend on that.
+    ``max_in_memory`` leave only offset and checksum of each prompt behind (12 bytes), and so do local shards whose
+    photographs are asked for; a prompt is then read from its tar each time it is asked for. The numbers do not depend
+    on that.
 
     Args:
         shards: Names from ``find_shards``, uncompressed tars. URLs are read into memory.
@@ -62,6 +64,7 @@ class PromptTable:
         self._photographs = photographs
         self._image_size = image_size
         self._offsets = array("q")
+        self._checksums = array("I")
         self._first_rows: list[int] = []
         self._samples: list[Sample] | None = []
         self._digest = hashlib.sha256()
@@ -88,13 +91,22 @@ class PromptTable:
         return len(self._offsets)
 
     def __getitem__(self, row: int) -> Sample:
-        """Give the sample of a number in [0, len)."""
+        """Give the sample of a number in [0, len).
+
+        Raises:
+            RuntimeError: If the shard has another prompt or photograph there than when the table was made.
+        """
         if self._samples is not None:
             return self._samples[row]
-        with open_shard(self.shards[bisect_right(self._first_rows, row) - 1]) as file:
+        shard = self.shards[bisect_right(self._first_rows, row) - 1]
+        with open_shard(shard) as file:
             file.seek(self._offsets[row])
-            _, sample = next(read_samples(file, photographs=self._photographs))
-        assert isinstance(sample, Sample), f"the shard of row {row} has changed since it was scanned"
+            _, sample = next(read_samples(file, photographs=self._photographs), (0, None))
+        if not isinstance(sample, Sample) or _checksum(sample) != self._checksums[row]:
+            raise RuntimeError(
+                f"the shard {shard!r} has changed since the run began: put the old file back and go on from the last "
+                "checkpoint, or start a new run. Shards that a run reads must not change; new prompts need new files."
+            )
         return sample
 
     def batch(self, rows: Sequence[int], *, mask: Sequence[bool] | None = None) -> PromptBatch:
@@ -148,7 +160,8 @@ class PromptTable:
 
     def _append(self, sample: Sample, offset: int, shard: str) -> None:
         self._offsets.append(offset)
-        self._digest.update(f"{sample.key}\n{sample.prompt}\n".encode())
+        self._checksums.append(_checksum(sample))
+        self._digest.update(_identity(sample))
         if self._samples is not None and len(self) > self._max_in_memory:
             if self._must_fit:
                 raise ValueError(
@@ -165,3 +178,12 @@ class PromptTable:
         if self._image_size is not None:
             image = ImageOps.fit(image, (self._image_size, self._image_size), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def _identity(sample: Sample) -> bytes:
+    """What ranks must agree on."""
+    return f"{sample.key}\n{sample.prompt}\n".encode()
+
+
+def _checksum(sample: Sample) -> int:
+    return zlib.crc32(sample.photograph or b"", zlib.crc32(_identity(sample)))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.detectors.network import DetectorNetwork
 from realgen.functional.images import check_images
 
 
@@ -30,7 +31,7 @@ class Detector(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """Read the weights and return the network; called once, at the first use."""
+        """Read the weights and return the network as it could be trained; called once, at the first use."""
 
     @abstractmethod
     def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
@@ -38,9 +39,10 @@ class Detector(ABC):
 
     @property
     def network(self) -> nn.Module:
-        """The frozen network, built at the first use."""
+        """The frozen network, built at the first use, and folded where it can be."""
         if self._network is None:
-            self._network = self.build().eval().requires_grad_(False)
+            network = self.build().eval().requires_grad_(False)
+            self._network = network.fold() if isinstance(network, DetectorNetwork) else network
         return self._network
 
     def to(self, device: torch.device | str) -> Detector:

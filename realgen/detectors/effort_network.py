@@ -7,7 +7,7 @@ names on disk); ``U_r``, ``S_r``, ``V_r``, which only training uses, are not sto
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -19,10 +19,11 @@ from realgen.detectors.clip_vision import (
     ClipDetectorNetwork,
     ClipTower,
     build_tower,
-    clip_pixels,
+    fold_quick_gelu,
     measures,
     tower_state_dict,
 )
+from realgen.detectors.pixels import clip_pixels
 from realgen.detectors.svd_experts import split_weight
 
 
@@ -31,6 +32,8 @@ class EffortConfig(ClipTower):
     """Measures of an Effort network; the defaults are the published ones (CLIP ViT-L/14, 224 pixels, rank 1)."""
 
     rank: int = 1
+    antialias: bool = True
+    """Effort's own script resizes by OpenCV's plain bilinear rule, for which this is False."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,6 +76,16 @@ class SVDResidualLinear(nn.Module):
         weight = self.weight_main + self.U_residual * self.S_residual @ self.V_residual
         return F.linear(hidden, weight, self.bias)
 
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """The same map with one weight, added up in float64."""
+        main = self.weight_main
+        linear = nn.utils.skip_init(nn.Linear, *main.shape, device=main.device, dtype=main.dtype)
+        residual = self.U_residual.double() * self.S_residual.double() @ self.V_residual.double()
+        linear.weight.copy_(main.double() + residual)
+        linear.bias.copy_(self.bias)
+        return linear
+
 
 class EffortNetwork(ClipDetectorNetwork):
     """CLIP vision tower with retrained small singular values, pooled output to two classes (arXiv:2411.15633).
@@ -83,9 +96,12 @@ class EffortNetwork(ClipDetectorNetwork):
         config: The network's measures.
     """
 
+    family: ClassVar[str] = "Effort"
+    config: EffortConfig
+
     def __init__(self, config: EffortConfig) -> None:
         super().__init__()
-        self.config: EffortConfig = config
+        self.config = config
         backbone = build_tower(config)
         for layer in backbone.encoder.layers:
             for name in PROJECTIONS:
@@ -107,7 +123,7 @@ class EffortNetwork(ClipDetectorNetwork):
         Returns:
             The network, in training mode.
         """
-        network = cls(EffortConfig(**cast("dict[str, int]", measures(vision_model)), rank=rank))
+        network = cls(EffortConfig(**cast("dict[str, Any]", measures(vision_model)), rank=rank))
         state = tower_state_dict(vision_model)
         plain = {name: value for name, value in state.items() if "self_attn" not in name}
         network.backbone.load_state_dict(plain, strict=False)
@@ -120,7 +136,18 @@ class EffortNetwork(ClipDetectorNetwork):
 
     def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         """The pooled output of the backbone, which the head sees, for images in [0, 1]."""
-        return self.backbone(pixel_values=clip_pixels(images, self.config.image_size)).pooler_output
+        return self.backbone(pixel_values=self._pixels(images)).pooler_output
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        pixels = clip_pixels(images, self.config.image_size, antialias=self.config.antialias)
+        return pixels.to(self.head.weight.dtype)  # resized in the images' own type
+
+    def _fold(self) -> None:
+        """Melt each trained part into its weight, and leave plain linear maps."""
+        for layer in self.backbone.encoder.layers:
+            for name in PROJECTIONS:
+                setattr(layer.self_attn, name, getattr(layer.self_attn, name).folded())
+        fold_quick_gelu(self)
 
     def set_trainable(self, scope: Literal["residual", "all"]) -> None:
         """Choose what ``trainable_parameters`` gives, and what gets gradients.

@@ -1,57 +1,20 @@
-"""The parts of OmniAID's network: its measures, its router, and CLIP's layers with experts in them."""
+"""The parts of OmniAID's networks: attention with experts, CLIP's layers around it, and the router."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realgen.detectors.clip_vision import PROJECTIONS, ClipTower, quick_gelu
+from realgen.detectors.clip_vision import PROJECTIONS, QuickGELU
+from realgen.detectors.dinov3 import Rotation, rotate
+from realgen.detectors.lora_experts import LoRAExpertLinear
+from realgen.detectors.omniaid_config import OmniAIDConfig, OmniAIDDinoConfig, RoutedExperts
 from realgen.detectors.svd_experts import SVDExpertLinear
-
-RouterInput = Literal["patch_embeddings", "frozen_tower"]
-Preprocess = Literal["v1", "v2"]
-
-
-@dataclass(frozen=True)
-class OmniAIDConfig(ClipTower):
-    """Measures of an OmniAID network.
-
-    The defaults are those of the detector in RealGen's first release (CLIP ViT-L/14 at 336 pixels), but for
-    ``preprocess``: those weights saw images resized by way of 512 pixels (``v1``).
-    """
-
-    image_size: int = 336
-    num_experts: int = 6
-    rank: int = 1
-    top_k: int = 2
-    router_hidden: int = 256
-    hybrid: bool = True
-    router_input: str = "patch_embeddings"
-    dropout: float = 0.0
-    preprocess: str = "v2"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.rank < self.hidden_size:
-            raise ValueError(f"rank must be between 1 and {self.hidden_size - 1}, got {self.rank}.")
-        if not 1 <= self.top_k <= self.num_routed:
-            raise ValueError(
-                f"top_k must be between 1 and the {self.num_routed} routed experts (num_experts {self.num_experts}, "
-                f"hybrid {self.hybrid}), got {self.top_k}."
-            )
-        for name, allowed in (("router_input", get_args(RouterInput)), ("preprocess", get_args(Preprocess))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-
-    @property
-    def num_routed(self) -> int:
-        """Experts the router chooses from; in hybrid mode the last expert (artifacts) is always on."""
-        return self.num_experts - 1 if self.hybrid else self.num_experts
 
 
 def sparse_gates(logits: Float[Tensor, "batch routed"], top_k: int) -> Float[Tensor, "batch routed"]:
@@ -91,25 +54,58 @@ class Embeddings(nn.Module):
 
 
 class ExpertAttention(nn.Module):
-    """Self-attention whose four maps carry experts."""
+    """Self-attention whose four maps carry experts.
 
-    def __init__(self, config: OmniAIDConfig) -> None:
+    Args:
+        config: The network's measures.
+        names: Of the four maps, as the published files call them: query, key, value, output.
+        biases: Which of them have a bias.
+    """
+
+    def __init__(
+        self,
+        config: OmniAIDConfig | OmniAIDDinoConfig,
+        *,
+        names: Sequence[str] = PROJECTIONS,
+        biases: Sequence[bool] = (True, True, True, True),
+    ) -> None:
         super().__init__()
+        self.names = tuple(names)
         self.num_heads = config.num_attention_heads
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
-            SVDExpertLinear(config.hidden_size, config.num_experts, config.rank, config.dropout) for _ in PROJECTIONS
-        )
+        kind = {"svd": SVDExpertLinear, "lora": LoRAExpertLinear}[config.expert_type]
+        for name, bias in zip(names, biases, strict=True):
+            experts = kind(config.hidden_size, config.num_experts, config.rank, config.dropout, bias=bias)
+            self.add_module(name, experts)
 
     def forward(
-        self, hidden: Float[Tensor, "batch tokens width"], gates: Float[Tensor, "batch experts"]
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Attend within each image, through the experts that its gates choose."""
+        self,
+        hidden: Float[Tensor, "batch tokens width"],
+        gates: Float[Tensor, "batch experts"],
+        *,
+        first_only: bool = False,
+        rotation: Rotation | None = None,
+    ) -> Float[Tensor, "batch queries width"]:
+        """Attend within each image, through the experts that its gates choose.
+
+        Args:
+            hidden: [B, N, width].
+            gates: [B, experts].
+            first_only: Answer for the class token alone.
+            rotation: Rotary positions of the patches, if there are any.
+
+        Returns:
+            [B, N, width], or [B, 1, width].
+        """
+        asking = hidden[:, :1] if first_only else hidden
         query, key, value = (
-            getattr(self, name)(hidden, gates).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
-            for name in ("q_proj", "k_proj", "v_proj")
+            getattr(self, name)(tokens, gates).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
+            for name, tokens in zip(self.names, (asking, hidden, hidden), strict=False)
         )
+        if rotation is not None:
+            key = rotate(key, rotation)
+            query = query if first_only else rotate(query, rotation)  # the class token has no position
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return self.out_proj(attended, gates)
+        return cast("Tensor", getattr(self, self.names[-1])(attended, gates))
 
 
 class MLP(nn.Module):
@@ -118,11 +114,12 @@ class MLP(nn.Module):
     def __init__(self, config: OmniAIDConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation_fn: nn.Module = QuickGELU()
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         """Apply to each token."""
-        return self.fc2(quick_gelu(self.fc1(hidden)))
+        return self.fc2(self.activation_fn(self.fc1(hidden)))
 
 
 class EncoderLayer(nn.Module):
@@ -136,22 +133,32 @@ class EncoderLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
-        self, hidden: Float[Tensor, "batch tokens width"], gates: Float[Tensor, "batch experts"]
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Attention, then perceptron, each added to its input."""
-        hidden = hidden + self.self_attn(self.layer_norm1(hidden), gates)
+        self,
+        hidden: Float[Tensor, "batch tokens width"],
+        gates: Float[Tensor, "batch experts"],
+        *,
+        first_only: bool = False,
+    ) -> Float[Tensor, "batch queries width"]:
+        """Attention, then perceptron, each added to its input; of the class token alone with ``first_only``."""
+        attended = self.self_attn(self.layer_norm1(hidden), gates, first_only=first_only)
+        hidden = (hidden[:, :1] if first_only else hidden) + attended
         return hidden + self.mlp(self.layer_norm2(hidden))
 
 
 class GatingNetwork(nn.Module):
-    """The router: one logit per routed expert from one vector per image."""
+    """The router: one logit per routed expert from one vector per image.
 
-    def __init__(self, config: OmniAIDConfig) -> None:
+    Args:
+        width: Of the vector.
+        experts: How many there are to choose from, and the router's hidden units.
+    """
+
+    def __init__(self, width: int, experts: RoutedExperts) -> None:
         super().__init__()
         self.network = nn.Sequential(
-            nn.Linear(config.hidden_size, config.router_hidden),
+            nn.Linear(width, experts.router_hidden),
             nn.ReLU(),
-            nn.Linear(config.router_hidden, config.num_routed),
+            nn.Linear(experts.router_hidden, experts.num_routed),
         )
 
     def forward(self, features: Float[Tensor, "batch width"]) -> Float[Tensor, "batch routed"]:

@@ -4,6 +4,7 @@ Built from the published description of the CLIP variant, with its parameter nam
 
 - All experts of a layer are applied as one product, scaled by gates that are 0 for the unused ones; the result is the
   same sum.
+- The last layer answers for the class token alone, the only one that is read.
 - The frozen main weights are parameters without gradient rather than buffers (same names on disk), so that
   ``set_trainable("all")`` can train them.
 - ``U_r``, ``V_r`` and ``weight_original_fnorm``, which only training uses, are not stored (see
@@ -12,9 +13,8 @@ Built from the published description of the CLIP variant, with its parameter nam
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import ClassVar, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,25 +22,18 @@ from realgen.detectors.clip_vision import (
     PROJECTIONS,
     ClipDetectorNetwork,
     build_tower,
-    clip_pixels,
+    fold_quick_gelu,
     measures,
     tower_state_dict,
 )
-from realgen.detectors.omniaid_layers import (
-    Embeddings,
-    EncoderLayer,
-    GatingNetwork,
-    OmniAIDConfig,
-    Preprocess,
-    RouterInput,
-    sparse_gates,
-)
-from realgen.detectors.svd_experts import SVDExpertLinear, orthogonality_loss
-
-Trainable = Literal["experts", "experts_and_gate", "all"]
+from realgen.detectors.expert_linear import ExpertLinear
+from realgen.detectors.omniaid_config import ExpertType, OmniAIDConfig, RouterInput
+from realgen.detectors.omniaid_layers import Embeddings, EncoderLayer, GatingNetwork
+from realgen.detectors.pixels import Preprocess, clip_pixels
+from realgen.detectors.routed_network import RoutedNetwork
 
 
-class OmniAIDNetwork(ClipDetectorNetwork):
+class OmniAIDNetwork(RoutedNetwork, ClipDetectorNetwork):
     """CLIP vision tower with routed experts, class token to two classes (``yunncheng/OmniAID``).
 
     All layers and tokens of an image share its gates. The constructor leaves the main weights and experts at zero;
@@ -50,14 +43,16 @@ class OmniAIDNetwork(ClipDetectorNetwork):
         config: The network's measures.
     """
 
+    family: ClassVar[str] = "OmniAID on CLIP"
+    config: OmniAIDConfig
+
     def __init__(self, config: OmniAIDConfig) -> None:
-        super().__init__()
-        self.config: OmniAIDConfig = config
+        super().__init__(config)
         self.embeddings = Embeddings(config)
         self.ln_pre = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder_layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.ln_post = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.gating_network = GatingNetwork(config)
+        self.gating_network = GatingNetwork(config.hidden_size, config)
         self.head = nn.Linear(config.hidden_size, 2)
         self.feature_extractor = build_tower(config) if config.router_input == "frozen_tower" else None
         self.set_trainable("experts_and_gate")
@@ -73,14 +68,16 @@ class OmniAIDNetwork(ClipDetectorNetwork):
         router_hidden: int = 256,
         hybrid: bool = True,
         router_input: RouterInput = "patch_embeddings",
+        expert_type: ExpertType = "svd",
         dropout: float = 0.0,
         preprocess: Preprocess = "v2",
     ) -> OmniAIDNetwork:
         """Start a detector from a trained CLIP vision tower: split its attention weights, copy the rest.
 
         The router and the head start at random (torch's global generator). All experts start as the same low-rank
-        part R of W = W_main + R. Without ``hybrid`` the gates sum to 1, so the tower's output is CLIP's; with it the
-        always-on expert adds R once more, as in the published system: the tower starts as CLIP with W_main + 2 R.
+        part R of W = W_main + R (``lora``: W_main = W, R = 0). Without ``hybrid`` the gates sum to 1, so the tower's
+        output is CLIP's; with it the always-on expert adds R once more, as in the published system: the tower starts
+        as CLIP with W_main + 2 R.
 
         Args:
             vision_model: A transformers ``CLIPVisionModel``.
@@ -91,6 +88,7 @@ class OmniAIDNetwork(ClipDetectorNetwork):
             hybrid: Whether the last expert is always on.
             router_input: What the router sees: the mean patch embedding before the first layer norm, or the pooled
                 output of a second, frozen copy of the tower.
+            expert_type: ``svd`` retrains the smallest singular values, ``lora`` adds adapters that start at zero.
             dropout: Probability of dropping an input of the experts, in training only.
             preprocess: ``v1`` resizes to 512 pixels on the way, ``v2`` does not.
 
@@ -106,6 +104,7 @@ class OmniAIDNetwork(ClipDetectorNetwork):
                 router_hidden=router_hidden,
                 hybrid=hybrid,
                 router_input=router_input,
+                expert_type=expert_type,
                 dropout=dropout,
                 preprocess=preprocess,
             )
@@ -124,57 +123,25 @@ class OmniAIDNetwork(ClipDetectorNetwork):
         for index, layer in enumerate(self.encoder_layers):
             for name in PROJECTIONS:
                 prefix = f"encoder_layers.{index}.self_attn.{name}"
-                linear = cast("SVDExpertLinear", getattr(layer.self_attn, name))
+                linear = cast("ExpertLinear", getattr(layer.self_attn, name))
                 linear.copy_from(state[f"{prefix}.weight"], state[f"{prefix}.bias"])
 
-    def router_logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch routed"]:
-        """One logit per routed expert, for images in [0, 1]; to train the router on known domains."""
-        pixels = self._pixels(images)
-        return self._router_logits(pixels, self.embeddings(pixels))
-
-    def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
-        """The normalised class token, which the head sees, of images in [0, 1]."""
-        pixels = self._pixels(images)
-        embedded = self.embeddings(pixels)
-        gates = sparse_gates(self._router_logits(pixels, embedded), self.config.top_k)
-        if self.config.hybrid:
-            gates = torch.cat([gates, torch.ones_like(gates[:, :1])], dim=1)
-        hidden = self.ln_pre(embedded)
-        for layer in self.encoder_layers:
-            hidden = layer(hidden, gates)
-        return self.ln_post(hidden[:, 0])
-
-    def _pixels(self, images: Tensor) -> Tensor:
+    def pixels(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
+        """What CLIP sees of images in [0, 1]."""
         return clip_pixels(images, self.config.image_size, preprocess=cast("Preprocess", self.config.preprocess))
 
-    def _router_logits(self, pixels: Tensor, embedded: Tensor) -> Tensor:
-        if self.feature_extractor is None:
-            return self.gating_network(embedded[:, 1:].mean(1))
-        with torch.no_grad():
-            pooled = self.feature_extractor(pixel_values=pixels).pooler_output
-        return self.gating_network(pooled)
+    def encode(
+        self,
+        embedded: Float[Tensor, "batch tokens width"],
+        pixels: Float[Tensor, "batch 3 size size"],
+        gates: Float[Tensor, "batch experts"],
+    ) -> Float[Tensor, "batch width"]:
+        """The normalised class token after all layers."""
+        hidden = self.ln_pre(embedded)
+        for layer in self.encoder_layers[:-1]:
+            hidden = layer(hidden, gates)
+        return self.ln_post(self.encoder_layers[-1](hidden, gates, first_only=True)[:, 0])
 
-    def expert_linears(self) -> list[SVDExpertLinear]:
-        """All maps with experts, layer by layer."""
-        return [module for module in self.modules() if isinstance(module, SVDExpertLinear)]
-
-    def main_bases(self) -> list[tuple[Tensor, Tensor]]:
-        """Main bases of ``expert_linears()``, for ``orthogonality_loss``; takes one SVD per map."""
-        return [linear.main_bases() for linear in self.expert_linears()]
-
-    def orthogonality_loss(self, main_bases: list[tuple[Tensor, Tensor]]) -> Float[Tensor, ""]:
-        """How much the experts overlap with each other and with the main parts; see ``svd_experts``."""
-        return orthogonality_loss(self.expert_linears(), main_bases)
-
-    def set_trainable(self, scope: Trainable) -> None:
-        """Choose what ``trainable_parameters`` gives, and what gets gradients.
-
-        Args:
-            scope: ``experts``: all experts and the head, the published recipe against a generator;
-                ``experts_and_gate``: the router too, for a detector trained from CLIP; ``all``: everything but the
-                router's frozen tower.
-        """
-        parts = {"experts": ("_experts.", "head."), "experts_and_gate": ("_experts.", "head.", "gating_network.")}
-        for name, parameter in self.named_parameters():
-            chosen = scope == "all" or any(part in name for part in parts[scope])
-            parameter.requires_grad_(chosen and not name.startswith("feature_extractor."))
+    def _fold(self) -> None:
+        super()._fold()
+        fold_quick_gelu(self)

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from realgen.detectors.expert_linear import ExpertLinear, LowRank
+
 
 class SplitWeight(NamedTuple):
     """W = main + u diag(s) v."""
@@ -61,51 +63,48 @@ def split_weight(weight: Float[Tensor, "out in"], rank: int) -> SplitWeight:
     return SplitWeight(*(part.to(weight.dtype).contiguous() for part in parts))
 
 
-class SVDExpertLinear(nn.Module):
+class SVDExpertLinear(ExpertLinear):
     """y = W_main x + sum_e g_e U_e diag(S_e) V_e x + bias, with one gate g_e per image and expert.
-
-    All experts are applied side by side, as one map of rank E r whose coordinates are scaled by the gates: that is two
-    matrix products for the whole batch, whichever experts its images chose.
 
     Args:
         features: Width of input and output.
         num_experts: E.
         rank: r, the rank of one expert.
         dropout: Probability of dropping an input of the experts, in training only.
+        bias: Whether there is a bias.
     """
 
-    def __init__(self, features: int, num_experts: int, rank: int, dropout: float = 0.0) -> None:
-        super().__init__()
+    def __init__(self, features: int, num_experts: int, rank: int, dropout: float = 0.0, *, bias: bool = True) -> None:
+        super().__init__(features, dropout=dropout, bias=bias)
         self.rank = rank
         self.weight_main = nn.Parameter(torch.zeros(features, features), requires_grad=False)
-        self.bias = nn.Parameter(torch.zeros(features), requires_grad=False)
         self.U_experts = nn.ParameterList(torch.zeros(features, rank) for _ in range(num_experts))
         self.S_experts = nn.ParameterList(torch.zeros(rank) for _ in range(num_experts))
         self.V_experts = nn.ParameterList(torch.zeros(rank, features) for _ in range(num_experts))
-        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def frozen_weight(self) -> nn.Parameter:
+        """W_main, [out, in]."""
+        return self.weight_main
+
+    def low_rank(self) -> LowRank:
+        """The experts, stacked."""
+        down, up = torch.cat(tuple(self.V_experts)), torch.cat(tuple(self.U_experts), dim=1)
+        return LowRank(down, torch.stack(tuple(self.S_experts)), up)
 
     @torch.no_grad()
-    def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"]) -> None:
+    def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
         """Take over a trained linear map: its last singular values become, identically, every expert."""
         split = split_weight(weight, self.rank)
         self.weight_main.copy_(split.main)
-        self.bias.copy_(bias)
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
         for experts, part in ((self.U_experts, split.u), (self.S_experts, split.s), (self.V_experts, split.v)):
             for expert in experts:
                 expert.copy_(part)
 
-    def forward(
-        self, hidden: Float[Tensor, "batch tokens features"], gates: Float[Tensor, "batch experts"]
-    ) -> Float[Tensor, "batch tokens features"]:
-        """Map tokens; ``gates`` are 0 for the experts that an image does not use."""
-        down = torch.cat(tuple(self.V_experts))  # [E r, in]
-        up = torch.cat(tuple(self.U_experts), dim=1)  # [out, E r]
-        scale = (gates.unsqueeze(-1) * torch.stack(tuple(self.S_experts))).flatten(1)  # [B, E r]
-        low = F.linear(self.dropout(hidden), down) * scale.unsqueeze(1)  # [B, N, E r]
-        return F.linear(hidden, self.weight_main, self.bias) + F.linear(low, up)
-
     @torch.no_grad()
-    def main_bases(self) -> tuple[Float[Tensor, "features kept"], Float[Tensor, "features kept"]]:
+    def main_bases(self) -> tuple[Tensor, ...]:
         """Orthonormal bases of what W_main reaches and reads: its left and right singular vectors, as columns.
 
         The published files store them (``U_r``, ``V_r``, most of their size). W_main alone has rank
@@ -114,6 +113,10 @@ class SVDExpertLinear(nn.Module):
         u, _, v = torch.linalg.svd(self.weight_main.double())
         kept = len(u) - self.rank
         return u[:, :kept].to(self.weight_main), v[:kept].T.to(self.weight_main)
+
+    def expert_bases(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The columns of each U, and the rows of each V."""
+        return list(self.U_experts), [v.T for v in self.V_experts]
 
 
 def overlap(bases: Sequence[Float[Tensor, "features _"]]) -> Float[Tensor, ""]:
@@ -137,13 +140,11 @@ def overlap(bases: Sequence[Float[Tensor, "features _"]]) -> Float[Tensor, ""]:
     return torch.stack(pairs).mean()
 
 
-def orthogonality_loss(
-    linears: Sequence[SVDExpertLinear], main_bases: Sequence[tuple[Tensor, Tensor]]
-) -> Float[Tensor, ""]:
+def orthogonality_loss(linears: Sequence[ExpertLinear], main_bases: Sequence[tuple[Tensor, ...]]) -> Float[Tensor, ""]:
     """Keep the experts apart from each other and from the main part (OmniAID's regulariser, weight 0.001 there).
 
-    Per linear map, ``overlap`` of the main basis and all experts on the output side (U), plus the same on the input
-    side (V); then the mean over the maps.
+    Per linear map, ``overlap`` of the main basis, where there is one, and all experts on the output side (U, or LoRA's
+    B), plus the same on the input side (V, or A); then the mean over the maps.
 
     Args:
         linears: Maps with experts.
@@ -153,6 +154,7 @@ def orthogonality_loss(
         A scalar >= 0, differentiable in the experts.
     """
     terms = []
-    for linear, (u_main, v_main) in zip(linears, main_bases, strict=True):
-        terms.append(overlap([u_main, *linear.U_experts]) + overlap([v_main, *(v.T for v in linear.V_experts)]))
+    for linear, main in zip(linears, main_bases, strict=True):
+        written, read = linear.expert_bases()
+        terms.append(overlap([*main[:1], *written]) + overlap([*main[1:], *read]))
     return torch.stack(terms).mean()

@@ -72,8 +72,8 @@ def weighted_advantages(
 
     Args:
         parts: Rewards by name, higher is better.
-        weights: Weight of each part.
-        valid: True where every part of a sample could be judged; ``None``: all could.
+        weights: Weight of each part; one of weight 0 counts in nothing, whatever its rewards hold.
+        valid: True where every part that has a weight could judge a sample; ``None``: all could.
         std_normalize: Divide each part by a standard deviation.
         std: Standard deviation of each part, in place of each group's own.
         divide_by_weights: Divide by sum_m w_m, so that advantages keep their scale when a reward is added.
@@ -96,14 +96,12 @@ def weighted_advantages(
             raise ValueError(f"{name} must name the rewards {sorted(parts)} (at least one), got {sorted(named or {})}.")
     if divide_by_weights and sum(weights.values()) <= 0:
         raise ValueError(f"weights must have a positive sum to be divided by, got {dict(weights)}.")
-    weighted = [
-        weights[name]
-        * group_advantages(
-            rewards, valid=valid, std_normalize=std_normalize, std=None if std is None else std[name], eps=eps
-        )
-        for name, rewards in parts.items()
-    ]
-    total = torch.stack(weighted).sum(dim=0)
+    total = torch.zeros_like(next(iter(parts.values())))
+    for name, rewards in parts.items():
+        if weights[name] != 0:
+            given = None if std is None else std[name]
+            advantages = group_advantages(rewards, valid=valid, std_normalize=std_normalize, std=given, eps=eps)
+            total = total + weights[name] * advantages
     return total / sum(weights.values()) if divide_by_weights else total
 
 
@@ -128,27 +126,6 @@ def rewards_std(
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
     centered, count = _centered(rewards.reshape(1, -1), valid.reshape(1, -1))
     return (centered.square().sum() / count.sum()).sqrt()
-
-
-def zero_variance_fraction(
-    rewards: Float[Tensor, "prompts group"], valid: Bool[Tensor, "prompts group"] | None = None
-) -> Float[Tensor, ""]:
-    """Share of prompts whose group teaches nothing: equal rewards, or fewer than two valid samples.
-
-    Args:
-        rewards: Row = one prompt with its whole group.
-        valid: True where a sample could be judged; ``None``: all could.
-
-    Returns:
-        Share in [0, 1].
-
-    Example:
-        >>> zero_variance_fraction(torch.tensor([[0.1, 0.1], [0.1, 0.2]]))
-        tensor(0.5000)
-    """
-    valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
-    centered, _ = _centered(rewards, valid)
-    return (centered == 0).all(dim=1).to(rewards.dtype).mean()
 
 
 def _centered(

@@ -2,6 +2,7 @@
 
 from realgen.metrics.base import ImageMetric, RealComparison
 from realgen.metrics.color_distance import ColorDistance
+from realgen.metrics.detector_quality import DetectorQuality, Quality
 from realgen.metrics.diversity import Diversity
 from realgen.metrics.encoder import Encoder, EncoderConfig, TimmEncoder, save_encoder
 from realgen.metrics.held_out_detector import DetectorAUROC, DetectorScore
@@ -12,12 +13,14 @@ __all__ = [
     "KID",
     "ColorDistance",
     "DetectorAUROC",
+    "DetectorQuality",
     "DetectorScore",
     "Diversity",
     "Encoder",
     "EncoderConfig",
     "GridEnergy",
     "ImageMetric",
+    "Quality",
     "RealComparison",
     "SpectrumDistance",
     "TimmEncoder",

@@ -22,7 +22,7 @@ class ImageMetric(Metric, ABC):
     images were cut into batches or ranks, and no random number is drawn. Detectors and encoders come in by
     constructor, stay out of the state dict, and follow the images to their device.
 
-    Every rank must call ``update`` equally often; mark padding with ``valid``.
+    Every rank must call ``update`` equally often, all with photographs or none; mark padding with ``valid``.
     """
 
     is_differentiable: bool = False

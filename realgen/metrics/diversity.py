@@ -57,7 +57,13 @@ class Diversity(ImageMetric):
         Raises:
             ValueError: If there were no images, or no prompt has two.
         """
-        return self.result(within_group_distance(self.seen("generated"), dim_zero_cat(self.prompt_ids).cpu()))
+        features, prompts = self.seen("generated"), dim_zero_cat(self.prompt_ids).cpu()
+        if len(prompts.unique()) == len(prompts):
+            raise ValueError(
+                f"Diversity needs two images of some prompt, got one of each of {len(prompts)}; draw more of each "
+                "(validation_samples_per_prompt), or leave the measure out."
+            )
+        return self.result(within_group_distance(features, prompts))
 
 
 def prompt_ids(prompts: Sequence[str]) -> Int[Tensor, " prompts"]:

@@ -1,7 +1,9 @@
-"""The floor that knows Lightning: one GRPO iteration, and what each kind of policy adds to it."""
+"""The floor that knows Lightning: one GRPO iteration, what each kind of policy adds to it; a detector's training."""
 
+from realgen.modules.base import Training
+from realgen.modules.detector_training import DetectorTraining
 from realgen.modules.diffusion_grpo import DiffusionGRPO
 from realgen.modules.grpo_module import GRPOModule
 from realgen.modules.on_policy import OnPolicyError
 
-__all__ = ["DiffusionGRPO", "GRPOModule", "OnPolicyError"]
+__all__ = ["DetectorTraining", "DiffusionGRPO", "GRPOModule", "OnPolicyError", "Training"]

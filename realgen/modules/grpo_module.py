@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from realgen.functional.advantages import rewards_std
 from realgen.metrics.base import ImageMetric
+from realgen.modules.base import Training
 from realgen.modules.minibatches import (
     concatenate_scores,
     make_minibatch,
@@ -41,7 +41,7 @@ from realgen.rewards.base import Reward
 from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rollout
 
 
-class GRPOModule(LightningModule):
+class GRPOModule(Training):
     """Trains a policy with GRPO (DeepSeekMath, arXiv:2402.03300, algorithm 1; Flow-GRPO, arXiv:2505.05470).
 
     One ``training_step`` is one iteration: rollout, rewards, advantages, updates. Optimisation is manual, so the
@@ -241,7 +241,7 @@ class GRPOModule(LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         kept = rows_that_teach(rows, advantages) if self._may_skip else rows
         microbatches = kept.split(self.microbatch_size)
-        decisions = rollout.mask.sum(1).cpu()
+        decisions = rollout.mask.sum(1).cpu().double()  # float32 would round the shares
         shares = [float(decisions[part].sum() / decisions[rows].sum()) for part in microbatches]
         statistics = []
         optimizer.zero_grad()

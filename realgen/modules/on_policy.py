@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from realgen.parallel import local_part, max_over_ranks, reshard
+from realgen.parallel import any_rank, local_part, max_over_ranks, reshard
 from realgen.policies.base import Policy
 from realgen.types import Minibatch, PolicyScore, Rollout
 
@@ -81,7 +81,8 @@ def off_policy_cause(
     Returns:
         One sentence with the cause, the evidence and what to do.
     """
-    if not torch.equal(fingerprint, weight_fingerprint(policy)):
+    # Asked of all ranks together: a rank that left here while others score again would leave them waiting.
+    if any_rank(not torch.equal(fingerprint, weight_fingerprint(policy)), policy.device):
         return (
             "the weights changed between the rollout and the first update; something (a callback, an EMA swap) writes "
             "to them inside the iteration."

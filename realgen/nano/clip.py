@@ -108,7 +108,7 @@ def train_clip(output: Path, corpus: Corpus, *, steps: int, batch_size: int, see
 
 @torch.no_grad()
 def evaluate_clip(model: Any, output: Path, corpus: Corpus) -> dict[str, float]:
-    """Share of held-out crops whose nearest of 24 held-out prompts is their own subject's, for both looks."""
+    """Share of held-out crops that lie nearest their own subject's held-out prompt, one of each, for both looks."""
     import open_clip
 
     tokenize = open_clip.get_tokenizer(f"local-dir:{output}")

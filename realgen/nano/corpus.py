@@ -34,7 +34,7 @@ def make_corpus(crops_per_subject: int, *, seed: int, size: int = 64, held_out: 
     """Cut ``crops_per_subject`` crops of each subject; the same arguments give the same tensors.
 
     Args:
-        crops_per_subject: Crops of each of the 24 subjects.
+        crops_per_subject: Crops of each subject.
         seed: Of the ``numpy`` generator.
         size: Side in pixels.
         held_out: Cut textures at the end that training crops keep out of, see ``real_crop``.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -33,9 +33,9 @@ from realgen.nano.captions import split_prompts
 from realgen.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, make_corpus
 from realgen.nano.training import Training, cosine_lr
 
-CROPS, SAMPLES, HELD_OUT_SAMPLES = 80, 1200, 240
+CROPS, SAMPLES, HELD_OUT_SAMPLES = 100, 2000, 240
 """Of the shipped detectors: crops per subject, and samples of the nano model to train and to evaluate on."""
-STEPS, BATCH_SIZE, SEEDS = 2000, 64, {"effort": 1, "omniaid": 2}
+STEPS, BATCH_SIZE, SEEDS = 4000, 64, {"effort": 1, "omniaid": 2}
 """Of the shipped detectors; each has crops, samples and weights of its own."""
 SMOOTHING = 0.05
 """Soft labels 0.05 and 0.95 keep the probabilities away from the ends, so that a reward still has a slope there."""
@@ -210,7 +210,7 @@ def train_detector(
 
 
 @torch.no_grad()
-def evaluate_detector(network: ClipDetectorNetwork, pictures: Pictures) -> dict[str, float]:
+def evaluate_detector(network: nn.Module, pictures: Pictures) -> dict[str, float]:
     """Accuracy on held-out pictures, at p_fake = 0.5.
 
     Returns:

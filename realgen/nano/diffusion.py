@@ -26,6 +26,7 @@ from realgen.nano.photographs import SUBJECTS
 from realgen.nano.silent_t5 import silent_t5
 from realgen.nano.tokenizer import MAX_TOKENS, build_tokenizer
 from realgen.nano.training import Training, cosine_lr
+from realgen.nano.vae import load_vae
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -238,9 +239,7 @@ def make_pipeline(
     Returns:
         The pipeline, in the precision in which it was written.
     """
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL.from_pretrained(output / "vae", local_files_only=True).eval()
+    vae = load_vae(output / "vae").eval()
     latents = encode_corpus(vae, make_corpus(crops, seed=TRAIN_SEED))
     torch.manual_seed(seed)
     model = Denoiser(build_tokenizer())

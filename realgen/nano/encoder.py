@@ -2,7 +2,7 @@
 
     python -m realgen.nano.encoder --output data/nano/encoder
 
-A small timm ResNet learns to tell the 24 subjects and the two looks apart (48 classes) on augmented crops.
+A small timm ResNet learns to tell the subjects and the two looks apart (a class for each pair) on augmented crops.
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ def measure_diffusion(nano: Path, *, prompts_per_subject: int = PROMPTS_PER_SUBJ
         prompts_per_subject: 1 to ``PROMPTS_PER_SUBJECT``.
 
     Returns:
-        ``retrieval_*`` = share of pictures whose nearest of 24 prompts is their own subject's; ``p_fake_*`` = what the
-        detectors say on average. ``*_plain`` of plain prompts, ``*_cued`` of the same with two photographic cues: the
-        gap between them is what post-training can close.
+        ``retrieval_*`` = share of pictures whose nearest prompt, of one per subject, is their own subject's;
+        ``p_fake_*`` = what the detectors say on average. ``*_plain`` of plain prompts, ``*_cued`` of the same with two
+        photographic cues: the gap between them is what post-training can close.
     """
     import open_clip
 

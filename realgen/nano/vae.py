@@ -102,11 +102,19 @@ def train_vae(output: Path, corpus: Corpus, *, steps: int, batch_size: int, seed
     return vae
 
 
+def load_vae(directory: Path) -> AutoencoderKL:
+    """Read a VAE; unlike ``from_pretrained`` it is not marked with its folder, which would be saved with it."""
+    from diffusers import AutoencoderKL
+    from safetensors.torch import load_file
+
+    vae = AutoencoderKL.from_config(AutoencoderKL.load_config(directory, local_files_only=True))
+    vae.load_state_dict(load_file(directory / "diffusion_pytorch_model.safetensors"))
+    return vae
+
+
 def refine_decoder(output: Path, corpus: Corpus, *, steps: int, batch_size: int, seed: int) -> AutoencoderKL:
     """Train the decoder further behind the frozen encoder; latents, and what was trained on them, stay valid."""
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL.from_pretrained(output, local_files_only=True).to(memory_format=torch.channels_last)
+    vae = load_vae(output).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     training = Training(output / "refining.ckpt", vae.decoder, optimizer, seed=seed, average=0.998)
     vae.decoder.compile(dynamic=False)

@@ -25,7 +25,7 @@ class Policy(nn.Module, ABC):
     iteration: int = 0
     """GRPO iteration, set by the module before each rollout; what changes over a run (a sliding window) reads it."""
     progress: Callable[[str, int, int], None] | None = None
-    """Called with (phase, done, total) while a rollout or a drawing goes on; phase is "rollout" or "sample"."""
+    """Called with (phase, done, total) while something long goes on; phase is "rollout", "sample" or "update"."""
 
     @abstractmethod
     def load(self) -> None:

@@ -247,7 +247,8 @@ class DiffusionPolicy(Policy):
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"seeds must be as many as prompts, {len(prompts)}, got {len(seeds)}.")
-        noise = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+        noise = [torch.randn(self.latent_shape, generator=source, dtype=torch.float32) for source in sources]
         return self._decode(self._denoise(prompts, torch.stack(noise), self.eval_num_steps))
 
     def export(self, directory: Path) -> Path:
@@ -271,11 +272,11 @@ class DiffusionPolicy(Policy):
         return directory
 
     def _draw_noise(self, num_prompts: int, group_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Starting noise [P * G / samples_per_noise, *latent] and the decisions' noise [B, S, *latent]."""
+        """Starting noise [P * G / samples_per_noise, *latent] and the decisions' noise [B, S, *latent], float32."""
         num_rows, decisions = num_prompts * group_size, self.step_window.decisions(self.num_steps)
-        device = generator.device
-        first = torch.randn(num_rows // self.samples_per_noise, *self.latent_shape, generator=generator, device=device)
-        return first, torch.randn(num_rows, decisions, *self.latent_shape, generator=generator, device=device)
+        how: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float32}
+        first = torch.randn(num_rows // self.samples_per_noise, *self.latent_shape, **how)
+        return first, torch.randn(num_rows, decisions, *self.latent_shape, **how)
 
     def _denoise(
         self, prompts: Sequence[str], latents: Tensor, num_steps: int, trajectory: Trajectory | None = None

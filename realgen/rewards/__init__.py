@@ -1,8 +1,28 @@
 """Rewards: a rollout in, one number per sample out, higher is better."""
 
+from realgen.rewards.aesthetic import Aesthetic
 from realgen.rewards.alignment import Alignment
 from realgen.rewards.base import Reward, per_prompt
+from realgen.rewards.hpsv2 import HPSv2
+from realgen.rewards.jpeg_size import JpegSize
+from realgen.rewards.long_clip import LongClip
+from realgen.rewards.pickscore import PickScore
 from realgen.rewards.realism import Realism
-from realgen.rewards.weighted_sum import WeightedSum, num_failed
+from realgen.rewards.remote import RemoteReward
+from realgen.rewards.vlm_rating import VlmRating
+from realgen.rewards.weighted_sum import WeightedSum
 
-__all__ = ["Alignment", "Realism", "Reward", "WeightedSum", "num_failed", "per_prompt"]
+__all__ = [
+    "Aesthetic",
+    "Alignment",
+    "HPSv2",
+    "JpegSize",
+    "LongClip",
+    "PickScore",
+    "Realism",
+    "RemoteReward",
+    "Reward",
+    "VlmRating",
+    "WeightedSum",
+    "per_prompt",
+]

@@ -16,8 +16,8 @@ from realgen.types import RewardOutput, Rollout
 class WeightedSum(Reward):
     """total = sum_m w_m R_m; every part is kept under its name, unweighted.
 
-    A sample that one part cannot judge (NaN) is NaN in the total, so no objective learns from it. An error in a part
-    stops the run.
+    A sample that a part of positive weight cannot judge (NaN) is NaN in the total, so no objective learns from it. An
+    error in a part stops the run.
 
     Args:
         rewards: Rewards by name; ``null`` drops one, so that a second config can.
@@ -48,7 +48,8 @@ class WeightedSum(Reward):
             ValueError: If a part returns another number of rows than the rollout has.
         """
         parts = {name: per_prompt(reward.score(rollout), rollout, name) for name, reward in self.rewards.items()}
-        total = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum(0)
+        # 0 times NaN is NaN, so a part without weight stays out altogether.
+        total = torch.stack([self.weights[name] * part for name, part in parts.items() if self.weights[name]]).sum(0)
         return RewardOutput(total=total, parts=parts, weights=dict(self.weights))
 
     def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
@@ -60,20 +61,3 @@ class WeightedSum(Reward):
         for reward in self.rewards.values():
             reward.to(device)
         return self
-
-
-def num_failed(output: RewardOutput) -> dict[str, int]:
-    """Samples that each part could not judge, for the log.
-
-    Args:
-        output: Rewards of a rollout.
-
-    Returns:
-        Number of NaN by the part's name.
-
-    Example:
-        >>> part = torch.tensor([[0.5, torch.nan]])
-        >>> num_failed(RewardOutput(total=part, parts={"omniaid": part}, weights={"omniaid": 1.0}))
-        {'omniaid': 1}
-    """
-    return {name: int(part.isnan().sum()) for name, part in output.parts.items()}

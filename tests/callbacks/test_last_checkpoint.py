@@ -40,6 +40,12 @@ def test_the_end_is_saved_though_the_period_misses_it(tmp_path: Path, monkeypatc
     assert iteration(tmp_path / "mine" / "last.ckpt") == 6
 
 
+def test_a_trial_run_leaves_none(tmp_path: Path) -> None:
+    lightning = trainer(tmp_path, callbacks=[LastCheckpoint()], enable_checkpointing=True, fast_dev_run=True)
+    lightning.fit(module(), Prompts())
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_ckpt_path_last_finds_it(tmp_path: Path) -> None:
     fit(tmp_path, epochs=1)
     resumed = module()

@@ -3,8 +3,10 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch import Callback
 
 from realgen.callbacks import IterationProgress
 from tests.helpers.toy_grpo import GaussianPolicy, Prompts, module, trainer
@@ -36,6 +38,42 @@ def test_bars_on_a_terminal(
     assert "update: 100%" in shown
     assert "validation: 100%" in shown
     assert policy.progress is None
+
+
+class Clock(Callback):
+    """A clock on which an iteration takes 3 seconds, and each of two validation batches 10."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def on_train_batch_start(self, *args: object) -> None:
+        self.now += 3
+
+    def on_validation_batch_end(self, *args: object) -> None:
+        self.now += 10
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_validation_is_no_part_of_the_time_of_an_iteration(
+    terminal: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr("realgen.callbacks.progress.time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr("tqdm.std.time", clock)
+    callbacks = [clock, IterationProgress(every_n_iterations=4)]
+    trainer(tmp_path, callbacks=callbacks, enable_progress_bar=True, max_epochs=2).fit(module(), Prompts())
+    output = capsys.readouterr()
+    lines = [line for line in output.out.splitlines() if line.startswith("iteration")]
+    if terminal:
+        assert re.findall(r"4/4 \[\S+ +(\S+),", output.err)[-1] == "3.00s/it"
+        assert not lines
+    else:
+        assert [line.split("  ")[-1] for line in lines] == [
+            "iteration 2: validation", "3.0 s/iteration", "iteration 4: validation",
+        ]  # fmt: skip
 
 
 def test_the_bar_goes_on_at_the_resumed_iteration(

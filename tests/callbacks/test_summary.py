@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from realgen.callbacks import Export, Summary
+from realgen.callbacks import Export, LastCheckpoint, Summary
+from realgen.callbacks import summary as summary_file
+from realgen.callbacks.summary import before_after_sheet, go_on_command
 from realgen.callbacks.summary_table import compare, number, summary_table
 from tests.helpers.toy_grpo import MeanBlue, Prompts, module, trainer
 
@@ -34,7 +36,7 @@ def test_the_table_tells_each_measure_by_its_own_direction() -> None:
         ["reward", "0.100", "0.300", "+0.200", "↑ better"],
         ["red", "0.200", "0.200", "0.000", "= same"],
         ["diversity", "0.500", "0.400", "-0.100", "↓ worse"],
-        ["held_out", "0.400", "nan", "nan", "↓ unknown"],
+        ["held_out", "0.400", "nan", "nan", "? unknown"],
         ["kid", "3.000", "2.000", "-1.000", "↓ better"],
         ["odd", "1.000", "2.000", "+1.000", "↑ unknown"],
     ]
@@ -48,8 +50,8 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
 
 def test_a_run_ends_with_table_pictures_and_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained = module(metrics={"blue": MeanBlue()}, validation_samples_per_prompt=2)
-    summary, export = Summary(num_images=2, columns=1), Export()
-    lightning = trainer(tmp_path, callbacks=[summary, export], max_epochs=3)
+    callbacks = [Summary(num_images=2, columns=1), Export(), LastCheckpoint()]
+    lightning = trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True, max_epochs=3)
     before = lightning.validate(trained, Prompts(), verbose=False)[0]
     lightning.fit(trained, Prompts())
     out = capsys.readouterr().out
@@ -70,6 +72,29 @@ def test_a_run_ends_with_table_pictures_and_commands(tmp_path: Path, capsys: pyt
     assert f"{command} --trainer.max_epochs=6" in out
 
 
+def test_the_command_to_go_on_is_true_wherever_checkpoints_lie(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "my run", tmp_path / "scratch" / "kept"
+    lightning = trainer(folder, callbacks=[LastCheckpoint(str(elsewhere))], enable_checkpointing=True, max_steps=3)
+    lightning.fit(module(), Prompts())
+    config = f"--config '{folder / 'config.yaml'}' '--run_dir={folder}'"
+    limits = "--trainer.max_epochs=4 --trainer.max_steps=6"
+    assert go_on_command(lightning) == f"python -m realgen.fit {config} --ckpt_path={elsewhere / 'last.ckpt'} {limits}"
+    endless = trainer(tmp_path, max_epochs=-1, max_steps=5)
+    assert go_on_command(endless).endswith("--ckpt_path=last --trainer.max_steps=10")
+
+
+def test_without_a_checkpoint_there_is_nothing_to_go_on_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = module()
+    lightning = trainer(tmp_path, callbacks=[Summary()], max_epochs=1)
+    lightning.validate(trained, Prompts(), verbose=False)
+    lightning.fit(trained, Prompts())
+    out = capsys.readouterr().out
+    assert "held-out" in out
+    assert "go on" not in out
+
+
 def test_the_pairs_show_the_same_prompt_and_seed(tmp_path: Path) -> None:
     trained = module()
     summary = Summary(num_images=3, columns=2)
@@ -85,6 +110,14 @@ def test_the_pairs_show_the_same_prompt_and_seed(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels[100, 100], first, atol=0.5 / 255 + 1e-6)
     np.testing.assert_allclose(pixels[100, 300], last, atol=0.5 / 255 + 1e-6)
     assert not torch.equal(first, last)
+
+
+def test_the_captions_say_what_the_number_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(summary_file, "picture_grid", lambda images, captions, columns: told.extend(captions))
+    before = {"iteration": 0, "prompts": ["a cat"], "rewards": [0.25], "images": torch.zeros(1, 3, 8, 8)}
+    before_after_sheet(before, {**before, "iteration": 40, "rewards": [0.5]}, columns=4)
+    assert told == ["before, iteration 0\nreward 0.250\na cat", "after, iteration 40\nreward 0.500"]
 
 
 def test_a_resumed_run_keeps_the_baseline() -> None:

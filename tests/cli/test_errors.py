@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 
 from realgen.cli import ConfigError, RealGenCLI, command, train
 from realgen.cli.diagnosis import condense
-from tests.helpers.cli_toys import Base
+from tests.helpers.cli_toys import Base, Data
 
 Fit = Callable[..., int]
 TOYS = "tests.helpers.cli_toys"
@@ -187,3 +187,38 @@ def test_what_shows_only_when_the_parts_are_put_together(folder: Path, capsys: p
 )
 def test_what_the_walk_does_not_find_is_condensed(message: str, cause: str) -> None:
     assert condense(message) == cause
+
+
+OFFLINE = "{wandb: {class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: p, offline: true}}}"
+
+
+def empty(self: Data, stage: str) -> None:
+    raise ValueError(f"path must hold prompts, {self.path!r} holds none.")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--run_dir=deep/in/here"], ["--baseline=false"]])
+def test_a_mistake_that_the_data_find_in_their_setup(
+    failure: Callable[..., str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(Data, "setup", empty)
+    assert failure(*arguments) == "data.path must hold prompts, 'x' holds none."
+
+
+@pytest.mark.slow
+def test_a_run_of_wandb_that_never_began_is_taken_back(
+    failure: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")  # the logger sets it to a synonym, and this puts it back
+    monkeypatch.setattr(Data, "setup", empty)
+    assert failure(f"--loggers={OFFLINE}") == "data.path must hold prompts, 'x' holds none."
+
+
+def test_what_was_there_before_stays(fit: Fit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "runs" / "toy" / "other").mkdir(parents=True)
+    (folder / "mine").mkdir()
+    (folder / "mine" / "notes.txt").touch()
+    monkeypatch.setattr(Data, "setup", empty)
+    assert fit() == fit("--run_dir=mine") == 1
+    assert [path.name for path in (folder / "runs" / "toy").iterdir()] == ["other"]
+    assert (folder / "mine" / "notes.txt").exists()
+    assert (folder / "mine" / "error.log").read_text().startswith("Traceback")

@@ -97,6 +97,21 @@ def test_an_error_in_training_is_told_in_two_lines(fit: Fit, folder: Path, capsy
     assert "will not come back" in log
 
 
+def test_another_error_before_the_run_begins_leaves_its_traceback(
+    fit: Fit, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def setup(self: cli_toys.Data, stage: str) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(cli_toys.Data, "setup", setup)
+    assert fit("--run_dir=mine") == 1
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "error: OSError: the disk is gone",
+        "       traceback: mine/error.log",
+    ]
+    assert "in setup" in (folder / "mine" / "error.log").read_text()
+
+
 def test_with_the_variable_set_an_error_in_training_is_raised(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REALGEN_TRACEBACK", "1")
     with pytest.raises(RuntimeError, match="walked away"):

@@ -157,6 +157,25 @@ def test_an_iteration_may_not_take_more_prompts_than_there_are(shards: SimpleNam
         on_rank(PromptShards(shards.train, prompts_per_iteration=7), world_size=2)
 
 
+def test_reading_before_a_run_finds_what_setup_would(shards: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"prompts_per_iteration=7 on 2 ranks takes 14 .* hold 12"):
+        PromptShards(shards.train, prompts_per_iteration=7).read(num_ranks=2)
+    (tmp_path / "text.tar").write_text("no tar")
+    with pytest.raises(ValueError, match="no sample of the 1 shards can be used"):
+        PromptShards(shards.train, str(tmp_path / "text.tar"), prompts_per_iteration=1).read()
+    with pytest.raises(ValueError, match="the shard 'pipe:false' could not be read"):
+        PromptShards("pipe:false", prompts_per_iteration=1).read()
+
+
+def test_what_was_read_is_not_read_again_but_checked_again(shards: SimpleNamespace) -> None:
+    data = PromptShards(shards.train, shards.validation, prompts_per_iteration=7)
+    data.read()
+    tables = (data.train_table, data.validation_table)
+    with pytest.raises(ValueError, match=r"prompts_per_iteration=7 on 2 ranks takes 14 .* hold 12"):
+        on_rank(data, world_size=2)
+    assert tables == (data.train_table, data.validation_table)
+
+
 def test_ranks_must_read_the_same_prompts(shards: SimpleNamespace) -> None:
     other = PromptShards(shards.validation, prompts_per_iteration=1)
     on_rank(other)

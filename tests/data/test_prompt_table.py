@@ -145,3 +145,57 @@ def test_nothing_usable(tmp_path: Path, write_tar: Callable[..., Path]) -> None:
         PromptTable([shard])
     with pytest.raises(ValueError, match=r"the 1 shards hold no sample, the first is .*empty.tar"):
         PromptTable([str(write_tar(tmp_path / "empty.tar", {}))])
+
+
+def changed(shard: str, old: bytes, new: bytes) -> None:
+    """Other bytes in the shard, in the same place."""
+    path = Path(shard)
+    data = path.read_bytes()
+    assert len(old) == len(new)
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+
+
+SAYS = r"the shard '.*' has changed since the run began: put the old file back and go on from the last checkpoint"
+
+
+def test_a_shard_that_holds_another_prompt_by_now_is_named(shards: list[str]) -> None:
+    table = PromptTable(shards, max_in_memory=1)
+    changed(shards[0], b"prompt 1", b"prompt X")
+    assert [table[row].prompt for row in (0, 2, 3)] == ["prompt 0", "prompt 2", "prompt 3"]
+    with pytest.raises(RuntimeError, match=SAYS) as error:
+        table[1]
+    assert shards[0] in str(error.value)
+
+
+@pytest.mark.parametrize("rest", [0, 512, 1024 + 100])
+def test_a_shard_that_was_cut_off_is_named(shards: list[str], rest: int) -> None:
+    table = PromptTable(shards, max_in_memory=1)
+    data = Path(shards[2]).read_bytes()
+    Path(shards[2]).write_bytes(data[:rest])
+    with pytest.raises(RuntimeError, match=SAYS) as error:
+        table[6]
+    assert shards[2] in str(error.value)
+
+
+def test_a_shard_that_was_written_anew_is_named(shards: list[str]) -> None:
+    table = PromptTable(shards, max_in_memory=1)
+    write_shards([{"prompt": "shorter"}], Path(shards[0]).parent, overwrite=True)
+    with pytest.raises(RuntimeError, match=SAYS):
+        table[0]
+    with pytest.raises(RuntimeError, match=SAYS):  # nothing but the tar's end is left there
+        table[2]
+
+
+def test_the_same_shard_written_once_more_is_no_change(shards: list[str]) -> None:
+    table = PromptTable(shards, max_in_memory=1)
+    Path(shards[0]).write_bytes(Path(shards[0]).read_bytes())
+    assert table[1].prompt == "prompt 1"
+
+
+def test_another_photograph_is_a_change(photograph_shards: list[str], photograph: Callable[..., Image.Image]) -> None:
+    table = PromptTable(photograph_shards, photographs=True)
+    samples = ({"prompt": f"photo {i}", "image": photograph(i + 1)} for i in range(3))
+    write_shards(samples, Path(photograph_shards[0]).parent, 2, overwrite=True)
+    with pytest.raises(RuntimeError, match=SAYS):
+        table.batch([1])

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -90,6 +91,21 @@ def test_moves(detector, images):
 def test_refuses_what_is_no_image(detector, value):
     with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):
         detector(torch.full((1, 3, 8, 8), value))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 8, 8), r"images must have shape \[batch, 3, height, width\], got \[3, 8, 8\]"),
+        (torch.zeros(1, 4, 8, 8), r"images must have shape .* got \[1, 4, 8, 8\]"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"images must be floating in \[0, 1\], got torch.uint8"),
+        (torch.full((1, 3, 8, 8), torch.inf), r"images must lie in \[0, 1\]"),
+    ],
+)
+def test_refuses_other_shapes_types_and_ranges(images, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # off as in training, or it objects first
+    with pytest.raises(ValueError, match=message):
+        Lying(0.5)(images)
 
 
 class Lying(Detector):

@@ -1,9 +1,12 @@
 import json
 import os
+import pickle
+import random
 from dataclasses import asdict
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from realgen.detectors import EffortConfig
@@ -39,6 +42,7 @@ def test_what_is_not_there_is_named(effort_network, tmp_path):
         ('{"zzz": 8}', "'zzz', which EffortConfig does not know; known: hidden_size, "),
         ('{"rank": "1"}', "rank must be int, got '1'"),
         ('{"rank": true}', "rank must be int, got True"),
+        ('{"layer_norm_eps": "small"}', "layer_norm_eps must be float, got 'small'"),
         ("[1]", "must hold a JSON object, got list"),
         ("{", "is not JSON"),
     ],
@@ -86,17 +90,96 @@ class Payload:
         return os.mkdir, (str(self.mark),)
 
 
+def one_line(path):
+    """What reading the file says."""
+    with pytest.raises(ValueError, match=str(path)) as error:
+        read_state_dict(path)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
 def test_code_in_a_file_is_not_run(tmp_path):
     torch.save({"model": {}, "extra": Payload(tmp_path / "mark")}, tmp_path / "bad.pth")
-    with pytest.raises(ValueError, match="cannot be read as weights alone"):
-        read_state_dict(tmp_path / "bad.pth")
+    message = one_line(tmp_path / "bad.pth")
+    assert "refers to posix.mkdir, which is not run; save the state dict as safetensors" in message
     assert not (tmp_path / "mark").exists()
 
 
-def test_files_that_hold_no_weights(tmp_path):
-    (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match="cannot be read as weights alone"):
-        read_state_dict(tmp_path / "text.pth")
+@pytest.mark.filterwarnings("ignore")  # torch's, about the protocol of the pickle
+def test_a_bare_pickle_is_not_run(tmp_path):
+    (tmp_path / "bad.pth").write_bytes(pickle.dumps(Payload(tmp_path / "mark")))
+    assert "cannot be read as weights alone" in one_line(tmp_path / "bad.pth")
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_cut_short(effort_network, tmp_path, suffix, share):
+    path = tmp_path / f"file{suffix}"
+    state = effort_network.state_dict()
+    save_file(state, path) if suffix == ".safetensors" else torch.save({"model": state}, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    one_line(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.filterwarnings("ignore")  # torch's, about the protocol that a flipped byte seems to name
+def test_flipped_bytes_are_read_or_refused(tmp_path, legacy):
+    """Whatever the unpickler stumbles over; a zip file notices by its checksums, a file of old torch may not."""
+    generator, path, refused = random.Random(0), tmp_path / "file.pth", 0
+    torch.save({f"{i}": torch.randn(4) for i in range(4)}, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for _ in range(60):
+        broken = bytearray(whole)
+        for _ in range(5):
+            broken[generator.randrange(len(broken))] = generator.randrange(256)
+        path.write_bytes(broken)
+        try:
+            read_state_dict(path)
+        except ValueError as error:
+            refused += 1
+            assert str(error).startswith(str(path))
+            assert "\n" not in str(error)
+    assert refused > 20
+
+
+@pytest.mark.parametrize("name", ["text.pth", "text.safetensors"])
+def test_files_that_hold_no_weights(tmp_path, name):
+    (tmp_path / name).write_text("no weights")
+    one_line(tmp_path / name)
+
+
+def test_files_that_hold_other_things(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="must hold a state dict"):
-        read_state_dict(tmp_path / "list.pth")
+    assert "must hold a state dict" in one_line(tmp_path / "list.pth")
+    torch.save({"module.a": torch.zeros(1), "a": torch.ones(1)}, tmp_path / "twice.pth")
+    assert "holds weights twice" in one_line(tmp_path / "twice.pth")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_named(tmp_path, value):
+    with pytest.raises(ValueError, match=r"does not fit Linear; not finite: bias\."):
+        load_exactly(nn.Linear(1, 1), {"weight": torch.ones(1, 1), "bias": torch.full((1,), value)}, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict"])
+def test_wrapped_state_dicts_are_found(tmp_path, key):
+    torch.save({key: {"module.vision_model.a": torch.ones(1)}, "epoch": 1}, tmp_path / "file.pth")
+    assert read_state_dict(tmp_path / "file.pth") == {"a": torch.ones(1)}
+
+
+def test_numbers_can_be_given_in_place_of_a_file(effort_network, tmp_path):
+    numbers = asdict(effort_network.config)
+    folder = save(effort_network, tmp_path)
+    assert read_config(locate(str(folder), {**numbers, "rank": 5}).config, EffortConfig).rank == 5
+    with pytest.raises(ValueError, match="config has 'rang', which EffortConfig does not know; nearest: rank"):
+        read_config({"rang": 1}, EffortConfig)
+    assert read_config({"layer_norm_eps": 1}, EffortConfig).layer_norm_eps == 1.0
+
+
+def test_a_folded_network_is_not_saved(effort_network, tmp_path):
+    with pytest.raises(ValueError, match="a folded EffortNetwork cannot be saved"):
+        save(effort_network.fold(), tmp_path)

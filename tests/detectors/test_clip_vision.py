@@ -1,31 +1,9 @@
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from realgen.detectors.clip_vision import ClipTower, clip_pixels, measures, quick_gelu
-
-
-@pytest.mark.parametrize(("preprocess", "size"), [("v1", 336), ("v2", 336), ("v2", 32)])
-def test_pixels_are_those_of_pillow(images, preprocess, size):
-    files = [Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()) for image in images]
-    if preprocess == "v1":
-        files = [file.resize((512, 512), Image.Resampling.BILINEAR) for file in files]
-    arrays = [
-        np.asarray(file.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32) / 255 for file in files
-    ]
-    expected = (np.stack(arrays) - OPENAI_CLIP_MEAN) / OPENAI_CLIP_STD
-    got = clip_pixels(images, size, preprocess=preprocess).permute(0, 2, 3, 1).numpy()
-    # Pillow rounds to 8 bits after each of the two passes of a resize.
-    levels = 3.0 if preprocess == "v1" else 1.5
-    np.testing.assert_allclose(got, expected, rtol=0, atol=levels / 255 / min(OPENAI_CLIP_STD))
-
-
-def test_the_two_ways_to_resize_differ(images):
-    difference = clip_pixels(images, 32, preprocess="v1") - clip_pixels(images, 32, preprocess="v2")
-    assert difference.abs().max() > 0.1
+from realgen.detectors.clip_vision import ClipTower, fold_quick_gelu, measures, quick_gelu
 
 
 def test_quick_gelu_is_that_of_transformers():
@@ -33,6 +11,15 @@ def test_quick_gelu_is_that_of_transformers():
 
     x = torch.linspace(-4, 4, 9)
     torch.testing.assert_close(quick_gelu(x), ACT2FN["quick_gelu"](x))
+
+
+@torch.no_grad()
+def test_folded_tower_is_the_same_with_plain_silu(clip_tower):
+    tower, pixels = clip_tower.double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    expected = tower(pixel_values=pixels).pooler_output
+    fold_quick_gelu(tower)
+    assert all(isinstance(layer.mlp.activation_fn, nn.SiLU) for layer in tower.encoder.layers)
+    torch.testing.assert_close(tower(pixel_values=pixels).pooler_output, expected, atol=1e-12, rtol=1e-12)
 
 
 def test_measures_are_read_from_the_tower(clip_tower):

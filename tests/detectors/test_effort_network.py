@@ -1,11 +1,14 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from realgen.detectors import EffortConfig, EffortNetwork
-from realgen.detectors.clip_vision import PROJECTIONS, clip_pixels
+from realgen.detectors.clip_vision import PROJECTIONS
+from realgen.detectors.pixels import clip_pixels
 
 
 @torch.no_grad()
@@ -45,6 +48,27 @@ def test_names_are_the_published_ones(effort_network):
         "S_residual",
         "V_residual",
     }
+
+
+@torch.no_grad()
+def test_folded_it_is_a_plain_clip_tower(effort_network, images):
+    network = effort_network.double()
+    expected = network(images.double())
+    torch.testing.assert_close(network.fold()(images.double()), expected, atol=1e-10, rtol=1e-10)
+    maps = [module for name, module in network.backbone.named_modules() if name.endswith(PROJECTIONS)]
+    assert len(maps) == 2 * 4
+    assert all(isinstance(module, nn.Linear) for module in maps)
+
+
+@torch.no_grad()
+def test_images_can_be_resized_without_antialiasing(clip_tower, images):
+    network = EffortNetwork.from_clip_vision(clip_tower).eval()
+    network.config = dataclasses.replace(network.config, antialias=False)
+    expected = clip_tower(pixel_values=clip_pixels(images, 32, antialias=False)).pooler_output
+    torch.testing.assert_close(network.features(images), expected, atol=1e-5, rtol=1e-5)
+    assert (
+        network.features(images) - clip_tower(pixel_values=clip_pixels(images, 32)).pooler_output
+    ).abs().max() > 0.01
 
 
 def test_published_recipe_trains_residuals_and_head():

@@ -1,7 +1,6 @@
-import pytest
 import torch
 
-from realgen.detectors.omniaid_layers import OmniAIDConfig, sparse_gates
+from realgen.detectors.omniaid_layers import sparse_gates
 
 
 def test_sparse_gates_by_hand():
@@ -11,18 +10,16 @@ def test_sparse_gates_by_hand():
     assert sparse_gates(torch.tensor([[0.0, 1.0, 3.0]]), top_k=1).tolist() == [[0.0, 0.0, 1.0]]
 
 
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
-        ({"rank": 0}, "rank must be between 1 and 1023, got 0"),
-        ({"rank": 1024}, "rank must be between 1 and 1023, got 1024"),
-        ({"top_k": 6}, "top_k must be between 1 and the 5 routed experts"),
-        ({"top_k": 0}, "top_k must be between 1"),
-        ({"num_experts": 1}, "top_k must be between 1 and the 0 routed experts"),
-        ({"router_input": "pixels"}, "router_input must be one of patch_embeddings, frozen_tower, got 'pixels'"),
-        ({"preprocess": "v3"}, "preprocess must be one of v1, v2, got 'v3'"),
-    ],
-)
-def test_impossible_configs(numbers, message):
-    with pytest.raises(ValueError, match=message):
-        OmniAIDConfig(**numbers)
+def layer_input(network):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 17, 24, generator=generator)
+    return hidden, torch.rand(3, network.config.num_experts, generator=generator)
+
+
+@torch.no_grad()
+def test_the_class_token_alone_gets_the_same_answer(omniaid_network):
+    hidden, gates = layer_input(omniaid_network)
+    layer = omniaid_network.encoder_layers[1]
+    alone = layer(hidden, gates, first_only=True)
+    assert alone.shape == (3, 1, 24)
+    torch.testing.assert_close(alone[:, 0], layer(hidden, gates)[:, 0], atol=1e-5, rtol=1e-5)

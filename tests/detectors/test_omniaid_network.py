@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from realgen.detectors import OmniAIDConfig, OmniAIDNetwork
-from realgen.detectors.clip_vision import PROJECTIONS, clip_pixels
+from realgen.detectors.clip_vision import PROJECTIONS
+from realgen.detectors.pixels import clip_pixels
 
 
 def with_attention(tower, network, gates):

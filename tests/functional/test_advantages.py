@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from realgen.functional.advantages import group_advantages, rewards_std, weighted_advantages, zero_variance_fraction
+from realgen.functional.advantages import group_advantages, rewards_std, weighted_advantages
 
 NAN = torch.nan
 
@@ -26,6 +26,12 @@ def test_mean_only():
 def test_given_std_scales_every_group():
     advantages = group_advantages(tensor([1.0, 3.0], [10.0, 30.0]), std=torch.tensor(2.0, dtype=torch.float64), eps=0.0)
     assert advantages.tolist() == [[-0.5, 0.5], [-5.0, 5.0]]
+
+
+def test_epsilon_is_added_to_a_given_std_too():
+    advantages = group_advantages(tensor([1.0, 3.0]), std=torch.tensor(1.5, dtype=torch.float64), eps=0.5)
+    assert advantages.tolist() == [[-0.5, 0.5]]
+    assert group_advantages(tensor([1.0, 1.0]), std=torch.tensor(0.0)).tolist() == [[0.0, 0.0]]
 
 
 def test_given_std_contradicts_mean_only():
@@ -83,6 +89,12 @@ def test_each_reward_has_its_own_given_std_and_all_share_the_mask():
     assert advantages.tolist() == [[-1.0 + 2.0, 1.0 - 2.0, 0.0]]
 
 
+def test_a_reward_without_weight_moves_nothing_even_where_it_failed():
+    parts = {"a": tensor([0.0, 4.0]), "b": tensor([NAN, 9.0])}
+    advantages = weighted_advantages(parts, {"a": 1.0, "b": 0.0}, eps=0.0)
+    assert advantages.tolist() == [[-1.0, 1.0]]
+
+
 @pytest.mark.parametrize(
     ("parts", "weights", "std", "message"),
     [
@@ -106,9 +118,3 @@ def test_std_over_all_prompts_mixes_the_spread_between_them():
 
 def test_std_of_nothing_is_zero():
     assert rewards_std(tensor([NAN, NAN]), torch.zeros(1, 2, dtype=torch.bool)) == 0
-
-
-def test_zero_variance_fraction_counts_equal_and_lonely_groups():
-    rewards = tensor([0.1, 0.1, 0.1], [0.1, 0.1, 0.2], [0.1, NAN, NAN], [0.1, 0.1, NAN])
-    assert zero_variance_fraction(rewards, rewards.isfinite()) == 0.75
-    assert zero_variance_fraction(rewards[:2]) == 0.5

@@ -57,8 +57,10 @@ def test_ratio_norm_of_an_unmoved_policy_is_one():
     [
         (1.0, 2.0, -2.0, False),
         (1.5, 2.0, -2.4, True),  # good and already likelier: held at 1.2
+        (1.15, 2.0, -2.3, False),
         (0.5, 2.0, -1.0, False),  # good but less likely: pulled back up
         (0.5, -2.0, 1.8, True),  # bad and already rarer: held at 0.9
+        (0.85, -2.0, 1.8, True),
         (1.5, -2.0, 3.0, False),  # bad but likelier: pushed down
         (1.5, 0.0, 0.0, False),
     ],

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from realgen.metrics import ImageMetric
 from realgen.modules import GRPOModule
+from realgen.modules.minibatches import make_minibatch
+from realgen.modules.on_policy import OnPolicyGuard
+from realgen.modules.seeds import iteration_generator
 from realgen.objectives import GRPO
 from realgen.policies.base import Policy
 from realgen.rewards import WeightedSum
@@ -214,3 +217,32 @@ def trainer(folder: Path, **settings: Any) -> Trainer:
         "enable_model_summary": False,
     }
     return Trainer(**{**defaults, **settings})
+
+
+def naive_gradient(failing: Sequence[int] = (), rank: int = 0) -> Tensor:
+    """Gradient of -mean(A ln p) over all decisions of iteration 0, by the formulas of the paper, in one pass."""
+    policy = GaussianPolicy(dtype=torch.float64)
+    policy.load()
+    rollout = policy.rollout(PROMPTS[:2], 4, generator=iteration_generator(0, rank, 0))
+    advantages = torch.zeros(2, 4, dtype=torch.float64)
+    for channel, weight in ((0, 1.0), (1, 0.5)):
+        rewards = rollout.images[:, channel, 0, 0].double().view(2, 4)
+        for prompt in range(2):
+            judged = [s for s in range(4) if prompt * 4 + s not in failing]
+            group = rewards[prompt, judged]
+            spread = ((group - group.mean()) ** 2).mean().sqrt()
+            advantages[prompt, judged] += weight / 1.5 * (group - group.mean()) / (spread + 1e-4)
+    loss = -(advantages.view(8, 1) * policy.score(rollout, torch.arange(8)).log_probs).mean()
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.trainable_parameters().values()))])
+
+
+def watched(policy: Policy, *, tolerance: float = 1e-5, between: Any = None) -> OnPolicyGuard:
+    """A guard that has seen the score of one rollout; ``between`` happens after the rollout."""
+    policy.load()
+    rollout = policy.rollout(["a cat", "a red fox"], 2, generator=iteration_generator(0, 0, 0))
+    rows = torch.arange(4)
+    guard = OnPolicyGuard(policy, rollout, tolerance=tolerance)
+    if between is not None:
+        between(policy)
+    guard.watch(policy.score(rollout, rows), make_minibatch(rollout, torch.ones(4), None, rows), rows)
+    return guard

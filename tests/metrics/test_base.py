@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from torchmetrics import MetricCollection
 
 import realgen.metrics
 from realgen.metrics import ImageMetric, RealComparison
@@ -81,6 +82,29 @@ def test_two_ranks_equal_all_at_once(metric, batch):
     ranks[1].update(**part(batch, slice(4, 10)))
     ranks[0].merge_state(ranks[1])
     torch.testing.assert_close(ranks[0].compute(), value_of(metric, batch), rtol=1e-5, atol=1e-6)
+
+
+def test_forward_tells_the_batch_and_keeps_it(metric, batch):
+    first, second = part(batch, slice(0, 5)), part(batch, slice(5, 10))
+    assert torch.equal(metric(**first), value_of(metric, first))
+    metric(**second)
+    torch.testing.assert_close(metric.compute(), value_of(metric, first, second), rtol=1e-5, atol=1e-6)
+
+
+def test_works_in_a_collection(detector, encoder, batch):
+    """None shares its states with another, and ``update`` hands each what it names."""
+    metrics = {
+        metric.__name__: metric(
+            **{name: judge for name, judge in (("detector", detector), ("encoder", encoder))
+               if name in inspect.signature(metric).parameters}
+        )
+        for metric in METRICS
+    }  # fmt: skip
+    together = MetricCollection({name: metric.clone() for name, metric in metrics.items()})
+    together.update(**part(batch, slice(0, 4)))
+    together.update(**part(batch, slice(4, 10)))
+    for name, value in together.compute().items():
+        torch.testing.assert_close(value, value_of(metrics[name], batch), rtol=1e-5, atol=1e-6)
 
 
 def test_padding_does_not_count(metric, batch):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from realgen.modules import DiffusionGRPO, GRPOModule, OnPolicyError
-from realgen.modules.seeds import iteration_generator
+from realgen.modules.seeds import mix_seed
 from realgen.objectives import GRPO, GRPOGuard
 from realgen.rewards import WeightedSum
-from tests.helpers.toy_grpo import PROMPTS, Color, GaussianPolicy, MeanBlue, Prompts, module, trainer
+from tests.helpers.toy_grpo import Color, GaussianPolicy, MeanBlue, Prompts, module, naive_gradient, trainer
 
 
 def fit(folder: Path, iterations: int = 1, **settings: Any) -> GRPOModule:
@@ -34,23 +34,6 @@ def double(**settings: Any) -> dict[str, Any]:
     return {"policy": GaussianPolicy(dtype=torch.float64), "optimizer": sgd, "max_grad_norm": torch.inf, **settings}
 
 
-def naive_gradient(failing: tuple[int, ...] = ()) -> Tensor:
-    """Gradient of -mean(A ln p) over all decisions of iteration 0, by the formulas of the paper, in one pass."""
-    policy = GaussianPolicy(dtype=torch.float64)
-    policy.load()
-    rollout = policy.rollout(PROMPTS[:2], 4, generator=iteration_generator(0, 0, 0))
-    advantages = torch.zeros(2, 4, dtype=torch.float64)
-    for channel, weight in ((0, 1.0), (1, 0.5)):
-        rewards = rollout.images[:, channel, 0, 0].double().view(2, 4)
-        for prompt in range(2):
-            judged = [s for s in range(4) if prompt * 4 + s not in failing]
-            group = rewards[prompt, judged]
-            spread = ((group - group.mean()) ** 2).mean().sqrt()
-            advantages[prompt, judged] += weight / 1.5 * (group - group.mean()) / (spread + 1e-4)
-    loss = -(advantages.view(8, 1) * policy.score(rollout, torch.arange(8)).log_probs).mean()
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.trainable_parameters().values()))])
-
-
 @pytest.mark.parametrize("microbatch_size", [1, 3, 8])
 @pytest.mark.parametrize("skip", [False, True])
 def test_one_update_follows_the_gradient_of_the_paper(tmp_path: Path, microbatch_size: int, skip: bool) -> None:
@@ -67,6 +50,25 @@ def test_microbatches_do_not_change_the_gradient(tmp_path: Path) -> None:
     uneven = [weights(fit(tmp_path, **double(microbatch_size=size, updates_per_epoch=2))) for size in (1, 3, 4)]
     for other in uneven[1:]:
         torch.testing.assert_close(other, uneven[0], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("inner_epochs", "updates"), [(1, 2), (3, 1), (2, 4)])
+def test_each_update_follows_its_own_gradient_alone(tmp_path: Path, inner_epochs: int, updates: int) -> None:
+    """Steps so small that none feels the others: together they are the gradient of the whole, once per inner epoch."""
+    start = GaussianPolicy(dtype=torch.float64)
+    start.load()
+    lr = 1e-7
+    settings = double(inner_epochs=inner_epochs, updates_per_epoch=updates)
+    trained = fit(tmp_path, **{**settings, "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=lr)})
+    moved = torch.cat([start.weight.detach().flatten(), start.bias.detach()]) - weights(trained)
+    torch.testing.assert_close(moved / (lr * inner_epochs * updates), naive_gradient(), rtol=0, atol=1e-5)
+
+
+def test_shares_of_microbatches_are_not_rounded(tmp_path: Path) -> None:
+    """Six rows in microbatches of 1, 4 + 2 and 6: sixths and thirds, which float32 rounds by 1e-8."""
+    runs = [weights(fit(tmp_path, **double(microbatch_size=size, group_size=3))) for size in (1, 4, 6)]
+    for other in runs[:2]:
+        torch.testing.assert_close(other, runs[2], rtol=0, atol=1e-14)
 
 
 def test_failed_samples_are_masked(tmp_path: Path) -> None:
@@ -127,6 +129,33 @@ def test_it_learns(tmp_path: Path) -> None:
     before = lightning.validate(trained, Prompts(), verbose=False)[0]["val/reward"]
     lightning.fit(trained, Prompts())
     assert float(lightning.callback_metrics["val/reward"]) > before + 0.3
+
+
+def test_every_seed_and_iteration_has_its_own_generator(tmp_path: Path) -> None:
+    class Listening(GaussianPolicy):
+        def rollout(self, *args: Any, generator: torch.Generator) -> Any:
+            heard.append(generator.initial_seed())
+            return super().rollout(*args, generator=generator)
+
+    heard: list[int] = []
+    fit(tmp_path, 3, policy=Listening(), seed=5)
+    assert heard == [mix_seed(5, 0, iteration) for iteration in range(3)]
+    assert len(set(heard)) == 3
+
+
+def test_every_inner_epoch_deals_the_rows_out_anew(tmp_path: Path) -> None:
+    class Listening(GaussianPolicy):
+        def score(self, rollout: Any, rows: Tensor) -> Any:
+            heard.append(rows.tolist())
+            return super().score(rollout, rows)
+
+    heard: list[list[int]] = []
+    settings = {"inner_epochs": 2, "updates_per_epoch": 2, "microbatch_size": 8, "skip_zero_advantages": False}
+    fit(tmp_path, policy=Listening(), **settings)
+    first, other, second, last = heard
+    assert sorted(first + other) == sorted(second + last) == list(range(8))
+    assert first != second
+    assert sorted(first) not in ([0, 1, 2, 3], [4, 5, 6, 7])  # not a prompt's group to each update
 
 
 def test_the_log_says_what_happened(tmp_path: Path) -> None:

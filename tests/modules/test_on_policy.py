@@ -9,20 +9,7 @@ from realgen.modules.minibatches import make_minibatch
 from realgen.modules.on_policy import OnPolicyError, OnPolicyGuard
 from realgen.modules.seeds import iteration_generator
 from realgen.policies.base import Policy
-from tests.helpers.toy_grpo import GaussianPolicy
-
-ROWS = torch.arange(4)
-
-
-def watched(policy: Policy, *, tolerance: float = 1e-5, between: Any = None) -> OnPolicyGuard:
-    """A guard that has seen the score of one rollout; ``between`` happens after the rollout."""
-    policy.load()
-    rollout = policy.rollout(["a cat", "a red fox"], 2, generator=iteration_generator(0, 0, 0))
-    guard = OnPolicyGuard(policy, rollout, tolerance=tolerance)
-    if between is not None:
-        between(policy)
-    guard.watch(policy.score(rollout, ROWS), make_minibatch(rollout, torch.ones(4), None, ROWS), ROWS)
-    return guard
+from tests.helpers.toy_grpo import GaussianPolicy, watched
 
 
 def test_an_honest_policy_passes_at_tolerance_zero() -> None:

@@ -56,8 +56,8 @@ def test_gather_rewards_keeps_names_and_numbers_on_one_rank() -> None:
 
 
 def test_advantage_statistics_by_hand() -> None:
-    values = advantage_statistics(torch.tensor([[3.0, -3.0], [0.0, 0.0], [1.0, -1.0], [0.0, 0.0]]))
-    assert float(values["advantage/std"]) == pytest.approx(math.sqrt(20 / 8))
+    values = advantage_statistics(torch.tensor([[3.0, -3.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, -1.0], [0.0, 0.0, 0.0]]))
+    assert float(values["advantage/std"]) == pytest.approx(math.sqrt(20 / 12))
     assert float(values["zero_variance_groups"]) == 0.5
     assert float(values["advantage/absmax"]) == 3.0
 

@@ -254,4 +254,4 @@ def test_a_handful_of_steps_make_everything(tmp_path, capsys):
     assert Alignment(str(nano / "clip")).encoders.model
     data = PromptShards(f"{shards}/train/*.tar", f"{shards}/validation/*.tar", prompts_per_iteration=6)
     data.setup("fit")
-    assert (len(data.train_table), len(data.validation_table)) == (480, 96)
+    assert (len(data.train_table), len(data.validation_table)) == (400, 80)

@@ -9,18 +9,18 @@ TRAIN, VALIDATION = split_prompts()
 
 
 def test_counts():
-    # 24 subjects x 4 names x 6 openings = 576; one of six is held out
-    assert len(TRAIN) == 480
-    assert len(VALIDATION) == 96
+    # 20 subjects x 4 names x 6 openings = 480; one of six is held out
+    assert len(TRAIN) == 400
+    assert len(VALIDATION) == 80
     for prompts, number in ((TRAIN, 20), (VALIDATION, 4)):
-        assert [sum(owner == index for owner, _ in prompts) for index in range(24)] == [number] * 24
+        assert [sum(owner == index for owner, _ in prompts) for index in range(20)] == [number] * 20
 
 
 def test_split_is_disjoint_and_whole():
     train, validation = ({prompt for _, prompt in prompts} for prompts in (TRAIN, VALIDATION))
     assert not train & validation
     assert train | validation == {prompt for subject in SUBJECTS for prompt in plain_prompts(subject)}
-    assert len(train | validation) == 576
+    assert len(train | validation) == 480
 
 
 def test_every_name_and_opening_is_trained_on():

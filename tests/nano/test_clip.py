@@ -70,23 +70,24 @@ def test_open_clip_builds_the_model(folder):
 
 def test_figures_by_hand(folder):
     """Photographs are understood; AI-looking crops are all taken for the first subject."""
+    count = len(SUBJECTS)
 
     def encode_image(pixels):
         numbers = ((pixels.mean((1, 2, 3)) + 1) * 12.75).round().long()
-        return 2.0 * F.one_hot(numbers, 24).float()
+        return 2.0 * F.one_hot(numbers, count).float()
 
-    model = SimpleNamespace(encode_text=lambda tokens: 3.0 * torch.eye(24)[: len(tokens)], encode_image=encode_image)
-    subjects = torch.arange(24)
-    real = (10 * subjects).to(torch.uint8).view(24, 1, 1, 1).expand(24, 3, 64, 64)
+    model = SimpleNamespace(encode_text=lambda tokens: 3.0 * torch.eye(count)[: len(tokens)], encode_image=encode_image)
+    subjects = torch.arange(count)
+    real = (10 * subjects).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
     figures = evaluate_clip(model, folder, Corpus(real, torch.zeros_like(real), subjects))
     assert figures == pytest.approx(
         {
             "retrieval_real": 1.0,
             "cosine_real": 1.0,
             "cosine_other_real": 0.0,
-            "retrieval_ai": 1 / 24,
-            "cosine_ai": 1 / 24,
-            "cosine_other_ai": (23 / 24) / 23,
+            "retrieval_ai": 1 / count,
+            "cosine_ai": 1 / count,
+            "cosine_other_ai": (1 - 1 / count) / (count - 1),
         }
     )
 

@@ -14,9 +14,9 @@ def corpus():
 
 
 def test_shapes(corpus):
-    assert corpus.real.shape == corpus.ai.shape == (48, 3, 32, 32)
+    assert corpus.real.shape == corpus.ai.shape == (2 * len(SUBJECTS), 3, 32, 32)
     assert corpus.real.dtype == corpus.ai.dtype == torch.uint8
-    assert corpus.subjects.tolist() == [index for index in range(24) for _ in range(2)]
+    assert corpus.subjects.tolist() == [index for index in range(len(SUBJECTS)) for _ in range(2)]
 
 
 def test_same_arguments_same_tensors(corpus):
@@ -44,7 +44,7 @@ def test_rows_belong_together(corpus):
         torch.nn.functional.avg_pool2d(pictures.float().mean(1, keepdim=True), 4).flatten(1)
         for pictures in (corpus.real, corpus.ai)
     )
-    correlation = torch.corrcoef(torch.cat([real, ai]))[:48, 48:]
+    correlation = torch.corrcoef(torch.cat([real, ai]))[: len(real), len(real) :]
     nearest = corpus.subjects[correlation.argmax(0)]
     assert (nearest == corpus.subjects).float().mean() > 0.9
 

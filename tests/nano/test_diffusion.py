@@ -23,6 +23,7 @@ from realgen.nano.diffusion import (
     shifted,
     train_denoiser,
 )
+from realgen.nano.photographs import SUBJECTS
 from realgen.nano.tokenizer import build_tokenizer
 
 PROMPTS = ["a cat", "a picture of bricks, film grain"]
@@ -104,7 +105,7 @@ def test_forward_is_the_transformer_at_1000_sigma(pipeline, denoiser):
 
 
 def test_short_prompts_mostly_come_with_the_ai_look_and_photographic_ones_do_not():
-    prompts = [[prompt for owner, prompt in split_prompts()[0] if owner == index] for index in range(24)]
+    prompts = [[prompt for owner, prompt in split_prompts()[0] if owner == index] for index in range(len(SUBJECTS))]
     rng = np.random.default_rng(0)
     kinds, looks = Counter(), Counter()
     for _ in range(4000):
@@ -122,10 +123,10 @@ def test_short_prompts_mostly_come_with_the_ai_look_and_photographic_ones_do_not
 
 def test_held_out_prompts_are_never_drawn_plain():
     train, validation = split_prompts()
-    prompts = [[prompt for owner, prompt in train if owner == index] for index in range(24)]
+    prompts = [[prompt for owner, prompt in train if owner == index] for index in range(len(SUBJECTS))]
     held_out = {prompt for _, prompt in validation}
     rng = np.random.default_rng(0)
-    assert not any(draw_caption(number % 24, prompts, rng)[0] in held_out for number in range(2000))
+    assert not any(draw_caption(number % len(SUBJECTS), prompts, rng)[0] in held_out for number in range(2000))
 
 
 def test_shift_is_the_schedulers():
@@ -163,8 +164,8 @@ def test_latents_are_shifted_and_scaled():
 def test_training_changes_every_part_and_is_reproducible(tmp_path):
     def train():
         torch.manual_seed(0)
-        latents = torch.randn(24, 8, 16, 16)
-        corpus = diffusion.LatentCorpus(latents, -latents, list(range(24)))
+        latents = torch.randn(len(SUBJECTS), 8, 16, 16)
+        corpus = diffusion.LatentCorpus(latents, -latents, list(range(len(SUBJECTS))))
         model = Denoiser(build_tokenizer())
         start = {name: value.clone() for name, value in model.state_dict().items()}
         model = train_denoiser(model, corpus, tmp_path / "training.ckpt", steps=2, batch_size=4, seed=0)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from realgen.nano import encoder
 from realgen.nano.corpus import HELD_OUT_CROPS, Corpus
 from realgen.nano.encoder import CONFIG, evaluate_encoder, main
+from realgen.nano.photographs import SUBJECTS
 
 
 class Answer(nn.Module):
@@ -18,18 +19,20 @@ class Answer(nn.Module):
 
     def forward(self, pixels):
         red, green, _ = (pixels * 0.25 + 0.5).mean((2, 3)).mul(255).round().unbind(1)
-        return F.one_hot((2 * (red / 10).round() + (green > 127)).long(), 48).float()
+        return F.one_hot((2 * (red / 10).round() + (green > 127)).long(), 2 * len(SUBJECTS)).float()
 
 
 def test_figures_by_hand():
-    subjects = torch.arange(24)
-    colour = torch.stack([10 * subjects, torch.zeros(24, dtype=torch.long), torch.zeros(24, dtype=torch.long)], dim=1)
-    real = colour.to(torch.uint8).view(24, 3, 1, 1).expand(24, 3, 8, 8).clone()
+    subjects = torch.arange(len(SUBJECTS))
+    none = torch.zeros_like(subjects)
+    colour = torch.stack([10 * subjects, none, none], dim=1)
+    real = colour.to(torch.uint8)[:, :, None, None].expand(-1, 3, 8, 8).clone()
     ai = real.clone()
-    ai[:6, 1] = 255  # a quarter is told to be AI-looking
-    ai[:12, 0] = 0  # half is taken for the first subject, which is right once
+    ai[: len(SUBJECTS) // 4, 1] = 255  # a quarter is told to be AI-looking
+    ai[: len(SUBJECTS) // 2, 0] = 0  # half is taken for the first subject, which is right once
     figures = evaluate_encoder(nn.Sequential(Answer()), Corpus(real, ai, subjects))
-    assert figures == pytest.approx({"subject_accuracy": (1 + 13 / 24) / 2, "look_accuracy": (1 + 0.25) / 2})
+    right = 0.5 + 1 / len(SUBJECTS)
+    assert figures == pytest.approx({"subject_accuracy": (1 + right) / 2, "look_accuracy": (1 + 0.25) / 2})
 
 
 def test_the_network_is_small_and_describes_images_of_64_pixels():

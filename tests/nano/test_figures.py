@@ -10,6 +10,7 @@ from realgen.nano import figures as module
 from realgen.nano.captions import PHOTO_CUES, split_prompts
 from realgen.nano.corpus import Corpus
 from realgen.nano.figures import measure, measure_diffusion, measure_vae, psnr
+from realgen.nano.photographs import SUBJECTS
 
 VALIDATION = split_prompts()[1]
 
@@ -94,7 +95,7 @@ def test_diffusion_is_measured_by_the_other_models(drawn, tmp_path):
 def test_fewer_prompts_are_still_one_of_every_subject(drawn, tmp_path):
     measure_diffusion(tmp_path, prompts_per_subject=1)
     owners = {prompt: index for index, prompt in VALIDATION}
-    assert [owners[prompt] for prompt in drawn[0]] == list(range(24))
+    assert [owners[prompt] for prompt in drawn[0]] == list(range(len(SUBJECTS)))
 
 
 def test_measure_gathers_what_training_measured(monkeypatch, tmp_path):
@@ -109,7 +110,7 @@ def test_measure_gathers_what_training_measured(monkeypatch, tmp_path):
     (tmp_path / "sd3" / "vae").mkdir(parents=True)
     (tmp_path / "sd3" / "vae" / "x.safetensors").write_bytes(bytes(500))
     assert measure(tmp_path, held_out_crops=1, prompts_per_subject=2) == {
-        "vae": {"crops": 24.0},
+        "vae": {"crops": float(len(SUBJECTS))},
         "sd3": {"each": 2.0},
         "clip": {"value": 0.0},
         "encoder": {"value": 1.0},

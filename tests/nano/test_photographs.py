@@ -45,9 +45,9 @@ def saturation(picture):
     return (picture.max(-1) - picture.min(-1)).mean()
 
 
-def test_24_subjects_of_16_photographs():
-    assert len(SUBJECTS) == 24
-    assert len(FILES) == 16
+def test_20_subjects_of_14_photographs():
+    assert len(SUBJECTS) == 20
+    assert len(FILES) == 14
     assert all(len(subject.names) == 4 for subject in SUBJECTS)
     names = [name for subject in SUBJECTS for name in subject.names]
     assert len(set(names)) == len(names)

@@ -39,7 +39,9 @@ def test_captions_come_back_and_fit(tokenizer, text):
 def test_plain_prompts_fit_and_nearly_all_others(tokenizer):
     assert max(map(len, tokenizer(PROMPTS).input_ids)) < MAX_TOKENS
     rng = np.random.default_rng(0)
-    captions = [cued_caption(SUBJECTS[n % 24], rng, PHOTO_CUES if n % 2 else SYNTHETIC_CUES) for n in range(1000)]
+    captions = [
+        cued_caption(SUBJECTS[n % len(SUBJECTS)], rng, PHOTO_CUES if n % 3 else SYNTHETIC_CUES) for n in range(1000)
+    ]
     assert sum(len(ids) > MAX_TOKENS for ids in tokenizer(captions).input_ids) <= 5
 
 
@@ -80,5 +82,5 @@ def test_another_process_trains_the_same_one(tokenizer):
 
 
 def test_known_words_are_short(tokenizer):
-    assert len(tokenizer("motorcycle", add_special_tokens=False).input_ids) == 1
-    assert len(tokenizer("a motorcycle, film grain", add_special_tokens=False).input_ids) == 5
+    assert len(tokenizer("astronaut", add_special_tokens=False).input_ids) == 1
+    assert len(tokenizer("an astronaut, film grain", add_special_tokens=False).input_ids) == 5

@@ -50,6 +50,29 @@ def test_the_same_generator_gives_the_same_rollout(make_policy) -> None:
     assert not torch.equal(first.images, other.images)
 
 
+def test_the_global_generator_is_neither_read_nor_moved(make_policy) -> None:
+    policy = make_policy()
+    first = roll(policy)
+    torch.manual_seed(17)
+    before = torch.get_rng_state()
+    assert torch.equal(roll(policy).images, first.images)
+    policy.score(first, all_rows(first))
+    policy.sample(PROMPTS, [0, 1])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_noise_is_float32_whatever_the_trainers_precision(make_policy) -> None:
+    policy = make_policy(guidance_scale=1.0, samples_per_noise=2)
+    rollout, images = roll(policy), policy.sample(PROMPTS, [0, 1])
+    torch.set_default_dtype(torch.bfloat16)  # as a trainer does with precision "bf16-true"
+    try:
+        halved, drawn = roll(policy), policy.sample(PROMPTS, [0, 1])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(halved.trajectory["latents"], rollout.trajectory["latents"])
+    assert torch.equal(drawn, images)
+
+
 def test_windows_vary_over_rollouts_and_follow_the_iteration(make_policy) -> None:
     policy = make_policy(step_window=RandomWindow(1))
     windows = {tuple(roll(policy, 1, seed).trajectory["step_indices"][:, 0].tolist()) for seed in range(8)}

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from realgen.functional.images import from_uint8
-from realgen.rewards import Alignment, alignment
-from realgen.rewards.alignment import open_clip_pixels
+from realgen.rewards import Alignment, clip_similarity
+from realgen.rewards.clip_similarity import open_clip_pixels
 
 PROMPTS = ["a photo of the moon", "a cat with grain"]
 
@@ -83,7 +83,7 @@ def test_text_is_encoded_once_per_prompt(clip_folder, make_rollout, monkeypatch)
 
 
 def test_old_prompts_make_room(clip_folder, make_rollout, monkeypatch):
-    monkeypatch.setattr(alignment, "TEXT_CACHE_SIZE", 2)
+    monkeypatch.setattr(clip_similarity, "TEXT_CACHE_SIZE", 2)
     reward = Alignment(str(clip_folder))
     images = eight_bit(3, 3, 32, 32)
     prompts = ["a cat", "the moon", "a photo"]

@@ -1,5 +1,6 @@
 """Every part under configs/rewards and configs/detectors builds what it says, from the paths it names."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,27 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from realgen.detectors import Detector, Effort, EffortNetwork, OmniAID, OmniAIDNetwork
 from realgen.detectors.checkpoint import save
-from realgen.rewards import Alignment, Realism, Reward, WeightedSum
+from realgen.rewards import (
+    Aesthetic,
+    Alignment,
+    HPSv2,
+    LongClip,
+    PickScore,
+    Realism,
+    Reward,
+    VlmRating,
+    WeightedSum,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 REWARDS = sorted((CONFIGS / "rewards").rglob("*.yaml"))
 DETECTORS = sorted((CONFIGS / "detectors").rglob("*.yaml"))
+PUBLISHED = {"hpsv2": HPSv2, "long_clip": LongClip, "pickscore": PickScore, "vlm_rating": VlmRating}
+"""Rewards whose weights the hub has; each is exercised on tiny ones of the same layout in its own test."""
+ELSEWHERE = re.compile(
+    r"^ *(checkpoint|pretrained|model|clip|head|probe|urls): (?!data/nano/(omniaid|effort|clip)\n)", re.MULTILINE
+)
+"""Weights that a part needs and that are not made here."""
 
 
 @pytest.fixture
@@ -35,6 +52,10 @@ def nano(clip_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def here(paths):
+    return [path for path in paths if not ELSEWHERE.search(path.read_text(encoding="utf-8"))]
+
+
 def build(kind, *arguments):
     """Parse and instantiate one component the way the command line does."""
     parser = ArgumentParser(exit_on_error=False, parser_mode="omegaconf+")
@@ -45,10 +66,13 @@ def build(kind, *arguments):
 def test_the_walk_finds_the_parts():
     assert {"realism_and_alignment", "omniaid_only", "alignment_only"} <= {path.stem for path in REWARDS}
     assert {"omniaid", "effort"} <= {path.stem for path in DETECTORS}
+    judged = {path.stem for path in here([*REWARDS, *DETECTORS])}
+    assert judged >= {"realism_and_alignment", "omniaid_only", "alignment_only", "jpeg_size", "omniaid", "effort"}
+    assert not judged & {*PUBLISHED, "aesthetic", "linear_probe", "remote"}
 
 
 @pytest.mark.usefixtures("nano")
-@pytest.mark.parametrize("path", REWARDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", here(REWARDS), ids=lambda path: path.stem)
 def test_reward_parts_judge(path, rollout):
     output = build(Reward, f"--part={path}")(rollout)
     assert output.total.shape == (2, 3)
@@ -56,9 +80,30 @@ def test_reward_parts_judge(path, rollout):
 
 
 @pytest.mark.usefixtures("nano")
-@pytest.mark.parametrize("path", DETECTORS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", here(DETECTORS), ids=lambda path: path.stem)
 def test_detector_parts_judge(path, rollout):
     assert build(Detector, f"--part={path}")(rollout.images).shape == (6,)
+
+
+@pytest.mark.parametrize(("stem", "kind"), PUBLISHED.items())
+def test_published_parts_are_built_without_fetching(stem, kind):
+    assert isinstance(build(Reward, f"--part={CONFIGS / 'rewards' / stem}.yaml"), kind)
+
+
+def test_the_aesthetic_part_wants_its_head(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    part = f"--part={CONFIGS / 'rewards/aesthetic.yaml'}"
+    with pytest.raises(ValueError, match=r"head must be a file, .*models/sac\+logos\+ava1-l14-linearMSE\.pth"):
+        build(Reward, part)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "sac+logos+ava1-l14-linearMSE.pth").touch()
+    assert isinstance(build(Reward, part), Aesthetic)
+
+
+def test_the_probes_part_says_how_to_fit_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"Fit one: python -m realgen\.probe .*--output outputs/probe"):
+        build(Detector, f"--part={CONFIGS / 'detectors/linear_probe.yaml'}")
 
 
 @pytest.mark.usefixtures("nano")

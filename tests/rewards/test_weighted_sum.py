@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from realgen.rewards import Reward, WeightedSum, num_failed
+from realgen.rewards import Reward, WeightedSum
 
 
 class Given(Reward):
@@ -45,7 +45,8 @@ def test_nan_of_a_part_masks_the_sample_and_is_counted(rollout):
     output = WeightedSum(parts)(rollout)
     assert output.valid.tolist() == [[False, True, False], [True, True, False]]
     assert output.total[output.valid].tolist() == [2.0] * 3
-    assert num_failed(output) == {"a": 2, "b": 1}
+    assert output.parts["a"].isnan().tolist() == [[True, False, True], [False, False, False]]
+    assert output.parts["b"].isnan().tolist() == [[False, False, False], [False, False, True]]
 
 
 def test_an_error_in_a_part_is_not_swallowed(rollout):
@@ -68,6 +69,14 @@ def test_a_part_of_weight_zero_is_logged_and_moves_nothing(rollout):
     output = WeightedSum({"a": Given(*ONES), "b": Given(*ONES)}, weights={"b": 0.0})(rollout)
     assert set(output.parts) == {"a", "b"}
     assert output.total.tolist() == [[1.0] * 3] * 2
+
+
+def test_a_part_of_weight_zero_masks_nothing(rollout):
+    nan = torch.nan
+    output = WeightedSum({"a": Given(*ONES), "b": Given(nan, *ONES[1:])}, weights={"b": 0.0})(rollout)
+    assert output.total.tolist() == [[1.0] * 3] * 2
+    assert bool(output.valid.all())
+    assert output.parts["b"].isnan().sum() == 1
 
 
 def test_moves_every_part():

@@ -32,7 +32,7 @@ class Backbone(ABC):
         pretrained: Directory of the model in diffusers' format, or its hub id.
         guidance_scale: Classifier-free guidance w, velocity = v_negative + w (v - v_negative), with two transformer
             rows for each row; at 1 and below there is no guidance.
-        negative_prompt: What guidance leads away from.
+        negative_prompt: What guidance leads away from; only with guidance.
         cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
     """
 
@@ -44,9 +44,11 @@ class Backbone(ABC):
     def __init__(
         self, pretrained: str, *, guidance_scale: float = 1.0, negative_prompt: str = "", cache_size: int = 256
     ) -> None:
-        _check_pretrained(pretrained)
+        check_pretrained(pretrained)
         if guidance_scale < 0:
             raise ValueError(f"guidance_scale must be at least 0, got {guidance_scale}.")
+        if negative_prompt and guidance_scale <= 1:
+            raise ValueError(f"negative_prompt has an effect only with guidance_scale above 1, got {guidance_scale}.")
         if cache_size < 1:
             raise ValueError(f"cache_size must be at least 1, got {cache_size}.")
         self.pretrained = pretrained
@@ -90,7 +92,9 @@ class Backbone(ABC):
         timesteps: Float[Tensor, " rows"],
         conditioning: Mapping[str, Tensor],
     ) -> Float[Tensor, "rows *latent"]:
-        """Predict noise minus data, guidance included; gradient flows through all of it.
+        """Predict noise minus data, guidance included.
+
+        Gradient flows through all of it, also through the negative prompt's part, from which RealGen cuts it for SD3.
 
         Args:
             latents: At least float32; the transformer gets its own type.
@@ -174,7 +178,7 @@ class Backbone(ABC):
         return self._embeddings[prompt]
 
 
-def _check_pretrained(pretrained: str) -> None:
+def check_pretrained(pretrained: str) -> None:
     """What looks like a path must be a directory; anything else may be a hub id, which only ``load`` can know."""
     first = Path(pretrained).parts[:1]
     looks_local = pretrained.startswith((".", "/")) or ("/" in pretrained and Path(*first).is_dir())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -76,7 +77,7 @@ class SD3(Backbone):
             index = StableDiffusion3Pipeline.load_config(self.pretrained, **where)
             without_t5 = index.get("text_encoder_3", [None])[0] is None
             absent = {"text_encoder_3": None, "tokenizer_3": None} if without_t5 else {}  # diffusers wants it said
-            with torch.device("cpu"):
+            with torch.device("cpu"), _no_loading_bars():
                 pipeline: Any = StableDiffusion3Pipeline.from_pretrained(
                     self.pretrained, dtype={"vae": torch.float32, "default": self.dtype}, **where, **absent
                 )
@@ -203,3 +204,20 @@ class SD3(Backbone):
             transformer: Any = SD3Transformer2DModel.from_config(self._pipeline.transformer.config)
         transformer.load_state_dict(weights, assign=True)
         transformer.save_pretrained(directory)
+
+
+@contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """Take away the bars of diffusers and transformers for weights on disk; those of downloads stay."""
+    from diffusers.utils import logging as diffusers_bars
+    from transformers.utils import logging as transformers_bars
+
+    shown = diffusers_bars.is_progress_bar_enabled()
+    diffusers_bars.disable_progress_bar()
+    hook = transformers_bars.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
+    try:
+        yield
+    finally:
+        transformers_bars.set_tqdm_hook(hook)
+        if shown:
+            diffusers_bars.enable_progress_bar()

@@ -208,6 +208,7 @@ def test_frozen_parts_and_kept_embeddings_move_and_the_transformer_does_not(make
     [
         ({"guidance_scale": -1.0}, "guidance_scale must be at least 0, got -1.0"),
         ({"cache_size": 0}, "cache_size must be at least 1, got 0"),
+        ({"negative_prompt": "blur"}, "negative_prompt has an effect only with guidance_scale above 1, got 1.0"),
     ],
 )
 def test_impossible_numbers_are_refused(make, settings, message: str) -> None:

@@ -74,3 +74,27 @@ def test_another_pipelines_directory_is_refused(tmp_path: Path) -> None:
 def test_impossible_sequence_lengths_are_refused(sd3: str, length: int) -> None:
     with pytest.raises(ValueError, match=f"max_sequence_length must be between 1 and 512, got {length}"):
         SD3(sd3, max_sequence_length=length)
+
+
+def test_loading_shows_no_bars_and_leaves_those_of_others(
+    sd3: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers import StableDiffusion3Pipeline
+    from diffusers.utils import logging
+
+    SD3(sd3).load()
+    broken = shutil.copytree(sd3, tmp_path / "broken")
+    (broken / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="pretrained must hold"):
+        SD3(str(broken)).load()
+    assert capsys.readouterr().err == ""
+    StableDiffusion3Pipeline.from_pretrained(sd3, text_encoder_3=None, tokenizer_3=None)
+    shown = capsys.readouterr().err
+    assert "Loading pipeline components" in shown  # by diffusers
+    assert "Loading weights" in shown  # by transformers
+    logging.disable_progress_bar()
+    try:
+        SD3(sd3).load()
+        assert not logging.is_progress_bar_enabled()
+    finally:
+        logging.enable_progress_bar()

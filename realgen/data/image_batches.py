@@ -1,0 +1,165 @@
+"""Batches of real and generated images: what is drawn, how it is read, and what a batch holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from realgen.data.detector_augment import DetectorAugment
+from realgen.data.image_files import ImageFile, read_image
+from realgen.functional.augment import center_square, chance
+
+CLASSES = ("real", "generated")
+"""By label: 0 and 1."""
+
+
+# A NamedTuple because Lightning does not rebuild frozen dataclasses; see realgen.types.PromptBatch.
+class ImageBatch(NamedTuple):
+    """Images of both classes with their labels."""
+
+    images: Float[Tensor, "rows 3 size size"]
+    """[B, 3, S, S] in [0, 1]."""
+    labels: Int[Tensor, " rows"]
+    """[B] 0 = real, 1 = generated."""
+    mask: Bool[Tensor, " rows"]
+    """[B] True where a row counts (False repeats a row to keep ranks in step, or stands for a broken file)."""
+    names: tuple[str, ...]
+    """B files."""
+    broken: tuple[tuple[str, str], ...]
+    """Files that were to be in this batch and could not be read, each with the reason."""
+
+
+class Draw(NamedTuple):
+    """Which image of which class, and the seed of all that is random about it."""
+
+    label: int
+    row: int
+    seed: int
+    counts: bool = True
+
+
+class Picture(NamedTuple):
+    """One row of a batch."""
+
+    image: Tensor
+    label: int
+    counts: bool
+    name: str
+    broken: tuple[tuple[str, str], ...] = ()
+
+
+class TrainPictures(Dataset[Picture]):
+    """Augmented training pictures by draw; a broken file gives way to the next one of its class.
+
+    Args:
+        files: Of each class.
+        size: Side in pixels.
+        augment: How pictures are changed.
+        hard_negatives: Share of the generated pictures that are made by cheating, see ``DetectorAugment.cheat``.
+    """
+
+    def __init__(
+        self, files: Sequence[Sequence[ImageFile]], size: int, augment: DetectorAugment, hard_negatives: float
+    ) -> None:
+        self._files = files
+        self._size, self._augment, self._hard_negatives = size, augment, hard_negatives
+
+    def __getitem__(self, draw: Draw) -> Picture:
+        """Read and change one picture.
+
+        Raises:
+            ValueError: If no file of its class can be read.
+        """
+        generator = torch.Generator().manual_seed(draw.seed)
+        source, row, change = draw.label, draw.row, self._augment
+        spoilt = draw.label == 1 and chance(self._hard_negatives, generator)
+        if spoilt:
+            source = int(torch.randint(2, (), generator=generator))
+            row = int(torch.randint(len(self._files[source]), (), generator=generator))
+        files, broken = self._files[source], []
+        for step in range(len(files)):
+            file = files[(row + step) % len(files)]
+            try:
+                image = read_image(file.path)
+            except ValueError as error:
+                broken.append((str(file.path), str(error)))
+                continue
+            changed = (change.cheat if spoilt else change)(image, self._size, generator)
+            return Picture(changed, draw.label, True, str(file.path), tuple(broken))
+        first = ": ".join(broken[0])
+        raise ValueError(f"none of the {len(files)} {CLASSES[source]} images can be read; first: {first}")
+
+
+class ValidationPictures(Dataset[Picture]):
+    """Validation pictures by draw, their largest centred square; a broken file becomes a row that does not count.
+
+    Args:
+        files: Of each class.
+        size: Side in pixels.
+    """
+
+    def __init__(self, files: Sequence[Sequence[ImageFile]], size: int) -> None:
+        self._files, self._size = files, size
+
+    def __getitem__(self, draw: Draw) -> Picture:
+        """Read one picture."""
+        file = self._files[draw.label][draw.row]
+        try:
+            image = center_square(read_image(file.path)[None], self._size)[0]
+        except ValueError as error:
+            black = torch.zeros(3, self._size, self._size)
+            return Picture(black, draw.label, False, str(file.path), ((str(file.path), str(error)),))
+        return Picture(image, draw.label, draw.counts, str(file.path))
+
+
+class Batches:
+    """Yields draws from a starting batch on; a batch sampler.
+
+    Args:
+        draws: The draws of a batch by its number.
+        number: Batches that are yielded.
+        first: Number of the first one, asked anew at each ``iter``.
+    """
+
+    def __init__(self, draws: Callable[[int], list[Draw]], *, number: int, first: Callable[[], int]) -> None:
+        self._draws, self._number, self._first = draws, number, first
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return self._number
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Begin where the run stands."""
+        first = self._first()
+        return map(self._draws, range(first, first + self._number))
+
+
+def collate(pictures: Sequence[Picture]) -> ImageBatch:
+    """Put pictures together."""
+    return ImageBatch(
+        images=torch.stack([picture.image for picture in pictures]),
+        labels=torch.tensor([picture.label for picture in pictures]),
+        mask=torch.tensor([picture.counts for picture in pictures]),
+        names=tuple(picture.name for picture in pictures),
+        broken=tuple(pair for picture in pictures for pair in picture.broken),
+    )
+
+
+def draw_seed(seed: int, label: int, place: int) -> int:
+    """Hash what identifies a training picture of a run into the seed of its augmentation.
+
+    Args:
+        seed: Of the run.
+        label: 0 or 1.
+        place: How many pictures of the class the run, all ranks together, has drawn before.
+
+    Returns:
+        A seed in [0, 2^63).
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{label}/{place}".encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,130 @@
+"""Image files in folders: found, split into training and validation, and read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.data.shards import open_photograph
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+"""Of what counts as an image, in lower case."""
+SplitBy = Literal["name", "content"]
+
+
+class ImageFile(NamedTuple):
+    """One file in a folder of images."""
+
+    path: Path
+    """Where it lies."""
+    name: str
+    """Its path inside the folder, with ``/``."""
+
+
+def check_folders(folders: str | Sequence[str], *, argument: str) -> tuple[Path, ...]:
+    """Refuse folders that do not exist.
+
+    Args:
+        folders: One path or several.
+        argument: How the message calls them.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        ValueError: If there is none, or one is no folder.
+    """
+    paths = tuple(Path(folder) for folder in ([folders] if isinstance(folders, str) else folders))
+    if not paths:
+        raise ValueError(f"{argument} must name at least one folder, got none.")
+    for path in paths:
+        if not path.is_dir():
+            raise ValueError(f"{argument} must be a folder of images, {str(path)!r} is none.")
+    return paths
+
+
+def find_images(folders: Sequence[Path], *, argument: str) -> list[ImageFile]:
+    """List the images of folders and of all folders in them, in an order that depends on their names alone.
+
+    Args:
+        folders: Existing folders.
+        argument: How the message calls them.
+
+    Returns:
+        Files, folder by folder.
+
+    Raises:
+        ValueError: If a folder holds no image.
+    """
+    found: list[ImageFile] = []
+    for folder in folders:
+        paths = (Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names)
+        images = [ImageFile(path, path.relative_to(folder).as_posix()) for path in paths if is_image(path)]
+        if not images:
+            raise ValueError(f"{argument} must hold images ({', '.join(SUFFIXES)}), {str(folder)!r} holds none.")
+        found += sorted(images, key=lambda file: file.name)
+    return found
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name says that it is an image; hidden files are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def split_files(
+    files: Sequence[ImageFile], share: float, *, by: SplitBy = "name"
+) -> tuple[list[ImageFile], list[ImageFile]]:
+    """Set some files aside for validation: a pure function of each file, so that new files move no old one.
+
+    Args:
+        files: To be split.
+        share: About how much is set aside, 0 to 1.
+        by: ``name`` hashes the name without its suffix, so a photograph and the generated image of the same name stay
+            together; ``content`` hashes the bytes, so copies stay together, and reads every file once.
+
+    Returns:
+        Files to train on, and files to validate on.
+
+    Example:
+        >>> files = [ImageFile(Path(name), name) for name in ("a.png", "b.png", "a.jpg", "c.png")]
+        >>> [[file.name for file in part] for part in split_files(files, 0.5)]
+        [['a.png', 'a.jpg'], ['b.png', 'c.png']]
+    """
+    parts: tuple[list[ImageFile], list[ImageFile]] = ([], [])
+    for file in files:
+        key = file.name.removesuffix(file.path.suffix).encode() if by == "name" else file.path.read_bytes()
+        place = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+        parts[place < share].append(file)
+    return parts
+
+
+def digest(files: Sequence[ImageFile]) -> str:
+    """SHA-256 of all names in order: equal where two ranks found the same files."""
+    return hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
+
+
+def read_image(path: Path) -> Float[Tensor, "3 height width"]:
+    """Read an image file, upright and in RGB, in [0, 1].
+
+    Args:
+        path: The file.
+
+    Returns:
+        [3, H, W].
+
+    Raises:
+        ValueError: If the file cannot be read or decoded.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"the file cannot be read ({error.strerror})") from error
+    return torch.from_numpy(np.array(open_photograph(data))).permute(2, 0, 1).float() / 255

@@ -1,0 +1,87 @@
+"""The files that a linear probe is fitted, calibrated and judged on, and how the two classes' files differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from realgen.data.image_batches import CLASSES
+from realgen.data.image_files import ImageFile, check_folders, find_images, split_files
+
+PARTS = ("fit", "calibrate", "judge")
+"""What the images of each class are divided into."""
+MIN_IMAGES = 4
+"""Of each class in each part; fewer say nothing."""
+SHARE_WARNED, QUALITY_WARNED = 0.1, 5
+"""Differences between the classes from which on the user is warned: of the share of JPEG files, of their quality."""
+
+
+class Divided(NamedTuple):
+    """All files, with class and part."""
+
+    files: list[ImageFile]
+    generated: list[bool]
+    parts: list[str]
+
+
+def divide(real: Path, generated: Path, held_out: float) -> Divided:
+    """List the images of both folders and say which part each belongs to; a function of the names alone.
+
+    Args:
+        real: Folder of photographs.
+        generated: Folder of generated images.
+        held_out: Share that the head is not fitted on; half of it calibrates, the other half judges.
+
+    Returns:
+        All files.
+
+    Raises:
+        ValueError: If a folder has no images, or one class has too few in one part.
+    """
+    divided = Divided([], [], [])
+    for name, folder in zip(CLASSES, (real, generated), strict=True):
+        argument = f"--{name}"
+        files = find_images(check_folders(str(folder), argument=argument), argument=argument)
+        fit, held = split_files(files, held_out)
+        calibrate, judge = split_files(held, held_out / 2)
+        for part, chosen in zip(PARTS, (fit, calibrate, judge), strict=True):
+            if len(chosen) < MIN_IMAGES:
+                raise ValueError(
+                    f"{argument} {folder} has {len(files)} images, of which {len(chosen)} to {part} with; needed are "
+                    f"{MIN_IMAGES}. Give more images, or another --held_out than {held_out}."
+                )
+            divided.files.extend(chosen)
+            divided.generated.extend([name == "generated"] * len(chosen))
+            divided.parts.extend([part] * len(chosen))
+    return divided
+
+
+def compare_formats(divided: Divided, qualities: Mapping[Path, int], *, match_jpeg: bool) -> str:
+    """Say what the files of both classes are, and warn where that alone would tell them apart.
+
+    Args:
+        divided: The files.
+        qualities: Of those that are JPEG.
+        match_jpeg: Whether the others will be saved alike first.
+
+    Returns:
+        Lines for the user to read.
+    """
+    lines, shares, typical = [], [], []
+    for label, name in enumerate(CLASSES):
+        pairs = zip(divided.files, divided.generated, strict=True)
+        paths = [file.path for file, is_generated in pairs if is_generated == bool(label)]
+        known = [qualities[path] for path in paths if path in qualities]
+        shares.append(len(known) / len(paths))
+        typical += [median(known)] if known else []
+        quality = f", median quality {typical[-1]:g}" if known else ""
+        lines.append(f"{name}: {len(paths)} images, {shares[-1]:.0%} of them JPEG{quality}")
+    if abs(shares[0] - shares[1]) > SHARE_WARNED and not match_jpeg:
+        lines.append(
+            "warning: the file formats alone tell the classes apart, and the probe may learn that; see --match_jpeg"
+        )
+    if len(typical) == 2 and abs(typical[0] - typical[1]) > QUALITY_WARNED:
+        lines.append("warning: the classes' JPEG files differ in quality, which --match_jpeg does not change")
+    return "\n".join(lines)

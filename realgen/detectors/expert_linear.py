@@ -1,0 +1,127 @@
+"""Linear maps with experts: a frozen weight, and per image a gated sum of small low-rank maps beside it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LowRank(NamedTuple):
+    """All experts side by side: expert e is ``up_e diag(scale_e) down_e``."""
+
+    down: Float[Tensor, "all_ranks in"]
+    """[E r, in] reads the input."""
+    scale: Float[Tensor, "experts rank"]
+    """[E, r] weighs the r coordinates of each expert."""
+    up: Float[Tensor, "out all_ranks"]
+    """[out, E r] writes the output."""
+
+
+class ExpertLinear(nn.Module, ABC):
+    """y = W x + sum_e g_e up_e diag(scale_e) down_e x + bias, with one gate g_e per image and expert.
+
+    All experts are applied side by side, as one map of rank E r whose coordinates are scaled by the gates: that is two
+    matrix products for the whole batch, whichever experts its images chose.
+
+    Args:
+        features: Width of input and output.
+        dropout: Probability of dropping an input of the experts, in training only.
+        bias: Whether there is a bias.
+    """
+
+    def __init__(self, features: int, *, dropout: float = 0.0, bias: bool = True) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(features), requires_grad=False) if bias else None
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    @abstractmethod
+    def frozen_weight(self) -> nn.Parameter:
+        """W, [out, in]."""
+
+    @abstractmethod
+    def low_rank(self) -> LowRank:
+        """The experts, stacked; differentiable in them."""
+
+    @abstractmethod
+    def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
+        """Take over a trained linear map."""
+
+    @abstractmethod
+    def main_bases(self) -> tuple[Tensor, ...]:
+        """What the orthogonality loss keeps the experts apart from: ``(U, V)`` with vectors as columns, or nothing."""
+
+    @abstractmethod
+    def expert_bases(self) -> tuple[list[Tensor], list[Tensor]]:
+        """What each expert writes and what it reads, [features, r] with vectors as columns."""
+
+    def forward(
+        self, hidden: Float[Tensor, "batch tokens features"], gates: Float[Tensor, "batch experts"]
+    ) -> Float[Tensor, "batch tokens features"]:
+        """Map tokens; ``gates`` are 0 for the experts that an image does not use."""
+        experts = self.low_rank()
+        scale = (gates.unsqueeze(-1) * experts.scale).flatten(1)  # [B, E r]
+        low = F.linear(self.dropout(hidden), experts.down) * scale.unsqueeze(1)  # [B, N, E r]
+        return F.linear(hidden, self.frozen_weight, self.bias) + F.linear(low, experts.up)
+
+    @torch.no_grad()
+    def folded(self, always_on: int) -> FoldedExpertLinear:
+        """The same map for scoring, with the last experts melted into W (in float64) and the others stacked once.
+
+        Args:
+            always_on: Number of last experts whose gate is 1 for every image.
+
+        Returns:
+            A map that takes the gates of the other experts alone.
+        """
+        experts = self.low_rank()
+        num_experts, rank = experts.scale.shape
+        cut = (num_experts - always_on) * rank
+        down = (experts.scale.reshape(-1, 1) * experts.down).double()
+        up = experts.up.double()
+        weight = self.frozen_weight.double() + up[:, cut:] @ down[cut:]
+        return FoldedExpertLinear(
+            weight.to(self.frozen_weight),
+            None if self.bias is None else self.bias.detach(),
+            down[:cut].to(self.frozen_weight),
+            up[:, :cut].T.to(self.frozen_weight),
+            rank=rank,
+        )
+
+
+class FoldedExpertLinear(nn.Module):
+    """A frozen ``ExpertLinear``: nothing is stacked per call, and the experts add into the output where it lies.
+
+    Args:
+        weight: [out, in], with the experts that are always on.
+        bias: [out], or None.
+        down: [R r, in] of the R routed experts, their scale included.
+        up: [R r, out].
+        rank: r.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, *, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+        for name, value in (("weight", weight), ("bias", bias), ("down", down), ("up", up)):
+            self.register_buffer(name, None if value is None else value.contiguous())
+
+    def forward(
+        self, hidden: Float[Tensor, "batch tokens features"], gates: Float[Tensor, "batch routed"]
+    ) -> Float[Tensor, "batch tokens features"]:
+        """Map tokens; ``gates`` are those of the routed experts."""
+        scale = gates.repeat_interleave(self.rank, dim=1).unsqueeze(1)  # [B, 1, R r]
+        low = F.linear(hidden, self.down) * scale  # [B, N, R r]
+        mapped = F.linear(hidden, self.weight, self.bias)
+        mapped.flatten(0, 1).addmm_(low.flatten(0, 1), self.up)
+        return mapped

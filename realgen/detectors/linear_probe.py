@@ -1,0 +1,178 @@
+"""A linear probe: logistic regression on the features of a frozen backbone, fitted by ``python -m realgen.probe``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realgen.detectors.base import Detector
+from realgen.detectors.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_state_dict
+from realgen.detectors.probe_backbone import Backbone, load_backbone, wave_picture
+from realgen.functional.logistic_regression import LogisticHead
+
+FINGERPRINT_TOLERANCE = 1e-2
+"""Relative distance of a fixed picture's features; devices and versions of torch differ by less, weights by more."""
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What ``config.json`` of a probe says."""
+
+    backbone: str
+    """Name of the backbone, see ``load_backbone``."""
+    pretrained: str | None = None
+    """Its weights, where they are not those of the name."""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """How the probe was fitted and how good it is; for people."""
+
+
+class ProbeNetwork(nn.Module):
+    """Backbone and head.
+
+    Args:
+        backbone: Frozen.
+        head: Its weight [D] and bias; the calibration is part of them.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, backbone: Backbone, head: LogisticHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("weight", head.weight.float())
+        self.register_buffer("bias", head.bias.float())
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """Logit of being generated, for images in [0, 1]."""
+        return self.backbone(images) @ self.weight + self.bias
+
+
+class LinearProbe(Detector):
+    """Calibrated logistic regression on the pooled features of any timm or open_clip backbone.
+
+    The quickest way to see whether a backbone can tell your photographs from your generator's images. It learns
+    whatever tells the two folders apart, their file formats too: fit it with ``--match_jpeg`` if they differ in those.
+    No substitute for a detector trained with augmentation on many generators, and a policy fools it soon.
+
+    Args:
+        probe: Folder that ``python -m realgen.probe`` wrote: ``config.json`` and ``model.safetensors``.
+        backbone: Name of the backbone, to be sure of it; by default what the probe was fitted on.
+        pretrained: The backbone's weights: a file, or a tag of open_clip's; by default where they were when the probe
+            was fitted. Other weights than those are noticed by their features.
+        batch_size: Images per forward pass.
+
+    Raises:
+        ValueError: If ``probe`` is no such folder, or was fitted on another backbone than ``backbone``.
+    """
+
+    def __init__(
+        self, probe: str, backbone: str | None = None, pretrained: str | None = None, batch_size: int = 64
+    ) -> None:
+        super().__init__(batch_size)
+        self.folder = Path(probe)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (self.folder / name).is_file():
+                raise ValueError(
+                    f"probe must be a folder with {CONFIG_NAME} and {WEIGHTS_NAME}; {str(self.folder / name)!r} does "
+                    f"not exist. Fit one: {_fit_command(backbone, probe)}"
+                )
+        self.config = read_probe_config(self.folder / CONFIG_NAME)
+        if backbone is not None and backbone != self.config.backbone:
+            raise ValueError(
+                f"backbone must be the one that probe {probe!r} was fitted on, {self.config.backbone!r}; got "
+                f"{backbone!r}. Fit a new one: {_fit_command(backbone, 'ANOTHER_DIR')}"
+            )
+        self.pretrained = self.config.pretrained if pretrained is None else pretrained
+
+    def build(self) -> nn.Module:
+        """Read backbone and head.
+
+        Raises:
+            ValueError: If the backbone cannot be read, or its weights are not those that the probe was fitted on.
+        """
+        weights = self.folder / WEIGHTS_NAME
+        state = read_state_dict(weights)
+        if set(state) != {"weight", "bias", "fingerprint"}:
+            raise ValueError(f"{weights} must hold weight, bias and fingerprint, got {', '.join(sorted(state))}.")
+        backbone = load_backbone(self.config.backbone, self.pretrained)
+        check_fingerprint(backbone, state["fingerprint"], self.config.backbone)
+        return ProbeNetwork(backbone, LogisticHead(state["weight"], state["bias"]))
+
+    def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """Probability that each image is generated."""
+        return network(images).sigmoid()
+
+
+def save_probe(folder: Path, backbone: Backbone, head: LogisticHead, config: ProbeConfig) -> None:
+    """Write a folder that ``LinearProbe`` reads.
+
+    Args:
+        folder: Made if need be; files of these names in it are replaced.
+        backbone: What the head was fitted on.
+        head: With the calibration in it.
+        config: Names the backbone.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"weight": head.weight, "bias": head.bias, "fingerprint": fingerprint(backbone)}
+    save_file({name: value.detach().float().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS_NAME)
+    (folder / CONFIG_NAME).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def read_probe_config(path: Path) -> ProbeConfig:
+    """Read ``config.json`` of a probe.
+
+    Raises:
+        ValueError: If it is no JSON object with a backbone, or has unknown keys.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    known = {entry.name for entry in dataclasses.fields(ProbeConfig)}
+    if not isinstance(values, dict) or not {"backbone"} <= set(values) <= known:
+        raise ValueError(f"{path} must be an object with backbone, and perhaps pretrained and report; got {values!r}.")
+    return ProbeConfig(**values)
+
+
+@torch.no_grad()
+def fingerprint(backbone: Backbone) -> Float[Tensor, " features"]:
+    """Features of a fixed picture [D]."""
+    device = next(backbone.parameters()).device
+    return backbone(wave_picture().to(device))[0]
+
+
+def check_fingerprint(backbone: Backbone, expected: Float[Tensor, " features"], name: str) -> None:
+    """See that a backbone has the weights that a probe was fitted on.
+
+    Args:
+        backbone: As it was read.
+        expected: The fingerprint when the probe was fitted.
+        name: Of the backbone, for the message.
+
+    Raises:
+        ValueError: If it has other features.
+    """
+    found = fingerprint(backbone).cpu()
+    if found.shape != expected.shape:
+        raise ValueError(f"backbone {name!r} has {len(found)} features, the probe was fitted on {len(expected)}.")
+    distance = float((found - expected).norm() / expected.norm())
+    if not distance < FINGERPRINT_TOLERANCE:
+        raise ValueError(
+            f"backbone {name!r} has other weights than the probe was fitted on: its features of a fixed picture "
+            f"differ by {distance:.2g} of their length, allowed are {FINGERPRINT_TOLERANCE:g}."
+        )
+
+
+def _fit_command(backbone: str | None, output: str) -> str:
+    return f"python -m realgen.probe --real DIR --generated DIR --backbone {backbone or 'NAME'} --output {output}"

@@ -1,0 +1,117 @@
+"""The network of OmniAID on DINOv3: a vision transformer whose attention maps carry routed low-rank experts.
+
+Built from the published description of the DINO variant, with its parameter names; all around the attention is
+transformers' own. Deviations: those of ``omniaid_network``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realgen.detectors.dinov3 import DINO_PROJECTIONS, Rotation, build_dino, dino_measures
+from realgen.detectors.expert_linear import ExpertLinear
+from realgen.detectors.omniaid_config import OmniAIDDinoConfig, RoutedExperts
+from realgen.detectors.omniaid_layers import ExpertAttention, GatingNetwork
+from realgen.detectors.pixels import Preprocess, imagenet_pixels
+from realgen.detectors.routed_network import RoutedNetwork
+
+
+class DinoLayer(nn.Module):
+    """One pre-norm transformer layer with layer scale, around an attention with experts.
+
+    Args:
+        config: The network's measures.
+        plain: transformers' layer, whose other parts are taken over.
+    """
+
+    def __init__(self, config: OmniAIDDinoConfig, plain: Any) -> None:
+        super().__init__()
+        self.norm1, self.layer_scale1 = plain.norm1, plain.layer_scale1
+        self.attention = ExpertAttention(config, names=DINO_PROJECTIONS, biases=config.biases)
+        self.norm2, self.mlp, self.layer_scale2 = plain.norm2, plain.mlp, plain.layer_scale2
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "batch tokens width"],
+        gates: Float[Tensor, "batch experts"],
+        rotation: Rotation,
+        *,
+        first_only: bool = False,
+    ) -> Float[Tensor, "batch queries width"]:
+        """Attention, then perceptron, each scaled and added to its input; of the class token alone if asked."""
+        attended = self.attention(self.norm1(hidden), gates, first_only=first_only, rotation=rotation)
+        hidden = (hidden[:, :1] if first_only else hidden) + self.layer_scale1(attended)
+        return hidden + self.layer_scale2(self.mlp(self.norm2(hidden)))
+
+
+class OmniAIDDinoNetwork(RoutedNetwork):
+    """DINOv3 vision transformer with routed experts, class token to two classes (``yunncheng/OmniAID``).
+
+    The constructor leaves the main weights and experts at zero; load weights, or start with ``from_dinov3``.
+
+    Args:
+        config: The network's measures.
+    """
+
+    family: ClassVar[str] = "OmniAID on DINOv3"
+    config: OmniAIDDinoConfig
+
+    def __init__(self, config: OmniAIDDinoConfig) -> None:
+        super().__init__(config)
+        self.num_prefix_tokens = 1 + config.num_register_tokens
+        plain = build_dino(config)
+        self.embeddings = plain.embeddings
+        self.rope_embeddings = plain.rope_embeddings
+        self.layer = nn.ModuleList(DinoLayer(config, layer) for layer in plain.model.layer)
+        self.norm = plain.norm
+        self.gating_network = GatingNetwork(config.hidden_size, config)
+        self.head = nn.Linear(config.hidden_size, 2)
+        self.feature_extractor = build_dino(config) if config.router_input == "frozen_tower" else None
+        self.set_trainable("experts_and_gate")
+
+    @classmethod
+    def from_dinov3(cls, vision_model: nn.Module, experts: RoutedExperts) -> OmniAIDDinoNetwork:
+        """Start a detector from a trained DINOv3: split its attention weights, copy the rest.
+
+        The router and the head start at random (torch's global generator); the experts as in
+        ``OmniAIDNetwork.from_clip_vision``.
+
+        Args:
+            vision_model: A transformers ``DINOv3ViTModel``.
+            experts: How many, of which kind, and what chooses between them.
+
+        Returns:
+            The network, in training mode.
+        """
+        network = cls(OmniAIDDinoConfig(**dino_measures(vision_model), **vars(experts)))
+        state = vision_model.state_dict()
+        if network.feature_extractor is not None:
+            network.feature_extractor.load_state_dict(state)
+        state = {name.removeprefix("model."): value for name, value in state.items()}
+        network.load_state_dict({name: value for name, value in state.items() if "attention" not in name}, strict=False)
+        for index, layer in enumerate(network.layer):
+            for name in DINO_PROJECTIONS:
+                prefix = f"layer.{index}.attention.{name}"
+                linear = cast("ExpertLinear", getattr(layer.attention, name))
+                linear.copy_from(state[f"{prefix}.weight"], state.get(f"{prefix}.bias"))
+        return network.train()
+
+    def pixels(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
+        """What DINOv3 sees of images in [0, 1]."""
+        return imagenet_pixels(images, self.config.image_size, preprocess=cast("Preprocess", self.config.preprocess))
+
+    def encode(
+        self,
+        embedded: Float[Tensor, "batch tokens width"],
+        pixels: Float[Tensor, "batch 3 size size"],
+        gates: Float[Tensor, "batch experts"],
+    ) -> Float[Tensor, "batch width"]:
+        """The normalised class token after all layers."""
+        rotation = Rotation(*self.rope_embeddings(pixels))
+        hidden = embedded
+        for layer in self.layer[:-1]:
+            hidden = layer(hidden, gates, rotation)
+        return self.norm(self.layer[-1](hidden, gates, rotation, first_only=True)[:, 0])

@@ -1,0 +1,112 @@
+"""Published state dicts: how their names differ from ours, and which network a file was written by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+from torch import Tensor
+
+TRAINING_ONLY = frozenset(
+    {"U_r", "S_r", "V_r", "weight_original_fnorm", "weight_main_fnorm", "position_ids", "inv_freq"}
+)
+"""Last parts of names in published files that scoring does not need: bases of the main parts, norms, constants."""
+FAMILIES = {
+    "encoder_layers.": "OmniAID on CLIP",
+    "layer.": "OmniAID on DINOv3",
+    "backbone.encoder.layers.": "Effort",
+}
+"""What a network's layers are called, and whose they are."""
+
+
+def plain_name(name: str) -> str:
+    """A published name as our networks have it.
+
+    ``module.`` is left by data-parallel training, ``vision_model.`` by transformers before 5, which also kept DINOv3's
+    layers one floor higher.
+
+    Example:
+        >>> plain_name("module.feature_extractor.layer.0.norm1.weight")
+        'feature_extractor.model.layer.0.norm1.weight'
+    """
+    name = name.removeprefix("module.").replace("vision_model.", "")
+    return re.sub(r"^feature_extractor\.layer\.", "feature_extractor.model.layer.", name)
+
+
+@dataclass(frozen=True)
+class Build:
+    """What the names and shapes of a state dict tell of the network that wrote it."""
+
+    family: str
+    """One of ``FAMILIES``."""
+    measures: Mapping[str, Any]
+    """Fields of its config, as far as they can be told."""
+
+    def differences(self, config: object) -> list[str]:
+        """What the file has and the config says otherwise."""
+        said = {name: getattr(config, name, value) for name, value in self.measures.items()}
+        return [
+            f"{name} {value!r} (config: {said[name]!r})" for name, value in self.measures.items() if value != said[name]
+        ]
+
+
+def recognise(state: Mapping[str, Tensor]) -> Build | None:
+    """Tell a network by the names and shapes of its weights.
+
+    Args:
+        state: Weights by plain name.
+
+    Returns:
+        The build, or None if no detector of ours has such names.
+    """
+    for prefix, family in FAMILIES.items():
+        numbers = {int(found[1]) for name in state if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))}
+        if numbers:
+            measures = {"num_hidden_layers": max(numbers) + 1, **_tower(state, prefix), **_experts(state)}
+            if family != "Effort":
+                measures["router_input"] = (
+                    "frozen_tower"
+                    if any(name.startswith("feature_extractor.") for name in state)
+                    else "patch_embeddings"
+                )
+            return Build(family, measures)
+    return None
+
+
+def _tower(state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Width, patches and image size."""
+    found: dict[str, Any] = {}
+    for name, value in state.items():
+        if name == "head.weight":
+            found["hidden_size"] = value.shape[1]
+        elif re.fullmatch(r"(backbone\.)?embeddings\.patch_embeddings?\.weight", name):
+            found["patch_size"] = value.shape[-1]
+        elif re.fullmatch(re.escape(prefix) + r"0\.mlp\.(fc1|up_proj)\.weight", name):
+            found["intermediate_size"] = value.shape[0]
+        elif name == "embeddings.register_tokens":
+            found["num_register_tokens"] = value.shape[1]
+    for name, value in state.items():
+        if name.endswith("position_embedding.weight") and not name.startswith("feature_") and "patch_size" in found:
+            found["image_size"] = isqrt(len(value) - 1) * found["patch_size"]
+    return found
+
+
+def _experts(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Number, rank and kind of the experts, and what the router chooses from."""
+    found: dict[str, Any] = {}
+    for name, value in state.items():
+        if name.endswith(".S_residual"):
+            found["rank"] = len(value)
+        if part := re.search(r"\.(S|lora_A)_experts\.(\d+)$", name):
+            found["expert_type"] = "svd" if part[1] == "S" else "lora"
+            found["rank"] = len(value)
+            found["num_experts"] = max(int(part[2]) + 1, found.get("num_experts", 0))
+    hidden, routed = (state.get(f"gating_network.network.{layer}.weight") for layer in (0, 2))
+    if hidden is not None:
+        found["router_hidden"] = len(hidden)
+    if routed is not None and "num_experts" in found:
+        found["hybrid"] = len(routed) < found["num_experts"]
+    return found

@@ -1,0 +1,132 @@
+"""Logistic regression: a linear head on frozen features, and Platt's calibration of its logits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_STEPS = 1000
+GRADIENT_TOLERANCE = 1e-7
+
+
+class LogisticHead(NamedTuple):
+    """p = sigmoid(features @ weight + bias)."""
+
+    weight: Float[Tensor, " features"]
+    """[D]."""
+    bias: Float[Tensor, ""]
+    """Scalar."""
+
+
+class SigmoidCalibration(NamedTuple):
+    """p = sigmoid(scale * logit + shift)."""
+
+    scale: float
+    """Above 0 where the logits point the right way; 1 / scale is the temperature."""
+    shift: float
+    """0 where only the temperature was fitted."""
+
+
+def fit_logistic(features: Float[Tensor, "rows features"], labels: Bool[Tensor, " rows"], *, l2: float) -> LogisticHead:
+    """Fit a logistic regression in which both classes weigh the same, however many rows each has.
+
+    Minimises mean_classes mean_rows BCE + l2 / 2 |w|^2 by L-BFGS over all rows; the bias is not penalised. Features
+    are standardised inside, so that ``l2`` means the same for every backbone; the head returned takes plain ones.
+
+    Args:
+        features: [N, D]; kept in memory once more while fitting.
+        labels: [N] True for the class whose probability is wanted.
+        l2: Weight of the penalty, > 0; keeps the weights of separable classes finite.
+
+    Returns:
+        The head for features as they came.
+
+    Raises:
+        ValueError: If ``l2`` is not above 0, or one class has no row.
+
+    Example:
+        >>> features = torch.tensor([[0.0], [1.0], [3.0], [4.0]])
+        >>> head = fit_logistic(features, torch.tensor([False, False, True, True]), l2=0.1)
+        >>> (features @ head.weight + head.bias > 0).tolist()
+        [False, False, True, True]
+    """
+    if l2 <= 0:
+        raise ValueError(f"l2 must be above 0, got {l2}.")
+    if bool(labels.all()) or not bool(labels.any()):
+        raise ValueError(f"labels must have both classes, got {len(labels)} rows of one.")
+    mean, std = features.mean(0), features.std(0, correction=0)
+    std = torch.where(std > 0, std, 1.0)
+    weight, bias = _minimise((features - mean) / std, labels.to(features), l2=l2, with_bias=True)
+    return LogisticHead(weight / std, bias - (weight / std) @ mean)
+
+
+def fit_platt(
+    logits: Float[Tensor, " rows"], labels: Bool[Tensor, " rows"], *, with_shift: bool = True
+) -> SigmoidCalibration:
+    """Calibrate logits on rows that they were not fitted on (Platt 1999, "Probabilistic outputs for SVMs").
+
+    The targets are Platt's, (N1 + 1) / (N1 + 2) and 1 / (N0 + 2) for N1 and N0 rows of each class, so that rows which
+    the logits tell apart without error do not make every probability 0 or 1. Both classes weigh the same.
+
+    Args:
+        logits: [N] of held-out rows.
+        labels: [N] True for the class whose probability is wanted.
+        with_shift: False fits the temperature alone (Guo et al., arXiv:1706.04599, section 4.2).
+
+    Returns:
+        Scale and shift.
+
+    Raises:
+        ValueError: If one class has no row, or the logits point the wrong way.
+
+    Example:
+        >>> logits = torch.tensor([-8.0, -6.0, 6.0, 8.0])  # far too sure for four rows
+        >>> fit_platt(logits, logits > 0).scale < 1
+        True
+    """
+    if bool(labels.all()) or not bool(labels.any()):
+        raise ValueError(f"labels must have both classes, got {len(labels)} rows of one.")
+    positive, negative = int(labels.sum()), int((~labels).sum())
+    targets = torch.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2)).double()
+    spread = logits.double().std(correction=0).clamp(min=1e-12)
+    weight, bias = _minimise((logits.double() / spread).unsqueeze(1), targets, l2=0.0, with_bias=with_shift)
+    scale = float(weight / spread)
+    if not scale > 0:
+        raise ValueError(
+            f"the logits are no better than chance on the {len(labels)} rows held out for calibration (scale "
+            f"{scale:.3g}); the classes may be swapped, or not to be told apart by these features."
+        )
+    return SigmoidCalibration(scale, float(bias))
+
+
+def _minimise(
+    features: Float[Tensor, "rows features"], targets: Float[Tensor, " rows"], *, l2: float, with_bias: bool
+) -> tuple[Float[Tensor, " features"], Float[Tensor, ""]]:
+    """Weight and bias of the class-balanced, penalised logistic loss; targets above one half are the first class."""
+    first = targets > 0.5
+    row_weights = torch.where(first, 0.5 / first.sum(), 0.5 / (~first).sum()).to(features)
+    parameters = torch.zeros(features.shape[1] + 1, dtype=features.dtype, device=features.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [parameters],
+        max_iter=MAX_STEPS,
+        tolerance_grad=GRADIENT_TOLERANCE,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        weight, bias = parameters[:-1], parameters[-1] * with_bias
+        losses = F.binary_cross_entropy_with_logits(features @ weight + bias, targets, reduction="none")
+        loss = (row_weights * losses).sum() + l2 / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    solution = parameters.detach()
+    return solution[:-1], solution[-1] * with_bias

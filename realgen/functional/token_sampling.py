@@ -1,0 +1,126 @@
+"""Drawing tokens, and their log-probabilities under the very distribution they were drawn from."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+
+def nucleus(logits: Float[Tensor, "*rows vocabulary"], top_p: float) -> Bool[Tensor, "*rows vocabulary"]:
+    """The fewest most likely tokens whose probabilities reach ``top_p`` (nucleus sampling, arXiv:1904.09751, eq. 2).
+
+    Args:
+        logits: Of the next token, divided by the temperature already.
+        top_p: Above 0, at most 1.
+
+    Returns:
+        True for the tokens that may be drawn, at least one in each row.
+
+    Example:
+        >>> nucleus(torch.tensor([0.5, 0.3, 0.2]).log(), 0.7)
+        tensor([ True,  True, False])
+    """
+    probs, order = logits.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    before = probs.cumsum(-1) - probs
+    return torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before < top_p)
+
+
+def truncated_log_softmax(
+    logits: Float[Tensor, "*rows vocabulary"],
+    temperature: float,
+    kept: Bool[Tensor, "*rows vocabulary"] | None = None,
+) -> Float[Tensor, "*rows vocabulary"]:
+    """Log-probabilities of the distribution that tokens are drawn from, ln softmax(logits / temperature) over ``kept``.
+
+    Args:
+        logits: Of the next token, at least float32.
+        temperature: Above 0.
+        kept: True for the tokens that may be drawn, at least one in each row; ``None``: all.
+
+    Returns:
+        Log-probabilities; -inf where a token may not be drawn.
+
+    Example:
+        >>> kept = torch.tensor([True, True, False])
+        >>> truncated_log_softmax(torch.zeros(3), 1.0, kept)
+        tensor([-0.6931, -0.6931,    -inf])
+    """
+    logits = logits / temperature
+    if kept is not None:
+        logits = logits.masked_fill(~kept, -torch.inf)
+    return logits.log_softmax(-1)
+
+
+def draw_tokens(log_probs: Float[Tensor, "rows vocabulary"], uniforms: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """Invert the distribution function: the first token at which the cumulated probability exceeds u.
+
+    One uniform number is all the chance that a token needs, so the numbers of a whole rollout can be drawn beforehand,
+    and a row's tokens do not depend on the rows beside it.
+
+    Args:
+        log_probs: Normalised; -inf for tokens that may not be drawn.
+        uniforms: In [0, 1), float64.
+
+    Returns:
+        Token of each row; one of probability 0 is never drawn.
+
+    Example:
+        >>> draw_tokens(torch.tensor([[0.5, 0.0, 0.5]] * 2).log(), torch.tensor([0.4, 0.5], dtype=torch.float64))
+        tensor([0, 2])
+    """
+    cumulated = log_probs.double().exp().cumsum(-1)
+    # Rounded up to the total itself, u would fall behind the last token.
+    reached = uniforms.to(cumulated.device).clamp(max=1 - 1e-12).unsqueeze(-1) * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, reached, right=True).squeeze(-1)
+
+
+def entropy(log_probs: Float[Tensor, "*rows vocabulary"]) -> Float[Tensor, " *rows"]:
+    """Shannon entropy, -sum p ln p, in nats.
+
+    Args:
+        log_probs: Normalised; -inf counts as probability 0.
+
+    Returns:
+        Entropy of each row, >= 0.
+
+    Example:
+        >>> entropy(torch.tensor([0.5, 0.5, 0.0]).log())
+        tensor(0.6931)
+    """
+    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
+
+
+def pack_bits(mask: Bool[Tensor, "*rows size"]) -> UInt8[Tensor, "*rows bytes"]:
+    """Eight flags to a byte, the first one lowest; the last byte is filled up with False.
+
+    Args:
+        mask: Flags.
+
+    Returns:
+        ceil(size / 8) bytes.
+
+    Example:
+        >>> pack_bits(torch.tensor([True, False, True]))
+        tensor([5], dtype=torch.uint8)
+    """
+    padded = torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 8)).unflatten(-1, (-1, 8))
+    return (padded.to(torch.uint8) << torch.arange(8, device=mask.device, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+
+
+def unpack_bits(packed: UInt8[Tensor, "*rows bytes"], size: int) -> Bool[Tensor, "*rows size"]:
+    """The flags that ``pack_bits`` packed.
+
+    Args:
+        packed: Bytes.
+        size: Number of flags, at most eight a byte.
+
+    Returns:
+        Flags.
+
+    Example:
+        >>> unpack_bits(torch.tensor([5], dtype=torch.uint8), 3)
+        tensor([ True, False,  True])
+    """
+    bits = packed.unsqueeze(-1) >> torch.arange(8, device=packed.device, dtype=torch.uint8)
+    return (bits & 1).bool().flatten(-2)[..., :size]

@@ -1,0 +1,97 @@
+"""How good a detector is on labelled images."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from realgen.functional.calibration import (
+    Reliability,
+    brier_score,
+    expected_calibration_error,
+    reliability,
+)
+from realgen.functional.distribution_distance import auroc
+
+
+class Quality(NamedTuple):
+    """What ``DetectorQuality`` finds; NaN where there is no image of a class that a number needs."""
+
+    accuracy: Tensor
+    """Mean of the two below, so that 0.5 is chance whatever the share of the classes; of the one there is."""
+    real_accuracy: Tensor
+    """Share of real images judged real, p_fake <= 0.5."""
+    fake_accuracy: Tensor
+    """Share of generated images judged generated, p_fake > 0.5."""
+    auroc: Tensor
+    """Probability that a generated image has the larger p_fake."""
+    calibration_error: Tensor
+    """Expected calibration error of p_fake over 15 bins, each class weighing one half."""
+    brier: Tensor
+    """Brier score of p_fake, each class weighing one half."""
+
+
+class DetectorQuality(Metric):
+    """Accuracy, AUROC and calibration of a detector over all updates and ranks, computed in float64 on the CPU.
+
+    p_fake answers for equally many images of each class, so calibration is measured as if there were: the rarer class
+    of the validation images is counted up.
+    """
+
+    full_state_update: bool = False
+    p_fake: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("p_fake", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, p_fake: Float[Tensor, " rows"], labels: Int[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> None:
+        """Take in what a detector said.
+
+        Args:
+            p_fake: [B] in [0, 1].
+            labels: [B] 0 = real, 1 = generated.
+            mask: [B] False for rows that do not count.
+        """
+        self.p_fake.append(p_fake.detach().float()[mask])
+        self.labels.append(labels[mask])
+
+    def compute(self) -> Quality:
+        """All measures."""
+        p_fake, labels = self._seen()
+        real, fake = p_fake[labels == 0], p_fake[labels == 1]
+        right = torch.stack([(real <= 0.5).double().mean(), (fake > 0.5).double().mean()])
+        both = len(real) > 0 and len(fake) > 0
+        nan = torch.tensor(torch.nan, dtype=torch.float64)
+        values = Quality(
+            accuracy=right.nanmean(),
+            real_accuracy=right[0],
+            fake_accuracy=right[1],
+            auroc=auroc(fake, real) if both else nan,
+            calibration_error=expected_calibration_error(self._bins(real, fake)) if both else nan,
+            brier=torch.stack([brier_score(p, torch.full_like(p, y).long()) for y, p in enumerate((real, fake))]).mean()
+            if both
+            else nan,
+        )
+        return Quality(*(value.float().to(self.device) for value in values))
+
+    def _seen(self) -> tuple[Tensor, Tensor]:
+        parts = (self.p_fake, self.labels)
+        p_fake, labels = (dim_zero_cat(part) if len(part) else torch.empty(0) for part in parts)
+        return p_fake.cpu().double(), labels.cpu().long()
+
+    @staticmethod
+    def _bins(real: Tensor, fake: Tensor) -> Reliability:
+        """Reliability as if both classes were equally frequent."""
+        parts = [reliability(p, torch.full_like(p, y).long()) for y, p in enumerate((real, fake))]
+        shares = [part.number / part.number.sum() for part in parts]
+        number = shares[0] + shares[1]
+        sums = [part.confidence.nan_to_num() * share for part, share in zip(parts, shares, strict=True)]
+        return Reliability((sums[0] + sums[1]) / number, shares[1] / number, number)

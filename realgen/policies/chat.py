@@ -1,0 +1,84 @@
+"""Prompts as a chat model wants to read them, and its completions as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from realgen.policies.completion import TAGS, clean
+
+PLACEHOLDER = "{prompt}"
+
+
+def check_instruction(instruction: str) -> None:
+    """Refuse an instruction that does not say where the prompt goes.
+
+    Raises:
+        ValueError: If ``{prompt}`` is not in it exactly once.
+    """
+    if (count := instruction.count(PLACEHOLDER)) != 1:
+        raise ValueError(
+            f"instruction must hold {PLACEHOLDER} once, where the user's prompt goes; it is there {count} times."
+        )
+
+
+class Chat:
+    """A tokenizer, its chat template and an instruction: one user turn, then the model's turn.
+
+    There is no system turn: some templates refuse one. A tokenizer without a pad token pads with its end token, since
+    what pads never counts.
+
+    Args:
+        tokenizer: Of transformers, with a chat template.
+        instruction: What the user turn says; holds ``{prompt}``.
+        max_tokens: Longest user turn, with the template around it.
+        end_ids: Further tokens that end the model's turn.
+
+    Raises:
+        ValueError: If the tokenizer has no chat template, or nothing can end a completion.
+    """
+
+    def __init__(self, tokenizer: Any, instruction: str, max_tokens: int, end_ids: Sequence[int] = ()) -> None:
+        if tokenizer.chat_template is None:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; take a model that was trained to "
+                "chat, or save a template beside it as chat_template.jinja."
+            )
+        own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        self.end_ids = sorted({*own, *end_ids})
+        """Tokens that end a completion."""
+        if not self.end_ids:
+            raise ValueError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no eos_token, so no completion would end."
+            )
+        self.tokenizer = tokenizer
+        self.instruction = instruction
+        self.max_tokens = max_tokens
+        self.pad_id = self.end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        """What fills rows up."""
+        self._special = [token for token in tokenizer.all_special_tokens if token]
+        # Some templates of thinking models open the think block themselves.
+        self._opening = TAGS[0] if self._render("").rstrip().endswith(TAGS[0]) else ""
+
+    def encode(self, prompt: str) -> list[int] | None:
+        """Tokens up to where the model's turn begins.
+
+        Args:
+            prompt: As the user wrote it; control characters and special tokens are taken out.
+
+        Returns:
+            Tokens, or ``None`` where nothing is left of the prompt or it is longer than ``max_tokens``.
+        """
+        cleaned = clean(prompt, self._special)
+        if not cleaned:
+            return None
+        tokens = self.tokenizer(self._render(cleaned), add_special_tokens=False)["input_ids"]
+        return tokens if len(tokens) <= self.max_tokens else None
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """What the model wrote, an opening tag of the template's included; special tokens show and break the format."""
+        return self._opening + self.tokenizer.decode(tokens, skip_special_tokens=False)
+
+    def _render(self, prompt: str) -> str:
+        message = {"role": "user", "content": self.instruction.replace(PLACEHOLDER, prompt)}
+        return self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)

@@ -1,0 +1,81 @@
+"""Causal language models of transformers, loaded exactly or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+NAMES_SHOWN = 3
+
+
+def load_language_model(pretrained: str, *, dtype: torch.dtype, local_files_only: bool) -> tuple[Any, Any]:
+    """Model and tokenizer, on the CPU.
+
+    Args:
+        pretrained: Directory in transformers' format, or a hub id.
+        dtype: Of the weights.
+        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+
+    Returns:
+        The model in eval mode, and its tokenizer.
+
+    Raises:
+        ValueError: If there is no such model, or its weights do not fit it; transformers would draw them at random.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"local_files_only": local_files_only}
+    try:
+        with torch.device("cpu"):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                pretrained, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **where
+            )
+        tokenizer = AutoTokenizer.from_pretrained(pretrained, **where)
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"pretrained must hold a causal language model and its tokenizer in transformers' format, got "
+            f"{pretrained!r} (local_files_only={local_files_only}): {first}"
+        ) from error
+    lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if lacking:
+        raise ValueError(f"{pretrained!r} lacks weights of {type(model).__name__}: {', '.join(lacking[:NAMES_SHOWN])}.")
+    return model.eval(), tokenizer
+
+
+def linear_layers(model: Any) -> list[str]:
+    """Ends of the names of all linear layers but the one that gives the logits; what adapters change by default."""
+    head = model.get_output_embeddings()
+    names = (name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head)
+    return sorted({name.rpartition(".")[2] for name in names})
+
+
+def end_token_ids(model: Any) -> list[int]:
+    """Tokens that end a completion by the model's own account; a chat model has often two."""
+    config = getattr(model, "generation_config", None)
+    ids = getattr(config, "eos_token_id", None)
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+
+
+@contextmanager
+def checkpointed_layers(model: nn.Module) -> Iterator[None]:
+    """Inside, layers recompute their activations in the backward pass, if ``gradient_checkpointing_enable`` was called.
+
+    Transformers does so in training mode only, and then drops the key-value cache. So the layers' own flag is set here,
+    for the time of a forward pass; their children stay in eval mode, without dropout.
+
+    Yields:
+        Nothing.
+    """
+    layers = [part for part in model.modules() if getattr(part, "gradient_checkpointing", False)]
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False

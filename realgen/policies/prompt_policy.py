@@ -1,0 +1,315 @@
+"""A causal language model that rewrites prompts as a policy: its decisions are the tokens of its completions.
+
+Cached sampling and scoring do not round alike: one sees a token at a time behind left padding, the other whole
+sequences. So a rollout is scored once more, right after it was sampled, by the very function that ``score`` is, and
+``Rollout.sampled`` holds that: the ratio of the first update is 1 by construction, and ``rewrite_statistics`` tells how
+far the sampler was from it. Three things keep later scores equal: sequences are padded on the right, where causal
+attention does not see it; every chunk that is scored has the same shape, whatever rows it holds; and the nucleus of each
+token is kept from when it was drawn, for neither rounding nor training may move a drawn token out of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from realgen.parallel import is_sharded, world_size
+from realgen.policies.backbones.base import autocast_without_cache, check_pretrained
+from realgen.policies.base import Policy
+from realgen.policies.chat import Chat, check_instruction
+from realgen.policies.completion import INSTRUCTION
+from realgen.policies.language_model import checkpointed_layers, end_token_ids, linear_layers, load_language_model
+from realgen.policies.lora import LoRA
+from realgen.policies.rewriting import read_rewrites
+from realgen.policies.token_sampler import Completions, TokenSampler, concatenate_completions
+from realgen.policies.token_scoring import score_tokens, token_trajectory
+from realgen.types import PolicyScore, Rewrite, Rollout
+
+
+class PromptPolicy(Policy):
+    """Thinks, answers with a better prompt, and lets a frozen image policy draw that.
+
+    A completion must be ``<think>..</think><answer>..</answer>``; the answer goes to the image policy. Where the format
+    is broken, the user's prompt goes there as it is, and its ``Rewrite`` says so. So it does where the prompt is empty
+    or longer than ``max_prompt_tokens``; such rows hold no decision.
+
+    The model is in eval mode always, in training too: what is scored must be what sampled.
+
+    Args:
+        pretrained: Directory of a causal language model with a chat template in transformers' format, or its hub id.
+        image_policy: Draws the rewrites, never trained here; all samples of a group start from the same noise, so that
+            only their texts differ. ``null`` rewrites without drawing.
+        instruction: What the model is asked; ``{prompt}`` stands for the user's prompt.
+        temperature: Divides the logits, > 0. Scores are of the same distribution.
+        top_p: Tokens are drawn from the fewest whose probabilities reach this, above 0, at most 1. Below 1 a rollout
+            keeps a bit for each token and each word of the vocabulary.
+        eval_temperature: Of ``sample`` and ``rewrite``; 0 takes the likeliest token, ``null``: ``temperature``.
+        max_prompt_tokens: Longest prompt that is rewritten, with the instruction and the chat template around it.
+        max_tokens: Longest completion.
+        mask_truncated: Leave completions that did not end within ``max_tokens`` out of the loss (DAPO's overlong
+            filtering, arXiv:2503.14476, section 3.4).
+        lora: Adapters to train; ``None`` trains the whole model.
+        keep_reference: Without ``lora``, keep a frozen copy of the model for ``reference``. Doubles its memory.
+        rollout_batch_size: Most rows that write at a time, at least 1.
+        score_batch_size: Rows of each scoring pass, at least 1; fewer are filled up to it. Such a pass holds this many
+            times ``max_tokens`` times the vocabulary float32 numbers, a few times over. ``microbatch_size`` should be a
+            multiple of it.
+        gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
+        dtype: Type of the model; adapters are float32 always. In bfloat16 the ratio is exactly 1 before the first
+            update only where kernels round alike without and with gradient; look at ``on_policy_tolerance``.
+        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+
+    Raises:
+        ValueError: If a number is out of its range, ``instruction`` lacks its ``{prompt}``, or there is no such folder.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        image_policy: Policy | None = None,
+        instruction: str = INSTRUCTION,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        eval_temperature: float | None = None,
+        max_prompt_tokens: int = 1024,
+        max_tokens: int = 512,
+        mask_truncated: bool = False,
+        lora: LoRA | None = None,
+        keep_reference: bool = False,
+        rollout_batch_size: int = 64,
+        score_batch_size: int = 8,
+        gradient_checkpointing: bool = False,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        local_files_only: bool = True,
+    ) -> None:
+        super().__init__()
+        check_pretrained(pretrained)
+        check_instruction(instruction)
+        self.pretrained = pretrained
+        self.instruction = instruction
+        self.temperature, self.top_p = temperature, top_p
+        self.eval_temperature = temperature if eval_temperature is None else eval_temperature
+        self.max_prompt_tokens, self.max_tokens = max_prompt_tokens, max_tokens
+        self.mask_truncated = mask_truncated
+        self.lora = lora
+        self.keep_reference = keep_reference
+        self.rollout_batch_size, self.score_batch_size = rollout_batch_size, score_batch_size
+        self.gradient_checkpointing = gradient_checkpointing
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.local_files_only = local_files_only
+        # Tuples hide what is frozen from state_dict, optimizers and shards.
+        self._image_policy = () if image_policy is None else (image_policy,)
+        self._frozen_start: tuple[nn.Module, ...] = ()
+        self._in_reference = False
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        for name in ("max_prompt_tokens", "max_tokens", "rollout_batch_size", "score_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}; eval_temperature may be 0.")
+        if not self.eval_temperature >= 0:
+            raise ValueError(f"eval_temperature must be at least 0, got {self.eval_temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
+        if self.keep_reference and self.lora is not None:
+            raise ValueError("keep_reference is for lora=null: with adapters the reference is the policy without them.")
+
+    def load(self) -> None:
+        """Read the language model, attach the adapters, and load the image policy; a second call does nothing.
+
+        Raises:
+            ValueError: If ``pretrained`` holds no such model, or its tokenizer has no chat template or no end token.
+        """
+        if hasattr(self, "model"):
+            return
+        model, tokenizer = load_language_model(
+            self.pretrained, dtype=self.dtype, local_files_only=self.local_files_only
+        )
+        self.chat = Chat(tokenizer, self.instruction, self.max_prompt_tokens, end_token_ids(model))
+        if self.lora is not None:
+            self.lora.attach(model, linear_layers(model))
+        else:
+            model.requires_grad_(True)
+            if self.keep_reference:
+                self._frozen_start = (copy.deepcopy(model).requires_grad_(False),)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        for image_policy in self._image_policy:
+            image_policy.load()
+            image_policy.requires_grad_(False)
+        self.model = model.eval()
+
+    def train(self, mode: bool = True) -> PromptPolicy:
+        """Set the mode of the policy; the language model stays in eval mode."""
+        super().train(mode)
+        for module in self.children():
+            module.eval()
+        return self
+
+    @torch.no_grad()
+    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
+        """Write ``group_size`` rewrites of each prompt, and draw one image of each.
+
+        The generator gives, in this order: the chance of every token, and one seed for each prompt's images. Both are
+        drawn before the first token, so chunk sizes change nothing but rounding.
+
+        Args:
+            prompts: P texts.
+            group_size: G.
+            generator: All randomness.
+
+        Returns:
+            B = P * G images and rewrites, the tokens, and the score of their decisions.
+        """
+        self.check_group_size(group_size)
+        how: dict[str, Any] = {"generator": generator, "device": generator.device}
+        uniforms = torch.rand(len(prompts) * group_size, self.max_tokens, dtype=torch.float64, **how)
+        seeds = torch.randint(2**32, (len(prompts),), **how).tolist()
+        chats = [chat for prompt in prompts for chat in [self.chat.encode(prompt) or []] * group_size]
+        completions = self._write(chats, uniforms, self.temperature, "rollout")
+        owners = [prompt for prompt in prompts for _ in range(group_size)]
+        rewrites = read_rewrites(owners, chats, completions, self.chat)
+        mask = completions.mask & completions.ended[:, None] if self.mask_truncated else completions.mask
+        trajectory = token_trajectory(chats, completions, self.chat.pad_id)
+        images = self._draw([rewrite.text for rewrite in rewrites], [seed for seed in seeds for _ in range(group_size)])
+        return Rollout(
+            prompts=tuple(prompts),
+            group_size=group_size,
+            images=images,
+            sampled=PolicyScore(self._log_probs(trajectory, torch.arange(len(chats)))),
+            mask=mask,
+            trajectory=trajectory,
+            rewrites=tuple(rewrites),
+        )
+
+    def score(self, rollout: Rollout, rows: Int[Tensor, " rows"]) -> PolicyScore:
+        """Score the tokens of some rows under the distribution that they were drawn from: temperature, nucleus and all.
+
+        Args:
+            rollout: What ``rollout`` gave.
+            rows: Which of its B rows, in any order.
+
+        Returns:
+            Log-probabilities, with gradient if it is enabled.
+        """
+        return PolicyScore(self._log_probs(rollout.trajectory, rows))
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside this context the policy is its frozen start: adapters off, or the copy that was kept.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            ValueError: If the whole model is trained and no copy was kept.
+        """
+        if self.lora is not None:
+            self.model.disable_adapters()
+        elif not self._frozen_start:
+            raise ValueError("the policy has no reference: set lora, or keep_reference=true for full fine-tuning.")
+        self._in_reference = True
+        try:
+            yield
+        finally:
+            self._in_reference = False
+            if self.lora is not None:
+                self.model.enable_adapters()
+
+    @torch.no_grad()
+    def rewrite(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Rewrite]:
+        """Rewrite each prompt once, the way the policy is deployed: at ``eval_temperature``, a CPU generator per row.
+
+        Args:
+            prompts: One text per row.
+            seeds: One seed per row, in [0, 2^32); without effect where ``eval_temperature`` is 0.
+
+        Returns:
+            One rewrite per row.
+
+        Raises:
+            ValueError: If there are not as many seeds as prompts.
+        """
+        if len(prompts) != len(seeds):
+            raise ValueError(f"seeds must be as many as prompts, {len(prompts)}, got {len(seeds)}.")
+        sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+        uniforms = torch.stack([torch.rand(self.max_tokens, generator=s, dtype=torch.float64) for s in sources])
+        chats = [self.chat.encode(prompt) or [] for prompt in prompts]
+        completions = self._write(chats, uniforms, self.eval_temperature, "sample")
+        return read_rewrites(prompts, chats, completions, self.chat)
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+        """Rewrite each prompt and draw what was written, both from the row's seed.
+
+        Args:
+            prompts: One text per image.
+            seeds: One seed per image.
+
+        Returns:
+            [rows, 3, H, W] in [0, 1].
+
+        Raises:
+            ValueError: If there is no image policy, or there are not as many seeds as prompts.
+        """
+        if not self._image_policy:
+            raise ValueError("PromptPolicy cannot draw: image_policy is null.")
+        return self._draw([rewrite.text for rewrite in self.rewrite(prompts, seeds)], seeds)
+
+    def export(self, directory: Path) -> Path:
+        """Write what was trained, for plain transformers and PEFT. Every rank must call it; the first one writes.
+
+        Args:
+            directory: Made if missing.
+
+        Returns:
+            The directory: for ``PeftModel.from_pretrained``, or the model class's ``from_pretrained``.
+        """
+        frozen = self.lora is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=frozen)
+        weights: Any = get_model_state_dict(self.model, options=options)
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            self.model.save_pretrained(directory, state_dict=weights)  # with adapters it writes those alone
+            self.chat.tokenizer.save_pretrained(directory)
+        return directory
+
+    def _write(
+        self, chats: Sequence[Sequence[int]], uniforms: Float[Tensor, "rows limit"], temperature: float, phase: str
+    ) -> Completions:
+        """Continue each chat, ``rollout_batch_size`` at a time."""
+        sampler = TokenSampler(
+            temperature, self.top_p, self.chat.pad_id, self.chat.end_ids, is_sharded(self) and world_size() > 1
+        )
+        parts, starts = [], range(0, len(chats), self.rollout_batch_size)
+        total = len(starts) * self.max_tokens
+        for number, start in enumerate(starts):
+            rows = slice(start, start + self.rollout_batch_size)
+            done = number * self.max_tokens
+            report = None if self.progress is None else lambda step, done=done: self.progress(phase, done + step, total)
+            with autocast_without_cache(self.device.type):
+                parts.append(sampler(self.model, chats[rows], uniforms[rows].to(self.device), report))
+        return concatenate_completions(parts, self.chat.pad_id)
+
+    def _log_probs(
+        self, trajectory: Mapping[str, Tensor], rows: Int[Tensor, " rows"]
+    ) -> Float[Tensor, "rows decisions"]:
+        frozen = self._in_reference and bool(self._frozen_start)
+        model = self._frozen_start[0].to(self.device) if frozen else self.model
+        with checkpointed_layers(model), autocast_without_cache(self.device.type):
+            return score_tokens(model, trajectory, rows, temperature=self.temperature, batch_size=self.score_batch_size)
+
+    def _draw(self, texts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+        if not self._image_policy:
+            return torch.zeros(len(texts), 3, 0, 0, device=self.device)
+        return self._image_policy[0].to(self.device).sample(texts, seeds)

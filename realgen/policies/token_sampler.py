@@ -1,0 +1,144 @@
+"""The sampling loop of a causal language model: batched, with key-value cache, all chance handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from realgen.functional.token_sampling import draw_tokens, entropy, nucleus, pack_bits, truncated_log_softmax
+from realgen.parallel import any_rank
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What the rows wrote, as long as the longest of them."""
+
+    tokens: Int[Tensor, "rows decisions"]
+    """[b, S] drawn tokens, the padding token behind each row's end."""
+    mask: Bool[Tensor, "rows decisions"]
+    """[b, S] True for drawn tokens, the one that ends a completion included."""
+    ended: Bool[Tensor, " rows"]
+    """[b] whether a token ended the completion before the limit did."""
+    log_probs: Float[Tensor, "rows decisions"]
+    """[b, S] of the drawn tokens, by the cached forward passes that drew them; 0 in the padding."""
+    entropy: Float[Tensor, "rows decisions"]
+    """[b, S] of the distributions that they were drawn from; 0 in the padding."""
+    kept: UInt8[Tensor, "rows decisions bytes"] | None
+    """[b, S, ceil(V / 8)] the tokens that could be drawn, one bit each; ``None`` where all could."""
+
+
+@dataclass(frozen=True)
+class TokenSampler:
+    """How tokens are drawn.
+
+    Args:
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_p: Mass of the nucleus, above 0 and at most 1.
+        pad_id: Fills rows up.
+        end_ids: Tokens that end a row.
+        same_calls_everywhere: All ranks go on until the last row of the last rank has ended, as sharded weights demand.
+    """
+
+    temperature: float
+    top_p: float
+    pad_id: int
+    end_ids: Sequence[int]
+    same_calls_everywhere: bool = False
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        uniforms: Float[Tensor, "rows limit"],
+        progress: Callable[[int], None] | None = None,
+    ) -> Completions:
+        """Continue each prompt until it ends or the limit is reached.
+
+        Args:
+            model: Causal language model of transformers, in eval mode.
+            prompts: Tokens of each row; an empty row is not continued.
+            uniforms: In [0, 1), float64: the chance of each token, as many as there may be tokens.
+            progress: Called after each token with their number so far.
+
+        Returns:
+            Completions.
+        """
+        ids, attention = self._left_padded(prompts, model.device)
+        ends, cache = torch.tensor(self.end_ids, device=model.device), None
+        positions = (attention.cumsum(-1) - 1).clamp(min=0)
+        alive = torch.tensor([bool(prompt) for prompt in prompts], device=model.device)
+        ended = torch.zeros_like(alive)
+        columns: list[tuple[Tensor, ...]] = []
+        for step in range(uniforms.shape[1]):
+            output = model(
+                input_ids=ids,
+                attention_mask=attention,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache = output.past_key_values
+            token, *facts = self._draw(output.logits[:, -1], uniforms[:, step])
+            token = torch.where(alive, token, self.pad_id)
+            columns.append((token, alive, *(fact * alive.view(-1, *[1] * (fact.ndim - 1)) for fact in facts)))
+            ended = ended | (alive & torch.isin(token, ends))
+            alive = alive & ~ended
+            if progress is not None:
+                progress(step + 1)
+            if not self._go_on(alive):
+                break
+            ids, positions = token[:, None], positions[:, -1:] + 1
+            attention = torch.cat([attention, torch.ones_like(attention[:, :1])], dim=1)
+        tokens, mask, log_probs, entropies, *kept = (
+            torch.stack(column, dim=1) for column in zip(*columns, strict=True)
+        )
+        return Completions(tokens, mask, ended, log_probs, entropies, kept[0] if kept else None)
+
+    def _left_padded(self, prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Tokens and attention mask [b, longest]; an empty row keeps one padding token, attention needs something."""
+        longest = max(1, *map(len, prompts))
+        rows = [[self.pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        seen = [[0] * (longest - max(1, len(prompt))) + [1] * max(1, len(prompt)) for prompt in prompts]
+        return torch.tensor(rows, device=device), torch.tensor(seen, device=device)
+
+    def _draw(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, ...]:
+        """Token, log-probability, entropy, and with a nucleus the packed mask of each row."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.temperature == 0:
+            nothing = torch.zeros_like(logits[:, 0])
+            return logits.argmax(-1), nothing, nothing
+        kept = nucleus(logits / self.temperature, self.top_p) if self.top_p < 1 else None
+        log_probs = truncated_log_softmax(logits, self.temperature, kept)
+        token = draw_tokens(log_probs, uniforms)
+        drawn = log_probs.gather(-1, token[:, None]).squeeze(-1)
+        return (token, drawn, entropy(log_probs), *(() if kept is None else (pack_bits(kept),)))
+
+    def _go_on(self, alive: Tensor) -> bool:
+        waiting = bool(alive.any())
+        return any_rank(waiting, alive.device) if self.same_calls_everywhere else waiting
+
+
+def concatenate_completions(parts: Sequence[Completions], pad_id: int) -> Completions:
+    """Join completions of consecutive rows, padded to the longest of them."""
+    longest = max(part.tokens.shape[1] for part in parts)
+
+    def joined(name: str, fill: int = 0) -> Tensor:
+        tensors = [getattr(part, name) for part in parts]
+        widths = [(*[0, 0] * (tensor.ndim - 2), 0, longest - tensor.shape[1]) for tensor in tensors]
+        return torch.cat([torch.nn.functional.pad(t, w, value=fill) for t, w in zip(tensors, widths, strict=True)])
+
+    return Completions(
+        tokens=joined("tokens", pad_id),
+        mask=joined("mask"),
+        ended=torch.cat([part.ended for part in parts]),
+        log_probs=joined("log_probs"),
+        entropy=joined("entropy"),
+        kept=None if parts[0].kept is None else joined("kept"),
+    )

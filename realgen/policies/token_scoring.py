@@ -1,0 +1,82 @@
+"""Scoring completions by whole sequences: padding on the right, every chunk of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from realgen.functional.token_sampling import truncated_log_softmax, unpack_bits
+from realgen.policies.token_sampler import Completions
+
+
+def token_trajectory(prompts: Sequence[Sequence[int]], completions: Completions, pad_id: int) -> dict[str, Tensor]:
+    """What is needed to score completions again.
+
+    Args:
+        prompts: Tokens before each row's completion.
+        completions: What the rows wrote.
+        pad_id: Fills rows up; stands for an empty prompt, too.
+
+    Returns:
+        ``tokens`` [B, L], each row its prompt, its completion and padding; ``prompt_lengths`` [B]; with a nucleus
+        ``kept`` [B, S, bytes]; for statistics ``sampler_log_probs`` and ``entropy`` [B, S].
+    """
+    device = completions.tokens.device
+    heads = [list(prompt) or [pad_id] for prompt in prompts]
+    lengths = torch.tensor([len(head) for head in heads], device=device)
+    size = completions.tokens.shape[1]
+    tokens = torch.full((len(heads), int(lengths.max()) + size), pad_id, device=device)
+    for row, head in enumerate(heads):
+        tokens[row, : len(head)] = torch.tensor(head, device=device)
+        tokens[row, len(head) : len(head) + size] = completions.tokens[row]
+    trajectory = {"tokens": tokens, "prompt_lengths": lengths}
+    trajectory |= {"sampler_log_probs": completions.log_probs, "entropy": completions.entropy}
+    return trajectory if completions.kept is None else {**trajectory, "kept": completions.kept}
+
+
+def score_tokens(
+    model: Any, trajectory: Mapping[str, Tensor], rows: Int[Tensor, " picked"], *, temperature: float, batch_size: int
+) -> Float[Tensor, "picked decisions"]:
+    """Log-probabilities of the completions' tokens, in chunks of one shape: what is scored beside a row changes no bit.
+
+    Padding stands behind a completion, where causal attention does not see it, so there is no mask.
+
+    Args:
+        model: Causal language model of transformers, in eval mode.
+        trajectory: What ``token_trajectory`` gave.
+        rows: Which rows, in any order.
+        temperature: That they were drawn with, > 0.
+        batch_size: Rows of each forward pass; a shorter last chunk is filled up with its first row.
+
+    Returns:
+        Log-probabilities, with gradient if it is enabled; of padding too, where they mean nothing.
+    """
+    chunks = []
+    for chunk in rows.split(batch_size):
+        filled = torch.cat([chunk, chunk[:1].expand(batch_size - len(chunk))])
+        part = {name: tensor[filled.to(tensor.device)].to(model.device) for name, tensor in trajectory.items()}
+        shortest = int(trajectory["prompt_lengths"].min())  # of all rows: the shape must not depend on the chunk
+        chunks.append(_score_chunk(model, part, shortest, temperature)[: len(chunk)])
+    return torch.cat(chunks)
+
+
+def _score_chunk(
+    model: Any, part: Mapping[str, Tensor], shortest: int, temperature: float
+) -> Float[Tensor, "rows decisions"]:
+    tokens, lengths = part["tokens"], part["prompt_lengths"]
+    size = part["sampler_log_probs"].shape[1]
+    length = tokens.shape[1]
+    output = model(input_ids=tokens[:, :-1], use_cache=False, logits_to_keep=length - shortest)
+    # The logits that decide token i stand at i - 1, and those that are kept begin at shortest - 1.
+    decides = (lengths - shortest)[:, None] + torch.arange(size, device=tokens.device)
+    logits = output.logits[torch.arange(len(tokens), device=tokens.device)[:, None], decides]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    drawn = tokens.gather(1, decides + shortest).unsqueeze(-1)
+    kept = None
+    if "kept" in part:  # padding has no nucleus, and its -inf would make the gradient NaN
+        kept = unpack_bits(part["kept"], logits.shape[-1]).scatter(-1, drawn, True)
+    return truncated_log_softmax(logits, temperature, kept).gather(-1, drawn).squeeze(-1)

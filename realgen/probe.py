@@ -1,0 +1,289 @@
+"""Fits a linear probe on two folders of images: ``python -m realgen.probe --help``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from realgen.data.probe_files import Divided
+    from realgen.detectors.probe_backbone import Backbone
+    from realgen.detectors.probe_fit import FittedHead, LabelledFeatures
+    from realgen.metrics.detector_quality import Quality
+
+MEASURES = {
+    "accuracy": "accuracy, both classes alike",
+    "auroc": "AUROC",
+    "calibration_error": "calibration error (ECE)",
+}
+WEAK_AUROC = 0.6
+"""Below it the user is warned."""
+_EXAMPLE = """\
+example:
+  python -m realgen.probe --real photographs --generated samples \\
+    --backbone vit_small_patch14_dinov2 --match_jpeg --output outputs/probe
+
+The features of every image are computed once; nothing of the backbone is trained. 70 % of the images (by name, so that
+the same files always fall into the same part) fit a logistic regression in which both classes weigh the same, 15 %
+calibrate its probabilities, and 15 % judge the result. Use it as a detector by the file that this writes:
+--model.reward.rewards.omniaid.detector=outputs/probe/detector.yaml, say.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 1 with the cause on standard error."""
+    options = parse_arguments(arguments)
+    try:
+        print(probe(**vars(options)))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m realgen.probe",
+        description="Fit and calibrate a linear probe: a detector on the features of a frozen backbone.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--real", type=Path, required=True, metavar="DIR", help="folder of photographs, folders in it too")
+    add("--generated", type=Path, required=True, metavar="DIR", help="folder of generated images")
+    add("--backbone", required=True, metavar="NAME", help="a model of timm, or open_clip:NAME of open_clip")
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where config.json, model.safetensors, detector.yaml go",
+    )
+    add("--pretrained", metavar="FILE", help="the backbone's weights, or a tag of open_clip's (default: by its name)")
+    add("--match_jpeg", action="store_true", help="save what is no JPEG file at the qualities of those that are, first")
+    add(
+        "--held_out",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="half calibrates, half judges (default: %(default)s)",
+    )
+    add(
+        "--calibration",
+        choices=["platt", "temperature", "none"],
+        default="platt",
+        help="what is fitted to the logits: scale and shift (default), the scale alone, or nothing",
+    )
+    add("--l2", type=float, default=1e-3, metavar="X", help="penalty on the head's weights (default: %(default)s)")
+    add("--batch_size", type=int, default=64, metavar="N", help="images per forward pass (default: %(default)s)")
+    add("--num_workers", type=int, default=2, metavar="N", help="processes that read images (default: %(default)s)")
+    add("--device", default="auto", metavar="NAME", help="auto is a GPU if there is one (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace the probe that --output already holds")
+    return parser.parse_args(arguments)
+
+
+def probe(
+    real: Path,
+    generated: Path,
+    backbone: str,
+    output: Path,
+    *,
+    pretrained: str | None = None,
+    match_jpeg: bool = False,
+    held_out: float = 0.3,
+    calibration: Any = "platt",
+    l2: float = 1e-3,
+    batch_size: int = 64,
+    num_workers: int = 2,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> str:
+    """Fit, calibrate and judge a linear probe, and write it; with a progress bar on standard error.
+
+    Args:
+        real: Folder of photographs.
+        generated: Folder of generated images.
+        backbone: See ``load_backbone``.
+        output: Folder for the probe.
+        pretrained: See ``load_backbone``.
+        match_jpeg: Save what is no JPEG file at the qualities of those that are, before its features are computed.
+        held_out: Share of the images that the head is not fitted on, above 0 and below 1.
+        calibration: ``platt``, ``temperature`` or ``none``.
+        l2: See ``fit_head``.
+        batch_size: Images per forward pass.
+        num_workers: Processes that read images; 0 reads in this one.
+        device: Where the features are computed; ``auto`` is a GPU if there is one.
+        overwrite: Replace the probe in ``output``.
+
+    Returns:
+        What was found and written, for the user to read.
+
+    Raises:
+        ValueError: If an argument is out of its range, a folder or the backbone cannot be used, or the features do not
+            tell the classes apart.
+    """
+    from realgen.data.jpeg_files import jpeg_quality, matching_qualities
+    from realgen.data.probe_files import compare_formats, divide
+    from realgen.detectors.linear_probe import ProbeConfig, save_probe
+    from realgen.detectors.probe_backbone import load_backbone
+    from realgen.detectors.probe_fit import fit_head
+
+    _check(output, held_out=held_out, l2=l2, batch_size=batch_size, num_workers=num_workers, overwrite=overwrite)
+    place = _device(device)
+    divided = divide(real, generated, held_out)
+    found = {file.path: jpeg_quality(file.path) for file in divided.files}
+    qualities = {path: quality for path, quality in found.items() if quality is not None}
+    print(compare_formats(divided, qualities, match_jpeg=match_jpeg), file=sys.stderr)
+    network = load_backbone(backbone, pretrained)
+    network.to(place)
+    resaved = matching_qualities(divided.files, qualities) if match_jpeg else {}
+    parts = extract(network, divided, resaved, batch_size=batch_size, num_workers=num_workers)
+    fitted = fit_head(parts["fit"], parts["calibrate"], l2=l2, calibration=calibration)
+    before, after = judge(fitted, parts["judge"])
+    counts = {part: [int((rows.generated == label).sum()) for label in (0, 1)] for part, rows in parts.items()}
+    settings = {"match_jpeg": match_jpeg, "held_out": held_out, "calibration": calibration, "l2": l2}
+    measured = {name: [float(getattr(quality, name)) for quality in (before, after)] for name in MEASURES}
+    report = {
+        "folders": [str(real), str(generated)],
+        "images, real and generated": counts,
+        "settings": settings,
+        "scale and shift of the logits": list(fitted.calibration),
+        "before and after calibration": measured,
+    }
+    save_probe(output, network.cpu(), fitted.head, ProbeConfig(backbone, pretrained, report))
+    _write_part(output, backbone)
+    return _summary(counts["judge"], measured, output)
+
+
+def extract(
+    backbone: Backbone, divided: Divided, qualities: Mapping[Path, int], *, batch_size: int, num_workers: int
+) -> dict[str, LabelledFeatures]:
+    """Features of all images, part by part; images are read as they are needed, files that cannot be read are named.
+
+    Args:
+        backbone: On its device.
+        divided: The files.
+        qualities: JPEG quality at which a file's image is saved first.
+        batch_size: Images per forward pass.
+        num_workers: Processes that read images.
+
+    Returns:
+        Of each part.
+
+    Raises:
+        ValueError: If too few files of a class can be read.
+    """
+    import torch
+    from torch.utils.data import DataLoader
+    from tqdm import tqdm
+
+    from realgen.data.probe_files import MIN_IMAGES, PARTS
+    from realgen.data.probe_images import ProbeImages, collate
+    from realgen.detectors.probe_fit import LabelledFeatures
+
+    images = ProbeImages(divided.files, backbone.wanted, qualities)
+    loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+    device = next(backbone.parameters()).device
+    rows: list[int] = []
+    broken: list[str] = []
+    features = []
+    with tqdm(total=len(images), unit="image", desc="features", disable=None) as bar, torch.no_grad():
+        for batch in loader:
+            if batch.pixels is not None:
+                features.append(backbone.tower(batch.pixels.to(device)).float().cpu())
+            rows += batch.rows
+            broken += batch.broken
+            bar.update(len(batch.rows) + len(batch.broken))
+    if broken:
+        print(f"warning: skipped {len(broken)} files that cannot be read, the first: {broken[0]}", file=sys.stderr)
+    generated = torch.tensor([divided.generated[row] for row in rows])
+    table = torch.cat(features) if features else torch.empty(0, 1)
+    parts = {}
+    for part in PARTS:
+        of_part = torch.tensor([divided.parts[row] == part for row in rows], dtype=torch.bool)
+        parts[part] = LabelledFeatures(table[of_part], generated[of_part])
+        fewest = min(int((parts[part].generated == label).sum()) for label in (False, True))
+        if fewest < MIN_IMAGES:
+            raise ValueError(f"of a class only {fewest} images to {part} with can be read, needed are {MIN_IMAGES}.")
+    return parts
+
+
+def judge(fitted: FittedHead, rows: LabelledFeatures) -> tuple[Quality, Quality]:
+    """How good the probabilities are before and after the calibration.
+
+    Args:
+        fitted: The head.
+        rows: Images that it was neither fitted nor calibrated on.
+
+    Returns:
+        Both qualities; the classes weigh the same.
+    """
+    import torch
+
+    from realgen.metrics.detector_quality import DetectorQuality
+
+    qualities = []
+    for head in (fitted.raw, fitted.head):
+        metric = DetectorQuality()
+        p_fake = (rows.features @ head.weight + head.bias).sigmoid()
+        metric.update(p_fake, rows.generated.long(), torch.ones_like(rows.generated))
+        qualities.append(metric.compute())
+    return qualities[0], qualities[1]
+
+
+def _check(output: Path, *, held_out: float, l2: float, batch_size: int, num_workers: int, overwrite: bool) -> None:
+    if not 0 < held_out < 1:
+        raise ValueError(f"--held_out must be above 0 and below 1, got {held_out}.")
+    if not l2 > 0:
+        raise ValueError(f"--l2 must be above 0, got {l2}.")
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(f"--batch_size must be at least 1 and --num_workers 0, got {batch_size} and {num_workers}.")
+    if (output / "config.json").exists() and not overwrite:
+        raise ValueError(f"--output {output} already holds a probe; --overwrite replaces it.")
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _write_part(output: Path, backbone: str) -> None:
+    """A detector by this probe, as a part of a config."""
+    import yaml
+
+    part = {"class_path": "realgen.detectors.LinearProbe", "init_args": {"backbone": backbone, "probe": str(output)}}
+    text = f"# A linear probe on {backbone}, written by python -m realgen.probe.\n"
+    (output / "detector.yaml").write_text(text + yaml.safe_dump(part, sort_keys=False), encoding="utf-8")
+
+
+def _summary(judged: Sequence[int], measured: Mapping[str, Sequence[float]], output: Path) -> str:
+    lines = [
+        f"judged on {judged[0]} real and {judged[1]} generated images, neither fitted nor calibrated on",
+        f"{'':<28}{'before':>8}{'after':>8}  calibration",
+    ]
+    lines += [f"{MEASURES[name]:<28}{before:>8.3f}{after:>8.3f}" for name, (before, after) in measured.items()]
+    auroc = measured["auroc"][1]
+    if auroc < WEAK_AUROC:
+        lines.append(
+            f"warning: an AUROC of {auroc:.2f} is hardly better than chance (0.5); such a probe rewards nothing"
+        )
+    lines.append(f"wrote {output}; as a detector: {output / 'detector.yaml'}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""What the rewards on a CLIP share: an image and its prompt are encoded, and their features compared."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from realgen.functional.images import check_images
+from realgen.functional.network_input import open_clip_input, to_network_input
+from realgen.rewards.base import Reward
+from realgen.types import Rollout
+
+TEXT_CACHE_SIZE = 4096
+"""Prompts whose text features are kept; the oldest make room."""
+
+Similarity = Literal["cosine", "dot"]
+"""``cosine`` of the features; ``dot``: their dot product / 100, which grows with their length."""
+
+
+class Encoders(NamedTuple):
+    """A CLIP, ready to use."""
+
+    model: Any
+    """A module with ``encode_image`` and ``encode_text``, as open_clip's."""
+    tokenize: Callable[[list[str]], Tensor]
+    """Prompts to tokens [P, T]."""
+    preprocess: Mapping[str, Any]
+    """``size``, ``mean``, ``std``, ``interpolation`` and ``resize_mode``, as open_clip's ``preprocess_cfg``."""
+
+
+class ClipSimilarity(Reward):
+    """Similarity of an image's and its prompt's features; subclasses say by which CLIP.
+
+    Args:
+        similarity: ``cosine`` in [-1, 1]; or ``dot``, the raw dot product / 100, as RealGen takes it from Long-CLIP.
+        batch_size: Images or prompts per forward pass.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1.
+    """
+
+    def __init__(self, similarity: Similarity = "cosine", batch_size: int = 64) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.similarity = similarity
+        self.batch_size = batch_size
+        self._device = torch.device("cpu")
+        self._built: Encoders | None = None
+        self._text_cache: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def build(self) -> Encoders:
+        """Read the weights; called once, at the first use."""
+
+    @property
+    def encoders(self) -> Encoders:
+        """The frozen model, read at the first use."""
+        if self._built is None:
+            built = self.build()
+            self._built = built._replace(model=built.model.eval().requires_grad_(False).to(self._device))
+        return self._built
+
+    def to(self, device: torch.device | str) -> ClipSimilarity:
+        """Move the model and the cached text features; returns self."""
+        self._device = torch.device(device)
+        self._text_cache = {prompt: features.to(device) for prompt, features in self._text_cache.items()}
+        self.encoders.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+        """Similarity of each row's image and prompt [B]; NaN for images with NaN."""
+        check_images(rollout.images)
+        with torch.autocast(self._device.type, enabled=False):
+            texts = self._text_features(rollout.prompts).repeat_interleave(rollout.group_size, dim=0)
+            images = torch.cat([self._image_features(chunk) for chunk in rollout.images.split(self.batch_size)])
+        products = (images * texts).sum(-1).to(rollout.images.device)
+        return products if self.similarity == "cosine" else products / 100
+
+    def _image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        encoders = self.encoders
+        pixels = open_clip_pixels(images.to(self._device).float(), encoders.preprocess)
+        return self._scaled(encoders.model.encode_image(pixels))
+
+    def _text_features(self, prompts: Sequence[str]) -> Float[Tensor, "prompts features"]:
+        encoders, cache = self.encoders, self._text_cache
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in cache]
+        for start in range(0, len(new), self.batch_size):
+            chunk = new[start : start + self.batch_size]
+            features = encoders.model.encode_text(encoders.tokenize(chunk).to(self._device))
+            cache.update(zip(chunk, self._scaled(features), strict=True))
+        features = torch.stack([cache[prompt] for prompt in prompts])
+        for oldest in list(cache)[: max(len(cache) - TEXT_CACHE_SIZE, 0)]:
+            del cache[oldest]
+        return features
+
+    def _scaled(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
+        return F.normalize(features.float(), dim=-1) if self.similarity == "cosine" else features.float()
+
+
+def open_clip_pixels(
+    images: Float[Tensor, "batch 3 height width"], preprocess: Mapping[str, Any]
+) -> Float[Tensor, "batch 3 new_height new_width"]:
+    """Prepare tensors the way open_clip's evaluation transform prepares files: resize, crop, normalise.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1].
+        preprocess: A model's ``preprocess_cfg``: ``size``, ``mean``, ``std``, ``interpolation``, ``resize_mode``.
+
+    Returns:
+        [B, 3, *size].
+
+    Raises:
+        ValueError: If ``resize_mode`` is another than ``shortest`` (shorter side to size, centre crop) or ``squash``
+            (both sides to size).
+
+    Example:
+        >>> half = {"size": 2, "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
+        >>> open_clip_pixels(torch.zeros(1, 3, 4, 6), {**half, "resize_mode": "shortest"})[0, 0]
+        tensor([[-1., -1.],
+                [-1., -1.]])
+    """
+    return to_network_input(images, open_clip_input(preprocess))

@@ -1,0 +1,82 @@
+"""PickScore: which of two images of a prompt users of a text-to-image site would pick."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from realgen.rewards.clip_similarity import ClipSimilarity, Encoders
+from realgen.rewards.transformers_model import load_pretrained, load_processor, transformers_preprocess
+from realgen.types import Rollout
+
+
+class PickScore(ClipSimilarity):
+    """PickScore v1 (arXiv:2305.01569): exp(logit_scale) * cosine of a fine-tuned CLIP-H, about 17 to 24.
+
+    The probability that the first of two images is picked is the sigmoid of the difference of their scores. RealGen
+    divides by 26; here a weight of the sum does that. The published code computes in half precision, we in float32.
+
+    Args:
+        pretrained: A transformers ``CLIPModel``: folder, or hub id (``yuvalkirstain/PickScore_v1``).
+        processor: Its tokenizer and image processor: folder, or hub id; by default they lie with the model.
+        batch_size: Images or prompts per forward pass.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1.
+    """
+
+    def __init__(self, pretrained: str, processor: str | None = None, batch_size: int = 64) -> None:
+        super().__init__(batch_size=batch_size)
+        self.pretrained = pretrained
+        self.processor = pretrained if processor is None else processor
+
+    def build(self) -> Encoders:
+        """Read model, tokenizer and image processor.
+
+        Raises:
+            ValueError: If one of them cannot be read; weights that are missing, unknown or of another shape are named.
+        """
+        from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel  # seconds to import
+
+        model = load_pretrained(CLIPModel, self.pretrained)
+        tokenizer = load_processor(AutoTokenizer, self.processor)
+        length = model.config.text_config.max_position_embeddings
+
+        def tokenize(prompts: list[str]) -> Int[Tensor, "prompts tokens"]:
+            settings = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
+            return tokenizer(prompts, **settings).input_ids
+
+        images = load_processor(CLIPImageProcessor, self.processor)
+        return Encoders(ClipModelTowers(model), tokenize, transformers_preprocess(images, self.processor))
+
+    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+        """Score of each row's image and prompt [B]; NaN for images with NaN."""
+        cosine = super().score(rollout)
+        return cosine * self.encoders.model.logit_scale.exp().to(cosine)
+
+
+class ClipModelTowers(nn.Module):
+    """A transformers ``CLIPModel`` with open_clip's methods.
+
+    Args:
+        model: The ``CLIPModel``.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """Logarithm of the factor of the cosine."""
+        return self.model.logit_scale
+
+    def encode_image(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        """Features of prepared images."""
+        return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+
+    def encode_text(self, tokens: Int[Tensor, "prompts tokens"]) -> Float[Tensor, "prompts features"]:
+        """Features of texts; what follows a text's end is not seen by it, so padding needs no mask."""
+        return self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output)

@@ -1,0 +1,176 @@
+"""A reward that is computed by servers: ``python -m realgen.serve`` there, ``RemoteReward`` here."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.functional.images import check_images
+from realgen.rewards.base import Reward
+from realgen.serving.client import Connection, RewardClient, UnavailableError
+from realgen.serving.wire import Encoding, encode_request
+from realgen.types import Rollout
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class RemoteReward(Reward):
+    """Any reward or detector that ``realgen.serve`` serves, on this machine or another; a detector as 1 - p_fake.
+
+    With ``encoding: safetensors`` the numbers are those of the same reward at home. A sample whose reward cannot be had
+    (server away, slow, dying or lying) is NaN, counts in ``failed/<part>``, and no objective learns from it; when more
+    than ``max_failed_share`` of the recent samples failed, the run stops. A server that refuses the requests (wrong
+    token, over its limits) stops the run at once.
+
+    Args:
+        urls: Servers of the same reward, ``http://host:port`` each; they share the work.
+        encoding: How images travel: ``safetensors`` is exact, ``png`` and ``webp`` are smaller and round to 8 bits.
+        images_per_request: Images in one request, >= 1; at most the server's ``max_images``.
+        send_prompts: Whether the reward reads prompts. A served detector does not.
+        low: Lowest possible reward; an answer below it is a lie.
+        high: Highest possible reward; an answer above it is a lie.
+        max_failed_share: Largest share of failed samples, in [0, 1], that the run goes on with.
+        failure_window: Number of most recent samples among which the share is taken, >= 1.
+        cache_size: Rewards of images that are kept, so that the same image (and prompt) is not sent again; 0 for none.
+        token_variable: Environment variable with the servers' token; null for none.
+        connection: Timeouts, repetitions, circuit breaker; null for the defaults.
+
+    Raises:
+        ValueError: If a number is out of its range, a url is none, or the variable is not set.
+    """
+
+    def __init__(
+        self,
+        urls: list[str],
+        encoding: Encoding = "safetensors",
+        images_per_request: int = 8,
+        send_prompts: bool = True,
+        low: float = -math.inf,
+        high: float = math.inf,
+        max_failed_share: float = 0.5,
+        failure_window: int = 256,
+        cache_size: int = 4096,
+        token_variable: str | None = None,
+        connection: Connection | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("images_per_request", images_per_request, 1),
+            ("failure_window", failure_window, 1),
+            ("cache_size", cache_size, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}.")
+        if not low < high:
+            raise ValueError(f"low must be below high={high}, got {low}.")
+        if not 0 <= max_failed_share <= 1:
+            raise ValueError(f"max_failed_share must be from 0 to 1, got {max_failed_share}.")
+        if token_variable is not None and not os.environ.get(token_variable):
+            raise ValueError(f"token_variable names the environment variable {token_variable!r}, which is not set.")
+        self.encoding: Encoding = encoding
+        self.images_per_request = images_per_request
+        self.send_prompts = send_prompts
+        self.low, self.high = low, high
+        self.max_failed_share = max_failed_share
+        self.cache_size = cache_size
+        token = None if token_variable is None else os.environ[token_variable]
+        self.client = RewardClient(urls, connection or Connection(), token=token)
+        self._cache: dict[bytes, float] = {}
+        self._failed: deque[bool] = deque(maxlen=failure_window)
+
+    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+        """Rewards per row [B]; NaN for images with NaN, and for rows whose reward could not be had.
+
+        Raises:
+            RuntimeError: If more than ``max_failed_share`` of the recent samples failed, or a server refuses.
+        """
+        check_images(rollout.images)
+        images = rollout.images.detach().to("cpu", torch.float32)
+        prompts = rollout.row_prompts if self.send_prompts else None
+        rewards = torch.full((len(images),), torch.nan)
+        rows_by_key: dict[bytes, list[int]] = {}
+        for row in images.isfinite().flatten(1).all(1).nonzero().flatten().tolist():
+            key = self._key(images[row], prompts[row] if prompts is not None else "", row)
+            if key in self._cache:
+                rewards[row] = self._cache[key] = self._cache.pop(key)  # to the end: the oldest make room first
+            else:
+                rows_by_key.setdefault(key, []).append(row)
+        asked = [rows[0] for rows in rows_by_key.values()]
+        answers, causes = _run(self._ask(images, prompts, asked))
+        for (key, rows), answer in zip(rows_by_key.items(), answers, strict=True):
+            if answer is not None:
+                rewards[rows] = answer
+                self._remember(key, answer)
+        self._count([answer is None for answer in answers], causes)
+        return rewards.to(rollout.images.device)
+
+    async def _ask(
+        self, images: Tensor, prompts: Sequence[str] | None, rows: Sequence[int]
+    ) -> tuple[list[float | None], list[str]]:
+        """Rewards of some rows, None where they could not be had, and why not."""
+        chunks = [rows[i : i + self.images_per_request] for i in range(0, len(rows), self.images_per_request)]
+        places = asyncio.Semaphore(self.client.connection.concurrency)
+        causes: list[str] = []
+        async with self.client.http() as http:
+
+            async def ask(chunk: Sequence[int]) -> Sequence[float | None]:
+                async with places:
+                    texts = None if prompts is None else [prompts[row] for row in chunk]
+                    pixels = images[list(chunk)]
+                    body, content_type = await asyncio.to_thread(encode_request, pixels, texts, self.encoding)
+                    try:
+                        return await self.client.ask(http, body, content_type, len(chunk), low=self.low, high=self.high)
+                    except UnavailableError as error:
+                        causes.append(str(error))
+                        return [None] * len(chunk)
+
+            answers = await asyncio.gather(*map(ask, chunks))
+        return [answer for chunk in answers for answer in chunk], causes
+
+    def _key(self, image: Tensor, prompt: str, row: int) -> bytes:
+        """What tells a sample from others: a hash of its content, or its row where nothing is kept."""
+        if self.cache_size == 0:
+            return row.to_bytes(8)
+        content = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
+        content.update(image.numpy().tobytes())
+        content.update(prompt.encode("utf-8", "surrogatepass"))
+        return content.digest()
+
+    def _remember(self, key: bytes, reward: float) -> None:
+        if self.cache_size == 0 or math.isnan(reward):  # what could not be judged may be judged the next time
+            return
+        self._cache[key] = reward
+        if len(self._cache) > self.cache_size:
+            del self._cache[next(iter(self._cache))]
+
+    def _count(self, failed: Sequence[bool], causes: Sequence[str]) -> None:
+        self._failed.extend(failed)
+        if not any(failed):
+            return
+        share = sum(self._failed) / len(self._failed)
+        _LOGGER.warning("%d of %d samples got no remote reward; %s", sum(failed), len(failed), causes[-1])
+        if share > self.max_failed_share:
+            raise RuntimeError(
+                f"remote reward: {sum(self._failed)} of the last {len(self._failed)} samples could not be judged, "
+                f"more than max_failed_share={self.max_failed_share:g}; last failure: {causes[-1]}"
+            )
+
+
+def _run(work: Coroutine[Any, Any, tuple[list[float | None], list[str]]]) -> tuple[list[float | None], list[str]]:
+    """Wait for asynchronous work, also where an event loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()

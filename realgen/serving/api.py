@@ -1,0 +1,121 @@
+"""The server's side of litserve: requests are verified in the web process, judged in the workers."""
+
+# No `from __future__ import annotations` here: litserve hands the annotation of `decode_request` to FastAPI.
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from queue import Queue
+from typing import Annotated, Any
+
+import litserve
+import torch
+from fastapi import Depends, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from litserve.loops import simple_loops
+from litserve.transport.base import MessageTransport
+from starlette.concurrency import run_in_threadpool
+from torch import Tensor
+
+from realgen.serving.client import PATH
+from realgen.serving.scoring import Scorer, score_requests
+from realgen.serving.wire import RewardRequest, WireError, decode_request, encode_rewards
+
+_IDLE_SECONDS = 1.0
+
+
+async def read_request(request: Request) -> RewardRequest:
+    """Verify a request in the web process, so that a worker gets only what a reward can judge.
+
+    Raises:
+        HTTPException: If the request is not as it should be, or lacks the prompts that the reward reads.
+    """
+    state, body = request.app.state, await request.body()
+    try:
+        verified = await run_in_threadpool(decode_request, body, request.headers.get("content-type", ""), state.limits)
+    except WireError as error:
+        raise HTTPException(error.status, str(error)) from error
+    if state.needs_prompts and verified.prompts is None:
+        raise HTTPException(422, "this reward reads prompts; the request must bring them.")
+    return verified
+
+
+class RewardAPI(litserve.LitAPI):
+    """Judges batches of requests in a worker.
+
+    Args:
+        make_scorer: Builds the reward on a device; must be picklable, as workers are processes of their own.
+        max_batch_size: Requests that are judged together.
+        batch_timeout: Seconds that a request waits for others.
+    """
+
+    def __init__(self, make_scorer: Callable[[str], Scorer], *, max_batch_size: int, batch_timeout: float) -> None:
+        super().__init__(max_batch_size=max_batch_size, batch_timeout=batch_timeout, api_path=PATH, loop=WaitingLoop())
+        self.make_scorer = make_scorer
+        self.scorer: Scorer | None = None
+
+    def setup(self, device: str) -> None:
+        """Build the reward, once in each worker."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+        try:
+            self.scorer = self.make_scorer(device)
+        except Exception as error:  # whatever a constructor or a file of weights raises
+            if os.environ.get("REALGEN_TRACEBACK", "0") in ("", "0"):
+                logging.getLogger("litserve.loops.loops").disabled = True  # it would print the traceback
+            sys.stderr.write(f"error: the reward cannot be made on {device}: {_first_line(error)}\n")
+            raise
+
+    def decode_request(self, request: Annotated[RewardRequest, Depends(read_request)]) -> RewardRequest:
+        """Nothing is left to do: FastAPI has called ``read_request``."""
+        return request
+
+    def predict(self, x: Sequence[RewardRequest]) -> list[Tensor | Exception]:
+        """Judge some requests; an error is an answer, so that it does not spoil the whole batch."""
+        assert self.scorer is not None  # setup has run
+        try:
+            return score_requests(self.scorer, x)
+        except torch.AcceleratorError:  # nothing works on this device any more in this process; a new one is started
+            traceback.print_exc()
+            os._exit(1)
+
+    def encode_response(self, output: Tensor | Exception) -> Response:
+        """The rewards, or status 500 and the error in one line."""
+        if isinstance(output, Exception):
+            sys.stderr.write(f"error: a request failed: {_first_line(output)}\n")
+            return JSONResponse({"detail": f"the reward failed: {_first_line(output)}"}, status_code=500)
+        return JSONResponse(encode_rewards(output))
+
+
+class WaitingLoop(simple_loops.BatchedLoop):
+    """litserve's batching loop, but asleep while nothing comes, and with the batch's time counted from its first.
+
+    The original asks its queue, which is another process, a thousand times a second.
+    """
+
+    def get_batch_requests(
+        self, lit_api: litserve.LitAPI, request_queue: Queue[Any], transport: MessageTransport
+    ) -> tuple[list[Any], list[Any]]:
+        """Requests of the next batch, and those that waited too long; both may be empty."""
+        first = self.get_request(request_queue, timeout=_IDLE_SECONDS)
+        if first is None:
+            return [], []
+        return super().get_batch_requests(lit_api, _WithFirst(first, request_queue), transport)
+
+
+class _WithFirst:
+    """A queue with one item put back in front."""
+
+    def __init__(self, first: Any, queue: Queue[Any]) -> None:
+        self.first = [first]
+        self.queue = queue
+
+    def get(self, timeout: float | None = None) -> Any:
+        return self.first.pop() if self.first else self.queue.get(timeout=timeout)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {text[0][:300]}"

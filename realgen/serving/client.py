@@ -1,0 +1,198 @@
+"""Asks a reward server: deadline, repetitions with back-off, replicas behind circuit breakers, answers not trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from realgen.serving.replicas import Replicas, backoff_seconds
+from realgen.serving.wire import WireError, decode_rewards
+
+if TYPE_CHECKING:
+    import httpx
+
+PATH = "/rewards"
+"""Where a server takes requests."""
+_REFUSALS = (400, 401, 403, 413, 415, 422)
+"""Statuses that tell of a mistake on this side; the same request would be refused again."""
+_BYTES_PER_REWARD, _BYTES_OF_ENVELOPE = 64, 4096
+
+
+class UnavailableError(Exception):
+    """No replica gave a true answer; the message tells the last failure."""
+
+
+class RefusedError(RuntimeError):
+    """A server refuses such requests, because of the token or the limits; repeating does not help."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How patiently a client asks."""
+
+    timeout: float = 60.0
+    """Seconds for one attempt, from connecting to the last byte of the answer, > 0."""
+    retries: int = 4
+    """Further attempts after the first, >= 0."""
+    backoff: float = 0.5
+    """Longest wait before the first repetition, in seconds, >= 0; doubles with each, times a random share."""
+    max_backoff: float = 30.0
+    """Longest wait at all, in seconds, >= 0."""
+    concurrency: int = 8
+    """Requests on their way at a time, >= 1."""
+    failures_to_rest: int = 5
+    """Failures in a row after which a replica is left alone, >= 1."""
+    rest_seconds: float = 30.0
+    """For how long it is left alone, >= 0; then one request tries it."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("retries", 0), ("backoff", 0), ("max_backoff", 0), ("rest_seconds", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        for name in ("concurrency", "failures_to_rest"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.timeout < math.inf:
+            raise ValueError(f"timeout must be above 0 and finite, got {self.timeout}.")
+
+
+class RewardClient:
+    """Asks the replicas of one reward. It keeps no sockets between calls, only who has failed.
+
+    Proxies of the environment are not used, and redirects are not followed: images and token go where ``urls`` say.
+
+    Args:
+        urls: The replicas: ``http://host:port``, or ``https``.
+        connection: How patiently.
+        token: Sent as bearer token; None for none.
+
+    Raises:
+        ValueError: If there is no url, or one is no http address.
+    """
+
+    def __init__(self, urls: Sequence[str], connection: Connection, *, token: str | None = None) -> None:
+        if not urls:
+            raise ValueError("urls must name at least one server, got none.")
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+                raise ValueError(f"urls must look like http://host:port, got {url!r}.")
+        self.connection = connection
+        self.token = token
+        self.replicas = Replicas(
+            [url.rstrip("/") for url in urls],
+            failures_to_rest=connection.failures_to_rest,
+            rest_seconds=connection.rest_seconds,
+        )
+        self.num_attempts = 0
+        """Requests sent so far, repetitions included."""
+        self._jitter = random.Random()  # of its own, so that a bad network leaves the run's random numbers as they are
+
+    def http(self) -> httpx.AsyncClient:
+        """A fresh pool of connections, to be used as a context and handed to ``ask``."""
+        import httpx
+
+        return httpx.AsyncClient(timeout=None, trust_env=False, follow_redirects=False)
+
+    async def ask(
+        self,
+        http: httpx.AsyncClient,
+        body: bytes,
+        content_type: str,
+        rows: int,
+        *,
+        low: float = -math.inf,
+        high: float = math.inf,
+    ) -> list[float]:
+        """Send one request, to one replica after another, until one answers truly.
+
+        Args:
+            http: What ``http`` gave.
+            body: The request.
+            content_type: Its type.
+            rows: Number of rows in it.
+            low: Lowest possible reward.
+            high: Highest possible reward.
+
+        Returns:
+            One number per row; NaN for rows that the server could not judge.
+
+        Raises:
+            UnavailableError: If no attempt brought a true answer.
+            RefusedError: If a server refuses the request for what it is.
+        """
+        settings, cause = self.connection, ""
+        for attempt in range(settings.retries + 1):
+            if attempt:
+                wait = {"first": settings.backoff, "longest": settings.max_backoff, "share": self._jitter.random()}
+                await asyncio.sleep(backoff_seconds(attempt, **wait))
+            replica = self.replicas.pick(now=time.monotonic())
+            if replica is None:
+                cause = cause or f"all {len(self.replicas.all)} replicas failed just before, and rest"
+                continue
+            replica.in_flight += 1
+            try:
+                content = await self._post(http, replica.url, body, content_type, rows)
+                rewards = decode_rewards(content, rows, low=low, high=high)
+            except (OSError, WireError, UnavailableError) as error:  # TimeoutError is an OSError
+                self.replicas.failed(replica, now=time.monotonic())
+                cause = f"{replica.url}: {_reason(error, settings.timeout)}"
+            else:
+                self.replicas.answered(replica)
+                return rewards
+            finally:
+                replica.in_flight -= 1
+        raise UnavailableError(cause)
+
+    async def _post(self, http: httpx.AsyncClient, url: str, body: bytes, content_type: str, rows: int) -> bytes:
+        import httpx
+
+        # Without compression, so that a small answer cannot unpack into a large one.
+        headers = {"Content-Type": content_type, "Accept-Encoding": "identity"}
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {self.token}"
+        self.num_attempts += 1
+        try:
+            async with (
+                asyncio.timeout(self.connection.timeout),
+                http.stream("POST", f"{url}{PATH}", content=body, headers=headers) as response,
+            ):
+                content = await _read(response, _BYTES_OF_ENVELOPE + _BYTES_PER_REWARD * rows)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise UnavailableError(f"{type(error).__name__} {error}".strip()) from error
+        if response.status_code == 200:
+            return content
+        said = f"answered {response.status_code}{_detail(content)}"
+        if response.status_code in _REFUSALS:
+            raise RefusedError(f"{url} refuses the request: it {said}")
+        raise UnavailableError(said)
+
+
+async def _read(response: httpx.Response, most: int) -> bytes:
+    content = b""
+    async for chunk in response.aiter_raw():
+        content += chunk
+        if len(content) > most:
+            raise WireError(f"the answer must have at most {most} bytes, got more.")
+    return content
+
+
+def _detail(content: bytes) -> str:
+    """What an error answer says, as the end of a sentence."""
+    try:
+        said: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        return ""
+    text = said.get("detail") if isinstance(said, Mapping) else None
+    return f": {' '.join(text.split())[:300]}" if isinstance(text, str) and text.isprintable() else ""
+
+
+def _reason(error: Exception, timeout: float) -> str:
+    return f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else str(error)

@@ -1,0 +1,73 @@
+"""Requests in, rewards out: several requests judged as one rollout, and none harmed by its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.serving.wire import RewardRequest
+from realgen.types import PolicyScore, Rollout
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """What a server needs of a reward."""
+
+    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+        """One number per row, higher is better; NaN for a row that could not be judged."""
+
+
+def rollout_of_images(images: Float[Tensor, "rows 3 height width"], prompts: Sequence[str]) -> Rollout:
+    """A rollout of finished images, one per prompt, for rewards; it holds no decisions.
+
+    Example:
+        >>> rollout_of_images(torch.rand(2, 3, 4, 4), ["a cat", "a dog"]).row_prompts
+        ['a cat', 'a dog']
+    """
+    no_decisions = torch.zeros(len(images), 0)
+    return Rollout(tuple(prompts), 1, images, PolicyScore(no_decisions), no_decisions.bool())
+
+
+def score_requests(scorer: Scorer, requests: Sequence[RewardRequest]) -> list[Tensor | Exception]:
+    """Judge requests, those with images of one size together.
+
+    Args:
+        scorer: The reward.
+        requests: In any mix of sizes, with and without prompts.
+
+    Returns:
+        Rewards [rows] of each request, or what the reward raised for it.
+
+    Raises:
+        AcceleratorError: If the device itself failed (``torch.AcceleratorError``), and with it this process.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, request in enumerate(requests):
+        groups.setdefault(request.images.shape[2:], []).append(index)
+    answers: dict[int, Tensor | Exception] = {}
+    for indices in groups.values():
+        outcome = _attempt(scorer, [requests[i] for i in indices])
+        if isinstance(outcome, Exception):  # one of them may be at fault, and the others not
+            alone = [_attempt(scorer, [requests[i]]) for i in indices] if len(indices) > 1 else [outcome]
+            outcome = [each if isinstance(each, Exception) else each[0] for each in alone]
+        answers |= dict(zip(indices, outcome, strict=True))
+    return [answers[i] for i in range(len(requests))]
+
+
+def _attempt(scorer: Scorer, requests: Sequence[RewardRequest]) -> Sequence[Tensor | Exception] | Exception:
+    images = torch.cat([request.pixels() for request in requests])
+    rows = [len(request.images) for request in requests]
+    prompts = [prompt for request in requests for prompt in request.prompts or [""] * len(request.images)]
+    try:
+        rewards = scorer.score(rollout_of_images(images, prompts)).detach().float().cpu()
+        if rewards.shape != (len(images),):
+            raise ValueError(f"the reward must be one number per row, {len(images)}, got {list(rewards.shape)}.")
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:  # a reward may raise anything; the server lives on
+        return error
+    return list(rewards.split(rows))

@@ -1,0 +1,115 @@
+"""Image files: found by name, split by what they are, read or refused."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from realgen.data.image_files import (
+    ImageFile,
+    check_folders,
+    digest,
+    find_images,
+    read_image,
+    split_files,
+)
+
+
+def write(path, color=(255, 0, 0), size=(6, 4), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path, **options)
+    return path
+
+
+def test_images_are_found_in_all_folders_by_name(tmp_path):
+    for name in ("b/2.png", "b/10.JPG", "a.webp", "c/.hidden.png", "c/z.tiff"):
+        write(tmp_path / "one" / name)
+    write(tmp_path / "two" / "a.png")
+    (tmp_path / "one" / "notes.txt").write_text("no image")
+    os.symlink(tmp_path / "two", tmp_path / "one" / "linked")
+    found = find_images([tmp_path / "one", tmp_path / "two"], argument="real")
+    assert [file.name for file in found] == ["a.webp", "b/10.JPG", "b/2.png", "c/z.tiff", "linked/a.png", "a.png"]
+    assert found[-1].path == tmp_path / "two" / "a.png"
+
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(ValueError, match="real must be a folder of images, 'nowhere' is none"):
+        check_folders(["nowhere"], argument="real")
+    with pytest.raises(ValueError, match="real must name at least one folder"):
+        check_folders([], argument="real")
+    with pytest.raises(ValueError, match=r"generated must hold images \(.png.*\), .* holds none"):
+        find_images([tmp_path], argument="generated")
+    assert check_folders(str(tmp_path), argument="real") == (tmp_path,)
+
+
+def files(number):
+    return [ImageFile(Path(f"{i}.png"), f"{i}.png") for i in range(number)]
+
+
+def test_the_split_sets_the_share_aside_and_moves_no_file_when_others_come():
+    train, validation = split_files(files(2000), 0.2)
+    assert len(validation) == pytest.approx(400, abs=3 * 18)  # the deviation of a binomial
+    assert sorted(train + validation) == sorted(files(2000))
+    _, fewer = split_files(files(1000), 0.2)
+    assert fewer == [file for file in validation if int(file.path.stem) < 1000]
+    _, more = split_files(files(2000), 0.4)
+    assert set(validation) < set(more)
+
+
+def test_the_split_is_a_hash_of_the_name_without_its_suffix():
+    place = int.from_bytes(hashlib.sha256(b"deep/cat").digest()[:8], "big") / 2**64
+    pair = [ImageFile(Path("x/deep/cat.png"), "deep/cat.png"), ImageFile(Path("y/deep/cat.jpg"), "deep/cat.jpg")]
+    assert split_files(pair, place + 1e-6) == ([], pair)
+    assert split_files(pair, place - 1e-6) == (pair, [])
+
+
+def test_the_split_by_content_keeps_copies_together(tmp_path):
+    originals = [write(tmp_path / f"{i}.png", color=(i, 0, 0)) for i in range(30)]
+    copies = [tmp_path / f"copy-{path.name}" for path in originals]
+    for path, copy in zip(originals, copies, strict=True):
+        copy.write_bytes(path.read_bytes())
+    both = find_images([tmp_path], argument="real")
+    sides = {file.name: side for side, part in enumerate(split_files(both, 0.5, by="content")) for file in part}
+    assert all(sides[path.name] == sides[copy.name] for path, copy in zip(originals, copies, strict=True))
+    assert set(sides.values()) == {0, 1}
+
+
+def test_digest_tells_other_files_apart():
+    assert digest(files(3)) == digest(files(3))
+    assert digest(files(3)) != digest(files(4))
+
+
+def test_an_image_is_read_upright_in_rgb(tmp_path):
+    pixels = np.zeros((4, 6, 3), dtype=np.uint8)
+    pixels[0, 0] = (255, 51, 0)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.shape == (3, 4, 6)
+    torch.testing.assert_close(image[:, 0, 0], torch.tensor([1.0, 0.2, 0.0]))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (6, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").shape == (3, 6, 4)
+    Image.new("L", (6, 4), 51).save(tmp_path / "grey.png")
+    torch.testing.assert_close(read_image(tmp_path / "grey.png"), torch.full((3, 4, 6), 0.2))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", None])
+def test_a_broken_file_is_refused(tmp_path, content):
+    path = tmp_path / "a.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot be (decoded|read)"):
+        read_image(path)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        read_image(path)

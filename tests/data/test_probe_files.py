@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from realgen.data.image_files import ImageFile
+from realgen.data.probe_files import PARTS, Divided, compare_formats, divide
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for name, suffix in (("photographs", "jpg"), ("samples", "png")):
+        (tmp_path / name).mkdir()
+        for number in range(400):
+            (tmp_path / name / f"{number}.{suffix}").touch()
+    return tmp_path / "photographs", tmp_path / "samples"
+
+
+def shares(divided, label):
+    parts = [part for part, generated in zip(divided.parts, divided.generated, strict=True) if generated == label]
+    return [parts.count(part) / len(parts) for part in PARTS]
+
+
+@pytest.mark.parametrize("held_out", [0.3, 0.8])
+def test_half_of_what_is_held_out_calibrates_and_half_judges(folders, held_out):
+    divided = divide(*folders, held_out)
+    assert len(divided.files) == len(set(divided.files)) == 800
+    for label in (False, True):
+        assert shares(divided, label) == pytest.approx([1 - held_out, held_out / 2, held_out / 2], abs=0.08)
+
+
+def test_a_photograph_and_its_generated_counterpart_fall_into_the_same_part(folders):
+    divided = divide(*folders, 0.3)
+    parts = [
+        {
+            file.path.stem: part
+            for file, part, label in zip(*divided[::2], divided.generated, strict=True)
+            if label == of
+        }
+        for of in (False, True)
+    ]
+    assert parts[0] == parts[1]
+
+
+def test_too_few_images(folders):
+    for number in range(20, 400):
+        (folders[1] / f"{number}.png").unlink()
+    with pytest.raises(ValueError, match=r"--generated .*samples has 20 images, of which \d to (calibrate|judge) with"):
+        divide(*folders, 0.05)
+    with pytest.raises(ValueError, match="--real must be a folder of images"):
+        divide(folders[0] / "none", folders[1], 0.3)
+
+
+def formats(real, generated, **options):
+    """Of files given by their quality, None for one that is no JPEG."""
+    files = [ImageFile(Path(f"{number}"), f"{number}") for number in range(len(real) + len(generated))]
+    qualities = {file.path: quality for file, quality in zip(files, [*real, *generated], strict=True) if quality}
+    labels = [False] * len(real) + [True] * len(generated)
+    return compare_formats(Divided(files, labels, ["fit"] * len(files)), qualities, **options).splitlines()
+
+
+def test_says_what_the_files_are_and_warns_of_shortcuts():
+    lines = formats([90, 92, 95, None], [None] * 4, match_jpeg=False)
+    assert lines[:2] == ["real: 4 images, 75% of them JPEG, median quality 92", "generated: 4 images, 0% of them JPEG"]
+    assert lines[2].startswith("warning: the file formats alone tell the classes apart")
+    assert len(formats([90, 92, 95, None], [None] * 4, match_jpeg=True)) == 2
+    assert len(formats([90] * 4, [92] * 4, match_jpeg=False)) == 2
+    assert "differ in quality" in formats([95] * 4, [75] * 4, match_jpeg=False)[2]

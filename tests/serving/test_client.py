@@ -1,0 +1,168 @@
+"""The client against servers that answer wrongly, late, or not at all."""
+
+import asyncio
+import math
+import socket
+import time
+
+import pytest
+
+from realgen.serving import Connection, RefusedError, RewardClient, UnavailableError
+from tests.helpers.hostile_server import die, drip, hang, hostile_server, say
+
+GOOD = say(200, {"rewards": [0.25, None]})
+QUICK = {"backoff": 0.001, "timeout": 5.0, "retries": 2}
+
+
+def ask(*urls, token=None, **connection):
+    client = RewardClient(urls, Connection(**QUICK | connection), token=token)
+    return client, asyncio.run(asked(client))
+
+
+async def asked(client):
+    async with client.http() as http:
+        return await client.ask(http, b"body", "application/json", 2, low=0.0, high=1.0)
+
+
+def test_a_request_arrives_as_it_was_sent():
+    with hostile_server(GOOD) as server:
+        client, rewards = ask(f"{server.url}/", token="secret")
+    assert rewards[0] == 0.25
+    assert math.isnan(rewards[1])
+    ((headers, body),) = server.requests
+    assert body == b"body"
+    assert (headers["content-type"], headers["authorization"]) == ("application/json", "Bearer secret")
+    assert client.num_attempts == 1
+
+
+def test_without_a_token_none_is_sent():
+    with hostile_server(GOOD) as server:
+        ask(server.url)
+    assert "authorization" not in server.requests[0][0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cause"),
+    [
+        (say(200, {"rewards": [0.5]}), "must have 2 rewards, got 1"),
+        (say(200, b'{"rewards": [0.5, NaN]}'), "NaN"),
+        (say(200, {"rewards": [0.5, 1.5]}), "a reward must be a number from 0.0 to 1.0"),
+        (say(200, b"\x80\x04\x95garbage"), "no JSON"),
+        (say(200, b"0" * 100_000), "at most"),
+        (say(204, b""), "answered 204"),
+        (say(307, b"", Location="http://127.0.0.1:1/rewards"), "answered 307"),
+        (say(404, b"<html>"), "answered 404"),
+        (say(429, {"detail": "too many"}), "answered 429: too many"),
+        (say(500, {"detail": "out of memory"}), "answered 500: out of memory"),
+        (say(503, {"detail": ["no", "text"]}), "answered 503"),
+        (die, "RemoteProtocolError"),
+    ],
+)
+def test_a_wrong_answer_is_tried_again_and_never_believed(wrong, cause):
+    with hostile_server(wrong) as server:
+        with pytest.raises(UnavailableError, match=cause) as error:
+            ask(server.url)
+        assert server.url in str(error.value)
+        assert str(error.value).isprintable()
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("wrong", [say(500, b""), say(200, {"rewards": [0.5]}), die])
+def test_a_server_that_recovers_is_believed_again(wrong):
+    with hostile_server(lambda handler, number: (wrong if number < 2 else GOOD)(handler, number)) as server:
+        client, rewards = ask(server.url)
+    assert rewards[0] == 0.25
+    assert client.num_attempts == len(server.requests) == 3
+
+
+@pytest.mark.parametrize("slow", [hang, drip])
+def test_the_deadline_is_for_the_whole_answer(slow):
+    with hostile_server(slow) as server:
+        start = time.monotonic()
+        with pytest.raises(UnavailableError, match=r"no answer within 0\.3 s"):
+            ask(server.url, timeout=0.3, retries=0)
+        assert time.monotonic() - start < 4
+
+
+def test_a_packed_answer_is_not_unpacked():
+    with hostile_server(say(200, b"\x1f\x8b" + bytes(50), Content_Encoding="gzip")) as server:
+        with pytest.raises(UnavailableError, match="no JSON"):
+            ask(server.url)
+        assert server.requests[0][0]["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("status", [400, 401, 413, 422])
+def test_a_refusal_is_not_repeated(status):
+    with hostile_server(say(status, {"detail": "no"})) as server, pytest.raises(RefusedError) as error:
+        ask(server.url)
+    assert str(error.value) == f"{server.url} refuses the request: it answered {status}: no"
+    assert len(server.requests) == 1
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def test_nobody_there():
+    with pytest.raises(UnavailableError, match="ConnectError"):
+        ask(f"http://127.0.0.1:{free_port()}", retries=1)
+
+
+def test_another_replica_steps_in():
+    with hostile_server(GOOD) as server:
+        client, rewards = ask(f"http://127.0.0.1:{free_port()}", server.url)
+    assert rewards[0] == 0.25
+    assert client.num_attempts == 2
+
+
+def test_a_replica_that_fails_is_left_alone():
+    with hostile_server(say(500, b"")) as bad, hostile_server(GOOD) as good:
+        client = RewardClient(
+            [bad.url, good.url], Connection(**QUICK, failures_to_rest=2, rest_seconds=3600.0), token=None
+        )
+        for _ in range(8):
+            assert asyncio.run(asked(client))[0] == 0.25
+    assert len(bad.requests) == 2
+    assert len(good.requests) == 8
+
+
+def test_when_all_rest_the_answer_comes_at_once():
+    with hostile_server(say(500, b"")) as server:
+        client = RewardClient([server.url], Connection(**QUICK, failures_to_rest=1, rest_seconds=3600.0))
+        for _ in range(2):
+            with pytest.raises(UnavailableError):
+                asyncio.run(asked(client))
+        with pytest.raises(UnavailableError, match="all 1 replicas failed just before"):
+            asyncio.run(asked(client))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "http://host/?x=1"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ValueError, match="urls must look like"):
+        RewardClient([url], Connection())
+
+
+def test_no_server_is_refused():
+    with pytest.raises(ValueError, match="at least one server"):
+        RewardClient([], Connection())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timeout", 0.0),
+        ("timeout", math.inf),
+        ("retries", -1),
+        ("backoff", -1.0),
+        ("max_backoff", -1.0),
+        ("concurrency", 0),
+        ("failures_to_rest", 0),
+        ("rest_seconds", math.nan),
+    ],
+)
+def test_the_message_names_the_setting(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be .*got"):
+        Connection(**{name: value})

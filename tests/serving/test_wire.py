@@ -1,0 +1,227 @@
+"""Requests and answers: what is sent is what comes out, and whatever is wrong is refused in one line."""
+
+import base64
+import io
+import json
+import math
+import random
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save
+
+from realgen.serving.wire import (
+    JSON,
+    SAFETENSORS,
+    Limits,
+    WireError,
+    decode_request,
+    decode_rewards,
+    encode_request,
+    encode_rewards,
+)
+
+LIMITS = Limits(max_bytes=100_000, max_images=4, max_pixels=4096)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 8, 6)
+
+
+def in_json(**message):
+    return json.dumps(message).encode()
+
+
+def picture(mode="RGB", size=(8, 8), file_format="PNG"):
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, format=file_format)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def refused(body, content_type, limits=LIMITS):
+    with pytest.raises(WireError) as error:
+        decode_request(body, content_type, limits)
+    assert str(error.value).isprintable()  # one line
+    return error.value
+
+
+def test_safetensors_are_exact(images):
+    request = decode_request(*encode_request(images, ["a", "ü", ""], "safetensors"), LIMITS)
+    assert torch.equal(request.pixels(), images)
+    assert request.prompts == ("a", "ü", "")
+
+
+def test_nan_travels_in_safetensors(images):
+    images[1, 0, 0, 0] = torch.nan
+    request = decode_request(*encode_request(images, None, "safetensors"), LIMITS)
+    assert torch.equal(request.pixels().isnan(), images.isnan())
+    assert request.prompts is None
+
+
+@pytest.mark.parametrize("encoding", ["png", "webp"])
+def test_files_hold_the_rounded_picture(images, encoding):
+    body, content_type = encode_request(images, ["a", "b", "c"], encoding)
+    request = decode_request(body, content_type, LIMITS)
+    torch.testing.assert_close(request.pixels(), (images * 255).round() / 255)
+    assert request.prompts == ("a", "b", "c")
+
+
+def test_another_program_can_read_the_files(images):
+    body, _ = encode_request(images, None, "webp")
+    first = Image.open(io.BytesIO(base64.b64decode(json.loads(body)["images"][0])))
+    assert (first.format, first.size) == ("WEBP", (6, 8))
+    expected = (images[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    assert np.array_equal(np.asarray(first), expected)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "status", "message"),
+    [
+        ({"images": np.zeros((1, 3, 2, 2), np.float16)}, None, 422, "F32"),
+        ({"images": np.zeros((1, 3, 2, 2), np.uint8)}, None, 422, "F32"),
+        ({"images": np.zeros((3, 2, 2), np.float32)}, None, 422, r"\[rows, 3, height, width\], got \[3, 2, 2\]"),
+        ({"images": np.zeros((1, 4, 2, 2), np.float32)}, None, 422, "shape"),
+        ({"images": np.zeros((0, 3, 2, 2), np.float32)}, None, 422, "shape"),
+        ({"images": np.full((1, 3, 2, 2), 1.5, np.float32)}, None, 422, r"lie in \[0, 1\], got 1.5"),
+        ({"images": np.full((1, 3, 2, 2), -np.inf, np.float32)}, None, 422, r"lie in \[0, 1\]"),
+        ({"pixels": np.zeros((1, 3, 2, 2), np.float32)}, None, 422, "one tensor, images"),
+        ({"images": np.zeros((5, 3, 2, 2), np.float32)}, None, 413, "at most 4 images, got 5"),
+        ({"images": np.zeros((2, 3, 64, 33), np.float32)}, None, 413, "at most 4096 pixels together, got 4224"),
+        ({"images": np.zeros((1, 3, 2, 2), np.float32)}, {"prompts": "[1]"}, 422, "list of texts"),
+        ({"images": np.zeros((1, 3, 2, 2), np.float32)}, {"prompts": '["a", "b"]'}, 422, "as many as images, 1, got 2"),
+        ({"images": np.zeros((1, 3, 2, 2), np.float32)}, {"prompts": "["}, 400, "prompts is no JSON"),
+    ],
+)
+def test_wrong_tensors_are_refused(tensors, metadata, status, message):
+    error = refused(save(tensors, metadata), SAFETENSORS)
+    assert error.status == status
+    with pytest.raises(WireError, match=message):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "expected"),
+    [
+        ([1], 422, "must be"),
+        ({"images": [], "prompts": []}, 422, "at least one"),
+        ({"images": "x"}, 422, "list of base64"),
+        ({"images": ["?"]}, 400, "no base64 PNG or WebP"),
+        ({"images": [base64.b64encode(b"GIF89a").decode()]}, 400, "no base64 PNG or WebP"),
+        ({"images": [picture(file_format="JPEG")]}, 400, "no base64 PNG or WebP"),
+        ({"images": [picture("RGBA")]}, 422, "8-bit RGB, got PNG RGBA"),
+        ({"images": [picture("L")]}, 422, "8-bit RGB, got PNG L"),
+        ({"images": [picture("I;16")]}, 422, "8-bit RGB"),
+        (
+            {"images": [picture("RGBA", file_format="WEBP")], "prompts": None},
+            422,
+            "WEBP RGBA",
+        ),
+        ({"images": [picture(), picture(size=(8, 9))]}, 422, "one size"),
+        ({"images": [picture()] * 5}, 413, "at most 4 images, got 5"),
+        ({"images": [picture(size=(64, 33))] * 2}, 413, "got 4224"),
+        ({"images": [picture()], "prompts": ["\ud800"]}, 422, "valid Unicode"),
+        ({"images": [picture()], "prompts": ["x" * 20_000]}, 413, "16384 characters"),
+        ({"images": [picture()], "prompt": ["x"]}, 422, "must be"),
+    ],
+)
+def test_wrong_json_is_refused(message, status, expected):
+    error = refused(json.dumps(message).encode(), JSON)
+    assert error.status == status
+    assert expected in str(error)
+
+
+def test_several_frames_are_refused():
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, format="PNG", save_all=True, append_images=frames[1:])
+    error = refused(in_json(images=[base64.b64encode(file.getvalue()).decode()]), JSON)
+    assert "one frame" in str(error)
+
+
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_file(width, height, depth, pixels):
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)).decode()
+
+
+def test_sixteen_bits_are_refused_and_not_cut_to_eight():
+    assert decode_request(in_json(images=[png_file(1, 1, 8, b"\0\1\2\3")]), JSON, LIMITS).images.tolist() == [
+        [[[1]], [[2]], [[3]]]
+    ]
+    assert "8-bit" in str(refused(in_json(images=[png_file(1, 1, 16, b"\0\1\2\3\4\5\6")]), JSON))
+
+
+def test_a_small_file_of_a_huge_picture_is_refused_before_it_is_unpacked():
+    bomb = png_file(100_000, 100_000, 8, bytes(100_000))
+    assert len(bomb) < 2000
+    error = refused(in_json(images=[bomb]), JSON)
+    assert error.status in (400, 413)
+
+
+def test_garbage_is_refused():
+    assert refused(b"\x80\x04K\x01.", SAFETENSORS).status == 400
+    assert refused(b"", SAFETENSORS).status == 400
+    assert refused(b"", JSON).status == 400
+    assert refused(b"[" * 50_000, JSON).status == 400
+    assert refused(b'{"images": [NaN]}', JSON).status == 400
+    assert refused(b"\xff\xfe", JSON).status == 400
+    assert refused(b"x", "application/octet-stream").status == 415
+    assert refused(b"x", "\x00\n").status == 415
+    assert refused(b"x" * 100_001, SAFETENSORS).status == 413
+
+
+@pytest.mark.parametrize("encoding", ["safetensors", "png", "webp"])
+def test_damaged_requests_are_refused_or_read_but_raise_nothing_else(images, encoding):
+    body, content_type = encode_request(images, ["a", "b", "c"], encoding)
+    dice = random.Random(0)
+    outcomes = set()
+    for _ in range(300):
+        damaged = bytearray(body[: dice.randrange(len(body))] if dice.random() < 0.2 else body)
+        for _ in range(dice.randrange(1, 8)):
+            damaged[dice.randrange(len(damaged) or 1) : dice.randrange(len(damaged) or 1)] = dice.randbytes(1)
+        try:
+            decode_request(bytes(damaged), content_type, LIMITS)
+        except WireError as error:
+            outcomes.add(error.status)
+    assert 400 in outcomes
+
+
+def test_answers_are_exact_and_null_is_not_judged():
+    rewards = torch.tensor([1 / 3, -2.5e-8, torch.nan, torch.inf])
+    answer = decode_rewards(json.dumps(encode_rewards(rewards)).encode(), 4)
+    assert answer[:2] == rewards[:2].tolist()
+    assert all(map(math.isnan, answer[2:]))
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b'{"rewards": [0.5]}', "must have 2 rewards, got 1"),
+        (b'{"rewards": [0.5, 0.5, 0.5]}', "must have 2 rewards, got 3"),
+        (b'{"rewards": [0.5, NaN]}', "no JSON: NaN"),
+        (b'{"rewards": [0.5, Infinity]}', "no JSON: Infinity"),
+        (b'{"rewards": [0.5, 1e999]}', "a reward must be a number"),
+        (b'{"rewards": [0.5, "1"]}', "a reward must be a number"),
+        (b'{"rewards": [0.5, true]}', "a reward must be a number"),
+        (b'{"rewards": [0.5, 1.01]}', "from 0.0 to 1.0"),
+        (b'{"rewards": [-0.01, 0.5]}', "from 0.0 to 1.0"),
+        (b'{"rewards": {"0": 1, "1": 2}}', "the answer must be"),
+        (b'{"scores": [0.5, 0.5]}', "the answer must be"),
+        (b"[0.5, 0.5]", "the answer must be"),
+        (b"<html>", "no JSON"),
+        (b"", "no JSON"),
+        (b"\x80\x04]", "no JSON"),
+    ],
+)
+def test_lies_are_found(answer, message):
+    with pytest.raises(WireError, match=message):
+        decode_rewards(answer, 2, low=0.0, high=1.0)

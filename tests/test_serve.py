@@ -1,0 +1,286 @@
+"""The command: its configs, its mistakes, and a real server on loopback from start to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+import yaml
+
+from realgen.detectors import OmniAID
+from realgen.functional.images import from_uint8, to_uint8
+from realgen.rewards import Realism, RemoteReward
+from realgen.serve import check, load, main, read_config
+from realgen.serving import Connection
+from realgen.serving.scoring import rollout_of_images
+from realgen.serving.wire import encode_request
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVED = sorted((ROOT / "configs" / "serve").glob("*.yaml"))
+OMNIAID = "configs/serve/omniaid.yaml"
+TOKEN = "correct-horse"
+PATIENCE = 400.0
+"""Seconds that a server may take to start on a busy machine."""
+
+
+def test_the_walk_finds_the_configs() -> None:
+    assert {"alignment", "forensic_chat", "omniaid"} <= {path.stem for path in SERVED}
+
+
+@pytest.mark.parametrize("path", SERVED, ids=lambda path: path.stem)
+def test_every_config_makes_a_reward(path: Path, repository: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith("# ")
+    reward, settings, token = check(read_config(["--config", str(path)]))
+    assert callable(reward.score)
+    assert (settings.host, token) == ("127.0.0.1", None)
+
+
+@pytest.mark.parametrize("path", SERVED, ids=lambda path: path.stem)
+def test_every_config_has_a_port_of_its_own(path: Path) -> None:
+    ports = [yaml.safe_load(other.read_text(encoding="utf-8"))["server"]["port"] for other in SERVED]
+    assert len(set(ports)) == len(SERVED)
+
+
+def test_what_is_loaded_judges(repository: Path, nano: Path) -> None:
+    reward = load(read_config(["--config", OMNIAID]), "cpu")
+    images = torch.rand(2, 3, 32, 32)
+    expected = 1 - OmniAID(str(nano / "omniaid"))(images)
+    assert torch.equal(reward.score(rollout_of_images(images, ["", ""])), expected)
+
+
+def test_print_config_can_be_read_back(repository: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--config", OMNIAID, "--server.port=9000", "--print_config"])
+    assert stop.value.code == 0
+    (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
+    config = read_config(["--config", str(tmp_path / "shown.yaml")])
+    assert config["server"]["port"] == 9000
+    assert config["detector"]["class_path"] == "realgen.detectors.OmniAID"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", OMNIAID, "--server.prt=1"], "server.prt: ServerSettings has no such key (command line). Did you"),
+        (["--config", OMNIAID, "--server.port=80"], "server.port must be 1024 to 65535, got 80."),
+        (["--config", OMNIAID, "--server.max_images=0"], "server.max_images must be at least 1, got 0."),
+        (["--config", OMNIAID, "--server.port=abc"], "server.port: expected int, got 'abc' (command line)."),
+        (
+            ["--config", OMNIAID, "--server.host=10.0.0.1"],
+            "server.host: expected '127.0.0.1' or '0.0.0.0' or '::', got",
+        ),
+        (
+            ["--config", OMNIAID, "--detector.checkpointt=x"],
+            "detector.checkpointt: OmniAID has no such key (command line).",
+        ),
+        (["--config", OMNIAID, "--detector.checkpoint=nowhere"], "detector.checkpoint must be"),
+        (
+            ["--config", OMNIAID, "--reward=configs/rewards/alignment_only.yaml"],
+            "reward, detector: give just one of them",
+        ),
+        (["--server.port=8000"], "reward, detector: give just one of them, got none."),
+        (
+            ["--config", "configs/serve/omniad.yaml"],
+            "cannot read configs/serve/omniad.yaml: No such file or directory. Did",
+        ),
+        (
+            ["--config", OMNIAID, "--server.token_variable=NOT_SET"],
+            "server.token_variable: the environment variable NOT_SET",
+        ),
+        (["--config", OMNIAID, "serve"], "unrecognized argument 'serve'"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], message: str, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+
+
+def test_without_arguments_it_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 1
+    assert "--config configs/serve/omniaid.yaml" in capsys.readouterr().err
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    def health(self) -> int:
+        try:
+            return httpx.get(f"{self.url}/health", trust_env=False, timeout=10.0).status_code
+        except httpx.TransportError:
+            return 0
+
+    def wait_until(self, health: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while self.health() != health:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def post(self, body: bytes | Iterator[bytes], content_type: str, token: str | None = TOKEN) -> httpx.Response:
+        headers = {"Content-Type": content_type} | ({} if token is None else {"Authorization": f"Bearer {token}"})
+        return httpx.post(f"{self.url}/rewards", content=body, headers=headers, trust_env=False, timeout=60.0)
+
+    def remote(self, **arguments: object) -> RemoteReward:
+        patient = Connection(retries=8, max_backoff=2.0, failures_to_rest=100)
+        defaults = {"send_prompts": False, "token_variable": "REALGEN_TEST_TOKEN", "connection": patient}
+        return RemoteReward([self.url], **defaults | arguments)
+
+    def children(self) -> dict[int, str]:
+        """The processes of the server, with their command lines; Linux only."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in listed}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended, but that nobody has asked about yet, has no command line."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text() != ""
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """``realgen.serve`` in a process of its own, which in the end obeys SIGTERM and leaves no process behind."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log.txt"
+    settings = ["port", "accelerator=cpu", "max_bytes=300000", "max_images=8", "token_variable=REALGEN_TEST_TOKEN"]
+    settings[0] += f"={port}"
+    command = [sys.executable, "-m", "realgen.serve", "--config", OMNIAID, *(f"--server.{each}" for each in settings)]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=output, text=True, env=os.environ | {"REALGEN_TEST_TOKEN": TOKEN}
+        )
+    running = Server(process, f"http://127.0.0.1:{port}", log)
+    try:
+        running.wait_until(200)
+        yield running
+        children = running.children()
+    finally:
+        process.terminate()
+        code = process.wait(PATIENCE)
+    assert code == 128 + signal.SIGTERM
+    assert len(children) >= 3
+    deadline = time.monotonic() + PATIENCE
+    while any(map(is_alive, children)):  # the last one ends when it sees that the others have
+        assert time.monotonic() < deadline, children
+        time.sleep(0.05)
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(autouse=True)
+def _token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REALGEN_TEST_TOKEN", TOKEN)
+
+
+@pytest.fixture
+def local(nano: Path) -> Realism:
+    return Realism(OmniAID(str(nano / "omniaid")))
+
+
+@pytest.mark.slow
+def test_served_rewards_equal_local_ones(server: Server, local: Realism) -> None:
+    rollout = rollout_of_images(torch.rand(10, 3, 48, 40), [""] * 10)
+    served = server.remote(images_per_request=3).score(rollout)
+    torch.testing.assert_close(served, local.score(rollout), atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["png", "webp"])
+def test_files_are_judged_as_the_rounded_pictures(encoding: str, server: Server, local: Realism) -> None:
+    images = torch.rand(3, 3, 48, 40)
+    served = server.remote(encoding=encoding).score(rollout_of_images(images, [""] * 3))
+    rounded = local.score(rollout_of_images(from_uint8(to_uint8(images)), [""] * 3))
+    torch.testing.assert_close(served, rounded, atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_many_clients_at_once_each_get_their_own(server: Server, local: Realism) -> None:
+    """Requests of several sizes, batched together by the server."""
+    batches = [torch.rand(1 + i % 3, 3, 32 + 8 * (i % 2), 32) for i in range(16)]
+
+    def ask(images: torch.Tensor) -> list[float]:
+        return server.post(*encode_request(images, None, "safetensors")).json()["rewards"]
+
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(ask, batches))
+    for images, answer in zip(batches, answers, strict=True):
+        expected = local.score(rollout_of_images(images, [""] * len(images)))
+        torch.testing.assert_close(torch.tensor(answer), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_refused_and_the_worker_lives_on(server: Server) -> None:
+    good = encode_request(torch.rand(1, 3, 32, 32), None, "png")
+    outside = encode_request(torch.full((1, 3, 32, 32), 2.0), None, "safetensors")
+    many = encode_request(torch.rand(9, 3, 4, 4), None, "safetensors")
+    wrong = [
+        (server.post(b"garbage", "application/json"), 400),
+        (server.post(b"garbage", "application/safetensors"), 400),
+        (server.post(b"\x80\x04K\x01.", "application/python-pickle"), 415),
+        (server.post(*outside), 422),
+        (server.post(*many), 413),
+        (server.post(b"x" * 300_001, "application/json"), 413),
+        (server.post(iter([b"x" * 100_000] * 4), "application/json"), 413),
+        (server.post(*good, token=None), 401),
+        (server.post(*good, token=f"{TOKEN}r"), 401),
+    ]
+    for answer, status in wrong:
+        assert answer.status_code == status
+        assert list(answer.json()) == ["detail"]
+        assert answer.json()["detail"].isprintable()
+    (reward,) = server.post(*good).json()["rewards"]
+    assert 0 <= reward <= 1
+
+
+@pytest.mark.slow
+def test_an_image_with_nan_is_null_and_no_zero(server: Server) -> None:
+    images = torch.rand(2, 3, 32, 32)
+    images[0, 0, 0, 0] = torch.nan
+    first, second = server.post(*encode_request(images, None, "safetensors")).json()["rewards"]
+    assert first is None
+    assert 0 <= second <= 1
+
+
+@pytest.mark.slow
+def test_without_the_token_only_health_is_open(server: Server) -> None:
+    assert server.health() == 200
+    paths = ("", "/info", "/docs", "/openapi.json", "/rewards", "/shutdown")
+    assert {httpx.get(f"{server.url}{path}", trust_env=False).status_code for path in paths} == {401}
+
+
+@pytest.mark.slow
+def test_a_wrong_token_stops_a_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REALGEN_TEST_TOKEN", "wrong")
+    with pytest.raises(RuntimeError, match="401: a valid token is needed"):
+        server.remote(max_failed_share=1.0).score(rollout_of_images(torch.rand(1, 3, 32, 32), [""]))
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced(server: Server, local: Realism) -> None:
+    (worker,) = [pid for pid, command in server.children().items() if "spawn_main" in command]
+    os.kill(worker, signal.SIGKILL)
+    server.wait_until(503)
+    server.wait_until(200)
+    rollout = rollout_of_images(torch.rand(2, 3, 32, 32), ["", ""])
+    torch.testing.assert_close(server.remote().score(rollout), local.score(rollout), atol=1e-6, rtol=0)
