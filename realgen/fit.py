@@ -71,10 +71,23 @@ def check(cli: RealGenCLI) -> None:
     model: Any = cli.model
     if isinstance(model, GRPOModule):
         _check_rows(model, cli.datamodule)
+        _check_diversity(model)
     if isinstance(cli.datamodule, PromptShards):
         cli.datamodule.read(num_ranks=cli.trainer.num_devices * cli.trainer.num_nodes)
     model.configure_model()
     model.configure_optimizers()  # thrown away; only to see whether the optimizer takes its arguments
+
+
+def _check_diversity(model: GRPOModule) -> None:
+    from realgen.metrics import Diversity
+
+    name = next((name for name, metric in model.metrics.items() if isinstance(metric, Diversity)), None)
+    samples = model.validation.samples_per_prompt
+    if name is not None and samples < 2:
+        raise ValueError(
+            f"model.validation_samples_per_prompt: expected at least 2, because model.metrics.{name} compares the "
+            f"images of one prompt, got {samples}."
+        )
 
 
 def _check_rows(model: GRPOModule, datamodule: Any) -> None:

@@ -55,6 +55,7 @@ def parse_part(path: Path, kind: type) -> None:
     tree = expand(read_file(path), place)
     assert not list(problems(tree, place, values=False))
     parser = ArgumentParser(exit_on_error=False, parser_mode="omegaconf+")
+    parser.add_argument("--seed_everything", default=0)  # parts may refer to it, as in the command's parser
     parser.add_argument("--part", type=kind)
     try:
         parser.parse_object({"part": tree.plain()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from realgen.callbacks.run_context import last_checkpoint
 from realgen.cli.arguments import fix_arguments
 from realgen.cli.config_error import ConfigError
 from realgen.cli.realgen_cli import RealGenCLI
@@ -119,8 +121,12 @@ def _say_how_to_go_on(cli: RealGenCLI) -> None:
     run = cli.run
     if not cli.trainer.is_global_zero:
         return
-    if (run.path / LAST).exists():
-        lines = f"stopped; the last checkpoint is {run.path / LAST}\ngo on: {resume_command(run, cli.argv)}\n"
+    last = last_checkpoint(cli.trainer)
+    if last.exists():
+        command = resume_command(run, cli.argv)
+        if last != run.path / LAST:
+            command = command.replace("--ckpt_path=last", f"--ckpt_path={shlex.quote(str(last))}")
+        lines = f"stopped; the last checkpoint is {last}\ngo on: {command}\n"
     else:
         lines = f"stopped before the first checkpoint of {run.path}\n"
     sys.stderr.write(lines)

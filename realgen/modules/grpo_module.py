@@ -289,6 +289,7 @@ class GRPOModule(Training):
     def on_validation_epoch_end(self) -> None:
         """Log ``val/reward``, ``val/reward/<part>`` and ``val/<metric>``."""
         values = {f"val/{name}": value.float() for name, value in self.validation.results().items()}
+        values["step"] = torch.tensor(float(self.iteration))
         # Equal on all ranks already; sync_dist only tells Lightning that this is known.
         self.log_dict(values, sync_dist=True, batch_size=1)
 
@@ -336,7 +337,9 @@ class GRPOModule(Training):
         if isinstance(scheduler, LRScheduler):
             scheduler.step()
         timing = {f"seconds/{phase}": value for phase, value in seconds.items()}
-        extra = {"lr": lr, "iteration": float(self.iteration), **timing, **self.policy_statistics(rollout, seconds)}
+        # "step" is Lightning's name of the x-axis; by default it lags one behind and counts optimizer updates.
+        step = float(self.iteration)
+        extra = {"step": step, "iteration": step, "lr": lr, **timing, **self.policy_statistics(rollout, seconds)}
         self.log_dict({**{name: value.float() for name, value in statistics.items()}, **extra})
 
 
