@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from safetensors.torch import save_file
 
+from realgen.data.probe_files import divide
 from realgen.detectors import Detector, LinearProbe
 from realgen.functional.images import from_uint8
 from realgen.probe import main, parse_arguments
@@ -135,13 +136,17 @@ def test_match_jpeg_takes_the_files_format_away(weights, tmp_path, capsys):
     assert report["before and after calibration"]["auroc"][1] == pytest.approx(0.5, abs=0.01)
 
 
-def test_classes_that_cannot_be_told_apart_are_no_probe(weights, tmp_path, capsys):
-    for name, offset in (("real", 0), ("generated", 1000)):
-        write(tmp_path / name, [picture(False, number + offset) for number in range(24)], "png")
-    code = run(tmp_path, weights, tmp_path / "probe", "--held_out", "0.6")
-    shown = capsys.readouterr()
-    assert code == 1
-    assert "error: the logits are no better than chance" in shown.err
+def test_what_does_not_hold_for_other_images_is_no_probe(weights, tmp_path, capsys):
+    """The images for the calibration have the classes the other way round."""
+    for generated, name in enumerate(("real", "generated")):
+        write(tmp_path / name, [picture(generated, number) for number in range(24)], "png")
+    divided = divide(tmp_path / "real", tmp_path / "generated", 0.6)
+    for file, generated, part in zip(*divided, strict=True):
+        if part == "calibrate":
+            other = picture(not generated, int(file.path.stem))
+            Image.fromarray(other.permute(1, 2, 0).numpy()).save(file.path)
+    assert run(tmp_path, weights, tmp_path / "probe", "--held_out", "0.6") == 1
+    assert "error: the logits are no better than chance on the " in capsys.readouterr().err
     assert not (tmp_path / "probe" / "config.json").exists()
 
 

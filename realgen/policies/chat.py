@@ -8,6 +8,7 @@ from typing import Any
 from realgen.policies.completion import TAGS, clean
 
 PLACEHOLDER = "{prompt}"
+AS_WRITTEN = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
 
 
 def check_instruction(instruction: str) -> None:
@@ -77,7 +78,7 @@ class Chat:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """What the model wrote, an opening tag of the template's included; special tokens show and break the format."""
-        return self._opening + self.tokenizer.decode(tokens, skip_special_tokens=False)
+        return self._opening + self.tokenizer.decode(tokens, **AS_WRITTEN)
 
     def _render(self, prompt: str) -> str:
         message = {"role": "user", "content": self.instruction.replace(PLACEHOLDER, prompt)}

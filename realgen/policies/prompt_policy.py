@@ -4,14 +4,14 @@ Cached sampling and scoring do not round alike: one sees a token at a time behin
 sequences. So a rollout is scored once more, right after it was sampled, by the very function that ``score`` is, and
 ``Rollout.sampled`` holds that: the ratio of the first update is 1 by construction, and ``rewrite_statistics`` tells how
 far the sampler was from it. Three things keep later scores equal: sequences are padded on the right, where causal
-attention does not see it; every chunk that is scored has the same shape, whatever rows it holds; and the nucleus of each
-token is kept from when it was drawn, for neither rounding nor training may move a drawn token out of it.
+attention does not see it; every chunk that is scored has the same shape, whatever rows it holds; and the nucleus of
+each token is kept from when it was drawn, for neither rounding nor training may move a drawn token out of it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -296,10 +296,14 @@ class PromptPolicy(Policy):
         for number, start in enumerate(starts):
             rows = slice(start, start + self.rollout_batch_size)
             done = number * self.max_tokens
-            report = None if self.progress is None else lambda step, done=done: self.progress(phase, done + step, total)
+            report = self._reporter(phase, done, total)
             with autocast_without_cache(self.device.type):
                 parts.append(sampler(self.model, chats[rows], uniforms[rows].to(self.device), report))
         return concatenate_completions(parts, self.chat.pad_id)
+
+    def _reporter(self, phase: str, done: int, total: int) -> Callable[[int], None] | None:
+        progress = self.progress
+        return None if progress is None else lambda step: progress(phase, done + step, total)
 
     def _log_probs(
         self, trajectory: Mapping[str, Tensor], rows: Int[Tensor, " rows"]
