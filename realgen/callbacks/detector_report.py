@@ -86,7 +86,7 @@ class DetectorReport(Callback):
 
     def _print(self, trainer: Trainer, title: str, header: list[str], rows: list[list[str]]) -> None:
         folder = run_folder(trainer)
-        table = Table(box=SIMPLE, pad_edge=False)
+        table = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
         for index, heading in enumerate(header):
             table.add_column(heading, justify="right" if index else "left", no_wrap=True)
         for row in rows:

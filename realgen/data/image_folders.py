@@ -143,8 +143,9 @@ class ImageFolders(LightningDataModule):
         return self._loader(pictures, Batches(self._train_draws, number=number, first=self._iteration))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Every validation image once over all ranks."""
+        """Every validation image once over all ranks, the classes mixed evenly so that a part of them has both."""
         draws = [Draw(label, row, 0) for label, files in enumerate(self.validation_files) for row in range(len(files))]
+        draws.sort(key=lambda draw: (draw.row + 0.5) / len(self.validation_files[draw.label]))
         rows = validation_rows(len(draws), rank=self._rank, world_size=self._world_size)
         mine = [draws[row]._replace(counts=counts) for row, counts in rows]
         size = self.validation_batch_size

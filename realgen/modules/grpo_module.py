@@ -241,8 +241,8 @@ class GRPOModule(Training):
         assert isinstance(optimizer, LightningOptimizer)
         kept = rows_that_teach(rows, advantages) if self._may_skip else rows
         microbatches = kept.split(self.microbatch_size)
-        decisions = rollout.mask.sum(1).cpu().double()  # float32 would round the shares
-        shares = [float(decisions[part].sum() / decisions[rows].sum()) for part in microbatches]
+        weights = self.objective.row_weights(rollout.mask).cpu()
+        shares = [float(weights[part].sum() / weights[rows].sum()) for part in microbatches]
         statistics = []
         optimizer.zero_grad()
         for index, (part, share) in enumerate(zip(microbatches, shares, strict=True)):

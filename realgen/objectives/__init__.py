@@ -3,5 +3,6 @@
 from realgen.objectives.base import Objective
 from realgen.objectives.grpo import GRPO
 from realgen.objectives.grpo_guard import GRPOGuard
+from realgen.objectives.gspo import GSPO
 
-__all__ = ["GRPO", "GRPOGuard", "Objective"]
+__all__ = ["GRPO", "GSPO", "GRPOGuard", "Objective"]

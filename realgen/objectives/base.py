@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from realgen.types import Minibatch, PolicyScore, RewardOutput
@@ -44,6 +44,17 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, score: PolicyScore, batch: Minibatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Loss (a mean over rows and decisions) and detached statistics to log."""
+
+    def row_weights(self, mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, " rows"]:
+        """How much each row weighs in the mean that ``loss`` is; from it, parts of a batch are put together again.
+
+        Args:
+            mask: True where a decision counts.
+
+        Returns:
+            >= 0, in any unit; by default the number of decisions.
+        """
+        return mask.sum(1).double()
 
     def check(self, score: PolicyScore) -> None:
         """Refuse a policy that does not give what the loss reads.

@@ -8,25 +8,33 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from realgen.functional.advantages import weighted_advantages
 from realgen.functional.kl import gaussian_kl, k2, k3, velocity_kl
-from realgen.functional.policy_loss import clipped_surrogate, importance_ratio, is_clipped, masked_mean
+from realgen.functional.policy_loss import (
+    clipped_surrogate,
+    constant_mean,
+    importance_ratio,
+    is_clipped,
+    masked_mean,
+    sample_mean,
+)
 from realgen.objectives.base import Objective
 from realgen.types import Minibatch, PolicyScore, RewardOutput
 
 AdvantageStd = Literal["group", "global", "none"]
 KL = Literal["latent", "velocity", "k2", "k3"]
+Average = Literal["decisions", "samples", "constant"]
 
 
 class GRPO(Objective):
     """Group-relative policy optimisation (arXiv:2402.03300).
 
     With a diffusion policy this is Flow-GRPO (arXiv:2505.05470). Each reward is normalised on its own before they are
-    added (GDPO, arXiv:2601.05242). Every decision weighs the same in the loss, of whatever sample it is: the paper's
-    division by each completion's length is left out.
+    added (GDPO, arXiv:2601.05242). With ``clip_high`` above ``clip_low`` and all decisions weighing alike it is DAPO
+    (arXiv:2503.14476), with ``average="constant"`` and ``advantage_std="none"`` Dr.GRPO (arXiv:2503.20783).
 
     Args:
         clip_low: How far the ratio may fall below 1 before a bad sample is left alone, 0 to 1. Diffusion log-probs are
@@ -39,6 +47,11 @@ class GRPO(Objective):
             velocities (``velocity``), or an estimate from log-probs alone (``k2``, ``k3``), meant for tokens.
         kl_coef: Weight of the leash to the reference, >= 0; 0 spares the reference's forward passes.
         divide_by_weights: Divide the weighted sum of advantages by the sum of the rewards' weights.
+        average: How the loss is averaged where samples differ in length: all ``decisions`` alike (DAPO, equation 8),
+            all ``samples`` alike, each by its own mean (the paper, equation 3), or by a ``constant``, the sum over
+            the number of samples times ``most_decisions`` (Dr.GRPO). The same for diffusion policies, but for that
+            constant's scale.
+        most_decisions: With ``average="constant"``, the most decisions of a sample: the policy's ``max_tokens``.
 
     Raises:
         ValueError: If a number is out of its range, or a name is unknown.
@@ -53,6 +66,8 @@ class GRPO(Objective):
         kl: KL = "velocity",
         kl_coef: float = 0.0,
         divide_by_weights: bool = True,
+        average: Average = "decisions",
+        most_decisions: int | None = None,
     ) -> None:
         if not 0 <= clip_low <= 1:
             raise ValueError(f"clip_low must be 0 to 1, got {clip_low}.")
@@ -64,6 +79,12 @@ class GRPO(Objective):
             raise ValueError(f"kl_coef must be finite and at least 0, got {kl_coef}.")
         _check_choice("advantage_std", advantage_std, get_args(AdvantageStd))
         _check_choice("kl", kl, get_args(KL))
+        _check_choice("average", average, get_args(Average))
+        if (average == "constant") != (most_decisions is not None) or (most_decisions or 1) < 1:
+            raise ValueError(
+                "most_decisions must be at least 1 with average='constant' and null otherwise, got "
+                f"{most_decisions} with average={average!r}."
+            )
         self.clip_low = clip_low
         self.clip_high = clip_high
         self.advantage_std = advantage_std
@@ -71,6 +92,8 @@ class GRPO(Objective):
         self.kl = kl
         self.kl_coef = kl_coef
         self.divide_by_weights = divide_by_weights
+        self.average = average
+        self.most_decisions = most_decisions
 
     @property
     def requires(self) -> frozenset[str]:
@@ -134,12 +157,12 @@ class GRPO(Objective):
             ValueError: If the policy does not give what the loss reads, or the reference is missing.
         """
         self.check(score)
-        ratio = self.ratio(score, batch.sampled)
+        ratio = self.ratio(score, batch)
         surrogate = clipped_surrogate(ratio, batch.advantages, self.clip_low, self.clip_high)
-        policy_loss = loss = masked_mean(surrogate * self.decision_weight(batch.sampled), batch.mask)
+        policy_loss = loss = self.mean(surrogate * self.decision_weight(batch.sampled), batch.mask)
         stats = {"policy_loss": policy_loss.detach()}
         if self.needs_reference:
-            kl = masked_mean(self.divergence(score, batch.reference), batch.mask)
+            kl = self.mean(self.divergence(score, batch.reference), batch.mask)
             loss = policy_loss + self.kl_coef * kl
             stats["kl"] = kl.detach()
         with torch.no_grad():
@@ -150,9 +173,23 @@ class GRPO(Objective):
             stats["approx_kl"] = masked_mean(k3(batch.sampled.log_probs, score.log_probs), batch.mask)
         return loss, stats
 
-    def ratio(self, score: PolicyScore, sampled: PolicyScore) -> Float[Tensor, "rows decisions"]:
+    def mean(self, values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, ""]:
+        """Average losses of decisions as ``average`` says."""
+        if self.average == "samples":
+            return sample_mean(values, mask)
+        return (
+            masked_mean(values, mask)
+            if self.most_decisions is None
+            else constant_mean(values, mask, self.most_decisions)
+        )
+
+    def row_weights(self, mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, " rows"]:
+        """How much each row weighs in the loss: by its decisions, or all alike."""
+        return super().row_weights(mask) if self.average == "decisions" else torch.ones(len(mask), dtype=torch.float64)
+
+    def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
         """Importance ratio of each decision."""
-        return importance_ratio(score.log_probs, sampled.log_probs)
+        return importance_ratio(score.log_probs, batch.sampled.log_probs)
 
     def decision_weight(self, sampled: PolicyScore) -> Float[Tensor, "rows decisions"]:
         """Weight of each decision's surrogate."""

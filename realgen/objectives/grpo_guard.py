@@ -7,7 +7,7 @@ from torch import Tensor
 
 from realgen.functional.policy_loss import ratio_norm
 from realgen.objectives.grpo import GRPO
-from realgen.types import PolicyScore
+from realgen.types import Minibatch, PolicyScore
 
 
 class GRPOGuard(GRPO):
@@ -27,8 +27,9 @@ class GRPOGuard(GRPO):
         """The steps' Gaussians, and what the leash needs."""
         return super().requires | {"gaussian"}
 
-    def ratio(self, score: PolicyScore, sampled: PolicyScore) -> Float[Tensor, "rows decisions"]:
+    def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
         """Ratio of each decision, normalised by RatioNorm."""
+        sampled = batch.sampled
         self.check(sampled)
         new, old = score.gaussian, sampled.gaussian
         assert new is not None  # `check` has seen to these

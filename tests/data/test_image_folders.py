@@ -129,9 +129,17 @@ def test_every_validation_image_counts_once_over_the_ranks(folders):
             if counts
         ]
         assert sorted(counted) == expected
-    # at any iteration
+    # at any iteration, and mixed evenly
     late = attached(data(folders), iteration=7).val_dataloader()
-    assert [row for batch in late for row in numbers(batch)] == expected
+    assert [row for batch in late for row in numbers(batch)] == [
+        (1, 0),  # 1/8 of its class
+        (0, 0),  # 1/6
+        (1, 1),  # 3/8
+        (0, 1),  # 1/2
+        (1, 2),  # 5/8
+        (0, 2),  # 5/6
+        (1, 3),  # 7/8
+    ]
 
 
 def test_without_validation_folders_a_share_is_set_aside(tmp_path):
@@ -180,8 +188,9 @@ def test_a_broken_file_does_not_count_in_validation(folders, tmp_path):
     made = data(folders)
     with pytest.warns(UserWarning, match=r"skipped .*001.png"):
         (batch,) = [made.on_after_batch_transfer(batch, 0) for batch in made.val_dataloader()]
-    assert batch.mask.tolist() == [True] * 4 + [False] + [True] * 2
-    assert batch.images[4].abs().max() == 0
+    assert batch.mask.tolist() == [True] * 2 + [False] + [True] * 4
+    assert batch.names[2].endswith("001.png")
+    assert batch.images[2].abs().max() == 0
 
 
 def test_a_class_without_a_readable_file_stops(folders):

@@ -165,3 +165,54 @@ def stir() -> Callable[[DiffusionPolicy], None]:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
 
     return stir
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a tiny random Qwen3 with tokenizer and chat template; one token of eight ends a completion."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from realgen.nano.llm import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen3ForCausalLM(config)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(7, len(tokenizer), 8)]
+    directory = tmp_path_factory.mktemp("llm")
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture
+def make_rewriter(tiny_llm: str) -> Callable[..., Any]:
+    """Builds a loaded ``PromptPolicy`` on the tiny model; settings override short ones."""
+    from realgen.policies import PromptPolicy
+
+    def make(pretrained: str = tiny_llm, **settings: Any) -> PromptPolicy:
+        defaults = {
+            "instruction": "{prompt}",
+            "max_prompt_tokens": 64,
+            "max_tokens": 10,
+            "lora": LoRA(rank=4, alpha=8.0),
+        }
+        policy = PromptPolicy(pretrained, **{**defaults, **settings})
+        policy.load()
+        return policy
+
+    return make

@@ -1,0 +1,58 @@
+"""GSPO: GRPO whose ratio and clip are of whole completions."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.functional.policy_loss import sequence_ratio
+from realgen.objectives.grpo import GRPO, KL, AdvantageStd
+from realgen.types import Minibatch, PolicyScore
+
+
+class GSPO(GRPO):
+    """Group sequence policy optimisation (arXiv:2507.18071, equations 5 to 7), meant for tokens.
+
+    J = 1/G sum_i min(s_i A_i, clip(s_i, 1 - clip_low, 1 + clip_high) A_i) with s_i the geometric mean of the ratios of
+    completion i's tokens. A completion is clipped or kept as a whole, and a token's gradient is the completion's
+    divided by its length. A leash is still a mean over the tokens of each completion.
+
+    Args:
+        clip_low: How far the ratio may fall below 1 before a bad sample is left alone, 0 to 1. A mean over tokens
+            stays near 1, so the paper clips at 3e-4 and 4e-4.
+        clip_high: How far the ratio may rise above 1 before a good sample is left alone, >= 0.
+        advantage_std: Divide each reward by the standard deviation of its ``group``, by the ``global`` one over all
+            prompts of all ranks, or by ``none``.
+        advantage_clip: Largest size of an advantage, > 0; ``.inf`` leaves them alone.
+        kl: What ``kl_coef`` multiplies, as in ``GRPO``.
+        kl_coef: Weight of the leash to the reference, >= 0; 0 spares the reference's forward passes.
+        divide_by_weights: Divide the weighted sum of advantages by the sum of the rewards' weights.
+
+    Raises:
+        ValueError: If a number is out of its range, or a name is unknown.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 3e-4,
+        clip_high: float = 4e-4,
+        advantage_std: AdvantageStd = "group",
+        advantage_clip: float = 5.0,
+        kl: KL = "k3",
+        kl_coef: float = 0.0,
+        divide_by_weights: bool = True,
+    ) -> None:
+        super().__init__(
+            clip_low=clip_low,
+            clip_high=clip_high,
+            advantage_std=advantage_std,
+            advantage_clip=advantage_clip,
+            kl=kl,
+            kl_coef=kl_coef,
+            divide_by_weights=divide_by_weights,
+            average="samples",
+        )
+
+    def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
+        """Ratio of each decision's sample."""
+        return sequence_ratio(score.log_probs, batch.sampled.log_probs, batch.mask)
