@@ -38,7 +38,7 @@ KINDS: dict[str, type] = {
 
 FILES = sorted(CONFIGS.rglob("*.y*ml"))
 RECIPES = [path for path in FILES if path.parent == CONFIGS]
-PARTS = [path for path in FILES if path.parent != CONFIGS]
+PARTS = [path for path in FILES if path.parent not in (CONFIGS, CONFIGS / "serve")]  # tests/test_serve.py has those
 
 
 def name(path: Path) -> str:
