@@ -1,6 +1,7 @@
 """The nano Forensic-Chat: a Qwen2.5-VL that transformers reads, and what it is trained on."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from realgen.nano.corpus import HELD_OUT_CROPS
 from realgen.nano.detectors import HELD_OUT_SAMPLES, SEEDS, Pictures
 from realgen.nano.forensic_chat import (
     SEED,
+    answer_loss,
     answer_targets,
     build_network,
     build_processor,
@@ -75,6 +77,25 @@ def test_targets_by_hand(network):
     # at these targets' optimum the published rule answers the soft label
     logits = targets[1, ids].log()
     torch.testing.assert_close(torch.sigmoid(logits[2:].mean() - logits[:2].mean()), torch.tensor(0.95))
+
+
+def test_loss_by_hand():
+    """Two image tokens say nothing (ln 4 each), the prompt's end is sure of the right one of four words, or not."""
+    targets = torch.tensor([[0.0, 1.0, 0.0, 0.0]])
+    logits = torch.zeros(1, 5, 4)
+    assert answer_loss(logits, targets, image_tokens=2) == pytest.approx(math.log(4))
+    logits[0, -1, 1] = 100.0
+    assert answer_loss(logits, targets, image_tokens=2) == pytest.approx(math.log(4) / 2)
+    logits[0, 2:4] = 7.0 * torch.arange(4)  # what stands between does not count
+    assert answer_loss(logits, targets, image_tokens=2) == pytest.approx(math.log(4) / 2)
+    logits[0, :2, 1] = 100.0
+    assert answer_loss(logits, targets, image_tokens=2) == pytest.approx(0.0)
+
+
+def test_patches_start_as_cosine_filters_of_a_still_picture(network):
+    """The first filter is the mean brightness: norm 1/4 in one frame, shared by both."""
+    first = network.model.get_submodule("model.visual.patch_embed.proj").weight[0]
+    torch.testing.assert_close(first, torch.full((3, 2, 8, 8), 1 / 8 / 4 / 2))
 
 
 def test_it_learns(pictures, tmp_path, monkeypatch):
