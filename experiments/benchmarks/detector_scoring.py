@@ -2,12 +2,13 @@
 
     python experiments/benchmarks/detector_scoring.py --config '{"preprocess": "v1"}' --output runs/benchmarks
 
-Both score the same images with the same random weights, by default those of CLIP ViT-L/14 at 336 pixels; their answers are
-held against each other. One by one, written anew from RealGen's description: Pillow resizes each image, a forward pass has
-one image, every map stacks all experts anew and applies the chosen ones in turn, attention is a plain softmax. Ours: tensors
-are resized together, forward passes have `--forward_size` images, experts are folded; in float32, which is exact, and in
-bfloat16, which is not. A round measures each once, the order alternates, and the ratio is taken round by round. Images are
-at hand as Pillow images for the one, as a tensor on the device for the other.
+Both score the same images with the same random weights, by default those of CLIP ViT-L/14 at 336 pixels; their
+answers are held against each other. One by one, written anew from RealGen's description: Pillow resizes each image, a
+forward pass has one image, every map stacks all experts anew and applies the chosen ones in turn, attention is a
+plain softmax. Ours: tensors are resized together, forward passes have `--forward_size` images, experts are folded; in
+float32, which is exact, and in bfloat16, which is not. A round measures each once, the order alternates, and the
+ratio is taken round by round. Images are at hand as Pillow images for the one, as a tensor on the device for the
+other.
 """
 
 from __future__ import annotations
