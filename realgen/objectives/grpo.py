@@ -80,7 +80,9 @@ class GRPO(Objective):
         _check_choice("advantage_std", advantage_std, get_args(AdvantageStd))
         _check_choice("kl", kl, get_args(KL))
         _check_choice("average", average, get_args(Average))
-        if (average == "constant") != (most_decisions is not None) or (most_decisions or 1) < 1:
+        if (average == "constant") != (most_decisions is not None) or (
+            most_decisions is not None and most_decisions < 1
+        ):
             raise ValueError(
                 "most_decisions must be at least 1 with average='constant' and null otherwise, got "
                 f"{most_decisions} with average={average!r}."
