@@ -124,7 +124,9 @@ def _say_how_to_go_on(cli: RealGenCLI) -> None:
     last = last_checkpoint(cli.trainer)
     if last.exists():
         command = resume_command(run, cli.argv)
-        if last != run.path / LAST:
+        if last.resolve() == (run.path / LAST).resolve():
+            last = run.path / LAST  # as the user wrote it
+        else:
             command = command.replace("--ckpt_path=last", f"--ckpt_path={shlex.quote(str(last))}")
         lines = f"stopped; the last checkpoint is {last}\ngo on: {command}\n"
     else:

@@ -37,7 +37,7 @@ from realgen.nano.training import Training, cosine_lr
 
 CROPS, SAMPLES = 60, 1000
 """Of the shipped model: crops per subject, and samples of the nano diffusion model."""
-STEPS, BATCH_SIZE, PEAK_LR, SEED = 1600, 48, 1e-3, 3
+STEPS, BATCH_SIZE, PEAK_LR, SEED = 800, 48, 1e-3, 3
 """Of its training."""
 AVERAGE = 0.995
 """Decay of the running average of the weights."""

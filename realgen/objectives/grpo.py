@@ -44,7 +44,8 @@ class GRPO(Objective):
             prompts of all ranks, or by ``none`` (Dr.GRPO, arXiv:2503.20783).
         advantage_clip: Largest size of an advantage, > 0; ``.inf`` leaves them alone.
         kl: What ``kl_coef`` multiplies: the Gaussian KL of each step (``latent``), the mean squared difference of
-            velocities (``velocity``), or an estimate from log-probs alone (``k2``, ``k3``), meant for tokens.
+            velocities (``velocity``), or an estimate from log-probs alone (``k2``, ``k3``), meant for tokens. ``k1`` is
+            no choice: its gradient averages to zero, and that of ``k2`` is what it was meant to have.
         kl_coef: Weight of the leash to the reference, >= 0; 0 spares the reference's forward passes.
         divide_by_weights: Divide the weighted sum of advantages by the sum of the rewards' weights.
         average: How the loss is averaged where samples differ in length: all ``decisions`` alike (DAPO, equation 8),
@@ -187,7 +188,11 @@ class GRPO(Objective):
 
     def row_weights(self, mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, " rows"]:
         """How much each row weighs in the loss: by its decisions, or all alike."""
-        return super().row_weights(mask) if self.average == "decisions" else torch.ones(len(mask), dtype=torch.float64)
+        return (
+            super().row_weights(mask)
+            if self.average == "decisions"
+            else torch.ones(len(mask), dtype=torch.float64, device=mask.device)
+        )
 
     def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
         """Importance ratio of each decision."""

@@ -144,7 +144,7 @@ class PromptPolicy(Policy):
             if self.keep_reference:
                 self._frozen_start = (copy.deepcopy(model).requires_grad_(False),)
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         for image_policy in self._image_policy:
             image_policy.load()
             image_policy.requires_grad_(False)

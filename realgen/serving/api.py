@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import litserve
 import torch
 from fastapi import Depends, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from litserve.loops import simple_loops
 from litserve.transport.base import MessageTransport
-from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 
 from realgen.serving.client import PATH

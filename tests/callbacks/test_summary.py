@@ -53,6 +53,7 @@ def test_a_run_ends_with_table_pictures_and_commands(tmp_path: Path, capsys: pyt
     callbacks = [Summary(num_images=2, columns=1), Export(), LastCheckpoint()]
     lightning = trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True, max_epochs=3)
     before = lightning.validate(trained, Prompts(), verbose=False)[0]
+    assert before.pop("step") == 0
     lightning.fit(trained, Prompts())
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "summary.json").read_text())

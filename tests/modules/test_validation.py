@@ -88,9 +88,11 @@ def test_validate_before_a_fit_and_during_it_log_the_same_names(tmp_path: Path) 
     trained = module(metrics={"blue": MeanBlue()}, validation_samples_per_prompt=2)
     lightning = trainer(tmp_path, max_epochs=1)
     (before,) = lightning.validate(trained, Prompts(), verbose=False)
-    assert set(before) == {"val/reward", "val/reward/red", "val/reward/green", "val/blue"}
+    assert set(before) == {"step", "val/reward", "val/reward/red", "val/reward/green", "val/blue"}
+    assert before.pop("step") == 0
     assert before["val/blue"] == 0.5
     lightning.fit(trained, Prompts())
+    assert lightning.callback_metrics["step"] == trained.iteration > 0
     after = {name: float(value) for name, value in lightning.callback_metrics.items() if name.startswith("val/")}
     assert set(after) == set(before)
     assert after["val/reward"] > before["val/reward"]
