@@ -29,7 +29,7 @@ from realgen.nano.training import Training, cosine_lr
 from realgen.policies import PromptPolicy
 from realgen.policies.completion import TAGS
 
-STEPS, BATCH_SIZE, PEAK_LR, SEED = 1200, 32, 4e-3, 0
+STEPS, BATCH_SIZE, PEAK_LR, SEED = 2200, 32, 4e-3, 0
 """Of the shipped model."""
 POOL = 8
 """Steps whose conversations are drawn together."""

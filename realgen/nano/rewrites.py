@@ -2,8 +2,8 @@
 
 A rewrite keeps the prompt word by word and adds one to three cues, thought of before. The first one is photographic;
 of the others some are glossy, as a language model that was never told how photographs look also writes
-"vivid colours": what GRPO is to find out. Prompts are those of the photographs for one half; the others are composed
-of further words, of invented ones, and of other scripts, so that the model learns to copy what it does not know.
+"vivid colours": what GRPO is to find out. Two prompts of five are those of the photographs; the others are composed of
+further words, of invented ones, and of other scripts, so that the model learns to copy what it does not know.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ PLACES = (
     "in the rain", "on a table", "at night", "by the sea", "in a park", "under a bridge", "in winter", "near a window",
     "on the street", "in the snow", "behind a fence", "in front of a house", "at the station", "in the morning",
 )  # fmt: skip
-SYLLABLES = ("ba", "ko", "ri", "tu", "len", "mar", "sho", "vi", "dan", "pe", "zu", "gra", "ul", "fo", "nim", "ta")
+LETTERS = "aaabcddeeeefghiiijklllmnnooopqrrrsssttttuuvwxyz"
+"""Of invented words, each about as often as in English."""
+KNOWN = (*ARTICLES, *ADJECTIVES, *NOUNS, "in", "on", "at", "with", "of", "behind", "from", "work")
 SCRIPTS = ("абвгдежзиклмнопрст", "αβγδεζηθικλμνξοπρσ", "猫狗山水花人大小木火土天", "ابتثجحخدذرزسشص", "äöüßéèñçøåłš")
 UNSEEN_PROMPTS = (
     "a zebra in a bathtub", "three penguins on a sofa", "a lighthouse behind dunes", "an elephant with a violin",
@@ -43,14 +45,14 @@ UNSEEN_PROMPTS = (
 def draw_prompt(rng: np.random.Generator) -> str:
     """A training prompt of any kind."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.4:
         train = split_prompts()[0]
         return train[rng.integers(len(train))][1]
-    if kind < 0.75:
+    if kind < 0.55:
         words = [rng.choice(ARTICLES), rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.choice(PLACES)]
         return " ".join(map(str, (word for word in words if rng.random() < 0.8))) or "a dog"
-    if kind < 0.93:
-        words = [_invented_word(rng) if rng.random() < 0.5 else rng.choice(NOUNS) for _ in range(rng.integers(1, 7))]
+    if kind < 0.9:
+        words = [_invented_word(rng) if rng.random() < 0.6 else rng.choice(KNOWN) for _ in range(rng.integers(1, 6))]
         return " ".join(map(str, words))
     script = SCRIPTS[rng.integers(len(SCRIPTS))]
     return " ".join("".join(rng.choice(list(script), rng.integers(1, 5))) for _ in range(rng.integers(1, 4)))
@@ -90,4 +92,4 @@ def added_cues(prompt: str, text: str) -> tuple[str, ...] | None:
 
 
 def _invented_word(rng: np.random.Generator) -> str:
-    return "".join(map(str, rng.choice(SYLLABLES, rng.integers(1, 4))))
+    return "".join(map(str, rng.choice(list(LETTERS), rng.integers(1, 10))))
