@@ -1,4 +1,4 @@
-"""Make everything in ``data/`` again, in order: VAE, diffusion model, CLIP, encoder, detectors, prompt shards, figures.
+"""Make everything in ``data/`` again: VAE, diffusion model, CLIP, encoder, detectors, prompt shards, figures.
 
     python -m realgen.nano.build
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from realgen.nano import clip, corpus, detectors, diffusion, encoder, figures, prompts, vae
+from realgen.nano import clip, corpus, detectors, diffusion, encoder, figures, forensic_chat, prompts, vae
 from realgen.nano.readme import figures_table, fill_all
 
 
@@ -93,6 +93,19 @@ def make_detector(detector: str, nano: Path, scale: Scale) -> None:
     )
 
 
+def make_forensic_chat(nano: Path, scale: Scale) -> None:
+    """Train the vision-language model of Forensic-Chat."""
+    forensic_chat.make_forensic_chat(
+        nano / "forensic_chat",
+        pretrained=nano / "sd3",
+        crops=scale.of_data(forensic_chat.CROPS),
+        samples=scale.of_data(forensic_chat.SAMPLES),
+        held_out_crops=scale.of_data(corpus.HELD_OUT_CROPS),
+        held_out_samples=scale.of_data(detectors.HELD_OUT_SAMPLES),
+        steps=scale.of_steps(forensic_chat.STEPS),
+    )
+
+
 def make_figures(nano: Path, scale: Scale) -> None:
     """Measure the models, and tell of it in their README where there is one."""
     most = figures.PROMPTS_PER_SUBJECT
@@ -132,7 +145,8 @@ def plan(nano: Path, shards: Path, scale: Scale) -> list[Stage]:
         crops, steps = scale.of_data(encoder.CROPS), scale.of_steps(encoder.STEPS)
         encoder.make_encoder(nano / "encoder", crops=crops, held_out_crops=held_out, steps=steps)
 
-    models = ("vae", "sd3", "clip", "encoder", "omniaid", "effort")
+    chat = nano / "forensic_chat/figures.json"
+    models = ("vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat")
     return [
         Stage("vae", nano / "sd3/vae/diffusion_pytorch_model.safetensors", lambda: make_vae(nano / "sd3/vae", scale)),
         Stage("sd3", nano / "sd3/model_index.json", make_sd3, needs=("vae",)),
@@ -140,6 +154,7 @@ def plan(nano: Path, shards: Path, scale: Scale) -> list[Stage]:
         Stage("encoder", nano / "encoder/figures.json", make_encoder),
         Stage("omniaid", nano / "omniaid/figures.json", lambda: make_detector("omniaid", nano, scale), needs=("sd3",)),
         Stage("effort", nano / "effort/figures.json", lambda: make_detector("effort", nano, scale), needs=("sd3",)),
+        Stage("forensic_chat", chat, lambda: make_forensic_chat(nano, scale), needs=("sd3",)),
         Stage("shards", shards / "validation/validation-000000.tar", lambda: prompts.write_prompts(shards)),
         Stage("figures", nano / "figures.json", lambda: make_figures(nano, scale), needs=models, kept_fresh=True),
     ]
@@ -195,7 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("data/nano"), help="folder of the models")
     parser.add_argument("--prompts", type=Path, default=Path("data/prompts"), help="folder of the prompt shards")
-    parser.add_argument("--only", nargs="+", metavar="STAGE", help="vae sd3 clip encoder omniaid effort shards figures")
+    parser.add_argument(
+        "--only", nargs="+", metavar="STAGE", help="vae sd3 clip encoder omniaid effort forensic_chat shards figures"
+    )
     parser.add_argument("--force", action="store_true", help="make chosen stages again that are finished")
     parser.add_argument("--steps_scale", type=float, default=1.0, help="factor of all training steps")
     parser.add_argument("--data_scale", type=float, default=1.0, help="factor of all numbers of crops and samples")

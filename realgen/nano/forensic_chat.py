@@ -46,7 +46,7 @@ PIXELS, PATCH_SIZE = 64 * 64, 8
 INIT_STD = 0.1
 """About 1 / sqrt(96): at Qwen's 0.02, meant for thousands of channels, so narrow a model stays at chance for long."""
 VOCABULARY_SIZE = 384
-"""Tokens of the tokenizer: the 256 bytes, the words of the prompt and the answers, and Qwen's special tokens."""
+"""Tokens at most: the 256 bytes, what the prompt and the answers give merges for, and Qwen's special tokens."""
 REAL_WORDS, FAKE_WORDS = ("real", "Real"), ("fake", "Fake")
 SYSTEM = "You are a helpful assistant."
 IMAGE, VIDEO, VISION_START, VISION_END = "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"

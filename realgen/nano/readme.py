@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from realgen.nano import clip, detectors, diffusion, encoder, vae
+from realgen.nano import clip, detectors, diffusion, encoder, forensic_chat, vae
 
 Figures = Mapping[str, Mapping[str, float]]
 """Model -> name of a figure -> value."""
@@ -17,12 +17,14 @@ def recipe_table() -> str:
     """The default numbers of every stage, as Markdown."""
     seeds = detectors.SEEDS
     pictures = f"{detectors.CROPS}, and {detectors.SAMPLES} samples of sd3"
+    seen = f"{forensic_chat.CROPS}, and {forensic_chat.SAMPLES} samples of sd3"
     rows = [
         ("vae", f"{vae.STEPS}, then {vae.REFINE_STEPS} of the decoder", vae.BATCH_SIZE, vae.CROPS, vae.SEED),
         ("sd3", diffusion.STEPS, diffusion.BATCH_SIZE, diffusion.CROPS, diffusion.SEED),
         ("clip", clip.STEPS, clip.BATCH_SIZE, clip.CROPS, clip.SEED),
         ("encoder", encoder.STEPS, encoder.BATCH_SIZE, encoder.CROPS, encoder.SEED),
         *((name, detectors.STEPS, detectors.BATCH_SIZE, pictures, seeds[name]) for name in ("omniaid", "effort")),
+        ("forensic_chat", forensic_chat.STEPS, forensic_chat.BATCH_SIZE, seen, forensic_chat.SEED),
     ]
     lines = ["| stage | steps | batch | crops per subject | seed |", "|---|---|---|---|---|"]
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])

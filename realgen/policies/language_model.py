@@ -63,7 +63,7 @@ def end_token_ids(model: Any) -> list[int]:
 
 @contextmanager
 def checkpointed_layers(model: nn.Module) -> Iterator[None]:
-    """Inside, layers recompute their activations in the backward pass, if ``activation_checkpointing_enable`` was called.
+    """Inside, layers recompute activations in the backward pass, if ``activation_checkpointing_enable`` was called.
 
     Transformers does so in training mode only, and then drops the key-value cache. So the layers' own flag is set here,
     for the time of a forward pass; their children stay in eval mode, without dropout.

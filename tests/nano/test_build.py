@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from realgen.nano import build, clip, detectors, diffusion, encoder, vae
+from realgen.nano import build, clip, detectors, diffusion, encoder, forensic_chat, vae
 from realgen.nano.build import Scale, Stage, main, make_vae, plan, run
 
-STAGES = ["vae", "sd3", "clip", "encoder", "omniaid", "effort", "shards", "figures"]
+STAGES = ["vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "shards", "figures"]
 MAKERS = {
     "vae": (vae, "make_vae"),
     "sd3": (diffusion, "make_pipeline"),
@@ -19,6 +19,7 @@ MAKERS = {
     "encoder": (encoder, "make_encoder"),
     "omniaid": (detectors, "make_detector"),
     "effort": (detectors, "make_detector"),
+    "forensic_chat": (forensic_chat, "make_forensic_chat"),
 }
 """Which function makes which stage."""
 
@@ -233,16 +234,16 @@ def test_a_handful_of_steps_make_everything(tmp_path, capsys):
     arguments = ["--output", str(nano), "--prompts", str(shards), "--steps_scale", "0.0005", "--data_scale", "0.004"]
     assert main(arguments) == 0
     first = capsys.readouterr().out
-    assert re.findall(r"\[\d/8\] (\w+): made", first) == STAGES
+    assert re.findall(r"\[\d/9\] (\w+): made", first) == STAGES
     figures = json.loads((nano / "figures.json").read_text())
-    assert set(figures) == {"vae", "sd3", "clip", "encoder", "omniaid", "effort", "megabytes"}
+    assert set(figures) == {"vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "megabytes"}
     assert f"| omniaid | balanced_accuracy | {figures['omniaid']['balanced_accuracy']:.3f} |" in first
     assert "| sd3 | retrieval_plain |" in (nano / "README.md").read_text()
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".ckpt", ".tmp", ".unfinished")]
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     assert main(arguments) == 0
-    assert re.findall(r"\[\d/8\] (\w+): there already", capsys.readouterr().out) == STAGES
+    assert re.findall(r"\[\d/9\] (\w+): there already", capsys.readouterr().out) == STAGES
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == before
 
     weights = load_file(nano / "encoder" / "model.safetensors")

@@ -103,7 +103,7 @@ def test_measure_gathers_what_training_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(
         module, "measure_diffusion", lambda nano, *, prompts_per_subject: {"each": float(prompts_per_subject)}
     )
-    for number, name in enumerate(["clip", "encoder", "omniaid", "effort"]):
+    for number, name in enumerate(["clip", "encoder", "omniaid", "effort", "forensic_chat"]):
         (tmp_path / name).mkdir()
         (tmp_path / name / "figures.json").write_text(json.dumps({"value": float(number)}))
         (tmp_path / name / "x.safetensors").write_bytes(bytes(1000 * (number + 1)))
@@ -116,5 +116,13 @@ def test_measure_gathers_what_training_measured(monkeypatch, tmp_path):
         "encoder": {"value": 1.0},
         "omniaid": {"value": 2.0},
         "effort": {"value": 3.0},
-        "megabytes": {"sd3": 0.0005, "clip": 0.001, "encoder": 0.002, "omniaid": 0.003, "effort": 0.004},
+        "forensic_chat": {"value": 4.0},
+        "megabytes": {
+            "sd3": 0.0005,
+            "clip": 0.001,
+            "encoder": 0.002,
+            "omniaid": 0.003,
+            "effort": 0.004,
+            "forensic_chat": 0.005,
+        },
     }
