@@ -134,7 +134,7 @@ class Summary(Callback):
 def go_on_command(trainer: Trainer) -> str:
     """The command that trains as long again from the last checkpoint, in the same folder."""
     folder, last = run_folder(trainer), last_checkpoint(trainer)
-    usual = last == folder / "checkpoints" / "last.ckpt"
+    usual = last.resolve() == (folder / "checkpoints" / "last.ckpt").resolve()  # Lightning makes its path absolute
     words = ["python", "-m", "realgen.fit", "--config", str(folder / "config.yaml"), f"--run_dir={folder}"]
     words.append(f"--ckpt_path={'last' if usual else last}")
     limits = {"max_epochs": trainer.max_epochs or -1, "max_steps": trainer.max_steps}  # -1: no limit

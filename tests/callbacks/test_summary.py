@@ -73,6 +73,14 @@ def test_a_run_ends_with_table_pictures_and_commands(tmp_path: Path, capsys: pyt
     assert f"{command} --trainer.max_epochs=6" in out
 
 
+def test_the_command_to_go_on_keeps_a_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    callback = LastCheckpoint("runs/checkpoints")
+    lightning = trainer(Path("runs"), callbacks=[callback], enable_checkpointing=True, max_steps=3)
+    lightning.fit(module(), Prompts())
+    assert "--run_dir=runs --ckpt_path=last " in go_on_command(lightning)
+
+
 def test_the_command_to_go_on_is_true_wherever_checkpoints_lie(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "my run", tmp_path / "scratch" / "kept"
     lightning = trainer(folder, callbacks=[LastCheckpoint(str(elsewhere))], enable_checkpointing=True, max_steps=3)

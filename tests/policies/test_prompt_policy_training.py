@@ -45,6 +45,7 @@ def weights(trained) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trained.policy.trainable_parameters().values()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_teaches_a_language_model(make_rewriter, tmp_path: Path, name: str) -> None:
     trained = train(make_rewriter, tmp_path, 12, objective=OBJECTIVES[name], group_size=16, microbatch_size=16)
