@@ -61,7 +61,7 @@ def similarities(nano, images):
 
 def test_weights_are_20_megabytes_at_most(nano):
     files = list(nano.rglob("*.safetensors"))
-    assert len(files) == 9  # five parts of the pipeline, CLIP, two detectors, the encoder
+    assert len(files) == 11  # five parts of the pipeline, CLIP, three detectors, the encoder, the language model
     assert sum(path.stat().st_size for path in files) <= 20e6
 
 

@@ -173,6 +173,7 @@ sys.exit(command(train, Base, LightningDataModule))
 def run_apart(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     (folder / "run.py").write_text(RUN)  # a file, because Lightning's launcher starts it again
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    environment.pop("WANDB_SERVICE", None)  # of an earlier test's run, which would write the record when it pleases
     words = [sys.executable, "run.py", *argv]
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=550, check=False)
 
