@@ -62,8 +62,10 @@ def parse_answer(completion: str) -> str | None:
         'a cat, film grain'
         >>> parse_answer("<think>grain</think><answer>a cat, film gr")
     """
+    if any(completion.count(tag) != 1 for tag in TAGS):  # first, for the pattern is slow where there are thousands
+        return None
     found = FORMAT.fullmatch(completion)
-    if found is None or any(completion.count(tag) != 1 for tag in TAGS):
+    if found is None:
         return None
     answer = " ".join(found.group(1).split())
     return answer if answer and answer == clean(answer, [REPLACEMENT]) else None
