@@ -17,7 +17,7 @@ from realgen.fit import main
 from tests.modules.test_resume import assert_same, state
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMINGS = ("seconds/", "images_per_second")
+TIMINGS = ("seconds/", "busy_seconds/", "images_per_second")
 RECIPE = [
     "--config=configs/diffusion.yaml",
     "--baseline=false",

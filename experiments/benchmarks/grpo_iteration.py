@@ -23,13 +23,15 @@ from measuring import PHASES, BareCalls, Clock, Timeline, stopwatch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from realgen.callbacks import EMA
 from realgen.cli import ConfigError, RealGenCLI
 from realgen.modules import GRPOModule
 from realgen.policies import DiffusionPolicy
-from realgen.types import Rollout
+from realgen.rewards.base import Reward
+from realgen.types import RewardOutput, Rollout
 
 ALONE: dict[str, Any] = {
     "max_epochs": 1, "max_steps": -1, "max_time": None, "limit_val_batches": 0, "num_sanity_val_steps": 0, "devices": 1,
@@ -55,6 +57,24 @@ class BenchmarkCLI(RealGenCLI):
         return self._instantiate_trainer({**self.config_init.trainer, **ALONE, **kwargs}, averages)
 
 
+class WatchedReward(Reward):
+    """A reward whose calls are a section."""
+
+    def __init__(self, reward: Reward, timeline: Timeline) -> None:
+        self.reward = reward
+        self.timeline = timeline
+
+    def __call__(self, rollout: Rollout) -> RewardOutput:
+        self.timeline.enter("reward")
+        try:
+            return self.reward(rollout)
+        finally:
+            self.timeline.leave()
+
+    def score(self, rollout: Rollout) -> Tensor:
+        return self.reward.score(rollout)
+
+
 class IterationBenchmark(Callback):
     """Measures each iteration and, right after it, its bare calls. The first one warms up and counts FLOPs."""
 
@@ -73,16 +93,17 @@ class IterationBenchmark(Callback):
             raise ValueError(f"model.policy must be a DiffusionPolicy, got {type(policy).__name__}.")
         self.memory["rss_loaded"] = peak_rss()
         self.module, self.policy = module, policy
+        module.overlap_rewards = False  # one thing after the other, so that each second belongs to one
         self.stopwatch, self.bare = stopwatch(policy.device, cpu_time=self.cpu_time), BareCalls(policy)
         self.timeline = Timeline(self.stopwatch)
         for name, reward in getattr(module.reward, "rewards", {module.reward.name: module.reward}).items():
             self.timeline.watch(reward, "score", name)
+        module.reward = WatchedReward(module.reward, self.timeline)
         for owner, method, name in (
             (policy.backbone, "encode_prompts", "text encoding"),
             (policy.backbone, "decode", "VAE decode"),
-            (policy, "rollout", "rollout"),
+            (policy, "_sample_chunk", "rollout"),
             (policy, "score", "scoring"),
-            (module, "reward", "reward"),
             (module, "reference_score", "reference"),
             (module, "updates", "update"),
             (module, "manual_backward", "backward"),

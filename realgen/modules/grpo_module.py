@@ -15,12 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from realgen.functional.advantages import rewards_std
 from realgen.metrics.base import ImageMetric
 from realgen.modules.base import Training
-from realgen.modules.minibatches import (
-    concatenate_scores,
-    make_minibatch,
-    rows_that_teach,
-    shuffled_minibatches,
-)
+from realgen.modules.judging import Judge
+from realgen.modules.minibatches import make_minibatch, rows_that_teach, shuffled_minibatches
 from realgen.modules.on_policy import OnPolicyGuard
 from realgen.modules.phases import PhaseClock
 from realgen.modules.seeds import iteration_generator
@@ -37,6 +33,7 @@ from realgen.modules.validation import Validation
 from realgen.objectives.base import Objective
 from realgen.parallel import gather_first_axis, gradient_sync, is_sharded, whole, world_size
 from realgen.policies.base import Policy
+from realgen.policies.joined import concatenate_rollouts, concatenate_scores
 from realgen.rewards.base import Reward
 from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rollout
 
@@ -70,6 +67,7 @@ class GRPOModule(Training):
         metrics: Measures at validation that no reward ever sees, by name; ``null`` drops one.
         validation_samples_per_prompt: Images drawn of each validation prompt, >= 1.
         seed: Chooses every random number of training, together with rank and iteration.
+        overlap_rewards: Judge in another thread while the policy goes on; exact. Off for a reward that cannot.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -92,6 +90,7 @@ class GRPOModule(Training):
         metrics: dict[str, ImageMetric | None] | None = None,
         validation_samples_per_prompt: int = 1,
         seed: int = 0,
+        overlap_rewards: bool = True,
     ) -> None:
         super().__init__()
         _check_at_least("group_size", group_size, 2, ": a group of one has no one to be better than")
@@ -121,6 +120,7 @@ class GRPOModule(Training):
         self.metrics = {name: metric for name, metric in (metrics or {}).items() if metric is not None}
         self.validation = Validation(self.metrics, samples_per_prompt=validation_samples_per_prompt)
         self.seed = seed
+        self.overlap_rewards = overlap_rewards
         self.iteration = 0
         self._grad_norm = torch.zeros(())
 
@@ -163,8 +163,7 @@ class GRPOModule(Training):
             ``rollout`` and ``rewards`` of this rank, for callbacks.
 
         Raises:
-            ValueError: If the objective needs what the policy's score lacks, or ``updates_per_epoch`` does not divide
-                the rows.
+            ValueError: If the score lacks what the objective needs, or ``updates_per_epoch`` does not divide the rows.
             RuntimeError: If no sample could be judged, or a gradient is not finite.
             OnPolicyError: If the policy that is trained is not the one that sampled.
         """
@@ -172,17 +171,20 @@ class GRPOModule(Training):
         clock = PhaseClock(self.device)
         generator = iteration_generator(self.seed, self.global_rank, self.iteration)
         self.policy.iteration = self.iteration
-        with clock("rollout"):
-            rollout = self.policy.rollout(batch.prompts, self.group_size, generator=generator)
-        self._check_rollout(rollout)
-        with clock("reward"):
-            rewards = self.reward(rollout)
+        with Judge(self.reward, background=self.overlap_rewards) as judge:
+            with clock("rollout"):
+                chunks = self.policy.rollout_chunks(batch.prompts, self.group_size, generator=generator)
+                rollout = concatenate_rollouts([judge.start(chunk) for chunk in chunks])
+            self._check_rollout(rollout)
+            with clock("reference"):
+                reference = self.reference_score(rollout)
+            with clock("reward"):  # only what is still to be waited for
+                rewards = judge.rewards()
         advantages, statistics = self.advantages(rewards)
-        with clock("reference"):
-            reference = self.reference_score(rollout)
         with clock("update"):
             statistics |= self.updates(rollout, advantages, reference, generator)
         self.iteration += 1
+        statistics["busy_seconds/reward"] = torch.tensor(judge.seconds)
         self._log_iteration(rollout, statistics, clock.seconds)
         return {"rollout": rollout, "rewards": rewards}
 

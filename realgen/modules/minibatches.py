@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,20 +19,6 @@ def select_rows(score: PolicyScore, rows: Int[Tensor, " picked"]) -> PolicyScore
         gaussian=gaussian,
         velocity=None if score.velocity is None else score.velocity[rows],
     )
-
-
-def concatenate_scores(scores: Sequence[PolicyScore]) -> PolicyScore:
-    """Join scores of consecutive rows; a part must be there in all of them or in none."""
-    log_probs = torch.cat([score.log_probs for score in scores])
-    velocities = [score.velocity for score in scores if score.velocity is not None]
-    velocity = torch.cat(velocities) if velocities else None
-    gaussians = [score.gaussian for score in scores if score.gaussian is not None]
-    if not gaussians:
-        return PolicyScore(log_probs, velocity=velocity)
-    mean = torch.cat([gaussian.mean for gaussian in gaussians])
-    std = torch.cat([gaussian.std for gaussian in gaussians])
-    step_size = torch.cat([gaussian.step_size for gaussian in gaussians])
-    return PolicyScore(log_probs, Gaussian(mean, std, step_size), velocity)
 
 
 def shuffled_minibatches(num_rows: int, updates: int, generator: torch.Generator) -> tuple[Int[Tensor, " picked"], ...]:

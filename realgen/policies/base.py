@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -34,6 +34,18 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
         """Sample ``group_size`` samples of each prompt, without gradient. All randomness comes from ``generator``."""
+
+    def rollout_chunks(
+        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator
+    ) -> Iterator[Rollout]:
+        """The rollout in parts of consecutive prompts, so that rewards can be had of one while the next is sampled.
+
+        Joined, the parts are what ``rollout`` gives. By default there is one part.
+
+        Yields:
+            Rollouts of some of the prompts, in order.
+        """
+        yield self.rollout(prompts, group_size, generator=generator)
 
     @abstractmethod
     def score(self, rollout: Rollout, rows: Tensor) -> PolicyScore:

@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from realgen.functional.flow_sde import Transition
 from realgen.policies.backbones.base import Backbone, Schedule, autocast_without_cache
 from realgen.policies.base import Policy
+from realgen.policies.joined import concatenate_rollouts
 from realgen.policies.lora import LoRA, adapter_config, adapter_weights
 from realgen.policies.step_window import StepWindow
+from realgen.policies.stochastic_step import check_noise, next_gaussian
 from realgen.policies.trajectory import Trajectory, score_decisions
 from realgen.types import PolicyScore, Rollout
 
@@ -52,6 +54,8 @@ class DiffusionPolicy(Policy):
         rollout_batch_size: Most rows of one transformer call (guidance doubles them), at least ``samples_per_noise``.
         decode_batch_size: Most latents decoded at a time.
         gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
+        prompts_per_chunk: Prompts whose groups are sampled together, at least 1; a chunk is judged while the next one
+            is sampled. Exact, but calls are no larger than a chunk. ``None``: all prompts at once.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class DiffusionPolicy(Policy):
         rollout_batch_size: int = 64,
         decode_batch_size: int = 64,
         gradient_checkpointing: bool = False,
+        prompts_per_chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -84,15 +89,17 @@ class DiffusionPolicy(Policy):
         self.rollout_batch_size = rollout_batch_size
         self.decode_batch_size = decode_batch_size
         self.gradient_checkpointing = gradient_checkpointing
+        self.prompts_per_chunk = prompts_per_chunk
         self.transformer_evals = 0
         """Rows that the transformer has been called with, those for guidance included."""
         self._frozen_start: tuple[nn.Module, ...] = ()  # a tuple hides the copy from state_dict and optimizers
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        for name in ("num_steps", "eval_num_steps", "height", "width", "samples_per_noise", "decode_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        names = ("num_steps", "eval_num_steps", "height", "width", "samples_per_noise", "decode_batch_size")
+        for name in (*names, "prompts_per_chunk"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         if self.rollout_batch_size < self.samples_per_noise:
             least = f"samples_per_noise={self.samples_per_noise}"
             raise ValueError(f"rollout_batch_size must be at least {least}, got {self.rollout_batch_size}.")
@@ -111,7 +118,8 @@ class DiffusionPolicy(Policy):
             return
         self.backbone.load()
         self.latent_shape = self.backbone.latent_shape(self.height, self.width)
-        self._check_noise()
+        schedule = self.backbone.schedule(self.num_steps, self.height, self.width)
+        check_noise(self.transition, schedule, self.step_window, self.num_steps)
         transformer: Any = self.backbone.transformer
         if self.lora is not None:
             self.lora.attach(transformer, self.backbone.lora_targets)
@@ -122,20 +130,6 @@ class DiffusionPolicy(Policy):
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         self.transformer = transformer.eval()
-
-    def _check_noise(self) -> None:
-        """A decision without noise has no log-probability; with noise_level 0 that is meant, elsewhere it is not."""
-        starts, size = self.step_window.starts(self.num_steps), self.step_window.decisions(self.num_steps)
-        steps = torch.arange(starts[0], starts[-1] + size)
-        state = torch.zeros(len(steps), 1)
-        schedule = self.backbone.schedule(self.num_steps, self.height, self.width)
-        _, std = self._gaussian(state, state, steps, schedule, torch.ones(len(steps), dtype=torch.bool))
-        silent = steps[std == 0].tolist()
-        if silent and self.transition.noise_level > 0:
-            raise ValueError(
-                f"step_window may cover steps {silent} of {self.num_steps}, to which transition "
-                f"{type(self.transition).__name__} adds no noise; choose a window that leaves them out."
-            )
 
     def train(self, mode: bool = True) -> DiffusionPolicy:
         """Set the mode of the policy; the transformer stays in eval mode."""
@@ -150,9 +144,14 @@ class DiffusionPolicy(Policy):
         if group_size % self.samples_per_noise:
             raise ValueError(f"samples_per_noise={self.samples_per_noise} must divide group_size, got {group_size}.")
 
-    @torch.no_grad()
     def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        """Sample ``group_size`` images of each prompt.
+        """Sample ``group_size`` images of each prompt; see ``rollout_chunks``."""
+        return concatenate_rollouts(list(self.rollout_chunks(prompts, group_size, generator=generator)))
+
+    def rollout_chunks(
+        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator
+    ) -> Iterator[Rollout]:
+        """Sample ``group_size`` images of each prompt, ``prompts_per_chunk`` prompts at a time.
 
         The generator gives, in this order: the windows' starts, the starting noise, the noise of the decisions. All are
         drawn before the first step, prompt by prompt, so chunk sizes change nothing but rounding.
@@ -162,18 +161,26 @@ class DiffusionPolicy(Policy):
             group_size: G, a multiple of ``samples_per_noise``.
             generator: All randomness; on the CPU the noise is the same whatever device the policy is on.
 
-        Returns:
-            B = P * G images, the window's latents and the score of its decisions.
+        Yields:
+            For each chunk its images, the window's latents and the score of its decisions.
         """
         self.check_group_size(group_size)
         starts = self.step_window.sample(len(prompts), self.num_steps, iteration=self.iteration, generator=generator)
         first, noise = self._draw_noise(len(prompts), group_size, generator)
-        noise = noise.to(self._latent_dtype)
-        trajectory = Trajectory(starts.to(self.device), noise, group_size, self.samples_per_noise)
-        latents = self._denoise(prompts, first, self.num_steps, trajectory)
+        starts, size = starts.to(self.device), self.prompts_per_chunk or len(prompts)
+        parts = (starts.split(size), first.split(size * len(first) // len(prompts)), noise.split(size * group_size))
+        for index, (own_starts, own_first, own_noise) in enumerate(zip(*parts, strict=True)):
+            trajectory = Trajectory(own_starts, own_noise.to(self._latent_dtype), group_size, self.samples_per_noise)
+            yield self._sample_chunk(prompts[index * size :][:size], own_first, trajectory, (index, len(parts[0])))
+
+    @torch.no_grad()
+    def _sample_chunk(
+        self, prompts: Sequence[str], first: Tensor, trajectory: Trajectory, chunk: tuple[int, int]
+    ) -> Rollout:
+        latents = self._denoise(prompts, first, self.num_steps, trajectory, chunk)
         return Rollout(
             prompts=tuple(prompts),
-            group_size=group_size,
+            group_size=trajectory.group_size,
             images=self._decode(latents),
             sampled=trajectory.score(),
             mask=trajectory.std > 0,
@@ -200,7 +207,8 @@ class DiffusionPolicy(Policy):
         latents, schedule = path[:, :-1].flatten(0, 1), self._schedule(self.num_steps)
         calls = math.ceil(len(latents) / self.rollout_batch_size)
         velocity = self._velocity(latents, steps, schedule, conditioning, owner, calls)
-        mean, std = self._gaussian(latents, velocity, steps, schedule, torch.ones_like(steps, dtype=torch.bool))
+        noisy = torch.ones_like(steps, dtype=torch.bool)
+        mean, std = next_gaussian(self.transition, schedule, latents, velocity, steps, noisy)
         step_size = (schedule.sigmas[steps] - schedule.sigmas[steps + 1]).to(std.dtype)
         shape = step_indices.shape
         return score_decisions(
@@ -279,7 +287,12 @@ class DiffusionPolicy(Policy):
         return first, torch.randn(num_rows, decisions, *self.latent_shape, **how)
 
     def _denoise(
-        self, prompts: Sequence[str], latents: Tensor, num_steps: int, trajectory: Trajectory | None = None
+        self,
+        prompts: Sequence[str],
+        latents: Tensor,
+        num_steps: int,
+        trajectory: Trajectory | None = None,
+        chunk: tuple[int, int] = (0, 1),
     ) -> Tensor:
         """Go from noise to finished latents, all rows at the same step; prompt-major, as many rows for each prompt."""
         self.backbone.to(self.device)
@@ -295,13 +308,14 @@ class DiffusionPolicy(Policy):
                 stochastic = trajectory.covers(step)[owner]
             steps = torch.full_like(owner, step)
             velocity = self._velocity(latents, steps, schedule, conditioning, owner, calls)
-            mean, std = self._gaussian(latents, velocity, steps, schedule, stochastic)
+            mean, std = next_gaussian(self.transition, schedule, latents, velocity, steps, stochastic)
             if trajectory is not None:
                 step_size = schedule.sigmas[step] - schedule.sigmas[step + 1]
                 mean = trajectory.decide(step, stochastic, latents, velocity, mean, std, step_size)
             latents = mean
             if self.progress is not None:
-                self.progress("sample" if trajectory is None else "rollout", step + 1, num_steps)
+                done, total = chunk[0] * num_steps + step + 1, chunk[1] * num_steps
+                self.progress("sample" if trajectory is None else "rollout", done, total)
         return latents
 
     def _velocity(
@@ -322,20 +336,6 @@ class DiffusionPolicy(Policy):
             ]
         self.transformer_evals += len(latents) * self.backbone.evals_per_row
         return torch.cat(velocity)
-
-    def _gaussian(
-        self,
-        latents: Float[Tensor, "rows *latent"],
-        velocity: Float[Tensor, "rows *latent"],
-        steps: Int[Tensor, " rows"],
-        schedule: Schedule,
-        stochastic: Bool[Tensor, " rows"],
-    ) -> tuple[Float[Tensor, "rows *latent"], Float[Tensor, " rows"]]:
-        """Mean and std of each row's next latent; rows that are not stochastic take the Euler step."""
-        sigma = schedule.sigmas
-        return self.transition(
-            latents, velocity, sigma[steps], sigma[steps + 1], sigma[1].item(), stochastic=stochastic
-        )
 
     @property
     def _latent_dtype(self) -> torch.dtype:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from realgen.modules.minibatches import concatenate_scores, make_minibatch, rows_that_teach, select_rows
+from realgen.modules.minibatches import make_minibatch, rows_that_teach, select_rows
 from realgen.types import Gaussian, PolicyScore, Rollout
 
 
@@ -24,19 +24,6 @@ def test_select_rows_takes_every_part_in_the_given_order() -> None:
 def test_select_rows_keeps_missing_parts_missing() -> None:
     picked = select_rows(score(2, full=False), torch.tensor([0]))
     assert (picked.gaussian, picked.velocity) == (None, None)
-
-
-def test_concatenate_undoes_select() -> None:
-    whole = score(5)
-    parts = [select_rows(whole, rows) for rows in torch.arange(5).split(2)]
-    joined = concatenate_scores(parts)
-    assert torch.equal(joined.log_probs, whole.log_probs)
-    assert torch.equal(joined.gaussian.mean, whole.gaussian.mean)
-    assert torch.equal(joined.gaussian.std, whole.gaussian.std)
-    assert torch.equal(joined.gaussian.step_size, whole.gaussian.step_size)
-    assert torch.equal(joined.velocity, whole.velocity)
-    bare = concatenate_scores([score(1, full=False), score(1, full=False)])
-    assert (bare.gaussian, bare.velocity) == (None, None)
 
 
 def test_rows_that_teach_never_leaves_nothing() -> None:

@@ -8,6 +8,7 @@ import torch
 from realgen.functional.flow_sde import CPS, FlowSDE
 from realgen.policies import AllSteps, LoRA, RandomWindow, SlidingWindow
 from realgen.policies.backbones import SD3
+from realgen.policies.joined import concatenate_rollouts
 from realgen.types import Rollout
 
 PROMPTS = ["a red fox", "old harbour, film grain"]
@@ -48,6 +49,54 @@ def test_the_same_generator_gives_the_same_rollout(make_policy) -> None:
     assert torch.equal(first.images, again.images)
     assert torch.equal(first.sampled.log_probs, again.sampled.log_probs)
     assert not torch.equal(first.images, other.images)
+
+
+def chunks_and_whole(policy, size: int) -> tuple[list[Rollout], Rollout]:
+    """Three prompts in chunks, and at once; the texts are embedded once for both."""
+    prompts = [*PROMPTS, "moon over grass"]
+    whole = policy.rollout(prompts, 4, generator=generator())
+    policy.prompts_per_chunk = size
+    return list(policy.rollout_chunks(prompts, 4, generator=generator())), whole
+
+
+def test_chunks_of_the_same_calls_are_the_whole_to_the_bit(make_policy) -> None:
+    # Four rows a call are the four rows of one prompt in both, so every matrix product has the same operands.
+    chunks, whole = chunks_and_whole(make_policy(rollout_batch_size=4, decode_batch_size=4), 1)
+    assert [chunk.prompts for chunk in chunks] == [(prompt,) for prompt in whole.prompts]
+    joined = concatenate_rollouts(chunks)
+    assert torch.equal(joined.images, whole.images)
+    assert torch.equal(joined.sampled.log_probs, whole.sampled.log_probs)
+    assert torch.equal(joined.sampled.velocity, whole.sampled.velocity)
+    assert torch.equal(joined.trajectory["latents"], whole.trajectory["latents"])
+    assert torch.equal(joined.trajectory["step_indices"], whole.trajectory["step_indices"])
+    assert torch.equal(joined.mask, whole.mask)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_chunks_of_other_calls_are_the_whole_but_for_rounding(make_policy, size: int) -> None:
+    # Here a call has as many rows as its chunk, and matrix products of other sizes may sum in another order.
+    policy = make_policy(samples_per_noise=2)
+    chunks, whole = chunks_and_whole(policy, size)
+    assert [len(chunk.prompts) for chunk in chunks] == {1: [1, 1, 1], 2: [2, 1], 5: [3]}[size]
+    joined = policy.rollout(whole.prompts, 4, generator=generator())
+    for rollout in (joined, concatenate_rollouts(chunks)):
+        assert rollout.prompts == whole.prompts
+        torch.testing.assert_close(rollout.images, whole.images, rtol=0, atol=1e-5)
+        torch.testing.assert_close(rollout.sampled.log_probs, whole.sampled.log_probs, rtol=0, atol=1e-5)
+        assert torch.equal(rollout.trajectory["step_indices"], whole.trajectory["step_indices"])
+    score = policy.score(joined, torch.tensor([9, 2])).log_probs.detach()
+    torch.testing.assert_close(score, whole.sampled.log_probs[[9, 2]], rtol=0, atol=1e-5)
+
+
+def test_a_chunk_is_sampled_when_it_is_asked_for(make_policy) -> None:
+    policy = make_policy(prompts_per_chunk=1)
+    told = []
+    policy.progress = lambda *report: told.append(report)
+    chunks = policy.rollout_chunks(PROMPTS, 1, generator=generator())
+    next(chunks)
+    assert told == [("rollout", step, 10) for step in range(1, 6)]
+    next(chunks)
+    assert told[5:] == [("rollout", step, 10) for step in range(6, 11)]
 
 
 def test_the_global_generator_is_neither_read_nor_moved(make_policy) -> None:
@@ -280,6 +329,7 @@ def test_an_update_under_autocast_reaches_the_next_score(make_policy, stir) -> N
         ({"eval_num_steps": 0}, "eval_num_steps must be at least 1, got 0"),
         ({"samples_per_noise": 0}, "samples_per_noise must be at least 1, got 0"),
         ({"decode_batch_size": 0}, "decode_batch_size must be at least 1, got 0"),
+        ({"prompts_per_chunk": 0}, "prompts_per_chunk must be at least 1, got 0"),
         ({"rollout_batch_size": 2, "samples_per_noise": 3}, "must be at least samples_per_noise=3, got 2"),
         ({"rollout_batch_size": 0}, "must be at least samples_per_noise=1, got 0"),
         ({"step_window": RandomWindow(6)}, "RandomWindow covers 6 steps; it must cover 1 to num_steps=5"),

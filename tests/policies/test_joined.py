@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import torch
+
+from realgen.policies.joined import concatenate_rollouts, concatenate_scores
+from realgen.types import Gaussian, PolicyScore, Rewrite, Rollout
+
+
+def score(rows: range, *, full: bool = True) -> PolicyScore:
+    steps = torch.tensor([[2.0 * row, 2.0 * row + 1] for row in rows])
+    latents = steps[..., None].expand(-1, -1, 3)
+    return PolicyScore(steps, Gaussian(latents, steps + 1, steps + 2), -latents) if full else PolicyScore(steps)
+
+
+def rollout(first: int, prompts: str, *, rewritten: bool = False) -> Rollout:
+    rows = range(first, first + 2 * len(prompts))
+    images = torch.stack([torch.full((3, 1, 1), row / 10) for row in rows])
+    mask = torch.tensor([[True, row % 3 == 0] for row in rows])
+    rewrites = tuple(Rewrite(f"text {row}", "", True, False, False) for row in rows) if rewritten else None
+    return Rollout(tuple(prompts), 2, images, score(rows), mask, {"x": torch.tensor(list(rows))}, rewrites)
+
+
+def test_scores_are_joined_in_every_part() -> None:
+    joined, whole = concatenate_scores([score(range(2)), score(range(2, 3)), score(range(3, 5))]), score(range(5))
+    assert torch.equal(joined.log_probs, whole.log_probs)
+    assert torch.equal(joined.gaussian.mean, whole.gaussian.mean)
+    assert torch.equal(joined.gaussian.std, whole.gaussian.std)
+    assert torch.equal(joined.gaussian.step_size, whole.gaussian.step_size)
+    assert torch.equal(joined.velocity, whole.velocity)
+
+
+def test_missing_parts_of_scores_stay_missing() -> None:
+    bare = concatenate_scores([score(range(1), full=False), score(range(1, 2), full=False)])
+    assert (bare.gaussian, bare.velocity) == (None, None)
+
+
+def test_rollouts_are_joined_in_every_part() -> None:
+    joined = concatenate_rollouts([rollout(0, "ab", rewritten=True), rollout(4, "c", rewritten=True)])
+    whole = rollout(0, "abc", rewritten=True)
+    assert (joined.prompts, joined.group_size) == (("a", "b", "c"), 2)
+    assert joined.rewrites == whole.rewrites
+    assert joined.row_texts == [f"text {row}" for row in range(6)]
+    assert torch.equal(joined.images, whole.images)
+    assert torch.equal(joined.sampled.log_probs, whole.sampled.log_probs)
+    assert torch.equal(joined.mask, whole.mask)
+    assert joined.trajectory["x"].tolist() == list(range(6))
+    assert concatenate_rollouts([rollout(0, "a"), rollout(2, "b")]).rewrites is None
+
+
+def test_one_rollout_is_left_as_it_is() -> None:
+    alone = rollout(0, "ab")
+    assert concatenate_rollouts([alone]) is alone
