@@ -53,7 +53,7 @@ class Rewrite:
     truncated: bool
     """Whether the completion was cut off before its end."""
     skipped: bool
-    """Whether the prompt was such (empty, too long) that the language model was not asked."""
+    """Whether the language model was not asked: the prompt was empty or too long, or was to be kept as it is."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class Rollout:
     """P prompts as the user wrote them."""
     group_size: int
     """G."""
-    images: Float[Tensor, "rows 3 height width"]
-    """[B, 3, H, W] in [0, 1]; no pixels (H = W = 0) where a policy of texts had no image policy to draw them."""
+    images: Float[Tensor, "images 3 height width"]
+    """[B * images_per_row, 3, H, W] in [0, 1], those of a row together; no pixels (H = W = 0) where a policy of texts
+    had no image policy to draw them."""
     sampled: PolicyScore
     """The sampling policy's own score of its decisions, without gradient."""
     mask: Bool[Tensor, "rows decisions"]
@@ -74,6 +75,22 @@ class Rollout:
     """What the policy needs to score its rows again; private to it, first axis B."""
     rewrites: tuple[Rewrite, ...] | None = None
     """B rewrites of the prompts, one per row; ``None`` where the image model was told the prompts themselves."""
+    images_per_row: int = 1
+    """N, images that were drawn of each row's text."""
+
+    @property
+    def by_image(self) -> Rollout:
+        """P groups of G * N rows with one image each, for what judges or shows images; the decisions stay behind."""
+        if self.images_per_row == 1:
+            return self
+        return Rollout(
+            prompts=self.prompts,
+            group_size=self.group_size * self.images_per_row,
+            images=self.images,
+            sampled=PolicyScore(self.images.new_zeros(len(self.images), 0)),
+            mask=self.images.new_zeros(len(self.images), 0, dtype=torch.bool),
+            rewrites=self.rewrites and tuple(rewrite for rewrite in self.rewrites for _ in range(self.images_per_row)),
+        )
 
     @property
     def row_prompts(self) -> list[str]:

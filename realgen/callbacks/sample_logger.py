@@ -55,7 +55,7 @@ class SampleLogger(Callback):
 
 
 def sample_sheet(rollout: Rollout, rewards: RewardOutput, *, num_images: int, columns: int) -> Image.Image:
-    """The first samples of each prompt, as many of each prompt as fit.
+    """The first samples of each prompt, as many of each prompt as fit, with their rewrites if there are any.
 
     Args:
         rollout: P prompts with G samples each.
@@ -66,7 +66,9 @@ def sample_sheet(rollout: Rollout, rewards: RewardOutput, *, num_images: int, co
     prompts = min(len(rollout.prompts), num_images)
     each = min(rollout.group_size, num_images // prompts)
     rows = [prompt * rollout.group_size + sample for prompt in range(prompts) for sample in range(each)]
-    captions = [f"{rollout.row_prompts[row]}\n{reward_lines(rewards, row)}" for row in rows]
+    prompts_of, texts = rollout.row_prompts, rollout.row_texts
+    told = [prompts_of[row] if rollout.rewrites is None else f"{prompts_of[row]}\nas: {texts[row]}" for row in rows]
+    captions = [f"{text}\n{reward_lines(rewards, row)}" for text, row in zip(told, rows, strict=True)]
     images = rollout.images[torch.tensor(rows, device=rollout.images.device)]
     return picture_grid(images, captions, columns=min(columns, len(rows)))
 

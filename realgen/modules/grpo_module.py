@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -15,9 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from realgen.functional.advantages import rewards_std
 from realgen.metrics.base import ImageMetric
 from realgen.modules.base import Training
-from realgen.modules.judging import Judge
-from realgen.modules.minibatches import make_minibatch, rows_that_teach, shuffled_minibatches
-from realgen.modules.on_policy import OnPolicyGuard
+from realgen.modules.judging import Judge, mean_over_images
+from realgen.modules.lesson import Lesson, reference_score
+from realgen.modules.minibatches import shuffled_minibatches
 from realgen.modules.phases import PhaseClock
 from realgen.modules.seeds import iteration_generator
 from realgen.modules.statistics import (
@@ -31,11 +32,24 @@ from realgen.modules.statistics import (
 from realgen.modules.trained_weights import check_trained, keep_trained
 from realgen.modules.validation import Validation
 from realgen.objectives.base import Objective
-from realgen.parallel import gather_first_axis, gradient_sync, is_sharded, whole, world_size
+from realgen.parallel import gather_first_axis, gradient_sync, whole
 from realgen.policies.base import Policy
-from realgen.policies.joined import concatenate_rollouts, concatenate_scores
+from realgen.policies.joined import concatenate_rollouts
 from realgen.rewards.base import Reward
 from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rollout
+
+
+class Experience(NamedTuple):
+    """What an iteration has seen before it learns."""
+
+    rollout: Rollout
+    """What was sampled."""
+    rewards: RewardOutput
+    """Of each image."""
+    lessons: list[Lesson]
+    """What is to be learned of it; one per trained policy."""
+    statistics: dict[str, Tensor]
+    """Scalars to log, over all ranks."""
 
 
 class GRPOModule(Training):
@@ -122,7 +136,7 @@ class GRPOModule(Training):
         self.seed = seed
         self.overlap_rewards = overlap_rewards
         self.iteration = 0
-        self._grad_norm = torch.zeros(())
+        self._grad_norms: dict[str, Tensor] = {}
 
     def configure_model(self) -> None:
         """Read the policy's weights; Lightning calls this before every fit and validation, ``load`` works once."""
@@ -134,16 +148,19 @@ class GRPOModule(Training):
         Raises:
             ValueError: If the policy trains nothing, or the scheduler needs a metric.
         """
-        parameters = list(self.policy.trainable_parameters().values())
-        if not parameters:
+        if not self.policy.trainable_parameters():
             raise ValueError(f"policy {type(self.policy).__name__} has no trainable parameter after load().")
-        optimizer = self.optimizer(parameters)
+        optimizer = self.optimizer(self.parameter_groups())
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau):
             raise ValueError("lr_scheduler must not wait for a metric, got ReduceLROnPlateau; take one of the others.")
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def parameter_groups(self) -> list[Any]:
+        """What the optimizer is given: parameters, or groups of them; ``prefix`` is that of a group's statistics."""
+        return list(self.policy.trainable_parameters().values())
 
     def on_fit_start(self) -> None:
         """Move the reward to the policy's device."""
@@ -171,98 +188,76 @@ class GRPOModule(Training):
         clock = PhaseClock(self.device)
         generator = iteration_generator(self.seed, self.global_rank, self.iteration)
         self.policy.iteration = self.iteration
+        seen = self.experience(batch.prompts, generator, clock)
+        with clock("update"):
+            statistics = seen.statistics | self.updates(seen.lessons, generator)
+        self.iteration += 1
+        self._log_iteration(seen.rollout, statistics, clock.seconds)
+        return {"rollout": seen.rollout.by_image, "rewards": seen.rewards}
+
+    def experience(self, prompts: Sequence[str], generator: torch.Generator, clock: PhaseClock) -> Experience:
+        """Sample, judge, and see how good each sample is against its group."""
         with Judge(self.reward, background=self.overlap_rewards) as judge:
             with clock("rollout"):
-                chunks = self.policy.rollout_chunks(batch.prompts, self.group_size, generator=generator)
+                chunks = self.policy.rollout_chunks(prompts, self.group_size, generator=generator)
                 rollout = concatenate_rollouts([judge.start(chunk) for chunk in chunks])
             self._check_rollout(rollout)
             with clock("reference"):
                 reference = self.reference_score(rollout)
             with clock("reward"):  # only what is still to be waited for
                 rewards = judge.rewards()
-        advantages, statistics = self.advantages(rewards)
-        with clock("update"):
-            statistics |= self.updates(rollout, advantages, reference, generator)
-        self.iteration += 1
-        statistics["busy_seconds/reward"] = torch.tensor(judge.seconds)
-        self._log_iteration(rollout, statistics, clock.seconds)
-        return {"rollout": rollout, "rewards": rewards}
+        statistics = {"busy_seconds/reward": torch.tensor(judge.seconds), **self.reward_statistics(rewards)}
+        advantages = self.advantages(mean_over_images(rewards, rollout.images_per_row), self.objective)
+        lesson = Lesson(self.policy, self.objective, rollout, advantages.flatten(), reference, **self._lesson_settings)
+        return Experience(rollout, rewards, [lesson], statistics | advantage_statistics(gather_first_axis(advantages)))
 
-    def advantages(self, rewards: RewardOutput) -> tuple[Float[Tensor, " rows"], dict[str, Float[Tensor, ""]]]:
-        """This rank's advantages, one per row, and statistics over all ranks."""
+    def reward_statistics(self, rewards: RewardOutput) -> dict[str, Float[Tensor, ""]]:
+        """What all ranks' rewards say; refuses an iteration that teaches nothing because the rewards failed."""
         everywhere = gather_rewards(rewards)
         check_any_judged(everywhere, self.iteration)
-        std = None
-        if self.objective.global_std:
-            std = {name: rewards_std(part, everywhere.valid) for name, part in everywhere.parts.items()}
-        advantages = self.objective.advantages(rewards, std=std)
-        statistics = reward_statistics(everywhere) | advantage_statistics(gather_first_axis(advantages))
-        return advantages.flatten(), statistics
+        return reward_statistics(everywhere)
 
-    @torch.no_grad()
+    def advantages(self, rewards: RewardOutput, objective: Objective) -> Float[Tensor, "prompts group"]:
+        """This rank's advantages; the global standard deviation, where it is asked for, is over all ranks."""
+        std = None
+        if objective.global_std:
+            everywhere = gather_rewards(rewards)
+            std = {name: rewards_std(part, everywhere.valid) for name, part in everywhere.parts.items()}
+        return objective.advantages(rewards, std=std)
+
     def reference_score(self, rollout: Rollout) -> PolicyScore | None:
         """The reference's score of all rows, if the objective reads it."""
-        if not self.objective.needs_reference:
-            return None
-        rows = torch.arange(len(rollout.images)).split(self.microbatch_size)
-        with self.policy.reference():
-            return concatenate_scores([self.policy.score(rollout, part) for part in rows])
+        return reference_score(self.policy, self.objective, rollout, self.microbatch_size)
 
-    def updates(
-        self,
-        rollout: Rollout,
-        advantages: Float[Tensor, " rows"],
-        reference: PolicyScore | None,
-        generator: torch.Generator,
-    ) -> dict[str, Float[Tensor, ""]]:
+    def updates(self, lessons: Sequence[Lesson], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         """All optimizer updates of the iteration; returns the mean of their statistics over updates and ranks."""
-        guard = OnPolicyGuard(self.policy, rollout, tolerance=self.on_policy_tolerance)
         statistics = []
         for epoch in range(self.inner_epochs):
-            minibatches = shuffled_minibatches(len(rollout.images), self.updates_per_epoch, generator)
-            for index, rows in enumerate(minibatches):
-                first = guard if epoch == index == 0 else None
-                statistics.append(self.update(rollout, advantages, reference, rows, first))
+            dealt = [shuffled_minibatches(lesson.num_rows, self.updates_per_epoch, generator) for lesson in lessons]
+            for index, minibatches in enumerate(zip(*dealt, strict=True)):
+                statistics.append(self.update(lessons, minibatches, watch=epoch == index == 0))
         means = combine_ranks(combine_microbatches(statistics, [1.0] * len(statistics)))
-        return {**means, "ratio/on_policy_deviation": guard.deviation}
+        return means | {f"{lesson.prefix}ratio/on_policy_deviation": lesson.guard.deviation for lesson in lessons}
 
     def update(
-        self,
-        rollout: Rollout,
-        advantages: Float[Tensor, " rows"],
-        reference: PolicyScore | None,
-        rows: Int[Tensor, " picked"],
-        guard: OnPolicyGuard | None,
+        self, lessons: Sequence[Lesson], minibatches: Sequence[Int[Tensor, "..."]], *, watch: bool
     ) -> dict[str, Float[Tensor, ""]]:
-        """One optimizer update: the gradient of the loss over a minibatch, whatever the microbatches.
-
-        The loss is a mean over decisions, so each microbatch counts with its share of the minibatch's.
-        """
+        """One optimizer update: the gradient of each lesson's loss over its minibatch, whatever the microbatches."""
         model, optimizer = self.trainer.strategy.model, self.optimizers()
         assert model is not None  # the strategy has set both up
         assert isinstance(optimizer, LightningOptimizer)
-        kept = rows_that_teach(rows, advantages) if self._may_skip else rows
-        microbatches = kept.split(self.microbatch_size)
-        weights = self.objective.row_weights(rollout.mask).cpu()
-        shares = [float(weights[part].sum() / weights[rows].sum()) for part in microbatches]
-        statistics = []
         optimizer.zero_grad()
-        for index, (part, share) in enumerate(zip(microbatches, shares, strict=True)):
-            batch = make_minibatch(rollout, advantages, reference, part)
-            with gradient_sync(model, enabled=index == len(microbatches) - 1):
-                score = self.policy.score(rollout, part)
-                loss, values = self.objective.loss(score, batch)
-                self.manual_backward(loss * share)
-            statistics.append(values)
-            if guard is not None:
-                guard.watch(score, batch, part)
-            if self.policy.progress is not None:
-                self.policy.progress("update", index + 1, len(microbatches))
-        if guard is not None:
-            guard.check()
+        last, statistics = torch.zeros((), device=self.device), dict[str, Tensor]()
+        for lesson, rows in zip(lessons, minibatches, strict=True):
+            loss, values = lesson.study(rows, model, self.manual_backward, watch=watch)
+            last, statistics = last + loss, statistics | values
+        with gradient_sync(model, enabled=True):  # in one pass: it must see all weights that are averaged over ranks
+            self.manual_backward(last)
+        if watch:
+            for lesson in lessons:
+                lesson.guard.check()
         optimizer.step()  # clips first, in on_before_optimizer_step
-        values = {f"objective/{name}": value for name, value in combine_microbatches(statistics, shares).items()}
-        return {**values, "grad_norm": self._grad_norm}
+        return statistics | self._grad_norms
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient's norm; after loss scaling is undone and gradients are averaged over the ranks.
@@ -270,14 +265,16 @@ class GRPOModule(Training):
         Raises:
             RuntimeError: If the norm is not finite (unless a loss scaler will skip the update).
         """
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._grad_norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)).detach()
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if not scaled and not bool(self._grad_norm.isfinite()):
-            raise RuntimeError(
-                f"the gradient's norm is {self._grad_norm:.3g} in iteration {self.iteration}; the weights were left as "
-                "they are. Lower the learning rate or look for a non-finite reward or log-probability."
-            )
+        self._grad_norms = {}
+        for group in optimizer.param_groups:
+            norm = whole(torch.nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)).detach()
+            self._grad_norms[f"{group.get('prefix', '')}grad_norm"] = norm
+            scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+            if not scaled and not bool(norm.isfinite()):
+                raise RuntimeError(
+                    f"the gradient's norm is {norm:.3g} in iteration {self.iteration}; the weights were left as they "
+                    "are. Lower the learning rate or look for a non-finite reward or log-probability."
+                )
 
     def on_validation_start(self) -> None:
         """Move the reward to the policy's device and forget the last validation."""
@@ -315,9 +312,12 @@ class GRPOModule(Training):
         return {}
 
     @property
-    def _may_skip(self) -> bool:
-        sharded = world_size() > 1 and is_sharded(self.policy)
-        return self.skip_zero_advantages and not self.objective.needs_reference and not sharded
+    def _lesson_settings(self) -> dict[str, Any]:
+        return {
+            "microbatch_size": self.microbatch_size,
+            "tolerance": self.on_policy_tolerance,
+            "skip_zero_advantages": self.skip_zero_advantages,
+        }
 
     def _check_rows(self, prompts: int) -> None:
         if (rows := prompts * self.group_size) % self.updates_per_epoch:

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from types import TracebackType
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from realgen.policies.backbones.base import autocast_without_cache
 from realgen.rewards.base import Reward
@@ -84,7 +86,7 @@ class Judge:
             for context in surroundings:
                 stack.enter_context(context)
             start = time.perf_counter()
-            output = self.reward(chunk)
+            output = self.reward(chunk.by_image)
             if chunk.images.is_cuda:  # not the whole device, which may be sampling already
                 torch.cuda.current_stream(chunk.images.device).record_event().synchronize()
             self.seconds += time.perf_counter() - start
@@ -98,6 +100,51 @@ def concatenate_rewards(outputs: Sequence[RewardOutput]) -> RewardOutput:
         return first
     parts = {name: torch.cat([output.parts[name] for output in outputs]) for name in first.parts}
     return RewardOutput(torch.cat([output.total for output in outputs]), parts, first.weights)
+
+
+def mean_over_images(rewards: RewardOutput, images_per_row: int) -> RewardOutput:
+    """Rewards of rows from those of their images: the mean over the images that could be judged.
+
+    Args:
+        rewards: [P, G * N], the N images of a row together.
+        images_per_row: N.
+
+    Returns:
+        [P, G]; NaN where none of a row's images could be judged.
+
+    Example:
+        >>> rewards = torch.tensor([[0.0, 1.0, torch.nan, 3.0]])
+        >>> mean_over_images(RewardOutput(rewards, {"r": rewards}, {"r": 1.0}), 2).total
+        tensor([[0.5000, 3.0000]])
+    """
+    if images_per_row == 1:
+        return rewards
+    judged = rewards.valid  # a part may know an image that another part does not: means must be over the same ones
+
+    def mean(part: Float[Tensor, "prompts images"]) -> Float[Tensor, "prompts group"]:
+        return torch.where(judged, part, torch.nan).unflatten(1, (-1, images_per_row)).nanmean(-1)
+
+    return RewardOutput(
+        mean(rewards.total), {name: mean(part) for name, part in rewards.parts.items()}, rewards.weights
+    )
+
+
+def rewards_by_row(rewards: RewardOutput, images_per_row: int) -> RewardOutput:
+    """Rewards of images in groups of one row each.
+
+    Args:
+        rewards: [P, G * N], the N images of a row together.
+        images_per_row: N.
+
+    Returns:
+        [P * G, N].
+    """
+
+    def grouped(part: Float[Tensor, "prompts images"]) -> Float[Tensor, "rows images_of_row"]:
+        return part.reshape(-1, images_per_row)
+
+    parts = {name: grouped(part) for name, part in rewards.parts.items()}
+    return RewardOutput(grouped(rewards.total), parts, rewards.weights)
 
 
 _Context = torch.autocast | torch.no_grad | torch.enable_grad | torch.cuda.StreamContext

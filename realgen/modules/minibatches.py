@@ -6,19 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from realgen.types import Gaussian, Minibatch, PolicyScore, Rollout
-
-
-def select_rows(score: PolicyScore, rows: Int[Tensor, " picked"]) -> PolicyScore:
-    """The given rows of a score, parts that are ``None`` included."""
-    gaussian = score.gaussian
-    if gaussian is not None:
-        gaussian = Gaussian(gaussian.mean[rows], gaussian.std[rows], gaussian.step_size[rows])
-    return PolicyScore(
-        log_probs=score.log_probs[rows],
-        gaussian=gaussian,
-        velocity=None if score.velocity is None else score.velocity[rows],
-    )
+from realgen.policies.joined import select_rows
+from realgen.types import Minibatch, PolicyScore, Rollout
 
 
 def shuffled_minibatches(num_rows: int, updates: int, generator: torch.Generator) -> tuple[Int[Tensor, " picked"], ...]:

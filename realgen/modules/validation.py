@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from realgen.modules.seeds import sample_seeds
 from realgen.parallel import gather_first_axis
 from realgen.policies.base import Policy
 from realgen.rewards.base import Reward
-from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rollout
+from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rewrite, Rollout
 
 
 class Validation:
@@ -48,8 +48,9 @@ class Validation:
             ``rollout`` (without decisions), ``rewards`` and ``seeds`` (of the rows), for callbacks that show images.
         """
         prompts, seeds = list(batch.prompts), sample_seeds(batch.seeds, self.samples_per_prompt)
-        images = policy.sample([p for p in prompts for _ in range(self.samples_per_prompt)], seeds)
-        rollout = rollout_without_decisions(prompts, self.samples_per_prompt, images)
+        rows = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
+        images, rewrites = policy.sample_rewritten(rows, seeds)
+        rollout = rollout_without_decisions(prompts, self.samples_per_prompt, images, rewrites)
         rewards = reward(rollout)
         self._add_rewards(rewards, batch.mask.to(rewards.total.device))
         for sample in range(self.samples_per_prompt):
@@ -75,8 +76,18 @@ class Validation:
 
 
 def rollout_without_decisions(
-    prompts: list[str], group_size: int, images: Float[Tensor, "rows 3 height width"]
+    prompts: Sequence[str],
+    group_size: int,
+    images: Float[Tensor, "rows 3 height width"],
+    rewrites: Sequence[Rewrite] | None = None,
 ) -> Rollout:
     """A rollout of finished images, for rewards; it cannot be scored."""
     no_decisions = torch.zeros(len(images), 0, device=images.device)
-    return Rollout(tuple(prompts), group_size, images, PolicyScore(no_decisions), no_decisions.bool())
+    return Rollout(
+        prompts=tuple(prompts),
+        group_size=group_size,
+        images=images,
+        sampled=PolicyScore(no_decisions),
+        mask=no_decisions.bool(),
+        rewrites=None if rewrites is None else tuple(rewrites),
+    )

@@ -2,17 +2,21 @@
 
 from realgen.policies.base import Policy
 from realgen.policies.diffusion_policy import DiffusionPolicy
+from realgen.policies.joint_policy import JointPolicy
 from realgen.policies.lora import LoRA
 from realgen.policies.prompt_policy import PromptPolicy
+from realgen.policies.rewritten_policy import RewrittenPolicy
 from realgen.policies.step_window import AllSteps, RandomWindow, SlidingWindow, StepWindow
 
 __all__ = [
     "AllSteps",
     "DiffusionPolicy",
+    "JointPolicy",
     "LoRA",
     "Policy",
     "PromptPolicy",
     "RandomWindow",
+    "RewrittenPolicy",
     "SlidingWindow",
     "StepWindow",
 ]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.types import PolicyScore, Rollout
+from realgen.types import PolicyScore, Rewrite, Rollout
 
 
 class Policy(nn.Module, ABC):
@@ -58,6 +58,12 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
         """Draw one image per (prompt, seed) the way the policy is deployed; [rows, 3, H, W] in [0, 1], no gradient."""
+
+    def sample_rewritten(
+        self, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> tuple[Float[Tensor, "rows 3 height width"], list[Rewrite] | None]:
+        """``sample``, and what the image model was told where that is not the prompts themselves."""
+        return self.sample(prompts, seeds), None
 
     @abstractmethod
     def export(self, directory: Path) -> Path:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from realgen.policies.trained_adapters import find_adapters, load_adapters
+
 ADAPTER = "default"
 """Name of the trained adapter in peft's tables."""
 
@@ -25,6 +27,8 @@ class LoRA:
         init: How A starts (B starts at zero, so the policy starts as the reference): "gaussian" with std 1 / rank,
             as RealGen does, or "kaiming", peft's default.
         seed: Of that start. Fixed, so that all ranks and a resumed run start from the same adapters.
+        pretrained: Directory that ``export`` wrote, whose weights the adapters start from instead; ``rank``, ``alpha``
+            and ``targets`` must be those that they were trained with. The reference is the model without adapters.
     """
 
     rank: int = 16
@@ -32,6 +36,7 @@ class LoRA:
     targets: list[str] | None = None
     init: Literal["gaussian", "kaiming"] = "gaussian"
     seed: int = 0
+    pretrained: str | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -40,6 +45,12 @@ class LoRA:
             raise ValueError(f"alpha must be above 0, got {self.alpha}.")
         if self.targets is not None and not self.targets:
             raise ValueError("targets must name at least one layer, got []; null takes the backbone's own choice.")
+        if self.pretrained is not None:
+            trained = find_adapters(self.pretrained)
+            own = {"rank": self.rank, "alpha": self.alpha, "targets": self.targets and sorted(self.targets)}
+            for name, value in own.items():
+                if value is not None and value != (given := getattr(trained, name)):
+                    raise ValueError(f"{name} must be that of pretrained {self.pretrained!r}, {given}, got {value}.")
 
     def attach(self, transformer: Any, default_targets: Sequence[str]) -> None:
         """Freeze a diffusers model and add adapters to it.
@@ -49,7 +60,7 @@ class LoRA:
             default_targets: The backbone's choice, used where ``targets`` is ``None``.
 
         Raises:
-            ValueError: If a target names no layer of the transformer.
+            ValueError: If a target names no layer of the transformer, or ``pretrained`` does not fit it.
         """
         from peft import LoraConfig
 
@@ -68,6 +79,8 @@ class LoRA:
         for parameter in transformer.parameters():
             if parameter.requires_grad:  # small updates would be lost in bfloat16
                 parameter.data = parameter.data.float()
+        if self.pretrained is not None:
+            load_adapters(transformer, find_adapters(self.pretrained).file, ADAPTER)
 
 
 def adapter_weights(transformer: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -47,6 +47,9 @@ class PromptPolicy(Policy):
         pretrained: Directory of a causal language model with a chat template in transformers' format, or its hub id.
         image_policy: Draws the rewrites, never trained here; all samples of a group start from the same noise, so that
             only their texts differ. ``null`` rewrites without drawing.
+        images_per_rewrite: N, images drawn of each rewrite of a rollout, at least 1; its reward is their mean.
+        raw_per_group: Samples of each group that keep the prompt as it is, so that a rewrite has to be better than
+            none. They hold no decision.
         instruction: What the model is asked; ``{prompt}`` stands for the user's prompt.
         temperature: Divides the logits, > 0. Scores are of the same distribution.
         top_p: Tokens are drawn from the fewest whose probabilities reach this, above 0, at most 1. Below 1 a rollout
@@ -76,6 +79,8 @@ class PromptPolicy(Policy):
         pretrained: str,
         *,
         image_policy: Policy | None = None,
+        images_per_rewrite: int = 1,
+        raw_per_group: int = 0,
         instruction: str = INSTRUCTION,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -96,6 +101,7 @@ class PromptPolicy(Policy):
         check_instruction(instruction)
         self.pretrained = pretrained
         self.instruction = instruction
+        self.images_per_rewrite, self.raw_per_group = images_per_rewrite, raw_per_group
         self.temperature, self.top_p = temperature, top_p
         self.eval_temperature = temperature if eval_temperature is None else eval_temperature
         self.max_prompt_tokens, self.max_tokens = max_prompt_tokens, max_tokens
@@ -112,10 +118,18 @@ class PromptPolicy(Policy):
         self._in_reference = False
         self._check_arguments()
 
+    @property
+    def draws(self) -> bool:
+        """Whether there is an image policy."""
+        return bool(self._image_policy)
+
     def _check_arguments(self) -> None:
-        for name in ("max_prompt_tokens", "max_tokens", "rollout_batch_size", "score_batch_size"):
+        names = ("max_prompt_tokens", "max_tokens", "rollout_batch_size", "score_batch_size", "images_per_rewrite")
+        for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.raw_per_group < 0:
+            raise ValueError(f"raw_per_group must be at least 0, got {self.raw_per_group}.")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}; eval_temperature may be 0.")
         if not self.eval_temperature >= 0:
@@ -157,11 +171,17 @@ class PromptPolicy(Policy):
             module.eval()
         return self
 
+    def check_group_size(self, group_size: int) -> None:
+        """Refuse a group that would be nothing but raw prompts."""
+        super().check_group_size(group_size)
+        if self.raw_per_group >= group_size:
+            raise ValueError(f"raw_per_group must be below group_size={group_size}, got {self.raw_per_group}.")
+
     @torch.no_grad()
     def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        """Write ``group_size`` rewrites of each prompt, and draw one image of each.
+        """Write ``group_size`` rewrites of each prompt, and draw N images of each.
 
-        The generator gives, in this order: the chance of every token, and one seed for each prompt's images. Both are
+        The generator gives, in this order: the chance of every token, and N seeds for each prompt's images. Both are
         drawn before the first token, so chunk sizes change nothing but rounding.
 
         Args:
@@ -170,19 +190,22 @@ class PromptPolicy(Policy):
             generator: All randomness.
 
         Returns:
-            B = P * G images and rewrites, the tokens, and the score of their decisions.
+            B = P * G rewrites, the tokens, the score of their decisions, and B * N images.
         """
         self.check_group_size(group_size)
         how: dict[str, Any] = {"generator": generator, "device": generator.device}
         uniforms = torch.rand(len(prompts) * group_size, self.max_tokens, dtype=torch.float64, **how)
-        seeds = torch.randint(2**32, (len(prompts),), **how).tolist()
-        chats = [chat for prompt in prompts for chat in [self.chat.encode(prompt) or []] * group_size]
+        seeds = torch.randint(2**32, (len(prompts), self.images_per_rewrite), **how)
+        written = group_size - self.raw_per_group
+        encoded = [self.chat.encode(prompt) or [] for prompt in prompts]
+        chats = [chat if row < written else [] for chat in encoded for row in range(group_size)]
         completions = self._write(chats, uniforms, self.temperature, "rollout")
         owners = [prompt for prompt in prompts for _ in range(group_size)]
         rewrites = read_rewrites(owners, chats, completions, self.chat)
         mask = completions.mask & completions.ended[:, None] if self.mask_truncated else completions.mask
         trajectory = token_trajectory(chats, completions, self.chat.pad_id)
-        images = self._draw([rewrite.text for rewrite in rewrites], [seed for seed in seeds for _ in range(group_size)])
+        texts = [rewrite.text for rewrite in rewrites for _ in range(self.images_per_rewrite)]
+        images = self._draw(texts, seeds.repeat_interleave(group_size, 0).flatten().tolist())
         return Rollout(
             prompts=tuple(prompts),
             group_size=group_size,
@@ -191,6 +214,7 @@ class PromptPolicy(Policy):
             mask=mask,
             trajectory=trajectory,
             rewrites=tuple(rewrites),
+            images_per_row=self.images_per_rewrite,
         )
 
     def score(self, rollout: Rollout, rows: Int[Tensor, " rows"]) -> PolicyScore:
@@ -263,9 +287,16 @@ class PromptPolicy(Policy):
         Raises:
             ValueError: If there is no image policy, or there are not as many seeds as prompts.
         """
+        return self.sample_rewritten(prompts, seeds)[0]
+
+    def sample_rewritten(
+        self, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> tuple[Float[Tensor, "rows 3 height width"], list[Rewrite]]:
+        """``sample``, and the rewrites; see there."""
         if not self._image_policy:
             raise ValueError("PromptPolicy cannot draw: image_policy is null.")
-        return self._draw([rewrite.text for rewrite in self.rewrite(prompts, seeds)], seeds)
+        rewrites = self.rewrite(prompts, seeds)
+        return self._draw([rewrite.text for rewrite in rewrites], seeds), rewrites
 
     def export(self, directory: Path) -> Path:
         """Write what was trained, for plain transformers and PEFT. Every rank must call it; the first one writes.

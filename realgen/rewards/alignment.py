@@ -40,12 +40,14 @@ class Alignment(ClipSimilarity):
         """Read the weights.
 
         Raises:
-            ValueError: If open_clip does not know the model, or finds no weights that fit it.
+            ValueError: If open_clip does not know the model, or finds no whole weights that fit it.
         """
         import open_clip  # seconds to import
 
         try:
             model = open_clip.create_model(self.model, pretrained=self.pretrained, require_pretrained=True)
-        except RuntimeError as error:
-            raise ValueError(f"open_clip cannot load model {self.model!r}: {error}") from error
+        except Exception as error:  # broken files make it stumble in many ways
+            weights = "" if self.pretrained is None else f" with pretrained={self.pretrained!r}"
+            cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"open_clip cannot load model {self.model!r}{weights}: {cause}") from error
         return Encoders(model, open_clip.get_tokenizer(self.model), model.visual.preprocess_cfg)

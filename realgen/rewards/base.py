@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.functional.images import check_images
 from realgen.types import RewardOutput, Rollout
 
 
@@ -31,8 +32,10 @@ class Reward(ABC):
         """Judge a rollout.
 
         Raises:
-            ValueError: If ``score`` returns another number of rows than the rollout has.
+            ValueError: If the images have another shape, type or range, or ``score`` returns another number of rows
+                than the rollout has.
         """
+        check_images(rollout.images)
         total = per_prompt(self.score(rollout), rollout, self.name)
         return RewardOutput(total=total, parts={self.name: total}, weights={self.name: 1.0})
 

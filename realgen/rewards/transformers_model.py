@@ -22,7 +22,7 @@ def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float
         The model, on the CPU.
 
     Raises:
-        ValueError: If there is no such model, it is of another kind, or its weights do not fit its config.
+        ValueError: If there is no such model, it is broken or of another kind, or its weights do not fit its config.
     """
     where = {"local_files_only": Path(pretrained).is_dir()}
     try:
@@ -32,7 +32,7 @@ def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float
         model, report = kind.from_pretrained(
             pretrained, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **where
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # broken files make it stumble in many ways
         raise ValueError(f"transformers cannot read {pretrained!r} as {kind.__name__}: {_first_line(error)}") from error
     entries = {"missing": "missing_keys", "unknown": "unexpected_keys", "of another shape": "mismatched_keys"}
     names = {what: sorted(_name(key) for key in report[entry]) for what, entry in entries.items()}

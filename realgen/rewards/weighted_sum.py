@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.functional.images import check_images
 from realgen.rewards.base import Reward, per_prompt
 from realgen.types import RewardOutput, Rollout
 
@@ -45,8 +46,10 @@ class WeightedSum(Reward):
         """Judge a rollout by every part.
 
         Raises:
-            ValueError: If a part returns another number of rows than the rollout has.
+            ValueError: If the images have another shape, type or range, or a part returns another number of rows than
+                the rollout has.
         """
+        check_images(rollout.images)
         parts = {name: per_prompt(reward.score(rollout), rollout, name) for name, reward in self.rewards.items()}
         # 0 times NaN is NaN, so a part without weight stays out altogether.
         total = torch.stack([self.weights[name] * part for name, part in parts.items() if self.weights[name]]).sum(0)

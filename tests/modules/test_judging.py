@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,12 @@ import torch
 from torch import Tensor
 
 from realgen.modules import GRPOModule
-from realgen.modules.judging import Judge
-from realgen.modules.minibatches import select_rows
+from realgen.modules.judging import Judge, mean_over_images, rewards_by_row
 from realgen.objectives import GRPO
-from realgen.policies.joined import concatenate_rollouts
+from realgen.policies.joined import concatenate_rollouts, select_prompts
 from realgen.rewards import WeightedSum
 from realgen.rewards.base import Reward
-from realgen.types import PolicyScore, Rollout
+from realgen.types import PolicyScore, RewardOutput, Rollout
 from tests.helpers.toy_grpo import Color, GaussianPolicy, Prompts, module, trainer
 
 PATIENCE = 20.0
@@ -47,10 +47,7 @@ class ChunkedPolicy(GaussianPolicy):
         whole = self.rollout(prompts, group_size, generator=generator)
         for index, prompt in enumerate(prompts):
             self.before(prompt)
-            rows = torch.arange(index * group_size, (index + 1) * group_size)
-            trajectory = {"x": whole.trajectory["x"][rows]}
-            score = select_rows(whole.sampled, rows)
-            yield Rollout((prompt,), group_size, whole.images[rows], score, whole.mask[rows], trajectory)
+            yield select_prompts(whole, torch.tensor([index]))
 
     def reference(self) -> Any:
         self.before("reference")
@@ -243,3 +240,30 @@ def test_an_error_of_the_reward_stops_the_fit_with_its_own_message(tmp_path: Pat
     start.load()
     assert torch.equal(trained.policy.weight, start.weight)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reward")]
+
+
+def test_a_row_has_the_mean_of_its_images_that_could_be_judged() -> None:
+    nan = torch.nan
+    red = torch.tensor([[0.0, 1.0, 0.5, 0.5], [nan, 0.4, nan, nan]])
+    green = torch.tensor([[1.0, 3.0, nan, 5.0], [9.0, 0.2, 0.1, 0.1]])
+    rewards = RewardOutput(red + green, {"red": red, "green": green}, {"red": 1.0, "green": 1.0})
+    rows = mean_over_images(rewards, 2)
+    # Prompt 1: both images of row 0, the second of row 1. Prompt 2: the second of row 0, none of row 1.
+    torch.testing.assert_close(rows.parts["red"], torch.tensor([[0.5, 0.5], [0.4, nan]]), equal_nan=True)
+    torch.testing.assert_close(rows.parts["green"], torch.tensor([[2.0, 5.0], [0.2, nan]]), equal_nan=True)
+    torch.testing.assert_close(rows.total, torch.tensor([[2.5, 5.5], [0.6, nan]]), equal_nan=True)
+    assert rows.valid.tolist() == [[True, True], [True, False]]
+    assert mean_over_images(rewards, 1) is rewards
+    by_row = rewards_by_row(rewards, 2)
+    assert by_row.parts["green"][0].tolist() == [1.0, 3.0]
+    assert by_row.total.shape == (4, 2)
+
+
+def test_the_reward_sees_every_image() -> None:
+    seen = []
+    rollout = replace(chunk(0.0, 0.5), images=torch.rand(4, 3, 2, 2), images_per_row=2)
+    with Judge(Told(lambda judged: seen.append((judged.group_size, len(judged.images))))) as judge:
+        judge.start(rollout)
+        rewards = judge.rewards()
+    assert seen == [(4, 4)]
+    assert rewards.total.shape == (1, 4)

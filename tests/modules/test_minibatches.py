@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from realgen.modules.minibatches import make_minibatch, rows_that_teach, select_rows
+from realgen.modules.minibatches import make_minibatch, rows_that_teach
 from realgen.types import Gaussian, PolicyScore, Rollout
 
 
@@ -10,20 +10,6 @@ def score(rows: int, *, full: bool = True) -> PolicyScore:
     steps = torch.arange(rows * 2.0).view(rows, 2)
     latents = torch.arange(rows * 6.0).view(rows, 2, 3)
     return PolicyScore(steps, Gaussian(latents, steps + 1, steps + 2), -latents) if full else PolicyScore(steps)
-
-
-def test_select_rows_takes_every_part_in_the_given_order() -> None:
-    picked = select_rows(score(4), torch.tensor([3, 1]))
-    assert picked.log_probs.tolist() == [[6, 7], [2, 3]]
-    assert picked.gaussian.mean[:, 0].tolist() == [[18, 19, 20], [6, 7, 8]]
-    assert picked.gaussian.std.tolist() == [[7, 8], [3, 4]]
-    assert picked.gaussian.step_size.tolist() == [[8, 9], [4, 5]]
-    assert picked.velocity[1, 1].tolist() == [-9, -10, -11]
-
-
-def test_select_rows_keeps_missing_parts_missing() -> None:
-    picked = select_rows(score(2, full=False), torch.tensor([0]))
-    assert (picked.gaussian, picked.velocity) == (None, None)
 
 
 def test_rows_that_teach_never_leaves_nothing() -> None:

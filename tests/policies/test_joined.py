@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from realgen.policies.joined import concatenate_rollouts, concatenate_scores
+from realgen.policies.joined import concatenate_rollouts, concatenate_scores, select_prompts, select_rows
 from realgen.types import Gaussian, PolicyScore, Rewrite, Rollout
 
 
@@ -50,3 +52,26 @@ def test_rollouts_are_joined_in_every_part() -> None:
 def test_one_rollout_is_left_as_it_is() -> None:
     alone = rollout(0, "ab")
     assert concatenate_rollouts([alone]) is alone
+
+
+def test_select_rows_takes_every_part_in_the_given_order() -> None:
+    picked = select_rows(score(range(4)), torch.tensor([3, 1]))
+    assert picked.log_probs.tolist() == [[6, 7], [2, 3]]
+    assert picked.gaussian.mean[:, 1].tolist() == [[7, 7, 7], [3, 3, 3]]
+    assert picked.gaussian.std.tolist() == [[7, 8], [3, 4]]
+    assert picked.gaussian.step_size.tolist() == [[8, 9], [4, 5]]
+    assert picked.velocity[1, 1].tolist() == [-3, -3, -3]
+    bare = select_rows(score(range(2), full=False), torch.tensor([0]))
+    assert (bare.gaussian, bare.velocity) == (None, None)
+
+
+def test_select_prompts_takes_whole_groups_with_all_their_images() -> None:
+    whole = rollout(0, "abc", rewritten=True)
+    two_each = replace(whole, images=torch.arange(12.0)[:, None, None, None].expand(-1, 3, 1, 1), images_per_row=2)
+    picked = select_prompts(two_each, torch.tensor([2, 0]))
+    assert picked.prompts == ("c", "a")
+    assert [rewrite.text for rewrite in picked.rewrites] == ["text 4", "text 5", "text 0", "text 1"]
+    assert picked.images[:, 0, 0, 0].tolist() == [8, 9, 10, 11, 0, 1, 2, 3]
+    assert picked.trajectory["x"].tolist() == [4, 5, 0, 1]
+    assert torch.equal(picked.sampled.log_probs, whole.sampled.log_probs[[4, 5, 0, 1]])
+    assert torch.equal(picked.mask, whole.mask[[4, 5, 0, 1]])

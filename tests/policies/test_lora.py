@@ -1,9 +1,14 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from realgen.policies import LoRA
 from realgen.policies.backbones import SD3
 from realgen.policies.lora import adapter_config
+from realgen.policies.trained_adapters import find_adapters
 
 
 @pytest.fixture
@@ -87,3 +92,101 @@ def test_a_target_that_matches_nothing_is_refused(transformer) -> None:
 def test_impossible_settings_are_refused(settings, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoRA(**settings)
+
+
+def test_exported_adapters_draw_the_same_images(make_policy, stir, tmp_path) -> None:
+    trained = make_policy(lora=LoRA(rank=2, alpha=6.0))
+    stir(trained)
+    trained.export(tmp_path / "lora")
+    loaded = make_policy(lora=LoRA(rank=2, alpha=6.0, pretrained=str(tmp_path / "lora")))
+    prompts, seeds = ["a cat", "a dog"], [3, 4]
+    images = trained.sample(prompts, seeds)
+    assert torch.equal(loaded.sample(prompts, seeds), images)
+    with loaded.reference():
+        assert torch.equal(loaded.sample(prompts, seeds), make_policy().sample(prompts, seeds))
+    assert not torch.equal(make_policy().sample(prompts, seeds), images)
+    assert all(p.requires_grad for name, p in loaded.transformer.named_parameters() if "lora_" in name)
+
+
+def test_exported_adapters_score_the_same_tokens(make_rewriter, stir, tmp_path) -> None:
+    trained = make_rewriter(lora=LoRA(rank=2, alpha=6.0))
+    stir(trained)
+    trained.export(tmp_path / "lora")
+    loaded = make_rewriter(lora=LoRA(rank=2, alpha=6.0, pretrained=str(tmp_path / "lora")))
+    rollout = trained.rollout(["a cat", "two dogs"], 2, generator=torch.Generator().manual_seed(0))
+    again = loaded.rollout(["a cat", "two dogs"], 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.sampled.log_probs, rollout.sampled.log_probs)
+    assert again.rewrites == rollout.rewrites
+    base = make_rewriter().score(rollout, torch.arange(4)).log_probs
+    assert not torch.equal(base, rollout.sampled.log_probs)
+
+
+@pytest.fixture
+def exported(make_policy, tmp_path) -> Path:
+    return make_policy(lora=LoRA(rank=2, alpha=6.0, targets=["to_q", "to_k"])).export(tmp_path / "run" / "lora")
+
+
+def test_find_adapters_reads_what_export_wrote(exported, make_rewriter, tmp_path) -> None:
+    adapters = find_adapters(exported)
+    assert (adapters.rank, adapters.alpha, adapters.targets) == (2, 6.0, ["to_k", "to_q"])
+    language = make_rewriter(lora=LoRA(rank=3, alpha=1.5, targets=["v_proj"])).export(tmp_path / "llm")
+    adapters = find_adapters(language)
+    assert (adapters.rank, adapters.alpha, adapters.targets) == (3, 1.5, ["v_proj"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": 4}, r"rank must be that of pretrained '.*/lora', 2, got 4"),
+        ({"alpha": 2.0}, r"alpha must be that of pretrained '.*/lora', 6.0, got 2.0"),
+        ({"targets": ["to_v", "to_q"]}, r"targets must be that of .*\['to_k', 'to_q'\], got \['to_q', 'to_v'\]"),
+    ],
+)
+def test_adapters_of_another_make_are_refused_before_anything_is_loaded(exported, settings, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        LoRA(**{"rank": 2, "alpha": 6.0, **settings}, pretrained=str(exported))
+
+
+def test_adapters_of_other_layers_are_refused(exported, make_policy) -> None:
+    lora = LoRA(rank=2, alpha=6.0, pretrained=str(exported))  # the backbone's own choice is more than that
+    with pytest.raises(ValueError, match=r"it does not adapt, and the policy does: .*add_k_proj\.lora_A"):
+        make_policy(lora=lora)
+
+
+def test_adapters_of_another_model_are_refused(exported, make_rewriter) -> None:
+    lora = LoRA(rank=2, alpha=6.0, targets=["q_proj"])
+    state = make_rewriter(lora=lora).export(exported.parent / "llm")
+    with pytest.raises(ValueError, match=r"no linear layer of Qwen3ForCausalLM is called 'to_q'"):
+        make_rewriter(lora=LoRA(rank=2, alpha=6.0, targets=["to_q", "to_k"], pretrained=str(exported)))
+    weights = {name: weight.clone() for name, weight in load_file(state / "adapter_model.safetensors").items()}
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({**weights, name: weights[name][:, :8].contiguous()}, state / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"q_proj.lora_A.default.weight has the shape \(2, 8\), here it is \(2, 32\)"):
+        make_rewriter(lora=LoRA(rank=2, alpha=6.0, targets=["q_proj"], pretrained=str(state)))
+    save_file({**weights, "extra.lora_A.weight": weights[name].clone()}, state / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"it adapts, and the policy does not: extra\.lora_A\.default\.weight"):
+        make_rewriter(lora=LoRA(rank=2, alpha=6.0, targets=["q_proj"], pretrained=str(state)))
+
+
+def test_what_is_no_export_is_refused(exported, make_rewriter, tmp_path) -> None:
+    def refused(folder, message):
+        with pytest.raises(ValueError, match=message):
+            find_adapters(folder)
+
+    refused(tmp_path / "nowhere", "must be a directory with pytorch_lora_weights.safetensors or adapter_model.safe")
+    refused(exported.parent, r"as export writes it, got '.*/run'\. '.*/run/lora' is one\.")
+    weights = {key: value.clone() for key, value in load_file(exported / "pytorch_lora_weights.safetensors").items()}
+    save_file(weights, exported / "pytorch_lora_weights.safetensors")  # without its header
+    refused(exported, "does not say r, lora_alpha and target_modules of its adapters")
+    (exported / "pytorch_lora_weights.safetensors").write_bytes(b"no weights")
+    refused(exported, "the adapters' settings in '.*' cannot be read")
+    language = make_rewriter(lora=LoRA(rank=2, targets=["q_proj"])).export(tmp_path / "llm")
+    config = json.loads((language / "adapter_config.json").read_text())
+    (language / "adapter_config.json").write_text(json.dumps({**config, "use_rslora": True}))
+    refused(language, "has adapters of another kind: use_rslora is set")
+    (language / "adapter_config.json").unlink()
+    refused(language, "cannot be read: .*No such file")
+    (language / "adapter_config.json").write_text(json.dumps(config))
+    (language / "adapter_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors' cannot be read"):
+        make_rewriter(lora=LoRA(rank=2, targets=["q_proj"], pretrained=str(language)))

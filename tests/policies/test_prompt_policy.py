@@ -365,3 +365,59 @@ def test_a_model_without_chat_template_is_refused(tiny_llm, tmp_path: Path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no chat template"):
         PromptPolicy(str(tmp_path)).load()
+
+
+def test_every_rewrite_is_drawn_from_the_seeds_of_its_prompt(make_rewriter):
+    image_policy = Draws()
+    rollout = roll(make_rewriter(image_policy=image_policy, images_per_rewrite=3))
+    ((texts, seeds),) = image_policy.asked
+    assert texts == [text for text in rollout.row_texts for _ in range(3)]
+    by_row = torch.tensor(seeds).view(3, 4, 3)  # prompts, rewrites, images
+    assert bool((by_row == by_row[:, :1]).all())
+    assert len(set(seeds)) == 9
+    assert rollout.images_per_row == 3
+    assert len(rollout.images) == 36
+    by_image = rollout.by_image
+    assert (by_image.group_size, len(by_image.rewrites)) == (12, 36)
+    assert by_image.row_texts == texts
+    assert by_image.row_prompts == [prompt for prompt in PROMPTS for _ in range(12)]
+    assert by_image.images is rollout.images
+    plain = roll(make_rewriter())
+    assert plain.by_image is plain
+
+
+def test_raw_samples_of_a_group_keep_the_prompt_and_hold_no_decision(make_rewriter):
+    image_policy = Draws()
+    rollout = roll(make_rewriter(image_policy=image_policy, raw_per_group=1))
+    asked = rollout.mask.any(1).view(3, 4)
+    assert asked.tolist() == [[True, True, True, False]] * 3
+    assert [rewrite.skipped for rewrite in rollout.rewrites] == [False, False, False, True] * 3
+    assert image_policy.asked[0][0][3::4] == list(PROMPTS)
+    whole = roll(make_rewriter())  # the other rows are what they are without it
+    assert rollout.rewrites[:3] == whole.rewrites[:3]
+
+
+def test_validation_knows_the_rewrites(make_rewriter):
+    image_policy = Draws()
+    policy = make_rewriter(image_policy=image_policy)
+    images, rewrites = policy.sample_rewritten(["a cat", "a dog"], [1, 2])
+    assert rewrites == policy.rewrite(["a cat", "a dog"], [1, 2])
+    assert image_policy.asked == [([rewrite.text for rewrite in rewrites], [1, 2])]
+    assert torch.equal(images, policy.sample(["a cat", "a dog"], [1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"images_per_rewrite": 0}, "images_per_rewrite must be at least 1, got 0"),
+        ({"raw_per_group": -1}, "raw_per_group must be at least 0, got -1"),
+    ],
+)
+def test_bad_counts_are_named(make_rewriter, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_rewriter(**settings)
+
+
+def test_a_group_of_raw_prompts_alone_is_refused(make_rewriter):
+    with pytest.raises(ValueError, match="raw_per_group must be below group_size=4, got 4"):
+        make_rewriter(raw_per_group=4).check_group_size(4)

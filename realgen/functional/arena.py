@@ -1,0 +1,267 @@
+"""Who wins: win rates with ties as half, agreement of the two orders, and strengths by Bradley and Terry.
+
+The outcome of a comparison is a number seen from its first contestant: 1 = won, 0.5 = tie, 0 = lost, NaN = not judged.
+M models, P prompts, R resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from realgen.functional.bootstrap import Interval, bootstrap_mean, percentile_limits, resampled_means
+
+_STEPS = 200
+"""Newton steps after which the fit gives up; it takes about ten."""
+
+
+class PositionBias(NamedTuple):
+    """How much a judge's choice depends on which image it is shown first."""
+
+    first_share: float
+    """Share of the decided replies that chose the first image, both orders together; 0.5 = no bias, NaN = none."""
+    disagreement: float
+    """Share of the pairs whose two orders did not choose the same image; NaN = no pair was judged in both."""
+    decided: int
+    """Replies that chose one of the two."""
+    pairs: int
+    """Pairs judged in both orders."""
+
+
+class Strengths(NamedTuple):
+    """Bradley-Terry strengths of models, with their intervals."""
+
+    value: Float[Tensor, " models"]
+    """[M] log-strength; sums to zero. A model beats another with the logistic function of their difference."""
+    low: Float[Tensor, " models"]
+    """[M] lower limit."""
+    high: Float[Tensor, " models"]
+    """[M] upper limit."""
+
+
+def win_rate(
+    outcomes: Float[Tensor, " prompts"], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Share of comparisons won, a tie counting as half a win, with its bootstrap interval over prompts.
+
+    Args:
+        outcomes: [P] of one contestant against another, in [0, 1]; NaN where they could not be judged: these are left
+            out of the rate, and counted in ``dropped``.
+        resamples: How often the prompts are drawn anew, >= 1.
+        confidence: Share of resamples between the limits, in (0, 1).
+        seed: Of the draws.
+
+    Returns:
+        The rate and its limits, in [0, 1].
+
+    Raises:
+        ValueError: If an outcome leaves [0, 1], or none was judged.
+
+    Example:
+        >>> win_rate(torch.tensor([1.0, 0.5, 0.0, 1.0, float("nan")])).value
+        0.625
+    """
+    if bool(((outcomes < 0) | (outcomes > 1)).any()):
+        raise ValueError(f"outcomes must lie in [0, 1], got {outcomes.min():.4g} to {outcomes.max():.4g}.")
+    return bootstrap_mean(outcomes, resamples=resamples, confidence=confidence, seed=seed, nan="drop")
+
+
+def merge_orders(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
+    """One outcome of the two orders in which a pair was shown: what both agree on, else a tie.
+
+    Args:
+        forward: [N] outcome for the first contestant, when it was shown first.
+        backward: [N] outcome for the *same* contestant, when it was shown second.
+
+    Returns:
+        [N] outcome for that contestant; NaN where one of the orders was not judged.
+
+    Example:
+        >>> merge_orders(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 0.5]))
+        tensor([1.0000, 0.5000, 0.5000])
+    """
+    judged = torch.where(forward == backward, forward, 0.5)
+    return torch.where(forward.isnan() | backward.isnan(), torch.nan, judged)
+
+
+def position_bias(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> PositionBias:
+    """How often the image shown first was chosen, and how often the order changed the choice.
+
+    Args:
+        forward: [N] outcome for the first contestant, when it was shown first.
+        backward: [N] outcome for the same contestant, when it was shown second; NaN throughout if it never was.
+
+    Returns:
+        Two shares and what they are of. A protocol that never swaps has ``first_share``, in which the bias cannot be
+        told from the contestants' strengths, and no ``disagreement``.
+
+    Example:
+        >>> position_bias(torch.tensor([1.0, 1.0, 0.5]), torch.tensor([0.0, 1.0, 0.5]))
+        PositionBias(first_share=0.75, disagreement=0.3333333333333333, decided=4, pairs=3)
+    """
+    shown_first = torch.cat([forward, 1 - backward])
+    decided = shown_first[(shown_first == 0) | (shown_first == 1)]
+    both = ~(forward.isnan() | backward.isnan())
+    differs = (forward != backward)[both]
+    return PositionBias(
+        first_share=float(decided.double().mean()),
+        disagreement=float(differs.double().mean()),
+        decided=len(decided),
+        pairs=len(differs),
+    )
+
+
+def win_matrices(
+    first: Int[Tensor, " pairs"],
+    second: Int[Tensor, " pairs"],
+    outcomes: Float[Tensor, " pairs"],
+    prompts: Int[Tensor, " pairs"],
+    *,
+    num_models: int,
+    num_prompts: int,
+) -> Float[Tensor, "prompts models models"]:
+    """Wins of each model over each other one, prompt by prompt; a tie is half a win for both, NaN is none.
+
+    Args:
+        first: [N] first contestant of each comparison, 0 to M - 1.
+        second: [N] its second contestant.
+        outcomes: [N] for the first one.
+        prompts: [N] 0 to P - 1.
+        num_models: M.
+        num_prompts: P.
+
+    Returns:
+        [P, M, M] float64; entry (i, j) = wins of i over j.
+
+    Example:
+        >>> index = torch.tensor([0, 0])
+        >>> win_matrices(index, index + 1, torch.tensor([1.0, 0.5]), index, num_models=2, num_prompts=1)
+        tensor([[[0.0000, 1.5000],
+                 [0.5000, 0.0000]]], dtype=torch.float64)
+    """
+    judged = ~outcomes.isnan()
+    i, j, p, won = first[judged], second[judged], prompts[judged], outcomes[judged].double()
+    wins = torch.zeros(num_prompts, num_models, num_models, dtype=torch.float64)
+    wins.index_put_((p, i, j), won, accumulate=True)
+    wins.index_put_((p, j, i), 1 - won, accumulate=True)
+    return wins
+
+
+def bradley_terry(
+    wins: Float[Tensor, "*batch models models"], *, tolerance: float = 1e-8
+) -> Float[Tensor, "*batch models"]:
+    """Maximum-likelihood strengths of paired comparisons (Bradley and Terry 1952), ties counted as half wins.
+
+        P(i beats j) = 1 / (1 + exp(theta_j - theta_i)),   theta = argmax sum_ij wins_ij log P(i beats j)
+
+    Newton's method with the step shortened to log(1 + c) / c of itself, where c is the largest change of a difference:
+    the log-likelihood's third derivative is at most c times its second, so no such step overshoots (Sun and Tran-Dinh
+    2019, equation 12), and the last ones are full. It is not Elo's running update, and does not depend on any order.
+
+    Args:
+        wins: [..., M, M] wins of row over column, >= 0; the diagonal counts nothing.
+        tolerance: Largest change of a difference of log-strengths, > 0, at which the fit stops.
+
+    Returns:
+        [..., M] float64 log-strengths that sum to zero.
+
+    Raises:
+        ValueError: If the matrices are not square, a number of wins is negative, or the strengths do not exist: some
+            models have lost nothing to all others, or were not compared with them (Ford 1957).
+
+    Example:
+        >>> bradley_terry(torch.tensor([[0.0, 3.0], [1.0, 0.0]]))  # -+ log(3) / 2
+        tensor([ 0.5493, -0.5493], dtype=torch.float64)
+    """
+    models = wins.shape[-1]
+    if wins.shape[-2] != models or models == 0:
+        raise ValueError(f"wins must have shape [..., models, models], got {list(wins.shape)}.")
+    if not bool((wins >= 0).all()):
+        raise ValueError(f"wins must be zero or more, got {wins.min():.4g}.")
+    won = wins.double() * (1 - torch.eye(models, dtype=torch.float64))
+    if not bool(_connected(won > 0).all()):
+        raise ValueError(
+            "the strengths do not exist: some models have lost nothing to the others, or were never compared with "
+            "them; judge more pairs."
+        )
+    games = won + won.mT
+    theta = torch.zeros(won.shape[:-1], dtype=torch.float64)
+    for _ in range(_STEPS):
+        beats = torch.sigmoid(theta.unsqueeze(-1) - theta.unsqueeze(-2))  # [..., M, M]
+        slope = (won - games * beats).sum(-1)
+        weights = games * beats * (1 - beats)
+        # Only differences count, so the curvature is blind to a common shift; the constant makes it invertible.
+        curvature = torch.diag_embed(weights.sum(-1)) - weights + 1.0 / models
+        step = torch.linalg.solve(curvature, slope)
+        change = step.amax(-1, keepdim=True) - step.amin(-1, keepdim=True)
+        theta = theta + step * torch.log1p(change) / change.clamp_min(1e-12)
+        if bool((change <= tolerance).all()):
+            return theta - theta.mean(-1, keepdim=True)
+    raise ValueError(f"the strengths were not found in {_STEPS} steps; the wins are too one-sided.")
+
+
+def bradley_terry_intervals(
+    wins: Float[Tensor, "prompts models models"],
+    *,
+    virtual_ties: float = 1.0,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Strengths:
+    """Strengths of models with percentile bootstrap intervals, by fitting them anew to prompts drawn with replacement.
+
+    Args:
+        wins: [P, M, M] wins prompt by prompt, as ``win_matrices`` gives them.
+        virtual_ties: Added in each fit between every two models that were compared at all, >= 0. Above 0 a model that
+            wins everything still has a strength; all strengths are pulled together a little.
+        resamples: How often the prompts are drawn anew, >= 1.
+        confidence: Share of resamples between the limits, in (0, 1).
+        seed: Of the draws.
+
+    Returns:
+        Strengths and limits, [M] each.
+
+    Raises:
+        ValueError: As ``bradley_terry`` and ``bootstrap_mean`` do.
+
+    Example:
+        >>> bradley_terry_intervals(torch.ones(5, 2, 2)).value.abs()
+        tensor([0., 0.], dtype=torch.float64)
+    """
+    if virtual_ties < 0:
+        raise ValueError(f"virtual_ties must be zero or more, got {virtual_ties}.")
+    total = wins.double().sum(0)
+    ties = virtual_ties / 2 * (total + total.mT > 0)
+    value = bradley_terry(total + ties)
+    drawn = resampled_means(wins.flatten(1), resamples=resamples, seed=seed) * len(wins)
+    low, high = percentile_limits(bradley_terry(drawn.view(-1, *total.shape) + ties), confidence)
+    return Strengths(value, low, high)
+
+
+def elo(strengths: Float[Tensor, " *models"], *, mean: float = 1000.0) -> Float[Tensor, " *models"]:
+    """Log-strengths on Elo's scale, where 400 points more mean odds of ten to one.
+
+    Args:
+        strengths: Log-strengths.
+        mean: Where zero lands.
+
+    Returns:
+        The same shape.
+
+    Example:
+        >>> elo(torch.tensor([0.0, math.log(10)]))
+        tensor([1000., 1400.])
+    """
+    return mean + 400.0 / math.log(10.0) * strengths
+
+
+def _connected(beat: Bool[Tensor, "*batch models models"]) -> Bool[Tensor, " *batch"]:
+    """Whether everyone has beaten everyone, directly or through others (Ford's condition)."""
+    reach = (beat | torch.eye(beat.shape[-1], dtype=torch.bool)).double()
+    for _ in range(max(1, math.ceil(math.log2(beat.shape[-1])))):
+        reach = (reach @ reach > 0).double()
+    return (reach > 0).all(-1).all(-1)

@@ -1,0 +1,130 @@
+"""A language model and an image policy that learn from the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.policies.base import Policy
+from realgen.policies.joined import concatenate_rollouts, select_prompts
+from realgen.policies.prompt_policy import PromptPolicy
+from realgen.types import PolicyScore, Rewrite, Rollout
+
+
+class JointRollout(NamedTuple):
+    """What an iteration of both sampled; the images are the same."""
+
+    rewriting: Rollout
+    """P prompts, G rewrites of each, N images of each rewrite; the decisions are tokens."""
+    drawing: Rollout
+    """P * G texts, N images of each; the decisions are denoising steps."""
+
+
+class JointPolicy(Policy):
+    """A ``PromptPolicy`` that rewrites and an image policy that draws, both trained.
+
+    As a policy it is the rewriter: ``rollout``, ``score`` and ``reference`` are of its tokens. ``rollouts`` and
+    ``image_policy`` give what the images taught the other one. The texts of a group are drawn from the same noise.
+
+    Args:
+        rewriter: Writes the texts; its own ``image_policy`` must be null.
+        image_policy: Draws them.
+        images_per_rewrite: N, at least 2: the images of a text are the image policy's group.
+
+    Raises:
+        ValueError: If there are fewer than two images a rewrite, or the rewriter would draw by itself.
+    """
+
+    def __init__(self, rewriter: PromptPolicy, *, image_policy: Policy, images_per_rewrite: int = 4) -> None:
+        super().__init__()
+        if images_per_rewrite < 2:
+            raise ValueError(f"images_per_rewrite must be at least 2, a group of images, got {images_per_rewrite}.")
+        if rewriter.draws:
+            raise ValueError("rewriter.image_policy must be null: the joint policy's image_policy draws.")
+        image_policy.check_group_size(images_per_rewrite)
+        self.rewriter = rewriter
+        self.image_policy = image_policy
+        self.images_per_rewrite = images_per_rewrite
+
+    @property
+    def transformer_evals(self) -> int:
+        """Rows that the image policy's transformer has been called with."""
+        return getattr(self.image_policy, "transformer_evals", 0)
+
+    def load(self) -> None:
+        """Read both; a second call does nothing."""
+        self.rewriter.load()
+        self.image_policy.load()
+
+    def check_group_size(self, group_size: int) -> None:
+        """Refuse what the rewriter refuses."""
+        self.rewriter.check_group_size(group_size)
+
+    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
+        """The rewriter's part of ``rollouts``."""
+        return self.rollouts(prompts, group_size, generator=generator).rewriting
+
+    @torch.no_grad()
+    def rollouts(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> JointRollout:
+        """Write ``group_size`` texts for each prompt, and sample the images of each.
+
+        The generator gives what the rewriter draws, then the seed of all that the image policy draws; that is the same
+        for every text of a group.
+
+        Args:
+            prompts: P texts.
+            group_size: G.
+            generator: All randomness.
+
+        Returns:
+            Both rollouts.
+        """
+        self._hand_on()
+        rewriting = self.rewriter.rollout(prompts, group_size, generator=generator)
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        texts = rewriting.row_texts
+        parts = []
+        for sample in range(group_size):  # the sample-th text of every prompt
+            same = torch.Generator(generator.device).manual_seed(seed)
+            parts.append(self.image_policy.rollout(texts[sample::group_size], self.images_per_rewrite, generator=same))
+        by_sample = torch.arange(len(texts)).view(group_size, len(prompts))
+        drawing = select_prompts(concatenate_rollouts(parts), by_sample.T.flatten())
+        rewriting = replace(rewriting, images=drawing.images, images_per_row=self.images_per_rewrite)
+        return JointRollout(rewriting, drawing)
+
+    def score(self, rollout: Rollout, rows: Tensor) -> PolicyScore:
+        """Score the rewriter's tokens."""
+        return self.rewriter.score(rollout, rows)
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside this context the rewriter is its frozen start."""
+        return self.rewriter.reference()
+
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+        """Rewrite each prompt and draw what was written, both from the row's seed."""
+        return self.sample_rewritten(prompts, seeds)[0]
+
+    def sample_rewritten(
+        self, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> tuple[Float[Tensor, "rows 3 height width"], list[Rewrite]]:
+        """``sample``, and the rewrites."""
+        self._hand_on()
+        rewrites = self.rewriter.rewrite(prompts, seeds)
+        return self.image_policy.sample([rewrite.text for rewrite in rewrites], seeds), rewrites
+
+    def export(self, directory: Path) -> Path:
+        """Write the trained weights of both, into ``rewriter`` and ``images``."""
+        self.rewriter.export(directory / "rewriter")
+        self.image_policy.export(directory / "images")
+        return directory
+
+    def _hand_on(self) -> None:
+        for policy in (self.rewriter, self.image_policy):
+            policy.iteration, policy.progress = self.iteration, self.progress

@@ -1,0 +1,151 @@
+"""An image policy that is told rewrites: the second stage, after a language model has learned to rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.policies.base import Policy
+from realgen.policies.prompt_policy import PromptPolicy
+from realgen.types import PolicyScore, Rewrite, Rollout
+
+
+class RewrittenPolicy(Policy):
+    """Trains an image policy on what a frozen ``PromptPolicy`` makes of the prompts.
+
+    All samples of a group are told the same text, so that an image is better than its group by how it is drawn, not by
+    what it was told. A share of the prompts of each iteration is left as it is, or the image policy would forget what
+    users write. ``sample`` rewrites every prompt, as the pair is deployed.
+
+    Args:
+        image_policy: What is trained.
+        rewriter: Rewrites the prompts, never trained here; its own ``image_policy`` must be null.
+        raw_share: Share of an iteration's prompts that is not rewritten, 0 to 1; where it makes no whole number, chance
+            rounds it.
+
+    Raises:
+        ValueError: If ``raw_share`` is out of its range, or the rewriter would draw by itself.
+    """
+
+    def __init__(self, image_policy: Policy, *, rewriter: PromptPolicy, raw_share: float = 0.25) -> None:
+        super().__init__()
+        if not 0 <= raw_share <= 1:
+            raise ValueError(f"raw_share must be 0 to 1, got {raw_share}.")
+        if rewriter.draws:
+            raise ValueError("rewriter.image_policy must be null: image_policy draws.")
+        self.image_policy = image_policy
+        self._rewriter = (rewriter,)  # a tuple hides what is frozen from state_dict, optimizers and shards
+        self.raw_share = raw_share
+
+    @property
+    def rewriter(self) -> PromptPolicy:
+        """What rewrites."""
+        return self._rewriter[0]
+
+    @property
+    def backbone(self) -> Any:
+        """The image policy's base model."""
+        return getattr(self.image_policy, "backbone", None)
+
+    @property
+    def transformer_evals(self) -> int:
+        """Rows that the image policy's transformer has been called with."""
+        return getattr(self.image_policy, "transformer_evals", 0)
+
+    def load(self) -> None:
+        """Read both; a second call does nothing."""
+        self.image_policy.load()
+        self.rewriter.load()
+        self.rewriter.requires_grad_(False)
+
+    def check_group_size(self, group_size: int) -> None:
+        """Refuse what the image policy refuses."""
+        self.image_policy.check_group_size(group_size)
+
+    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
+        """Rewrite, then sample; see ``rollout_chunks``."""
+        texts = self._rewrite(prompts, generator)
+        self._hand_on()
+        rollout = self.image_policy.rollout([text.text for text in texts], group_size, generator=generator)
+        return _told(rollout, prompts, texts)
+
+    def rollout_chunks(
+        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator
+    ) -> Iterator[Rollout]:
+        """Rewrite all prompts, then sample the image policy's chunks.
+
+        The generator gives, in this order: which prompts stay as they are, one seed for each rewrite, and what the
+        image policy draws.
+
+        Args:
+            prompts: P texts.
+            group_size: G.
+            generator: All randomness.
+
+        Yields:
+            Rollouts of some of the prompts, with the rewrites that the image policy was told.
+        """
+        texts = self._rewrite(prompts, generator)
+        self._hand_on()
+        told = [text.text for text in texts]
+        start = 0
+        for chunk in self.image_policy.rollout_chunks(told, group_size, generator=generator):
+            part = slice(start, start + len(chunk.prompts))
+            yield _told(chunk, prompts[part], texts[part])
+            start = part.stop
+
+    def score(self, rollout: Rollout, rows: Tensor) -> PolicyScore:
+        """Score the image policy's decisions under the texts that it was told."""
+        return self.image_policy.score(replace(rollout, prompts=tuple(rollout.row_texts[:: rollout.group_size])), rows)
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside this context the image policy is its frozen start."""
+        return self.image_policy.reference()
+
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+        """Rewrite each prompt and draw what was written, both from the row's seed."""
+        return self.sample_rewritten(prompts, seeds)[0]
+
+    def sample_rewritten(
+        self, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> tuple[Float[Tensor, "rows 3 height width"], list[Rewrite]]:
+        """``sample``, and the rewrites."""
+        self._hand_on()
+        rewrites = self.rewriter.to(self.device).rewrite(prompts, seeds)
+        return self.image_policy.sample([rewrite.text for rewrite in rewrites], seeds), rewrites
+
+    def export(self, directory: Path) -> Path:
+        """Write the image policy's trained weights; the rewriter's stay where they came from."""
+        return self.image_policy.export(directory)
+
+    def _hand_on(self) -> None:
+        self.image_policy.iteration, self.image_policy.progress = self.iteration, self.progress
+
+    @torch.no_grad()
+    def _rewrite(self, prompts: Sequence[str], generator: torch.Generator) -> list[Rewrite]:
+        """One rewrite for each prompt; the prompt itself for those that stay as they are."""
+        how: dict[str, Any] = {"generator": generator, "device": generator.device}
+        order = torch.randperm(len(prompts), **how).tolist()
+        left = int(self.raw_share * len(prompts) + float(torch.rand((), dtype=torch.float64, **how)))
+        seeds = torch.randint(2**32, (len(prompts),), **how).tolist()
+        rewrites = [Rewrite(prompt, "", formatted=False, truncated=False, skipped=True) for prompt in prompts]
+        asked = sorted(order[left:])
+        if asked:
+            self.rewriter.to(self.device)
+            written = self.rewriter.rewrite([prompts[p] for p in asked], [seeds[p] for p in asked])
+            for prompt, rewrite in zip(asked, written, strict=True):
+                rewrites[prompt] = rewrite
+        return rewrites
+
+
+def _told(rollout: Rollout, prompts: Sequence[str], texts: Sequence[Rewrite]) -> Rollout:
+    """A rollout of texts as one of the prompts that they were made from."""
+    rewrites = tuple(text for text in texts for _ in range(rollout.group_size))
+    return replace(rollout, prompts=tuple(prompts), rewrites=rewrites)

@@ -1,0 +1,133 @@
+"""Adapters that a policy's ``export`` wrote, read back exactly or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+"""Weights of a diffusion model's adapters, with rank, alpha and targets in its header."""
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""Weights of a language model's adapters, and rank, alpha and targets beside them."""
+PREFIXES = {DIFFUSERS_FILE: "transformer.", PEFT_FILE: "base_model.model."}
+"""What stands before the names of the layers."""
+OTHER_SCALES = ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora")
+"""Settings of peft with which the update is another than (alpha / rank) B A; a policy never sets them."""
+NAMES_SHOWN = 3
+
+
+class TrainedAdapters(NamedTuple):
+    """What a directory says of the adapters in it."""
+
+    file: Path
+    """Their weights."""
+    rank: int
+    """Columns of B and rows of A."""
+    alpha: float
+    """alpha / rank multiplies B A."""
+    targets: list[str]
+    """Ends of the names of the adapted layers, sorted."""
+
+
+def find_adapters(directory: str | Path) -> TrainedAdapters:
+    """Read what the adapters of a directory are, without their weights.
+
+    Args:
+        directory: What ``export`` of a policy with adapters wrote.
+
+    Returns:
+        File, rank, alpha and targets.
+
+    Raises:
+        ValueError: If there are no adapters, they do not say rank, alpha and targets, or they are none of ``LoRA``.
+    """
+    folder = Path(directory)
+    file = next((folder / name for name in PREFIXES if (folder / name).is_file()), None)
+    if file is None:
+        inner = sorted(path.parent for name in PREFIXES for path in folder.glob(f"*/{name}"))
+        hint = f" {str(inner[0])!r} is one." if inner else ""
+        raise ValueError(
+            f"pretrained must be a directory with {' or '.join(PREFIXES)}, as export writes it, got "
+            f"{str(directory)!r}.{hint}"
+        )
+    config = _read_config(file)
+    odd = [name for name in OTHER_SCALES if config.get(name)]
+    if odd:
+        raise ValueError(f"pretrained {str(directory)!r} has adapters of another kind: {', '.join(odd)} is set.")
+    try:
+        rank, alpha, targets = int(config["r"]), float(config["lora_alpha"]), sorted(config["target_modules"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"pretrained {str(directory)!r} does not say r, lora_alpha and target_modules of its adapters ({error})."
+        ) from error
+    return TrainedAdapters(file, rank, alpha, targets)
+
+
+def load_adapters(model: nn.Module, file: Path, adapter: str) -> None:
+    """Put stored weights in the place of those that adapters were attached with.
+
+    Args:
+        model: With adapters attached.
+        file: Of ``TrainedAdapters``.
+        adapter: Name of the adapters in peft's tables.
+
+    Raises:
+        ValueError: If the file cannot be read, or its adapters are for other layers or shapes; names some.
+    """
+    stored = {_parameter(name, PREFIXES[file.name], adapter): weight for name, weight in _read_weights(file).items()}
+    own = {name: p for name, p in model.named_parameters() if f".{adapter}." in name and ".lora_" in name}
+    where, kind = f"pretrained {str(file.parent)!r}", type(model).__name__
+    unknown, lacking = sorted(stored.keys() - own.keys()), sorted(own.keys() - stored.keys())
+    if unknown or lacking:
+        sides = {"adapts, and the policy does not": unknown, "does not adapt, and the policy does": lacking}
+        found = [f"{what}: {', '.join(names[:NAMES_SHOWN])}" for what, names in sides.items() if names]
+        raise ValueError(f"{where} is for other targets or another model than this {kind}; it {'; it '.join(found)}.")
+    misshapen = [name for name, weight in stored.items() if weight.shape != own[name].shape]
+    if misshapen:
+        name = misshapen[0]
+        raise ValueError(
+            f"{where} is for another model than this {kind}: {name} has the shape {tuple(stored[name].shape)}, here it "
+            f"is {tuple(own[name].shape)}."
+        )
+    with torch.no_grad():
+        for name, weight in stored.items():
+            own[name].copy_(weight)
+
+
+def _read_config(file: Path) -> Mapping[str, Any]:
+    """Peft's config of the adapters."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if file.name == PEFT_FILE:
+            config = json.loads((file.parent / PEFT_CONFIG).read_text(encoding="utf-8"))
+        else:
+            with safe_open(file, "pt") as opened:
+                stored = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
+            config = {name.removeprefix(PREFIXES[file.name]): value for name, value in stored.items()}
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        raise ValueError(
+            f"pretrained: the adapters' settings in {str(file.parent)!r} cannot be read: {error}"
+        ) from error
+    return config
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"pretrained: {str(file)!r} cannot be read: {error}") from error
+
+
+def _parameter(stored: str, prefix: str, adapter: str) -> str:
+    """Name of the model's parameter: peft leaves the adapter's name out in files."""
+    return re.sub(r"\.(lora_[AB])\.weight$", rf".\1.{adapter}.weight", stored.removeprefix(prefix))

@@ -1,0 +1,41 @@
+"""Content kept: whether a rewritten prompt still asks for what the user asked for, and for nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from realgen.functional.text import content_kept, invented, words
+from realgen.rewards.text_reward import TextReward
+
+
+class ContentKept(TextReward):
+    """max(0, share of the prompt's content words that the answer has - penalty * number of invented subjects).
+
+    Content words are all but function words, with case and plural folded (``realgen.functional.text``, English; words
+    of other languages count as they are written). A synonym or a translation counts as lost. 0 where the completion
+    broke the format, 1 where the language model was not asked.
+
+    Args:
+        subjects: Words or phrases for what a picture may be of; one that stands in the answer and not in the prompt is
+            invented. Words of light, lens and style have no place here, nor those that a rewrite may well add.
+        penalty: Loss for each invented subject, finite and >= 0.
+
+    Raises:
+        ValueError: If a subject has no words, or ``penalty`` is negative or not finite.
+    """
+
+    def __init__(self, subjects: list[str] | None = None, penalty: float = 0.5) -> None:
+        for subject in subjects or []:
+            if not words(subject):
+                raise ValueError(f"subjects must be words or phrases, got {subject!r}.")
+        if not 0 <= penalty < math.inf:
+            raise ValueError(f"penalty must be finite and >= 0, got {penalty}.")
+        self.subjects, self.penalty = list(subjects or []), penalty
+
+    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """Of each prompt and its answer."""
+        return [self._one(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+    def _one(self, prompt: str, answer: str) -> float:
+        return max(content_kept(prompt, answer) - self.penalty * len(invented(self.subjects, prompt, answer)), 0.0)

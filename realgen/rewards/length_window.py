@@ -1,0 +1,36 @@
+"""Length: whether a rewritten prompt is neither too short nor too long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from realgen.functional.text import length_window, words
+from realgen.rewards.text_reward import TextReward
+
+
+class LengthWindow(TextReward):
+    """1 where the answer has ``shortest`` to ``longest`` words, and max(0, 1 - slope * d) with d words outside.
+
+    Where a script has no spaces between words each letter counts as one. 0 where the completion broke the format, 1
+    where the language model was not asked.
+
+    Args:
+        shortest: Fewest words, at least 1.
+        longest: Most words, at least ``shortest``. An image model reads no more than its text encoder does: 77 tokens
+            of CLIP, some 50 words.
+        slope: Loss for each word outside, above 0.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    def __init__(self, shortest: int, longest: int, slope: float = 0.1) -> None:
+        if not 1 <= shortest <= longest:
+            raise ValueError(f"shortest must be 1 to longest, got {shortest} with longest={longest}.")
+        if not slope > 0:
+            raise ValueError(f"slope must be above 0, got {slope}.")
+        self.shortest, self.longest, self.slope = shortest, longest, slope
+
+    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """Of each answer's number of words."""
+        return [length_window(len(words(answer)), self.shortest, self.longest, self.slope) for answer in answers]
