@@ -1,4 +1,4 @@
-"""The default recipe on the shipped models, stopped and taken up again, equals a run that was not, to the bit."""
+"""Recipes on the shipped models, stopped and taken up again, equal runs that were not, to the bit."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from tests.modules.test_resume import assert_same, state
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMINGS = ("seconds/", "busy_seconds/", "images_per_second")
-RECIPE = [
-    "--config=configs/diffusion.yaml",
+SHORT = [
     "--baseline=false",
     "--trainer.limit_train_batches=2",
     "--trainer.limit_val_batches=1",
@@ -53,10 +52,11 @@ class KillInUpdate(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fit(run: Path, *, epochs: int, resume: bool = False) -> None:
-    """Run the recipe up to an epoch; each has two iterations and a validation."""
+def fit(run: Path, *, epochs: int, resume: bool = False, recipe: str = "diffusion") -> None:
+    """Run a recipe up to an epoch; each has two iterations and a validation."""
     go_on = ["--ckpt_path", "last"] if resume else []
-    assert main([*RECIPE, f"--run_dir={run}", f"--trainer.max_epochs={epochs}", *go_on]) == 0
+    config = f"--config=configs/{recipe}.yaml"
+    assert main([config, *SHORT, f"--run_dir={run}", f"--trainer.max_epochs={epochs}", *go_on]) == 0
 
 
 def rows(run: Path, version: int = 0) -> list[dict[str, str]]:
@@ -71,8 +71,10 @@ def rows(run: Path, version: int = 0) -> list[dict[str, str]]:
 def assert_equal_ends(run: Path, straight: Path) -> None:
     last = Path("checkpoints", "last.ckpt")
     assert_same(state(run / last), state(straight / last))
-    lora = Path("lora", "pytorch_lora_weights.safetensors")
-    assert_same(load_file(run / lora), load_file(straight / lora))
+    exported = sorted(path.relative_to(straight) for path in (straight / "lora").rglob("*.safetensors"))
+    assert exported
+    for path in exported:
+        assert_same(load_file(run / path), load_file(straight / path))
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +103,29 @@ def test_two_and_two_iterations_equal_four(straight: Path, repository: Path, tmp
     assert rows(tmp_path / "run") + rows(tmp_path / "run", 1) == rows(straight)
 
 
+@pytest.mark.parametrize("recipe", ["llm", "joint"])
+def test_recipes_with_a_language_model_too(recipe: str, repository: Path, tmp_path: Path) -> None:
+    fit(tmp_path / "straight", epochs=2, recipe=recipe)
+    fit(tmp_path / "run", epochs=1, recipe=recipe)
+    fit(tmp_path / "run", epochs=2, recipe=recipe, resume=True)
+    assert_equal_ends(tmp_path / "run", tmp_path / "straight")
+    assert rows(tmp_path / "run") + rows(tmp_path / "run", 1) == rows(tmp_path / "straight")
+
+
 def test_a_run_killed_amid_an_update_goes_on_from_its_last_checkpoint(
     straight: Path, repository: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     kill = "{class_path: tests.test_resume_nano.KillInUpdate, init_args: {iteration: 3}}"
-    words = ["-m", "realgen.fit", *RECIPE, f"--run_dir={run}", "--trainer.max_epochs=2", f"--callbacks.kill={kill}"]
+    words = [
+        "-m",
+        "realgen.fit",
+        "--config=configs/diffusion.yaml",
+        *SHORT,
+        f"--run_dir={run}",
+        "--trainer.max_epochs=2",
+        f"--callbacks.kill={kill}",
+    ]
     killed = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, timeout=500)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert state(run / "checkpoints" / "last.ckpt")["iteration"] == 2

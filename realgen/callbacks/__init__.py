@@ -4,10 +4,13 @@ from realgen.callbacks.detector_report import DetectorReport
 from realgen.callbacks.ema import EMA
 from realgen.callbacks.export import Export
 from realgen.callbacks.last_checkpoint import LastCheckpoint
+from realgen.callbacks.out_of_memory import OutOfMemory
 from realgen.callbacks.preemption import Preemption
 from realgen.callbacks.progress import IterationProgress
+from realgen.callbacks.rewrite_table import RewriteTable
 from realgen.callbacks.sample_logger import SampleLogger
 from realgen.callbacks.summary import Summary
+from realgen.callbacks.validation_rows import ValidationRows
 
 __all__ = [
     "EMA",
@@ -15,7 +18,10 @@ __all__ = [
     "Export",
     "IterationProgress",
     "LastCheckpoint",
+    "OutOfMemory",
     "Preemption",
+    "RewriteTable",
     "SampleLogger",
     "Summary",
+    "ValidationRows",
 ]

@@ -5,23 +5,30 @@ from realgen.metrics.color_distance import ColorDistance
 from realgen.metrics.detector_quality import DetectorQuality, Quality
 from realgen.metrics.diversity import Diversity
 from realgen.metrics.encoder import Encoder, EncoderConfig, TimmEncoder, save_encoder
-from realgen.metrics.held_out_detector import DetectorAUROC, DetectorScore
+from realgen.metrics.fid import FID
+from realgen.metrics.held_out_detector import DetectorAUROC, DetectorScore, JudgedReal
+from realgen.metrics.image_scores import DetectorScoring, ImageScores, RealismScores
 from realgen.metrics.kid import KID
 from realgen.metrics.spectrum import GridEnergy, SpectrumDistance
 
 __all__ = [
+    "FID",
     "KID",
     "ColorDistance",
     "DetectorAUROC",
     "DetectorQuality",
     "DetectorScore",
+    "DetectorScoring",
     "Diversity",
     "Encoder",
     "EncoderConfig",
     "GridEnergy",
     "ImageMetric",
+    "ImageScores",
+    "JudgedReal",
     "Quality",
     "RealComparison",
+    "RealismScores",
     "SpectrumDistance",
     "TimmEncoder",
     "save_encoder",

@@ -134,6 +134,19 @@ class RealComparison(ImageMetric, ABC):
     ) -> Float[Tensor, ""]:
         """The metric from the descriptions of all images, float64 on the CPU."""
 
+    def add_photographs(self, real: Float[Tensor, "batch 3 height width"]) -> None:
+        """Take in photographs alone; copies of the metric then compare several models with the same ones.
+
+        Args:
+            real: [B, 3, H, W] in [0, 1].
+
+        Raises:
+            ValueError: If they have another shape, type or range.
+        """
+        check_images(real, "real")
+        with torch.autocast(real.device.type, enabled=False):
+            self.real.append(self.kept(real.float(), torch.ones(len(real), dtype=torch.bool)))
+
     def observe(
         self,
         images: Float[Tensor, "batch 3 height width"],

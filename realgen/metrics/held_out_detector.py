@@ -39,6 +39,22 @@ class DetectorScore(ImageMetric):
         return self.result(1 - self.seen("generated").mean())
 
 
+class JudgedReal(DetectorScore):
+    """Share of the generated images that the detector takes for photographs: 1 - p_fake above 0.5.
+
+    Args:
+        detector: One that no reward uses, such as a vision-language model.
+    """
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Share, in [0, 1].
+
+        Raises:
+            ValueError: If there were no images.
+        """
+        return self.result((self.seen("generated") < 0.5).double().mean())
+
+
 class DetectorAUROC(RealComparison):
     """How well a detector tells generated images from photographs: area under the ROC curve of p_fake.
 

@@ -1,4 +1,4 @@
-"""Make everything in ``data/`` again: VAE, diffusion model, CLIP, encoder, detectors, prompt shards, figures.
+"""Make the nano models again: VAE, diffusion model, CLIP, encoder, detectors, language model; prompt shards, figures.
 
     python -m realgen.nano.build
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from realgen.nano import clip, corpus, detectors, diffusion, encoder, figures, forensic_chat, prompts, vae
+from realgen.nano import clip, corpus, detectors, diffusion, encoder, figures, forensic_chat, llm, prompts, vae
 from realgen.nano.readme import figures_table, fill_all
 
 
@@ -145,8 +145,11 @@ def plan(nano: Path, shards: Path, scale: Scale) -> list[Stage]:
         crops, steps = scale.of_data(encoder.CROPS), scale.of_steps(encoder.STEPS)
         encoder.make_encoder(nano / "encoder", crops=crops, held_out_crops=held_out, steps=steps)
 
+    def make_llm() -> None:
+        llm.make_llm(nano / "llm", steps=scale.of_steps(llm.STEPS))
+
     chat = nano / "forensic_chat/figures.json"
-    models = ("vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat")
+    models = ("vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "llm")
     return [
         Stage("vae", nano / "sd3/vae/diffusion_pytorch_model.safetensors", lambda: make_vae(nano / "sd3/vae", scale)),
         Stage("sd3", nano / "sd3/model_index.json", make_sd3, needs=("vae",)),
@@ -155,6 +158,7 @@ def plan(nano: Path, shards: Path, scale: Scale) -> list[Stage]:
         Stage("omniaid", nano / "omniaid/figures.json", lambda: make_detector("omniaid", nano, scale), needs=("sd3",)),
         Stage("effort", nano / "effort/figures.json", lambda: make_detector("effort", nano, scale), needs=("sd3",)),
         Stage("forensic_chat", chat, lambda: make_forensic_chat(nano, scale), needs=("sd3",)),
+        Stage("llm", nano / "llm/figures.json", make_llm),
         Stage("shards", shards / "validation/validation-000000.tar", lambda: prompts.write_prompts(shards)),
         Stage("figures", nano / "figures.json", lambda: make_figures(nano, scale), needs=models, kept_fresh=True),
     ]
@@ -211,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("data/nano"), help="folder of the models")
     parser.add_argument("--prompts", type=Path, default=Path("data/prompts"), help="folder of the prompt shards")
     parser.add_argument(
-        "--only", nargs="+", metavar="STAGE", help="vae sd3 clip encoder omniaid effort forensic_chat shards figures"
+        "--only", nargs="+", metavar="STAGE", help="vae sd3 clip encoder omniaid effort forensic_chat llm shards figures"
     )
     parser.add_argument("--force", action="store_true", help="make chosen stages again that are finished")
     parser.add_argument("--steps_scale", type=float, default=1.0, help="factor of all training steps")

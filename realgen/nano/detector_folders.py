@@ -22,7 +22,7 @@ from torch import Tensor
 
 from realgen.data.detector_augment import DetectorAugment
 from realgen.data.image_folders import ImageFolders
-from realgen.nano.detectors import Pictures, make_pictures
+from realgen.nano.detectors import Pictures, make_pictures, picture_arguments
 
 SEED = 7
 """Of crops and samples, unlike those of the shipped detectors."""
@@ -157,6 +157,11 @@ class NanoFolders(ImageFolders):
     def check_folders(self) -> None:
         """Nothing: ``prepare_data`` makes the folders."""
 
+    def read(self) -> None:
+        """Nothing before ``prepare_data`` has made the folders; then as ``ImageFolders`` does."""
+        if self.folder.exists():
+            super().read()
+
     def prepare_data(self) -> None:
         """Make the images, once; Lightning calls this on one rank of a machine."""
         if not self.folder.exists():
@@ -173,13 +178,11 @@ def _digest(pretrained: Path, numbers: dict[str, int]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    numbers = {"held_out_crops": HELD_OUT_CROPS, "held_out_samples": HELD_OUT_SAMPLES}
+    parents = [picture_arguments(crops=CROPS, samples=SAMPLES, **numbers)]
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, parents=parents)
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
-    parser.add_argument("--pretrained", type=Path, default=Path("data/nano/sd3"), help="the nano diffusion model")
-    parser.add_argument("--crops", type=int, default=CROPS, help="crops per subject")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="samples of the nano diffusion model")
-    parser.add_argument("--held_out_crops", type=int, default=HELD_OUT_CROPS, help="per subject, to validate on")
-    parser.add_argument("--held_out_samples", type=int, default=HELD_OUT_SAMPLES, help="to validate on")
     print(write_folders(**vars(parser.parse_args(arguments))))
 
 

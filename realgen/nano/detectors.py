@@ -237,6 +237,28 @@ def evaluate_detector(network: nn.Module, pictures: Pictures) -> dict[str, float
     return {"balanced_accuracy": (figures["real_crops"] + figures["fake_samples"]) / 2, **figures}
 
 
+def write_figures(
+    network: nn.Module, output: Path, *, pretrained: Path, crops: int, samples: int, seed: int
+) -> dict[str, float]:
+    """Evaluate a detector on held-out pictures and write ``figures.json``, the last file of its folder.
+
+    Args:
+        network: Of the detector.
+        output: Its folder.
+        pretrained: The nano diffusion model.
+        crops: Per subject, to evaluate on.
+        samples: Of held-out prompts, to evaluate on.
+        seed: Of crops and samples.
+
+    Returns:
+        What ``evaluate_detector`` finds.
+    """
+    pictures = make_pictures(pretrained, per_subject=crops, num_samples=samples, seed=seed, held_out=True)
+    figures = evaluate_detector(network, pictures)
+    (output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
 def make_detector(
     detector: str,
     output: Path,
@@ -271,24 +293,31 @@ def make_detector(
     network = build_network(detector)
     network = train_detector(network, pictures, output, steps=steps, batch_size=batch_size, seed=seed)
     save(network, output)
-    held_out = make_pictures(
-        pretrained, per_subject=held_out_crops, num_samples=held_out_samples, seed=seed, held_out=True
+    return write_figures(
+        network, output, pretrained=pretrained, crops=held_out_crops, samples=held_out_samples, seed=seed
     )
-    figures = evaluate_detector(network, held_out)
-    (output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
+
+
+def picture_arguments(
+    *, crops: int, samples: int, held_out_crops: int = HELD_OUT_CROPS, held_out_samples: int = HELD_OUT_SAMPLES
+) -> argparse.ArgumentParser:
+    """A parent for the parsers of commands that need ``make_pictures``; the numbers are the defaults."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--pretrained", type=Path, default=Path("data/nano/sd3"), help="the nano diffusion model")
+    parser.add_argument("--crops", type=int, default=crops, help="crops per subject")
+    parser.add_argument("--samples", type=int, default=samples, help="samples of the nano diffusion model")
+    parser.add_argument("--held_out_crops", type=int, default=held_out_crops, help="per subject, to evaluate on")
+    parser.add_argument("--held_out_samples", type=int, default=held_out_samples, help="to evaluate on")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parents = [picture_arguments(crops=CROPS, samples=SAMPLES)]
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, parents=parents)
     parser.add_argument("--detector", choices=sorted(TOWERS), required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--pretrained", type=Path, default=Path("data/nano/sd3"), help="the nano diffusion model")
-    parser.add_argument("--crops", type=int, default=CROPS, help="crops per subject")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="samples of the nano diffusion model")
-    parser.add_argument("--held_out_crops", type=int, default=HELD_OUT_CROPS, help="per subject, to evaluate on")
-    parser.add_argument("--held_out_samples", type=int, default=HELD_OUT_SAMPLES, help="to evaluate on")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch_size", type=int, default=BATCH_SIZE)
     print(json.dumps(make_detector(**vars(parser.parse_args(arguments))), indent=2))

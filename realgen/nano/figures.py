@@ -24,7 +24,7 @@ from realgen.nano.detectors import draw_samples, round_trip
 Figures = dict[str, dict[str, float]]
 """Model -> name of a figure -> value."""
 
-MEASURED_IN_TRAINING = ("clip", "encoder", "omniaid", "effort", "forensic_chat")
+MEASURED_IN_TRAINING = ("clip", "encoder", "omniaid", "effort", "forensic_chat", "llm")
 """Folders with a ``figures.json`` of their own."""
 PROMPTS_PER_SUBJECT = 4
 """Held-out prompts that the diffusion model is measured by; there are no more."""

@@ -30,8 +30,9 @@ from realgen.nano.detectors import (
     Pictures,
     cosine_filters,
     draw_batch,
-    evaluate_detector,
     make_pictures,
+    picture_arguments,
+    write_figures,
 )
 from realgen.nano.training import Training, cosine_lr
 
@@ -249,23 +250,18 @@ def make_forensic_chat(
     train(network, pictures, output, steps=steps, batch_size=batch_size, seed=SEED)
     network.model.half().save_pretrained(output)
     network.processor.save_pretrained(output)
-    held_out = make_pictures(
-        pretrained, per_subject=held_out_crops, num_samples=held_out_samples, seed=SEED, held_out=True
+    written = ForensicChat(str(output), dtype="float32").network
+    return write_figures(
+        written, output, pretrained=pretrained, crops=held_out_crops, samples=held_out_samples, seed=SEED
     )
-    figures = evaluate_detector(ForensicChat(str(output), dtype="float32").network, held_out)
-    (output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parents = [picture_arguments(crops=CROPS, samples=SAMPLES)]
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter, parents=parents)
     parser.add_argument("--output", type=Path, default=Path("data/nano/forensic_chat"))
-    parser.add_argument("--pretrained", type=Path, default=Path("data/nano/sd3"), help="the nano diffusion model")
-    parser.add_argument("--crops", type=int, default=CROPS, help="crops per subject")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="samples of the nano diffusion model")
-    parser.add_argument("--held_out_crops", type=int, default=HELD_OUT_CROPS, help="per subject, to evaluate on")
-    parser.add_argument("--held_out_samples", type=int, default=HELD_OUT_SAMPLES, help="to evaluate on")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch_size", type=int, default=BATCH_SIZE)
     print(json.dumps(make_forensic_chat(**vars(parser.parse_args(arguments))), indent=2))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from realgen.nano import clip, detectors, diffusion, encoder, forensic_chat, vae
+from realgen.nano import clip, detectors, diffusion, encoder, forensic_chat, llm, vae
 
 Figures = Mapping[str, Mapping[str, float]]
 """Model -> name of a figure -> value."""
@@ -25,6 +25,7 @@ def recipe_table() -> str:
         ("encoder", encoder.STEPS, encoder.BATCH_SIZE, encoder.CROPS, encoder.SEED),
         *((name, detectors.STEPS, detectors.BATCH_SIZE, pictures, seeds[name]) for name in ("omniaid", "effort")),
         ("forensic_chat", forensic_chat.STEPS, forensic_chat.BATCH_SIZE, seen, forensic_chat.SEED),
+        ("llm", llm.STEPS, llm.BATCH_SIZE, "prompts and rewrites alone", llm.SEED),
     ]
     lines = ["| stage | steps | batch | crops per subject | seed |", "|---|---|---|---|---|"]
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])

@@ -1,7 +1,7 @@
 """Prompts and rewrites of our own, from which the nano language model learns its format, its cues, and to copy.
 
-A rewrite keeps the prompt word by word and adds one to three cues, thought of before. The first one is photographic;
-of the others some are glossy, as a language model that was never told how photographs look also writes
+A rewrite keeps the prompt word by word and adds one to four cues, thought of before. The first one is photographic;
+of the others most are glossy, as a language model that was never told how photographs look also writes
 "vivid colours": what GRPO is to find out. Two prompts of five are those of the photographs; the others are composed of
 further words, of invented ones, and of other scripts, so that the model learns to copy what it does not know.
 """
@@ -12,9 +12,11 @@ import numpy as np
 
 from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, split_prompts
 
-GLOSSY = 0.3
+GLOSSY = 0.75
 """Chance of each cue but the first to be a synthetic one."""
-MOST_CUES = 3
+MOST_CUES = 4
+MORE = 0.75
+"""Chance of a further cue."""
 ARTICLES = ("a", "the", "one", "two", "some", "my", "an old", "this")
 ADJECTIVES = (
     "red", "blue", "small", "large", "young", "happy", "wet", "broken", "wooden", "white", "dark", "round", "tall",
@@ -63,7 +65,7 @@ def draw_completion(prompt: str, rng: np.random.Generator) -> str:
     photographic = list(map(str, rng.permutation(PHOTO_CUES)))
     glossy = list(map(str, rng.permutation(SYNTHETIC_CUES)))
     cues = [photographic.pop()]
-    while len(cues) < MOST_CUES and rng.random() < 0.6:
+    while len(cues) < MOST_CUES and rng.random() < MORE:
         cues.append((glossy if rng.random() < GLOSSY else photographic).pop())
     thought = ", ".join(cues)
     return f"<think>as a photo: {thought}</think><answer>{prompt}, {thought}</answer>"

@@ -46,17 +46,12 @@ class JointPolicy(Policy):
         super().__init__()
         if images_per_rewrite < 2:
             raise ValueError(f"images_per_rewrite must be at least 2, a group of images, got {images_per_rewrite}.")
-        if rewriter.draws:
+        if rewriter.image_policy is not None:
             raise ValueError("rewriter.image_policy must be null: the joint policy's image_policy draws.")
         image_policy.check_group_size(images_per_rewrite)
         self.rewriter = rewriter
         self.image_policy = image_policy
         self.images_per_rewrite = images_per_rewrite
-
-    @property
-    def transformer_evals(self) -> int:
-        """Rows that the image policy's transformer has been called with."""
-        return getattr(self.image_policy, "transformer_evals", 0)
 
     def load(self) -> None:
         """Read both; a second call does nothing."""

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from realgen.policies.library_chatter import no_loading_bars
+
 NAMES_SHOWN = 3
 
 
@@ -30,7 +32,7 @@ def load_language_model(pretrained: str, *, dtype: torch.dtype, local_files_only
 
     where: dict[str, Any] = {"local_files_only": local_files_only}
     try:
-        with torch.device("cpu"):
+        with torch.device("cpu"), no_loading_bars():
             model, report = AutoModelForCausalLM.from_pretrained(
                 pretrained, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **where
             )

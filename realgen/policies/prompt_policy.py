@@ -1,11 +1,9 @@
 """A causal language model that rewrites prompts as a policy: its decisions are the tokens of its completions.
 
-Cached sampling and scoring do not round alike: one sees a token at a time behind left padding, the other whole
-sequences. So a rollout is scored once more, right after it was sampled, by the very function that ``score`` is, and
-``Rollout.sampled`` holds that: the ratio of the first update is 1 by construction, and ``rewrite_statistics`` tells how
-far the sampler was from it. Three things keep later scores equal: sequences are padded on the right, where causal
-attention does not see it; every chunk that is scored has the same shape, whatever rows it holds; and the nucleus of
-each token is kept from when it was drawn, for neither rounding nor training may move a drawn token out of it.
+Cached sampling and scoring do not round alike, so a rollout is scored once more, right after it was sampled, by the
+function that ``score`` is: the ratio of the first update is 1 by construction; ``rewrite_statistics`` tells how far the
+sampler was from it. What keeps later scores equal: sequences are padded on the right, where causal attention does not
+see it; every chunk has the same shape; and each token's nucleus is kept, so that it cannot fall out of it.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from realgen.policies.base import Policy
 from realgen.policies.chat import Chat, check_instruction
 from realgen.policies.completion import INSTRUCTION
 from realgen.policies.language_model import checkpointed_layers, end_token_ids, linear_layers, load_language_model
+from realgen.policies.library_chatter import no_loading_bars
 from realgen.policies.lora import LoRA
 from realgen.policies.rewriting import read_rewrites
 from realgen.policies.token_sampler import Completions, TokenSampler, concatenate_completions
@@ -119,9 +118,9 @@ class PromptPolicy(Policy):
         self._check_arguments()
 
     @property
-    def draws(self) -> bool:
-        """Whether there is an image policy."""
-        return bool(self._image_policy)
+    def image_policy(self) -> Policy | None:
+        """What draws the rewrites; frozen, and no submodule."""
+        return self._image_policy[0] if self._image_policy else None
 
     def _check_arguments(self) -> None:
         names = ("max_prompt_tokens", "max_tokens", "rollout_batch_size", "score_batch_size", "images_per_rewrite")
@@ -311,7 +310,8 @@ class PromptPolicy(Policy):
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=frozen)
         weights: Any = get_model_state_dict(self.model, options=options)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-            self.model.save_pretrained(directory, state_dict=weights)  # with adapters it writes those alone
+            with no_loading_bars():
+                self.model.save_pretrained(directory, state_dict=weights)  # with adapters it writes those alone
             self.chat.tokenizer.save_pretrained(directory)
         return directory
 

@@ -38,7 +38,7 @@ class RewrittenPolicy(Policy):
         super().__init__()
         if not 0 <= raw_share <= 1:
             raise ValueError(f"raw_share must be 0 to 1, got {raw_share}.")
-        if rewriter.draws:
+        if rewriter.image_policy is not None:
             raise ValueError("rewriter.image_policy must be null: image_policy draws.")
         self.image_policy = image_policy
         self._rewriter = (rewriter,)  # a tuple hides what is frozen from state_dict, optimizers and shards
@@ -53,11 +53,6 @@ class RewrittenPolicy(Policy):
     def backbone(self) -> Any:
         """The image policy's base model."""
         return getattr(self.image_policy, "backbone", None)
-
-    @property
-    def transformer_evals(self) -> int:
-        """Rows that the image policy's transformer has been called with."""
-        return getattr(self.image_policy, "transformer_evals", 0)
 
     def load(self) -> None:
         """Read both; a second call does nothing."""

@@ -25,7 +25,8 @@ VALID = torch.tensor([True, True, True, True, True, True, True, True, False, Tru
 
 def test_all_metrics_are_found():
     assert sorted(metric.__name__ for metric in METRICS) == [
-        "ColorDistance", "DetectorAUROC", "DetectorScore", "Diversity", "GridEnergy", "KID", "SpectrumDistance",
+        "ColorDistance", "DetectorAUROC", "DetectorScore", "Diversity", "FID", "GridEnergy", "JudgedReal", "KID",
+        "SpectrumDistance",
     ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from realgen.metrics import DetectorAUROC, DetectorScore
+from realgen.metrics import DetectorAUROC, DetectorScore, JudgedReal
 
 
 def flat(*levels: float) -> torch.Tensor:
@@ -18,6 +18,13 @@ def test_score_is_mean_realism(detector):
     metric.update(flat(0.2, 0.5), prompts=["a", "b"], real=flat(0.9, 0.9))
     metric.update(flat(0.8), prompts=["a"])
     assert metric.compute().item() == pytest.approx((0.8 + 0.5 + 0.2) / 3)
+
+
+def test_judged_real_is_the_share_below_a_half(detector):
+    metric = JudgedReal(detector)
+    metric.update(flat(0.2, 0.5), prompts=["a", "b"])
+    metric.update(flat(0.49, 0.9), prompts=["a", "b"])
+    assert metric.compute().item() == pytest.approx(2 / 4)  # a half is not taken for a photograph
 
 
 def test_auroc_by_hand(detector):

@@ -1,0 +1,154 @@
+"""What to change when memory runs out: the phase in which it did, and settings that would have lowered it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from realgen.callbacks.run_context import iteration_of
+from realgen.parallel import is_sharded
+from realgen.policies.base import Policy
+
+NUM_SETTINGS = 3
+HOST_SIGNS = ("can't allocate memory", "not enough memory")
+"""How PyTorch's CPU allocator says it."""
+
+PHASES = {
+    "encode_prompts": "text encoding",
+    "decode": "decoding",
+    "_judge": "reward",
+    "reference_score": "reference",
+    "validation_step": "validation",
+    "rollout_chunks": "rollout",
+    "study": "update",
+    "update": "update",
+}
+"""What goes on inside a function of this package; the innermost one counts."""
+START = "start"
+"""Where none of them runs: weights are moved to their device."""
+
+SETTINGS = {
+    "text encoding": ("frozen_on_demand", "backbone.dtype", "strategy", "backbone.max_sequence_length", "height"),
+    "decoding": ("decode_batch_size", "frozen_on_demand", "prompts_per_chunk", "strategy", "height"),
+    "reward": ("prompts_per_chunk", "frozen_on_demand", "strategy", "reward.batch_size", "height"),
+    "reference": ("microbatch_size", "rollout_batch_size", "strategy", "score_batch_size", "height"),
+    "validation": ("rollout_batch_size", "decode_batch_size", "strategy", "score_batch_size", "frozen_on_demand"),
+    "rollout": ("rollout_batch_size", "prompts_per_chunk", "strategy", "group_size", "height"),
+    "update": ("microbatch_size", "gradient_checkpointing", "strategy", "rollout_batch_size", "score_batch_size"),
+    START: ("strategy", "backbone.dtype", "dtype", "frozen_on_demand", "lora"),
+}
+"""Per phase what lowers its memory, the exact and cheap means first; see ``_suggestion``."""
+ALWAYS = ("height", "group_size", "lora")
+"""What is left where those are used up."""
+
+
+class OutOfMemory(Callback):
+    """Replaces the message of an error for want of memory: where it happened, and three settings that lower it.
+
+    The error itself, and with it the traceback in the log, stays as it is; the allocator's own words become a note.
+    """
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say more of an error for want of memory; leave every other one alone."""
+        policy = getattr(pl_module, "policy", None)
+        if ran_out_of_memory(exception) and isinstance(policy, Policy):
+            words = str(exception)
+            exception.add_note(words)
+            exception.args = (explanation(exception, trainer, pl_module, policy),)
+
+
+def ran_out_of_memory(exception: BaseException) -> bool:
+    """Whether an error is one for want of memory, on a GPU or on the host.
+
+    Example:
+        >>> ran_out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")), ran_out_of_memory(ValueError("no"))
+        (True, False)
+    """
+    if isinstance(exception, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(exception, RuntimeError) and any(sign in str(exception) for sign in HOST_SIGNS)
+
+
+def phase_of(exception: BaseException) -> str:
+    """The phase of an iteration in which an error was raised, by the functions on its way."""
+    frames = traceback.walk_tb(exception.__traceback__)
+    names = [
+        frame.f_code.co_name for frame, _ in frames if str(frame.f_globals.get("__name__", "")).startswith("realgen.")
+    ]
+    return next((PHASES[name] for name in reversed(names) if name in PHASES), START)
+
+
+def explanation(exception: BaseException, trainer: Trainer, module: LightningModule, policy: Policy) -> str:
+    """One line: phase, iteration, what the allocator said first, and ``NUM_SETTINGS`` settings by their dotted keys."""
+    phase = phase_of(exception)
+    names = dict.fromkeys((*SETTINGS[phase], *ALWAYS))
+    found = [text for name in names for text in _suggestion(name, trainer, module, policy)]
+    said = (str(exception).strip().splitlines() or [type(exception).__name__])[0].split(". GPU")[0].rstrip(".")
+    place = "while the policy was set up" if phase == START else f"in the {phase} of iteration {iteration_of(module)}"
+    return f"out of memory {place} ({said}). Any of these lowers it: {'; '.join(found[:NUM_SETTINGS])}."
+
+
+def _suggestion(name: str, trainer: Trainer, module: LightningModule, policy: Policy) -> Iterator[str]:
+    """What to set, in the words of the command line; nothing where that is used up already."""
+    if name == "strategy":
+        yield from _sharding(trainer, policy)
+        return
+    if name == "frozen_on_demand":
+        if getattr(trainer.strategy, name, None) is False:
+            yield f"trainer.strategy.{name}=true"
+        return
+    if name == "reward.batch_size":
+        yield "a smaller batch_size of the detectors under model.reward"
+        return
+    in_module = name in ("microbatch_size", "group_size")
+    value = _read(module if in_module else policy, name)
+    key = f"model.{name}" if in_module else f"model.policy.{name}"
+    yield from _lower(key, name, value, policy)
+
+
+def _lower(key: str, name: str, value: Any, policy: Policy) -> Iterator[str]:
+    if name == "gradient_checkpointing":
+        if value is False:
+            yield f"{key}=true"
+    elif name.endswith("dtype"):
+        if value == torch.float32:
+            yield f"{key}=bfloat16"
+    elif name == "lora":
+        rank = getattr(value, "rank", None)
+        if rank is None and hasattr(policy, "lora"):
+            yield "adapters in place of the whole model (model.policy.lora)"
+        elif rank is not None and rank > 1:
+            yield f"{key}.rank={rank // 2} (now {rank})"
+    elif name == "prompts_per_chunk":
+        if hasattr(policy, name) and value != 1:
+            yield f"{key}=1 (now {'all at once' if value is None else value})"
+    elif name == "height":
+        if value is not None:
+            yield f"smaller images ({key} and width, now {value} x {_read(policy, 'width')})"
+    elif isinstance(value, int) and value > _least(name, policy):
+        yield f"{key}={max(value // 2, _least(name, policy))} (now {value})"
+
+
+def _least(name: str, policy: Policy) -> int:
+    """Below it a setting is refused."""
+    if name == "rollout_batch_size":
+        return getattr(policy, "samples_per_noise", 1)
+    return 2 if name == "group_size" else 1
+
+
+def _sharding(trainer: Trainer, policy: Policy) -> Iterator[str]:
+    if not is_sharded(policy):
+        more = "" if trainer.world_size > 1 else " on several GPUs"
+        yield f"trainer.strategy=configs/strategies/fsdp2.yaml{more}"
+    elif getattr(trainer.strategy, "cpu_offload", None) is False:
+        yield "trainer.strategy.cpu_offload=true"
+
+
+def _read(owner: Any, path: str) -> Any:
+    for name in path.split("."):
+        owner = getattr(owner, name, None)
+    return owner

@@ -1,0 +1,139 @@
+"""What every held-out image was worth, at every validation: the rows that ``realgen.compare`` pairs by prompt."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from realgen.callbacks.run_context import iteration_of, run_folder
+from realgen.metrics import DetectorScore
+from realgen.parallel import world_size
+from realgen.types import RewardOutput
+
+Row = dict[str, Any]
+
+
+class ValidationRows(Callback):
+    """Writes one row per image of each validation to ``validation.csv`` in the run's folder.
+
+    ``iteration``, ``images`` (drawn in training so far, by all ranks) and ``seconds`` (of the phases of the iterations
+    so far; validation and checkpoints are left out) say when it was measured; ``key``, ``sample`` and ``seed`` which
+    image it is: the same three are the same prompt on the same noise in every run. ``prompt`` is for readers. Then the
+    ``reward``, its parts as ``reward/<part>``, and what each ``DetectorScore`` among the metrics said under its own
+    name. Higher is better in all of them; a reward that failed leaves its cell empty.
+
+    Images and seconds are in the checkpoint. A run that goes on from an earlier checkpoint drops the rows of later
+    validations when it validates again.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        """Images drawn in training so far."""
+        self.seconds = 0.0
+        """Seconds of training so far."""
+        self._rows: list[Row] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the iteration."""
+        self.images += len(outputs["rollout"].images) * world_size()
+        values = trainer.callback_metrics
+        self.seconds += sum(float(value) for name, value in values.items() if name.startswith("seconds/"))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the last validation."""
+        self._rows = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Take in the images of one batch, but not those that pad it."""
+        rollout, rewards = outputs["rollout"], outputs["rewards"]
+        samples = rollout.group_size
+        measures = image_measures(rewards, getattr(pl_module, "metrics", {}), batch.mask, samples)
+        when = {"iteration": iteration_of(pl_module), "images": self.images, "seconds": round(self.seconds, 3)}
+        for prompt in batch.mask.nonzero().flatten().tolist():
+            for sample in range(samples):
+                seed = outputs["seeds"][prompt * samples + sample]
+                which = {"key": batch.keys[prompt], "sample": sample, "seed": seed, "prompt": batch.prompts[prompt]}
+                values = {name: measure[prompt, sample].item() for name, measure in measures.items()}
+                self._rows.append({**when, **which, **values})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the rows of all ranks."""
+        if trainer.sanity_checking:
+            return
+        rows = gather_rows(self._rows)
+        if trainer.is_global_zero and rows:
+            folder = run_folder(trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_rows(folder / "validation.csv", rows, iteration=iteration_of(pl_module))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Images and seconds so far."""
+        return {"images": self.images, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up images and seconds."""
+        self.images, self.seconds = state_dict["images"], state_dict["seconds"]
+
+
+def image_measures(
+    rewards: RewardOutput, metrics: Mapping[str, Any], mask: torch.Tensor, samples: int
+) -> dict[str, torch.Tensor]:
+    """What is known of each image of the last batch, by name, [P, samples] each.
+
+    Args:
+        rewards: Of the batch.
+        metrics: Of the module, which have seen the batch.
+        mask: [P] False for prompts that pad the batch; of them a metric keeps nothing, and the result is NaN.
+        samples: Images per prompt.
+    """
+    measures = {"reward": rewards.total, **{f"reward/{name}": part for name, part in rewards.parts.items()}}
+    for name, metric in metrics.items():
+        if isinstance(metric, DetectorScore):
+            realism = torch.full((len(mask), samples), torch.nan)
+            # One entry per sample of the batch, each with the prompts that are no padding.
+            realism[mask.cpu()] = 1 - torch.stack(list(metric.generated[-samples:]), 1).float().cpu()
+            measures[name] = realism
+    return measures
+
+
+def gather_rows(rows: list[Row]) -> list[Row]:
+    """The rows of all ranks, in the order of key and sample."""
+    gathered = [rows]
+    if world_size() > 1:
+        gathered = [[] for _ in range(world_size())]
+        torch.distributed.all_gather_object(gathered, rows)
+    everywhere = [row for each in gathered for row in each]
+    return sorted(everywhere, key=lambda row: (row["key"], row["sample"]))
+
+
+def write_rows(path: Path, rows: Sequence[Row], *, iteration: int) -> None:
+    """Add rows to a CSV file, in place of those of this iteration and of later ones; it is never half written.
+
+    Args:
+        path: The file; it need not exist.
+        rows: What to add. NaN becomes an empty cell.
+        iteration: Of the rows.
+    """
+    kept: list[Row] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["iteration"]) < iteration]
+    texts = [{name: "" if value != value else value for name, value in row.items()} for row in rows]
+    # A run that goes on with another reward has other columns.
+    columns = dict.fromkeys(name for row in (*kept[:1], *texts[:1]) for name in row)
+    half = path.with_suffix(".csv.part")
+    with half.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), restval="")
+        writer.writeheader()
+        writer.writerows([*kept, *texts])
+    os.replace(half, path)

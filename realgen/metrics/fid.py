@@ -1,0 +1,56 @@
+"""Fréchet inception distance to photographs."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realgen.metrics.base import RealComparison
+from realgen.metrics.encoder import Encoder
+
+
+class FID(RealComparison):
+    """Fréchet distance between Gaussians fitted to features of generated images and of photographs (arXiv:1706.08500).
+
+    ``torchmetrics.image.FrechetInceptionDistance`` computes it, of features that an encoder on disk gives instead of an
+    Inception-v3 that has to be downloaded. Values depend on the encoder and compare only with values of the same one.
+    The fewer the images, the larger it is, so compare it only at equal numbers, and prefer ``KID`` for few.
+
+    Args:
+        encoder: One that no reward uses.
+    """
+
+    higher_is_better: bool = False
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
+        """Features [B, D]."""
+        return self.encoder.to(images.device)(images)
+
+    def compare(
+        self, generated: Float[Tensor, "generated feature"], real: Float[Tensor, "real feature"]
+    ) -> Float[Tensor, ""]:
+        """The distance.
+
+        Raises:
+            ValueError: If there are fewer than two images of a kind.
+        """
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
+        if min(len(generated), len(real)) < 2:
+            raise ValueError(f"FID needs at least 2 images of each kind, got {len(generated)} and {len(real)} real.")
+        distance = FrechetInceptionDistance(feature=_Features(generated.shape[1]))
+        distance.update(generated, real=False)
+        distance.update(real, real=True)
+        return distance.compute()
+
+
+class _Features(nn.Identity):
+    """Takes features for images, for a metric that asks its network for ``num_features``."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features

@@ -1,0 +1,194 @@
+"""One number per image, averaged over prompts and categories with intervals; of detectors, and of anything else."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from realgen.detectors.base import Detector
+from realgen.functional.images import check_images
+from realgen.functional.score_table import ScoreTable, score_table
+
+
+class PromptAverage(Metric, ABC):
+    """Keeps one number per image, and averages over prompts and categories of prompts, with bootstrap intervals.
+
+    Each prompt counts once, however many images it has, and intervals come of drawing prompts again
+    (``functional.score_table``). The result depends neither on batches, ranks nor order. NaN = not judged, left out.
+
+    Args:
+        num_categories: Categories of prompts; 0 for none.
+        resamples: Bootstrap resamples of each interval.
+        confidence: Of the intervals, between 0 and 1.
+        seed: Of the resamples.
+
+    Raises:
+        ValueError: If ``num_categories`` is below 0, ``resamples`` below 1, or ``confidence`` not between 0 and 1.
+    """
+
+    is_differentiable: bool = False
+    full_state_update: bool = False
+    values: list[Tensor]
+    prompts: list[Tensor]
+    categories: list[Tensor]
+
+    def __init__(
+        self, num_categories: int = 0, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if num_categories < 0:
+            raise ValueError(f"num_categories must be at least 0, got {num_categories}.")
+        if resamples < 1:
+            raise ValueError(f"resamples must be at least 1, got {resamples}.")
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
+        self.num_categories = num_categories
+        self.resamples, self.confidence, self.seed = resamples, confidence, seed
+        for name in ("values", "prompts", "categories"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def seen(self) -> tuple[Float[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, " rows"]]:
+        """Values, prompts and categories of all images so far, on the CPU.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        states = (self.values, self.prompts, self.categories)
+        if not len(self.values):
+            raise ValueError(f"{type(self).__name__} has seen no images; give some to update before compute.")
+        values, prompts, categories = (dim_zero_cat(state).cpu() for state in states)
+        return values, prompts, categories
+
+    def _take(self, values: Tensor, prompts: Tensor, categories: Tensor, valid: Tensor | None) -> None:
+        """Append to the states."""
+        if bool(((categories < -1) | (categories >= self.num_categories)).any()):
+            low, high = int(categories.min()), int(categories.max())
+            raise ValueError(f"categories must be -1 to {self.num_categories - 1}, got {low} to {high}.")
+        keep = torch.ones(len(values), dtype=torch.bool) if valid is None else valid.cpu()
+        self.values.append(values.detach().float().cpu()[keep].to(self.device))
+        self.prompts.append(prompts.cpu()[keep].to(self.device))
+        self.categories.append(categories.cpu()[keep].to(self.device))
+
+    def _table(self, values: Float[Tensor, " rows"]) -> ScoreTable:
+        """Means and intervals of some numbers of the images, in the order of ``seen``."""
+        _, prompts, categories = self.seen()
+        found = score_table(
+            values,
+            prompts,
+            categories,
+            num_categories=self.num_categories,
+            resamples=self.resamples,
+            confidence=self.confidence,
+            seed=self.seed,
+        )
+        mean, low, high = (part.float().to(self.device) for part in (found.mean, found.low, found.high))
+        return ScoreTable(mean, low, high, found.number.to(self.device))
+
+
+class ImageScores(PromptAverage):
+    """Means of any number that is known of each image, such as a reward.
+
+    Args:
+        num_categories: See ``PromptAverage``.
+        resamples: Bootstrap resamples of each interval.
+        confidence: Of the intervals, between 0 and 1.
+        seed: Of the resamples.
+    """
+
+    def update(
+        self,
+        values: Float[Tensor, " rows"],
+        *,
+        prompts: Int[Tensor, " rows"],
+        categories: Int[Tensor, " rows"],
+        valid: Bool[Tensor, " rows"] | None = None,
+    ) -> None:
+        """Take in the numbers of some images.
+
+        Args:
+            values: [B]; NaN for an image that could not be judged.
+            prompts: [B] number of each image's prompt.
+            categories: [B] of each prompt; -1 for none.
+            valid: [B] False for rows that only pad the batch.
+
+        Raises:
+            ValueError: If a category is not in [-1, ``num_categories``).
+        """
+        self._take(values, prompts, categories, valid)
+
+    def compute(self) -> ScoreTable:
+        """Means and intervals."""
+        return self._table(self.seen()[0])
+
+
+class RealismScores(NamedTuple):
+    """What ``DetectorScoring`` finds, in percent."""
+
+    realism: ScoreTable
+    """Mean P(real) x 100, the scale of the paper's table."""
+    judged_real: ScoreTable
+    """Share of images with P(real) > 0.5."""
+
+
+class DetectorScoring(PromptAverage):
+    """RealBench's Detector-Scoring (RealGen, arXiv:2512.00473): how real a detector takes the images of a model for.
+
+    Two numbers, both in percent, overall and by category: mean P(real) x 100, and the share judged real. P(real) is
+    1 - p_fake. Neither means anything of a detector that cannot tell photographs from generated images: see
+    ``DetectorQuality``.
+
+    Args:
+        detector: The judge.
+        num_categories: See ``PromptAverage``.
+        resamples: Bootstrap resamples of each interval.
+        confidence: Of the intervals, between 0 and 1.
+        seed: Of the resamples.
+    """
+
+    higher_is_better: bool = True
+
+    def __init__(
+        self,
+        detector: Detector,
+        num_categories: int = 0,
+        *,
+        resamples: int = 2000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(num_categories, resamples=resamples, confidence=confidence, seed=seed)
+        self.detector = detector
+
+    def update(
+        self,
+        images: Float[Tensor, "rows 3 height width"],
+        *,
+        prompts: Int[Tensor, " rows"],
+        categories: Int[Tensor, " rows"],
+        valid: Bool[Tensor, " rows"] | None = None,
+    ) -> None:
+        """Let the detector judge some images.
+
+        Args:
+            images: [B, 3, H, W] in [0, 1]; an image with NaN is not judged.
+            prompts: [B] number of each image's prompt.
+            categories: [B] of each prompt; -1 for none.
+            valid: [B] False for rows that only pad the batch.
+
+        Raises:
+            ValueError: If the images have another shape, type or range, or a category is out of its range.
+        """
+        check_images(images)
+        self._take(1 - self.detector.to(images.device)(images), prompts, categories, valid)
+
+    def compute(self) -> RealismScores:
+        """Mean P(real) and share judged real, in percent."""
+        p_real = self.seen()[0]
+        judged = torch.where(p_real.isnan(), p_real, (p_real > 0.5).to(p_real))
+        return RealismScores(self._table(100 * p_real), self._table(100 * judged))
