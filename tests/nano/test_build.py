@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from realgen.nano import build, clip, detectors, diffusion, encoder, forensic_chat, vae
+from realgen.nano import build, clip, detectors, diffusion, encoder, forensic_chat, llm, vae
 from realgen.nano.build import Scale, Stage, main, make_vae, plan, run
 
-STAGES = ["vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "shards", "figures"]
+STAGES = ["vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "llm", "shards", "figures"]
 MAKERS = {
     "vae": (vae, "make_vae"),
     "sd3": (diffusion, "make_pipeline"),
@@ -20,6 +20,7 @@ MAKERS = {
     "omniaid": (detectors, "make_detector"),
     "effort": (detectors, "make_detector"),
     "forensic_chat": (forensic_chat, "make_forensic_chat"),
+    "llm": (llm, "make_llm"),
 }
 """Which function makes which stage."""
 
@@ -182,7 +183,7 @@ def test_full_scale_is_the_default_of_each_file(name, monkeypatch, tmp_path):
     next(stage for stage in plan(tmp_path, tmp_path, Scale()) if stage.name == name).make()
     seen.pop("pretrained", None)
     assert seen == defaults
-    assert len(defaults) >= 2
+    assert len(defaults) >= (1 if name == "llm" else 2)  # it has no pictures
 
 
 @pytest.mark.parametrize(
@@ -234,9 +235,9 @@ def test_a_handful_of_steps_make_everything(tmp_path, capsys):
     arguments = ["--output", str(nano), "--prompts", str(shards), "--steps_scale", "0.0005", "--data_scale", "0.004"]
     assert main(arguments) == 0
     first = capsys.readouterr().out
-    assert re.findall(r"\[\d/9\] (\w+): made", first) == STAGES
+    assert re.findall(r"\[\d+/10\] (\w+): made", first) == STAGES
     figures = json.loads((nano / "figures.json").read_text())
-    assert set(figures) == {"vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "megabytes"}
+    assert set(figures) == {"vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "llm", "megabytes"}
     assert f"| omniaid | balanced_accuracy | {figures['omniaid']['balanced_accuracy']:.3f} |" in first
     assert "| sd3 | retrieval_plain |" in (nano / "README.md").read_text()
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".ckpt", ".tmp", ".unfinished")]

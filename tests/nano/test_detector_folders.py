@@ -63,6 +63,8 @@ def test_the_data_make_their_images_once(made, tmp_path):
     settings = {"directory": str(tmp_path / "images"), "pretrained": str(model), "image_size": 8, "batch_size": 4}
     for _ in range(2):
         data = NanoFolders(**settings, **NUMBERS)
+        data.read()  # as the command does before a run; what is not made yet is no mistake
+        assert bool(data.train_files) == data.folder.exists()
         data.prepare_data()
         data.setup("fit")
     assert len(made) == 2  # of the first one, training and validation

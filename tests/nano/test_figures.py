@@ -103,7 +103,7 @@ def test_measure_gathers_what_training_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(
         module, "measure_diffusion", lambda nano, *, prompts_per_subject: {"each": float(prompts_per_subject)}
     )
-    for number, name in enumerate(["clip", "encoder", "omniaid", "effort", "forensic_chat"]):
+    for number, name in enumerate(["clip", "encoder", "omniaid", "effort", "forensic_chat", "llm"]):
         (tmp_path / name).mkdir()
         (tmp_path / name / "figures.json").write_text(json.dumps({"value": float(number)}))
         (tmp_path / name / "x.safetensors").write_bytes(bytes(1000 * (number + 1)))
@@ -117,6 +117,7 @@ def test_measure_gathers_what_training_measured(monkeypatch, tmp_path):
         "omniaid": {"value": 2.0},
         "effort": {"value": 3.0},
         "forensic_chat": {"value": 4.0},
+        "llm": {"value": 5.0},
         "megabytes": {
             "sd3": 0.0005,
             "clip": 0.001,
@@ -124,5 +125,6 @@ def test_measure_gathers_what_training_measured(monkeypatch, tmp_path):
             "omniaid": 0.003,
             "effort": 0.004,
             "forensic_chat": 0.005,
+            "llm": 0.006,
         },
     }

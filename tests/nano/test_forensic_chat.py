@@ -9,7 +9,7 @@ import torch
 
 from realgen.detectors import ForensicChat
 from realgen.detectors.forensic_chat import QUESTION
-from realgen.nano import forensic_chat
+from realgen.nano import detectors, forensic_chat
 from realgen.nano.augment import CORRUPTIONS
 from realgen.nano.corpus import HELD_OUT_CROPS
 from realgen.nano.detectors import HELD_OUT_SAMPLES, SEEDS, Pictures
@@ -114,7 +114,8 @@ def test_it_learns(pictures, tmp_path, monkeypatch):
 
 
 def test_the_folder_is_whole(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(forensic_chat, "make_pictures", lambda *_, **__: pictures)
+    for module in (forensic_chat, detectors):  # to train and to evaluate on
+        monkeypatch.setattr(module, "make_pictures", lambda *_, **__: pictures)
     figures = make_forensic_chat(tmp_path, pretrained=Path("none"), steps=1, batch_size=16)
     assert json.loads((tmp_path / "figures.json").read_text()) == figures
     names = {"balanced_accuracy", "real_crops", "real_round_trip", "real_jpeg_75"}

@@ -44,9 +44,9 @@ def test_completions_keep_the_prompt_and_add_what_was_thought():
         assert completion.startswith(f"<think>as a photo: {', '.join(cues)}</think>")
         counts.append(len(cues))
         glossy += sum(cue in SYNTHETIC_CUES for cue in cues[1:])
-    shares = [counts.count(number) / 500 for number in (1, 2, 3)]
-    assert shares == pytest.approx([0.4, 0.6 * 0.4, 0.6 * 0.6], abs=0.07)
-    assert glossy / (sum(counts) - 500) == pytest.approx(0.3, abs=0.07)
+    shares = [counts.count(number) / 500 for number in (1, 2, 3, 4)]
+    assert shares == pytest.approx([0.25, 0.75 * 0.25, 0.75**2 * 0.25, 0.75**3], abs=0.07)
+    assert glossy / (sum(counts) - 500) == pytest.approx(0.75, abs=0.07)
 
 
 @pytest.mark.parametrize(
