@@ -94,10 +94,11 @@ class ForensicChat(Detector):
                 ignore_mismatched_sizes=True,
                 **where,
             )
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:  # broken files make it stumble in many ways
+            cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 f"pretrained must hold a Qwen2.5-VL and its processor in transformers' format, got "
-                f"{self.pretrained!r}: {str(error).strip().splitlines()[0]}"
+                f"{self.pretrained!r}: {cause}"
             ) from error
         _check_report(report, self.pretrained)
         limits = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}  # of areas, for all their names

@@ -80,7 +80,7 @@ def _from_timm(name: str, pretrained: str | None) -> Backbone:
 
     try:
         tower: Any = timm.create_model(name, pretrained=pretrained is None, num_classes=0)
-    except (RuntimeError, OSError, ValueError) as error:
+    except Exception as error:  # broken files make it stumble in many ways
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)) or "none"
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"timm cannot load backbone {name!r} ({cause}); nearest of its names: {near}.") from error
@@ -99,7 +99,7 @@ def _from_open_clip(name: str, pretrained: str | None) -> Backbone:
         raise ValueError(f"backbone {OPEN_CLIP}{name} needs pretrained: a file, or a tag of open_clip's ({tags}).")
     try:
         model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True)
-    except (RuntimeError, OSError, ValueError) as error:
+    except Exception as error:  # broken files make it stumble in many ways
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"open_clip cannot load backbone {name!r} with pretrained={pretrained!r} ({cause})."

@@ -87,6 +87,16 @@ def test_moves(detector, images):
     assert torch.equal(detector(images), before)
 
 
+@pytest.mark.parametrize("content", ["half", "garbage", "nothing"])
+def test_corrupt_weights_are_one_clear_line(detector, content, tmp_path, images):
+    for path in tmp_path.rglob("*.safetensors"):
+        whole = path.read_bytes()
+        path.write_bytes({"half": whole[: len(whole) // 2], "garbage": b"garbage" * 1000, "nothing": b""}[content])
+    with pytest.raises(ValueError, match=str(tmp_path)) as error:
+        detector(images)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("value", [2.0, -1.0])
 def test_refuses_what_is_no_image(detector, value):
     with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):

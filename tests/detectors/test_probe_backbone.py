@@ -124,6 +124,20 @@ def test_what_cannot_be_loaded_is_named(vit, clip_dir, tmp_path):
         load_backbone("test_vit", str(tmp_path / "other.safetensors"))
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage" * 1000])
+def test_broken_files_are_one_clear_line(clip_dir, tmp_path, content):
+    folder = shutil.copytree(clip_dir, tmp_path / "open_clip")
+    (folder / "open_clip_model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=f"open_clip cannot load backbone 'local-dir:{folder}'") as error:
+        load_backbone(f"open_clip:local-dir:{folder}")
+    assert "\n" not in str(error.value)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    (tmp_path / "config.json").write_text('{"architecture": "test_vit", "pretrained_cfg": {}}')
+    with pytest.raises(ValueError, match=f"timm cannot load backbone 'local-dir:{tmp_path}'") as error:
+        load_backbone(f"local-dir:{tmp_path}")
+    assert "\n" not in str(error.value)
+
+
 def test_the_fixed_picture_is_one(vit):
     picture = wave_picture()
     assert picture.shape == (1, 3, 64, 64)

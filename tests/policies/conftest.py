@@ -1,9 +1,7 @@
-"""Tiny random models in their own formats: one function for each backbone, named ``write_<module of the backbone>``."""
+"""Tiny random models in their own formats, and policies on them."""
 
-import string
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,91 +10,8 @@ import torch
 from realgen.functional.flow_sde import FlowSDE
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
 from realgen.policies.backbones import SD3
-
-SIZE = 16
-TOKENS = 24
-
-
-def clip_tokenizer():
-    """Byte-level BPE without merges: one token per letter, closed by a form of its own at the end of a word."""
-    from transformers import CLIPTokenizer
-
-    letters = string.ascii_lowercase + string.digits + string.punctuation
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=TOKENS)
-
-
-def clip_text_encoder(vocab_size: int):
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    config = CLIPTextConfig(
-        vocab_size=vocab_size,
-        hidden_size=16,
-        intermediate_size=32,
-        projection_dim=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=TOKENS,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    return CLIPTextModelWithProjection(config)
-
-
-def sd3_pipeline(**scheduler):
-    from diffusers import (
-        AutoencoderKL,
-        FlowMatchEulerDiscreteScheduler,
-        SD3Transformer2DModel,
-        StableDiffusion3Pipeline,
-    )
-
-    tokenizer = clip_tokenizer()
-    transformer = SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        caption_projection_dim=16,
-        pooled_projection_dim=32,
-        pos_embed_max_size=16,
-    )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        scaling_factor=0.7,
-        shift_factor=0.1,
-    )
-    return StableDiffusion3Pipeline(
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **scheduler}),
-        vae=vae,
-        text_encoder=clip_text_encoder(len(tokenizer)),
-        tokenizer=tokenizer,
-        text_encoder_2=clip_text_encoder(len(tokenizer)),
-        tokenizer_2=clip_tokenizer(),
-        text_encoder_3=None,
-        tokenizer_3=None,
-    )
-
-
-def write_sd3(directory: Path) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        pipeline = sd3_pipeline()
-    with torch.no_grad():  # a fresh transformer answers so weakly to text and time that mistakes there would not show
-        for parameter in pipeline.transformer.parameters():
-            parameter.mul_(1.5)
-    pipeline.save_pretrained(directory)
+from tests.helpers import tiny_pipelines
+from tests.helpers.tiny_pipelines import SIZE, TINY
 
 
 @pytest.fixture(scope="session")
@@ -105,12 +20,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
     @cache
     def write(module: str) -> str:
-        if f"write_{module}" not in globals():
-            pytest.fail(
-                f"tests/policies/conftest.py lacks write_{module}(directory), a tiny model to test {module} with."
-            )
+        if module not in TINY:
+            pytest.fail(f"tests/helpers/tiny_pipelines.py lacks TINY[{module!r}], a tiny model to test {module} with.")
         directory = tmp_path_factory.mktemp(module)
-        globals()[f"write_{module}"](directory)
+        tiny_pipelines.write(module, directory)
         return str(directory)
 
     return write
@@ -125,11 +38,7 @@ def sd3(tiny: Callable[[str], str]) -> str:
 @pytest.fixture
 def stock(sd3: str) -> Any:
     """The plain diffusers pipeline of the same directory."""
-    from diffusers import StableDiffusion3Pipeline
-
-    pipeline = StableDiffusion3Pipeline.from_pretrained(sd3, text_encoder_3=None, tokenizer_3=None)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return tiny_pipelines.read_stock(sd3)
 
 
 @pytest.fixture

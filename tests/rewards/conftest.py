@@ -1,6 +1,7 @@
-"""Rollouts of given images, a detector that answers by brightness, and a tiny open_clip model on disk."""
+"""Rollouts of given images and rewrites, a detector that answers by brightness, and a tiny open_clip model on disk."""
 
 import json
+from dataclasses import replace
 
 import open_clip
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
 from realgen.detectors import Detector
-from realgen.types import PolicyScore, Rollout
+from realgen.types import PolicyScore, Rewrite, Rollout
 
 WORDS = ["<pad>", "<unk>", "<start>", "a", "photo", "of", "the", "moon", "cat", "with", "grain", "<end>"]
 PREPROCESS = {
@@ -149,3 +150,23 @@ def transformers_clip(tmp_path_factory):
     )
     scrambled(CLIPModel(config)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def rewritten(rollout):
+    """Makes the rollout's rewrites of texts; ``None`` stands for a broken format, the prompt itself for not asked."""
+
+    def make(texts):
+        rewrites = tuple(
+            Rewrite(
+                text=text or prompt,
+                completion="" if text == prompt else f"<think>-</think><answer>{text}</answer>" if text else "-",
+                formatted=text not in {None, prompt},
+                truncated=False,
+                skipped=text == prompt,
+            )
+            for prompt, text in zip(rollout.row_prompts, texts, strict=True)
+        )
+        return replace(rollout, rewrites=rewrites)
+
+    return make

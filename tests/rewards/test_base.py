@@ -1,7 +1,8 @@
+import jaxtyping
 import pytest
 import torch
 
-from realgen.rewards import Reward, per_prompt
+from realgen.rewards import JpegSize, Reward, WeightedSum, per_prompt
 
 
 class Given(Reward):
@@ -34,3 +35,20 @@ def test_what_is_not_finite_becomes_nan(rollout):
 def test_another_number_of_rows_is_an_error(rollout, rows):
     with pytest.raises(ValueError, match=r"reward 'given' must return one score per row, shape \(6,\), got"):
         Given(torch.zeros(rows))(rollout)
+
+
+@pytest.mark.parametrize("reward", [JpegSize(), WeightedSum({"size": JpegSize()})], ids=["alone", "in a sum"])
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.full((2, 3, 8, 8), 2.0), r"images must lie in \[0, 1\], got 384 values outside, from 2 to 2"),
+        (torch.full((2, 3, 8, 8), -torch.inf), r"images must lie in \[0, 1\]"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "images must be floating in .*, got torch.uint8"),
+        (torch.zeros(2, 1, 8, 8), r"images must have shape .*, got \[2, 1, 8, 8\]"),
+    ],
+)
+def test_wrong_images_are_refused_and_never_scored(reward, images, message, make_rollout, monkeypatch):
+    """Even by a reward that looks at nothing: ``JpegSize`` would take an image of 2s for a white one."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # off as in training, or it objects first
+    with pytest.raises(ValueError, match=message):
+        reward(make_rollout(images, ["a"], 2))

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -68,13 +69,15 @@ def test_the_walk_finds_the_parts():
     assert {"omniaid", "effort"} <= {path.stem for path in DETECTORS}
     judged = {path.stem for path in here([*REWARDS, *DETECTORS])}
     assert judged >= {"realism_and_alignment", "omniaid_only", "alignment_only", "jpeg_size", "omniaid", "effort"}
+    assert judged >= {"llm", "content_kept"}
     assert not judged & {*PUBLISHED, "aesthetic", "linear_probe", "remote"}
 
 
 @pytest.mark.usefixtures("nano")
 @pytest.mark.parametrize("path", here(REWARDS), ids=lambda path: path.stem)
-def test_reward_parts_judge(path, rollout):
-    output = build(Reward, f"--part={path}")(rollout)
+def test_reward_parts_judge(path, rollout, rewritten):
+    texts = [f"{prompt}, film grain" for prompt in rollout.row_prompts]
+    output = build(Reward, f"--part={path}")(rewritten(texts))
     assert output.total.shape == (2, 3)
     assert bool(output.valid.all())
 
@@ -114,6 +117,20 @@ def test_the_default_is_realism_and_half_as_much_alignment():
     assert isinstance(reward.rewards["omniaid"], Realism)
     assert isinstance(reward.rewards["omniaid"].detector, OmniAID)
     assert isinstance(reward.rewards["alignment"], Alignment)
+
+
+@pytest.mark.usefixtures("nano")
+def test_the_language_models_part_adds_its_texts(rollout, rewritten):
+    reward = build(Reward, f"--part={CONFIGS / 'rewards/llm.yaml'}")
+    added = {"format": 0.2, "length": 0.1, "content": 0.2, "diversity": 0.1}
+    assert reward.weights == {"omniaid": 1.0, "alignment": 0.5, **added}
+    texts = ["the moon, film grain", "the moon, film grain", None, "a cat with grain", "rocket, film grain", "a cat"]
+    parts = reward(rewritten(texts)).parts
+    assert parts["format"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert parts["content"][0].tolist() == [1, 1, 0]
+    assert parts["content"][1].tolist() == [1, 0, 0.5]
+    aligned = Alignment("data/nano/clip")(rollout).total  # that saw no rewrite
+    torch.testing.assert_close(parts["alignment"], aligned)
 
 
 @pytest.mark.parametrize("path", REWARDS, ids=lambda path: path.stem)

@@ -1,8 +1,6 @@
-"""What every backbone promises; a new one joins by existing, and needs a tiny model of its own in conftest.py."""
+"""What every backbone promises; a new one joins by existing, with a tiny model in tests/helpers/tiny_pipelines.py."""
 
-import importlib
-import inspect
-import pkgutil
+from __future__ import annotations
 
 import pytest
 import torch
@@ -10,32 +8,9 @@ from torch import nn
 
 import realgen.policies.backbones
 from realgen.policies.backbones import Backbone
-
-
-def backbones() -> list[type[Backbone]]:
-    found = set()
-    for module in pkgutil.walk_packages(realgen.policies.backbones.__path__, "realgen.policies.backbones."):
-        for _, member in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
-            if issubclass(member, Backbone) and not inspect.isabstract(member) and member.__module__ == module.name:
-                found.add(member)
-    return sorted(found, key=lambda member: member.__name__)
-
+from tests.helpers.tiny_pipelines import TinyModel, backbone_classes
 
 PROMPTS = ["a red fox", "old harbour, film grain", "moon"]
-
-
-@pytest.fixture(params=backbones(), ids=lambda member: member.__name__)
-def make(request, tiny):
-    """Builds a backbone on its tiny model."""
-    directory = tiny(request.param.__module__.rpartition(".")[2])
-
-    def make(*, load: bool = True, **settings) -> Backbone:
-        backbone = request.param(directory, **settings)
-        if load:
-            backbone.load()
-        return backbone
-
-    return make
 
 
 def inputs(backbone: Backbone, rows: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,8 +19,8 @@ def inputs(backbone: Backbone, rows: int = 3) -> tuple[torch.Tensor, torch.Tenso
 
 
 def test_backbones_are_found() -> None:
-    names = {backbone.__name__ for backbone in backbones()}
-    assert {"SD3"} <= names
+    names = {backbone.__name__ for backbone in backbone_classes()}
+    assert {"SD3", "Flux", "Flux2Klein", "QwenImage", "ZImage"} <= names
     assert names <= set(realgen.policies.backbones.__all__)
 
 
@@ -69,7 +44,11 @@ def test_everything_is_in_eval_mode_and_only_the_transformer_may_learn(make) -> 
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 9])
-def test_sigmas_fall_from_noise_to_data(make, num_steps: int) -> None:
+def test_sigmas_fall_from_noise_to_data(make, model: TinyModel, num_steps: int) -> None:
+    if num_steps < model.fewest_steps:
+        with pytest.raises(ValueError, match=f"num_steps must be at least {model.fewest_steps} for .* got {num_steps}"):
+            make().schedule(num_steps, 16, 16)
+        return
     sigmas, timesteps = make().schedule(num_steps, 16, 16)
     assert (len(sigmas), len(timesteps)) == (num_steps + 1, num_steps)
     assert sigmas.dtype == timesteps.dtype == torch.float32
@@ -97,19 +76,36 @@ def test_sizes_that_cannot_be_drawn_are_refused(make, name: str) -> None:
 
 
 def test_each_text_is_embedded_once_and_alike_in_any_company(make, monkeypatch) -> None:
-    backbone, encoded = make(guidance_scale=2.0), []
+    backbone, encoded = make(guided=True), []
     encode = backbone.encode
     monkeypatch.setattr(backbone, "encode", lambda prompt: encoded.append(prompt) or encode(prompt))
     together = backbone.encode_prompts([*PROMPTS, PROMPTS[0]])
     again = backbone.encode_prompts(PROMPTS[1:])
-    assert sorted(encoded) == sorted(["", *PROMPTS])
-    alone = make(guidance_scale=2.0).encode_prompts([PROMPTS[2]])
+    assert sorted(encoded) == sorted([backbone.negative_prompt, *PROMPTS])
+    alone = make(guided=True).encode_prompts([PROMPTS[2]])
     for name, part in together.items():
         assert part.shape[0] == 4
         assert torch.equal(part[0], part[3])
         assert torch.equal(part[1:3], again[name])
-        assert torch.equal(part[2:3], alone[name])
-        assert torch.equal(part[0], part[1]) == name.startswith("negative_")
+        length = alone[name].shape[1]  # of a shorter text, what follows are zeros
+        assert torch.equal(part[2:3, :length], alone[name])
+        assert part[2, length:].count_nonzero() == 0
+    differ = [not torch.equal(part[0], part[1]) for name, part in together.items() if not name.startswith("negative_")]
+    assert all(differ)
+    assert all(torch.equal(part[0], part[1]) for name, part in together.items() if name.startswith("negative_"))
+
+
+def test_a_mask_tells_the_length_of_a_text(make) -> None:
+    backbone = make()
+    together, lengths = backbone.encode_prompts(PROMPTS), {}
+    for prompt in PROMPTS:
+        lengths[prompt] = len(backbone.encode_prompts([prompt])["embeds"][0])
+    if "mask" in together:
+        assert together["mask"].dtype == torch.bool
+        assert together["mask"].sum(dim=1).tolist() == list(lengths.values())
+        assert len(set(lengths.values())) == len(PROMPTS)
+    else:
+        assert set(lengths.values()) == {together["embeds"].shape[1]}
 
 
 def test_the_cache_is_bounded_and_keeps_what_was_used_last(make, monkeypatch) -> None:
@@ -133,9 +129,9 @@ def test_embeddings_do_not_depend_on_autocast(make) -> None:
     assert all(torch.equal(part, cast[name]) for name, part in plain.items())
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
-def test_rows_do_not_see_each_other(make, guidance_scale: float) -> None:
-    backbone = make(guidance_scale=guidance_scale)
+@pytest.mark.parametrize("guided", [False, True])
+def test_rows_do_not_see_each_other(make, guided: bool) -> None:
+    backbone = make(guided=guided)
     latents, timesteps = inputs(backbone)
     conditioning = backbone.encode_prompts(PROMPTS)
     with torch.no_grad():
@@ -145,34 +141,40 @@ def test_rows_do_not_see_each_other(make, guidance_scale: float) -> None:
         for row in range(3):
             one = slice(row, row + 1)
             part = {name: value[one] for name, value in conditioning.items()}
-            alone = backbone.velocity(latents[one], timesteps[one], part)
-            torch.testing.assert_close(alone, together[one], rtol=0, atol=1e-5)
+            for text in (part, backbone.encode_prompts([PROMPTS[row]])):  # padded to the others' length, and not
+                alone = backbone.velocity(latents[one], timesteps[one], text)
+                torch.testing.assert_close(alone, together[one], rtol=0, atol=1e-5)
         turned = {name: value.roll(1, 0) for name, value in conditioning.items()}
         assert (backbone.velocity(latents, timesteps, turned) - together).abs().max() > 1e-3
         assert (backbone.velocity(latents, timesteps.roll(1), conditioning) - together).abs().max() > 1e-3
 
 
 def test_guidance_leads_away_from_the_negative_prompt(make) -> None:
-    guided, plain = make(guidance_scale=2.5, negative_prompt="blur"), make()
+    guided, plain = make(guided=True), make()
     latents, timesteps = inputs(plain)
     with torch.no_grad():
         positive = plain.velocity(latents, timesteps, plain.encode_prompts(PROMPTS))
-        negative = plain.velocity(latents, timesteps, plain.encode_prompts(["blur"] * 3))
+        negative = plain.velocity(latents, timesteps, plain.encode_prompts([guided.negative_prompt] * 3))
         velocity = guided.velocity(latents, timesteps, guided.encode_prompts(PROMPTS))
-    torch.testing.assert_close(velocity, negative + 2.5 * (positive - negative), rtol=0, atol=1e-5)
+    torch.testing.assert_close(velocity, guided.combine(positive, negative), rtol=0, atol=1e-5)
+    assert ((velocity - positive) * (positive - negative)).sum() > 0
+    assert (velocity - positive).abs().max() > 1e-3
     assert (plain.guided, plain.evals_per_row) == (False, 1)
     assert (guided.guided, guided.evals_per_row) == (True, 2)
 
 
-def test_gradient_reaches_both_sides_of_the_guidance(make) -> None:
-    backbone = make(guidance_scale=2.5)
+def test_gradient_reaches_both_sides_of_the_guidance(make, model: TinyModel) -> None:
+    backbone = make(guided=True)
     latents, timesteps = inputs(backbone)
-    conditioning = {name: part.clone().requires_grad_() for name, part in backbone.encode_prompts(PROMPTS).items()}
+    conditioning = {
+        name: part.clone().requires_grad_(part.is_floating_point())
+        for name, part in backbone.encode_prompts(PROMPTS).items()
+    }
     backbone.velocity(latents, timesteps, conditioning).square().sum().backward()
-    assert all(part.grad.abs().max() > 0 for part in conditioning.values())
+    assert all(part.grad.abs().max() > 0 for part in conditioning.values() if part.requires_grad)
     # a few parameters (the bias of a key, say) have no effect on the output
     without = [name for name, p in backbone.transformer.named_parameters() if p.grad is None]
-    assert not without
+    assert sorted(without) == sorted(model.without_gradient)
 
 
 def test_blocks_and_adapters_are_parts_of_the_transformer(make) -> None:
@@ -185,7 +187,7 @@ def test_blocks_and_adapters_are_parts_of_the_transformer(make) -> None:
 
 
 def test_half_precision_answers_in_float32(make) -> None:
-    backbone = make(dtype="bfloat16", guidance_scale=2.0)
+    backbone = make(dtype="bfloat16", guided=True)
     latents, timesteps = inputs(backbone)
     with torch.no_grad():
         velocity = backbone.velocity(latents, timesteps, backbone.encode_prompts(PROMPTS))
@@ -203,17 +205,19 @@ def test_frozen_parts_and_kept_embeddings_move_and_the_transformer_does_not(make
     assert not any(parameter.is_meta for parameter in backbone.transformer.parameters())
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"guidance_scale": -1.0}, "guidance_scale must be at least 0, got -1.0"),
+def test_impossible_numbers_are_refused(make, kind: type[Backbone], model: TinyModel) -> None:
+    scale, off = next(iter(model.guided)), model.plain_scale
+    assert scale == kind.cfg_setting
+    longest = max(number for number in (512, 1024) if number == getattr(kind, "longest_text", 512))
+    for settings, message in (
+        ({scale: -1.0}, f"{scale} must be at least 0, got -1.0"),
         ({"cache_size": 0}, "cache_size must be at least 1, got 0"),
-        ({"negative_prompt": "blur"}, "negative_prompt has an effect only with guidance_scale above 1, got 1.0"),
-    ],
-)
-def test_impossible_numbers_are_refused(make, settings, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(load=False, **settings)
+        ({"negative_prompt": "blur", scale: off}, f"an effect only with {scale} above {off:g}, got {off}"),
+        ({"max_sequence_length": 0}, f"max_sequence_length must be between 1 and {longest}, got 0"),
+        ({"max_sequence_length": longest + 1}, f"between 1 and {longest}, got {longest + 1}"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(load=False, **settings)
 
 
 def test_a_missing_directory_is_refused_at_once(make, tmp_path, monkeypatch) -> None:
@@ -228,8 +232,20 @@ def test_a_missing_directory_is_refused_at_once(make, tmp_path, monkeypatch) -> 
     assert backbone("someone/model").pretrained == "someone/model"  # could be a hub id, so it is for load to find out
 
 
-def test_what_is_no_such_model_is_refused_by_name(make, tmp_path) -> None:
-    backbone = type(make(load=False))
-    for wrong in (str(tmp_path), "someone/model"):
-        with pytest.raises(ValueError, match=rf"pretrained must hold a .*{wrong}.*local_files_only=True"):
-            backbone(wrong).load()
+def test_what_is_no_such_model_is_refused_in_one_line(kind: type[Backbone], tmp_path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "SanaPipeline"}')
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for wrong, what in ((tmp_path, "it holds a SanaPipeline"), (empty, "no file named model_index.json")):
+        with pytest.raises(
+            ValueError, match=rf"pretrained must hold a .*{wrong}.*local_files_only=True.*{what}"
+        ) as error:
+            kind(str(wrong)).load()
+        assert "hf download" not in str(error.value)
+
+
+def test_a_hub_id_that_is_not_here_says_what_to_do(kind: type[Backbone]) -> None:
+    what_to_do = "Fetch it once with `hf download someone/model`, or set local_files_only to false"
+    with pytest.raises(ValueError, match=rf"pretrained must hold a .*'someone/model' .*{what_to_do}") as error:
+        kind("someone/model").load()
+    assert "\n" not in str(error.value)

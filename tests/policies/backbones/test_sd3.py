@@ -1,11 +1,15 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from realgen.functional.flow_sde import FlowSDE
+from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
 from realgen.policies.backbones import SD3
+from tests.helpers.tiny_pipelines import SIZE, read_stock, sd3_pipeline
 
 PROMPTS = ["a red fox", "old harbour, film grain"]
 
@@ -70,10 +74,27 @@ def test_another_pipelines_directory_is_refused(tmp_path: Path) -> None:
         SD3(str(tmp_path)).load()
 
 
-@pytest.mark.parametrize("length", [0, 513])
-def test_impossible_sequence_lengths_are_refused(sd3: str, length: int) -> None:
-    with pytest.raises(ValueError, match=f"max_sequence_length must be between 1 and 512, got {length}"):
-        SD3(sd3, max_sequence_length=length)
+@pytest.mark.parametrize(
+    "parts", [{"qk_norm": "rms_norm"}, {"qk_norm": "rms_norm", "dual_attention_layers": (0,)}], ids=["large", "medium"]
+)
+def test_the_forms_of_3_5_draw_as_their_pipelines(tmp_path: Path, parts: dict[str, Any]) -> None:
+    sd3_pipeline(**parts).save_pretrained(tmp_path)
+    policy = DiffusionPolicy(
+        SD3(str(tmp_path), guidance_scale=4.5, max_sequence_length=8),
+        transition=FlowSDE(),
+        step_window=RandomWindow(1),
+        num_steps=3,
+        height=SIZE,
+        width=SIZE,
+        lora=LoRA(rank=2),
+    )
+    policy.load()
+    adapted = {name.partition(".lora_")[0].rpartition("attn")[2] for name in policy.trainable_parameters()}
+    assert ("2.to_q" in adapted) == ("dual_attention_layers" in parts)
+    sources = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    call = {"height": SIZE, "width": SIZE, "num_inference_steps": 3, "guidance_scale": 4.5, "max_sequence_length": 8}
+    truth = read_stock(str(tmp_path))(PROMPTS, generator=sources, output_type="pt", **call).images
+    torch.testing.assert_close(policy.sample(PROMPTS, [0, 1]), truth, rtol=0, atol=1e-5)
 
 
 def test_loading_shows_no_bars_and_leaves_those_of_others(

@@ -1,0 +1,281 @@
+"""Draws pictures of prompts: ``python -m realgen.generate "a cat on a sofa"``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from realgen import __version__
+
+if TYPE_CHECKING:
+    import torch
+    from jsonargparse import ArgumentParser
+
+    from realgen.cli.schema import Place
+    from realgen.generation import Studio
+
+DEFAULT_POLICY = "configs/policies/sd3_nano.yaml"
+USAGE = f"""python -m realgen.generate PROMPT [PROMPT ...] [--key value ...]
+
+Draws pictures of prompts; with a rewriter each prompt as it is and rewritten, from the same noise, side by side.
+First commands to try:
+  python -m realgen.generate "a cat on a sofa"
+  python -m realgen.generate "a cat on a sofa" --rewriter configs/policies/llm_nano.yaml
+
+  --prompts FILE         more prompts, one per line
+  --n 4                  pictures of each prompt, from the seeds S, S + 1, ...
+  --seed S               0 by default; the same seed draws the same pictures
+  --out DIR              where they go (outputs/generated); what is there already is not drawn again, and pictures of
+                         other settings, another seed among them, are refused
+  --policy PART          what draws ({DEFAULT_POLICY})
+  --policy.KEY VALUE     change a setting of it, such as --policy.eval_num_steps 8
+  --lora DIR             adapters that a run exported (its folder lora), with their own rank, alpha and layers
+  --rewriter PART        a language model that rewrites each prompt once, such as configs/policies/llm_nano.yaml
+  --rewriter.KEY VALUE   change a setting of it, such as --rewriter.eval_temperature 0
+  --rewriter_lora DIR    adapters for the rewriter
+  --batch_size 8         pictures at a time; changes rounding alone
+  --device auto          auto is a GPU if there is one
+  --policy.help CLASS    the settings of one class, such as realgen.policies.DiffusionPolicy
+"""
+LORA = {"lora": "policy", "rewriter_lora": "rewriter"}
+"""Options that load adapters, and for which part."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments without the program; ``sys.argv[1:]`` by default.
+
+    Returns:
+        Exit code: 0, 1 after an error, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or {"-h", "--help"} & set(arguments):
+        (sys.stdout if arguments else sys.stderr).write(f"usage: {USAGE}")
+        return 0 if arguments else 1
+    try:
+        prompts, options = split_prompts(arguments)
+        # Imported here, so that the lines above do not wait for torch.
+        from realgen.generation import generate
+
+        generate(*open_studio(options, prompts))
+    except (ValueError, ModuleNotFoundError, OSError, RuntimeError) as error:
+        return _report(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on\n")
+        return 130
+    return 0
+
+
+def _report(error: Exception) -> int:
+    if os.environ.get("REALGEN_TRACEBACK", "0") not in ("", "0"):
+        raise error
+    sys.stderr.write(f"error: {error}\n")
+    return 1
+
+
+def split_prompts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Tell prompts from options; after ``--`` all are prompts.
+
+    Args:
+        argv: The arguments.
+
+    Returns:
+        Prompts, and options with their values.
+
+    Example:
+        >>> split_prompts(["a cat", "--n", "2", "--seed=1", "--", "--a dog"])
+        (['a cat', '--a dog'], ['--n', '2', '--seed=1'])
+    """
+    prompts: list[str] = []
+    options: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument == "--":
+            prompts += arguments
+        elif argument.startswith("-"):
+            options += [argument, *([] if "=" in argument else [next(arguments, "--")])]
+        else:
+            prompts.append(argument)
+    return prompts, options
+
+
+def open_studio(options: Sequence[str], given: Sequence[str]) -> tuple[Studio, list[str]]:
+    """Check everything, and load what draws; nothing is written.
+
+    Args:
+        options: The command line without its prompts.
+        given: Its prompts.
+
+    Returns:
+        What draws, and the prompts, each once.
+
+    Raises:
+        ConfigError: If an option is wrong, or a component refuses its arguments.
+        ValueError: If there is no prompt, or weights cannot be loaded.
+    """
+    from realgen.cli.config_error import ConfigError
+    from realgen.cli.diagnosis import blame
+    from realgen.generation import Request, Studio, read_prompts
+    from realgen.policies import PromptPolicy
+
+    config, groups = read_config(options)
+    parser = _parser()
+    try:
+        made = parser.instantiate(parser.parse_object(config))
+        request = Request(**{field.name: made[field.name] for field in dataclasses.fields(Request)})
+        if isinstance(made.policy, PromptPolicy):
+            raise ConfigError("policy draws what it is told; give a policy that rewrites as --rewriter.")
+        texts = read_prompts(given, request.prompts)
+        device = _device(request.device)
+        made.policy.load()
+        if made.rewriter is not None:
+            made.rewriter.load()
+    except ConfigError:
+        raise
+    except Exception as error:  # a constructor may raise anything
+        raise ConfigError(blame(error, config, groups)) from error
+    parts = [part for part in (made.policy, made.rewriter) if part is not None]
+    settings = {
+        "software": f"realgen {__version__}",
+        "device": device.type,
+        "first_seed": request.seed,
+        "policy": config["policy"],
+        "rewriter": config["rewriter"],
+        "adapters": {directory: digest for part in parts for directory, digest in _digests(part).items()},
+    }
+    for part in parts:
+        part.to(device)
+    return Studio(request, made.policy, made.rewriter, settings), texts
+
+
+def read_config(options: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read the options into a complete config.
+
+    Args:
+        options: The command line without its prompts.
+
+    Returns:
+        The config as plain values, defaults filled in; and the class names of what stands there without class_path.
+
+    Raises:
+        ConfigError: If an option is wrong.
+        SystemExit: After ``--policy.help CLASS``.
+    """
+    from jsonargparse import ArgumentError
+    from omegaconf.errors import OmegaConfBaseException
+
+    from realgen.cli.arguments import asks_for_help, pairs, read_arguments
+    from realgen.cli.components import assign, visit
+    from realgen.cli.config_error import ConfigError
+    from realgen.cli.diagnosis import condense, problems
+
+    parser, root = _parser(), _root()
+    if asks_for_help(options):
+        parser.parse_args(list(options))
+    keys = [key for key, _ in pairs(options)]
+    _check_keys(keys)
+    default = [] if "policy" in keys else [f"--policy={DEFAULT_POLICY}"]
+    tree = read_arguments([*default, *options], root)
+    for option, part in LORA.items():
+        if (directory := tree.child(option)) is not None and directory.value is not None:
+            tree = assign(tree, f"{part}.lora", _lora(str(directory.value), option), root)
+    if (rewriter := tree.child("rewriter")) is not None and rewriter.is_mapping:
+        tree = assign(tree, "rewriter.image_policy", "null", root)  # the policy draws, and it is in memory once
+    for problem in problems(tree, root, values=False):
+        raise ConfigError(problem)
+    try:
+        config = parser.parse_object(tree.plain()).as_dict()
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    except ArgumentError as error:
+        found = list(problems(tree, root))
+        raise ConfigError(found[0] if found else condense(str(error))) from error
+    return config, {key: place.owner for key, _, place in visit(tree, root) if key and place.arguments is not None}
+
+
+def _parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    from realgen.generation import Request
+    from realgen.policies import Policy, PromptPolicy
+
+    parser = ArgumentParser(
+        parser_mode="omegaconf+", allow_abbrev=False, exit_on_error=False, usage=USAGE, description=""
+    )
+    parser.add_argument("--policy", type=Policy, help="What draws.")
+    parser.add_argument("--rewriter", type=PromptPolicy | None, help="Rewrites each prompt.")
+    parser.add_class_arguments(Request)
+    return parser
+
+
+def _root() -> Place:
+    """What may stand at the top."""
+    from realgen.cli.schema import Place, parameters, place_of
+    from realgen.generation import Request
+    from realgen.policies import Policy, PromptPolicy
+
+    parts = {"policy": place_of(Policy), "rewriter": place_of(PromptPolicy | None)}
+    return Place(arguments=parts | dict(parameters(Request)), owner="generate")
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    """Refuse options that would do nothing."""
+    from realgen.cli.config_error import ConfigError
+
+    for option, part in LORA.items():
+        also = [key for key in keys if re.match(rf"{part}\.(init_args\.)?lora\b", key)]
+        if option in keys and also:
+            raise ConfigError(f"{also[0]}: --{option} brings rank, alpha and layers of its own; leave one of them out.")
+    if "rewriter" not in keys and any(key.startswith("rewriter") for key in keys):
+        raise ConfigError("rewriter: missing. Give one: --rewriter configs/policies/llm_nano.yaml")
+    drawn = next((key for key in keys if re.match(r"rewriter\.(init_args\.)?image_policy\b", key)), None)
+    if drawn is not None:
+        raise ConfigError(f"{drawn}: the rewriter draws nothing here; --policy does.")
+    if "config" in keys:
+        raise ConfigError("config: recipes are for realgen.fit; here --policy and --rewriter take parts.")
+
+
+def _lora(directory: str, option: str) -> str:
+    """The setting that loads adapters as they were trained."""
+    from realgen.cli.config_error import ConfigError
+    from realgen.policies.trained_adapters import find_adapters
+
+    try:
+        adapters = find_adapters(directory)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {error}") from error
+    named = {"rank": adapters.rank, "alpha": adapters.alpha, "targets": adapters.targets}
+    return json.dumps({**named, "pretrained": directory})
+
+
+def _digests(part: Any) -> dict[str, str]:
+    """SHA-256 of the adapters that a policy has loaded, by their directory."""
+    from realgen.policies.trained_adapters import find_adapters
+
+    directory = getattr(getattr(part, "lora", None), "pretrained", None)
+    if directory is None:
+        return {}
+    return {directory: hashlib.sha256(find_adapters(directory).file.read_bytes()).hexdigest()}
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
+
+
+if __name__ == "__main__":
+    sys.exit(main())

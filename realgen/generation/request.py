@@ -1,0 +1,72 @@
+"""What a user asks to have drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_SEED = 2**32
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is drawn how often, and where it goes.
+
+    Args:
+        prompts: File of prompts, one per line.
+        n: Pictures of each prompt.
+        seed: Of the first picture of each prompt.
+        out: Folder of the pictures.
+        lora: Adapters for the policy.
+        rewriter_lora: Adapters for the rewriter.
+        batch_size: Pictures at a time.
+        device: Where to compute.
+    """
+
+    prompts: str | None = None
+    n: int = 4
+    seed: int = 0
+    out: str = "outputs/generated"
+    lora: str | None = None
+    rewriter_lora: str | None = None
+    batch_size: int = 8
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("n", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.seed <= MAX_SEED - self.n:
+            raise ValueError(f"seed must be 0 to {MAX_SEED - self.n} for n={self.n}, got {self.seed}.")
+
+
+def read_prompts(given: Sequence[str], file: str | None) -> list[str]:
+    """The prompts of the command line and of a file; empty lines are passed over, and a prompt counts once.
+
+    Args:
+        given: Of the command line.
+        file: UTF-8 text, one prompt per line.
+
+    Returns:
+        Prompts in order.
+
+    Raises:
+        ValueError: If there is none, one of the command line is empty, or one is no text.
+    """
+    lines: list[str] = []
+    if file is not None:
+        try:
+            lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"prompts: {file!r} cannot be read as UTF-8 text: {error}") from error
+    if not all(prompt.strip() for prompt in given):
+        raise ValueError("a prompt of the command line is empty.")
+    prompts = list(dict.fromkeys(prompt.strip() for prompt in (*given, *lines) if prompt.strip()))
+    if not prompts:
+        raise ValueError('there is no prompt. Give some: python -m realgen.generate "a cat on a sofa"')
+    broken = next((prompt for prompt in prompts if re.search("[\ud800-\udfff]", prompt)), None)
+    if broken is not None:
+        raise ValueError(f"the prompt {broken!r} holds bytes that are no UTF-8 text.")
+    return prompts

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from realgen.policies.backbones import Flux
+from tests.helpers.tiny_pipelines import flux_pipeline
+
+PROMPTS = ["a red fox", "moon"]
+
+
+def velocity(directory: str, **settings: float | None) -> torch.Tensor:
+    backbone = Flux(directory, max_sequence_length=16, **settings)
+    backbone.load()
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return backbone.velocity(latents, backbone.schedule(2, 16, 16).timesteps, backbone.encode_prompts(PROMPTS))
+
+
+def test_the_model_is_told_its_guidance(tiny) -> None:
+    weak, strong = (velocity(tiny("flux"), guidance_scale=scale) for scale in (1.0, 7.0))
+    assert (weak - strong).abs().max() > 1e-3
+
+
+def test_a_model_that_knows_no_guidance_is_told_none(tiny, tmp_path: Path) -> None:
+    flux_pipeline(guidance_embeds=False).save_pretrained(tmp_path)
+    assert velocity(str(tmp_path), guidance_scale=None).isfinite().all()
+    with pytest.raises(ValueError, match=r"guidance_scale must be null, because the model is not told it, .* got 3.5"):
+        Flux(str(tmp_path)).load()
+    with pytest.raises(ValueError, match=r"guidance_scale must be a number, because the model is told it, .* got None"):
+        Flux(tiny("flux"), guidance_scale=None).load()
+
+
+def test_negative_guidance_is_refused(tiny) -> None:
+    with pytest.raises(ValueError, match=r"guidance_scale must be at least 0, got -1\.0"):
+        Flux(tiny("flux"), guidance_scale=-1.0)
