@@ -62,10 +62,10 @@ def check(cli: RealGenCLI) -> None:
         cli: The parsed command line.
 
     Raises:
-        ValueError: If the updates do not divide an iteration's rows, the prompts cannot be read or are too few, the
-            policy or detector cannot be loaded as it is set up, or the optimizer refuses its arguments.
+        ValueError: If the updates do not divide an iteration's rows, the prompts or images cannot be read or are too
+            few, the policy or detector cannot be loaded as it is set up, or the optimizer refuses its arguments.
     """
-    from realgen.data import PromptShards
+    from realgen.data import ImageFolders, PromptShards
     from realgen.modules import GRPOModule
 
     model: Any = cli.model
@@ -74,6 +74,8 @@ def check(cli: RealGenCLI) -> None:
         _check_diversity(model)
     if isinstance(cli.datamodule, PromptShards):
         cli.datamodule.read(num_ranks=cli.trainer.num_devices * cli.trainer.num_nodes)
+    elif isinstance(cli.datamodule, ImageFolders):
+        cli.datamodule.read()
     model.configure_model()
     model.configure_optimizers()  # thrown away; only to see whether the optimizer takes its arguments
 

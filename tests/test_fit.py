@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from realgen.fit import USAGE, main
 
@@ -85,4 +86,35 @@ def test_impossible_settings_of_the_default_are_named_and_leave_nothing(
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(f"error: {message}")
     assert len(lines) <= 2
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("real", "generated", "message"),
+    [
+        ("nowhere", "good", "data.real must be a folder of images, '{root}/nowhere' is none."),
+        ("good", "nowhere", "data.generated must be a folder of images, '{root}/nowhere' is none."),
+        ("good/0.png", "good", "data.real must be a folder of images, '{root}/good/0.png' is none."),
+        ("good", "empty", "data.generated must hold images (.png, "),
+        ("good", "broken", "data: none of the "),
+        ("single", "good", "data.validation_share=0.5 leaves no real image to "),
+    ],
+)
+def test_folders_without_usable_images_are_named_and_leave_nothing(
+    real: str, generated: str, message: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    for name in ("good", "single", "empty", "broken"):
+        (images / name).mkdir(parents=True)
+    for number in range(20):
+        (images / "broken" / f"{number}.png").write_bytes(b"no image")
+        Image.new("RGB", (8, 8)).save(images / "good" / f"{number}.png")
+    Image.new("RGB", (8, 8)).save(images / "single" / "0.png")
+    output = tmp_path / "runs"
+    recipe = ["--config", "configs/detector.yaml", "--data=configs/data/image_folders.yaml", f"--output_dir={output}"]
+    folders = [f"--data.real={images / real}", f"--data.generated={images / generated}", "--data.validation_share=0.5"]
+    assert main([*recipe, *folders]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {message.format(root=images)}")
     assert not output.exists()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -62,11 +63,17 @@ def find_images(folders: Sequence[Path], *, argument: str) -> list[ImageFile]:
         Files, folder by folder.
 
     Raises:
+        ValueError: If a folder, or one in it, cannot be listed.
         ValueError: If a folder holds no image.
     """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise ValueError(f"{argument}: the folder {str(error.filename)!r} cannot be listed ({error.strerror}).")
+
     found: list[ImageFile] = []
     for folder in folders:
-        paths = (Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names)
+        walk = os.walk(folder, onerror=refuse, followlinks=True)
+        paths = (Path(parent, name) for parent, _, names in walk for name in names)
         images = [ImageFile(path, path.relative_to(folder).as_posix()) for path in paths if is_image(path)]
         if not images:
             raise ValueError(f"{argument} must hold images ({', '.join(SUFFIXES)}), {str(folder)!r} holds none.")
@@ -88,7 +95,8 @@ def split_files(
         files: To be split.
         share: About how much is set aside, 0 to 1.
         by: ``name`` hashes the name without its suffix, so a photograph and the generated image of the same name stay
-            together; ``content`` hashes the bytes, so copies stay together, and reads every file once.
+            together; ``content`` hashes the bytes, so copies stay together, and reads every file once (what cannot be
+            read goes by its name).
 
     Returns:
         Files to train on, and files to validate on.
@@ -100,10 +108,37 @@ def split_files(
     """
     parts: tuple[list[ImageFile], list[ImageFile]] = ([], [])
     for file in files:
-        key = file.name.removesuffix(file.path.suffix).encode() if by == "name" else file.path.read_bytes()
-        place = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+        place = int.from_bytes(hashlib.sha256(_key(file, by)).digest()[:8], "big") / 2**64
         parts[place < share].append(file)
     return parts
+
+
+def _key(file: ImageFile, by: SplitBy) -> bytes:
+    if by == "content":
+        with contextlib.suppress(OSError):
+            return file.path.read_bytes()
+    return file.name.removesuffix(file.path.suffix).encode()
+
+
+def check_readable(files: Sequence[ImageFile], *, purpose: str) -> None:
+    """Refuse files of which not one can be read; one that can is enough, and the rest are not opened.
+
+    Args:
+        files: To be looked at.
+        purpose: How the message calls them.
+
+    Raises:
+        ValueError: If none is an image that can be read.
+    """
+    first = ""
+    for file in files:
+        try:
+            read_image(file.path)
+        except ValueError as error:
+            first = first or f"{file.path}: {error}"
+        else:
+            return
+    raise ValueError(f"none of the {len(files)} {purpose} can be read; first: {first}")
 
 
 def digest(files: Sequence[ImageFile]) -> str:

@@ -21,7 +21,15 @@ from realgen.data.image_batches import (
     collate,
     draw_seed,
 )
-from realgen.data.image_files import ImageFile, SplitBy, check_folders, digest, find_images, split_files
+from realgen.data.image_files import (
+    ImageFile,
+    SplitBy,
+    check_folders,
+    check_readable,
+    digest,
+    find_images,
+    split_files,
+)
 from realgen.data.order import prompt_indices, validation_rows
 
 
@@ -92,9 +100,9 @@ class ImageFolders(LightningDataModule):
         self.augment = DetectorAugment() if augment is None else augment
         self.hard_negatives, self.num_workers, self.seed = hard_negatives, num_workers, seed
         self.train_files: list[list[ImageFile]] = []
-        """Of each class, after ``setup``."""
+        """Of each class, after ``read``."""
         self.validation_files: list[list[ImageFile]] = []
-        """Of each class, after ``setup``."""
+        """Of each class, after ``read``."""
         self.broken: dict[str, str] = {}
         """Files that could not be read so far, and the reason."""
         self.check_folders()
@@ -105,17 +113,13 @@ class ImageFolders(LightningDataModule):
             if folders is not None:
                 check_folders(folders, argument=argument)
 
-    def setup(self, stage: str | None = None) -> None:
-        """List and split the files, once.
-
-        Args:
-            stage: Not used.
+    def read(self) -> None:
+        """List and split the files, once; of use before a run begins, so that a mistake in them leaves nothing behind.
 
         Raises:
-            ValueError: If a folder or one side of the split holds no image, or the ranks found different files.
+            ValueError: If a folder cannot be listed or holds no image, or one side of the split holds none of a class.
+            ValueError: If none of a class's images on one side can be read; one that can is enough here.
         """
-        # The recipe's images are small; num_workers says what is wanted.
-        warnings.filterwarnings("ignore", message=r".*does not have many workers")
         if self.train_files:
             return
         found = [self._find(argument, folders) for argument, folders in self._given.items()]
@@ -132,8 +136,22 @@ class ImageFolders(LightningDataModule):
                         f"validation_share={self.validation_share} leaves no {name} image to {side} on; change it, or "
                         "give validation folders."
                     )
-        self._agree([*train, *validation])
+                check_readable(files, purpose=f"{name} images to {side} on")
         self.train_files, self.validation_files = train, validation
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what is not read yet, and see that all ranks found the same files.
+
+        Args:
+            stage: Not used.
+
+        Raises:
+            ValueError: If ``read`` refuses the folders, or the ranks found different files.
+        """
+        # The recipe's images are small; num_workers says what is wanted.
+        warnings.filterwarnings("ignore", message=r".*does not have many workers")
+        self.read()
+        self._agree([*self.train_files, *self.validation_files])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Balanced batches of an epoch, beginning at the module's ``iteration``."""

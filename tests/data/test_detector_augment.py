@@ -8,7 +8,7 @@ import torch
 from realgen.data import DetectorAugment
 from realgen.functional.augment import center_square
 
-NOTHING = {"crop_area": (1.0, 1.0), "aspect": (1.0, 1.0), "flip": 0.0, "rescale": 0.0, "blur": 0.0, "jpeg": 0.0}
+NOTHING = {"crop": 0.0, "flip": 0.0, "rescale": 0.0, "blur": 0.0, "jpeg": 0.0}
 
 
 def seeded(seed=0):
@@ -28,13 +28,14 @@ def test_any_size_becomes_a_square_that_the_generator_decides(size, method):
     assert not torch.equal(first, other)
 
 
-def test_without_any_change_a_square_is_only_resized():
-    image = torch.rand(3, 40, 40, generator=seeded(1))
+@pytest.mark.parametrize("size", [(40, 40), (40, 90)])
+def test_without_any_change_a_picture_is_as_in_validation(size):
+    image = torch.rand(3, *size, generator=seeded(1))
     result = DetectorAugment(**NOTHING)(image, 32, seeded())
     assert torch.equal(result, center_square(image[None], 32)[0])
 
 
-@pytest.mark.parametrize("name", ["flip", "rescale", "blur", "jpeg"])
+@pytest.mark.parametrize("name", ["crop", "flip", "rescale", "blur", "jpeg"])
 def test_each_change_happens_with_its_own_probability(name):
     image = torch.rand(3, 32, 32, generator=seeded(1))
     plain = DetectorAugment(**NOTHING)(image, 32, seeded())
@@ -63,6 +64,7 @@ def test_every_cheat_is_drawn(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
+        ("crop", -0.1, "crop must be a probability, 0 to 1, got -0.1"),
         ("jpeg", 1.5, "jpeg must be a probability, 0 to 1, got 1.5"),
         ("crop_area", (0.0, 1.0), r"crop_area must rise within 0.0 \(excluded\) and 1.0, got 0.0 to 1.0"),
         ("crop_area", (0.9, 0.5), "crop_area must rise"),

@@ -1,5 +1,6 @@
 """Image files: found by name, split by what they are, read or refused."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from realgen.data.image_files import (
     ImageFile,
     check_folders,
+    check_readable,
     digest,
     find_images,
     read_image,
@@ -46,6 +48,31 @@ def test_missing_and_empty_folders_are_named(tmp_path):
     assert check_folders(str(tmp_path), argument="real") == (tmp_path,)
 
 
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "open" / "a.png")
+    (tmp_path / "shut").mkdir()
+    listed = os.scandir
+
+    def scandir(folder):
+        if Path(folder).name == "shut":  # root may list what others may not
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ValueError, match=r"real: the folder '.*/shut' cannot be listed \(Permission denied\)"):
+        find_images([tmp_path], argument="real")
+
+
+def test_one_readable_file_is_enough_and_none_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "b.png").write_bytes(b"")
+    broken = find_images([tmp_path], argument="real")
+    with pytest.raises(ValueError, match=r"none of the 2 real images can be read; first: .*a.png: the image cannot be"):
+        check_readable(broken, purpose="real images")
+    write(tmp_path / "c.png")
+    check_readable(find_images([tmp_path], argument="real"), purpose="real images")
+
+
 def files(number):
     return [ImageFile(Path(f"{i}.png"), f"{i}.png") for i in range(number)]
 
@@ -76,6 +103,8 @@ def test_the_split_by_content_keeps_copies_together(tmp_path):
     sides = {file.name: side for side, part in enumerate(split_files(both, 0.5, by="content")) for file in part}
     assert all(sides[path.name] == sides[copy.name] for path, copy in zip(originals, copies, strict=True))
     assert set(sides.values()) == {0, 1}
+    gone = [ImageFile(tmp_path / "gone.png", "gone.png")]  # has no content to go by
+    assert split_files(gone, 0.5, by="content") == split_files(gone, 0.5)
 
 
 def test_digest_tells_other_files_apart():

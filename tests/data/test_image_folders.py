@@ -10,7 +10,7 @@ from PIL import Image
 from realgen.data import DetectorAugment, ImageFolders
 from realgen.data.image_batches import Draw, TrainPictures, draw_seed
 
-PLAIN = DetectorAugment(crop_area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, rescale=0.0, blur=0.0, jpeg=0.0)
+PLAIN = DetectorAugment(crop=0.0, flip=0.0, rescale=0.0, blur=0.0, jpeg=0.0)
 
 
 def fill(folder, number, *, channel, size=(12, 8)):
@@ -200,6 +200,30 @@ def test_a_class_without_a_readable_file_stops(folders):
     pictures = TrainPictures(made.train_files, 8, PLAIN, 0.0)
     with pytest.raises(ValueError, match=r"none of the 5 generated images can be read; first: .*000.png"):
         pictures[Draw(1, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("real", "none of the 9 real images to train on can be read; first: .*real/000.png: the image cannot be"),
+        ("held/generated", "none of the 4 generated images to validate on can be read"),
+    ],
+)
+def test_a_class_without_a_readable_file_is_refused_before_the_run(folders, tmp_path, folder, message):
+    for path in (tmp_path / folder).glob("*.png"):
+        path.write_bytes(b"no image")
+    made = ImageFolders(**folders)
+    with pytest.raises(ValueError, match=message):
+        made.read()
+    assert not made.train_files
+
+
+def test_files_are_listed_once(folders, tmp_path):
+    made = data(folders)
+    fill(tmp_path / "real", 12, channel=0)
+    made.setup("validate")
+    made.read()
+    assert [len(files) for files in made.train_files] == [9, 5]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from realgen.data import DetectorAugment, ImageFolders
 from realgen.detectors import Detector
 from realgen.detectors.network import DetectorNetwork, VisionTower
 
-PLAIN = DetectorAugment(crop_area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, rescale=0.0, blur=0.0, jpeg=0.0)
+PLAIN = DetectorAugment(crop=0.0, flip=0.0, rescale=0.0, blur=0.0, jpeg=0.0)
 
 
 class ColorNetwork(DetectorNetwork):
