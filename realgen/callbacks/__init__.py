@@ -7,6 +7,7 @@ from realgen.callbacks.last_checkpoint import LastCheckpoint
 from realgen.callbacks.out_of_memory import OutOfMemory
 from realgen.callbacks.preemption import Preemption
 from realgen.callbacks.progress import IterationProgress
+from realgen.callbacks.realbench import RealBenchScoring
 from realgen.callbacks.rewrite_table import RewriteTable
 from realgen.callbacks.sample_logger import SampleLogger
 from realgen.callbacks.summary import Summary
@@ -20,6 +21,7 @@ __all__ = [
     "LastCheckpoint",
     "OutOfMemory",
     "Preemption",
+    "RealBenchScoring",
     "RewriteTable",
     "SampleLogger",
     "Summary",

@@ -1,0 +1,135 @@
+"""Asks a judge all questions of an arena, some at a time, and keeps every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.benchmark.arena_log import AnswerLog
+from realgen.benchmark.arena_protocol import Question, Shown
+from realgen.benchmark.arena_result import Answer
+from realgen.benchmark.matching import FormatMatching
+from realgen.data.image_files import read_image
+from realgen.judges.base import ArenaJudge, UnavailableError
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Asking:
+    """Asks questions, as many at a time as the judge takes, and keeps every answer.
+
+    Args:
+        judge: Who is asked.
+        answers: Where answers are kept; held open by the caller.
+        matching: How images are made alike before they are shown; None shows them as they are.
+        replies: Times that the judge is asked in all while its reply cannot be read.
+        max_failures: Questions in a row without an answer after which all stops.
+        advance: Called after each question.
+    """
+
+    def __init__(
+        self,
+        judge: ArenaJudge,
+        answers: AnswerLog,
+        *,
+        matching: FormatMatching | None,
+        replies: int,
+        max_failures: int,
+        advance: Callable[[], object],
+    ) -> None:
+        self.judge, self.answers, self.matching, self.advance = judge, answers, matching, advance
+        self.replies, self.max_failures = replies, max_failures
+        self._failed = 0
+        self._failures_in_a_row = 0
+        self._stopped_by: Exception | None = None
+
+    async def ask_all(self, questions: Sequence[tuple[str, Question]]) -> int:
+        """Ask.
+
+        Args:
+            questions: With their keys.
+
+        Returns:
+            How many got no answer.
+
+        Raises:
+            ValueError: If an image cannot be read.
+            RefusedError: If the judge refuses all questions.
+            RuntimeError: If too many in a row got no answer.
+        """
+        waiting = iter(questions)
+        async with self.judge.session():
+            await asyncio.gather(*(self._work(waiting) for _ in range(min(self.judge.concurrency, len(questions)))))
+        if self._stopped_by is not None:
+            raise self._stopped_by
+        return self._failed
+
+    async def _work(self, waiting: Iterator[tuple[str, Question]]) -> None:
+        """Ask one question after another; when one worker stops, the others still keep the answers they wait for."""
+        while self._stopped_by is None:
+            key, question = next(waiting, ("", None))
+            if question is None:
+                return
+            try:
+                self.answers.append(await self._ask(key, question))
+                self._failures_in_a_row = 0
+            except UnavailableError as error:
+                self._count(error)
+            except Exception as error:  # kept for ask_all, which raises it when the others have come to their ends
+                self._stopped_by = self._stopped_by or error
+            self.advance()
+
+    async def _ask(self, key: str, question: Question) -> Answer:
+        """Until a reply can be read, or often enough."""
+        first = await asyncio.to_thread(self._read, question.first)
+        second = None if question.second is None else await asyncio.to_thread(self._read, question.second)
+        text, earlier = question.prompt.prompt, self.answers.get(key)
+        tokens_in = tokens_out = requests = replies = 0
+        if earlier is not None:  # an unreadable one of another run, whose cost goes on counting
+            tokens_in, tokens_out = earlier.tokens_in, earlier.tokens_out
+            requests, replies = earlier.requests, earlier.replies
+        for _ in range(self.replies):
+            if second is None:
+                verdict = await self.judge.judge_single(first, text)
+            else:
+                verdict = await self.judge.compare(first, second, text)
+            tokens_in, tokens_out = tokens_in + verdict.tokens_in, tokens_out + verdict.tokens_out
+            requests, replies = requests + verdict.attempts, replies + 1
+            if verdict.choice is not None:
+                break
+        return Answer(
+            key=key,
+            kind=question.kind,
+            judge=self.judge.name,
+            name=question.prompt.name,
+            first=question.first.model,
+            second="" if question.second is None else question.second.model,
+            choice=verdict.choice,
+            reason=verdict.reason,
+            reply=verdict.reply,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            replies=replies,
+            requests=requests,
+        )
+
+    def _read(self, shown: Shown) -> Float[Tensor, "3 height width"]:
+        try:
+            image = read_image(shown.file)
+        except ValueError as error:
+            raise ValueError(f"{shown.file}: {error}.") from error
+        return image if self.matching is None else self.matching(image.unsqueeze(0))[0]
+
+    def _count(self, error: UnavailableError) -> None:
+        self._failed += 1
+        self._failures_in_a_row += 1
+        _LOGGER.warning("a question got no answer: %s", error)
+        if self._failures_in_a_row >= self.max_failures:
+            self._stopped_by = RuntimeError(
+                f"{self._failures_in_a_row} questions in a row got no answer; the last one: {error}. Answers so far "
+                f"are kept in {self.answers.path}; run again to go on."
+            )

@@ -1,0 +1,118 @@
+"""Every answer of an arena, kept in a file from the moment it comes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import IO, Any
+
+from realgen.benchmark.arena_result import Answer
+
+_FIELDS = {field.name for field in fields(Answer)}
+
+
+class AnswerLog:
+    """Answers by their keys, in a JSONL file; of two with one key the later counts.
+
+    Each answer is one line, written in one piece and brought to the disk before the next question is asked of the same
+    worker. A last line that a killed run left unfinished is cut off, so that its question is asked again.
+
+    Args:
+        path: The file; it need not exist.
+
+    Raises:
+        ValueError: If a line other than the last is no answer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._answers: dict[str, Answer] = {}
+        self._end = self._load()
+        self._file: IO[bytes] | None = None
+
+    def get(self, key: str) -> Answer | None:
+        """The answer to a question; None if there is none."""
+        return self._answers.get(key)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the file open, for this process alone.
+
+        Raises:
+            ValueError: If another run writes to it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(f"{self.path} is being written by another run; wait for it.") from error
+            self._end = self._load()  # what another run has added meanwhile
+            file.truncate(self._end)
+            if self._end and not self._ends_a_line():
+                file.write(b"\n")  # all of the line was there but its end
+                file.flush()
+            self._file = file
+            try:
+                yield
+            finally:
+                self._file = None
+
+    def append(self, answer: Answer) -> None:
+        """Keep an answer; it is on the disk when this returns.
+
+        Args:
+            answer: To be kept.
+
+        Raises:
+            RuntimeError: If the file is not held by ``writing``.
+        """
+        if self._file is None:
+            raise RuntimeError("answers are kept inside `with log.writing()`.")
+        self._file.write(json.dumps(asdict(answer), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._answers[answer.key] = answer
+
+    def _load(self) -> int:
+        """Read the file; where its last whole answer ends."""
+        end = 0
+        content = self.path.read_bytes() if self.path.exists() else b""
+        for number, line in enumerate(content.splitlines(keepends=True), start=1):
+            try:
+                answer = _read(line)
+            except ValueError as error:
+                if not line.endswith(b"\n"):
+                    break
+                raise ValueError(
+                    f"line {number} of {self.path} is no answer of an arena ({error}); take it out to have its "
+                    "question asked again."
+                ) from error
+            self._answers[answer.key] = answer
+            end += len(line)
+        return end
+
+    def _ends_a_line(self) -> bool:
+        with self.path.open("rb") as file:
+            file.seek(self._end - 1)
+            return file.read(1) == b"\n"
+
+
+def _read(line: bytes) -> Answer:
+    """An answer from its line.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        found: Any = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError("no JSON") from error
+    if not isinstance(found, Mapping) or set(found) != _FIELDS:
+        raise ValueError("other fields")
+    return Answer(**found)

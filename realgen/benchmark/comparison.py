@@ -1,0 +1,305 @@
+"""Which of several runs is better, said honestly: the same prompts, the same price, all seeds, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import fmean
+from string import ascii_uppercase
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.benchmark.runs import Image, Moment, Run
+from realgen.functional.bootstrap import Interval, percentile_limits, resampled_means
+
+Price = Literal["images", "seconds"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of the same config but for the seed."""
+
+    name: str
+    """A, B, C ... in the order in which they were named."""
+    runs: tuple[Run, ...]
+    settings: Mapping[str, object]
+    """Those in which the groups differ; without keys that this group lacks."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of all groups."""
+
+    name: str
+    values: tuple[Interval, ...]
+    """One per group: mean over prompts and seeds."""
+    seeds: tuple[tuple[float, ...], ...]
+    """The mean of each run, per group."""
+    differences: tuple[Interval, ...]
+    """Each group but the first, minus the first, paired by prompt."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A measure of all images together: it has no value per prompt, so no interval over prompts."""
+
+    name: str
+    seeds: tuple[tuple[float, ...], ...]
+    """One value per run, per group."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """All measures at one price."""
+
+    price: Price | None
+    """What is equal; None for a benchmark, which trains nothing."""
+    at: float
+    """Images or seconds of training, the most that all runs reached."""
+    iterations: tuple[tuple[float, ...], ...]
+    """Where each run stood then; between two validations both are interpolated."""
+    measures: tuple[Measure, ...]
+    whole: tuple[Whole, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What can be said of the groups."""
+
+    groups: tuple[Group, ...]
+    sections: tuple[Section, ...]
+    prompts: int
+    """Of which every run has images."""
+    left_out: int
+    """Prompts that only some of the runs have."""
+    confidence: float
+
+
+def compare_runs(runs: Sequence[Run], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> Comparison:
+    """Compare groups of runs on the prompts that all of them have.
+
+    Args:
+        runs: Training runs, or models of benchmark runs, not both.
+        resamples: Of the bootstrap, >= 1.
+        confidence: Share of the resamples between the limits, in (0, 1).
+        seed: Of the bootstrap.
+
+    Returns:
+        One section at equal images and one at equal seconds; of benchmark runs a single one.
+
+    Raises:
+        ValueError: If the runs are of two kinds or fewer than two groups, a group has a seed twice, they have no prompt
+            or measure in common, or none was validated after training had begun.
+    """
+    kinds = {run.kind for run in runs}
+    if len(kinds) > 1:
+        raise ValueError("training runs and benchmark runs cannot be compared with each other; give one kind.")
+    groups = group_runs(runs)
+    if len(groups) < 2:
+        raise ValueError(
+            f"all {len(runs)} are one group: the same config but for the seed; there is nothing to compare it with."
+        )
+    images = [_images_of(run) for run in runs]
+    everywhere, somewhere = set.intersection(*images), set.union(*images)
+    if not everywhere:
+        raise ValueError("the runs have no image of the same prompt, sample and noise in common.")
+    bootstrap = {"resamples": resamples, "confidence": confidence, "seed": seed}
+    sections = []
+    prices: list[Price | None] = [None] if kinds == {"benchmark"} else ["images", "seconds"]
+    for price in prices:
+        at = _common_price(runs, price)
+        if price != "seconds" or at > 0:  # a run may not have been timed
+            sections.append(_section(groups, everywhere, price, at, bootstrap))
+    prompts = {(image.key, image.prompt) for image in everywhere}
+    left_out = len({(image.key, image.prompt) for image in somewhere} - prompts)
+    return Comparison(tuple(groups), tuple(sections), len(prompts), left_out, confidence)
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Put runs of the same config but for the seed together, in the order in which they come.
+
+    Args:
+        runs: At least one.
+
+    Returns:
+        Groups named A, B, C ...
+
+    Raises:
+        ValueError: If two runs of a group have the same seed: they would count as two witnesses, and are one.
+    """
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(repr(sorted(run.settings.items())), []).append(run)
+    for members in found.values():
+        for index, run in enumerate(members):
+            twin = next((other for other in members[:index] if other.seed == run.seed), None)
+            if twin is not None:
+                raise ValueError(
+                    f"{twin.name} and {run.name} have the same config and seed {run.seed}; give one of the two."
+                )
+    first = [members[0].settings for members in found.values()]
+    keys = sorted({key for settings in first for key in settings})
+    missing = object()
+    differ = [key for key in keys if len({repr(settings.get(key, missing)) for settings in first}) > 1]
+    return [
+        Group(_letters(number), tuple(members), {key: members[0].settings[key] for key in differ if key in settings})
+        for number, (members, settings) in enumerate(zip(found.values(), first, strict=True))
+    ]
+
+
+def differences_of_groups(
+    values: Float[Tensor, "prompts runs"],
+    sizes: Sequence[int],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[list[Interval], list[Interval]]:
+    """Means of groups of runs, and of what each has more than the first, with intervals over prompts and seeds.
+
+    Each resample draws prompts with replacement, the same for all runs, and of each group of S > 1 seeds S - 1 with
+    replacement, which gives the mean over seeds its right variance however few they are (Rao and Wu 1988).
+    A group of one run is taken as it is: its interval says nothing of other seeds.
+
+    Args:
+        values: [P, runs] a row per prompt, the runs of a group side by side; finite.
+        sizes: Runs of each group; together all columns.
+        resamples: >= 1.
+        confidence: In (0, 1).
+        seed: Of the draws.
+
+    Returns:
+        The means, one per group, and the differences, one per group but the first.
+
+    Example:
+        >>> values = torch.tensor([[0.1, 0.4], [0.3, 0.6]])
+        >>> print(differences_of_groups(values, [1, 1])[1][0])
+        0.300 [0.300, 0.300]
+    """
+    drawn = resampled_means(values, resamples=resamples, seed=seed)  # [R, runs]
+    generator = torch.Generator().manual_seed(seed + 1)  # not the stream that drew the prompts
+    columns = []
+    for part in drawn.split(list(sizes), dim=1):
+        size = part.shape[1]
+        chosen = torch.randint(size, (resamples, max(1, size - 1)), generator=generator)
+        columns.append(part.gather(1, chosen).mean(1))
+    means = torch.stack(columns, 1)  # [R, groups]
+    found = torch.stack([part.mean() for part in values.double().split(list(sizes), dim=1)])
+    return (
+        _intervals(found, means, confidence, len(values)),
+        _intervals(found[1:] - found[0], means[:, 1:] - means[:, :1], confidence, len(values)),
+    )
+
+
+def _intervals(
+    found: Float[Tensor, " columns"], drawn: Float[Tensor, "resamples columns"], confidence: float, number: int
+) -> list[Interval]:
+    limits = zip(found.tolist(), *(limit.tolist() for limit in percentile_limits(drawn, confidence)), strict=True)
+    return [Interval(value, low, high, number) for value, low, high in limits]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run stands at a price: at a validation, or a share of the way from one to the next."""
+
+    before: Moment
+    after: Moment
+    share: float
+
+    @property
+    def iteration(self) -> float:
+        return self.before.iteration + self.share * (self.after.iteration - self.before.iteration)
+
+    def value(self, name: str) -> float:
+        return self._between(self.before.whole[name], self.after.whole[name])
+
+    def prompt_means(self, name: str, images: Set[Image]) -> dict[tuple[str, str], float]:
+        """Mean over the images of each prompt, of those among ``images`` that were judged both times."""
+        before, after = self.before.values[name], self.after.values[name]
+        found: dict[tuple[str, str], list[float]] = {}
+        for image in images & before.keys() & after.keys():
+            found.setdefault((image.key, image.prompt), []).append(self._between(before[image], after[image]))
+        return {prompt: fmean(values) for prompt, values in found.items()}
+
+    def _between(self, before: float, after: float) -> float:
+        return before + self.share * (after - before)
+
+
+def _place(run: Run, price: Price | None, at: float) -> _Place:
+    if price is None:
+        return _Place(run.moments[0], run.moments[0], 0.0)
+    paid = [getattr(moment, price) for moment in run.moments]
+    index = max(number for number, each in enumerate(paid) if each <= at)
+    if paid[index] == at:
+        return _Place(run.moments[index], run.moments[index], 0.0)
+    share = (at - paid[index]) / (paid[index + 1] - paid[index])
+    return _Place(run.moments[index], run.moments[index + 1], share)
+
+
+def _common_price(runs: Sequence[Run], price: Price | None) -> float:
+    """The most that all runs have paid at a validation.
+
+    Raises:
+        ValueError: If a run was first validated later than that, or it is nothing.
+    """
+    if price is None:
+        return 0.0
+    cheapest = min(runs, key=lambda run: getattr(run.moments[-1], price))
+    at = float(getattr(cheapest.moments[-1], price))
+    if at == 0 and price == "images":
+        raise ValueError(f"{cheapest.name} was not validated after training had begun; there is nothing to compare.")
+    late = next((run for run in runs if getattr(run.moments[0], price) > at), None)
+    if late is not None:
+        raise ValueError(
+            f"{late.name} was first validated after {getattr(late.moments[0], price):,.0f} {price}, when "
+            f"{cheapest.name} had ended, after {at:,.0f}. Validate before the first iteration (baseline: true)."
+        )
+    return at
+
+
+def _section(
+    groups: Sequence[Group], images: Set[Image], price: Price | None, at: float, bootstrap: Mapping[str, Any]
+) -> Section:
+    sizes = [len(group.runs) for group in groups]
+    places = [_place(run, price, at) for group in groups for run in group.runs]
+    moments = [moment for place in places for moment in (place.before, place.after)]
+    measures = []
+    for name in _common([moment.values for moment in moments]):
+        columns = [place.prompt_means(name, images) for place in places]
+        prompts = sorted(set(columns[0]).intersection(*columns[1:]))
+        if prompts:
+            values = torch.tensor([[column[prompt] for column in columns] for prompt in prompts], dtype=torch.float64)
+            means, differences = differences_of_groups(values, sizes, **bootstrap)
+            measures.append(Measure(name, tuple(means), _split(values.mean(0).tolist(), sizes), tuple(differences)))
+    if not measures:
+        raise ValueError("the runs have no measure in common on the prompts that they have in common.")
+    whole = [
+        Whole(name, _split([place.value(name) for place in places], sizes))
+        for name in _common([moment.whole for moment in moments])
+    ]
+    iterations = _split([place.iteration for place in places], sizes)
+    return Section(price, at, iterations, tuple(measures), tuple(whole))
+
+
+def _images_of(run: Run) -> set[Image]:
+    return {image for moment in run.moments for values in moment.values.values() for image in values}
+
+
+def _common(mappings: Sequence[Mapping[str, object]]) -> list[str]:
+    """The names that all have, in the order of the first."""
+    return [name for name in mappings[0] if all(name in each for each in mappings[1:])]
+
+
+def _split(values: Sequence[float], sizes: Sequence[int]) -> tuple[tuple[float, ...], ...]:
+    ends = list(accumulate(sizes))
+    return tuple(tuple(values[end - size : end]) for end, size in zip(ends, sizes, strict=True))
+
+
+def _letters(number: int) -> str:
+    """A, B, ... Z, AA, AB ..."""
+    rest, last = divmod(number, 26)
+    return (_letters(rest - 1) if rest else "") + ascii_uppercase[last]

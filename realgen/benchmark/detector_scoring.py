@@ -1,0 +1,286 @@
+"""Detector-Scoring: every image judged by detectors and rewards, every model compared with the photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realgen.benchmark.drawing import rewritten_prompt
+from realgen.benchmark.image_sets import ImageSet
+from realgen.benchmark.image_stream import stream_images
+from realgen.benchmark.matching import FormatMatching
+from realgen.benchmark.prompt_set import BenchmarkPrompt, categories_of
+from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results, Score
+from realgen.detectors.base import Detector
+from realgen.functional.score_table import ScoreTable
+from realgen.metrics import DetectorQuality, DetectorScoring, Diversity, ImageMetric, ImageScores, RealComparison
+from realgen.rewards.base import Reward
+from realgen.serving.scoring import rollout_of_images
+
+JUDGED_REAL = "_judged_real"
+"""What follows a detector's name where the score is the share of images judged real."""
+CHECKS = {
+    "auroc": True,
+    "accuracy": True,
+    "real_accuracy": True,
+    "fake_accuracy": True,
+    "calibration_error": False,
+    "brier": False,
+}
+"""Of ``DetectorQuality``, and whether higher is better for the detector."""
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What judges the images.
+
+    Raises:
+        ValueError: If two have one name, or a metric compares images of one prompt.
+    """
+
+    detectors: Mapping[str, Detector] = field(default_factory=dict)
+    """By name; their P(real) and the share judged real are scores."""
+    rewards: Mapping[str, Reward] = field(default_factory=dict)
+    """By name; their mean is a score."""
+    metrics: Mapping[str, ImageMetric] = field(default_factory=dict)
+    """By name; their value over all images is a score."""
+
+    def __post_init__(self) -> None:
+        shares = [f"{name}{JUDGED_REAL}" for name in self.detectors]
+        names = [*self.detectors, *shares, *self.rewards, *self.metrics]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"detectors, rewards and metrics must have names of their own, got {twice[0]} twice.")
+        for name, metric in self.metrics.items():
+            if isinstance(metric, Diversity):
+                raise ValueError(f"metrics.{name}: Diversity needs several images of a prompt, here each has one.")
+
+    @property
+    def names(self) -> list[str]:
+        """Of all judges."""
+        return [*self.detectors, *self.rewards, *self.metrics]
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self.names)
+
+    def to(self, device: torch.device | str) -> Judges:
+        """Move what computes; returns self."""
+        for detector in self.detectors.values():
+            detector.to(device)
+        for reward in self.rewards.values():
+            reward.to(device)
+        return self
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """How images are read and intervals computed.
+
+    Args:
+        batch_size: Images that are judged at a time, at least 1.
+        num_workers: Processes that read images; 0 reads in this one.
+        resamples: Bootstrap resamples of each interval, at least 1.
+        confidence: Of the intervals, between 0 and 1.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    batch_size: int = 8
+    num_workers: int = 0
+    resamples: int = 2000
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("resamples", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}.")
+
+
+class DetectorScoringRun:
+    """Judges the photographs, then one model after the other, all on the same prompts.
+
+    Args:
+        prompts: That every model has an image of.
+        judges: On their device.
+        matching: How files are made alike; None leaves them as they are.
+        settings: How images are read and intervals computed.
+        device: Where the judges are.
+        advance: Called with the number of images after each batch.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[BenchmarkPrompt],
+        judges: Judges,
+        *,
+        matching: FormatMatching | None,
+        settings: ScoringSettings,
+        device: torch.device | str = "cpu",
+        advance: Callable[[int], object] = lambda number: None,
+    ) -> None:
+        self._prompts, self._judges, self._matching = prompts, judges, matching
+        self._settings, self._device, self._advance = settings, device, advance
+        self._categories = categories_of(prompts)
+        self._metrics = {name: metric.clone() for name, metric in judges.metrics.items()}
+        self._p_real: dict[str, Tensor] = {}
+
+    def photographs(self) -> tuple[ModelResults, list[ImageRow]]:
+        """Judge the photographs; the models that follow are compared with them.
+
+        Raises:
+            ValueError: If a prompt has none, or a file cannot be read.
+        """
+        files = [prompt.photograph for prompt in self._prompts if prompt.photograph is not None]
+        if len(files) != len(self._prompts):
+            raise ValueError(f"real has photographs of {len(files)} of the {len(self._prompts)} prompts.")
+        comparisons = [metric for metric in self._metrics.values() if isinstance(metric, RealComparison)]
+
+        def look(images: Tensor, prompts: list[str]) -> None:
+            for metric in comparisons:
+                metric.add_photographs(images)
+
+        averages = self._judge(files, look)
+        self._p_real = {name: averages[name].seen()[0] for name in self._judges.detectors}
+        real = ModelResults(REAL, *self._scores(averages), images=str(files[0].parent))
+        return real, self._rows(REAL, files, averages)
+
+    def model(self, images: ImageSet) -> tuple[ModelResults, list[ImageRow]]:
+        """Judge the images of one model.
+
+        Args:
+            images: Of all prompts.
+
+        Returns:
+            Its scores, and a row per image.
+
+        Raises:
+            ValueError: If a file cannot be read, or a metric needs photographs and there are none.
+        """
+        files = [images.files[prompt.name] for prompt in self._prompts]
+        metrics = {name: metric.clone() for name, metric in self._metrics.items()}
+
+        def look(pictures: Tensor, prompts: list[str]) -> None:
+            for metric in metrics.values():
+                metric.update(pictures, prompts=prompts)
+
+        averages = self._judge(files, look)
+        scores, categories = self._scores(averages)
+        for name, metric in metrics.items():
+            value = float(metric.compute())
+            scores[name] = Score(_or_none(value), count=len(files), higher_is_better=metric.higher_is_better)
+        checks = {name: self._check(name, averages[name].seen()[0]) for name in self._p_real}
+        found = ModelResults(images.name, scores, categories, checks, str(images.folder))
+        return found, self._rows(images.name, files, averages)
+
+    def _judge(
+        self, files: Sequence[Path], look: Callable[[Tensor, list[str]], None]
+    ) -> dict[str, DetectorScoring | ImageScores]:
+        """Let detectors and rewards judge files; ``look`` sees each batch too."""
+        how: dict[str, Any] = {"resamples": self._settings.resamples, "confidence": self._settings.confidence}
+        number = len(self._categories)
+        detectors = {name: DetectorScoring(judge, number, **how) for name, judge in self._judges.detectors.items()}
+        rewards = {name: ImageScores(number, **how) for name in self._judges.rewards}
+        stream = stream_images(
+            files,
+            self._matching,
+            batch_size=self._settings.batch_size,
+            num_workers=self._settings.num_workers,
+            device=self._device,
+        )
+        for rows, images in stream:
+            prompts = [self._prompts[row] for row in rows]
+            category = [self._categories.index(p.category) if p.category else -1 for p in prompts]
+            where = {"prompts": torch.tensor(rows), "categories": torch.tensor(category)}
+            texts = [prompt.prompt for prompt in prompts]
+            for metric in detectors.values():
+                metric.update(images, **where)
+            for name, average in rewards.items():
+                judged = self._judges.rewards[name](rollout_of_images(images, texts))
+                average.update(judged.total[:, 0], **where)
+            look(images, texts)
+            self._advance(len(rows))
+        return {**detectors, **rewards}
+
+    def _scores(
+        self, averages: Mapping[str, DetectorScoring | ImageScores]
+    ) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
+        """Scores over all prompts, and of each category."""
+        tables: dict[str, ScoreTable] = {}
+        for name, average in averages.items():
+            found = average.compute()
+            if isinstance(found, ScoreTable):
+                tables[name] = found
+            else:
+                tables |= {name: found.realism, f"{name}{JUDGED_REAL}": found.judged_real}
+        rows = range(1 + len(self._categories))
+        groups = [{name: _score(table, row) for name, table in tables.items()} for row in rows]
+        return groups[0], dict(zip(self._categories, groups[1:], strict=True))
+
+    def _check(self, name: str, p_real: Tensor) -> dict[str, Score]:
+        """How well a detector tells a model's images from the photographs."""
+        quality = DetectorQuality()
+        for label, values in enumerate((self._p_real[name], p_real)):
+            quality.update(1 - values, torch.full_like(values, label).long(), values.isfinite())
+        found = quality.compute()
+        count = 2 * len(p_real)
+        return {
+            key: Score(_or_none(float(getattr(found, key))), count=count, higher_is_better=higher)
+            for key, higher in CHECKS.items()
+        }
+
+    def _rows(
+        self, model: str, files: Sequence[Path], averages: Mapping[str, DetectorScoring | ImageScores]
+    ) -> list[ImageRow]:
+        columns = {name: average.seen()[0].tolist() for name, average in averages.items()}
+        return [
+            ImageRow(
+                prompt.name,
+                model,
+                prompt.category,
+                prompt.prompt,
+                str(path.resolve()),
+                {name: _or_none(values[row]) for name, values in columns.items()},
+                rewritten_prompt(path) if model != REAL else "",
+            )
+            for row, (prompt, path) in enumerate(zip(self._prompts, files, strict=True))
+        ]
+
+
+def score_models(run: DetectorScoringRun, sets: Sequence[ImageSet], judges: Judges, *, real: bool) -> Results:
+    """Run Detector-Scoring.
+
+    Args:
+        run: Not begun.
+        sets: Images of the models, of all prompts.
+        judges: That the run has.
+        real: Whether there are photographs to compare with.
+
+    Returns:
+        All that was found, without settings.
+    """
+    photographs, rows = run.photographs() if real else (None, [])
+    models = []
+    for images in sets:
+        model, model_rows = run.model(images)
+        models.append(model)
+        rows += model_rows
+    return Results(tuple(models), photographs, tuple(rows), tuple(judges.detectors))
+
+
+def _score(table: ScoreTable, row: int) -> Score:
+    # Of one number torchmetrics makes a scalar.
+    mean, low, high = (_or_none(float(part.reshape(-1)[row])) for part in (table.mean, table.low, table.high))
+    return Score(mean, low, high, int(table.number.reshape(-1)[row]), higher_is_better=True)
+
+
+def _or_none(value: float) -> float | None:
+    return value if value == value else None

@@ -1,0 +1,243 @@
+"""The benchmark from prompts to results: draw what is missing, look at the files, judge them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from realgen.benchmark.arena import Arena
+from realgen.benchmark.arena_protocol import pair_questions, single_questions
+from realgen.benchmark.arena_scores import with_arena
+from realgen.benchmark.detector_scoring import DetectorScoringRun, Judges, ScoringSettings, score_models
+from realgen.benchmark.drawing import adapter_digests, claim_folder, draw_images, missing_images
+from realgen.benchmark.image_sets import ImageSet, find_image_set, pair
+from realgen.benchmark.matching import FileFormats, FormatMatching, check_matching, survey
+from realgen.benchmark.prompt_set import BenchmarkPrompt
+from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results
+from realgen.policies.base import Policy
+
+IMAGES, ANSWERS = "images", "arena.jsonl"
+"""Folder of a run in which each policy has a folder of images, and its file of a judge's answers."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A policy whose images are judged."""
+
+    make: Callable[[], Policy]
+    """Makes the policy; called where there is something to draw, and what it made is dropped afterwards."""
+    config: Any
+    """JSON values that it was made of; images drawn with others are not mixed with its own."""
+
+
+@dataclass(frozen=True)
+class RealBench:
+    """One run of the benchmark.
+
+    Raises:
+        ValueError: If there is nothing to judge or nobody who judges, two models have one name, or a number is out of
+            its range.
+    """
+
+    prompts: Sequence[BenchmarkPrompt]
+    """All prompts."""
+    judges: Judges
+    """What judges the images."""
+    contestants: Mapping[str, Contestant] = field(default_factory=dict)
+    """Policies whose images are drawn, by name."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Folders of images made by anything, by name."""
+    matching: FormatMatching | None = None
+    """How files are made alike; None leaves them as they are."""
+    arena: Arena | None = None
+    """Who compares the images pair by pair; None for nobody."""
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    """How images are read and intervals computed."""
+    allow_missing: bool = False
+    """Leave prompts out of which a folder has no image."""
+    seed: int = 0
+    """Of the drawn images."""
+    draw_batch_size: int = 8
+    """Images that a policy draws at a time."""
+    device: str = "cpu"
+    """Where policies and judges compute."""
+
+    def __post_init__(self) -> None:
+        both = sorted(self.contestants.keys() & self.images.keys())
+        if both:
+            raise ValueError(f"policies and images must have names of their own, both have {both[0]}.")
+        for name in (*self.contestants, *self.images):
+            if name in ("", ".", "..", REAL) or "/" in name:
+                raise ValueError(f"the name of a model must be usable as a folder's, and not {REAL!r}; got {name!r}.")
+        if not self.judges and self.arena is None:
+            raise ValueError("there is no judge: give at least one of detectors, rewards, metrics and arena.")
+        if not self.contestants and not self.images:
+            raise ValueError("there is nothing to judge: give policies, or images (--images DIR).")
+        if self.draw_batch_size < 1:
+            raise ValueError(f"draw_batch_size must be at least 1, got {self.draw_batch_size}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be 0 to 2^32 - 1, got {self.seed}.")
+
+    @property
+    def has_photographs(self) -> bool:
+        """Whether the prompts have photographs."""
+        return all(prompt.photograph is not None for prompt in self.prompts)
+
+    def find_images(self) -> list[ImageSet]:
+        """List the folders of images, and see that they fit the prompts; costs nothing, so it is done first.
+
+        Raises:
+            ValueError: If a folder cannot be used, or images are missing.
+        """
+        sets = [find_image_set(name, folder) for name, folder in self.images.items()]
+        pair(self.prompts, sets, allow_missing=self.allow_missing)
+        return sets
+
+    def run(self, folder: Path) -> Results:
+        """Draw, look at the files, and judge.
+
+        Args:
+            folder: Of the run; drawn images go to ``images/NAME``, and those that are there are kept.
+
+        Returns:
+            What was found; paths of images in ``folder`` are relative to it.
+
+        Raises:
+            ValueError: If something cannot be read, or does not fit together.
+        """
+        start = time.monotonic()
+        given = self.find_images()
+        prompts = pair(self.prompts, given, allow_missing=self.allow_missing)
+        drawn = [self._draw(name, prompts, folder / IMAGES / name) for name in self.contestants]
+        sets = [*drawn, *given]
+        formats = self._survey(prompts, sets)
+        warnings = check_matching(self.matching, formats)
+        with self._bar((len(sets) + self.has_photographs) * len(prompts), "judging") as bar:
+            run = DetectorScoringRun(
+                prompts,
+                self.judges.to(self.device),
+                matching=self.matching,
+                settings=self.scoring,
+                device=self.device,
+                advance=bar.update,
+            )
+            results = score_models(run, sets, self.judges, real=self.has_photographs)
+        if self.arena is not None:
+            results = with_arena(results, self.arena.run(prompts, sets, folder / ANSWERS, matching=self.matching))
+        settings = {
+            "seconds": round(time.monotonic() - start, 1),
+            "device": self.device,
+            "prompts": len(prompts),
+            "left out": len(self.prompts) - len(prompts),
+            "seed": self.seed,
+            "matching": _matching_text(self.matching),
+            "files": {name: str(found) for name, found in formats.items()},
+            "warnings": warnings,
+        }
+        return relative_to(replace(results, settings=settings), folder)
+
+    def draw(self, folder: Path, *, part: int = 0, parts: int = 1) -> int:
+        """Draw the images of every ``parts``-th prompt, so that several processes can share the work; judge nothing.
+
+        Args:
+            folder: Of the run.
+            part: Which of them, from 0.
+            parts: Processes that draw.
+
+        Returns:
+            Images of this part that are there now.
+
+        Raises:
+            ValueError: If ``part`` is not in [0, ``parts``), or what ``run`` refuses.
+        """
+        if not 0 <= part < parts:
+            raise ValueError(f"part must be 1/{parts} to {parts}/{parts}, got {part + 1}/{parts}.")
+        prompts = pair(self.prompts, self.find_images(), allow_missing=self.allow_missing)[part::parts]
+        for name in self.contestants if prompts else ():
+            self._draw(name, prompts, folder / IMAGES / name)
+        return len(prompts) * len(self.contestants)
+
+    def plan(self, folder: Path) -> list[str]:
+        """What ``run`` would do; reads files and writes nothing.
+
+        Args:
+            folder: Of the run.
+
+        Returns:
+            Lines for the user to read.
+
+        Raises:
+            ValueError: If images are missing or were drawn with other settings.
+        """
+        given = self.find_images()
+        prompts = pair(self.prompts, given, allow_missing=self.allow_missing)
+        lines, complete = [], True
+        drawn = []
+        for name in self.contestants:
+            place = folder / IMAGES / name
+            missing = missing_images(prompts, place, seed=self.seed)
+            complete = complete and not missing
+            lines.append(f"{name}: {len(missing)} images to draw, {len(prompts) - len(missing)} there already")
+            drawn.append(ImageSet(name, place, {prompt.name: place / f"{prompt.name}.png" for prompt in prompts}))
+        sets = [*drawn, *given]
+        number = (len(sets) + self.has_photographs) * len(prompts)
+        lines.append(f"{number} images to judge, by {', '.join(self.judges.names) or 'no detector'}")
+        if self.arena is not None and complete:
+            lines.append(f"arena: {self.arena.plan(prompts, sets, folder / ANSWERS, matching=self.matching)}")
+        elif self.arena is not None:
+            asked = pair_questions(prompts, sets, against=self.arena.against, protocol=self.arena.protocol)
+            calls = sum(1 + (pair.backward is not None) for pair in asked)
+            calls += len(single_questions(prompts, sets)) if self.arena.single else 0
+            lines.append(f"arena: about {calls} calls of the judge; images that are not drawn yet may turn out equal")
+        return lines
+
+    def _draw(self, name: str, prompts: Sequence[BenchmarkPrompt], folder: Path) -> ImageSet:
+        contestant = self.contestants[name]
+        adapters = adapter_digests(contestant.config)
+        claim_folder(folder, {"policy": contestant.config, "adapters": adapters, "seed": self.seed})
+        missing = missing_images(prompts, folder, seed=self.seed)
+        if missing:
+            policy = contestant.make()
+            policy.load()
+            policy.to(self.device)
+            with self._bar(len(prompts), f"drawing {name}", done=len(prompts) - len(missing)) as bar:
+                how = {"seed": self.seed, "batch_size": self.draw_batch_size}
+                draw_images(policy, missing, folder, **how, advance=bar.update)
+        return find_image_set(name, str(folder))
+
+    def _survey(self, prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet]) -> dict[str, FileFormats]:
+        files = {images.name: [images.files[prompt.name] for prompt in prompts] for images in sets}
+        if self.has_photographs:
+            files[REAL] = [prompt.photograph for prompt in prompts if prompt.photograph is not None]
+        with self._bar(sum(map(len, files.values())), "reading files") as bar:
+            return {name: survey(paths, argument=name, advance=bar.update) for name, paths in files.items()}
+
+    def _bar(self, total: int, text: str, *, done: int = 0) -> tqdm:
+        return tqdm(total=total, initial=done, desc=text, unit="image", disable=None)
+
+
+def relative_to(results: Results, folder: Path) -> Results:
+    """Let the paths of images inside a run's folder be relative to it, so that the folder can be moved."""
+    root = folder.resolve()
+
+    def inside(path: str) -> str:
+        return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
+
+    def moved(model: ModelResults) -> ModelResults:
+        return replace(model, images=inside(str(Path(model.images).resolve())))
+
+    rows: list[ImageRow] = [replace(row, file=inside(row.file)) for row in results.rows]
+    real = None if results.real is None else moved(results.real)
+    return replace(results, rows=tuple(rows), real=real, models=tuple(map(moved, results.models)))
+
+
+def _matching_text(matching: FormatMatching | None) -> str:
+    if matching is None:
+        return "none: files as they are"
+    jpeg = "no JPEG round trip" if matching.quality is None else f"JPEG quality {matching.quality}"
+    return f"centred squares of {matching.size} pixels, {jpeg}, for all images"

@@ -1,0 +1,197 @@
+"""What Arena-Scoring found, as texts, bars and pairs for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal
+
+from realgen.benchmark.report_view import Bar, Chart
+from realgen.benchmark.results import REAL, ImageRow, Results
+
+Found = Mapping[str, Any]
+"""A part of what ``ArenaResult.to_dict`` gives."""
+
+
+@dataclass(frozen=True)
+class ArenaTable:
+    """A table of texts."""
+
+    caption: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images of one prompt, and what the judge said of them."""
+
+    prompt: str
+    first: ImageRow
+    second: ImageRow
+    outcome: Literal["first", "second", "tie"]
+    note: str
+    """Why it is a tie; empty where it is none."""
+    reasons: tuple[tuple[str, str], ...]
+    """In which order they were shown, and the judge's reason."""
+
+
+@dataclass(frozen=True)
+class ArenaView:
+    """All that the report shows of the arena."""
+
+    lines: tuple[str, ...]
+    """Sentences about the judge and the protocol."""
+    tables: tuple[ArenaTable, ...]
+    charts: tuple[Chart, ...]
+    pairs: tuple[Pair, ...]
+
+
+def arena_view(results: Results, number: int) -> ArenaView | None:
+    """The arena's part of the report; None where no arena was held.
+
+    Args:
+        results: With ``arena`` as ``ArenaResult.to_dict`` gives it.
+        number: Most pairs.
+    """
+    arena = results.arena
+    if arena is None:
+        return None
+    wins = [(f"{match['first']} against {match['second']}", match["categories"]) for match in arena["matchups"]]
+    singles = [(each["model"], each["categories"]) for each in arena["singles"]]
+    tables = [
+        _matchups(arena["matchups"]),
+        _ranking(arena["ranking"]),
+        _categories("Win rate by category", wins),
+        _categories("Called real when seen alone, by category", singles),
+    ]
+    return ArenaView(
+        lines=tuple(_lines(arena)),
+        tables=tuple(table for table in tables if table.rows),
+        charts=tuple(_charts(arena)),
+        pairs=tuple(_pairs(results, arena["pairs"], number)),
+    )
+
+
+def chosen_pairs(pairs: Sequence[Found], number: int) -> list[Found]:
+    """Pairs of every kind in turn: won, lost, disagreement, tie, of each matchup; those that were not judged stay out.
+
+    Args:
+        pairs: In the order of the prompts.
+        number: Most pairs.
+
+    Example:
+        >>> rows = [{"first": "a", "second": "b", "outcome": won, "forward": "first"} for won in (1, 1, 1, 0, None)]
+        >>> [row["outcome"] for row in chosen_pairs(rows, 3)]
+        [1, 0, 1]
+    """
+    kinds: dict[tuple[Any, ...], list[Found]] = {}
+    for pair in pairs:
+        if pair["outcome"] is not None:
+            agreed_tie = pair["outcome"] == 0.5 and pair["forward"] == "tie"
+            kinds.setdefault((pair["first"], pair["second"], pair["outcome"], agreed_tie), []).append(pair)
+    turns = zip_longest(*kinds.values())
+    return [pair for turn in turns for pair in turn if pair is not None][:number]
+
+
+def _lines(arena: Found) -> Iterator[str]:
+    yield f"Judge: {arena['judge']}."
+    if arena["protocol"] == "swapped":
+        yield "Each pair was asked in both orders; where the two disagree it is a tie, and ties are half a win."
+    else:
+        yield "The published protocol: the generated image was shown first, always, so that a bias of position counts."
+    if arena["first_share"] is not None:
+        text = f"The image shown first was chosen in {arena['first_share']:.0%} of the decided replies (50% = no bias)"
+        share = arena["disagreement_share"]
+        yield text + ("." if share is None else f"; of {share:.0%} of the pairs the two orders disagreed.")
+    yield (
+        f"{arena['questions']:,} questions, {arena['asked']:,} of them asked in this run; {arena['unreadable']:,} "
+        f"replies could not be read, {arena['failed']:,} got no answer. {arena['tokens_in']:,} tokens in, "
+        f"{arena['tokens_out']:,} out, {arena['requests']:,} requests."
+    )
+
+
+def _matchups(matchups: Sequence[Found]) -> ArenaTable:
+    headings = ("contestants", "win rate", "won", "tied", "lost", "orders disagreed", "not judged", "first chosen")
+    rows = tuple(
+        (
+            f"{match['first']} against {match['second']}",
+            _percent(match["win_rate"]),
+            *(f"{match[name]:,}" for name in ("wins", "ties", "losses", "disagreements", "unjudged")),
+            "-" if match["first_share"] is None else f"{match['first_share']:.0%}",
+        )
+        for match in matchups
+    )
+    return ArenaTable("Pairs; those whose orders disagreed are among the ties", headings, rows)
+
+
+def _ranking(ranking: Sequence[Found]) -> ArenaTable:
+    rows = tuple(
+        (each["model"], str(place), _interval(each["elo"], "{:.0f}"), _interval(each["strength"], "{:.2f}"))
+        for place, each in enumerate(ranking, 1)
+    )
+    return ArenaTable("Bradley-Terry ranking", ("contestant", "place", "Elo", "log-strength"), rows)
+
+
+def _categories(caption: str, columns: Sequence[tuple[str, Found]]) -> ArenaTable:
+    shown = [(name, found) for name, found in columns if found]
+    names = dict.fromkeys(category for _, found in shown for category in found)
+    rows = tuple((category, *(_percent(found.get(category)) for _, found in shown)) for category in names)
+    return ArenaTable(caption, ("category", *(name for name, _ in shown)), rows)
+
+
+def _charts(arena: Found) -> Iterator[Chart]:
+    matchups = arena["matchups"]
+    for name, label, chosen in (
+        ("Win rate against the photographs", "{first}", [match for match in matchups if match["second"] == REAL]),
+        ("Win rate against each other", "{first} / {second}", [match for match in matchups if match["second"] != REAL]),
+    ):
+        yield from _chart(name, [(label.format(**match), match["win_rate"]) for match in chosen])
+    yield from _chart("Called real when seen alone", [(each["model"], each["real_share"]) for each in arena["singles"]])
+
+
+def _chart(name: str, shares: Sequence[tuple[str, Found | None]]) -> Iterator[Chart]:
+    bars = tuple(
+        Bar(
+            label,
+            _percent(share),
+            label == REAL,
+            0.0,
+            *(round(100 * share[end], 2) for end in ("value", "low", "high")),
+        )
+        for label, share in shares
+        if share is not None
+    )
+    if bars:
+        yield Chart(name, "↑", bars, "0%", "100%")
+
+
+def _pairs(results: Results, pairs: Sequence[Found], number: int) -> Iterator[Pair]:
+    rows = {(row.model, row.name): row for row in results.rows}
+
+    def image(pair: Found, side: str) -> ImageRow:
+        model, name = pair[side], pair["name"]
+        return rows.get((model, name)) or ImageRow(name, model, pair["category"], "", pair[f"{side}_file"])
+
+    for pair in chosen_pairs(pairs, number):
+        first, second = image(pair, "first"), image(pair, "second")
+        given = ((first.model, pair["forward_reason"]), (second.model, pair["backward_reason"]))
+        outcome: Literal["first", "second", "tie"] = "tie"
+        if pair["outcome"] in (0, 1):
+            outcome = "first" if pair["outcome"] == 1 else "second"
+        agreed = pair["forward"] == "tie" and pair["backward"] in ("tie", None)
+        note = "" if outcome != "tie" else "the judge preferred neither" if agreed else "the two orders disagreed"
+        reasons = tuple((f"with {model} shown first", reason) for model, reason in given if reason)
+        yield Pair(first.prompt or first.name, first, second, outcome, note, reasons)
+
+
+def _percent(found: Found | None) -> str:
+    if found is None:
+        return "-"
+    return f"{100 * found['value']:.1f}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+def _interval(found: Found, form: str) -> str:
+    value, low, high = (form.format(found[end]) for end in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

@@ -1,0 +1,69 @@
+"""Pictures small enough to stand inside a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+SIDES = (320, 256, 192, 128, 96, 64)
+"""Longest sides that are tried, in pixels."""
+QUALITIES = (85, 70, 50)
+"""JPEG qualities that are tried at each of them."""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A picture as a data URI."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def thumbnails(paths: Sequence[Path], *, budget: int) -> dict[Path, Thumbnail]:
+    """Shrink pictures until all of them fit into a number of bytes; none is enlarged.
+
+    Args:
+        paths: As often as each will stand in the page.
+        budget: Bytes for all of them, as they stand in the page.
+
+    Returns:
+        By path; without the files that are not there or are no pictures, and without those that are too large even at
+        the smallest size.
+    """
+    if not paths:
+        return {}
+    share = budget // len(paths)
+    found = {path: _thumbnail(path, share) for path in dict.fromkeys(paths)}
+    return {path: thumbnail for path, thumbnail in found.items() if thumbnail is not None}
+
+
+def _thumbnail(path: Path, limit: int) -> Thumbnail | None:
+    try:
+        with Image.open(path) as opened:
+            picture = _opaque(ImageOps.exif_transpose(opened))
+    except OSError:  # also what Pillow raises of a file that is no picture
+        return None
+    for side in SIDES:
+        small = picture.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        for quality in QUALITIES:
+            buffer = io.BytesIO()
+            small.save(buffer, "JPEG", quality=quality, optimize=True)
+            uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+            if len(uri) <= limit:
+                return Thumbnail(uri, *small.size)
+    return None
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """In RGB, on white where it is transparent."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    rgba = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

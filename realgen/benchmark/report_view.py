@@ -1,0 +1,220 @@
+"""What the report shows, as numbers and texts that a template only has to place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results, Score
+from realgen.benchmark.tables import cell, everyone, score_names
+
+MEASURES = {
+    "auroc": "AUROC",
+    "accuracy": "accuracy",
+    "real_accuracy": "photographs told",
+    "fake_accuracy": "generated told",
+    "calibration_error": "calibration error",
+    "brier": "Brier score",
+}
+"""Headings of the detectors' checks."""
+BINS = 10
+"""Of the calibration plots."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A score as a bar; lengths in percent of the chart's width."""
+
+    label: str
+    text: str
+    real: bool
+    """Whether it is the photographs'."""
+    left: float
+    width: float
+    low: float | None
+    """Where the interval begins; None where there is none."""
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One score of all models."""
+
+    name: str
+    arrow: str
+    bars: tuple[Bar, ...]
+    low: str
+    """What the left edge stands for."""
+    high: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One score by category: rows are models."""
+
+    name: str
+    arrow: str
+    categories: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    """Model, and a text per category."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """How well one detector tells one model's images from the photographs."""
+
+    detector: str
+    model: str
+    cells: tuple[str, ...]
+    """In the order of ``MEASURES``."""
+    points: tuple[tuple[float, float, float], ...]
+    """Calibration: mean p_fake and share generated of each bin, and the radius of its dot; in percent."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with what one detector said."""
+
+    row: ImageRow
+    text: str
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The images of a model that a detector found most and least real."""
+
+    detector: str
+    model: str
+    best: tuple[Example, ...]
+    worst: tuple[Example, ...]
+
+
+def arrow(scores: Iterable[Score | None]) -> str:
+    """Which way is better, as a sign; empty where nobody says."""
+    directions = {score.higher_is_better for score in scores if score is not None}
+    return "↑" if directions == {True} else "↓" if directions == {False} else ""
+
+
+def charts(results: Results) -> list[Chart]:
+    """All scores as bars from zero; those of detectors, which are parts of a hundred, up to a hundred."""
+    found = []
+    hundred = {name for detector in results.detectors for name in (detector, f"{detector}_judged_real")}
+    for name in score_names(results):
+        scores = [(model, model.scores[name]) for model in everyone(results) if name in model.scores]
+        known = [(model, score) for model, score in scores if score.value is not None]
+        if not known:
+            continue
+        ends = [end for _, score in known for end in (score.value, score.low, score.high) if end is not None]
+        low, high = min(0.0, *ends), max(0.0, *ends)
+        if name in hundred:
+            high = max(high, 100.0)
+        span = (high - low) or 1.0
+        bars = tuple(_bar(model, score, low, span) for model, score in known)
+        found.append(Chart(name, arrow(score for _, score in scores), bars, _short(low), _short(low + span)))
+    return found
+
+
+def _bar(model: ModelResults, score: Score, low: float, span: float) -> Bar:
+    def place(value: float) -> float:
+        return round(100 * (value - low) / span, 2)
+
+    value = score.value or 0.0
+    zero, end = place(0.0), place(value)
+    interval = (None, None) if score.low is None or score.high is None else (place(score.low), place(score.high))
+    return Bar(model.name, cell(score), model.name == REAL, min(zero, end), round(abs(end - zero), 2), *interval)
+
+
+def grids(results: Results) -> list[Grid]:
+    """Scores by category, of those that have categories."""
+    sets = everyone(results)
+    categories = tuple(dict.fromkeys(category for model in sets for category in model.categories))
+    found = []
+    for name in score_names(results):
+        rows = [
+            (model.name, [model.categories.get(category, {}).get(name) for category in categories]) for model in sets
+        ]
+        shown = [(model, scores) for model, scores in rows if any(score is not None for score in scores)]
+        if shown:
+            texts = tuple((model, tuple(cell(score) for score in scores)) for model, scores in shown)
+            found.append(Grid(name, arrow(score for _, scores in shown for score in scores), categories, texts))
+    return found
+
+
+def checks(results: Results) -> list[Check]:
+    """What the detectors can, one line per detector and model."""
+    photographs = [row for row in results.rows if row.model == REAL]
+    found = []
+    for detector in results.detectors:
+        for model in results.models:
+            if detector in model.checks:
+                cells = tuple(cell(model.checks[detector].get(measure)) for measure in MEASURES)
+                rows = [row for row in results.rows if row.model == model.name]
+                points = calibration_points(_p_fake(photographs, detector), _p_fake(rows, detector))
+                found.append(Check(detector, model.name, cells, points))
+    return found
+
+
+def _p_fake(rows: Sequence[ImageRow], detector: str) -> list[float]:
+    return [1 - value for row in rows if (value := row.values.get(detector)) is not None]
+
+
+def calibration_points(real: Sequence[float], generated: Sequence[float]) -> tuple[tuple[float, float, float], ...]:
+    """Of images whose p_fake is alike, how many are generated: on the diagonal for a calibrated detector.
+
+    The share is what it were with as many photographs as generated images.
+
+    Args:
+        real: p_fake of the photographs.
+        generated: p_fake of the generated images.
+
+    Returns:
+        For each of ten bins that holds an image: mean p_fake and share generated in percent, and a radius that grows
+        with the number of images.
+
+    Example:
+        >>> calibration_points([0.2, 0.2, 0.9, 0.1], [0.9])
+        ((10.0, 0.0, 2.8), (20.0, 0.0, 3.5), (90.0, 80.0, 5.0))
+    """
+    if not real or not generated:
+        return ()
+    points = []
+    for number in range(BINS):
+        inside = [
+            [(value, 1 / len(values)) for value in values if min(int(value * BINS), BINS - 1) == number]
+            for values in (real, generated)
+        ]
+        weights = [sum(weight for _, weight in part) for part in inside]
+        total = sum(weights)
+        if total:
+            mean = sum(value * weight for part in inside for value, weight in part) / total
+            radius = 1 + 5 * math.sqrt(total / 2)
+            points.append((round(100 * mean, 1), round(100 * weights[1] / total, 1), round(radius, 1)))
+    return tuple(points)
+
+
+def extremes(results: Results, number: int) -> list[Extremes]:
+    """The images that each detector found most and least real, of each model.
+
+    Args:
+        results: With rows.
+        number: Most images at each end; no image stands at both.
+    """
+    found = []
+    for detector in results.detectors:
+        for model in results.models:
+            judged = [
+                (value, row)
+                for row in results.rows
+                if row.model == model.name and (value := row.values.get(detector)) is not None
+            ]
+            ranked = [Example(row, f"{value:.1%}") for value, row in sorted(judged, key=lambda pair: -pair[0])]
+            worst = min(number, len(ranked) // 2)
+            if ranked:
+                ends = ranked[: min(number, len(ranked) - worst)], ranked[::-1][:worst]
+                found.append(Extremes(detector, model.name, tuple(ends[0]), tuple(ends[1])))
+    return found
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"

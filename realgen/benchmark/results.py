@@ -1,0 +1,198 @@
+"""What a benchmark leaves behind: scores with intervals, a row per image, and their files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+RESULTS_FILE, IMAGES_FILE = "results.json", "images.csv"
+REAL = "real"
+"""Name of the photographs where they stand beside the models."""
+_COLUMNS = ("name", "model", "category", "prompt", "file", "rewritten")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number about a set of images, with its interval."""
+
+    value: float | None
+    """None where it could not be computed."""
+    low: float | None = None
+    """Lower end of the interval; None where none was computed."""
+    high: float | None = None
+    """Upper end of the interval."""
+    count: int = 0
+    """Images it is of."""
+    higher_is_better: bool | None = None
+    """None where nobody says."""
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    """All scores of one model's images, or of the photographs."""
+
+    name: str
+    """As the table calls it; ``real`` for the photographs."""
+    scores: Mapping[str, Score]
+    """Over all images, by name."""
+    categories: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    """The same for each category of prompts; names of categories, then of scores."""
+    checks: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    """How well each detector tells these images from the photographs: ``auroc``, ``calibration_error``, ``accuracy``.
+
+    Names of detectors, then of measures; empty for the photographs."""
+    images: str = ""
+    """Folder that the images lie in."""
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What was measured on one image."""
+
+    name: str
+    """Stem of its file, the same for all images of one prompt."""
+    model: str
+    """Whose image it is; ``real`` for a photograph."""
+    category: str
+    """Of the prompt; empty where the prompts have none."""
+    prompt: str
+    """As the user wrote it."""
+    file: str
+    """Where the image lies: inside the run's folder a path relative to it, elsewhere an absolute one."""
+    values: Mapping[str, float | None] = field(default_factory=dict)
+    """P(real) in [0, 1] by each detector, and each reward, by name; None where it could not be judged."""
+    rewritten: str = ""
+    """What the image model was told, where a language model had rewritten the prompt."""
+
+    def path(self, folder: Path) -> Path:
+        """The image's file, of a run in ``folder``."""
+        return folder / self.file
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that one run of the benchmark found."""
+
+    models: tuple[ModelResults, ...]
+    """In the order in which they were named."""
+    real: ModelResults | None = None
+    """The photographs under the same measures; None where there were none."""
+    rows: tuple[ImageRow, ...] = ()
+    """One per image, those of the photographs first."""
+    detectors: tuple[str, ...] = ()
+    """Names of the scores and values that are detectors' answers: mean P(real) x 100 and P(real)."""
+    arena: Mapping[str, Any] | None = None
+    """What Arena-Scoring found, as ``ArenaResult.to_dict`` gives it."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """``command``, ``config``, ``versions``, ``time``, ``seconds``, ``seed``, ``matching`` of the file formats."""
+
+
+def write_results(results: Results, folder: Path) -> None:
+    """Write ``results.json`` and ``images.csv``.
+
+    Args:
+        results: To be written.
+        folder: Of the run; made if it does not exist.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {key: value for key, value in asdict(results).items() if key != "rows"}
+    text = json.dumps(_without_nan(kept), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / RESULTS_FILE).write_text(text + "\n", encoding="utf-8")
+    write_rows(results.rows, folder / IMAGES_FILE)
+
+
+def read_results(folder: Path) -> Results:
+    """Read what ``write_results`` wrote.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        The same results.
+
+    Raises:
+        ValueError: If a file is missing or is not what ``write_results`` writes.
+    """
+    path = folder / RESULTS_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        real = found["real"]
+        return Results(
+            models=tuple(_model(model) for model in found["models"]),
+            real=None if real is None else _model(real),
+            rows=read_rows(folder / IMAGES_FILE),
+            detectors=tuple(found["detectors"]),
+            arena=found["arena"],
+            settings=found["settings"],
+        )
+    except OSError as error:
+        raise ValueError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no results file of this benchmark: {error!r}.") from error
+
+
+def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
+    """Write one line per image: what it is, then a column per value; an empty one was not judged.
+
+    Args:
+        rows: Of any models; a value that a row does not have stays empty.
+        path: The CSV file.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*_COLUMNS, *names])
+        for row in rows:
+            values = (row.values.get(name) for name in names)
+            cells = ("" if value is None or not math.isfinite(value) else repr(float(value)) for value in values)
+            writer.writerow([row.name, row.model, row.category, row.prompt, row.file, row.rewritten, *cells])
+
+
+def read_rows(path: Path) -> tuple[ImageRow, ...]:
+    """Read what ``write_rows`` wrote.
+
+    Args:
+        path: The CSV file.
+
+    Returns:
+        One row per image; every row has all columns.
+
+    Raises:
+        ValueError: If the file has other columns.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        if tuple(header[: len(_COLUMNS)]) != _COLUMNS:
+            raise ValueError(f"{path} must begin with the columns {', '.join(_COLUMNS)}, got {', '.join(header)}.")
+        names = header[len(_COLUMNS) :]
+        rows = []
+        for line in reader:
+            name, model, category, prompt, image, rewritten = line[: len(_COLUMNS)]
+            cells = zip(names, line[len(_COLUMNS) :], strict=True)
+            values = {key: float(cell) if cell else None for key, cell in cells}
+            rows.append(ImageRow(name, model, category, prompt, image, values, rewritten))
+    return tuple(rows)
+
+
+def _model(found: Mapping[str, Any]) -> ModelResults:
+    groups = {key: {name: _scores(scores) for name, scores in found[key].items()} for key in ("categories", "checks")}
+    return ModelResults(name=found["name"], scores=_scores(found["scores"]), images=found["images"], **groups)
+
+
+def _scores(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
+    return {name: Score(**score) for name, score in found.items()}
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: they become null."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,183 @@
+"""What training runs and benchmark runs have measured on each image, read from their folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from realgen.benchmark.results import RESULTS_FILE, read_results
+
+CONFIG_FILE, ROWS_FILE = "config.yaml", "validation.csv"
+_PLACE = ("iteration", "images", "seconds", "key", "sample", "seed", "prompt")
+_ASIDE = ("loggers", "run_dir", "output_dir", "ckpt_path", "trainer.default_root_dir")
+"""Settings that change nothing of what is measured."""
+
+
+class Image(NamedTuple):
+    """Which image: the same four are the same prompt on the same noise."""
+
+    key: str
+    prompt: str
+    sample: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was measured at one validation."""
+
+    iteration: int
+    """Finished iterations."""
+    images: int
+    """Drawn in training up to here."""
+    seconds: float
+    """Of training up to here."""
+    values: Mapping[str, Mapping[Image, float]]
+    """By measure, then by image; higher is better. Without what could not be judged."""
+    whole: Mapping[str, float]
+    """Measures of all images together, which have no value for one of them (KID, diversity ...)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, or one model of a benchmark run."""
+
+    name: str
+    """Its folder; of a benchmark run with the model's name behind it."""
+    kind: Literal["run", "benchmark"]
+    seed: int | None
+    """Of training, or of the benchmark's images; None where it is not known."""
+    settings: Mapping[str, Any]
+    """Its config by dotted key, without seeds and without where it was written."""
+    moments: tuple[Moment, ...]
+    """In the order of iterations; a benchmark run has one."""
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """Read what a folder holds: a training run, or all models of a benchmark run.
+
+    Args:
+        folder: As ``realgen.fit`` or ``realgen.realbench`` left it.
+
+    Returns:
+        At least one run.
+
+    Raises:
+        ValueError: If it is neither, or lacks the rows of its images.
+    """
+    if (folder / RESULTS_FILE).is_file():
+        return _benchmark_runs(folder)
+    if not (folder / CONFIG_FILE).is_file():
+        what = "has neither" if folder.is_dir() else "is no folder with"
+        raise ValueError(
+            f"{folder} {what} {CONFIG_FILE} (a run of realgen.fit) nor {RESULTS_FILE} (one of realgen.realbench)."
+        )
+    if not (folder / ROWS_FILE).is_file():
+        raise ValueError(
+            f"{folder} has no {ROWS_FILE}; the callback realgen.callbacks.ValidationRows writes it at each validation."
+        )
+    config = _read_config(folder / CONFIG_FILE)
+    seed = config.get("seed_everything")
+    return [Run(str(folder), "run", seed if isinstance(seed, int) else None, _settings(config), _moments(folder))]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a mapping of settings, got {type(config).__name__}.")
+    return config
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of a config by dotted key, ``init_args`` left out, without what tells no two settings apart.
+
+    Null counts as absent: a setting that was added between two runs begins as null.
+    """
+    return {
+        key: value
+        for key, value in _leaves(config)
+        if value is not None
+        and key.rpartition(".")[2] not in ("seed", "seed_everything")
+        and not any(key == name or key.startswith(f"{name}.") for name in _ASIDE)
+    }
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, child in value.items():
+            yield from _leaves(child, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+    else:
+        yield key, value
+
+
+def _moments(folder: Path) -> tuple[Moment, ...]:
+    path = folder / ROWS_FILE
+    whole = _whole_measures(folder)
+    places: dict[int, tuple[int, float]] = {}
+    values: dict[int, dict[str, dict[Image, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in _PLACE if name not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{path} lacks the columns {', '.join(missing)}.")
+        for row in reader:
+            iteration = int(row["iteration"])
+            places[iteration] = (int(row["images"]), float(row["seconds"]))
+            image = Image(row["key"], row["prompt"], int(row["sample"]), int(row["seed"]))
+            for name, cell in row.items():
+                if name not in _PLACE and cell:
+                    values.setdefault(iteration, {}).setdefault(name, {})[image] = float(cell)
+    if not places:
+        raise ValueError(f"{path} holds no validation.")
+    moments = []
+    for iteration, (images, seconds) in sorted(places.items()):
+        by_image = values.get(iteration, {})
+        others = {name: value for name, value in whole.get(iteration, {}).items() if name not in by_image}
+        moments.append(Moment(iteration, images, seconds, by_image, others))
+    return tuple(moments)
+
+
+def _whole_measures(folder: Path) -> dict[int, dict[str, float]]:
+    """``val/<name>`` by iteration, from the CSV logs; a resumed run has several, and the newest counts."""
+    found: dict[int, dict[str, float]] = {}
+    logs = folder.glob("csv/version_*/metrics.csv")
+    for path in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                values = {name.removeprefix("val/"): cell for name, cell in row.items() if name.startswith("val/")}
+                numbers = {name: float(cell) for name, cell in values.items() if cell and math.isfinite(float(cell))}
+                if numbers:
+                    found.setdefault(int(float(row["step"])), {}).update(numbers)
+    return found
+
+
+def _benchmark_runs(folder: Path) -> list[Run]:
+    results = read_results(folder)
+    config, seed = results.settings.get("config"), results.settings.get("seed")
+    settings = _settings(config) if isinstance(config, dict) else {"config": json.dumps(config)}
+    runs = []
+    for model in results.models:
+        values: dict[str, dict[Image, float]] = {}
+        for row in results.rows:
+            for name, value in row.values.items() if row.model == model.name else ():
+                if value is not None:
+                    values.setdefault(name, {})[Image(row.name, row.prompt)] = value
+        whole = {name: score.value for name, score in model.scores.items() if score.value is not None}
+        others = {name: value for name, value in whole.items() if name not in values}
+        moment = Moment(0, 0, 0.0, values, others)
+        name = f"{folder}:{model.name}"
+        known = seed if isinstance(seed, int) else None
+        runs.append(Run(name, "benchmark", known, {"model": model.name, **settings}, (moment,)))
+    if not runs:
+        raise ValueError(f"{folder / RESULTS_FILE} holds no model.")
+    return runs

@@ -1,0 +1,149 @@
+"""The results as tables: on the terminal, and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from realgen.benchmark.results import ModelResults, Results, Score
+
+TABLE_FILE = "results.md"
+SHOWN_CHECKS = ("auroc", "accuracy", "calibration_error")
+WEAK_AUROC = 0.6
+"""Below it a detector does not tell a model's images from photographs."""
+_NONE = "-"
+
+
+def cell(score: Score | None) -> str:
+    """A score with its interval, three digits behind the point where it is small.
+
+    Example:
+        >>> cell(Score(47.2, 45.12, 49.26)), cell(Score(0.1234)), cell(Score(None)), cell(None)
+        ('47.2 [45.1, 49.3]', '0.123', '-', '-')
+    """
+    if score is None or score.value is None:
+        return _NONE
+    digits = 1 if max(abs(score.value), abs(score.high or 0)) >= 10 else 3
+    text = f"{score.value:.{digits}f}"
+    if score.low is None or score.high is None:
+        return text
+    return f"{text} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+
+
+def score_names(results: Results) -> list[str]:
+    """Names of all scores, in the order of the first model that has them."""
+    return list(dict.fromkeys(name for model in everyone(results) for name in model.scores))
+
+
+def everyone(results: Results) -> list[ModelResults]:
+    """The photographs, if there are any, and the models."""
+    return [*([] if results.real is None else [results.real]), *results.models]
+
+
+def score_table(results: Results) -> Table:
+    """Scores over all prompts, for the terminal: one line per score, one column per model.
+
+    The best model of a line is bold, where one is better than the others.
+
+    Args:
+        results: To be shown.
+    """
+    table = Table(title=f"RealBench, {_count(results)} prompts", title_justify="left")
+    table.add_column("score", no_wrap=True)
+    for model in everyone(results):
+        table.add_column(model.name, justify="right")
+    for name in score_names(results):
+        scores = [model.scores.get(name) for model in everyone(results)]
+        best = _best(model.scores.get(name) for model in results.models) if len(results.models) > 1 else None
+        arrow = {True: " ↑", False: " ↓", None: ""}[next(s.higher_is_better for s in scores if s is not None)]
+        table.add_row(f"{name}{arrow}", *(_shown(score, best) for score in scores))
+    return table
+
+
+def check_table(results: Results) -> Table | None:
+    """How well the detectors tell each model's images from the photographs; None without photographs."""
+    if not any(model.checks for model in results.models):
+        return None
+    table = Table(title="can the detectors tell them from the photographs?", title_justify="left")
+    table.add_column("detector")
+    table.add_column("measure")
+    for model in results.models:
+        table.add_column(model.name, justify="right")
+    for detector in results.detectors:
+        for row, check in enumerate(SHOWN_CHECKS):
+            values = [cell(model.checks.get(detector, {}).get(check)) for model in results.models]
+            table.add_row(detector if row == 0 else "", check, *values)
+    return table
+
+
+def remarks(results: Results) -> list[str]:
+    """What a reader of the tables must know."""
+    found = []
+    for model in results.models:
+        for detector, checks in model.checks.items():
+            auroc = checks["auroc"].value
+            if auroc is not None and auroc < WEAK_AUROC:
+                found.append(
+                    f"{detector} hardly tells {model.name}'s images from the photographs (AUROC {auroc:.2f}): they are "
+                    "as real to it, or it sees nothing in images of this kind; its score cannot say which."
+                )
+    return found
+
+
+def markdown(results: Results) -> str:
+    """The results as a Markdown document: scores, detectors' checks, categories, settings."""
+    names, sets = score_names(results), everyone(results)
+    parts = ["# RealBench", "", f"{_count(results)} prompts. Intervals come of drawing prompts again.", ""]
+    parts += _table(["model", *names], ([m.name, *(cell(m.scores.get(name)) for name in names)] for m in sets))
+    if any(model.checks for model in results.models):
+        parts += ["", "## Can the detectors tell them from the photographs?", ""]
+        checks = [(m, d, c) for m in results.models for d, c in m.checks.items()]
+        measures = list(checks[0][2])
+        lines = ([m.name, d, *(cell(c[measure]) for measure in measures)] for m, d, c in checks)
+        parts += _table(["model", "detector", *measures], lines)
+    categories = list(dict.fromkeys(category for model in sets for category in model.categories))
+    for name in names if categories else []:
+        rows = [(model, [model.categories.get(category, {}).get(name) for category in categories]) for model in sets]
+        if any(score is not None for _, scores in rows for score in scores):
+            parts += ["", f"## {name} by category", ""]
+            parts += _table(["model", *categories], ([m.name, *map(cell, scores)] for m, scores in rows))
+    notes = [*remarks(results), *results.settings.get("warnings", ())]
+    if notes:
+        parts += ["", "## Remarks", "", *(f"- {note}" for note in notes)]
+    parts += ["", "## Settings", "", *_settings(results.settings)]
+    return "\n".join(parts) + "\n"
+
+
+def write_markdown(results: Results, folder: Path) -> None:
+    """Write ``results.md``."""
+    (folder / TABLE_FILE).write_text(markdown(results), encoding="utf-8")
+
+
+def _shown(score: Score | None, best: Score | None) -> str:
+    text = cell(score).replace("[", r"\[")  # rich reads brackets as markup
+    return f"[bold]{text}[/]" if best is not None and score is best else text
+
+
+def _best(scores: Iterable[Score | None]) -> Score | None:
+    """The best of the scores whose direction is known; None where two are best."""
+    known = [score for score in scores if score is not None and score.value is not None]
+    if not known or known[0].higher_is_better is None:
+        return None
+    sign = 1 if known[0].higher_is_better else -1
+    ranked = sorted(known, key=lambda score: sign * (score.value or 0.0), reverse=True)
+    return ranked[0] if len(ranked) == 1 or ranked[0].value != ranked[1].value else None
+
+
+def _count(results: Results) -> int:
+    return max((score.count for model in everyone(results) for score in model.scores.values()), default=0)
+
+
+def _table(heading: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    texts = [heading, ["---"] * len(heading), *lines]
+    return ["| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in texts]
+
+
+def _settings(settings: Mapping[str, object]) -> list[str]:
+    return [f"- {name}: `{value}`" for name, value in settings.items() if name not in ("config", "warnings")]

@@ -1,0 +1,113 @@
+"""Detector-Scoring while a policy is trained, every so many iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from realgen.benchmark.drawing import image_seed
+from realgen.benchmark.matching import FormatMatching
+from realgen.benchmark.prompt_set import Length, categories_of, choose_evenly, read_prompt_set
+from realgen.callbacks.ema import averaged_weights
+from realgen.callbacks.run_context import iteration_of, trained_of
+from realgen.detectors import Detector
+from realgen.functional.images import from_uint8, to_uint8
+from realgen.metrics import DetectorScoring
+from realgen.parallel import world_size
+from realgen.policies.base import Policy
+
+
+class RealBenchScoring(Callback):
+    """Draws a benchmark's prompts with the policy (of ``EMA``, if there is one) and logs how real detectors find them.
+
+    ``realbench/NAME`` is mean P(real) x 100, ``realbench/NAME_judged_real`` the share judged real in percent, and
+    ``realbench/NAME/CATEGORY`` the mean of each category. Prompts and seeds are those of ``realgen.realbench`` with the
+    same ``seed``; the ranks share the prompts. A detector that is part of the reward measures how well it was learned,
+    not how real the images are: give others.
+
+    Args:
+        prompts: Folder in RealBench's layout, or a file of prompts.
+        detectors: Detectors by name.
+        every_n_iterations: GRPO iterations between two scorings, >= 1.
+        length: Of a folder, whether its short or its long prompts.
+        num_prompts: Only so many prompts, evenly spaced; null for all.
+        matching: How images are made alike, as the benchmark does it; null leaves them as they are.
+        batch_size: Images that a rank draws at a time, >= 1.
+        seed: Of the images.
+
+    Raises:
+        ValueError: If a number is out of its range, there is no detector, or the prompts cannot be read.
+    """
+
+    def __init__(
+        self,
+        prompts: str,
+        detectors: Mapping[str, Detector],
+        every_n_iterations: int = 100,
+        length: Length | None = None,
+        num_prompts: int | None = None,
+        matching: FormatMatching | None = None,
+        batch_size: int = 8,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("every_n_iterations", every_n_iterations), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if not detectors:
+            raise ValueError("detectors must name at least one.")
+        self.prompts = choose_evenly(read_prompt_set(Path(prompts), length=length), num_prompts)
+        self.detectors = detectors
+        self.every_n_iterations = every_n_iterations
+        self.matching = matching
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Score when it is time."""
+        if iteration_of(pl_module) % self.every_n_iterations:
+            return
+        policy = trained_of(pl_module)
+        if not isinstance(policy, Policy):
+            raise TypeError(f"{type(policy).__name__} cannot draw; RealBenchScoring is for the training of a policy.")
+        with averaged_weights(trainer, policy):
+            values = self.scores(policy, rank=trainer.global_rank)
+        pl_module.log_dict({f"realbench/{name}": value for name, value in values.items()})
+
+    def scores(self, policy: Policy, *, rank: int = 0) -> dict[str, float]:
+        """Draw and judge this rank's part of the prompts, and put the ranks' together.
+
+        Args:
+            policy: Loaded, on its device.
+            rank: Of this process.
+
+        Returns:
+            Scores by name, the same on every rank.
+        """
+        categories = categories_of(self.prompts)
+        metrics = {name: DetectorScoring(detector, len(categories)) for name, detector in self.detectors.items()}
+        per_rank = -(-len(self.prompts) // world_size())  # all ranks draw equally often, some a prompt twice
+        rows = [rank + world_size() * turn for turn in range(per_rank)]
+        for start in range(0, per_rank, self.batch_size):
+            numbers = rows[start : start + self.batch_size]
+            chosen = [self.prompts[number % len(self.prompts)] for number in numbers]
+            seeds = [image_seed(self.seed, prompt) for prompt in chosen]
+            images = from_uint8(to_uint8(policy.sample([prompt.prompt for prompt in chosen], seeds)))
+            where = {
+                "prompts": torch.tensor([prompt.number for prompt in chosen]),
+                "categories": torch.tensor([categories.index(p.category) if p.category else -1 for p in chosen]),
+                "valid": torch.tensor([number < len(self.prompts) for number in numbers]),
+            }
+            for metric in metrics.values():
+                metric.to(images.device).update(images if self.matching is None else self.matching(images), **where)
+        values: dict[str, float] = {}
+        for name, metric in metrics.items():
+            found = metric.compute()
+            means = found.realism.mean.reshape(-1).tolist()
+            values |= {name: means[0], f"{name}_judged_real": float(found.judged_real.mean.reshape(-1)[0])}
+            values |= {f"{name}/{category}": mean for category, mean in zip(categories, means[1:], strict=True)}
+        return values

@@ -1,0 +1,175 @@
+"""Compares runs honestly: ``python -m realgen.compare --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from realgen.benchmark.comparison import Comparison, Section
+    from realgen.functional.bootstrap import Interval
+
+_EXAMPLE = """\
+examples:
+  python -m realgen.compare runs/diffusion/* runs/mine/*
+  python -m realgen.compare outputs/realbench-before outputs/realbench-after --json > comparison.json
+
+Runs of the same config but for the seed are one group; the first group is what the others are held against. All are
+compared on the prompts that all have, with the same noise, where all have drawn as many images in training, and again
+where all have trained as many seconds (mean over prompts and seeds; between two validations both are interpolated).
+The interval of a difference is paired by prompt and covers prompts and seeds; of a group with one seed, prompts only.
+Seconds are comparable only on the same machine with nothing else running.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 1 with the cause on standard error."""
+    options = parse_arguments(arguments)
+    # Imported here, so that --help does not wait for torch.
+    from realgen.benchmark.comparison import compare_runs
+    from realgen.benchmark.runs import read_runs
+
+    try:
+        runs = [run for folder in options.runs for run in read_runs(folder)]
+        comparison = compare_runs(runs, resamples=options.resamples, confidence=options.confidence, seed=options.seed)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(as_json(comparison), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        # As wide as the tables need: where the output is no terminal it would be 80 columns, with numbers cut in two.
+        show(comparison, Console(soft_wrap=True, width=1000))
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m realgen.compare",
+        description="Compare training runs, or models of RealBench runs: paired by prompt, over seeds, at equal price.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="folder that realgen.fit or realgen.realbench left")
+    add("--json", action="store_true", help="print everything as JSON in place of tables")
+    add("--confidence", type=float, default=0.95, metavar="X", help="of the intervals (default: %(default)s)")
+    add("--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def verdict(difference: Interval) -> str:
+    """Whether a measure where higher is better got better, worse, or neither can be said."""
+    return "better" if difference.low > 0 else "worse" if difference.high < 0 else "not told apart"
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Everything in a form for ``json.dumps``."""
+    found = asdict(comparison)
+    found["groups"] = [
+        {
+            "name": group.name,
+            "settings": dict(group.settings),
+            "runs": [{"name": run.name, "seed": run.seed} for run in group.runs],
+        }
+        for group in comparison.groups
+    ]
+    for section, shown in zip(comparison.sections, found["sections"], strict=True):
+        for measure, entry in zip(section.measures, shown["measures"], strict=True):
+            entry["verdicts"] = [verdict(difference) for difference in measure.differences]
+    return found
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print the groups, and a table for each price."""
+    for group in comparison.groups:
+        seeds = ", ".join("?" if run.seed is None else str(run.seed) for run in group.runs)
+        number = f"{len(group.runs)} runs, seeds {seeds}" if len(group.runs) > 1 else f"1 run, seed {seeds}"
+        console.print(f"[bold]{group.name}[/]  {number}", highlight=False)
+        for run in group.runs:
+            console.print(f"   {run.name}", highlight=False, markup=False)
+        for key, value in group.settings.items():
+            console.print(f"   {key}: {value}", highlight=False, markup=False)
+    left_out = f"; {comparison.left_out} that only some have are left out" if comparison.left_out else ""
+    console.print(f"\n{comparison.prompts} prompts that all have{left_out}", highlight=False)
+    alone = [group.name for group in comparison.groups if len(group.runs) == 1]
+    if alone:
+        console.print(
+            f"[yellow]one seed in {', '.join(alone)}: there the intervals cover the choice of prompts, and say nothing "
+            "of what another seed would have given[/]",
+            highlight=False,
+        )
+    for section in comparison.sections:
+        console.print()
+        console.print(section_title(section), highlight=False)
+        console.print(measure_table(section, comparison))
+        if section.whole:
+            console.print(whole_table(section, comparison))
+
+
+def section_title(section: Section) -> str:
+    """What is equal, and where each run stood then."""
+    if section.price is None:
+        return "[bold]on the same prompts[/]"
+    unit = "images drawn in training" if section.price == "images" else "seconds of training"
+    stood = (", ".join(f"{iteration:.4g}" for iteration in group) for group in section.iterations)
+    return f"[bold]at {section.at:,.0f} {unit} each[/] (iterations {' | '.join(stood)})"
+
+
+def measure_table(section: Section, comparison: Comparison) -> Table:
+    """The measures that every image has; higher is better in all of them."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("measure (higher is better)")
+    names = [group.name for group in comparison.groups]
+    for name in names:
+        table.add_column(name, justify="right")
+    for name in names[1:]:
+        table.add_column(f"{name} - {names[0]}", justify="right")
+        table.add_column("")
+    colors = {"better": "green", "worse": "red", "not told apart": "dim"}
+    for measure in section.measures:
+        cells = [f"{value.value:.3f}" for value in measure.values]
+        for difference in measure.differences:
+            said = verdict(difference)
+            cells += [f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]".replace("[", r"\[")]
+            cells += [f"[{colors[said]}]{said}[/]"]
+        table.add_row(measure.name, *cells)
+    return table
+
+
+def whole_table(section: Section, comparison: Comparison) -> Table:
+    """The measures of all images together: mean over the seeds, and their range."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("measure of all images together")
+    for group in comparison.groups:
+        table.add_column(f"{group.name}, mean (range over seeds)", justify="right")
+    for measure in section.whole:
+        cells = [
+            f"{sum(values) / len(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if values[1:] else "")
+            for values in measure.seeds
+        ]
+        table.add_row(measure.name, *cells)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Detector-Scoring of greys, whose scores are their brightness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from realgen.benchmark.detector_scoring import DetectorScoringRun, Judges, ScoringSettings, score_models
+from realgen.benchmark.image_sets import find_image_set
+from realgen.benchmark.image_stream import stream_images
+from realgen.benchmark.matching import FormatMatching
+from realgen.benchmark.prompt_set import BenchmarkPrompt, read_prompt_set
+from realgen.benchmark.results import Results
+from realgen.metrics import ColorDistance, Diversity
+from tests.helpers.toy_bench import PROMPTS, Brightness, Letters, write_bench, write_grey, write_set
+
+JUDGES = Judges({"bright": Brightness()}, {"letters": Letters()}, {"color": ColorDistance()})
+SETTINGS = ScoringSettings(batch_size=3, resamples=50)
+
+
+def score(folder: Path, *, judges: Judges = JUDGES, real: bool = True, workers: int = 0) -> Results:
+    """Photographs of levels 10 to 40; a dark model and a bright one."""
+    prompts = read_prompt_set(write_bench(folder / "bench"))
+    sets = [
+        find_image_set("dark", str(write_set(folder / "dark", (0, 51, 0, 51)))),
+        find_image_set("bright", str(write_set(folder / "bright", (255, 255, 204, 204)))),
+    ]
+    settings = ScoringSettings(batch_size=3, resamples=50, num_workers=workers)
+    run = DetectorScoringRun(prompts, judges, matching=None, settings=settings)
+    return score_models(run, sets, judges, real=real)
+
+
+def test_scores_by_hand(tmp_path: Path) -> None:
+    results = score(tmp_path)
+    dark, bright = results.models
+    assert (dark.name, bright.name, results.real.name) == ("dark", "bright", "real")
+    assert dark.scores["bright"].value == pytest.approx(90.0, abs=1e-4)
+    assert dark.scores["bright_judged_real"].value == 100.0
+    assert bright.scores["bright"].value == pytest.approx(10.0, abs=1e-4)
+    assert bright.scores["bright_judged_real"].value == 0.0
+    assert results.real.scores["bright"].value == pytest.approx(100 * (1 - 25 / 255), abs=1e-3)
+    assert dark.scores["bright"].low < 90.0 < dark.scores["bright"].high
+    assert [dark.scores["bright"].count, dark.scores["letters"].count] == [4, 3]
+    assert dark.scores["letters"].value == pytest.approx((5 + 7 + 7) / 3)
+
+
+def test_scores_by_category(tmp_path: Path) -> None:
+    categories = score(tmp_path).models[1].categories
+    assert list(categories) == ["animals", "buildings"]
+    assert categories["animals"]["bright"].value == pytest.approx(0.0, abs=1e-4)
+    assert categories["buildings"]["bright"].value == pytest.approx(20.0, abs=1e-4)
+    assert categories["animals"]["letters"].value == 5.0
+
+
+def test_checks_say_whether_the_detector_can_tell(tmp_path: Path) -> None:
+    dark, bright = score(tmp_path).models
+    assert bright.checks["bright"]["auroc"].value == 1.0
+    assert bright.checks["bright"]["accuracy"].value == 1.0
+    assert dark.checks["bright"]["auroc"].value == pytest.approx(0.5)  # above none or all of the photographs
+    assert dark.checks["bright"]["fake_accuracy"].value == 0.0
+    assert dark.checks["bright"]["calibration_error"].higher_is_better is False
+
+
+def test_metrics_compare_with_the_photographs(tmp_path: Path) -> None:
+    results = score(tmp_path)
+    dark, bright = (model.scores["color"] for model in results.models)
+    assert dark.value < bright.value
+    assert bright.higher_is_better is False
+    assert bright.low is None
+    assert "color" not in results.real.scores
+    alone = ColorDistance()
+    greys = [torch.full((1, 3, 8, 8), level / 255) for level in (255, 255, 204, 204)]
+    real = torch.cat([torch.full((1, 3, 8, 8), level / 255) for level in (10, 20, 30, 40)])
+    alone.update(torch.cat(greys), prompts=PROMPTS, real=real)
+    assert bright.value == pytest.approx(alone.compute().item())
+
+
+def test_rows_hold_what_each_judge_said_of_each_image(tmp_path: Path) -> None:
+    results = score(tmp_path)
+    assert [row.model for row in results.rows] == ["real"] * 4 + ["dark"] * 4 + ["bright"] * 4
+    row = results.rows[5]
+    assert (row.name, row.category, row.prompt) == ("00001", "animals", "a dog")
+    assert row.file == str((tmp_path / "dark" / "00001.png").resolve())
+    assert row.values == {"bright": pytest.approx(0.8), "letters": None}
+    assert results.detectors == ("bright",)
+
+
+def test_without_photographs_there_are_no_checks(tmp_path: Path) -> None:
+    judges = Judges({"bright": Brightness()})
+    results = score(tmp_path, judges=judges, real=False)
+    assert results.real is None
+    assert results.models[0].checks == {}
+    assert len(results.rows) == 8
+    with pytest.raises(ValueError, match="ColorDistance has seen no real images"):
+        score(tmp_path, real=False)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_reading_in_other_processes_changes_nothing(tmp_path: Path) -> None:
+    assert score(tmp_path, workers=2) == score(tmp_path)
+
+
+def test_images_of_all_sizes_are_judged_one_by_one(tmp_path: Path) -> None:
+    files = [write_grey(tmp_path / f"{i}.png", 51 * i, size=(8 + 2 * (i == 1), 8)) for i in range(4)]
+    batches = list(stream_images(files, None, batch_size=4))
+    assert [rows for rows, _ in batches] == [[0], [1], [2, 3]]
+    assert [list(images.shape) for _, images in batches] == [[1, 3, 8, 8], [1, 3, 8, 10], [2, 3, 8, 8]]
+    (_, matched), _ = stream_images(files, FormatMatching(size=4, quality=None), batch_size=3)
+    torch.testing.assert_close(matched.mean((1, 2, 3)), torch.tensor([0.0, 0.2, 0.4]))
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"x\.png: the image cannot be decoded"):
+        list(stream_images([tmp_path / "x.png"], None, batch_size=1))
+
+
+def test_wrong_judges_and_settings() -> None:
+    with pytest.raises(ValueError, match="names of their own, got a_judged_real twice"):
+        Judges({"a": Brightness()}, {"a_judged_real": Letters()})
+    with pytest.raises(ValueError, match=r"metrics\.d: Diversity needs several images"):
+        Judges(metrics={"d": Diversity.__new__(Diversity)})
+    for settings in ({"batch_size": 0}, {"num_workers": -1}, {"resamples": 0}, {"confidence": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            ScoringSettings(**settings)
+    run = DetectorScoringRun([BenchmarkPrompt(0, "0", "p")], JUDGES, matching=None, settings=SETTINGS)
+    with pytest.raises(ValueError, match="photographs of 0 of the 1 prompts"):
+        run.photographs()

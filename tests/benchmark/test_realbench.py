@@ -1,0 +1,116 @@
+"""The benchmark from prompts to results: draws what is missing, judges everything, plans before it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realgen.benchmark import Arena
+from realgen.benchmark.detector_scoring import Judges, ScoringSettings
+from realgen.benchmark.image_sets import pair
+from realgen.benchmark.matching import FormatMatching
+from realgen.benchmark.prompt_set import read_prompt_set
+from realgen.benchmark.realbench import Contestant, RealBench
+from realgen.judges import DetectorJudge
+from tests.helpers.toy_bench import Brightness, GreyPolicy, write_bench, write_set
+
+
+def bench(folder: Path, **settings: Any) -> RealBench:
+    given: dict[str, Any] = {
+        "contestants": {"grey": Contestant(lambda: GreyPolicy(rewrites=True), {"size": 8})},
+        "judges": Judges({"bright": Brightness()}),
+        "scoring": ScoringSettings(resamples=20),
+        "draw_batch_size": 3,
+    }
+    return RealBench(read_prompt_set(write_bench(folder / "bench")), **{**given, **settings})
+
+
+def test_draws_judges_and_says_what_it_did(tmp_path: Path) -> None:
+    GreyPolicy.drawn = 0
+    images = {"black": str(write_set(tmp_path / "black", (0, 0, 0, 0)))}
+    results = bench(tmp_path, images=images, matching=FormatMatching(size=8)).run(tmp_path / "run")
+    assert [model.name for model in results.models] == ["grey", "black"]
+    assert results.models[1].scores["bright"].value == 100.0
+    assert GreyPolicy.drawn == 4
+    grey = [row for row in results.rows if row.model == "grey"]
+    assert [row.file for row in grey] == [f"images/grey/0000{i}.png" for i in range(4)]
+    assert grey[0].rewritten == "a cat, film grain"
+    assert results.models[0].images == "images/grey"
+    assert Path(results.rows[0].file).is_absolute()
+    assert results.settings["prompts"] == 4
+    assert results.settings["matching"] == "centred squares of 8 pixels, JPEG quality 75, for all images"
+    assert set(results.settings["files"]) == {"grey", "black", "real"}
+
+
+def test_a_second_run_in_the_folder_draws_nothing_and_finds_the_same(tmp_path: Path) -> None:
+    first = bench(tmp_path).run(tmp_path / "run")
+    GreyPolicy.drawn = 0
+    second = bench(tmp_path).run(tmp_path / "run")
+    assert GreyPolicy.drawn == 0
+    assert (second.models, second.rows) == (first.models, first.rows)
+    changed = {"grey": Contestant(GreyPolicy, {"size": 9})}
+    with pytest.raises(ValueError, match=r"other settings: policy\.size"):
+        bench(tmp_path, contestants=changed).run(tmp_path / "run")
+    with pytest.raises(ValueError, match="other settings: seed"):
+        bench(tmp_path, seed=1).run(tmp_path / "run")
+
+
+def test_what_a_folder_lacks_is_left_out_for_all(tmp_path: Path) -> None:
+    images = {"black": str(write_set(tmp_path / "black", (0, 0, 0)))}
+    with pytest.raises(ValueError, match="has no image of 00003"):
+        bench(tmp_path, images=images).run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    results = bench(tmp_path, images=images, allow_missing=True).run(tmp_path / "run")
+    assert len(list((tmp_path / "run/images/grey").glob("*.png"))) == 3
+    assert (results.settings["prompts"], results.settings["left out"]) == (3, 1)
+
+
+def test_arena_is_scored_beside_the_detectors(tmp_path: Path) -> None:
+    arena = Arena(DetectorJudge(Brightness()))
+    images = {"black": str(write_set(tmp_path / "black", (0, 1, 2, 3)))}
+    judged = bench(tmp_path, contestants={}, images=images, arena=arena)
+    assert judged.plan(tmp_path / "run") == [
+        "8 images to judge, by bright",
+        "arena: 16 calls of the judge (16 questions, 0 answered already)",  # 4 pairs x 2 orders, 8 images alone
+    ]
+    results = judged.run(tmp_path / "run")
+    (black,) = results.models
+    assert black.scores["arena_win_rate"].value == 100.0  # darker than every photograph
+    assert black.scores["arena_called_real"].value == 100.0
+    assert black.scores["arena_elo"].value > results.real.scores["arena_elo"].value
+    assert black.categories["animals"]["arena_win_rate"].count == 2
+    assert len(results.arena["pairs"]) == 4
+    assert (tmp_path / "run" / "arena.jsonl").is_file()
+
+
+def test_a_plan_before_anything_is_drawn(tmp_path: Path) -> None:
+    arena = Arena(DetectorJudge(Brightness()))
+    lines = bench(tmp_path, arena=arena).plan(tmp_path / "run")
+    assert lines[0] == "grey: 4 images to draw, 0 there already"
+    assert lines[1] == "8 images to judge, by bright"
+    assert lines[2].startswith("arena: about 16 calls")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"judges": Judges()}, "there is no judge"),
+        ({"contestants": {}}, "there is nothing to judge"),
+        ({"images": {"grey": "x"}}, "both have grey"),
+        ({"contestants": {}, "images": {"real": "x"}}, "usable as a folder's, and not 'real'; got 'real'"),
+        ({"contestants": {"a/b": Contestant(GreyPolicy, {})}}, "got 'a/b'"),
+        ({"draw_batch_size": 0}, "draw_batch_size must be at least 1"),
+        ({"seed": -1}, r"seed must be 0 to 2\^32 - 1"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_computed(settings: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        bench(tmp_path, **settings)
+
+
+def test_only_prompts_that_all_models_have_are_judged(tmp_path: Path) -> None:
+    made = bench(tmp_path, images={"black": str(write_set(tmp_path / "black", (0, 0, 0, 0)))})
+    assert pair(made.prompts, made.find_images()) == list(made.prompts)

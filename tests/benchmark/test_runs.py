@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from realgen.benchmark.results import ImageRow, ModelResults, Results, Score, write_results
+from realgen.benchmark.runs import Image, read_runs
+from tests.helpers.run_folders import write_run
+
+
+def test_a_run_is_read_with_its_place_and_without_what_tells_nothing(tmp_path: Path) -> None:
+    write_run(
+        tmp_path / "run",
+        {0: {"reward": [0.1, 0.2, None, 0.4]}, 10: {"reward": [0.5, 0.6, 0.7, 0.8]}},
+        seed=3,
+        whole={0: {"kid": 2.0, "reward": 0.2}, 10: {"kid": 1.0, "reward": 0.65}},
+        trainer={"max_epochs": 6, "default_root_dir": "x", "precision": None},
+    )
+    (run,) = read_runs(tmp_path / "run")
+    assert (run.kind, run.seed, run.name) == ("run", 3, str(tmp_path / "run"))
+    assert run.settings == {
+        "model.class_path": "realgen.modules.DiffusionGRPO", "model.optimizer.lr": 1e-3, "trainer.max_epochs": 6,
+    }  # fmt: skip
+    assert [(moment.iteration, moment.images, moment.seconds) for moment in run.moments] == [(0, 0, 0), (10, 1000, 100)]
+    assert run.moments[0].values["reward"] == {
+        Image("000", "a cat", 0, 1000): 0.1,
+        Image("001", "a dog", 0, 1001): 0.2,
+        Image("003", "a red fox", 0, 1003): 0.4,
+    }
+    assert [moment.whole for moment in run.moments] == [{"kid": 2.0}, {"kid": 1.0}]  # reward has rows of its own
+
+
+def test_the_newest_log_of_a_resumed_run_counts(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", {4: {"reward": [0.0] * 4}}, whole={4: {"kid": 9.0}})
+    for version, kid in ((2, 5.0), (10, 7.0)):
+        (folder / "csv" / f"version_{version}").mkdir()
+        (folder / "csv" / f"version_{version}" / "metrics.csv").write_text(f"step,val/kid\n4,{kid}\n")
+    assert read_runs(folder)[0].moments[0].whole == {"kid": 7.0}
+
+
+def test_a_benchmark_run_gives_one_run_per_model(tmp_path: Path) -> None:
+    scores = {"omniaid": Score(70.0), "kid": Score(1.5), "fid": Score(None)}
+    rows = [
+        ImageRow("000", model, "people", "a cat", f"{model}/000.png", {"omniaid": value, "hps": None})
+        for model, value in (("real", 0.9), ("base", 0.2), ("tuned", 0.7))
+    ]
+    models = tuple(ModelResults(name, scores) for name in ("base", "tuned"))
+    settings = {"seed": 5, "config": {"generate": {"num_steps": 4, "seed": 5}}}
+    write_results(Results(models, rows=tuple(rows), detectors=("omniaid",), settings=settings), tmp_path)
+    base, tuned = read_runs(tmp_path)
+    assert (base.name, base.kind, base.seed) == (f"{tmp_path}:base", "benchmark", 5)
+    assert tuned.settings == {"model": "tuned", "generate.num_steps": 4}
+    assert tuned.moments[0].values == {"omniaid": {Image("000", "a cat"): 0.7}}
+    assert tuned.moments[0].whole == {"kid": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (None, None, "nothing is no folder with config.yaml"),
+        ("notes.txt", "", "has neither config.yaml .* nor results.json"),
+        ("config.yaml", "seed_everything: 0", "has no validation.csv; the callback realgen.callbacks.ValidationRows"),
+        ("results.json", "{}", "is no results file of this benchmark"),
+    ],
+)
+def test_what_is_no_run_is_refused(name: str | None, text: str | None, message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "nothing"
+    if name is not None:
+        folder.mkdir()
+        (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_runs(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.yaml", "- a\n", "must hold a mapping of settings, got list"),
+        ("config.yaml", "a: [", "config.yaml cannot be read"),
+        ("validation.csv", "iteration,reward\n0,1\n", "lacks the columns images, seconds, key, sample, seed, prompt"),
+        ("validation.csv", "iteration,images,seconds,key,sample,seed,prompt,reward\n", "holds no validation"),
+    ],
+)
+def test_a_damaged_file_is_named(file: str, text: str, message: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", {0: {"reward": [0.0] * 4}})
+    (folder / file).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_runs(folder)

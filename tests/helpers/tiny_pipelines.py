@@ -1,0 +1,387 @@
+"""Tiny random pipelines in the formats of the big ones, one for each backbone; nothing is downloaded.
+
+A new backbone adds an entry to ``TINY`` under the name of its module, and with that joins every test of backbones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from realgen.policies import backbones
+from realgen.policies.backbones import Backbone
+
+CLIP_TOKENS = 24
+SIZE = 16
+"""Height and width of images that every one of them can draw."""
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A tiny model, and what the tests must know of its kind.
+
+    Settings are those of the backbone's constructor and, under the same names, of the pipeline's call.
+    """
+
+    build: Callable[[], Any]
+    """Makes the pipeline from random numbers."""
+    settings: Mapping[str, Any]
+    """Without guidance."""
+    guided: Mapping[str, Any]
+    """With it, its scale first."""
+    plain_scale: float = 1.0
+    """The guidance's scale with which the pipeline does without."""
+    fewest_steps: int = 1
+    without_gradient: tuple[str, ...] = ()
+    """Ends of the names of parameters that the architecture itself never uses."""
+    boost: float = 1.5
+    """A fresh transformer answers so weakly to text and time that mistakes there would not show."""
+
+
+def write(module: str, directory: Path) -> None:
+    """Write the tiny model of a backbone's module, such as ``sd3``, as a pipeline's directory."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = TINY[module].build()
+        with torch.no_grad():
+            for parameter in pipeline.transformer.parameters():
+                parameter.mul_(TINY[module].boost)
+    pipeline.save_pretrained(directory)
+
+
+def write_sd3(directory: Path) -> None:
+    """The one that most tests of the policy use."""
+    write("sd3", directory)
+
+
+def backbone_classes() -> list[type[Backbone]]:
+    """Every backbone that there is, found by walking its package."""
+    found = set()
+    for module in pkgutil.walk_packages(backbones.__path__, f"{backbones.__name__}."):
+        for _, member in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+            if issubclass(member, Backbone) and not inspect.isabstract(member) and member.__module__ == module.name:
+                found.add(member)
+    return sorted(found, key=lambda member: member.__name__)
+
+
+def module_of(backbone: type[Backbone]) -> str:
+    """Last part of the name of its module, such as ``sd3``."""
+    return backbone.__module__.rpartition(".")[2]
+
+
+def read_stock(directory: str) -> Any:
+    """The plain pipeline of a directory, silent."""
+    from diffusers import DiffusionPipeline
+
+    index = DiffusionPipeline.load_config(directory)
+    absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
+    pipeline = DiffusionPipeline.from_pretrained(directory, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def clip_tokenizer() -> Any:
+    """Byte-level BPE without merges: one token per letter, closed by a form of its own at the end of a word."""
+    from transformers import CLIPTokenizer
+
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=CLIP_TOKENS)
+
+
+def t5_tokenizer() -> Any:
+    """One token per letter, and an end."""
+    from transformers import T5Tokenizer
+
+    letters = "▁" + string.ascii_lowercase + string.digits + string.punctuation
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -2.0) for letter in letters)]
+    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=512)
+
+
+def qwen_tokenizer() -> Any:
+    """One token per byte, with a chat template."""
+    from tokenizers import pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    from realgen.nano.llm import CHAT_TEMPLATE, END, TURN_END, TURN_START
+
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), END]
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=[],
+        extra_special_tokens=[TURN_START, TURN_END],
+        eos_token=TURN_END,
+        pad_token=END,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def clip_text_encoder(vocab_size: int, kind: str = "CLIPTextModelWithProjection") -> Any:
+    import transformers
+
+    config = transformers.CLIPTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=16,
+        intermediate_size=32,
+        projection_dim=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=CLIP_TOKENS,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return getattr(transformers, kind)(config)
+
+
+def qwen3_settings(tokenizer: Any, **settings: Any) -> Any:
+    from transformers import Qwen3Config
+
+    defaults = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return Qwen3Config(**{**defaults, **settings})
+
+
+def vae_settings() -> dict[str, Any]:
+    """Of a VAE that makes one latent pixel of 2 x 2."""
+    return {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+    }
+
+
+def image_vae() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(**vae_settings(), scaling_factor=0.7, shift_factor=0.1)
+
+
+def scheduler(**settings: Any) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(**settings)
+
+
+def sd3_pipeline(dual_attention_layers: tuple[int, ...] = (), qk_norm: str | None = None) -> Any:
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    tokenizer = clip_tokenizer()
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        pos_embed_max_size=16,
+        dual_attention_layers=dual_attention_layers,
+        qk_norm=qk_norm,
+    )
+    return StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=scheduler(shift=3.0),
+        vae=image_vae(),
+        text_encoder=clip_text_encoder(len(tokenizer)),
+        tokenizer=tokenizer,
+        text_encoder_2=clip_text_encoder(len(tokenizer)),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+
+
+def flux_pipeline(guidance_embeds: bool = True) -> Any:
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer, letters = clip_tokenizer(), t5_tokenizer()
+    t5 = T5Config(vocab_size=len(letters), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        guidance_embeds=guidance_embeds,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return FluxPipeline(
+        transformer=transformer,
+        scheduler=scheduler(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64),
+        vae=image_vae(),
+        text_encoder=clip_text_encoder(len(tokenizer), "CLIPTextModel"),
+        tokenizer=tokenizer,
+        text_encoder_2=T5EncoderModel(t5),
+        tokenizer_2=letters,
+    )
+
+
+def z_image_pipeline() -> Any:
+    from diffusers import ZImagePipeline, ZImageTransformer2DModel
+    from transformers import Qwen3Model
+
+    tokenizer = qwen_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=16,
+        axes_dims=[4, 6, 6],
+        axes_lens=[600, 32, 32],
+    )
+    return ZImagePipeline(
+        transformer=transformer,
+        scheduler=scheduler(shift=3.0),
+        vae=image_vae(),
+        text_encoder=Qwen3Model(qwen3_settings(tokenizer)),
+        tokenizer=tokenizer,
+    )
+
+
+def qwen_image_pipeline() -> Any:
+    from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    tokenizer = qwen_tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]},
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 0.8, 1.2, 1.0],
+    )
+    return QwenImagePipeline(
+        transformer=transformer,
+        scheduler=scheduler(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64, shift_terminal=0.02),
+        vae=vae,
+        text_encoder=Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
+        tokenizer=tokenizer,
+    )
+
+
+def flux2_klein_pipeline(is_distilled: bool = False) -> Any:
+    from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+    from transformers import Qwen3ForCausalLM
+
+    tokenizer = qwen_tokenizer()
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    vae = AutoencoderKLFlux2(**vae_settings())
+    nn.init.uniform_(vae.bn.running_mean, -0.5, 0.5)
+    nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
+    config = qwen3_settings(tokenizer, num_hidden_layers=27, hidden_size=8, intermediate_size=8, head_dim=4)
+    return Flux2KleinPipeline(
+        transformer=transformer,
+        scheduler=scheduler(use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=Qwen3ForCausalLM(config),
+        tokenizer=tokenizer,
+        is_distilled=is_distilled,
+    )
+
+
+TINY: dict[str, TinyModel] = {
+    "sd3": TinyModel(
+        sd3_pipeline,
+        settings={"max_sequence_length": 8},
+        guided={"guidance_scale": 2.5, "negative_prompt": "blur", "max_sequence_length": 8},
+    ),
+    "flux": TinyModel(
+        flux_pipeline,
+        settings={"guidance_scale": 3.5, "max_sequence_length": 32},
+        guided={"true_cfg_scale": 2.5, "negative_prompt": "blur", "guidance_scale": 3.5, "max_sequence_length": 32},
+    ),
+    "z_image": TinyModel(
+        z_image_pipeline,
+        settings={"max_sequence_length": 128},
+        guided={"guidance_scale": 1.5, "negative_prompt": "blur", "max_sequence_length": 128},
+        plain_scale=0.0,
+    ),
+    "qwen_image": TinyModel(
+        qwen_image_pipeline,
+        settings={"max_sequence_length": 1024},
+        guided={"true_cfg_scale": 2.5, "negative_prompt": "blur", "max_sequence_length": 1024},
+        fewest_steps=2,
+        without_gradient=(
+            "transformer_blocks.1.attn.to_add_out.weight",
+            "transformer_blocks.1.attn.to_add_out.bias",
+            *(f"transformer_blocks.1.txt_mlp.net.{layer}" for layer in ("0.proj.weight", "0.proj.bias")),
+            *(f"transformer_blocks.1.txt_mlp.net.{layer}" for layer in ("2.weight", "2.bias")),
+        ),
+    ),
+    "flux2_klein": TinyModel(
+        flux2_klein_pipeline,
+        settings={"max_sequence_length": 64},
+        guided={"guidance_scale": 2.5, "max_sequence_length": 64},
+    ),
+}
+"""By the name of the backbone's module."""

@@ -1,0 +1,98 @@
+"""``python -m realgen.compare`` on run folders, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from realgen.compare import main
+from tests.helpers.run_folders import write_run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[str]:
+    """Two seeds of a control, and three of a run that is better by 0.2 everywhere, but has a worse alignment."""
+    made = []
+    for name, lr, seeds, gain in (("control", 1e-3, 2, 0.0), ("better", 2e-3, 3, 0.2)):
+        for seed in range(seeds):
+            reward = [0.1 * n + 0.01 * seed + gain for n in range(4)]
+            rows = {0: {"reward": [0.0] * 4, "alignment": [0.9] * 4, "same": [0.5] * 4}}
+            rows[10] = {"reward": reward, "alignment": [0.9 - gain / 2] * 4, "same": [0.5] * 4}
+            whole = {i: {"kid": 2.0 - gain * i / 10 + 0.1 * seed} for i in (0, 10)}
+            made.append(write_run(tmp_path / f"{name}-{seed}", rows, lr=lr, seed=seed, whole=whole))
+    return [str(folder) for folder in made]
+
+
+def test_the_tables_say_who_is_better_and_how_sure(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(folders) == 0
+    out = capsys.readouterr().out
+    assert "A  2 runs, seeds 0, 1" in out
+    assert "B  3 runs, seeds 0, 1, 2" in out
+    assert "model.optimizer.lr: 0.002" in out
+    assert "at 1,000 images drawn in training each (iterations 10, 10 | 10, 10, 10)" in out
+    assert "at 100 seconds of training each" in out
+    lines = [line.split() for line in out.splitlines()]
+    reward = next(words for words in lines if words[:1] == ["reward"])
+    assert reward[1:4] == ["0.155", "0.360", "+0.205"]
+    assert reward[-1] == "better"
+    alignment = next(words for words in lines if words[:1] == ["alignment"])
+    assert alignment[1:] == ["0.900", "0.800", "-0.100", "[-0.100,", "-0.100]", "worse"]
+    same = next(words for words in lines if words[:1] == ["same"])
+    assert same[-3:] == ["not", "told", "apart"]
+    assert any(" ".join(words) == "kid 2.050 (2.000 to 2.100) 1.900 (1.800 to 2.000)" for words in lines)
+    assert "one seed" not in out
+
+
+def test_a_single_seed_is_said(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(folders[1:]) == 0
+    assert "one seed in A: there the intervals cover the choice of prompts" in capsys.readouterr().out
+
+
+def test_json_holds_all_of_it(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*folders, "--json", "--confidence=0.9", "--resamples=500"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["prompts"], found["left_out"], found["confidence"]) == (4, 0, 0.9)
+    assert [[run["seed"] for run in group["runs"]] for group in found["groups"]] == [[0, 1], [0, 1, 2]]
+    assert [section["price"] for section in found["sections"]] == ["images", "seconds"]
+    reward = found["sections"][0]["measures"][0]
+    assert reward["seeds"] == [pytest.approx([0.15, 0.16]), pytest.approx([0.35, 0.36, 0.37])]
+    assert reward["differences"][0]["value"] == pytest.approx(0.205)
+    assert reward["verdicts"] == ["better"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "error: nowhere is no folder with config.yaml"),
+        (["--confidence=2"], "error: confidence must lie between 0 and 1"),
+        (["--resamples=0"], "error: resamples must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], message: str, folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*folders, *arguments]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith(message)
+    assert (shown.err.count("\n"), shown.out) == (1, "")
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys, atexit\natexit.register(lambda: print('TORCH', 'torch' in sys.modules))\n"
+        "from realgen.compare import main\nmain(['--help'])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "python -m realgen.compare" in ended.stdout
+    assert ended.stdout.splitlines()[-1] == "TORCH False"
