@@ -124,15 +124,16 @@ def open_studio(options: Sequence[str], given: Sequence[str]) -> tuple[Studio, l
     from realgen.cli.config_error import ConfigError
     from realgen.cli.diagnosis import blame
     from realgen.generation import Request, Studio, read_prompts
-    from realgen.policies import PromptPolicy
+    from realgen.policies import JointPolicy, PromptPolicy, RewrittenPolicy
 
     config, groups = read_config(options)
     parser = _parser()
     try:
         made = parser.instantiate(parser.parse_object(config))
         request = Request(**{field.name: made[field.name] for field in dataclasses.fields(Request)})
-        if isinstance(made.policy, PromptPolicy):
-            raise ConfigError("policy draws what it is told; give a policy that rewrites as --rewriter.")
+        if isinstance(made.policy, PromptPolicy | RewrittenPolicy | JointPolicy):
+            kind = type(made.policy).__name__
+            raise ConfigError(f"policy draws what it is told, and {kind} rewrites; give what rewrites as --rewriter.")
         texts = read_prompts(given, request.prompts)
         device = _device(request.device)
         made.policy.load()

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -55,8 +55,18 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether FSDP2 shards a part of the module, so that all ranks must make the same forward calls."""
-    return any(isinstance(part, FSDPModule) for part in module.modules())
+    """Whether FSDP shards a part of the module, so that all ranks must make the same forward calls."""
+    return any(isinstance(part, FSDPModule | FullyShardedDataParallel) for part in module.modules())
+
+
+def plain_name(name: str) -> str:
+    """A weight's name without the words that FSDP1's wrappers add to it.
+
+    Example:
+        >>> plain_name("policy.transformer._fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.weight")
+        'policy.transformer.blocks.0.weight'
+    """
+    return name.replace("_fsdp_wrapped_module.", "")
 
 
 @contextmanager
@@ -91,6 +101,24 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def gathered_weights(module: nn.Module, *, trained_only: bool) -> dict[str, Tensor]:
+    """A module's weights by plain name, whole, on the CPU; every rank must call it.
+
+    Args:
+        module: Sharded or not.
+        trained_only: Whether frozen weights and buffers are left out, so that a frozen host is never gathered.
+
+    Returns:
+        Copies, the same on every rank.
+    """
+    reshard(module)
+    if trained_only:
+        weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    else:
+        weights = module.state_dict()
+    return {plain_name(name): whole(weight.detach()).to("cpu", copy=True) for name, weight in weights.items()}
+
+
 def placed_like(tensor: Tensor, reference: Tensor) -> Tensor:
     """Put a whole tensor where ``reference`` lives: same device, and the same shards if it is sharded.
 
@@ -103,5 +131,18 @@ def placed_like(tensor: Tensor, reference: Tensor) -> Tensor:
     """
     moved = tensor.detach().to(reference.device, copy=True)
     if isinstance(reference, DTensor):
-        return distribute_tensor(moved, reference.device_mesh, reference.placements)
+        # Shards that are offloaded lie elsewhere than their mesh computes.
+        return distribute_tensor(moved, reference.device_mesh, reference.placements).to(reference.device)
     return moved
+
+
+def compute_device(tensor: Tensor) -> torch.device:
+    """Where a weight is used: its own device, or for shards that are offloaded to the CPU that of their mesh.
+
+    Example:
+        >>> compute_device(torch.zeros(2))
+        device(type='cpu')
+    """
+    if isinstance(tensor, DTensor) and tensor.device_mesh.device_type == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return tensor.device

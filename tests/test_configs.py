@@ -12,13 +12,16 @@ import pytest
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.strategies import Strategy
 
+from realgen.benchmark.arena import Arena
 from realgen.cli.components import expand
 from realgen.cli.diagnosis import problems
 from realgen.cli.schema import place_of
 from realgen.cli.tree import read_file
 from realgen.detectors import Detector
 from realgen.fit import main
+from realgen.judges import ArenaJudge
 from realgen.metrics import ImageMetric
 from realgen.objectives import Objective
 from realgen.policies import Policy
@@ -27,19 +30,22 @@ from realgen.rewards import Reward
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 KINDS: dict[str, type] = {
+    "arena": Arena,
     "data": LightningDataModule,
     "detectors": Detector,
+    "judges": ArenaJudge,
     "metrics": ImageMetric,
     "objectives": Objective,
     "policies": Policy,
     "rewards": Reward,
+    "strategies": Strategy,
 }
 """What the parts of a folder are."""
 
 FILES = sorted(CONFIGS.rglob("*.y*ml"))
-RECIPES = [path for path in FILES if path.parent == CONFIGS]
+RECIPES = [path for path in FILES if path.parent == CONFIGS and not path.stem.startswith("realbench")]
 RUNNABLE = [path for path in RECIPES if not path.stem.startswith("diffusion_")]  # weights of the others are not here
-# tests/test_serve.py, tests/test_sweeps.py and tests/test_full_size_recipes.py have those
+# tests/test_serve.py, test_sweeps.py, test_full_size_recipes.py and test_realbench.py have the others
 OTHERS = (CONFIGS, CONFIGS / "serve", CONFIGS / "sweeps", CONFIGS / "variants")
 PARTS = [path for path in FILES if path.parent not in OTHERS]
 

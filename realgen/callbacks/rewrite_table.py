@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
 
 from realgen.callbacks.picture_grid import to_picture
 from realgen.callbacks.run_context import iteration_of, run_folder
 from realgen.types import RewardOutput, Rollout
+
+
+class Line(NamedTuple):
+    """One image of a table."""
+
+    values: dict[str, Any]
+    """In words and numbers."""
+    picture: Image.Image | None
+    """``None`` beyond the lines that are shown."""
 
 
 class RewriteTable(Callback):
@@ -23,8 +33,8 @@ class RewriteTable(Callback):
 
     Args:
         every_n_iterations: Iterations between two tables of rollouts, >= 1.
-        num_rows: Most rows of a table of a rollout, the first samples of each prompt, >= 1; validations are written
-            whole, and this many of them go to Weights & Biases.
+        num_rows: Most rows of a table of a rollout, spread over the samples of each prompt, >= 1; validations are
+            written whole, and this many of them go to Weights & Biases.
 
     Raises:
         ValueError: If a number is below 1.
@@ -36,7 +46,7 @@ class RewriteTable(Callback):
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         self.every_n_iterations = every_n_iterations
         self.num_rows = num_rows
-        self._validated: list[tuple[Rollout, RewardOutput, list[int]]] = []
+        self._validated: list[Line] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -46,10 +56,12 @@ class RewriteTable(Callback):
         rollout: Rollout = outputs["rollout"]
         if iteration % self.every_n_iterations or rollout.rewrites is None or not trainer.is_global_zero:
             return
-        each = max(1, self.num_rows // len(rollout.prompts))
-        samples = range(min(each, rollout.group_size))
-        rows = [prompt * rollout.group_size + sample for prompt in range(len(rollout.prompts)) for sample in samples]
-        self._write(trainer, f"iteration-{iteration:06d}", [(rollout, outputs["rewards"], rows[: self.num_rows])])
+        size = rollout.group_size
+        each = min(max(1, self.num_rows // len(rollout.prompts)), size)
+        samples = [sample * size // each for sample in range(each)]  # the images of one rewrite stand together
+        rows = [prompt * size + sample for prompt in range(len(rollout.prompts)) for sample in samples]
+        lines = self._lines(rollout, outputs["rewards"], rows[: self.num_rows])
+        self._write(trainer, f"iteration-{iteration:06d}", lines)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last validation."""
@@ -62,7 +74,9 @@ class RewriteTable(Callback):
         rollout: Rollout = outputs["rollout"]
         if rollout.rewrites is not None and trainer.is_global_zero:
             counts = batch.mask.repeat_interleave(rollout.group_size)
-            self._validated.append((rollout, outputs["rewards"], counts.nonzero().flatten().tolist()))
+            self._validated += self._lines(
+                rollout, outputs["rewards"], counts.nonzero().flatten().tolist(), before=len(self._validated)
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table of the validation."""
@@ -70,22 +84,23 @@ class RewriteTable(Callback):
             self._write(trainer, f"validation-{iteration_of(pl_module):06d}", self._validated)
         self._validated = []
 
-    def _write(self, trainer: Trainer, name: str, parts: list[tuple[Rollout, RewardOutput, list[int]]]) -> None:
+    def _lines(self, rollout: Rollout, rewards: RewardOutput, rows: list[int], before: int = 0) -> list[Line]:
+        """Lines that keep no images but those that are shown: all of a validation would fill a GPU."""
+        pictured = rows[: max(self.num_rows - before, 0)]
+        pictures = [to_picture(rollout.images[row]) for row in pictured] + [None] * (len(rows) - len(pictured))
+        return [Line(table_row(rollout, rewards, row), picture) for row, picture in zip(rows, pictures, strict=True)]
+
+    def _write(self, trainer: Trainer, name: str, lines: list[Line]) -> None:
         path = run_folder(trainer) / "rewrites" / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [
-            (rollout, row, table_row(rollout, rewards, row)) for rollout, rewards, picked in parts for row in picked
-        ]
-        lines = [json.dumps(values, ensure_ascii=False) for _, _, values in rows]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows = [json.dumps(line.values, ensure_ascii=False) for line in lines]
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 import wandb
 
-                shown = rows[: self.num_rows]
-                pictures = [wandb.Image(to_picture(rollout.images[row])) for rollout, row, _ in shown]
-                data = [[*values.values(), picture] for (_, _, values), picture in zip(shown, pictures, strict=True)]
-                logger.log_table(f"rewrites/{name.split('-')[0]}", [*shown[0][2], "image"], data)
+                data = [[*line.values.values(), wandb.Image(line.picture)] for line in lines if line.picture]
+                logger.log_table(f"rewrites/{name.split('-')[0]}", [*lines[0].values, "image"], data)
 
 
 def table_row(rollout: Rollout, rewards: RewardOutput, row: int) -> dict[str, Any]:

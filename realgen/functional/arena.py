@@ -190,13 +190,15 @@ def bradley_terry(
         )
     games = won + won.mT
     theta = torch.zeros(won.shape[:-1], dtype=torch.float64)
+    if models == 1:
+        return theta
     for _ in range(_STEPS):
         beats = torch.sigmoid(theta.unsqueeze(-1) - theta.unsqueeze(-2))  # [..., M, M]
-        slope = (won - games * beats).sum(-1)
-        weights = games * beats * (1 - beats)
+        slope = (won * beats.mT - won.mT * beats).sum(-1)  # no difference of large numbers, however long the odds
+        weights = games * beats * beats.mT
         # Only differences count, so the curvature is blind to a common shift; the constant makes it invertible.
-        curvature = torch.diag_embed(weights.sum(-1)) - weights + 1.0 / models
-        step = torch.linalg.solve(curvature, slope)
+        curvature = torch.diag_embed(weights.sum(-1)) - weights + weights.mean((-2, -1), keepdim=True)
+        step = torch.linalg.solve_ex(curvature, slope).result  # NaN, which never stops, where rounding has eaten it
         change = step.amax(-1, keepdim=True) - step.amin(-1, keepdim=True)
         theta = theta + step * torch.log1p(change) / change.clamp_min(1e-12)
         if bool((change <= tolerance).all()):

@@ -123,7 +123,7 @@ class ImageScores(PromptAverage):
         self._take(values, prompts, categories, valid)
 
     def compute(self) -> ScoreTable:
-        """Means and intervals."""
+        """Means and intervals; scalars where there are no categories, as torchmetrics makes them of one number."""
         return self._table(self.seen()[0])
 
 
@@ -188,7 +188,7 @@ class DetectorScoring(PromptAverage):
         self._take(1 - self.detector.to(images.device)(images), prompts, categories, valid)
 
     def compute(self) -> RealismScores:
-        """Mean P(real) and share judged real, in percent."""
+        """Mean P(real) and share judged real, in percent; scalars where there are no categories."""
         p_real = self.seen()[0]
         judged = torch.where(p_real.isnan(), p_real, (p_real > 0.5).to(p_real))
         return RealismScores(self._table(100 * p_real), self._table(100 * judged))

@@ -32,7 +32,7 @@ from realgen.modules.statistics import (
 from realgen.modules.trained_weights import check_trained, keep_trained
 from realgen.modules.validation import Validation
 from realgen.objectives.base import Objective
-from realgen.parallel import gather_first_axis, gradient_sync, whole
+from realgen.parallel import any_rank, gather_first_axis, gradient_sync, whole
 from realgen.policies.base import Policy
 from realgen.policies.joined import concatenate_rollouts
 from realgen.rewards.base import Reward
@@ -201,7 +201,7 @@ class GRPOModule(Training):
             with clock("rollout"):
                 chunks = self.policy.rollout_chunks(prompts, self.group_size, generator=generator)
                 rollout = concatenate_rollouts([judge.start(chunk) for chunk in chunks])
-            self._check_rollout(rollout)
+            self._check_rollout(rollout, self.objective)
             with clock("reference"):
                 reference = self.reference_score(rollout)
             with clock("reward"):  # only what is still to be waited for
@@ -326,22 +326,22 @@ class GRPOModule(Training):
                 f"{prompts} prompts x group_size={self.group_size} = {rows}."
             )
 
-    def _check_rollout(self, rollout: Rollout) -> None:
-        self.objective.check(rollout.sampled)
-        if not bool(rollout.mask.any()):
-            raise ValueError(f"policy {type(self.policy).__name__} took no decision that counts; is noise_level 0?")
+    def _check_rollout(self, rollout: Rollout, objective: Objective) -> None:
+        objective.check(rollout.sampled)
+        if not any_rank(bool(rollout.mask.any()), rollout.mask.device):
+            why = "is noise_level 0, or were all prompts skipped, or all completions cut off and masked?"
+            raise ValueError(f"policy {type(self.policy).__name__} took no decision that counts; {why}")
 
     def _log_iteration(
         self, rollout: Rollout, statistics: dict[str, Float[Tensor, ""]], seconds: dict[str, float]
     ) -> None:
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LRScheduler):
+        lrs = {f"{group.get('prefix', '')}lr": group["lr"] for group in self.trainer.optimizers[0].param_groups}
+        if isinstance(scheduler := self.lr_schedulers(), LRScheduler):
             scheduler.step()
         timing = {f"seconds/{phase}": value for phase, value in seconds.items()}
         # "step" is Lightning's name of the x-axis; by default it lags one behind and counts optimizer updates.
         step = float(self.iteration)
-        extra = {"step": step, "iteration": step, "lr": lr, **timing, **self.policy_statistics(rollout, seconds)}
+        extra = {"step": step, "iteration": step, **lrs, **timing, **self.policy_statistics(rollout, seconds)}
         self.log_dict({**{name: value.float() for name, value in statistics.items()}, **extra})
 
 

@@ -106,8 +106,8 @@ class JointGRPO(PromptGRPO):
         """Write, draw and judge; what each image says of its text, and of how it was drawn."""
         with clock("rollout"):
             rewriting, drawing = self.policy.rollouts(prompts, self.group_size, generator=generator)
-        self._check_rollout(rewriting)
-        self.image_objective.check(drawing.sampled)
+        self._check_rollout(rewriting, self.objective)
+        self._check_rollout(drawing, self.image_objective)
         with clock("reward"), Judge(self.reward, background=False) as judge:
             judge.start(rewriting)
             rewards = judge.rewards()

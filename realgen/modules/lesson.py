@@ -12,7 +12,7 @@ from realgen.modules.minibatches import make_minibatch, rows_that_teach
 from realgen.modules.on_policy import OnPolicyGuard
 from realgen.modules.statistics import combine_microbatches
 from realgen.objectives.base import Objective
-from realgen.parallel import gradient_sync, is_sharded, world_size
+from realgen.parallel import gather_first_axis, gradient_sync, is_sharded, world_size
 from realgen.policies.base import Policy
 from realgen.policies.joined import concatenate_scores
 from realgen.types import PolicyScore, Rollout
@@ -69,7 +69,8 @@ class Lesson:
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Gradients of the loss over a minibatch, but for those of its last microbatch.
 
-        The loss is a mean over decisions, so each microbatch counts with its share of the minibatch's.
+        The loss is a mean over the decisions of all ranks, so each microbatch counts with its share of an average rank's
+        minibatch: gradients are averaged over the ranks, however many decisions each has.
 
         Args:
             rows: The minibatch.
@@ -83,8 +84,9 @@ class Lesson:
         """
         kept = rows_that_teach(rows, self.advantages) if self.may_skip else rows
         microbatches = kept.split(self.microbatch_size)
-        weights = self.objective.row_weights(self.rollout.mask).cpu()
-        whole = max(float(weights[rows].sum()), torch.finfo(weights.dtype).tiny)  # no decision may count at all
+        weights = self.objective.row_weights(self.rollout.mask)
+        whole = float(gather_first_axis(weights[rows].sum()[None]).mean())
+        whole = max(whole, torch.finfo(weights.dtype).tiny)  # no decision may count at all
         shares = [float(weights[part].sum()) / whole for part in microbatches]
         statistics = []
         loss = torch.zeros(())

@@ -7,6 +7,8 @@ from realgen.policies.lora import LoRA
 from realgen.policies.prompt_policy import PromptPolicy
 from realgen.policies.rewritten_policy import RewrittenPolicy
 from realgen.policies.step_window import AllSteps, RandomWindow, SlidingWindow, StepWindow
+from realgen.policies.text_engine import TextEngine, TransformersEngine
+from realgen.policies.vllm_engine import VLLMEngine
 
 __all__ = [
     "AllSteps",
@@ -19,4 +21,7 @@ __all__ = [
     "RewrittenPolicy",
     "SlidingWindow",
     "StepWindow",
+    "TextEngine",
+    "TransformersEngine",
+    "VLLMEngine",
 ]

@@ -57,7 +57,8 @@ class Chat:
         self.max_tokens = max_tokens
         self.pad_id = self.end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         """What fills rows up."""
-        self._special = [token for token in tokenizer.all_special_tokens if token]
+        self.special = [token for token in tokenizer.all_special_tokens if token and token not in TAGS]
+        """Tokens with a meaning of their own, which neither a prompt nor an answer may hold."""
         # Some templates of thinking models open the think block themselves.
         self._opening = TAGS[0] if self._render("").rstrip().endswith(TAGS[0]) else ""
 
@@ -70,7 +71,7 @@ class Chat:
         Returns:
             Tokens, or ``None`` where nothing is left of the prompt or it is longer than ``max_tokens``.
         """
-        cleaned = clean(prompt, self._special)
+        cleaned = clean(prompt, self.special)
         if not cleaned:
             return None
         tokens = self.tokenizer(self._render(cleaned), add_special_tokens=False)["input_ids"]

@@ -47,15 +47,16 @@ def clean(text: str, forbidden: Sequence[str] = ()) -> str:
     return " ".join("".join(kept).split())
 
 
-def parse_answer(completion: str) -> str | None:
+def parse_answer(completion: str, forbidden: Sequence[str] = ()) -> str | None:
     """The answer of a completion in think/answer format.
 
     Args:
         completion: All that the model wrote, without its end-of-text token.
+        forbidden: Strings that break the format wherever they stand, such as a tokenizer's special tokens.
 
     Returns:
         The answer with single spaces, or ``None`` where the format is broken: a tag is missing, twice there or out of
-        order, there is text outside, or the answer is empty or holds something that is no character.
+        order, there is text outside or something forbidden, or the answer is empty or holds what is no character.
 
     Example:
         >>> parse_answer("<think>grain</think><answer>a cat, film grain</answer>")
@@ -63,6 +64,8 @@ def parse_answer(completion: str) -> str | None:
         >>> parse_answer("<think>grain</think><answer>a cat, film gr")
     """
     if any(completion.count(tag) != 1 for tag in TAGS):  # first, for the pattern is slow where there are thousands
+        return None
+    if any(token in completion for token in forbidden):
         return None
     found = FORMAT.fullmatch(completion)
     if found is None:

@@ -9,7 +9,7 @@ see it; every chunk has the same shape; and each token's nucleus is kept, so tha
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,8 @@ from realgen.policies.language_model import checkpointed_layers, end_token_ids, 
 from realgen.policies.library_chatter import no_loading_bars
 from realgen.policies.lora import LoRA
 from realgen.policies.rewriting import read_rewrites
-from realgen.policies.token_sampler import Completions, TokenSampler, concatenate_completions
+from realgen.policies.text_engine import TextEngine, TransformersEngine, WritingTask
+from realgen.policies.token_sampler import Completions
 from realgen.policies.token_scoring import score_tokens, token_trajectory
 from realgen.types import PolicyScore, Rewrite, Rollout
 
@@ -60,7 +61,7 @@ class PromptPolicy(Policy):
             filtering, arXiv:2503.14476, section 3.4).
         lora: Adapters to train; ``None`` trains the whole model.
         keep_reference: Without ``lora``, keep a frozen copy of the model for ``reference``. Doubles its memory.
-        rollout_batch_size: Most rows that write at a time, at least 1.
+        rollout_batch_size: Most rows that write at a time, at least 1; vLLM deals out its rows by itself.
         score_batch_size: Rows of each scoring pass, at least 1; fewer are filled up to it. Such a pass holds this many
             times ``max_tokens`` times the vocabulary float32 numbers, a few times over. ``microbatch_size`` should be a
             multiple of it.
@@ -68,9 +69,10 @@ class PromptPolicy(Policy):
         dtype: Type of the model; adapters are float32 always. In bfloat16 the ratio is exactly 1 before the first
             update only where kernels round alike without and with gradient; look at ``on_policy_tolerance``.
         local_files_only: Whether a hub id is looked for only among the files already on this machine.
+        engine: Writes the completions; ``null``: ``TransformersEngine``, the trained model itself.
 
     Raises:
-        ValueError: If a number is out of its range, ``instruction`` lacks its ``{prompt}``, or there is no such folder.
+        ValueError: If a number is out of range, ``instruction`` lacks ``{prompt}``, or a folder or the engine is bad.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class PromptPolicy(Policy):
         gradient_checkpointing: bool = False,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         local_files_only: bool = True,
+        engine: TextEngine | None = None,
     ) -> None:
         super().__init__()
         check_pretrained(pretrained)
@@ -111,6 +114,7 @@ class PromptPolicy(Policy):
         self.gradient_checkpointing = gradient_checkpointing
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.local_files_only = local_files_only
+        self.engine = TransformersEngine() if engine is None else engine
         # Tuples hide what is frozen from state_dict, optimizers and shards.
         self._image_policy = () if image_policy is None else (image_policy,)
         self._frozen_start: tuple[nn.Module, ...] = ()
@@ -137,6 +141,7 @@ class PromptPolicy(Policy):
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
         if self.keep_reference and self.lora is not None:
             raise ValueError("keep_reference is for lora=null: with adapters the reference is the policy without them.")
+        self.engine.check(lora=self.lora, temperatures=(self.temperature, self.eval_temperature), top_p=self.top_p)
 
     def load(self) -> None:
         """Read the language model, attach the adapters, and load the image policy; a second call does nothing.
@@ -195,9 +200,8 @@ class PromptPolicy(Policy):
         how: dict[str, Any] = {"generator": generator, "device": generator.device}
         uniforms = torch.rand(len(prompts) * group_size, self.max_tokens, dtype=torch.float64, **how)
         seeds = torch.randint(2**32, (len(prompts), self.images_per_rewrite), **how)
-        written = group_size - self.raw_per_group
         encoded = [self.chat.encode(prompt) or [] for prompt in prompts]
-        chats = [chat if row < written else [] for chat in encoded for row in range(group_size)]
+        chats = [chat if row < group_size - self.raw_per_group else [] for chat in encoded for row in range(group_size)]
         completions = self._write(chats, uniforms, self.temperature, "rollout")
         owners = [prompt for prompt in prompts for _ in range(group_size)]
         rewrites = read_rewrites(owners, chats, completions, self.chat)
@@ -266,11 +270,10 @@ class PromptPolicy(Policy):
         """
         if len(prompts) != len(seeds):
             raise ValueError(f"seeds must be as many as prompts, {len(prompts)}, got {len(seeds)}.")
-        sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+        sources = (torch.Generator().manual_seed(seed) for seed in seeds)
         uniforms = torch.stack([torch.rand(self.max_tokens, generator=s, dtype=torch.float64) for s in sources])
         chats = [self.chat.encode(prompt) or [] for prompt in prompts]
-        completions = self._write(chats, uniforms, self.eval_temperature, "sample")
-        return read_rewrites(prompts, chats, completions, self.chat)
+        return read_rewrites(prompts, chats, self._write(chats, uniforms, self.eval_temperature, "sample"), self.chat)
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
@@ -306,8 +309,7 @@ class PromptPolicy(Policy):
         Returns:
             The directory: for ``PeftModel.from_pretrained``, or the model class's ``from_pretrained``.
         """
-        frozen = self.lora is not None
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=frozen)
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=self.lora is not None)
         weights: Any = get_model_state_dict(self.model, options=options)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             with no_loading_bars():
@@ -318,23 +320,21 @@ class PromptPolicy(Policy):
     def _write(
         self, chats: Sequence[Sequence[int]], uniforms: Float[Tensor, "rows limit"], temperature: float, phase: str
     ) -> Completions:
-        """Continue each chat, ``rollout_batch_size`` at a time."""
-        sampler = TokenSampler(
-            temperature, self.top_p, self.chat.pad_id, self.chat.end_ids, is_sharded(self) and world_size() > 1
-        )
-        parts, starts = [], range(0, len(chats), self.rollout_batch_size)
-        total = len(starts) * self.max_tokens
-        for number, start in enumerate(starts):
-            rows = slice(start, start + self.rollout_batch_size)
-            done = number * self.max_tokens
-            report = self._reporter(phase, done, total)
-            with autocast_without_cache(self.device.type):
-                parts.append(sampler(self.model, chats[rows], uniforms[rows].to(self.device), report))
-        return concatenate_completions(parts, self.chat.pad_id)
-
-    def _reporter(self, phase: str, done: int, total: int) -> Callable[[int], None] | None:
         progress = self.progress
-        return None if progress is None else lambda step: progress(phase, done + step, total)
+        return self.engine.write(
+            WritingTask(
+                model=self.model,
+                pretrained=self.pretrained,
+                chat=self.chat,
+                asked=chats,
+                uniforms=uniforms,
+                temperature=temperature,
+                top_p=self.top_p,
+                batch_size=self.rollout_batch_size,
+                same_calls_everywhere=is_sharded(self) and world_size() > 1,
+                progress=None if progress is None else lambda done, total: progress(phase, done, total),
+            )
+        )
 
     def _log_probs(
         self, trajectory: Mapping[str, Tensor], rows: Int[Tensor, " rows"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from realgen.functional.policy_loss import masked_mean
 from realgen.policies.chat import Chat
 from realgen.policies.completion import parse_answer
 from realgen.policies.token_sampler import Completions
@@ -31,7 +32,7 @@ def read_rewrites(
         tokens = completions.tokens[row, completions.mask[row]].tolist()
         ended = bool(completions.ended[row])
         text = chat.decode(tokens[:-1] if ended else tokens) if asked else ""
-        answer = parse_answer(text)
+        answer = parse_answer(text, chat.special)
         rewrites.append(
             Rewrite(
                 text=prompt if answer is None else answer,
@@ -51,22 +52,24 @@ def rewrite_statistics(rollout: Rollout) -> dict[str, float]:
         rollout: Of ``PromptPolicy``.
 
     Returns:
-        ``format_rate``; ``truncated_rate``; ``skipped_rate``, of prompts that could not be rewritten;
-        ``distinct_rate``, different texts over rows; ``completion_tokens``, a mean over the rows; ``entropy``, a mean
-        over the tokens in nats; and ``sampler_gap_max``, the largest difference between the log-probability of a token
-        when it was drawn with the key-value cache and when it was scored.
+        ``format_rate`` and ``truncated_rate``, shares of the rows that the language model was asked for, 0 where it was
+        asked for none; ``skipped_rate``, of the others: raw samples and prompts that could not be rewritten;
+        ``distinct_rate``, different texts over rows; ``completion_tokens``, a mean over the rows that were asked for;
+        ``entropy``, a mean over the tokens in nats; and ``sampler_gap_max``, the largest difference between the
+        log-probability of a token when it was drawn with the key-value cache and when it was scored.
     """
     rewrites, mask = rollout.rewrites or (), rollout.mask
+    asked = [rewrite for rewrite in rewrites if not rewrite.skipped]
     counts = {
-        "format_rate": sum(rewrite.formatted for rewrite in rewrites),
-        "truncated_rate": sum(rewrite.truncated for rewrite in rewrites),
-        "skipped_rate": sum(rewrite.skipped for rewrite in rewrites),
-        "distinct_rate": len({rewrite.text for rewrite in rewrites}),
+        "format_rate": sum(rewrite.formatted for rewrite in asked),
+        "truncated_rate": sum(rewrite.truncated for rewrite in asked),
         "completion_tokens": int(mask.sum()),
     }
     gap = (rollout.trajectory["sampler_log_probs"] - rollout.sampled.log_probs).abs()
     return {
-        **{name: count / len(rewrites) for name, count in counts.items()},
-        "entropy": float(rollout.trajectory["entropy"][mask].mean()),
+        **{name: count / max(len(asked), 1) for name, count in counts.items()},
+        "skipped_rate": 1 - len(asked) / len(rewrites),
+        "distinct_rate": len({rewrite.text for rewrite in rewrites}) / len(rewrites),
+        "entropy": float(masked_mean(rollout.trajectory["entropy"], mask)),
         "sampler_gap_max": float(torch.where(mask, gap, 0).amax()),
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
@@ -84,6 +85,36 @@ def test_weights_and_biases_get_a_table_with_pictures(tmp_path: Path, monkeypatc
     assert columns[-1] == "image"
     assert [len(row) for row in data] == [len(columns)] * 2
     assert type(data[0][-1]).__name__ == "Image"
+
+
+def test_rows_are_spread_over_the_rewrites_of_a_prompt(tmp_path: Path) -> None:
+    """Three images of each of two rewrites: two rows show both."""
+
+    class Twice(Shouting):
+        def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
+            rollout = super().rollout(prompts, group_size, generator=generator)
+            rewrites = tuple(replace(each, text=f"{row % 2}") for row, each in enumerate(rollout.rewrites))
+            return replace(rollout, images=rollout.images.repeat_interleave(3, 0), images_per_row=3, rewrites=rewrites)
+
+    table = RewriteTable(every_n_iterations=1, num_rows=4)
+    lightning = trainer(tmp_path, callbacks=[table], max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    lightning.fit(module(policy=Twice(), group_size=2), Prompts())
+    rows = lines(tmp_path / "rewrites" / "iteration-000001.jsonl")
+    assert [row["prompt"] for row in rows] == [PROMPTS[0]] * 2 + [PROMPTS[1]] * 2
+    assert [row["text"] for row in rows] == ["0", "1"] * 2
+
+
+def test_no_more_images_of_a_validation_are_kept_than_are_shown(tmp_path: Path) -> None:
+    table = RewriteTable(num_rows=1)
+    kept = []
+
+    class Look(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            kept.extend(table._validated)
+
+    trainer(tmp_path, callbacks=[table, Look()]).validate(module(policy=Shouting()), Prompts(), verbose=False)
+    assert [line.picture is not None for line in kept] == [True, False, False]
+    assert not any(isinstance(value, Tensor | Rollout) for line in kept for value in line.values.values())
 
 
 @pytest.mark.parametrize("name", ["every_n_iterations", "num_rows"])

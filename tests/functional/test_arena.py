@@ -102,7 +102,7 @@ def test_win_matrices_by_hand():
     assert found[1].tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
 
 
-@pytest.mark.parametrize(("won", "lost"), [(3.0, 1.0), (0.5, 7.5), (1000.0, 1.0), (1e6, 1.0)])
+@pytest.mark.parametrize(("won", "lost"), [(3.0, 1.0), (0.5, 7.5), (1000.0, 1.0), (1e6, 1.0), (1e18, 1e-18)])
 def test_two_models_have_the_log_odds(won, lost):
     theta = bradley_terry(torch.tensor([[0.0, won], [lost, 0.0]], dtype=torch.float64))
     assert float(theta[0] - theta[1]) == pytest.approx(math.log(won / lost), abs=1e-6)
@@ -155,6 +155,21 @@ def test_a_batch_is_fitted_one_by_one(wins):
 
 def test_the_diagonal_counts_nothing(wins):
     torch.testing.assert_close(bradley_terry(wins + 50 * torch.eye(6)), bradley_terry(wins))
+
+
+def test_wins_on_which_plain_newton_runs_away():
+    """The strengths are those at which everybody is expected to win as often as they did."""
+    rows = [[0, 2945, 0, 0, 28, 20175], [0, 0, 1.2, 0, 0, 0], [0, 15.5, 0, 0, 76, 0]]
+    rows += [[0, 0, 25503, 0, 0, 0], [63579, 0, 0, 0, 0, 0], [3.9, 0, 17878, 1868.5, 391, 0]]
+    wins = torch.tensor(rows, dtype=torch.float64)
+    theta = bradley_terry(wins)
+    expected = (wins + wins.T) * torch.sigmoid(theta.unsqueeze(1) - theta)
+    torch.testing.assert_close(expected.sum(1), wins.sum(1), rtol=0, atol=1e-4)
+
+
+def test_wins_beyond_arithmetic_are_refused():
+    with pytest.raises(ValueError, match="the wins are too one-sided"):
+        bradley_terry(torch.tensor([[0.0, 1e300], [1e-300, 0.0]], dtype=torch.float64))
 
 
 def test_one_model_stands_at_zero():

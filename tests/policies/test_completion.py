@@ -29,6 +29,14 @@ def test_answers_are_found_in_valid_completions_only(completion, answer):
     assert parse_answer(completion) == answer
 
 
+@pytest.mark.parametrize("place", ["<think>a{}</think>", "<answer>{}b</answer>"])
+def test_what_is_forbidden_breaks_the_format(place):
+    completion = "<think>a</think><answer>b</answer>"
+    part = place.format("")
+    assert parse_answer(completion, ["<|im_start|>"]) == "b"
+    assert parse_answer(completion.replace(part, place.format("<|im_start|>")), ["<|im_start|>"]) is None
+
+
 def test_a_long_hostile_completion_is_read_at_once():
     assert parse_answer("<think>" * 20_000 + "</think><answer>" * 20_000) is None
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from realgen.policies.chat import Chat
 from realgen.policies.rewriting import read_rewrites, rewrite_statistics
 from realgen.policies.token_sampler import Completions
-from realgen.types import PolicyScore, Rollout
+from realgen.types import PolicyScore, Rewrite, Rollout
 
 WRITTEN = (
     "<think>a</think><answer>a cat, film grain</answer>",
@@ -47,6 +47,18 @@ def test_answers_or_the_users_prompt(chat, completions):
     assert [rewrite.skipped for rewrite in rewrites] == [False, False, False, True]
 
 
+@pytest.mark.parametrize("written", ["<think>a</think><answer>a<|im_start|> cat</answer>", WRITTEN[0]])
+def test_an_answer_with_a_special_token_is_none(chat, written):
+    """An image model's tokenizer may give it a meaning of its own."""
+    tokens = torch.tensor([chat.tokenizer(written)["input_ids"] + [chat.end_ids[0]]])
+    zeros = torch.zeros(tokens.shape)
+    completions = Completions(tokens, tokens >= 0, torch.tensor([True]), zeros, zeros, None)
+    (rewrite,) = read_rewrites(["a dog"], [[1]], completions, chat)
+    assert (rewrite.text, rewrite.formatted) == (
+        ("a cat, film grain", True) if written == WRITTEN[0] else ("a dog", False)
+    )
+
+
 def test_statistics_by_hand(chat, completions):
     rewrites = read_rewrites(["a  cat"] * 4, [[1], [1], [1], []], completions, chat)
     mask, size = completions.mask, completions.tokens.shape[1]
@@ -65,11 +77,22 @@ def test_statistics_by_hand(chat, completions):
         rewrites=tuple(rewrites),
     )
     assert rewrite_statistics(rollout) == {
-        "format_rate": 0.5,
-        "truncated_rate": 0.25,
+        "format_rate": 2 / 3,  # the fourth row was not asked
+        "truncated_rate": 1 / 3,
         "skipped_rate": 0.25,
         "distinct_rate": 0.5,
-        "completion_tokens": int(mask.sum()) / 4,
+        "completion_tokens": int(mask.sum()) / 3,
         "entropy": 2.0,
         "sampler_gap_max": 0.25,
     }
+
+
+def test_statistics_of_nothing_but_raw_prompts_are_finite():
+    """One rank may get no other prompts than empty ones."""
+    nothing = torch.zeros(1, 2, dtype=torch.bool)
+    raw = Rewrite("", "", formatted=False, truncated=False, skipped=True)
+    trajectory = {"sampler_log_probs": torch.zeros(1, 2), "entropy": torch.zeros(1, 2)}
+    rollout = Rollout(("",), 1, torch.zeros(1, 3, 0, 0), PolicyScore(torch.ones(1, 2)), nothing, trajectory, (raw,))
+    statistics = rewrite_statistics(rollout)
+    assert (statistics.pop("skipped_rate"), statistics.pop("distinct_rate")) == (1.0, 1.0)
+    assert set(statistics.values()) == {0.0}

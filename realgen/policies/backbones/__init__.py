@@ -1,6 +1,11 @@
 """Base models, one per file."""
 
 from realgen.policies.backbones.base import Backbone, Schedule
+from realgen.policies.backbones.flux import Flux
+from realgen.policies.backbones.flux2_klein import Flux2Klein
+from realgen.policies.backbones.pipeline import PipelineBackbone
+from realgen.policies.backbones.qwen_image import QwenImage
 from realgen.policies.backbones.sd3 import SD3
+from realgen.policies.backbones.z_image import ZImage
 
-__all__ = ["SD3", "Backbone", "Schedule"]
+__all__ = ["SD3", "Backbone", "Flux", "Flux2Klein", "PipelineBackbone", "QwenImage", "Schedule", "ZImage"]

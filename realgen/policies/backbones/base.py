@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 
 class Schedule(NamedTuple):
@@ -30,29 +31,36 @@ class Backbone(ABC):
 
     Args:
         pretrained: Directory of the model in diffusers' format, or its hub id.
-        guidance_scale: Classifier-free guidance w, velocity = v_negative + w (v - v_negative), with two transformer
-            rows for each row; at 1 and below there is no guidance.
+        cfg_scale: Classifier-free guidance (arXiv:2207.12598), with two transformer rows for each row; at ``cfg_off``
+            and below there is none. Subclasses call it what the model's pipeline calls it, ``cfg_setting``.
         negative_prompt: What guidance leads away from; only with guidance.
         cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
     """
 
-    lora_targets: ClassVar[tuple[str, ...]]
-    """Linear layers that adapters change unless the config says otherwise."""
+    lora_targets: tuple[str, ...]
+    """Linear layers that adapters change unless the config says otherwise; all of them, after ``load``."""
+    cfg_setting: ClassVar[str] = "guidance_scale"
+    """The constructor's name for ``cfg_scale``."""
+    cfg_off: ClassVar[float] = 1.0
+    """The largest ``cfg_scale`` without guidance."""
     transformer: nn.Module
     """Predicts the velocity; there after ``load``."""
 
     def __init__(
-        self, pretrained: str, *, guidance_scale: float = 1.0, negative_prompt: str = "", cache_size: int = 256
+        self, pretrained: str, *, cfg_scale: float = 1.0, negative_prompt: str = "", cache_size: int = 256
     ) -> None:
         check_pretrained(pretrained)
-        if guidance_scale < 0:
-            raise ValueError(f"guidance_scale must be at least 0, got {guidance_scale}.")
-        if negative_prompt and guidance_scale <= 1:
-            raise ValueError(f"negative_prompt has an effect only with guidance_scale above 1, got {guidance_scale}.")
+        if cfg_scale < 0:
+            raise ValueError(f"{self.cfg_setting} must be at least 0, got {cfg_scale}.")
+        if negative_prompt and cfg_scale <= self.cfg_off:
+            off = f"{self.cfg_off:g}"
+            raise ValueError(
+                f"negative_prompt has an effect only with {self.cfg_setting} above {off}, got {cfg_scale}."
+            )
         if cache_size < 1:
             raise ValueError(f"cache_size must be at least 1, got {cache_size}.")
         self.pretrained = pretrained
-        self.guidance_scale = guidance_scale
+        self.cfg_scale = cfg_scale
         self.negative_prompt = negative_prompt
         self.cache_size = cache_size
         self.device = torch.device("cpu")
@@ -127,12 +135,15 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode(self, prompt: str) -> dict[str, Tensor]:
-        """Embed one prompt, without its row axis and without the cache."""
+        """Embed one prompt, without its row axis and without the cache.
+
+        Where texts differ in length, the parts begin with the token axis, and one of them is ``mask``, all true.
+        """
 
     @property
     def guided(self) -> bool:
         """Whether each velocity needs a second transformer row for the negative prompt."""
-        return self.guidance_scale > 1
+        return self.cfg_scale > self.cfg_off
 
     @property
     def evals_per_row(self) -> int:
@@ -160,13 +171,14 @@ class Backbone(ABC):
             prompts: P texts.
 
         Returns:
-            Parts with the first axis P; with guidance also those of the negative prompt, as ``negative_<part>``.
+            Parts with the first axis P; with guidance also those of the negative prompt, as ``negative_<part>``. Texts
+            shorter than the longest end in zeros (false in ``mask``).
         """
         negative = self._embed(self.negative_prompt) if self.guided else {}
         rows = [self._embed(prompt) for prompt in prompts]
         while len(self._embeddings) > self.cache_size:
             self._embeddings.popitem(last=False)
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]} | {
+        return {name: pad_sequence([row[name] for row in rows], batch_first=True) for name in rows[0]} | {
             f"negative_{name}": part.expand(len(rows), *part.shape) for name, part in negative.items()
         }
 

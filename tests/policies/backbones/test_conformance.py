@@ -183,7 +183,9 @@ def test_blocks_and_adapters_are_parts_of_the_transformer(make) -> None:
     assert len(blocks) > 1
     assert all(any(block is module for module in names.values()) for block in blocks)
     for target in backbone.lora_targets:
-        assert any(name.endswith(f".{target}") and isinstance(module, nn.Linear) for name, module in names.items())
+        assert any(
+            f".{name}".endswith(f".{target}") and isinstance(module, nn.Linear) for name, module in names.items()
+        )
 
 
 def test_half_precision_answers_in_float32(make) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,15 @@ def test_a_model_that_knows_no_guidance_is_told_none(tiny, tmp_path: Path) -> No
         Flux(str(tmp_path)).load()
     with pytest.raises(ValueError, match=r"guidance_scale must be a number, because the model is told it, .* got None"):
         Flux(tiny("flux"), guidance_scale=None).load()
+
+
+def test_clips_short_memory_is_mentioned_once(tiny, capfd: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger("diffusers.pipelines.flux.pipeline_flux").filters.clear()
+    for _ in range(2):
+        backbone = Flux(tiny("flux"), max_sequence_length=64)
+        backbone.load()
+        backbone.encode_prompts(["a red fox in the snow at dawn", "old harbour with boats, film grain"])
+    assert capfd.readouterr().err.count("truncated because CLIP can only handle") == 1
 
 
 def test_negative_guidance_is_refused(tiny) -> None:

@@ -26,7 +26,9 @@ Make = Callable[..., DiffusionPolicy]
 def make_policy(kind: type[Backbone], model: TinyModel, directory: str) -> Make:
     """Builds a loaded policy on the tiny model."""
 
-    def make_policy(*, guided: bool = False, pretrained: str = directory, **settings: Any) -> DiffusionPolicy:
+    def make_policy(
+        *, guided: bool = False, pretrained: str = directory, dtype: str = "float32", **settings: Any
+    ) -> DiffusionPolicy:
         defaults = {
             "transition": FlowSDE(0.7),
             "step_window": RandomWindow(1),
@@ -35,7 +37,7 @@ def make_policy(kind: type[Backbone], model: TinyModel, directory: str) -> Make:
             "width": SIZE,
             "lora": LoRA(rank=4, alpha=8.0),
         }
-        backbone = kind(pretrained, **(model.guided if guided else model.settings))
+        backbone = kind(pretrained, dtype=dtype, **(model.guided if guided else model.settings))
         policy = DiffusionPolicy(backbone, **{**defaults, **settings})
         policy.load()
         return policy
@@ -82,14 +84,18 @@ def test_without_noise_images_are_the_stock_pipelines(make_policy: Make, draw, d
     assert torch.equal(schedule.timesteps, stock.scheduler.timesteps)
 
 
-@pytest.mark.parametrize("guided", [False, True])
-def test_the_ratio_after_a_rollout_is_one(make_policy: Make, stir, guided: bool) -> None:
-    policy = make_policy(guided=guided)
+@pytest.mark.parametrize(
+    ("guided", "dtype"), [(False, "float32"), (True, "float32"), (False, "bfloat16"), (True, "bfloat16")]
+)
+def test_the_ratio_after_a_rollout_is_one(make_policy: Make, stir, guided: bool, dtype: str) -> None:
+    policy = make_policy(guided=guided, dtype=dtype)
     stir(policy)
     rollout = roll(policy)
     rows = torch.arange(len(rollout.images))
     score = policy.score(rollout, rows)  # the same rows in one call: the very same numbers
     assert torch.equal((score.log_probs.detach() - rollout.sampled.log_probs).exp(), torch.ones(len(rows), 1))
+    if dtype == "bfloat16":  # other calls round otherwise
+        return
     parts = torch.cat([policy.score(rollout, part).log_probs.detach() for part in (rows[4:], rows[:4])])
     torch.testing.assert_close(parts.roll(-2, 0), rollout.sampled.log_probs, rtol=0, atol=1e-6)
 
@@ -106,15 +112,13 @@ def count_with_gradient(calls: dict[DiffusionPolicy, int], policy: DiffusionPoli
     calls[policy] += torch.is_grad_enabled()
 
 
-def gradients(policy: DiffusionPolicy) -> dict[str, torch.Tensor | None]:
+def gradients(policy: DiffusionPolicy) -> dict[str, Any]:
     rollout = roll(policy, 1)
     policy.score(rollout, torch.arange(3)).velocity.square().mean().backward()
     return {name: parameter.grad for name, parameter in policy.trainable_parameters().items()}
 
 
-def test_gradient_checkpointing_changes_nothing_and_all_targets_train(
-    make_policy: Make, stir, model: TinyModel
-) -> None:
+def test_gradient_checkpointing_changes_nothing_and_all_targets_train(make_policy: Make, stir) -> None:
     plain, checkpointed = make_policy(guided=True), make_policy(guided=True, gradient_checkpointing=True)
     for policy in (plain, checkpointed):
         stir(policy)
@@ -124,16 +128,12 @@ def test_gradient_checkpointing_changes_nothing_and_all_targets_train(
     truth, found = gradients(plain), gradients(checkpointed)
     assert calls[checkpointed] == 2 * calls[plain] > 0  # once more in the backward pass
     assert truth.keys() == found.keys()
-    unused = [name.rsplit(".", 1)[0] for name in model.without_gradient]
     for name, gradient in truth.items():
-        place = name.removeprefix("transformer.").partition(".lora_")[0]
-        if place in unused:
-            assert gradient is found[name] is None, name
-            continue
+        assert gradient is not None, name  # data parallelism waits for every one
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-9)
     for target in plain.backbone.lora_targets:
-        reached = [name for name in truth if f".{target}.lora_" in name and truth[name] is not None]
-        assert any(truth[name].abs().max() > 0 for name in reached), target
+        reached = [gradient for name, gradient in truth.items() if f".{target}.lora_" in name]
+        assert any(gradient.abs().max() > 0 for gradient in reached), target
 
 
 def test_exported_adapters_draw_the_same_in_plain_diffusers(

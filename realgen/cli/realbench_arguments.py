@@ -1,0 +1,95 @@
+"""What a config of ``realgen.realbench`` may hold, and what its command line adds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from lightning.pytorch.loggers import Logger
+
+from realgen.benchmark.arena import Arena
+from realgen.benchmark.detector_scoring import ScoringSettings
+from realgen.benchmark.image_sets import model_name
+from realgen.benchmark.matching import FormatMatching
+from realgen.cli.config_error import ConfigError
+from realgen.cli.plain_config import Argument
+from realgen.detectors import Detector
+from realgen.metrics import ImageMetric
+from realgen.policies import Policy
+from realgen.rewards import Reward
+
+
+def realbench_arguments() -> dict[str, Argument]:
+    """The keys at the top of a config."""
+    return {
+        "prompts": Argument(str | None, None, "Folder in RealBench's layout, or a file of prompts (.txt, .json)."),
+        "real": Argument(str | None, None, "Folder of photographs; by default the one in the folder of the prompts."),
+        "categories": Argument(str | None, None, "JSON file: first and last line of each category of prompts."),
+        "length": Argument(Literal["short", "long"] | None, None, "Which prompts of a folder: short (default), long."),
+        "num_prompts": Argument(int | None, None, "Only so many prompts, evenly spaced."),
+        "policies": Argument(dict[str, Policy | None], {}, "Policies whose images are drawn, by name; null drops one."),
+        "images": Argument(dict[str, str | None], {}, "Folders of images made by anything, by name."),
+        "allow_missing": Argument(bool, False, "Leave prompts out of which a folder has no image, for all models."),
+        "detectors": Argument(dict[str, Detector | None], {}, "Detectors by name; null drops one."),
+        "rewards": Argument(dict[str, Reward | None], {}, "Rewards by name; null drops one."),
+        "metrics": Argument(dict[str, ImageMetric | None], {}, "Metrics over all images, by name; null drops one."),
+        "arena": Argument(Arena | None, None, "Who compares the images pair by pair: a judge and its protocol."),
+        "dry_run": Argument(bool, False, "Only say what would be drawn, judged and asked; --dry-run for short."),
+        "matching": Argument(FormatMatching | None, None, "How file formats are made alike; null leaves them."),
+        "scoring": Argument(ScoringSettings, ScoringSettings(), "How images are read and intervals computed."),
+        "draw_batch_size": Argument(int, 8, "Images that a policy draws at a time."),
+        "part": Argument(
+            str | None, None, "K/N draws every N-th prompt from the K-th on and judges nothing: one process per GPU."
+        ),
+        "seed": Argument(int, 0, "Of the drawn images."),
+        "device": Argument(str, "auto", "Where it computes; auto is a GPU if there is one."),
+        "loggers": Argument(dict[str, Logger | None], {}, "Loggers by name, as realgen.fit has them; null drops one."),
+        "run_dir": Argument(str | None, None, "Folder of the run; one that has images goes on."),
+        "output_dir": Argument(str, "runs", "Where the folders of runs are made."),
+    }
+
+
+def gather_images(argv: Sequence[str]) -> list[str]:
+    """Put ``--images DIR --images NAME=DIR ...`` into one ``--images={...}``, and let nothing be drawn beside it.
+
+    ``--dry-run`` becomes ``--dry_run=true``.
+
+    Args:
+        argv: Arguments without the program.
+
+    Returns:
+        Arguments with one value per key; those that hold a whole mapping already are left alone.
+
+    Raises:
+        ConfigError: If two folders have one name, or a value is missing.
+
+    Example:
+        >>> gather_images(["--images", "out/flux", "--images=new=out/1"])[0]
+        '--policies={}'
+        >>> gather_images(["--images", "out/flux", "--images=new=out/1"])[1]
+        '--images={"flux": "out/flux", "new": "out/1"}'
+    """
+    others: list[str] = []
+    folders: dict[str, str] = {}
+    arguments = iter(argv)
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument == "--dry-run":
+            argument = "--dry_run=true"
+        if key != "--images" or value.startswith("{") or value == "null":
+            others.append(argument)
+            continue
+        value = value if equals else next(arguments, "")
+        if not value or value.startswith("--"):
+            raise ConfigError("--images needs a value: --images DIR, or --images NAME=DIR")
+        name, named, folder = value.partition("=")
+        name, folder = (name, folder) if named else (model_name(value), value)
+        if name in folders:
+            raise ConfigError(f"--images: {folders[name]} and {folder} are both called {name}. Give names: NAME=DIR")
+        folders[name] = folder
+    given = ["--policies={}", f"--images={json.dumps(folders)}"] if folders else []
+    # Behind the config files, which they override, and before what else the command line says.
+    ends = [i + 1 + ("=" not in a) for i, a in enumerate(others) if a.partition("=")[0] in ("-c", "--config")]
+    place = max(ends, default=0)
+    return [*others[:place], *given, *others[place:]]

@@ -1,0 +1,128 @@
+"""The chat-completions API as judges use it: images into a question, and an answer that is not trusted into a text."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from realgen.functional.images import check_images, resize, to_uint8
+
+Detail = Literal["auto", "low", "high"]
+
+
+class MalformedReplyError(ValueError):
+    """An answer is none of the chat-completions API."""
+
+
+class Completion(NamedTuple):
+    """What an endpoint answered."""
+
+    text: str
+    """The reply, or the refusal; empty where the model only reasoned."""
+    tokens_in: int
+    """Tokens of the question, as the endpoint counts them; 0 where it does not."""
+    tokens_out: int
+    """Tokens of the reply, reasoning included."""
+
+
+def jpeg_data_url(image: Float[Tensor, "3 height width"], *, quality: int = 95, max_side: int | None = None) -> str:
+    """Write an image as the address that holds it: a JPEG file in base64, 4:4:4.
+
+    Args:
+        image: [3, H, W] in [0, 1].
+        quality: Of the JPEG file, 1 to 100.
+        max_side: Longest side in pixels that it is scaled down to; None leaves the size as it is.
+
+    Returns:
+        ``data:image/jpeg;base64,...``
+
+    Raises:
+        ValueError: If the image is none in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> jpeg_data_url(torch.zeros(3, 8, 8))[:29]
+        'data:image/jpeg;base64,/9j/4A'
+    """
+    batch = image.unsqueeze(0)
+    check_images(batch)
+    longest = max(image.shape[1:])
+    if max_side is not None and longest > max_side:
+        height, width = (max(1, round(side * max_side / longest)) for side in image.shape[1:])
+        batch = resize(batch, (height, width))
+    file = io.BytesIO()
+    pixels = to_uint8(batch)[0].permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=quality, subsampling="4:4:4")
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def user_message(question: str, images: Mapping[str, str], *, detail: Detail = "auto") -> dict[str, Any]:
+    """One turn of the user: the question, then each image behind its label.
+
+    Args:
+        question: The text.
+        images: Data URLs by label; an empty label is not written.
+        detail: How closely the model is to look, as far as the endpoint knows that.
+
+    Returns:
+        The message.
+    """
+    content: list[dict[str, Any]] = [{"type": "text", "text": question}]
+    for label, url in images.items():
+        if label:
+            content.append({"type": "text", "text": f"{label}:"})
+        content.append({"type": "image_url", "image_url": {"url": url, "detail": detail}})
+    return {"role": "user", "content": content}
+
+
+def read_completion(body: Any) -> Completion:
+    """Take the reply and the tokens out of an answer.
+
+    Args:
+        body: What its JSON held.
+
+    Returns:
+        Text and tokens; a refusal is the text.
+
+    Raises:
+        MalformedReplyError: If it has no choice with a message.
+
+    Example:
+        >>> read_completion({"choices": [{"message": {"content": "Hi"}}], "usage": {"prompt_tokens": 7}})
+        Completion(text='Hi', tokens_in=7, tokens_out=0)
+    """
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
+        raise MalformedReplyError(f"the answer has no choices{_error_of(body)}")
+    message = choices[0].get("message") if isinstance(choices[0], Mapping) else None
+    if not isinstance(message, Mapping):
+        raise MalformedReplyError("the answer's first choice has no message")
+    usage = body.get("usage")
+    usage = usage if isinstance(usage, Mapping) else {}
+    text = _text(message.get("content")) or _text(message.get("refusal"))
+    return Completion(text, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+
+
+def _text(content: Any) -> str:
+    """Of a message: a string, or parts of which some are text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, Sequence) else ()
+    return "".join(part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+
+
+def _count(tokens: Any) -> int:
+    return tokens if isinstance(tokens, int) and tokens > 0 else 0
+
+
+def _error_of(body: Any) -> str:
+    """What some servers say with status 200."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    said = error.get("message") if isinstance(error, Mapping) else error
+    return f": {said[:300]}" if isinstance(said, str) else ""

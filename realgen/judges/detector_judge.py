@@ -1,0 +1,107 @@
+"""A detector in a judge's place, for want of a better one, and said to be one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.detectors.base import Detector
+from realgen.functional.images import check_images
+from realgen.judges.base import ArenaJudge, Verdict
+from realgen.judges.identity import plain_settings, weights_digest
+
+
+class DetectorJudge(ArenaJudge):
+    """Calls the image with the smaller ``p_fake`` the more realistic, and one below one half real.
+
+    A stand-in: it gives no reasons, sees what its training showed it, and can be fooled in the very way in which a
+    model that was trained against such detectors fools them. Never use one that was a reward. It has no position bias.
+
+    Args:
+        detector: Answers ``p_fake``.
+        label: How results call it; null for the detector's class.
+        tie_margin: Largest difference of ``p_fake`` that is a tie, in [0, 1).
+        device: Where it computes; null for where the command does.
+
+    Raises:
+        ValueError: If ``tie_margin`` is out of its range.
+    """
+
+    def __init__(
+        self, detector: Detector, label: str | None = None, tie_margin: float = 0.0, device: str | None = None
+    ) -> None:
+        if not 0 <= tie_margin < 1:
+            raise ValueError(f"tie_margin must be at least 0 and below 1, got {tie_margin}.")
+        self.detector = detector
+        self.label = label or type(detector).__name__
+        self.tie_margin = tie_margin
+        self._fixed = device is not None
+        self._device = torch.device(device or "cpu")
+        self._answers: dict[bytes, float] = {}
+        self._weights = ""
+
+    @property
+    def name(self) -> str:
+        """The detector's, and that it is one."""
+        return f"{self.label} (a detector as a stand-in)"
+
+    def identity(self, kind: Literal["compare", "single"]) -> Mapping[str, Any]:
+        """Detector, its settings and weights, and the margin; reads the weights."""
+        self._weights = self._weights or weights_digest(self.detector.network)
+        return {
+            "judge": "detector",
+            "detector": f"{type(self.detector).__module__}.{type(self.detector).__qualname__}",
+            "settings": plain_settings(self.detector),
+            "weights": self._weights,
+            **({"tie_margin": self.tie_margin} if kind == "compare" else {}),
+        }
+
+    async def compare(self, first: Float[Tensor, "3 h1 w1"], second: Float[Tensor, "3 h2 w2"], prompt: str) -> Verdict:
+        """Score both images apart; the prompt is not read."""
+        p_first, p_second = self.p_fake(first), self.p_fake(second)
+        reply = f"p_fake is {p_first:.4f} and {p_second:.4f}"
+        if p_first != p_first or p_second != p_second:
+            return Verdict(None, reply=reply)
+        if abs(p_first - p_second) <= self.tie_margin:
+            return Verdict("tie", reason=reply, reply=reply)
+        return Verdict("first" if p_first < p_second else "second", reason=reply, reply=reply)
+
+    async def judge_single(self, image: Float[Tensor, "3 height width"], prompt: str) -> Verdict:
+        """Score an image; the prompt is not read."""
+        p_fake = self.p_fake(image)
+        reply = f"p_fake is {p_fake:.4f}"
+        if p_fake != p_fake:
+            return Verdict(None, reply=reply)
+        return Verdict("real" if p_fake < 0.5 else "fake", reason=reply, reply=reply)
+
+    def to(self, device: torch.device | str) -> DetectorJudge:
+        """Compute on a device, unless it was told where; returns self."""
+        if not self._fixed:
+            self._device = torch.device(device)
+        return self
+
+    def p_fake(self, image: Float[Tensor, "3 height width"]) -> float:
+        """The detector's answer to one image, kept: in an arena the same image comes again and again.
+
+        Args:
+            image: [3, H, W] in [0, 1].
+
+        Returns:
+            In [0, 1]; NaN if the image has NaN.
+
+        Raises:
+            ValueError: If the image is none in [0, 1].
+        """
+        check_images(image.unsqueeze(0))
+        content = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
+        content.update(image.detach().float().cpu().contiguous().numpy().tobytes())
+        key = content.digest()
+        if key not in self._answers:
+            self.detector.to(self._device)
+            self._answers[key] = float(self.detector(image.unsqueeze(0).to(self._device)))
+        return self._answers[key]

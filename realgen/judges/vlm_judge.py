@@ -1,0 +1,148 @@
+"""A local vision-language model as a judge: it writes its verdict, or its logits say real or fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.detectors.forensic_chat import QUESTION, ForensicChat
+from realgen.functional.images import check_images, to_uint8
+from realgen.judges.base import ArenaJudge, Verdict
+from realgen.judges.detector_judge import DetectorJudge
+from realgen.judges.identity import weights_digest
+from realgen.judges.prompts import COMPARE, SINGLE, with_prompt
+from realgen.judges.replies import Reading, parse_comparison, parse_single
+
+
+class VlmJudge(ArenaJudge):
+    """A ``Qwen2_5_VLForConditionalGeneration`` on this machine, plain or fine-tuned.
+
+    Args:
+        pretrained: Folder of the model and its processor, or a hub id ``organisation/name``.
+        answers: ``words``: it is asked the arena's questions, about a pair with both images before its eyes, and writes
+            a reply, greedily. ``logits``: it is asked ``logits_question`` about each image alone, and the logits of the
+            answer's first word are P(real); of a pair, the image with the higher P(real) wins. The nano model knows no
+            other way.
+        compare_question: Asked about a pair, in ``words``.
+        single_question: Asked about one image, in ``words``.
+        logits_question: Asked about each image, in ``logits``; as the model was trained on.
+        show_prompt: Tell the judge what the images are meant to show, in ``words``.
+        max_new_tokens: Longest reply, in ``words``; one that is cut off before its verdict is unreadable.
+        tie_margin: Largest difference of P(real) that is a tie, in ``logits``; in [0, 1).
+        max_pixels: Largest area, in pixels, that images are scaled down to; null for what the processor's config says.
+        dtype: Of weights and computation.
+        device: Where it computes; null for where the command does.
+
+    Raises:
+        ValueError: If a number is out of its range, a question is empty, ``show_prompt`` is asked of ``logits``, or
+            ``pretrained`` is no folder with a config and no hub id.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        answers: Literal["words", "logits"] = "words",
+        compare_question: str = COMPARE,
+        single_question: str = SINGLE,
+        logits_question: str = QUESTION,
+        show_prompt: bool = False,
+        max_new_tokens: int = 512,
+        tie_margin: float = 0.0,
+        max_pixels: int | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
+        device: str | None = None,
+    ) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
+        for name, text in {"compare_question": compare_question, "single_question": single_question}.items():
+            if not text.strip():
+                raise ValueError(f"{name} must be a text, got an empty one.")
+        if show_prompt and answers == "logits":
+            raise ValueError("show_prompt needs answers=words: the question behind the logits is always the same.")
+        self.pretrained, self.answers = pretrained, answers
+        self.compare_question, self.single_question = compare_question.strip(), single_question.strip()
+        self.max_new_tokens, self.max_pixels, self.dtype = max_new_tokens, max_pixels, dtype
+        self.reads_prompt = show_prompt
+        self._fixed = device is not None
+        self._device = torch.device(device or "cpu")
+        self._model = ForensicChat(pretrained, question=logits_question, dtype=dtype, max_pixels=max_pixels)
+        self._weights = ""
+        self._by_logits = DetectorJudge(self._model, tie_margin=tie_margin, device=device)
+
+    @property
+    def name(self) -> str:
+        """The model's folder or id, and how it answers."""
+        return f"{self.pretrained} (local, by {self.answers})"
+
+    def identity(self, kind: Literal["compare", "single"]) -> Mapping[str, Any]:
+        """Model, its weights, question, and how it answers; reads the weights."""
+        if self.answers == "logits":
+            return {**self._by_logits.identity(kind), "judge": "vlm logits"}
+        return {
+            "judge": "vlm words",
+            "pretrained": self.pretrained,
+            "weights": self._digest(),
+            "question": self.compare_question if kind == "compare" else self.single_question,
+            "max_new_tokens": self.max_new_tokens,
+            "max_pixels": self.max_pixels,
+            "dtype": self.dtype,
+        }
+
+    async def compare(self, first: Float[Tensor, "3 h1 w1"], second: Float[Tensor, "3 h2 w2"], prompt: str) -> Verdict:
+        """Show two images together, or, in ``logits``, one after the other."""
+        if self.answers == "logits":
+            return await self._by_logits.compare(first, second, prompt)
+        return self._written(self.compare_question, {"Image 1": first, "Image 2": second}, prompt, parse_comparison)
+
+    async def judge_single(self, image: Float[Tensor, "3 height width"], prompt: str) -> Verdict:
+        """Show an image."""
+        if self.answers == "logits":
+            return await self._by_logits.judge_single(image, prompt)
+        return self._written(self.single_question, {"": image}, prompt, parse_single)
+
+    def to(self, device: torch.device | str) -> VlmJudge:
+        """Compute on a device, unless it was told where; returns self."""
+        if not self._fixed:
+            self._device = torch.device(device)
+        self._by_logits.to(device)
+        return self
+
+    def _digest(self) -> str:
+        self._weights = self._weights or weights_digest(self._model.network)
+        return self._weights
+
+    @torch.no_grad()
+    def _written(
+        self, question: str, images: Mapping[str, Tensor], prompt: str, parse: Callable[[str], Reading]
+    ) -> Verdict:
+        for image in images.values():
+            check_images(image.unsqueeze(0))
+        self._model.to(self._device)
+        network: Any = self._model.network
+        processor = network.processor
+        content: list[dict[str, str]] = [
+            {"type": "text", "text": with_prompt(question, prompt) if self.reads_prompt else question}
+        ]
+        for label in images:
+            content += [{"type": "text", "text": f"\n{label}:"}] if label else []
+            content.append({"type": "image"})
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=processor.chat_template or processor.tokenizer.chat_template,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        pixels = [to_uint8(image) for image in images.values()]
+        encoded = processor(text=[text], images=pixels, return_tensors="pt").to(self._device)
+        plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        written = network.model.generate(**encoded, max_new_tokens=self.max_new_tokens, **plain)
+        tokens_in = encoded["input_ids"].shape[1]
+        reply = processor.decode(written[0, tokens_in:], skip_special_tokens=True)
+        reading = parse(reply)
+        return Verdict(
+            reading.choice, reading.reason, reply, tokens_in=tokens_in, tokens_out=written.shape[1] - tokens_in
+        )

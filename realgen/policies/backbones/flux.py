@@ -1,0 +1,115 @@
+"""FLUX.1-dev, and every model in the format of diffusers' pipeline of that name (FLUX.1-schnell, FLUX.1-Krea-dev)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realgen.policies.backbones.pipeline import Dtype, PipelineBackbone
+
+
+class Flux(PipelineBackbone):
+    """The parts of a ``FluxPipeline``, called in the order in which that pipeline calls them.
+
+    Args:
+        pretrained: Directory of a ``FluxPipeline``, or its hub id.
+        guidance_scale: Guidance that the model was distilled with and is told, at no cost; at least 0. ``None`` for a
+            model that is not told one (FLUX.1-schnell).
+        true_cfg_scale: Classifier-free guidance w on top, velocity = v_negative + w (v - v_negative), with two
+            transformer rows for each row; at 1 and below there is none.
+        negative_prompt: What ``true_cfg_scale`` leads away from.
+        max_sequence_length: Tokens of the T5 encoder, 1 to 512; every text is padded to so many.
+        dtype: Type of the transformer and the text encoders; the VAE is always float32. For full fine-tuning take
+            float32 and let the trainer's precision do the rest.
+        cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
+        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+    """
+
+    pipeline_class: ClassVar[str] = "FluxPipeline"
+    cfg_setting: ClassVar[str] = "true_cfg_scale"
+    lora_targets: tuple[str, ...] = (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+        "ff.net.0.proj",
+        "ff.net.2",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+    )
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        guidance_scale: float | None = 3.5,
+        true_cfg_scale: float = 1.0,
+        negative_prompt: str = "",
+        max_sequence_length: int = 512,
+        dtype: Dtype = "float32",
+        cache_size: int = 256,
+        local_files_only: bool = True,
+    ) -> None:
+        super().__init__(
+            pretrained,
+            cfg_scale=true_cfg_scale,
+            negative_prompt=negative_prompt,
+            max_sequence_length=max_sequence_length,
+            dtype=dtype,
+            cache_size=cache_size,
+            local_files_only=local_files_only,
+        )
+        if guidance_scale is not None and guidance_scale < 0:
+            raise ValueError(f"guidance_scale must be at least 0, got {guidance_scale}.")
+        self.guidance_scale = guidance_scale
+
+    def load(self) -> None:
+        """Read the pipeline onto the CPU; a second call does nothing.
+
+        Raises:
+            ValueError: If ``pretrained`` holds no ``FluxPipeline``.
+            ValueError: If the model is told its guidance and ``guidance_scale`` is ``None``, or the other way round.
+        """
+        super().load()
+        told = self._pipeline.transformer.config.guidance_embeds
+        if told != (self.guidance_scale is not None):
+            expected = "a number, because the model is told it" if told else "null, because the model is not told it"
+            raise ValueError(f"guidance_scale must be {expected}, for {self.pretrained!r}, got {self.guidance_scale}.")
+
+    def encode(self, prompt: str) -> dict[str, Tensor]:
+        """Token embeddings [tokens, dim] of T5 and pooled embedding [dim] of CLIP."""
+        embeds, pooled, _ = self._pipeline.encode_prompt(
+            prompt=[prompt], device=self.device, max_sequence_length=self.max_sequence_length
+        )
+        return {"embeds": embeds[0], "pooled": pooled[0]}
+
+    def predict(
+        self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
+    ) -> Float[Tensor, "rows *latent"]:
+        """The transformer's velocity, without ``true_cfg_scale``; see ``PipelineBackbone``."""
+        pipeline, embeds, (rows, channels, height, width) = self._pipeline, text["embeds"], latents.shape
+        guidance = None if self.guidance_scale is None else timesteps.new_full((rows,), self.guidance_scale)
+        output = self.transformer(
+            hidden_states=pipeline._pack_latents(latents, rows, channels, height, width),
+            timestep=timesteps / 1000,
+            guidance=guidance,
+            pooled_projections=text["pooled"],
+            encoder_hidden_states=embeds,
+            txt_ids=embeds.new_zeros(embeds.shape[1], 3),
+            img_ids=pipeline._prepare_latent_image_ids(rows, height // 2, width // 2, embeds.device, embeds.dtype),
+            return_dict=False,
+        )[0]
+        factor = pipeline.vae_scale_factor
+        return pipeline._unpack_latents(output, height * factor, width * factor, factor)
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of two streams, then those of one."""
+        transformer = self._pipeline.transformer
+        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]

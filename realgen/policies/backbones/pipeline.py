@@ -1,0 +1,285 @@
+"""What all backbones share that are made of a text-to-image pipeline of diffusers."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realgen.policies.backbones.base import Backbone, Schedule
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class PipelineBackbone(Backbone):
+    """Loads a pipeline, calls its parts in the order in which the pipeline calls them, and saves for it.
+
+    Args:
+        pretrained: Directory of a pipeline, or its hub id.
+        cfg_scale: Classifier-free guidance; see ``Backbone``.
+        negative_prompt: What guidance leads away from.
+        max_sequence_length: Text tokens, 1 to ``longest_text``.
+        dtype: Type of the transformer and the text encoders; the VAE is always float32.
+        cache_size: Prompts whose text embeddings are kept, at least 1.
+        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+    """
+
+    pipeline_class: ClassVar[str]
+    """Name of the pipeline's class in diffusers."""
+    longest_text: ClassVar[int] = 512
+    """Largest ``max_sequence_length`` that the pipeline takes."""
+    text_is_padded: ClassVar[bool] = True
+    """Whether every text has as many tokens. Then guidance is one call of twice the rows, otherwise two calls."""
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        cfg_scale: float,
+        negative_prompt: str,
+        max_sequence_length: int,
+        dtype: Dtype,
+        cache_size: int,
+        local_files_only: bool,
+    ) -> None:
+        super().__init__(pretrained, cfg_scale=cfg_scale, negative_prompt=negative_prompt, cache_size=cache_size)
+        if not 1 <= max_sequence_length <= self.longest_text:
+            raise ValueError(
+                f"max_sequence_length must be between 1 and {self.longest_text}, got {max_sequence_length}."
+            )
+        self.max_sequence_length = max_sequence_length
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.local_files_only = local_files_only
+        self._pipeline: Any = None
+
+    def load(self) -> None:
+        """Read the pipeline onto the CPU; a second call does nothing.
+
+        Raises:
+            ValueError: If ``pretrained`` holds no pipeline of this class.
+        """
+        if self._pipeline is not None:
+            return
+        try:
+            pipeline = self._read()
+        except (OSError, ValueError) as error:
+            to_do = ""
+            if self.local_files_only and not Path(self.pretrained).is_dir():
+                to_do = f" Fetch it once with `hf download {self.pretrained}`, or set local_files_only to false."
+            raise ValueError(
+                f"pretrained must hold a {self.pipeline_class} in diffusers' format, got {self.pretrained!r} "
+                f"(local_files_only={self.local_files_only}): {str(error).strip().splitlines()[0]}{to_do}"
+            ) from error
+        self._pipeline, self._transformer_class = pipeline, type(pipeline.transformer)
+        _warn_of_clip_once(type(pipeline).__module__)
+        self.transformer = pipeline.transformer.eval()
+        for module in self.frozen():
+            module.eval().requires_grad_(False)
+
+    def _read(self) -> Any:
+        import diffusers
+
+        pipeline_class: Any = getattr(diffusers, self.pipeline_class)
+        where: dict[str, Any] = {"local_files_only": self.local_files_only}
+        index = pipeline_class.load_config(self.pretrained, **where)
+        if index["_class_name"] != self.pipeline_class:
+            raise ValueError(f"it holds a {index['_class_name']}.")
+        # Diffusers wants it said that a part is missing, such as the T5 of Stable Diffusion 3.
+        absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
+        with torch.device("cpu"), _no_loading_bars():
+            return pipeline_class.from_pretrained(
+                self.pretrained, dtype={"vae": torch.float32, "default": self.dtype}, **where, **absent
+            )
+
+    def frozen(self) -> list[nn.Module]:
+        """The text encoders and the VAE."""
+        parts = self._pipeline.components.items()
+        return [part for name, part in parts if isinstance(part, nn.Module) and name != "transformer"]
+
+    @property
+    def patch_size(self) -> int:
+        """Latent pixels that are one token, in each direction."""
+        return 2
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """(C, h, w) of one image's latent.
+
+        Args:
+            height: Pixels, a multiple of VAE factor times patch size.
+            width: Pixels, the same.
+
+        Returns:
+            Shape without the row axis.
+
+        Raises:
+            ValueError: If height or width is no such multiple.
+        """
+        rows, columns = self.tokens(height, width)
+        return (self.latent_channels, rows * self.patch_size, columns * self.patch_size)
+
+    def tokens(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of image tokens that the transformer sees; arguments and error as of ``latent_shape``."""
+        unit = self._pipeline.vae_scale_factor * self.patch_size
+        for name, size in {"height": height, "width": width}.items():
+            if size < unit or size % unit:
+                raise ValueError(f"{name} must be a multiple of {unit} for {self.pretrained!r}, got {size}.")
+        return height // unit, width // unit
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels C of a latent."""
+        return self._pipeline.vae.config.latent_channels
+
+    def schedule(self, num_steps: int, height: int, width: int) -> Schedule:
+        """Sigmas and timesteps of the pipeline's scheduler: evenly spaced, then shifted by the number of tokens.
+
+        Raises:
+            ValueError: If the scheduler cannot make so few steps.
+        """
+        if num_steps < 2 and self._pipeline.scheduler.config.shift_terminal:
+            raise ValueError(
+                f"num_steps must be at least 2 for {self.pretrained!r}, whose scheduler fixes the first sigma and the "
+                f"last (shift_terminal), got {num_steps}."
+            )
+        sigmas = np.linspace(1.0, 1 / num_steps, num_steps)
+        return self._set_timesteps(sigmas=sigmas, mu=self._shift(height, width, num_steps))
+
+    def _set_timesteps(self, *args: Any, **settings: Any) -> Schedule:
+        scheduler = self._pipeline.scheduler
+        scheduler.set_timesteps(*args, device="cpu", **settings)
+        return Schedule(sigmas=scheduler.sigmas.clone(), timesteps=scheduler.timesteps.clone())
+
+    def _shift(self, height: int, width: int, num_steps: int) -> float:
+        from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+        rows, columns = self.tokens(height, width)
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        return calculate_shift(rows * columns, *(self._pipeline.scheduler.config[name] for name in names))
+
+    def velocity(
+        self,
+        latents: Float[Tensor, "rows *latent"],
+        timesteps: Float[Tensor, " rows"],
+        conditioning: Mapping[str, Tensor],
+    ) -> Float[Tensor, "rows *latent"]:
+        """Predict noise minus data; with guidance in one call of twice the rows, the negative prompt's first.
+
+        Texts of different lengths would need a mask in one call, which fast attention kernels do not take: such a
+        backbone makes two calls, as its pipeline does.
+
+        Args:
+            latents: At least float32; the transformer gets its own type.
+            timesteps: Entries of ``Schedule.timesteps``, one per row; rounded by the transformer alone.
+            conditioning: Rows of what ``encode_prompts`` gave.
+
+        Returns:
+            Velocity, at least float32.
+        """
+        prefix = "negative_"
+        text = {name: part for name, part in conditioning.items() if not name.startswith(prefix)}
+        if not self.guided:
+            return self._predict(latents, timesteps, text)
+        negative_text = {name: conditioning[prefix + name] for name in text}
+        if self.text_is_padded:
+            both = {name: torch.cat([negative_text[name], part]) for name, part in text.items()}
+            latents, timesteps = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
+            negative, positive = self._predict(latents, timesteps, both).chunk(2)
+        else:
+            positive = self._predict(latents, timesteps, text)
+            negative = self._predict(latents, timesteps, negative_text)
+        return self.combine(positive, negative)
+
+    def combine(
+        self, positive: Float[Tensor, "rows *latent"], negative: Float[Tensor, "rows *latent"]
+    ) -> Float[Tensor, "rows *latent"]:
+        """Guidance, v = v_negative + cfg_scale (v_positive - v_negative) unless the model's pipeline has another."""
+        return negative + self.cfg_scale * (positive - negative)
+
+    def _predict(self, latents: Tensor, timesteps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
+        dtype = next(self.transformer.parameters()).dtype
+        text = {name: part.to(dtype) if part.is_floating_point() else part for name, part in text.items()}
+        output = self.predict(latents.to(dtype), timesteps, text)
+        return output.to(torch.promote_types(output.dtype, torch.float32))
+
+    @abstractmethod
+    def predict(
+        self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
+    ) -> Float[Tensor, "rows *latent"]:
+        """The transformer's velocity, without guidance.
+
+        Args:
+            latents: In the transformer's type.
+            timesteps: One per row, in float32.
+            text: Rows of what ``encode`` gives, in the transformer's type.
+
+        Returns:
+            Noise minus data, in whatever type the transformer answers.
+        """
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows 3 height width"]:
+        """Turn finished latents into images in [0, 1], in float32 even under autocast."""
+        vae, images = self._pipeline.vae, self._pipeline.image_processor
+        with torch.autocast(latents.device.type, enabled=False):
+            pixels = vae.decode(self.vae_latents(latents.to(vae.dtype)), return_dict=False)[0]
+            return images.postprocess(pixels if pixels.ndim == 4 else pixels[:, :, 0], output_type="pt").float()
+
+    def vae_latents(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows *vae_latent"]:
+        """Latents on the scale, and of the shape, that the VAE decodes."""
+        config = self._pipeline.vae.config
+        return latents / config.scaling_factor + config.shift_factor
+
+    def save_adapter(self, directory: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        """Write ``pytorch_lora_weights.safetensors``."""
+        self._pipeline.save_lora_weights(
+            directory, transformer_lora_layers=dict(weights), transformer_lora_adapter_metadata=dict(config)
+        )
+
+    def save_transformer(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write ``config.json`` and the weights, for ``from_pretrained`` of the transformer's class."""
+        with torch.device("meta"):
+            transformer: Any = self._transformer_class.from_config(self._pipeline.transformer.config)
+        transformer.load_state_dict(weights, assign=True)
+        transformer.save_pretrained(directory)
+
+
+class _ClipOnce(logging.Filter):
+    """Lets one warning through that CLIP reads no more than 77 tokens of a long prompt: it is meant so, T5 reads on."""
+
+    warned = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        known, is_clip = self.warned, "truncated because CLIP can only handle" in record.getMessage()
+        self.warned |= is_clip
+        return not (known and is_clip)
+
+
+def _warn_of_clip_once(logger: str) -> None:
+    filters = logging.getLogger(logger).filters
+    if not any(isinstance(member, _ClipOnce) for member in filters):
+        filters.append(_ClipOnce())
+
+
+@contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """Take away the bars of diffusers and transformers for weights on disk; those of downloads stay."""
+    from diffusers.utils import logging as diffusers_bars
+    from transformers.utils import logging as transformers_bars
+
+    shown = diffusers_bars.is_progress_bar_enabled()
+    diffusers_bars.disable_progress_bar()
+    hook = transformers_bars.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
+    try:
+        yield
+    finally:
+        transformers_bars.set_tqdm_hook(hook)
+        if shown:
+            diffusers_bars.enable_progress_bar()

@@ -1,0 +1,138 @@
+"""Qwen-Image (arXiv:2508.02324), and every model in the format of diffusers' ``QwenImagePipeline``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realgen.policies.backbones.pipeline import Dtype, PipelineBackbone
+
+
+class QwenImage(PipelineBackbone):
+    """The parts of a ``QwenImagePipeline``, called in the order in which that pipeline calls them.
+
+    The model throws away what its last block says on the text side, so adapters there would never get a gradient, which
+    data parallelism and a resumed optimizer stumble over: by default that block's text side has none.
+
+    Args:
+        pretrained: Directory of a ``QwenImagePipeline``, or its hub id.
+        true_cfg_scale: Classifier-free guidance w, velocity = v_negative + w (v - v_negative), each token of it then
+            brought to the norm of v; two transformer calls for each. At 1 and below there is none.
+        negative_prompt: What guidance leads away from. The model's authors give a single space.
+        max_sequence_length: Most tokens of a text, 1 to 1024; the rest is cut off.
+        dtype: Type of the transformer and the text encoder; the VAE is always float32. For full fine-tuning take
+            float32 and let the trainer's precision do the rest.
+        cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
+        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+    """
+
+    pipeline_class: ClassVar[str] = "QwenImagePipeline"
+    longest_text: ClassVar[int] = 1024
+    cfg_setting: ClassVar[str] = "true_cfg_scale"
+    text_is_padded: ClassVar[bool] = False
+    lora_targets: tuple[str, ...] = (
+        "to_q",
+        "to_k",
+        "to_v",
+        "to_out.0",
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "img_mlp.net.0.proj",
+        "img_mlp.net.2",
+    )
+    text_targets: ClassVar[tuple[str, ...]] = ("attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
+    """The same in every block but the last."""
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        true_cfg_scale: float = 1.0,
+        negative_prompt: str = "",
+        max_sequence_length: int = 512,
+        dtype: Dtype = "float32",
+        cache_size: int = 256,
+        local_files_only: bool = True,
+    ) -> None:
+        super().__init__(
+            pretrained,
+            cfg_scale=true_cfg_scale,
+            negative_prompt=negative_prompt,
+            max_sequence_length=max_sequence_length,
+            dtype=dtype,
+            cache_size=cache_size,
+            local_files_only=local_files_only,
+        )
+
+    def load(self) -> None:
+        """Read the pipeline onto the CPU; a second call does nothing.
+
+        Raises:
+            ValueError: If ``pretrained`` holds no ``QwenImagePipeline``.
+        """
+        super().load()
+        in_use = range(len(self.blocks()) - 1)
+        text = [f"transformer_blocks.{block}.{name}" for block in in_use for name in self.text_targets]
+        self.lora_targets = (*type(self).lora_targets, *text)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels C of a latent."""
+        return self._pipeline.vae.config.z_dim
+
+    def encode(self, prompt: str) -> dict[str, Tensor]:
+        """Token embeddings [tokens, dim] of one prompt and its mask [tokens]."""
+        embeds, _ = self._pipeline.encode_prompt(
+            [prompt], device=self.device, max_sequence_length=self.max_sequence_length
+        )
+        return {"embeds": embeds[0], "mask": torch.ones_like(embeds[0, :, 0], dtype=torch.bool)}
+
+    def predict(
+        self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
+    ) -> Float[Tensor, "rows *latent"]:
+        """The transformer's velocity, without guidance; see ``PipelineBackbone``.
+
+        Texts are cut to the longest of these rows, and masked only where they differ in length.
+        """
+        rows, _, height, width = latents.shape
+        lengths = text["mask"].sum(dim=1).tolist()
+        longest = max(lengths)
+        output = self.transformer(
+            hidden_states=self._pack(latents),
+            timestep=timesteps / 1000,
+            encoder_hidden_states=text["embeds"][:, :longest],
+            encoder_hidden_states_mask=None if min(lengths) == longest else text["mask"][:, :longest],
+            img_shapes=[[(1, height // 2, width // 2)]] * rows,
+            return_dict=False,
+        )[0]
+        return self._unpack(output, height, width)
+
+    def combine(
+        self, positive: Float[Tensor, "rows *latent"], negative: Float[Tensor, "rows *latent"]
+    ) -> Float[Tensor, "rows *latent"]:
+        """Guidance, v_negative + w (v - v_negative), each token at the norm that it has in v."""
+        guided, plain = self._pack(super().combine(positive, negative)), self._pack(positive)
+        norms = [part.norm(dim=-1, keepdim=True) for part in (plain, guided)]
+        return self._unpack(guided * (norms[0] / norms[1]), *positive.shape[2:])
+
+    def _pack(self, latents: Tensor) -> Tensor:
+        return self._pipeline._pack_latents(latents, *latents.shape)
+
+    def _unpack(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        factor = self._pipeline.vae_scale_factor
+        return self._pipeline._unpack_latents(tokens, height * factor, width * factor, factor).squeeze(2)
+
+    def vae_latents(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows channels frames h w"]:
+        """Latents of one frame each, on the scale that the VAE decodes."""
+        config = self._pipeline.vae.config
+        mean, std = (latents.new_tensor(part).view(1, -1, 1, 1) for part in (config.latents_mean, config.latents_std))
+        return (latents * std + mean).unsqueeze(2)
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of two streams."""
+        return list(self._pipeline.transformer.transformer_blocks)

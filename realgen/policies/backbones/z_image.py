@@ -1,0 +1,112 @@
+"""Z-Image and Z-Image-Turbo (arXiv:2511.22699), in the format of diffusers' ``ZImagePipeline``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realgen.policies.backbones.pipeline import Dtype, PipelineBackbone
+
+
+class ZImage(PipelineBackbone):
+    """The parts of a ``ZImagePipeline``, called in the order in which that pipeline calls them.
+
+    Args:
+        pretrained: Directory of a ``ZImagePipeline``, or its hub id.
+        guidance_scale: Classifier-free guidance g as this pipeline counts it, velocity = v + g (v - v_negative), with
+            two transformer calls for each; at 0 (Z-Image-Turbo) there is none. Elsewhere the same is called 1 + g.
+        cfg_normalization: Largest norm of an image's guided velocity, as a multiple of the norm of v; longer ones are
+            cut to it. 0: no limit. 1 is the pipeline's ``cfg_normalization=True``.
+        negative_prompt: What guidance leads away from.
+        max_sequence_length: Most tokens of a text with its chat template, 1 to 512; the rest is cut off.
+        dtype: Type of the transformer and the text encoder; the VAE is always float32. For full fine-tuning take
+            float32 and let the trainer's precision do the rest.
+        cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
+        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+    """
+
+    pipeline_class: ClassVar[str] = "ZImagePipeline"
+    cfg_off: ClassVar[float] = 0.0
+    text_is_padded: ClassVar[bool] = False
+    lora_targets: tuple[str, ...] = (
+        "attention.to_q",
+        "attention.to_k",
+        "attention.to_v",
+        "attention.to_out.0",
+        "feed_forward.w1",
+        "feed_forward.w2",
+        "feed_forward.w3",
+    )
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        guidance_scale: float = 0.0,
+        cfg_normalization: float = 0.0,
+        negative_prompt: str = "",
+        max_sequence_length: int = 512,
+        dtype: Dtype = "float32",
+        cache_size: int = 256,
+        local_files_only: bool = True,
+    ) -> None:
+        super().__init__(
+            pretrained,
+            cfg_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            max_sequence_length=max_sequence_length,
+            dtype=dtype,
+            cache_size=cache_size,
+            local_files_only=local_files_only,
+        )
+        if cfg_normalization < 0:
+            raise ValueError(f"cfg_normalization must be at least 0, got {cfg_normalization}.")
+        if cfg_normalization and not self.guided:
+            raise ValueError(f"cfg_normalization has an effect only with guidance_scale above 0, got {guidance_scale}.")
+        self.guidance_scale = guidance_scale
+        self.cfg_normalization = cfg_normalization
+
+    def encode(self, prompt: str) -> dict[str, Tensor]:
+        """Token embeddings [tokens, dim] of one prompt and its mask [tokens]."""
+        (embeds,), _ = self._pipeline.encode_prompt(
+            [prompt],
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.max_sequence_length,
+        )
+        return {"embeds": embeds, "mask": torch.ones_like(embeds[:, 0], dtype=torch.bool)}
+
+    def predict(
+        self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
+    ) -> Float[Tensor, "rows *latent"]:
+        """The transformer's velocity, without guidance; see ``PipelineBackbone``.
+
+        This model predicts data minus noise, counts time from 0 at the noise to 1, and takes a list of clips.
+        """
+        lengths = text["mask"].sum(dim=1).tolist()
+        clips = self.transformer(
+            list(latents.unsqueeze(2).unbind()),
+            (1000 - timesteps) / 1000,
+            [embeds[:length] for embeds, length in zip(text["embeds"], lengths, strict=True)],
+            return_dict=False,
+        )[0]
+        return -torch.stack(clips).squeeze(2)
+
+    def combine(
+        self, positive: Float[Tensor, "rows *latent"], negative: Float[Tensor, "rows *latent"]
+    ) -> Float[Tensor, "rows *latent"]:
+        """Guidance, v + g (v - v_negative), then the limit on its norm."""
+        guided = positive + self.guidance_scale * (positive - negative)
+        if not self.cfg_normalization:
+            return guided
+        norms = [torch.linalg.vector_norm(part, dim=(1, 2, 3), keepdim=True) for part in (positive, guided)]
+        return guided * (self.cfg_normalization * norms[0] / norms[1]).clamp(max=1)
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of the image alone, of the text alone, then those of both."""
+        transformer = self._pipeline.transformer
+        return [*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers]

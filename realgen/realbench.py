@@ -1,0 +1,312 @@
+"""Measures how real images look: ``python -m realgen.realbench --config configs/realbench.yaml``."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from realgen.benchmark import Results
+    from realgen.benchmark.realbench import RealBench
+    from realgen.cli.plain_config import PlainConfig
+    from realgen.policies import Policy
+
+USAGE = """python -m realgen.realbench --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key=value ...]
+
+Measures how real images look, against photographs of the same prompts: detectors, rewards, distances.
+First command to try; it draws with the embedded policies:
+  python -m realgen.realbench --config configs/realbench.yaml
+Judge images that were made by anything, paired with photographs by file name; nothing is drawn:
+  python -m realgen.realbench --config configs/realbench_images.yaml \\
+    --images outputs/gpt-image --images outputs/qwen-image --real photographs --prompts prompts.txt
+
+Common overrides (a dotted key of the config; init_args may be left out; later wins):
+  --images DIR                              judge DIR and draw nothing; again for further models; NAME=DIR names it
+  --prompts FILE_OR_FOLDER --length=long    which prompts; a folder in RealBench's layout has its photographs, too
+  --policies.mine=configs/policies/sd3_medium.yaml  draw with one policy more
+  --policies.mine.lora.pretrained=RUN/lora  what it was trained to
+  --detectors.effort=null                   drop one of several
+  --matching.size=512 --matching.quality=75 how file formats are made alike; --matching=null leaves them
+  --arena=configs/arena/openai.yaml         let a judge compare the images pair by pair, too
+  --dry-run                                 say what would be drawn, judged and asked, and stop
+  --num_prompts=100                         only so many prompts, evenly spaced
+  --device=cuda                             where it computes
+  --run_dir=FOLDER                          go on with a run: no image is drawn twice
+  --run_dir=FOLDER --part=1/8               draw an eighth, beside seven others; then once without --part
+  --print_config                            show the whole config and stop
+"""
+RECIPE = "configs/realbench.yaml"
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments without the program; ``sys.argv[1:]`` by default.
+
+    Returns:
+        Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        sys.stderr.write(f"usage: {USAGE}")
+        return 1
+    # Imported here, so that the lines above do not wait for torch.
+    from realgen.cli import ConfigError
+
+    try:
+        plain, config = read_config(arguments)
+        bench = prepare(plain, config)
+        folder = run_folder(config, arguments)
+        if config["dry_run"]:
+            print("\n".join(bench.plan(folder)))
+            return 0
+    except (ConfigError, ModuleNotFoundError, ValueError) as error:
+        return _report(error)
+    return _run(bench, plain, config, folder, arguments)
+
+
+def read_config(argv: Sequence[str]) -> tuple[PlainConfig, dict[str, Any]]:
+    """Read files and arguments into a complete config.
+
+    Args:
+        argv: Arguments without the program.
+
+    Returns:
+        What reads configs of this command, and the config.
+
+    Raises:
+        ConfigError: If the config or an argument is wrong.
+        SystemExit: After ``--help`` and ``--print_config``.
+    """
+    from realgen.cli.arguments import fix_arguments
+    from realgen.cli.plain_config import PlainConfig
+    from realgen.cli.realbench_arguments import gather_images, realbench_arguments
+
+    given = gather_images(argv)
+    fix_arguments(given)
+    plain = PlainConfig(realbench_arguments(), USAGE)
+    return plain, plain.read(given)
+
+
+def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
+    """Make what a config names, and read prompts and folders, to find mistakes before anything is computed.
+
+    Args:
+        plain: What read the config.
+        config: The config.
+
+    Returns:
+        The benchmark, ready to run.
+
+    Raises:
+        ConfigError: If a constructor refuses its arguments, or prompts and images do not fit together.
+    """
+    from realgen.benchmark.detector_scoring import Judges
+    from realgen.benchmark.prompt_set import choose_evenly, read_prompt_set
+    from realgen.benchmark.realbench import Contestant, RealBench
+    from realgen.cli import ConfigError
+
+    made = plain.make(config)
+    if made.prompts is None:
+        raise ConfigError(f"prompts: missing. Give a recipe: --config {RECIPE}")
+    try:
+        prompts = read_prompt_set(
+            Path(made.prompts), real=_path(made.real), categories=_path(made.categories), length=made.length
+        )
+        bench = RealBench(
+            prompts=choose_evenly(prompts, made.num_prompts),
+            judges=Judges(_given(made.detectors), _given(made.rewards), _given(made.metrics)),
+            contestants={
+                name: Contestant(
+                    functools.partial(_make_policy, plain, config, name),
+                    config["policies"][name],
+                )
+                for name in _given(made.policies)
+            },
+            images=_given(made.images),
+            matching=made.matching,
+            arena=made.arena,
+            scoring=made.scoring,
+            allow_missing=made.allow_missing,
+            seed=made.seed,
+            draw_batch_size=made.draw_batch_size,
+            device=_device(made.device),
+        )
+        bench.find_images()
+    except ValueError as error:
+        raise ConfigError(plain.blame(error, config)) from error
+    return bench
+
+
+def run_folder(config: Mapping[str, Any], argv: Sequence[str]) -> Path:
+    """Choose the folder of the run: ``run_dir``, or OUTPUT_DIR/RECIPE/DATE-TIME as ``realgen.fit`` does.
+
+    Args:
+        config: The config.
+        argv: Arguments, of which the first config names the recipe.
+
+    Returns:
+        The folder, which need not exist.
+
+    Raises:
+        ConfigError: If only a part is to be drawn, and the folder that all parts share is not given.
+    """
+    from realgen.cli import ConfigError
+    from realgen.cli.arguments import first_config
+    from realgen.cli.realbench_arguments import gather_images
+    from realgen.cli.run_dir import find_run
+
+    if config["run_dir"] is not None:
+        return Path(config["run_dir"])
+    if config["part"] is not None:
+        raise ConfigError("part: give the folder that all parts draw into: --run_dir=FOLDER")
+    return find_run(
+        recipe=first_config(gather_images(argv)),
+        run_dir=None,
+        output_dir=config["output_dir"],
+        ckpt_path=None,
+        environment=os.environ,
+        now=datetime.now(),
+    ).path
+
+
+def _run(bench: RealBench, plain: PlainConfig, config: Mapping[str, Any], folder: Path, argv: Sequence[str]) -> int:
+    from realgen.benchmark.outputs import show, write_outputs
+    from realgen.cli import ConfigError
+
+    def terminate(number: int, _: Any) -> NoReturn:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        _write_config(config, argv, folder)
+        if config["part"] is not None:
+            part, parts = _part(config["part"])
+            sys.stdout.write(f"{bench.draw(folder, part=part - 1, parts=parts)} images are in {folder}\n")
+            return 0
+        results = bench.run(folder)
+        results = replace(results, settings={**_provenance(argv), **results.settings, "config": config})
+        files = write_outputs(results, folder)
+        show(results, files)
+        log(results, plain, config, folder, list(files.values()))
+    except (KeyboardInterrupt, SystemExit) as stop:
+        again = [argument for argument in argv if not argument.startswith("--run_dir=")]
+        sys.stderr.write(f"stopped\ngo on: {_command([*again, f'--run_dir={folder}'])}\n")
+        return TERMINATED if isinstance(stop, SystemExit) else INTERRUPTED
+    except ValueError as error:
+        return _report(ConfigError(plain.blame(error, config)))
+    except (OSError, RuntimeError) as error:
+        return _report(error)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def log(results: Results, plain: PlainConfig, config: Mapping[str, Any], folder: Path, files: Sequence[Path]) -> None:
+    """Send results to the Weights & Biases loggers of a config, whose runs are written into the run's folder.
+
+    Args:
+        results: To be logged.
+        plain: What read the config.
+        config: The config.
+        folder: Of the run.
+        files: What goes into the artifact.
+    """
+    from lightning.pytorch.loggers import WandbLogger
+
+    from realgen.benchmark.wandb_log import log_results
+    from realgen.cli.quiet import drop_anonymous, quiet_wandb
+
+    places = {"save_dir": str(folder), "name": f"{folder.parent.name}-{folder.name}"}
+    specs = _given(config["loggers"])
+    arguments = [spec["init_args"] for spec in specs.values() if spec["class_path"].endswith(WandbLogger.__name__)]
+    quiet_wandb(arguments)
+    for given in arguments:
+        given |= {name: value for name, value in places.items() if given.get(name) in (None, ".")}
+    loggers = _given(plain.make({"loggers": specs}).loggers).values()
+    drop_anonymous(loggers)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_hyperparams(dict(config))
+            log_results(logger.experiment, results, folder, files)
+            logger.experiment.finish()
+
+
+def _write_config(config: Mapping[str, Any], argv: Sequence[str], folder: Path) -> None:
+    import yaml
+
+    from realgen import __version__
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump({**config, "run_dir": None}, sort_keys=False, allow_unicode=True)
+    (folder / "config.yaml").write_text(f"# realgen {__version__}: {_command(argv)}\n{text}", encoding="utf-8")
+
+
+def _command(argv: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "realgen.realbench", *argv])
+
+
+def _make_policy(plain: PlainConfig, config: Mapping[str, Any], name: str) -> Policy:
+    return plain.make({**config, "policies": {name: config["policies"][name]}}).policies[name]
+
+
+def _given(components: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: component for name, component in (components or {}).items() if component is not None}
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if found is None:
+        raise ValueError(f"part must be K/N, such as 1/8, got {text!r}.")
+    return int(found[1]), int(found[2])
+
+
+def _path(value: str | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name} cannot be used: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def _provenance(argv: Sequence[str]) -> dict[str, Any]:
+    """What a reader needs to make the results again."""
+    import torch
+
+    from realgen import __version__
+
+    return {
+        "command": _command(argv),
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": {"realgen": __version__, "python": sys.version.split()[0], "torch": torch.__version__},
+    }
+
+
+def _report(error: Exception) -> int:
+    if os.environ.get("REALGEN_TRACEBACK", "0") not in ("", "0"):
+        raise error
+    sys.stderr.write(f"error: {error}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+"""What the strategies that shard a policy have in common: their process group, their set-up, their checkpoints."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies.strategy import Strategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+from torch.optim import Optimizer
+
+from realgen.parallel import placed_like, plain_name, reshard
+from realgen.policies.base import Policy
+from realgen.rewards.base import Reward
+from realgen.strategies.checkpoint import gathered, placed_state, read_folder, template_like, write_folder
+from realgen.strategies.on_demand import OnDemand
+
+SINGLE_TYPES = ("bf16-true", "16-true")
+"""Precisions of the trainer that turn every weight into a low one."""
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Shards the networks of a GRPO module's policy; everything else is on every rank.
+
+    Each rank draws its own prompts and noise, and all hold equal weights. Ranks must make the same number of calls of a
+    sharded network, which the modules and policies take care of.
+
+    Args:
+        sharded_checkpoints: Whether a checkpoint is a folder with the shards of each rank.
+        frozen_on_demand: Whether text encoders, decoder and reward wait on the CPU while they are not needed.
+        timeout_minutes: How long a rank waits for another one.
+        process_group_backend: Of ``torch.distributed``; by default the device's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        sharded_checkpoints: bool,
+        frozen_on_demand: bool,
+        timeout_minutes: float,
+        process_group_backend: str | None,
+    ) -> None:
+        super().__init__(save_distributed_checkpoint=sharded_checkpoints, process_group_backend=process_group_backend)
+        self.timeout_minutes = timeout_minutes
+        self.sharded_checkpoints = sharded_checkpoints
+        self.frozen_on_demand = frozen_on_demand
+        self._on_demand: OnDemand | None = None
+
+    @abstractmethod
+    def shard(self, policy: Policy) -> None:
+        """Shard the policy's networks; they are on the CPU, whole and equal on all ranks."""
+
+    @abstractmethod
+    def is_sharded(self, policy: Policy) -> bool:
+        """Whether that is done already."""
+
+    @property
+    def timeout(self) -> timedelta:
+        """How long a rank waits for another one."""
+        return timedelta(minutes=self.timeout_minutes)
+
+    @property
+    def policy(self) -> Policy:
+        """What is sharded.
+
+        Raises:
+            ValueError: If the module that is run has no policy.
+        """
+        policy = getattr(self.lightning_module, "policy", None)
+        if not isinstance(policy, Policy):
+            raise ValueError(
+                f"trainer.strategy: {type(self).__name__} shards a policy, and {type(self.lightning_module).__name__} "
+                "has none. Take ddp."
+            )
+        return policy
+
+    @property
+    def reward(self) -> Reward:
+        """What judges its samples.
+
+        Raises:
+            ValueError: If the module that is run has no reward.
+        """
+        reward = getattr(self.lightning_module, "reward", None)
+        if not isinstance(reward, Reward):
+            raise ValueError(f"trainer.strategy: {type(self.lightning_module).__name__} has no reward to move.")
+        return reward
+
+    def check(self) -> None:
+        """Refuse arguments that are out of their range, or do not fit the trainer's.
+
+        Not for the constructor: ``trainer.strategy`` may be text too, and jsonargparse would say only why it is none.
+
+        Raises:
+            ValueError: If ``timeout_minutes`` is not above 0, or the trainer's precision rounds the trained weights.
+        """
+        if not 0 < self.timeout_minutes < math.inf:
+            raise ValueError(f"timeout_minutes must be above 0 and finite, got {self.timeout_minutes}.")
+        precision = self.precision_plugin.precision
+        if precision in SINGLE_TYPES:
+            raise ValueError(
+                f"trainer.precision must leave the trained weights as they are, got {precision}, which would round "
+                "float32 adapters. Set the dtype of the policy's frozen weights, and leave trainer.precision at "
+                "32-true (or bf16-mixed for autocast)."
+            )
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Lightning hands the optimizers' states back, after the module has looked at the checkpoint."""
+        return True
+
+    def setup_environment(self) -> None:
+        """Join the process group; all ranks are data-parallel."""
+        self._timeout = self.timeout
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        super().setup_environment()
+
+    def setup(self, trainer: Trainer) -> None:
+        """Shard the policy, then make the optimizers of its shards; Lightning calls this before each fit or validation.
+
+        Raises:
+            ValueError: If the module has no policy, or trains weights of several types.
+        """
+        assert self.model is not None
+        assert self.accelerator is not None
+        self.accelerator.setup(trainer)
+        policy = self.policy
+        if not self.is_sharded(policy):
+            check_types(policy)
+            self.shard(policy)
+        if self.frozen_on_demand and self._on_demand is None:
+            self._on_demand = OnDemand(policy, self.reward)
+        self.model_to_device()
+        self.barrier()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """One iteration, with the reward where it computes."""
+        if self._on_demand is not None:
+            self._on_demand.bring_reward(self.root_device)
+        return super().training_step(*args, **kwargs)
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The trained weights by name, as shards or, on the first rank alone, whole."""
+        assert self.lightning_module is not None
+        weights: dict[str, Any] = {name: weight.detach() for name, weight in self._trained().items()}
+        return weights if self.sharded_checkpoints else gathered(weights, keep=self.is_global_zero)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """An optimizer's state with its moments, as shards or, on the first rank alone, whole."""
+        state = optimizer.state_dict()
+        return state if self.sharded_checkpoints else gathered(state, keep=self.is_global_zero)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; every rank must call it.
+
+        Args:
+            checkpoint: As Lightning makes it.
+            filepath: A file, or with ``sharded_checkpoints`` a folder; the first rank's counts.
+            storage_options: Must be None.
+
+        Raises:
+            TypeError: If there are ``storage_options``.
+        """
+        if storage_options is not None:
+            raise TypeError(f"{type(self).__name__} has no storage_options.")
+        path = Path(self.broadcast(filepath))
+        if self.sharded_checkpoints:
+            write_folder(checkpoint, path, first=self.is_global_zero)
+        else:
+            Strategy.save_checkpoint(self, checkpoint, path)
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint of either kind, whatever number of ranks wrote it; every rank must call it.
+
+        Args:
+            checkpoint_path: The first rank's counts.
+            weights_only: For a file: refuse what is no plain data. A folder's ``meta.pt`` is always read so.
+
+        Returns:
+            The checkpoint, of whole tensors or shards.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        if not path.is_dir():
+            return Strategy.load_checkpoint(self, path, weights_only)
+        weights = {plain_name(name): weight for name, weight in self._trained().items()}
+        return read_folder(path, template_like(weights, self.optimizers))
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy the checkpoint's weights into the trained ones; the module has checked that they are the same.
+
+        Args:
+            checkpoint: What ``load_checkpoint`` gave.
+            strict: Not used.
+        """
+        weights = self._trained()
+        with torch.no_grad():
+            for name, value in checkpoint["state_dict"].items():
+                weight = weights[name]
+                weight.copy_(value if type(value) is type(weight.data) else placed_like(value, weight))
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Hand each optimizer its state, with the moments where the weights are."""
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            optimizer.load_state_dict(placed_state(state, optimizer))
+
+    def _configure_launcher(self) -> None:
+        """Lightning calls this while it makes the trainer, when all settings are known and no process is started."""
+        self.check()
+        super()._configure_launcher()
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        module: LightningModule | None = self.lightning_module
+        assert module is not None
+        reshard(module)
+        return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
+
+
+def check_types(policy: Policy) -> None:
+    """Refuse trained weights of several types, whose gradients could not be reduced together."""
+    kinds = {weight.dtype: name for name, weight in policy.trainable_parameters().items()}
+    if len(kinds) > 1:
+        found = ", ".join(f"{dtype} ({name})" for dtype, name in kinds.items())
+        raise ValueError(
+            f"the trained weights must all be of one type, got {found}; their gradients are reduced as one."
+        )

@@ -1,0 +1,62 @@
+"""Which parts of a policy are sharded, one unit after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from realgen.policies.base import Policy
+
+
+def policies_of(policy: Policy) -> Iterator[Policy]:
+    """A policy, or those that it consists of where it trains several."""
+    inner = [child for child in policy.children() if isinstance(child, Policy)]
+    if not inner:
+        yield policy
+    for child in inner:
+        yield from policies_of(child)
+
+
+def networks_of(policy: Policy) -> list[nn.Module]:
+    """The networks that a policy trains, each with its frozen host; what is hidden from its state dict is none.
+
+    Raises:
+        ValueError: If the policy has no network to shard.
+    """
+    networks = [network for part in policies_of(policy) for network in part.children()]
+    if not networks:
+        raise ValueError(f"policy {type(policy).__name__} has no network to shard; train it with ddp.")
+    return networks
+
+
+def blocks_of(policy: Policy) -> list[nn.Module]:
+    """The blocks of a policy's networks in order, gathered one at a time; what lies around them is one more unit.
+
+    A diffusion policy asks its backbone; a model of transformers declares its layers itself.
+
+    Raises:
+        ValueError: If a policy names no blocks.
+    """
+    blocks: list[nn.Module] = []
+    for part in policies_of(policy):
+        backbone: Any = getattr(part, "backbone", None)
+        own = [layer for network in part.children() for layer in _undivided(network)]
+        found = own if backbone is None else backbone.blocks()
+        if not found:
+            raise ValueError(f"policy {type(part).__name__} names no blocks to shard; train it with ddp.")
+        blocks += found
+    return blocks
+
+
+def frozen_of(policy: Policy) -> list[nn.Module]:
+    """Text encoders and decoders beside a policy's networks."""
+    backbones: list[Any] = [part.backbone for part in policies_of(policy) if hasattr(part, "backbone")]
+    return [part for backbone in backbones for part in backbone.frozen()]
+
+
+def _undivided(network: nn.Module) -> list[nn.Module]:
+    """The layers that a model of transformers says must not be split."""
+    kinds: Any = getattr(network, "_no_split_modules", None) or ()
+    return [part for part in network.modules() if type(part).__name__ in kinds]

@@ -1,0 +1,130 @@
+"""Fully sharded data parallel by PyTorch's older wrapper (FSDP1), for adapters on a frozen base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import Optimizer
+
+from realgen.parallel import is_sharded, plain_name
+from realgen.policies.base import Policy
+from realgen.strategies.base import ShardedStrategy
+from realgen.strategies.blocks import blocks_of, networks_of, policies_of
+
+
+class FSDP1(ShardedStrategy):
+    """Shards the frozen base, block by block; the adapters are whole on every rank, their gradients averaged.
+
+    FSDP1 joins the weights of a block to one flat tensor of one type, so a bfloat16 base and float32 adapters cannot go
+    together. Adapters are small; left whole, they are averaged, clipped, saved and exported as on one device. Takes
+    adapters only (a policy with ``lora``). For everything else, and by default, take ``FSDP2``.
+
+    Args:
+        sharded_checkpoints: Write a folder, as ``FSDP2`` does; False writes one file. Each resumes the other's.
+        frozen_on_demand: Move text encoders, decoder and the reward's networks to the CPU while they are not needed.
+        timeout_minutes: How long a rank waits for another one before the run ends with an error, > 0.
+        process_group_backend: Of ``torch.distributed``; ``null``: nccl for GPUs, else gloo.
+    """
+
+    def __init__(
+        self,
+        *,
+        sharded_checkpoints: bool = False,
+        frozen_on_demand: bool = False,
+        timeout_minutes: float = 30.0,
+        process_group_backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            sharded_checkpoints=sharded_checkpoints,
+            frozen_on_demand=frozen_on_demand,
+            timeout_minutes=timeout_minutes,
+            process_group_backend=process_group_backend,
+        )
+
+    def shard(self, policy: Policy) -> None:
+        """Wrap the blocks one by one, and the networks around them, all without their adapters.
+
+        Raises:
+            ValueError: If a block is trained itself.
+        """
+        trained = list(policy.trainable_parameters().values())
+        blocks = {id(block) for block in blocks_of(policy)}
+        networks = networks_of(policy)
+        for network in networks:
+            if all(weight.requires_grad for weight in network.parameters()):
+                raise ValueError(
+                    f"FSDP1 trains adapters on a frozen base, and {type(policy).__name__} trains all of its "
+                    f"{type(network).__name__}. Set the policy's lora, or take FSDP2."
+                )
+        settings: dict[str, Any] = {"device_id": self.root_device, "use_orig_params": True, "ignored_states": trained}
+        for network in networks:
+            for parent in list(network.modules()):
+                for name, child in list(parent.named_children()):
+                    if id(child) in blocks:
+                        setattr(parent, name, FullyShardedDataParallel(child, **settings))
+            _replace(policy, network, FullyShardedDataParallel(network, **settings))
+
+    def is_sharded(self, policy: Policy) -> bool:
+        """Whether the policy is sharded already."""
+        return is_sharded(policy)
+
+    def optimizer_step(
+        self, optimizer: Optimizer, closure: Callable[[], Any], model: nn.Module | None = None, **kwargs: Any
+    ) -> Any:
+        """Average the adapters' gradients over the ranks, then clip and step.
+
+        Args:
+            optimizer: Of the adapters.
+            closure: Lightning's, empty with manual optimisation.
+            model: Lightning's.
+            **kwargs: Lightning's.
+
+        Returns:
+            What the optimizer returns.
+        """
+        gradients = [
+            weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None
+        ]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.world_size
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+        return super().optimizer_step(optimizer, closure, model, **kwargs)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint in which weights have their plain names; every rank must call it."""
+        super().save_checkpoint(_renamed(checkpoint, plain_name), filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint, and name the weights as they are called here; every rank must call it."""
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        full = {plain_name(name): name for name in self._trained()}
+        inside = {name.removeprefix("policy."): full[name].removeprefix("policy.") for name in full}
+        names = {**inside, **full}
+        return _renamed(checkpoint, lambda name: names.get(name, name))
+
+
+def _replace(policy: Policy, network: nn.Module, wrapped: nn.Module) -> None:
+    """Put a wrapped network wherever a policy or its backbone holds the bare one."""
+    for part in policies_of(policy):
+        for name, child in list(part.named_children()):
+            if child is network:
+                setattr(part, name, wrapped)
+        backbone: Any = getattr(part, "backbone", None)
+        for name, value in list(vars(backbone).items()) if backbone is not None else ():
+            if value is network:
+                setattr(backbone, name, wrapped)
+
+
+def _renamed(value: Any, rename: Callable[[str], str]) -> Any:
+    """Nested mappings with their text keys renamed."""
+    if isinstance(value, dict):
+        return {rename(k) if isinstance(k, str) else k: _renamed(child, rename) for k, child in value.items()}
+    return [_renamed(child, rename) for child in value] if isinstance(value, list) else value

@@ -1,0 +1,322 @@
+"""The real client of the package openai against a real server on loopback, polite and hostile."""
+
+import asyncio
+import json
+import logging
+import socket
+import sys
+import threading
+import time
+import traceback
+
+import pytest
+import torch
+
+from realgen.judges import OpenAIJudge, Patience, RefusedError, UnavailableError
+from tests.helpers.arena_server import arena_server, completion, fail, prefers_bright, read_question, reply
+from tests.helpers.hostile_server import die, drip, hang, say
+
+KEY = "sk-very-secret-0123456789"
+QUICK = {"timeout": 10.0, "retries": 2, "backoff": 0.001, "max_backoff": 0.01}
+DARK, BRIGHT = torch.full((3, 24, 32), 0.2), torch.full((3, 40, 40), 0.8)
+GOOD = reply("More Realistic Image: Image 2\nReason: Light.")
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name in ("OPENAI_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def make(server=None, patience=None, **settings):
+    base = {} if server is None else {"base_url": f"{server.url}/v1"}
+    return OpenAIJudge("judge", **{**base, **settings}, patience=Patience(**{**QUICK, **(patience or {})}))
+
+
+def compare(judge, first=DARK, second=BRIGHT, prompt="a cat"):
+    return asyncio.run(inside(judge, judge.compare(first, second, prompt)))
+
+
+async def inside(judge, question):
+    async with judge.session():
+        return await question
+
+
+def test_a_pair_is_judged():
+    with arena_server() as server:
+        verdict = compare(make(server))
+        other = compare(make(server), BRIGHT, DARK)
+    assert (verdict.choice, other.choice) == ("second", "first")
+    assert verdict.reason.endswith("bright.")
+    assert verdict.reply.startswith("**More Realistic Image:** Image 2")
+    assert (verdict.tokens_in, verdict.tokens_out, verdict.attempts) == (100, 10, 1)
+
+
+def test_what_is_sent():
+    with arena_server() as server:
+        compare(make(server, max_side=20, temperature=0.5, max_tokens=64, extra_body={"reasoning_effort": "low"}))
+    question = read_question(server.requests[0])
+    assert question.body["model"] == "judge"
+    assert (question.body["temperature"], question.body["max_completion_tokens"]) == (0.5, 64)
+    assert question.body["reasoning_effort"] == "low"
+    assert question.headers["authorization"] == f"Bearer {KEY}"
+    assert [image.size for image in question.images] == [(20, 15), (20, 20)]
+    assert question.texts[1:] == ["Image 1:", "Image 2:"]
+    assert "More Realistic Image: Image 1" in question.texts[0]
+    assert "a cat" not in question.texts[0]
+
+
+def test_by_default_sampling_is_the_endpoints_and_the_prompt_is_shown_only_on_request():
+    with arena_server() as server:
+        compare(make(server, show_prompt=True, max_tokens=9, max_tokens_name="max_tokens"), prompt="a\n cat")
+    question = read_question(server.requests[0])
+    assert set(question.body) == {"model", "messages", "max_tokens"}
+    assert question.texts[0].endswith('"a cat"')
+
+
+def test_a_single_image_is_judged():
+    with arena_server() as server:
+        judge = make(server)
+        real = asyncio.run(inside(judge, judge.judge_single(BRIGHT, "")))
+        fake = asyncio.run(inside(judge, judge.judge_single(DARK, "")))
+    assert (real.choice, fake.choice) == ("real", "fake")
+    question = read_question(server.requests[0])
+    assert len(question.images) == len(question.texts) == 1
+    assert "Real or Fake: Real" in question.texts[0]
+
+
+def test_the_address_may_come_from_the_environment(monkeypatch):
+    with arena_server() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        assert compare(make()).choice == "second"
+
+
+def test_an_endpoint_without_keys_gets_none(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ValueError, match="names the environment variable 'OPENAI_API_KEY', which is not set"):
+        make()
+    with arena_server() as server:
+        assert compare(make(server, api_key_variable=None)).choice == "second"
+    assert server.requests[0][0]["authorization"] == "Bearer none"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        fail(500),
+        fail(503, Retry_After="0"),
+        fail(429, Retry_After="0.01"),
+        fail(429),
+        fail(408),
+        say(502, b"<html>bad gateway</html>"),
+        say(200, b"{", Content_Type="application/json"),
+        say(200, b"", Content_Type="application/json"),
+        say(200, b"\xff\xfe", Content_Type="application/json"),
+        say(200, b"[" * 100_000, Content_Type="application/json"),
+        say(200, {"choices": []}, Content_Type="application/json"),
+        say(200, {"error": {"message": "overloaded"}}, Content_Type="application/json"),
+        die,
+    ],
+)
+def test_what_passes_is_tried_again(failure):
+    with arena_server([failure, failure, GOOD]) as server:
+        verdict = compare(make(server))
+    assert (verdict.choice, verdict.attempts) == ("second", 3)
+    assert len(server.requests) == 3
+    assert server.requests[0][1] == server.requests[2][1]
+
+
+@pytest.mark.parametrize("failure", [hang, drip])
+def test_an_endpoint_that_is_late_is_left_in_time(failure):
+    with arena_server([failure, GOOD]) as server:
+        verdict = compare(make(server, patience={"timeout": 0.8, "retries": 5}))
+    assert verdict.choice == "second"
+    assert verdict.attempts >= 2
+    with (
+        arena_server(failure) as server,
+        pytest.raises(UnavailableError, match=r"no answer within 0.2 s \(2 attempts\)"),
+    ):
+        compare(make(server, patience={"timeout": 0.2, "retries": 1}))
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (fail(500, "out of order"), "the endpoint answered 500.*out of order.*3 attempts"),
+        (say(200, {"choices": []}, Content_Type="application/json"), "no choices.*3 attempts"),
+        (say(200, b"hello", Content_Type="text/plain"), "no JSON.*3 attempts"),
+    ],
+)
+def test_after_the_last_attempt_the_cause_is_told(failure, said):
+    with arena_server(failure) as server, pytest.raises(UnavailableError, match=said):
+        compare(make(server))
+    assert len(server.requests) == 3
+
+
+def test_nobody_there():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(UnavailableError, match="no connection"):
+        compare(make(base_url=url))
+
+
+def test_a_question_that_is_refused_is_asked_once():
+    refusal = fail(400, "this image is not allowed")
+    with arena_server(refusal) as server, pytest.raises(UnavailableError, match=r"400.*this image is not allowed"):
+        compare(make(server))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "failure", [fail(401), fail(403), fail(404), fail(429, "pay first", code="insufficient_quota")]
+)
+def test_a_wrong_key_or_model_or_an_empty_account_stops_everything(failure):
+    with arena_server(failure) as server, pytest.raises(RefusedError, match="judge: the endpoint answered 4"):
+        compare(make(server))
+    assert len(server.requests) == 1
+
+
+def test_the_key_is_in_no_message_and_no_log(caplog):
+    caplog.set_level(logging.DEBUG)
+    refusal = fail(401, f"Incorrect API key provided: {KEY}")
+    with arena_server(refusal) as server, pytest.raises(RefusedError, match=r"provided: \*\*\*") as refused:
+        compare(make(server))
+    assert KEY not in "".join(traceback.format_exception(refused.value))
+    asks_for_long = fail(429, f"Slow down, {KEY}", Retry_After="7200")
+    with arena_server(asks_for_long) as server, pytest.raises(RefusedError) as refused:
+        compare(make(server))
+    assert KEY not in "".join(traceback.format_exception(refused.value))
+    with arena_server(reply(f"More Realistic Image: Image 1\nReason: {KEY}")) as server:
+        judge = make(server)
+        assert KEY not in repr(compare(judge))
+        assert KEY not in json.dumps([judge.identity("compare"), judge.identity("single"), judge.name])
+    assert KEY not in caplog.text
+
+
+def test_retry_after_is_waited_for_by_all_questions():
+    begin, times = time.monotonic(), []
+
+    def answer(handler, number):
+        times.append(time.monotonic() - begin)
+        (fail(429, Retry_After="0.6") if number == 0 else GOOD)(handler, number)
+
+    async def ask():
+        judge = make(server)
+        async with judge.session():
+            first = asyncio.ensure_future(judge.compare(DARK, BRIGHT, ""))
+            while not judge._gate._opens_at:
+                await asyncio.sleep(0.01)
+            return await asyncio.gather(first, *(judge.compare(DARK, BRIGHT, "") for _ in range(3)))
+
+    with arena_server(answer) as server:
+        verdicts = asyncio.run(ask())
+    assert [verdict.attempts for verdict in verdicts] == [2, 1, 1, 1]
+    assert min(times[1:]) - times[0] >= 0.6
+
+
+def test_an_exhausted_budget_is_waited_for_before_the_next_question():
+    budget = {"x_ratelimit_remaining_requests": "0", "x_ratelimit_reset_requests": "500ms"}
+    times = []
+
+    def answer(handler, number):
+        times.append(time.monotonic())
+        reply("More Realistic Image: Image 1", **(budget if number == 0 else {}))(handler, number)
+
+    async def ask():
+        judge = make(server)
+        async with judge.session():
+            for _ in range(2):
+                await judge.compare(DARK, BRIGHT, "")
+
+    with arena_server(answer) as server:
+        asyncio.run(ask())
+    assert times[1] - times[0] >= 0.5
+
+
+def test_a_wait_beyond_patience_stops_the_run():
+    with (
+        arena_server(fail(429, Retry_After="7200")) as server,
+        pytest.raises(RefusedError, match="wait 7200 s, longer"),
+    ):
+        compare(make(server))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("I'm sorry, I can't help with that.", {}),
+        (None, {"refusal": "I can't."}),
+        (None, {}),
+        ("", {}),
+    ],
+)
+def test_what_cannot_be_read_is_no_verdict(said, message):
+    with arena_server(say(200, completion(said, **message), Content_Type="application/json")) as server:
+        verdict = compare(make(server))
+    assert verdict.choice is None
+    assert verdict.reply == (said or message.get("refusal", ""))
+    assert (verdict.tokens_in, verdict.attempts) == (100, 1)
+
+
+def test_questions_go_out_together():
+    """Each answer waits until four questions have come: one at a time would never get one."""
+    together = threading.Barrier(4, timeout=30)
+
+    def answer(handler, number):
+        together.wait()
+        prefers_bright(handler, number)
+
+    async def ask():
+        judge = make(server)
+        async with judge.session():
+            return await asyncio.gather(*(judge.compare(DARK, BRIGHT, "") for _ in range(4)))
+
+    with arena_server(answer) as server:
+        assert {verdict.choice for verdict in asyncio.run(ask())} == {"second"}
+
+
+def test_identity_is_what_the_answers_depend_on():
+    base = make()
+    same = make(base_url="http://elsewhere/v1", concurrency=3)
+    assert base.identity("compare") == same.identity("compare")
+    others = [
+        OpenAIJudge("other"),
+        make(quality=50),
+        make(max_side=None),
+        make(temperature=0.0),
+        make(extra_body={"seed": 1}),
+        make(compare_question="Which?"),
+    ]
+    assert all(other.identity("compare") != base.identity("compare") for other in others)
+    assert others[-1].identity("single") == base.identity("single")
+    assert base.identity("single") != base.identity("compare")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"quality": 0}, "quality must be 1 to 100, got 0"),
+        ({"max_side": 0}, "max_side must be at least 1"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"concurrency": 0}, "concurrency must be at least 1"),
+        ({"temperature": -1.0}, "temperature must be at least 0"),
+        ({"compare_question": " "}, "compare_question must be a text"),
+    ],
+)
+def test_mistakes(settings, said):
+    with pytest.raises(ValueError, match=said):
+        make(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"timeout": 0.0}, {"timeout": float("inf")}, {"retries": -1}, {"backoff": -1.0}])
+def test_patience_is_checked(settings):
+    with pytest.raises(ValueError, match="must be"):
+        Patience(**settings)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ModuleNotFoundError, match=r"realgen\[arena\]"):
+        make()

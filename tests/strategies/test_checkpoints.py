@@ -1,0 +1,129 @@
+"""A checkpoint of two ranks resumes on one and back, whatever the strategy, with all that it holds."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from realgen.callbacks import EMA
+from realgen.modules import GRPOModule
+from realgen.parallel import gathered_weights
+from realgen.strategies import FSDP1, FSDP2, consolidate
+from realgen.strategies.checkpoint import gathered
+from tests.modules.test_resume import assert_same
+from tests.strategies.ranks import fit, make_policy, on_ranks
+
+LAST = Path("checkpoints", "last.ckpt")
+
+
+class Look(Callback):
+    """Writes down, on the first rank, what the run has at its start and at its end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_start(self, lightning: Trainer, module: GRPOModule, *args: Any) -> None:
+        self.look("start", lightning, module)
+
+    def on_train_end(self, lightning: Trainer, module: GRPOModule) -> None:
+        self.look("end", lightning, module)
+
+    def look(self, moment: str, lightning: Trainer, module: GRPOModule) -> None:
+        (optimizer,) = lightning.optimizers
+        (average,) = (callback for callback in lightning.callbacks if isinstance(callback, EMA))
+        seen = {
+            "weights": gathered_weights(module.policy, trained_only=True),
+            "optimizer": gathered(optimizer.state_dict(), keep=True),
+            "average": {plain(name): value for name, value in average.state_dict()["weights"].items()},
+            "updates": average.updates,
+            "iteration": module.iteration,
+        }
+        if lightning.is_global_zero:
+            torch.save(copy.deepcopy(seen), self.folder / f"{moment}.pt")
+
+
+def plain(name: str) -> str:
+    return name.replace("_fsdp_wrapped_module.", "")
+
+
+def train(rank: int, directory: str, folder: Path, strategy: Any, iterations: int, ckpt: Path | None) -> None:
+    fit(
+        folder,
+        make_policy(directory, num_steps=2),
+        strategy=strategy,
+        iterations=iterations,
+        ckpt=ckpt,
+        callbacks=[Look(folder)],
+        exports=False,
+    )
+
+
+def seen(folder: Path, moment: str) -> dict[str, Any]:
+    return torch.load(folder / f"{moment}.pt", weights_only=True)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_ranks_one_rank_and_back(sd3: str, tmp_path: Path) -> None:
+    """Shards of two ranks; a file of one; shards of two under the other strategy; a single device without any."""
+    one, two, three, four = (tmp_path / name for name in ("one", "two", "three", "four"))
+    for folder in (one, two, three, four):
+        folder.mkdir()
+    assert on_ranks(train, sd3, one, FSDP2(), 1, None) == [0, 0]
+    first = seen(one, "end")
+    assert first["iteration"] == first["updates"] == 1
+    assert int(first["optimizer"]["state"][0]["step"]) == 1
+
+    assert on_ranks(train, sd3, two, FSDP2(sharded_checkpoints=False), 2, one / LAST, ranks=1) == [0]
+    assert_same(seen(two, "start"), first)
+    second = seen(two, "end")
+    assert second["iteration"] == 2
+    assert not torch.equal(next(iter(second["average"].values())), next(iter(first["average"].values())))
+
+    assert on_ranks(train, sd3, three, FSDP1(sharded_checkpoints=True), 3, two / LAST) == [0, 0]
+    assert_same(seen(three, "start"), second)
+
+    file = consolidate(three / LAST, tmp_path / "whole.ckpt")
+    train(0, sd3, four, "auto", 4, file)
+    assert_same(seen(four, "start"), seen(three, "end"))
+
+    stored = torch.load(file, weights_only=True)
+    plain_file = torch.load(four / LAST, weights_only=True)
+    assert stored.keys() == plain_file.keys()
+    for part in ("state_dict", "optimizer_states"):
+        assert_same(shapes(stored[part]), shapes(plain_file[part]))
+    assert all(".lora_" in name for name in stored["state_dict"])
+    assert {path.name for path in (one / LAST).iterdir()} >= {".metadata", "meta.pt", "__0_0.distcp", "__1_0.distcp"}
+
+
+def shapes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: shapes(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [shapes(child) for child in value]
+    return [str(value.dtype), *value.shape] if isinstance(value, torch.Tensor) else value
+
+
+def refuse(rank: int, directory: str, folder: Path, ckpt: Path) -> None:
+    from realgen.policies import LoRA
+
+    policy = make_policy(directory, num_steps=2, lora=LoRA(rank=4, targets=["to_q"]))
+    with pytest.raises(ValueError, match=r"the checkpoint holds, but the policy does not train, \d+ of the policy's"):
+        fit(folder, policy, strategy=FSDP2(), iterations=2, ckpt=ckpt)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_a_checkpoint_of_another_policy_is_refused(sd3: str, tmp_path: Path) -> None:
+    assert on_ranks(train, sd3, tmp_path, FSDP2(), 1, None, ranks=1) == [0]
+    assert on_ranks(refuse, sd3, tmp_path / "other", tmp_path / LAST, ranks=1) == [0]
+
+
+def test_only_a_sharded_checkpoint_is_consolidated(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"folder must be a sharded checkpoint, with a meta\.pt inside, got"):
+        consolidate(tmp_path, tmp_path / "file.ckpt")

@@ -1,0 +1,182 @@
+"""The command: folders in, tables and files out; its mistakes; a killed run; the embedded default."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from realgen.benchmark.results import read_results
+from realgen.realbench import main, read_config
+from tests.helpers.toy_bench import GreyPolicy, write_bench, write_grey, write_set
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted((ROOT / "configs").glob("realbench*.yaml"))
+ARENAS = sorted((ROOT / "configs" / "arena").glob("*.yaml"))
+TOYS = "tests.helpers.toy_bench"
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> list[str]:
+    """Arguments of a benchmark of greys; the run's folder is ``run``."""
+    (tmp_path / "toys.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "prompts": str(write_bench(tmp_path / "bench")),
+                "policies": {"grey": f"{TOYS}.GreyPolicy"},
+                "detectors": {"bright": f"{TOYS}.Brightness"},
+                "scoring": {"resamples": 20},
+                "draw_batch_size": 2,
+                "device": "cpu",
+            }
+        )
+    )
+    return ["--config", str(tmp_path / "toys.yaml"), f"--run_dir={tmp_path / 'run'}"]
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *ARENAS], ids=lambda path: path.stem)
+def test_every_config_parses(path: Path, repository: Path) -> None:
+    assert {"realbench", "realbench_images"} <= {recipe.stem for recipe in RECIPES}
+    assert path.read_text().startswith("# ")
+    arguments = ["--config", str(path)] if path in RECIPES else ["--config", str(RECIPES[0]), f"--arena={path}"]
+    _, config = read_config(arguments)
+    assert config["detectors"]["effort"]["class_path"] == "realgen.detectors.Effort"
+    if path in ARENAS:
+        assert config["arena"]["class_path"] == "realgen.benchmark.Arena"
+
+
+def test_draws_judges_writes_and_shows(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(toys) == 0
+    out = capsys.readouterr().out
+    assert "RealBench, 4 prompts" in out
+    assert "bright_judged_real" in out
+    run = tmp_path / "run"
+    results = read_results(run)
+    assert [model.name for model in results.models] == ["grey"]
+    assert len(results.rows) == 8
+    assert results.settings["command"].startswith("python -m realgen.realbench --config")
+    assert all((run / name).is_file() for name in ("results.md", "images.csv", "report.html", "config.yaml"))
+    assert main(["--config", str(run / "config.yaml"), f"--run_dir={tmp_path / 'again'}"]) == 0
+    assert read_results(tmp_path / "again").models[0].scores == results.models[0].scores
+
+
+def test_folders_are_judged_and_nothing_is_drawn(
+    toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    GreyPolicy.drawn = 0
+    write_set(tmp_path / "dark", (0, 1, 2, 3))
+    write_set(tmp_path / "m" / "photo", (250, 251, 252, 253), ".jpg")
+    (tmp_path / "p.txt").write_text("a\nb\nc\nd\n")
+    folders = ["--images", str(tmp_path / "dark"), f"--images=light={tmp_path / 'm'}"]
+    given = [f"--prompts={tmp_path / 'p.txt'}", f"--real={tmp_path / 'bench/real-img-benchmark'}"]
+    assert main([*toys, *folders, *given]) == 0
+    results = read_results(tmp_path / "run")
+    assert [model.name for model in results.models] == ["dark", "light"]
+    assert results.models[0].scores["bright"].value > 99
+    assert GreyPolicy.drawn == 0
+    assert "the sets differ in file format or shape" in capsys.readouterr().out
+
+
+def test_a_stopped_run_says_how_to_go_on(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    GreyPolicy.drawn = 0
+    policy = f"--policies.grey={TOYS}.GreyPolicy"
+    assert main([*toys, policy, "--policies.grey.stop_after=2"]) == 130
+    err = capsys.readouterr().err
+    assert f"--run_dir={tmp_path / 'run'}" in err.splitlines()[-1]
+    assert len(list((tmp_path / "run/images/grey").glob("*.png"))) == 2
+    GreyPolicy.drawn = -10  # the same settings, and nobody stops it
+    assert main([*toys, policy, "--policies.grey.stop_after=2"]) == 0
+    assert GreyPolicy.drawn == -8
+
+
+def test_several_processes_share_the_drawing(
+    toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    GreyPolicy.drawn = 0
+    assert main([*toys, "--part=2/3"]) == 0
+    assert [path.name for path in (tmp_path / "run/images/grey").glob("*.png")] == ["00001.png"]
+    assert main([*toys, "--part=1/3"]) == 0
+    assert GreyPolicy.drawn == 3
+    assert capsys.readouterr().out.splitlines()[-1] == f"2 images are in {tmp_path / 'run'}"
+    assert not (tmp_path / "run/results.json").exists()
+    assert main(toys) == 0
+    assert GreyPolicy.drawn == 4
+    for part, message in (("4/3", "part must be 1/3 to 3/3, got 4/3"), ("x", "part must be K/N, such as 1/8, got 'x'")):
+        assert main([*toys, f"--part={part}"]) == 1
+        assert message in capsys.readouterr().err
+    assert main([*toys[:2], "--part=1/2"]) == 1
+    assert "--run_dir=FOLDER" in capsys.readouterr().err
+
+
+def test_dry_run_writes_nothing(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arena = ["--arena=realgen.benchmark.Arena", "--arena.judge=realgen.judges.DetectorJudge"]
+    assert main([*toys, *arena, f"--arena.judge.detector={TOYS}.Brightness", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "grey: 4 images to draw, 0 there already",
+        "8 images to judge, by bright",
+        "arena: about 16 calls of the judge; images that are not drawn yet may turn out equal",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompts=nowhere"], "error: prompts must be a file or a folder, 'nowhere' does not exist."),
+        (["--prompts=null"], "error: prompts: missing. Give a recipe: --config configs/realbench.yaml"),
+        (["--detectors.bright=null"], "error: there is no judge"),
+        (["--policies.grey=null"], "error: there is nothing to judge"),
+        (["--images=none=nowhere"], "error: images.none must be a folder of images, 'nowhere'"),
+        (["--matching={size: 0}"], "error: matching.size must be at least 1, got 0"),
+        (["--matching={size: 16}"], "error: matching.size=16 would enlarge"),
+        (["--scoring.batch_size=0"], "error: scoring.batch_size must be at least 1, got 0"),
+        (["--num_prompts=9"], "error: num_prompts must be 1 to 4"),
+        (["--device=abacus"], "error: device: abacus cannot be used"),
+        (["--lenght=long"], "error: lenght: config has no such key (command line). Did you mean length?"),
+        (["--policies.grey.fault=nan"], "error: the policy drew NaN for 00000"),
+    ],
+    ids=lambda value: value[0].split("=")[0] if isinstance(value, list) else "",
+)
+def test_mistakes_take_a_line(
+    arguments: list[str], message: str, toys: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*toys, *arguments]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert line.startswith(message)
+
+
+def test_broken_images_are_named(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path / "mine", (0, 0, 0, 0))
+    (tmp_path / "mine" / "00002.png").write_bytes(b"broken")
+    assert main([*toys, f"--images={tmp_path / 'mine'}"]) == 1
+    assert "error: mine: cannot decode" in capsys.readouterr().err
+    (tmp_path / "mine" / "00002.png").unlink()
+    write_grey(tmp_path / "mine" / "extra.png", 0)
+    assert main([*toys, f"--images={tmp_path / 'mine'}"]) == 1
+    assert "has no image of 00002" in capsys.readouterr().err
+
+
+def test_without_arguments_it_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 1
+    assert "--config configs/realbench.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_embedded_default(repository: Path, tmp_path: Path) -> None:
+    """Both policies, all judges, an arena, Weights & Biases, in a process of its own."""
+    command = [sys.executable, "-m", "realgen.realbench", "--config", "configs/realbench.yaml", "--num_prompts=8"]
+    command += [f"--run_dir={tmp_path / 'run'}", "--arena=configs/arena/detector.yaml", "--device=cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    results = read_results(tmp_path / "run")
+    base, rewritten = results.models
+    assert results.real.scores["effort"].value > base.scores["effort"].value
+    assert {"omniaid", "effort", "alignment", "kid", "fid", "arena_win_rate"} <= set(base.scores)
+    assert all(row.rewritten.startswith(row.prompt) for row in results.rows if row.model == rewritten.name)
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert json.loads((tmp_path / "run/results.json").read_text())["arena"]["protocol"] == "swapped"
