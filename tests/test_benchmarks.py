@@ -100,3 +100,65 @@ def test_time_goes_to_the_innermost_section(benchmark_module: Any) -> None:
     for _ in range(3):
         timeline.leave()
     assert timeline.take() == {"rest": {"other": 2}, "rollout": {"other": 2, "transformer": 1}}
+
+
+REWRITING = [
+    "--data.prompts_per_iteration=2",
+    "--model.group_size=4",
+    "--model.microbatch_size=4",
+    "--model.policy.max_tokens=12",
+    "--model.policy.images_per_rewrite=2",
+    "--model.policy.raw_per_group=1",
+    "--model.policy.rollout_batch_size=3",
+    "--model.policy.image_policy.eval_num_steps=3",
+    "--model.objective.kl=k3",
+    "--model.objective.kl_coef=0.1",
+    "--model.metrics=null",
+    "--loggers.wandb=null",
+]
+
+
+@pytest.fixture(scope="module")
+def rewriting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The JSON of a tiny rewriting iteration of the default recipe, after the one that warms up."""
+    folder = tmp_path_factory.mktemp("rewriting")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.syspath_prepend(ROOT / "experiments" / "benchmarks")
+        main = importlib.import_module("rewriting_iteration").main
+        assert main(["--iterations=1", f"--output={folder}", *REWRITING]) == 0
+    return json.loads((folder / "rewriting_iteration.json").read_text())
+
+
+def test_what_a_rewriting_iteration_makes_is_counted(rewriting: dict[str, Any]) -> None:
+    (counts,) = rewriting["counts"]
+    assert counts["asked"] == 2 * (4 - 1)  # prompts x (group without the raw one)
+    assert counts["images"] == 2 * 4 * 2  # prompts x group x images of each rewrite
+    guided = 2 if rewriting["setting"]["image_policy"]["evals_per_row"] == 2 else 1
+    assert counts["transformer_evals"] == counts["images"] * 3 * guided
+    assert 2 * 3 <= counts["tokens"] <= 2 * 3 * 12
+    assert rewriting["setting"]["engine"] == "TransformersEngine"
+
+
+def test_phases_of_a_rewriting_iteration_are_told_apart(rewriting: dict[str, Any]) -> None:
+    assert {phase: set(parts) for phase, parts in rewriting["seconds"].items()} == {
+        "rest": {"other"},
+        "rollout": {"other", "writing", "scoring", "drawing", "text encoding", "transformer", "VAE decode"},
+        "reward": {"other", *rewriting["setting"]["rewards"]},
+        "reference": {"other", "scoring"},
+        "update": {"other", "scoring", "backward", "optimizer"},
+    }
+    shares = [share["median"] for parts in rewriting["shares"].values() for share in parts.values()]
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_speeds_are_counts_over_the_seconds_of_their_parts(rewriting: dict[str, Any]) -> None:
+    (counts,), rollout = rewriting["counts"], rewriting["seconds"]["rollout"]
+    drawing = sum(rollout[part]["median"] for part in ("drawing", "text encoding", "transformer", "VAE decode"))
+    assert rewriting["tokens_per_second"]["median"] == pytest.approx(counts["tokens"] / rollout["writing"]["median"])
+    assert rewriting["images_per_second"]["median"] == pytest.approx(counts["images"] / drawing)
+
+
+def test_a_policy_that_does_not_rewrite_is_refused(repository: Path, benchmark_module: Any) -> None:
+    with pytest.raises(ValueError, match=r"model.policy must be a PromptPolicy, got DiffusionPolicy"):
+        benchmark_module("rewriting_iteration").main(["--config=configs/diffusion.yaml", "--iterations=1", *TINY])

@@ -28,6 +28,7 @@ from realgen.modules import GRPOModule
 from realgen.policies import DiffusionPolicy, PromptPolicy
 from realgen.policies.text_engine import WritingTask
 from realgen.policies.token_sampler import Completions
+from realgen.rewards.base import Reward
 from realgen.types import Rollout
 
 DRAWING = ("text encoding", "transformer", "VAE decode", "drawing")
@@ -59,7 +60,7 @@ class RewritingBenchmark(Callback):
         self.module, self.policy = module, policy
         module.overlap_rewards = False  # one thing after the other, so that each second belongs to one
         self.timeline = Timeline(stopwatch(policy.device, cpu_time=self.cpu_time))
-        for name, reward in getattr(module.reward, "rewards", {module.reward.name: module.reward}).items():
+        for name, reward in rewards(module).items():
             self.timeline.watch(reward, "score", name)
         module.reward = WatchedReward(module.reward, self.timeline)
         self.write, policy.engine.write = policy.engine.write, self._count_tokens
@@ -115,6 +116,12 @@ class RewritingBenchmark(Callback):
         return getattr(self.policy.image_policy, "transformer_evals", 0)
 
 
+def rewards(module: GRPOModule) -> dict[str, Reward]:
+    """The rewards that are summed up, or the only one, by name."""
+    reward = module.reward.reward if isinstance(module.reward, WatchedReward) else module.reward
+    return getattr(reward, "rewards", {reward.name: reward})
+
+
 def speeds(seconds: dict[str, dict[str, float]], counts: dict[str, int]) -> dict[str, float]:
     """What each second of its own work gave; what took no time is left out."""
     spent = {name: sum(seconds["rollout"].get(part, 0.0) for part in parts) for name, (_, parts) in SPEEDS.items()}
@@ -127,6 +134,9 @@ def setting(module: GRPOModule, policy: PromptPolicy, rollout: Rollout) -> dict[
     texts = ("images_per_rewrite", "raw_per_group", "max_tokens", "rollout_batch_size", "score_batch_size")
     drawn = ("eval_num_steps", "height", "width", "rollout_batch_size")
     image_policy = policy.image_policy
+    numbers = {name: getattr(image_policy, name) for name in drawn if hasattr(image_policy, name)}
+    if isinstance(image_policy, DiffusionPolicy):
+        numbers["evals_per_row"] = image_policy.backbone.evals_per_row
     return {
         "prompts": len(rollout.prompts),
         **{name: getattr(module, name) for name in own},
@@ -134,7 +144,8 @@ def setting(module: GRPOModule, policy: PromptPolicy, rollout: Rollout) -> dict[
         "engine": type(policy.engine).__name__,
         "language_model_parameters": sum(parameter.numel() for parameter in policy.parameters()),
         "trained_parameters": sum(parameter.numel() for parameter in policy.trainable_parameters().values()),
-        "image_policy": {name: getattr(image_policy, name) for name in drawn if hasattr(image_policy, name)},
+        "image_policy": numbers,
+        "rewards": list(rewards(module)),
         "device": torch.cuda.get_device_name() if policy.device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),

@@ -84,8 +84,8 @@ class Lesson:
         """
         kept = rows_that_teach(rows, self.advantages) if self.may_skip else rows
         microbatches = kept.split(self.microbatch_size)
-        weights = self.objective.row_weights(self.rollout.mask)
-        whole = float(gather_first_axis(weights[rows].sum()[None]).mean())
+        weights = self.objective.row_weights(self.rollout.mask).cpu()
+        whole = float(gather_first_axis(weights[rows].sum()[None].to(self.rollout.mask.device)).mean())
         whole = max(whole, torch.finfo(weights.dtype).tiny)  # no decision may count at all
         shares = [float(weights[part].sum()) / whole for part in microbatches]
         statistics = []

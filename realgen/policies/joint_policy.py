@@ -39,7 +39,7 @@ class JointPolicy(Policy):
         images_per_rewrite: N, at least 2: the images of a text are the image policy's group.
 
     Raises:
-        ValueError: If there are fewer than two images a rewrite, or the rewriter would draw by itself.
+        ValueError: If there are fewer than two images a rewrite, or the rewriter would draw, or count, by itself.
     """
 
     def __init__(self, rewriter: PromptPolicy, *, image_policy: Policy, images_per_rewrite: int = 4) -> None:
@@ -48,6 +48,8 @@ class JointPolicy(Policy):
             raise ValueError(f"images_per_rewrite must be at least 2, a group of images, got {images_per_rewrite}.")
         if rewriter.image_policy is not None:
             raise ValueError("rewriter.image_policy must be null: the joint policy's image_policy draws.")
+        if (images := rewriter.images_per_rewrite) != 1:
+            raise ValueError(f"rewriter.images_per_rewrite must be 1, got {images}: the joint policy's own counts.")
         image_policy.check_group_size(images_per_rewrite)
         self.rewriter = rewriter
         self.image_policy = image_policy

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 TRUNCATED = "The following part of your input was truncated"
 """How diffusers begins to tell that a text is too long for CLIP; it does so for every such text."""
+LETTERS_SHOWN = 200
+"""Of that message, which repeats all that was cut off, thousands of words as it may be."""
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def no_loading_bars() -> Iterator[None]:
 
 
 def tell_of_truncation_once() -> None:
-    """Let diffusers tell of the first text that is too long for CLIP, and not of each of thousands of rewrites."""
+    """Let diffusers tell of the first text that is too long for CLIP, in short, and not of thousands of rewrites."""
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.get_logger("diffusers")  # it makes its handler with its first logger
@@ -42,14 +44,17 @@ def tell_of_truncation_once() -> None:
 
 
 class _OnceOnly(logging.Filter):
-    """Passes the first message of a kind."""
+    """Passes the first message of a kind, and its beginning alone."""
 
     def __init__(self) -> None:
         super().__init__()
         self.told = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not record.getMessage().startswith(TRUNCATED):
+        message = record.getMessage()
+        if not message.startswith(TRUNCATED):
             return True
+        if len(message) > LETTERS_SHOWN:
+            record.msg, record.args = f"{message[:LETTERS_SHOWN]} ...", ()
         first, self.told = not self.told, True
         return first

@@ -31,7 +31,7 @@ class RewrittenPolicy(Policy):
             rounds it.
 
     Raises:
-        ValueError: If ``raw_share`` is out of its range, or the rewriter would draw by itself.
+        ValueError: If ``raw_share`` is out of its range, or the rewriter has settings that would do nothing here.
     """
 
     def __init__(self, image_policy: Policy, *, rewriter: PromptPolicy, raw_share: float = 0.25) -> None:
@@ -40,6 +40,10 @@ class RewrittenPolicy(Policy):
             raise ValueError(f"raw_share must be 0 to 1, got {raw_share}.")
         if rewriter.image_policy is not None:
             raise ValueError("rewriter.image_policy must be null: image_policy draws.")
+        if (raw := rewriter.raw_per_group) != 0:
+            raise ValueError(f"rewriter.raw_per_group must be 0, got {raw}: here raw_share leaves prompts as they are.")
+        if (images := rewriter.images_per_rewrite) != 1:
+            raise ValueError(f"rewriter.images_per_rewrite must be 1, got {images}: here group_size images are drawn.")
         self.image_policy = image_policy
         self._rewriter = (rewriter,)  # a tuple hides what is frozen from state_dict, optimizers and shards
         self.raw_share = raw_share

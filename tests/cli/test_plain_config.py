@@ -40,7 +40,7 @@ def test_defaults_stand_where_nothing_is_given(plain: PlainConfig) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--numbr=1"], "numbr: config has no such key .* Did you mean number"),
+        (["--numberx=1"], "numberx: config has no such key .* Did you mean number"),
         (["--number=x"], "number: expected int, got 'x'"),
         (["--detectors.a=torch.nn.Linear"], "detectors.a: .*Linear is no Detector"),
         ([f"--detectors.a={TOYS}.Brightness", "--detectors.a.batch=1"], "has no such key .* Did you mean batch_size"),

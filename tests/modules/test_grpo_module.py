@@ -306,7 +306,7 @@ def test_a_policy_without_decisions_or_weights_is_refused(tmp_path: Path) -> Non
             rollout.mask[:] = False
             return rollout
 
-    with pytest.raises(ValueError, match="policy Silent took no decision that counts"):
+    with pytest.raises(ValueError, match="policy Silent took no decision that counts; is noise_level 0"):
         fit(tmp_path, policy=Silent())
     frozen = GaussianPolicy()
     frozen.load()

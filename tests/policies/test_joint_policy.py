@@ -142,11 +142,30 @@ def test_the_reference_is_the_rewriters(make, stir) -> None:
     assert policy.image_policy.references == 0
 
 
+class Silent(GaussianPolicy):
+    """Draws without a decision, as a denoising schedule without noise does."""
+
+    def rollout(self, *args, **kwargs):
+        rollout = super().rollout(*args, **kwargs)
+        rollout.mask[:] = False
+        return rollout
+
+
+def test_an_image_policy_without_decisions_is_refused(make, tmp_path) -> None:
+    policy = make()
+    policy.image_policy = Silent(dtype=torch.float64)
+    policy.image_policy.load()
+    with pytest.raises(ValueError, match="took no decision that counts; is noise_level 0"):
+        trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(joint(policy), Prompts())
+
+
 def test_bad_arguments_are_named(make, make_rewriter) -> None:
     with pytest.raises(ValueError, match=r"images_per_rewrite must be at least 2, a group of images, got 1"):
         JointPolicy(make_rewriter(), image_policy=GaussianPolicy(), images_per_rewrite=1)
     with pytest.raises(ValueError, match=r"rewriter.image_policy must be null"):
         JointPolicy(make_rewriter(image_policy=GaussianPolicy()), image_policy=GaussianPolicy())
+    with pytest.raises(ValueError, match=r"rewriter.images_per_rewrite must be 1, got 2"):
+        JointPolicy(make_rewriter(images_per_rewrite=2), image_policy=GaussianPolicy())
     with pytest.raises(ValueError, match=r"image_lr must be above 0, got 0"):
         joint(make(), image_lr=0.0)
     assert module(policy=make()).group_size == 4

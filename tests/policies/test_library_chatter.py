@@ -29,3 +29,15 @@ def test_truncation_is_told_of_once_and_all_else_always() -> None:
     messages = [f"{TRUNCATED} because CLIP can only handle: ['a']", "something else", f"{TRUNCATED}: ['b']", "and more"]
     records = [logger.makeRecord(logger.name, logging.WARNING, "", 0, text, (), None) for text in messages]
     assert [bool(handler.filter(record)) for record in records] == [True, True, False, True]
+
+
+def test_truncation_is_told_of_in_short() -> None:
+    logger = diffusers_logging.get_logger("diffusers.pipelines.some_pipeline")
+    tell_of_truncation_once()
+    handler = logging.getLogger("diffusers").handlers[0]
+    (once,) = handler.filters
+    once.told = False
+    record = logger.makeRecord(logger.name, logging.WARNING, "", 0, f"{TRUNCATED}: %s", (["cat"] * 5000,), None)
+    assert handler.filter(record)
+    assert record.getMessage().startswith(f"{TRUNCATED}: ['cat', 'cat'")
+    assert len(record.getMessage()) < 250

@@ -367,6 +367,19 @@ def test_a_model_without_chat_template_is_refused(tiny_llm, tmp_path: Path):
         PromptPolicy(str(tmp_path)).load()
 
 
+def test_a_tokenizer_without_pad_token_rewrites_all_the_same(make_rewriter, tiny_llm, tmp_path: Path):
+    AutoModelForCausalLM.from_pretrained(tiny_llm).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llm)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    policy, usual = make_rewriter(str(tmp_path)), make_rewriter()
+    assert policy.chat.tokenizer.pad_token_id is None
+    padless, padded = roll(policy), roll(usual)
+    assert padless.rewrites == padded.rewrites
+    assert torch.equal(padless.mask, padded.mask)
+    assert torch.equal(padless.sampled.log_probs[padless.mask], padded.sampled.log_probs[padded.mask])
+
+
 def test_every_rewrite_is_drawn_from_the_seeds_of_its_prompt(make_rewriter):
     image_policy = Draws()
     rollout = roll(make_rewriter(image_policy=image_policy, images_per_rewrite=3))

@@ -115,3 +115,6 @@ def test_bad_arguments_are_named(make_rewriter) -> None:
         RewrittenPolicy(GaussianPolicy(), rewriter=make_rewriter(), raw_share=1.5)
     with pytest.raises(ValueError, match=r"rewriter.image_policy must be null"):
         RewrittenPolicy(GaussianPolicy(), rewriter=make_rewriter(image_policy=GaussianPolicy()))
+    for setting in ("raw_per_group", "images_per_rewrite"):
+        with pytest.raises(ValueError, match=rf"rewriter.{setting} must be [01], got 2: here "):
+            RewrittenPolicy(GaussianPolicy(), rewriter=make_rewriter(**{setting: 2}))
