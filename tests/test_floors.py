@@ -14,7 +14,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "realgen"
-HEAVY = {"diffusers", "open_clip", "openai", "peft", "skimage", "sklearn", "timm", "transformers", "wandb", "webdataset"}
+HEAVY = {
+    "diffusers",
+    "open_clip",
+    "openai",
+    "peft",
+    "skimage",
+    "sklearn",
+    "timm",
+    "transformers",
+    "wandb",
+    "webdataset",
+}
 """Packages that take seconds to import; config errors and ``--help`` must not wait for them."""
 
 LINT = "import sys; from importlinter.cli import lint_imports_command as lint; sys.argv[0] = 'lint-imports'; lint()"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -175,10 +176,11 @@ def blame(error: Exception, config: Mapping[str, Any], groups: Mapping[str, str]
             raisers.append((type(raiser).__name__, given))
         trace = trace.tb_next
     specs = list(_specs(config, "", groups))
-    for name, given in reversed(raisers):
+    # First with nulls, which tell two components of a class apart; a constructor may have put its choice in their place.
+    kinds = ((bool, int, float, str, type(None)), (bool, int, float, str))
+    for (name, given), plain in product(reversed(raisers), kinds):
         for key, class_name, arguments in specs:
-            scalars = {k: v for k, v in arguments.items() if isinstance(v, bool | int | float | str)}
-            if class_name == name and all(given.get(k, v) == v for k, v in scalars.items()):
+            if class_name == name and all(given.get(k, v) == v for k, v in arguments.items() if isinstance(v, plain)):
                 first = re.match(r"\w*", message)
                 joint = "." if first and first[0] in arguments else ": "
                 return f"{key}{joint}{message}"

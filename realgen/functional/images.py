@@ -20,15 +20,16 @@ RANGE_TOLERANCE = 1e-3
 """How far outside [0, 1] rounding may carry a value; a quarter of one 8-bit level."""
 
 
-def check_images(images: Tensor, name: str = "images") -> None:
+def check_images(images: Tensor, name: str = "images", *, may_lack_pixels: bool = False) -> None:
     """Refuse what is not a batch of RGB images in [0, 1]; NaN is let through.
 
     Args:
         images: To be checked; expected [B, 3, H, W], floating, in [0, 1] up to ``RANGE_TOLERANCE``.
         name: How the message calls them.
+        may_lack_pixels: Whether height or width may be 0, as where a policy of texts had nothing drawn.
 
     Raises:
-        ValueError: If the tensor is not 4-D, has other than 3 channels, is not floating, or leaves [0, 1].
+        ValueError: If the tensor is not 4-D, has other than 3 channels or no pixels, is not floating, or leaves [0, 1].
 
     Example:
         >>> check_images(torch.rand(2, 3, 8, 8))
@@ -39,6 +40,8 @@ def check_images(images: Tensor, name: str = "images") -> None:
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"{name} must have shape [batch, 3, height, width], got {list(images.shape)}.")
+    if 0 in images.shape[2:] and not may_lack_pixels:
+        raise ValueError(f"{name} must have pixels, got {list(images.shape)}; has the policy no image_policy to draw?")
     if not images.is_floating_point():
         raise ValueError(f"{name} must be floating in [0, 1], got {images.dtype}; convert with from_uint8.")
     outside = (images < -RANGE_TOLERANCE) | (images > 1 + RANGE_TOLERANCE)

@@ -267,7 +267,7 @@ class GRPOModule(Training):
         """
         self._grad_norms = {}
         for group in optimizer.param_groups:
-            norm = whole(torch.nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)).detach()
+            norm = whole(torch.nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)).detach().to(self.device)
             self._grad_norms[f"{group.get('prefix', '')}grad_norm"] = norm
             scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
             if not scaled and not bool(norm.isfinite()):

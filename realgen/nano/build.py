@@ -1,4 +1,4 @@
-"""Make the nano models again: VAE, diffusion model, CLIP, encoder, detectors, language model; prompt shards, figures.
+"""Make everything in ``data/`` again: the nano models, the prompt shards, the small RealBench, the figures.
 
     python -m realgen.nano.build
 
@@ -18,8 +18,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from realgen.nano import clip, corpus, detectors, diffusion, encoder, figures, forensic_chat, llm, prompts, vae
+from realgen.nano import (
+    clip,
+    corpus,
+    detectors,
+    diffusion,
+    encoder,
+    figures,
+    forensic_chat,
+    llm,
+    prompts,
+    realbench,
+    vae,
+)
 from realgen.nano.readme import figures_table, fill_all
+
+STAGES = "vae sd3 clip encoder omniaid effort forensic_chat llm shards realbench figures"
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,7 @@ def plan(nano: Path, shards: Path, scale: Scale) -> list[Stage]:
 
     Args:
         nano: Folder of the models.
-        shards: Folder of the prompt shards.
+        shards: Folder of the prompt shards; the small RealBench lies beside it.
         scale: How much each stage does.
 
     Returns:
@@ -148,7 +162,7 @@ def plan(nano: Path, shards: Path, scale: Scale) -> list[Stage]:
     def make_llm() -> None:
         llm.make_llm(nano / "llm", steps=scale.of_steps(llm.STEPS))
 
-    chat = nano / "forensic_chat/figures.json"
+    chat, bench = nano / "forensic_chat/figures.json", shards.with_name("realbench")
     models = ("vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "llm")
     return [
         Stage("vae", nano / "sd3/vae/diffusion_pytorch_model.safetensors", lambda: make_vae(nano / "sd3/vae", scale)),
@@ -160,6 +174,7 @@ def plan(nano: Path, shards: Path, scale: Scale) -> list[Stage]:
         Stage("forensic_chat", chat, lambda: make_forensic_chat(nano, scale), needs=("sd3",)),
         Stage("llm", nano / "llm/figures.json", make_llm),
         Stage("shards", shards / "validation/validation-000000.tar", lambda: prompts.write_prompts(shards)),
+        Stage("realbench", bench / "categories.json", lambda: realbench.write_realbench(bench)),
         Stage("figures", nano / "figures.json", lambda: make_figures(nano, scale), needs=models, kept_fresh=True),
     ]
 
@@ -215,7 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("data/nano"), help="folder of the models")
     parser.add_argument("--prompts", type=Path, default=Path("data/prompts"), help="folder of the prompt shards")
     parser.add_argument(
-        "--only", nargs="+", metavar="STAGE", help="vae sd3 clip encoder omniaid effort forensic_chat llm shards figures"
+        "--only",
+        nargs="+",
+        metavar="STAGE",
+        help=STAGES,
     )
     parser.add_argument("--force", action="store_true", help="make chosen stages again that are finished")
     parser.add_argument("--steps_scale", type=float, default=1.0, help="factor of all training steps")

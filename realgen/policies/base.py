@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.parallel import compute_device
 from realgen.types import PolicyScore, Rewrite, Rollout
 
 
@@ -76,8 +77,8 @@ class Policy(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the trained weights are."""
-        return next(self.parameters()).device
+        """Where the trained weights are used."""
+        return compute_device(next(self.parameters()))
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that GRPO changes, by name."""

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from realgen.functional.flow_sde import Transition
+from realgen.parallel import gathered_weights
 from realgen.policies.backbones.base import Backbone, Schedule, autocast_without_cache
 from realgen.policies.base import Policy
 from realgen.policies.joined import concatenate_rollouts
@@ -269,12 +269,10 @@ class DiffusionPolicy(Policy):
             The directory: for the pipeline's ``load_lora_weights``, or the transformer's ``from_pretrained``.
         """
         adapters = self.lora is not None
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapters)
-        weights: Any = get_model_state_dict(self.transformer, options=options)
+        weights = gathered_weights(self.transformer, trained_only=adapters)
         first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
         if first and adapters:
-            weights = adapter_weights(self.transformer, weights)
-            self.backbone.save_adapter(directory, weights, adapter_config(self.transformer))
+            self.backbone.save_adapter(directory, adapter_weights(weights), adapter_config(self.transformer))
         elif first:
             self.backbone.save_transformer(directory, weights)
         return directory

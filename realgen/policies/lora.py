@@ -83,11 +83,12 @@ class LoRA:
             load_adapters(transformer, find_adapters(self.pretrained).file, ADAPTER)
 
 
-def adapter_weights(transformer: Any, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The adapter's part of a transformer's state dict, under the names in which diffusers stores it."""
-    from peft import get_peft_model_state_dict
+def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's part of a transformer's weights, under the names in which diffusers stores it.
 
-    return get_peft_model_state_dict(transformer, state_dict=dict(state_dict), adapter_name=ADAPTER)
+    By name, not through peft, which looks for its layers and finds none inside FSDP1's wrappers.
+    """
+    return {name.replace(f".{ADAPTER}.", "."): weight for name, weight in weights.items() if ".lora_" in name}
 
 
 def adapter_config(transformer: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,27 @@ import yaml
 from lightning.pytorch import LightningDataModule
 
 from realgen.cli import ConfigError, RealGenCLI, command, train
-from realgen.cli.diagnosis import condense
+from realgen.cli.diagnosis import blame, condense
 from tests.helpers.cli_toys import Base, Data
 
 Fit = Callable[..., int]
+
+
+@dataclass
+class Adapter:
+    """A component that stands in a config more than once."""
+
+    rank: int = 4
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.path == "nowhere":
+            raise ValueError("path must be a folder.")
+        self.path = self.path or "of its own"
+        if self.rank < 1:
+            raise ValueError("rank must be at least 1.")
+
+
 TOYS = "tests.helpers.cli_toys"
 REWARDS = "model.init_args.reward.init_args.rewards"
 ALLOWED = f"Allowed: {TOYS}.Bright, {TOYS}.Pretrained, {TOYS}.Weighted."
@@ -222,3 +240,13 @@ def test_what_was_there_before_stays(fit: Fit, folder: Path, monkeypatch: pytest
     assert [path.name for path in (folder / "runs" / "toy").iterdir()] == ["other"]
     assert (folder / "mine" / "notes.txt").exists()
     assert (folder / "mine" / "error.log").read_text().startswith("Traceback")
+
+
+def test_two_components_of_a_class_are_told_apart() -> None:
+    config = {"images": {"rank": 4, "path": None}, "texts": {"rank": 4, "path": "nowhere"}, "bad": {"rank": 0}}
+    config["bad"]["path"] = None
+    groups = dict.fromkeys(config, "Adapter")
+    for key, message in (("texts", "texts.path must be a folder."), ("bad", "bad.rank must be at least 1.")):
+        with pytest.raises(ValueError, match="must be") as caught:
+            Adapter(**config[key])
+        assert blame(caught.value, config, groups) == message

@@ -11,7 +11,19 @@ from safetensors.torch import load_file
 from realgen.nano import build, clip, detectors, diffusion, encoder, forensic_chat, llm, vae
 from realgen.nano.build import Scale, Stage, main, make_vae, plan, run
 
-STAGES = ["vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "llm", "shards", "figures"]
+STAGES = [
+    "vae",
+    "sd3",
+    "clip",
+    "encoder",
+    "omniaid",
+    "effort",
+    "forensic_chat",
+    "llm",
+    "shards",
+    "realbench",
+    "figures",
+]
 MAKERS = {
     "vae": (vae, "make_vae"),
     "sd3": (diffusion, "make_pipeline"),
@@ -235,7 +247,7 @@ def test_a_handful_of_steps_make_everything(tmp_path, capsys):
     arguments = ["--output", str(nano), "--prompts", str(shards), "--steps_scale", "0.0005", "--data_scale", "0.004"]
     assert main(arguments) == 0
     first = capsys.readouterr().out
-    assert re.findall(r"\[\d+/10\] (\w+): made", first) == STAGES
+    assert re.findall(r"\[\d+/11\] (\w+): made", first) == STAGES
     figures = json.loads((nano / "figures.json").read_text())
     assert set(figures) == {"vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "llm", "megabytes"}
     assert f"| omniaid | balanced_accuracy | {figures['omniaid']['balanced_accuracy']:.3f} |" in first
@@ -244,7 +256,7 @@ def test_a_handful_of_steps_make_everything(tmp_path, capsys):
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     assert main(arguments) == 0
-    assert re.findall(r"\[\d/9\] (\w+): there already", capsys.readouterr().out) == STAGES
+    assert re.findall(r"\[\d+/11\] (\w+): there already", capsys.readouterr().out) == STAGES
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == before
 
     weights = load_file(nano / "encoder" / "model.safetensors")

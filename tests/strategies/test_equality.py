@@ -14,9 +14,7 @@ from torch import Tensor
 from realgen.modules import GRPOModule
 from realgen.modules.minibatches import make_minibatch
 from realgen.modules.seeds import iteration_generator
-from realgen.parallel import gather_first_axis, gathered_weights, is_sharded
-from realgen.policies import DiffusionPolicy
-from realgen.policies.lora import ADAPTER, adapter_config
+from realgen.parallel import gather_first_axis, is_sharded
 from realgen.strategies import FSDP1, FSDP2
 from tests.strategies.ranks import GROUP, LR, MICROBATCH, NORM, fit, make_module, make_policy, on_ranks, prompts_of
 
@@ -75,24 +73,15 @@ def one_rank(module: GRPOModule, rank: int, iteration: int) -> tuple[dict[str, f
 
 
 def train(rank: int, directory: str, folder: Path, strategy: Any, settings: dict[str, Any]) -> None:
-    exports = not isinstance(strategy, FSDP1)
-    record, lightning, module = fit(folder, make_policy(directory, **settings), strategy=strategy, exports=exports)
+    record, lightning, module = fit(folder, make_policy(directory, **settings), strategy=strategy)
     assert lightning.world_size == 2
     assert is_sharded(module.policy) == (strategy != "ddp")
     mine = torch.cat([weight.flatten() for weight in record.steps[-1]["weights"].values()])
     left, right = gather_first_axis(mine[None])
     assert torch.equal(left, right)
-    export(module.policy, folder / "live")
+    module.policy.export(folder / "live")
     if rank == 0:
         torch.save(record.steps, folder / "steps.pt")
-
-
-def export(policy: DiffusionPolicy, folder: Path) -> None:
-    """As the policy exports, from weights that were gathered by name; peft finds none inside FSDP1's wrappers."""
-    gathered = gathered_weights(policy.transformer, trained_only=True)
-    weights = {name.replace(f".{ADAPTER}.", "."): weight for name, weight in gathered.items()}
-    if torch.distributed.get_rank() == 0:
-        policy.backbone.save_adapter(folder, weights, adapter_config(policy.transformer))
 
 
 def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
@@ -140,8 +129,7 @@ def test_adapters_equal_those_trained_in_one_piece(
     steps, exported = adapters
     assert_equal(tmp_path, steps)
     assert distance(load_file(tmp_path / "live" / FILE), load_file(exported / "live" / FILE)) < TOLERANCE
-    if name != "fsdp1":
-        assert distance(load_file(tmp_path / "lora" / FILE), load_file(exported / "averaged" / FILE)) < TOLERANCE
+    assert distance(load_file(tmp_path / "lora" / FILE), load_file(exported / "averaged" / FILE)) < TOLERANCE
 
 
 def test_low_precision_hosts_recomputed_and_offloaded_change_nothing(sd3: str, tmp_path: Path) -> None:

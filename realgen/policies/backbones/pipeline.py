@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from realgen.policies.backbones.base import Backbone, Schedule
+from realgen.policies.library_chatter import no_loading_bars, tell_of_truncation_once
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -79,7 +78,6 @@ class PipelineBackbone(Backbone):
                 f"(local_files_only={self.local_files_only}): {str(error).strip().splitlines()[0]}{to_do}"
             ) from error
         self._pipeline, self._transformer_class = pipeline, type(pipeline.transformer)
-        _warn_of_clip_once(type(pipeline).__module__)
         self.transformer = pipeline.transformer.eval()
         for module in self.frozen():
             module.eval().requires_grad_(False)
@@ -94,7 +92,8 @@ class PipelineBackbone(Backbone):
             raise ValueError(f"it holds a {index['_class_name']}.")
         # Diffusers wants it said that a part is missing, such as the T5 of Stable Diffusion 3.
         absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
-        with torch.device("cpu"), _no_loading_bars():
+        tell_of_truncation_once()
+        with torch.device("cpu"), no_loading_bars():
             return pipeline_class.from_pretrained(
                 self.pretrained, dtype={"vae": torch.float32, "default": self.dtype}, **where, **absent
             )
@@ -249,37 +248,3 @@ class PipelineBackbone(Backbone):
             transformer: Any = self._transformer_class.from_config(self._pipeline.transformer.config)
         transformer.load_state_dict(weights, assign=True)
         transformer.save_pretrained(directory)
-
-
-class _ClipOnce(logging.Filter):
-    """Lets one warning through that CLIP reads no more than 77 tokens of a long prompt: it is meant so, T5 reads on."""
-
-    warned = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        known, is_clip = self.warned, "truncated because CLIP can only handle" in record.getMessage()
-        self.warned |= is_clip
-        return not (known and is_clip)
-
-
-def _warn_of_clip_once(logger: str) -> None:
-    filters = logging.getLogger(logger).filters
-    if not any(isinstance(member, _ClipOnce) for member in filters):
-        filters.append(_ClipOnce())
-
-
-@contextmanager
-def _no_loading_bars() -> Iterator[None]:
-    """Take away the bars of diffusers and transformers for weights on disk; those of downloads stay."""
-    from diffusers.utils import logging as diffusers_bars
-    from transformers.utils import logging as transformers_bars
-
-    shown = diffusers_bars.is_progress_bar_enabled()
-    diffusers_bars.disable_progress_bar()
-    hook = transformers_bars.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
-    try:
-        yield
-    finally:
-        transformers_bars.set_tqdm_hook(hook)
-        if shown:
-            diffusers_bars.enable_progress_bar()
