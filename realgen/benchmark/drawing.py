@@ -40,19 +40,34 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If it holds images that were drawn with other settings; the ones that differ are named.
     """
+    check_settings(folder, settings)
     path = folder / SETTINGS_FILE
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        now = json.loads(json.dumps(settings))
-        changed = sorted(_differences(found, now))
-        if changed:
-            raise ValueError(
-                f"{folder} holds images that were drawn with other settings: {', '.join(changed)}. Choose another "
-                "--run_dir, or the old settings."
-            )
         return
     folder.mkdir(parents=True, exist_ok=True)
     _write(path, lambda part: part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8"))
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """See that the images of a folder, if it holds any, were drawn with the same settings; writes nothing.
+
+    Args:
+        folder: Of the images; it need not exist.
+        settings: JSON values: what the images depend on.
+
+    Raises:
+        ValueError: If they were drawn with other settings; the ones that differ are named.
+    """
+    path = folder / SETTINGS_FILE
+    if not path.exists():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(_differences(found, json.loads(json.dumps(settings))))
+    if changed:
+        raise ValueError(
+            f"{folder} holds images that were drawn with other settings: {', '.join(changed)}. Choose another "
+            "--run_dir, or the old settings."
+        )
 
 
 def adapter_digests(config: Any) -> dict[str, str]:

@@ -107,8 +107,9 @@ def survey(files: Sequence[Path], *, argument: str, advance: Callable[[], object
                 image.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             broken.append(f"{path} ({error})")
-        quality = jpeg_quality(path)
-        qualities += [] if quality is None else [quality]
+        else:
+            quality = jpeg_quality(path)
+            qualities += [] if quality is None else [quality]
         advance()
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""

@@ -36,6 +36,9 @@ def show(results: Results, files: dict[str, Path]) -> None:
         files: What ``write_outputs`` gave.
     """
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        # As wide as the tables need: in a file they would be 80 columns, with intervals cut in two.
+        console = Console(soft_wrap=True, width=1000)
     console.print(score_table(results))
     checks = check_table(results)
     if checks is not None:

@@ -2,7 +2,7 @@
 
 The layout is the published RealBench's, as it lies there:
 
-    real-img-benchmark/00000.jpg ...    photographs; the i-th by name belongs to the i-th prompt
+    real-img-benchmark/00000.jpg ...    photographs; the i-th by name (2 before 10) belongs to the i-th prompt
     prompt.txt                          one prompt per line, the short ones
     long_prompts.txt                    optional: the long ones, line by line for the same photographs
     categories.json                     optional: {"animals": [0, 164], ...} first and last line of each category
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,11 +188,16 @@ def _pair(
             raise ValueError(
                 f"prompts and real must be as many: {path} has {len(texts)} lines, {real} {len(photographs)} images."
             )
-        return sorted(photographs)
+        return sorted(photographs, key=_numbers_by_value)
     missing = [name for name in names if name not in photographs]
     if missing:
         raise ValueError(f"real: {real} has no photograph of {listed(missing)}, which {path} names.")
     return names
+
+
+def _numbers_by_value(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Order in which 2.jpg comes before 10.jpg, as the lines that they belong to do."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)], name
 
 
 def _read_categories(path: Path, names: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from realgen.benchmark.arena import Arena
 from realgen.benchmark.arena_protocol import pair_questions, single_questions
 from realgen.benchmark.arena_scores import with_arena
 from realgen.benchmark.detector_scoring import DetectorScoringRun, Judges, ScoringSettings, score_models
-from realgen.benchmark.drawing import adapter_digests, claim_folder, draw_images, missing_images
+from realgen.benchmark.drawing import adapter_digests, check_settings, claim_folder, draw_images, missing_images
 from realgen.benchmark.image_sets import ImageSet, find_image_set, pair
 from realgen.benchmark.matching import FileFormats, FormatMatching, check_matching, survey
 from realgen.benchmark.prompt_set import BenchmarkPrompt
@@ -117,6 +117,11 @@ class RealBench:
         sets = [*drawn, *given]
         formats = self._survey(prompts, sets)
         warnings = check_matching(self.matching, formats)
+        # Before the detectors: when the judge gives up, only its answers were made, and they are kept.
+        held = None
+        if self.arena is not None:
+            self.arena.judge.to(self.device)
+            held = self.arena.run(prompts, sets, folder / ANSWERS, matching=self.matching)
         with self._bar((len(sets) + self.has_photographs) * len(prompts), "judging") as bar:
             run = DetectorScoringRun(
                 prompts,
@@ -127,8 +132,8 @@ class RealBench:
                 advance=bar.update,
             )
             results = score_models(run, sets, self.judges, real=self.has_photographs)
-        if self.arena is not None:
-            results = with_arena(results, self.arena.run(prompts, sets, folder / ANSWERS, matching=self.matching))
+        if held is not None:
+            results = with_arena(results, held)
         settings = {
             "seconds": round(time.monotonic() - start, 1),
             "device": self.device,
@@ -180,6 +185,7 @@ class RealBench:
         drawn = []
         for name in self.contestants:
             place = folder / IMAGES / name
+            check_settings(place, self._settings(name))
             missing = missing_images(prompts, place, seed=self.seed)
             complete = complete and not missing
             lines.append(f"{name}: {len(missing)} images to draw, {len(prompts) - len(missing)} there already")
@@ -197,18 +203,21 @@ class RealBench:
         return lines
 
     def _draw(self, name: str, prompts: Sequence[BenchmarkPrompt], folder: Path) -> ImageSet:
-        contestant = self.contestants[name]
-        adapters = adapter_digests(contestant.config)
-        claim_folder(folder, {"policy": contestant.config, "adapters": adapters, "seed": self.seed})
+        claim_folder(folder, self._settings(name))
         missing = missing_images(prompts, folder, seed=self.seed)
         if missing:
-            policy = contestant.make()
+            policy = self.contestants[name].make()
             policy.load()
             policy.to(self.device)
             with self._bar(len(prompts), f"drawing {name}", done=len(prompts) - len(missing)) as bar:
                 how = {"seed": self.seed, "batch_size": self.draw_batch_size}
                 draw_images(policy, missing, folder, **how, advance=bar.update)
         return find_image_set(name, str(folder))
+
+    def _settings(self, name: str) -> dict[str, Any]:
+        """What the images of a policy depend on."""
+        config = self.contestants[name].config
+        return {"policy": config, "adapters": adapter_digests(config), "seed": self.seed}
 
     def _survey(self, prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet]) -> dict[str, FileFormats]:
         files = {images.name: [images.files[prompt.name] for prompt in prompts] for images in sets}

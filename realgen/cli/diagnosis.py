@@ -176,7 +176,7 @@ def blame(error: Exception, config: Mapping[str, Any], groups: Mapping[str, str]
             raisers.append((type(raiser).__name__, given))
         trace = trace.tb_next
     specs = list(_specs(config, "", groups))
-    # First with nulls, which tell two components of a class apart; a constructor may have put its choice in their place.
+    # First with nulls, which tell two components of a class apart; a constructor may have put a choice in their place.
     kinds = ((bool, int, float, str, type(None)), (bool, int, float, str))
     for (name, given), plain in product(reversed(raisers), kinds):
         for key, class_name, arguments in specs:

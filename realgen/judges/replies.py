@@ -46,6 +46,8 @@ _SINGLE_SENTENCES = (
 )
 _UNSURE = re.compile(r"\b(?:whether|if|cannot|could|might|may|not|never|hard|difficult|unsure|nor)\b|n't\b")
 _TIE = re.compile(r"(?:it(?:'s| is) )?(?:an? )?(?:tie|draw|equal(?:ly realistic)?|both|neither|the same|undecided)\b")
+_TAKEN_BACK = r"(?:-\w|\s*(?:[?|/]|(?:or|and|vs)\b))"
+"""What follows a verdict that is none: another one beside it, a doubt, or the rest of a longer word."""
 _REASON = re.compile(r"^[^\w\n]*(?:reason(?:ing)?|explanation|justification|why)\s*[:\-\u2013\u2014]\s*", re.I | re.M)
 
 
@@ -136,7 +138,7 @@ def _pair_answer(answer: str) -> _Said:
     if match is None:
         return "tie" if _TIE.match(answer) else None
     rest = answer[match.end() :]
-    if re.match(rf"\s*(?:and|or|/|&|,)\s*{_NUMBERED}(?![\w'])", rest) or re.match(
+    if re.match(rf"\s*(?:\?|(?:and|or|/|\||&|,)\s*{_NUMBERED}(?![\w']))", rest) or re.match(
         r"\s*(?:\w+\s+)?(?:not|less)\b", rest
     ):
         return None
@@ -144,8 +146,8 @@ def _pair_answer(answer: str) -> _Said:
 
 
 def _single_answer(answer: str) -> _Said:
-    """Of an answer that opens with the verdict, and does not go on with "or"."""
-    match = re.match(rf"{_OPENING}({_WORDS})\b(?!\s*(?:or|and|/|vs)\b)", answer)
+    """Of an answer that opens with the verdict, and does not go on with another one."""
+    match = re.match(rf"{_OPENING}({_WORDS})\b(?!{_TAKEN_BACK})", answer)
     return None if match is None else _single(match.group(1))
 
 

@@ -69,8 +69,8 @@ class Lesson:
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Gradients of the loss over a minibatch, but for those of its last microbatch.
 
-        The loss is a mean over the decisions of all ranks, so each microbatch counts with its share of an average rank's
-        minibatch: gradients are averaged over the ranks, however many decisions each has.
+        The loss is a mean over the decisions of all ranks, and gradients are averaged over the ranks: each microbatch
+        counts with its share of what a rank's minibatch holds on average. Every rank must call it.
 
         Args:
             rows: The minibatch.

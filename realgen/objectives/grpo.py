@@ -48,10 +48,10 @@ class GRPO(Objective):
             no choice: its gradient averages to zero, and that of ``k2`` is what it was meant to have.
         kl_coef: Weight of the leash to the reference, >= 0; 0 spares the reference's forward passes.
         divide_by_weights: Divide the weighted sum of advantages by the sum of the rewards' weights.
-        average: How the loss is averaged where samples differ in length: all ``decisions`` alike (DAPO, equation 8),
-            all ``samples`` alike, each by its own mean (the paper, equation 3), or by a ``constant``, the sum over
-            the number of samples times ``most_decisions`` (Dr.GRPO). The same for diffusion policies, but for that
-            constant's scale.
+        average: How the loss is averaged where samples differ in length: all ``decisions`` of all ranks alike (DAPO,
+            equation 8), all ``samples`` alike, each by its own mean (the paper, equation 3), or by a ``constant``, the
+            sum over the number of samples times ``most_decisions`` (Dr.GRPO). The same for diffusion policies, but for
+            that constant's scale.
         most_decisions: With ``average="constant"``, the most decisions of a sample: the policy's ``max_tokens``.
 
     Raises:

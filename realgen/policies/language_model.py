@@ -14,13 +14,16 @@ from realgen.policies.library_chatter import no_loading_bars
 NAMES_SHOWN = 3
 
 
-def load_language_model(pretrained: str, *, dtype: torch.dtype, local_files_only: bool) -> tuple[Any, Any]:
+def load_language_model(
+    pretrained: str, dtype: torch.dtype, *, local_files_only: bool, checkpointing: bool = False
+) -> tuple[Any, Any]:
     """Model and tokenizer, on the CPU.
 
     Args:
         pretrained: Directory in transformers' format, or a hub id.
         dtype: Of the weights.
         local_files_only: Whether a hub id is looked for only among the files already on this machine.
+        checkpointing: Whether layers recompute activations in the backward pass, inside ``checkpointed_layers``.
 
     Returns:
         The model in eval mode, and its tokenizer.
@@ -46,6 +49,9 @@ def load_language_model(pretrained: str, *, dtype: torch.dtype, local_files_only
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lacking:
         raise ValueError(f"{pretrained!r} lacks weights of {type(model).__name__}: {', '.join(lacking[:NAMES_SHOWN])}.")
+    if checkpointing:  # by its older name, which transformers below 5.21 has alone
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return model.eval(), tokenizer
 
 
@@ -65,7 +71,7 @@ def end_token_ids(model: Any) -> list[int]:
 
 @contextmanager
 def checkpointed_layers(model: nn.Module) -> Iterator[None]:
-    """Inside, layers recompute activations in the backward pass, if ``activation_checkpointing_enable`` was called.
+    """Inside, layers recompute activations in the backward pass, if ``load_language_model`` was told so.
 
     Transformers does so in training mode only, and then drops the key-value cache. So the layers' own flag is set here,
     for the time of a forward pass; their children stay in eval mode, without dropout.

@@ -152,7 +152,10 @@ class PromptPolicy(Policy):
         if hasattr(self, "model"):
             return
         model, tokenizer = load_language_model(
-            self.pretrained, dtype=self.dtype, local_files_only=self.local_files_only
+            self.pretrained,
+            self.dtype,
+            local_files_only=self.local_files_only,
+            checkpointing=self.gradient_checkpointing,
         )
         self.chat = Chat(tokenizer, self.instruction, self.max_prompt_tokens, end_token_ids(model))
         if self.lora is not None:
@@ -161,8 +164,6 @@ class PromptPolicy(Policy):
             model.requires_grad_(True)
             if self.keep_reference:
                 self._frozen_start = (copy.deepcopy(model).requires_grad_(False),)
-        if self.gradient_checkpointing:
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         for image_policy in self._image_policy:
             image_policy.load()
             image_policy.requires_grad_(False)

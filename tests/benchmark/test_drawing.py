@@ -11,6 +11,7 @@ from PIL import Image
 
 from realgen.benchmark.drawing import (
     adapter_digests,
+    check_settings,
     claim_folder,
     draw_images,
     image_seed,
@@ -77,6 +78,14 @@ def test_changed_settings_are_refused_by_name(tmp_path: Path) -> None:
     changed = {"policy": {"init_args": {"num_steps": 5, "lora": {"rank": 1}}}, "seed": 0}
     with pytest.raises(ValueError, match=r"other settings: policy\.init_args\.lora, policy\.init_args\.num_steps\."):
         claim_folder(tmp_path / "m", changed)
+
+
+def test_settings_are_checked_without_writing(tmp_path: Path) -> None:
+    check_settings(tmp_path / "m", {"seed": 0})
+    assert not (tmp_path / "m").exists()
+    claim_folder(tmp_path / "m", {"seed": 0})
+    with pytest.raises(ValueError, match="other settings: seed"):
+        check_settings(tmp_path / "m", {"seed": 1})
 
 
 def test_trained_adapters_are_told_by_content(tmp_path: Path) -> None:

@@ -77,6 +77,13 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         survey([whole, tmp_path / "1.jpg", tmp_path / "2.jpg"], argument="flux")
 
 
+def test_a_picture_too_large_to_decode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_grey(tmp_path / "0.jpg", 5, size=(400, 300))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"flux: cannot decode .*0\.jpg .*decompression bomb"):
+        survey([path], argument="flux")
+
+
 def test_what_cannot_be_matched_is_said(tmp_path: Path) -> None:
     sharp = survey([write_grey(tmp_path / "a.png", 0, size=(64, 64))], argument="a")
     poor = survey([write_grey(tmp_path / "b.jpg", 0, size=(64, 80), quality=40)], argument="b")

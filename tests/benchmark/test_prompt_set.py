@@ -57,6 +57,14 @@ def test_text_file_with_a_folder_of_photographs_of_any_names(tmp_path: Path) -> 
     assert [(prompt.name, prompt.prompt) for prompt in found] == [("b", "a cat"), ("z", "a dog")]
 
 
+def test_photographs_without_leading_zeros_are_counted_not_spelled(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(f"prompt {number}" for number in range(1, 13)), encoding="utf-8")
+    for number in range(1, 13):
+        write_grey(tmp_path / "photos" / f"{number}.jpg", 0)
+    found = read_prompt_set(tmp_path / "prompts.txt", real=tmp_path / "photos")
+    assert [(prompt.name, prompt.prompt) for prompt in found] == [(str(i), f"prompt {i}") for i in range(1, 13)]
+
+
 def test_json_names_its_images_and_categories(tmp_path: Path) -> None:
     entries = {"dog_7.jpg": {"prompt": "a dog", "typea": "animals"}, "hut.jpg": {"prompt": "a hut", "types": "houses"}}
     (tmp_path / "output.json").write_text(json.dumps(entries))

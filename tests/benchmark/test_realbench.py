@@ -13,7 +13,7 @@ from realgen.benchmark.image_sets import pair
 from realgen.benchmark.matching import FormatMatching
 from realgen.benchmark.prompt_set import read_prompt_set
 from realgen.benchmark.realbench import Contestant, RealBench
-from realgen.judges import DetectorJudge
+from realgen.judges import DetectorJudge, RefusedError, Verdict
 from tests.helpers.toy_bench import Brightness, GreyPolicy, write_bench, write_set
 
 
@@ -83,6 +83,49 @@ def test_arena_is_scored_beside_the_detectors(tmp_path: Path) -> None:
     assert black.categories["animals"]["arena_win_rate"].count == 2
     assert len(results.arena["pairs"]) == 4
     assert (tmp_path / "run" / "arena.jsonl").is_file()
+
+
+def test_the_judge_computes_where_the_benchmark_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = DetectorJudge(Brightness())
+    moved: list[object] = []
+    monkeypatch.setattr(judge, "to", moved.append)
+    images = {"black": str(write_set(tmp_path / "black", (0, 1, 2, 3)))}
+    bench(tmp_path, contestants={}, images=images, arena=Arena(judge), device="cpu").run(tmp_path / "run")
+    assert moved == ["cpu"]
+
+
+class Closed(DetectorJudge):
+    """Gives no answer to anything."""
+
+    async def compare(self, first: Any, second: Any, prompt: str) -> Verdict:
+        raise RefusedError("no credit")
+
+
+class Counting(Brightness):
+    """Counts what it is shown."""
+
+    shown = 0
+
+    def p_fake(self, network: Any, images: Any) -> Any:
+        Counting.shown += len(images)
+        return super().p_fake(network, images)
+
+
+def test_a_judge_that_gives_up_has_wasted_no_scores(tmp_path: Path) -> None:
+    images = {"black": str(write_set(tmp_path / "black", (0, 1, 2, 3)))}
+    arena = Arena(Closed(Brightness()), single=False)
+    with pytest.raises(RefusedError, match="no credit"):
+        bench(tmp_path, contestants={}, images=images, arena=arena, judges=Judges({"bright": Counting()})).run(
+            tmp_path / "run"
+        )
+    assert Counting.shown == 0
+
+
+def test_a_plan_refuses_what_the_run_would(tmp_path: Path) -> None:
+    bench(tmp_path).run(tmp_path / "run")
+    changed = {"grey": Contestant(GreyPolicy, {"size": 9})}
+    with pytest.raises(ValueError, match=r"other settings: policy\.size"):
+        bench(tmp_path, contestants=changed).plan(tmp_path / "run")
 
 
 def test_a_plan_before_anything_is_drawn(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ class RequestOutput:
 class LLM:
     """Writes row by row; ``made`` holds all that there are, ``calls`` what each was asked."""
 
-    made: list[LLM] = []  # noqa: RUF012
+    made: ClassVar[list[LLM]] = []
     gives_up = False
     """Whether rows are aborted."""
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from realgen.policies.backbones import Flux
+from realgen.policies.library_chatter import tell_of_truncation_once
 from tests.helpers.tiny_pipelines import flux_pipeline
 
 PROMPTS = ["a red fox", "moon"]
@@ -34,13 +36,16 @@ def test_a_model_that_knows_no_guidance_is_told_none(tiny, tmp_path: Path) -> No
         Flux(tiny("flux"), guidance_scale=None).load()
 
 
-def test_clips_short_memory_is_mentioned_once(tiny, capfd: pytest.CaptureFixture[str]) -> None:
-    logging.getLogger("diffusers.pipelines.flux.pipeline_flux").filters.clear()
+def test_clips_short_memory_is_mentioned_once(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell_of_truncation_once()
+    handler, screen = logging.getLogger("diffusers").handlers[0], io.StringIO()
+    monkeypatch.setattr(handler, "stream", screen)
+    monkeypatch.setattr(handler.filters[0], "told", False)
     for _ in range(2):
         backbone = Flux(tiny("flux"), max_sequence_length=64)
         backbone.load()
         backbone.encode_prompts(["a red fox in the snow at dawn", "old harbour with boats, film grain"])
-    assert capfd.readouterr().err.count("truncated because CLIP can only handle") == 1
+    assert screen.getvalue().count("truncated because CLIP can only handle") == 1
 
 
 def test_negative_guidance_is_refused(tiny) -> None:
