@@ -117,6 +117,8 @@ class RealBench:
         sets = [*drawn, *given]
         formats = self._survey(prompts, sets)
         warnings = check_matching(self.matching, formats)
+        left_out = len(self.prompts) - len(prompts)
+        warnings += [f"{left_out} prompts are left out for all: a folder has no image of them"] * (left_out > 0)
         # Before the detectors: when the judge gives up, only its answers were made, and they are kept.
         held = None
         if self.arena is not None:
@@ -138,7 +140,7 @@ class RealBench:
             "seconds": round(time.monotonic() - start, 1),
             "device": self.device,
             "prompts": len(prompts),
-            "left out": len(self.prompts) - len(prompts),
+            "left out": left_out,
             "seed": self.seed,
             "matching": _matching_text(self.matching),
             "files": {name: str(found) for name, found in formats.items()},

@@ -124,11 +124,20 @@ class Summary(Callback):
         console.print(f"pictures   {folder / 'before_after.png'}", highlight=False)
         if exported is not None:
             console.print(f"weights    {exported}", highlight=False)
-            adapter = (exported / "pytorch_lora_weights.safetensors").exists()
-            use = f"pipeline.load_lora_weights('{exported}')" if adapter else f"from_pretrained('{exported}')"
-            console.print(f"  use      {use}", highlight=False, markup=False)
+            for use in ways_to_load(exported):
+                console.print(f"  use      {use}", highlight=False, markup=False)
         if last_checkpoint(trainer).exists():
             console.print(f"go on      {go_on_command(trainer)}", highlight=False, markup=False)
+
+
+def ways_to_load(exported: Path) -> list[str]:
+    """How plain diffusers, PEFT or transformers read what was exported; one line for each policy."""
+    if (exported / "pytorch_lora_weights.safetensors").exists():
+        return [f"pipeline.load_lora_weights('{exported}')"]
+    if (exported / "adapter_model.safetensors").exists():
+        return [f"PeftModel.from_pretrained(model, '{exported}')"]
+    parts = [part for part in (exported / "rewriter", exported / "images") if part.is_dir()]
+    return [use for part in parts for use in ways_to_load(part)] or [f"from_pretrained('{exported}')"]
 
 
 def go_on_command(trainer: Trainer) -> str:

@@ -17,7 +17,7 @@ from realgen.functional.advantages import rewards_std
 from realgen.metrics.base import ImageMetric
 from realgen.modules.base import Training
 from realgen.modules.judging import Judge, mean_over_images
-from realgen.modules.lesson import Lesson, reference_score
+from realgen.modules.lesson import Lesson, check_pair, reference_score
 from realgen.modules.minibatches import shuffled_minibatches
 from realgen.modules.phases import PhaseClock
 from realgen.modules.seeds import iteration_generator
@@ -111,12 +111,12 @@ class GRPOModule(Training):
         _check_at_least("inner_epochs", inner_epochs, 1)
         _check_at_least("updates_per_epoch", updates_per_epoch, 1)
         _check_at_least("microbatch_size", microbatch_size, 1)
-        _check_at_least("validation_samples_per_prompt", validation_samples_per_prompt, 1)
         if not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be above 0 (.inf for no limit), got {max_grad_norm}.")
         if not on_policy_tolerance >= 0:
             raise ValueError(f"on_policy_tolerance must be at least 0, got {on_policy_tolerance}.")
         policy.check_group_size(group_size)
+        check_pair(policy, objective)
         self.automatic_optimization = False
         self.strict_loading = False
         self.policy = policy

@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from realgen.metrics.base import ImageMetric
 from realgen.modules.grpo_module import Experience
 from realgen.modules.judging import Judge, mean_over_images, rewards_by_row
-from realgen.modules.lesson import Lesson, reference_score
+from realgen.modules.lesson import Lesson, check_pair, reference_score
 from realgen.modules.phases import PhaseClock
 from realgen.modules.prompt_grpo import PromptGRPO
 from realgen.modules.statistics import advantage_statistics
@@ -93,6 +93,7 @@ class JointGRPO(PromptGRPO):
         )
         if image_lr is not None and not image_lr > 0:
             raise ValueError(f"image_lr must be above 0, got {image_lr}.")
+        check_pair(policy.image_policy, image_objective)
         self.image_objective = image_objective
         self.image_lr = image_lr
 

@@ -115,3 +115,8 @@ def reference_score(policy: Policy, objective: Objective, rollout: Rollout, micr
     rows = torch.arange(len(rollout.mask)).split(microbatch_size)
     with policy.reference():
         return concatenate_scores([policy.score(rollout, part) for part in rows])
+
+
+def check_pair(policy: Policy, objective: Objective) -> None:
+    """Refuse an objective that reads what the policy does not have, before anything is loaded."""
+    policy.check_objective(type(objective).__name__, objective.requires, reference=objective.needs_reference)

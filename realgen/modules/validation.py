@@ -22,10 +22,15 @@ class Validation:
 
     Args:
         metrics: Measures by name.
-        samples_per_prompt: Images drawn of each prompt.
+        samples_per_prompt: Images drawn of each prompt, >= 1; the module's ``validation_samples_per_prompt``.
+
+    Raises:
+        ValueError: If there is to be no image.
     """
 
     def __init__(self, metrics: Mapping[str, ImageMetric], *, samples_per_prompt: int) -> None:
+        if samples_per_prompt < 1:
+            raise ValueError(f"validation_samples_per_prompt must be at least 1, got {samples_per_prompt}.")
         self.metrics = dict(metrics)
         self.samples_per_prompt = samples_per_prompt
         self._sums: dict[str, Tensor] = {}

@@ -25,6 +25,8 @@ class Policy(nn.Module, ABC):
 
     iteration: int = 0
     """GRPO iteration, set by the module before each rollout; what changes over a run (a sliding window) reads it."""
+    gives: frozenset[str] = frozenset({"gaussian", "velocity"})
+    """Optional parts of its ``PolicyScore``."""
     progress: Callable[[str, int, int], None] | None = None
     """Called with (phase, done, total) while something long goes on; phase is "rollout", "sample" or "update"."""
 
@@ -74,6 +76,33 @@ class Policy(nn.Module, ABC):
         """Refuse a group size that the policy cannot sample; costs nothing, so that a config is refused at once."""
         if group_size < 1:
             raise ValueError(f"group_size must be at least 1, got {group_size}.")
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether ``reference`` works: where a policy has such settings, with ``lora`` or ``keep_reference``."""
+        return getattr(self, "lora", True) is not None or getattr(self, "keep_reference", False)
+
+    def check_objective(self, name: str, parts: frozenset[str], *, reference: bool) -> None:
+        """Refuse an objective that reads what the policy does not have; costs nothing.
+
+        Args:
+            name: Of the objective.
+            parts: Optional parts of ``PolicyScore`` that it reads.
+            reference: Whether it reads the reference's score.
+
+        Raises:
+            ValueError: If the policy gives not all of the parts, or has no reference.
+        """
+        if missing := ", ".join(sorted(parts - self.gives)):
+            given = ", ".join(["log_probs", *sorted(self.gives)])
+            cure = "" if self.gives else "; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
+            own = f"{type(self).__name__} gives only {given}{cure}"
+            raise ValueError(f"objective {name} needs {missing} from the policy's score; {own}.")
+        if reference and not self.has_reference:
+            raise ValueError(
+                f"objective {name} has a leash (kl_coef), and policy {type(self).__name__} has no reference: set lora, "
+                "or keep_reference=true for full fine-tuning, or kl_coef=0."
+            )
 
     @property
     def device(self) -> torch.device:

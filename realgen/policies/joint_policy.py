@@ -60,6 +60,10 @@ class JointPolicy(Policy):
         self.rewriter.load()
         self.image_policy.load()
 
+    def check_objective(self, name: str, parts: frozenset[str], *, reference: bool) -> None:
+        """Refuse what the rewriter refuses."""
+        self.rewriter.check_objective(name, parts, reference=reference)
+
     def check_group_size(self, group_size: int) -> None:
         """Refuse what the rewriter refuses."""
         self.rewriter.check_group_size(group_size)

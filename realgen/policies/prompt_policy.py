@@ -57,8 +57,7 @@ class PromptPolicy(Policy):
         eval_temperature: Of ``sample`` and ``rewrite``; 0 takes the likeliest token, ``null``: ``temperature``.
         max_prompt_tokens: Longest prompt that is rewritten, with the instruction and the chat template around it.
         max_tokens: Longest completion.
-        mask_truncated: Leave completions that did not end within ``max_tokens`` out of the loss (DAPO's overlong
-            filtering, arXiv:2503.14476, section 3.4).
+        mask_truncated: Leave completions that did not end out of the loss (DAPO's filtering, arXiv:2503.14476).
         lora: Adapters to train; ``None`` trains the whole model.
         keep_reference: Without ``lora``, keep a frozen copy of the model for ``reference``. Doubles its memory.
         rollout_batch_size: Most rows that write at a time, at least 1; vLLM deals out its rows by itself.
@@ -74,6 +73,8 @@ class PromptPolicy(Policy):
     Raises:
         ValueError: If a number is out of range, ``instruction`` lacks ``{prompt}``, or a folder or the engine is bad.
     """
+
+    gives = frozenset()
 
     def __init__(
         self,
@@ -151,12 +152,8 @@ class PromptPolicy(Policy):
         """
         if hasattr(self, "model"):
             return
-        model, tokenizer = load_language_model(
-            self.pretrained,
-            self.dtype,
-            local_files_only=self.local_files_only,
-            checkpointing=self.gradient_checkpointing,
-        )
+        how = {"local_files_only": self.local_files_only, "checkpointing": self.gradient_checkpointing}
+        model, tokenizer = load_language_model(self.pretrained, self.dtype, **how)
         self.chat = Chat(tokenizer, self.instruction, self.max_prompt_tokens, end_token_ids(model))
         if self.lora is not None:
             self.lora.attach(model, linear_layers(model))

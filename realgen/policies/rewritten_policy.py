@@ -64,6 +64,10 @@ class RewrittenPolicy(Policy):
         self.rewriter.load()
         self.rewriter.requires_grad_(False)
 
+    def check_objective(self, name: str, parts: frozenset[str], *, reference: bool) -> None:
+        """Refuse what the image policy refuses."""
+        self.image_policy.check_objective(name, parts, reference=reference)
+
     def check_group_size(self, group_size: int) -> None:
         """Refuse what the image policy refuses."""
         self.image_policy.check_group_size(group_size)

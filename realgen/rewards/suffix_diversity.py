@@ -15,7 +15,8 @@ class SuffixDiversity(TextReward):
     that no other rewrite added get 1; adding nothing counts as one n-gram, which all that add nothing share. The others
     are all different rewrites of all prompts of the rollout: a rewrite that stands in several rows of its prompt, as
     when several images of it are drawn, counts once. 0 where the completion broke the format, 1 where the language
-    model was not asked.
+    model was not asked. So it depends on what is judged together: with ``prompts_per_chunk`` a rewrite is held against
+    those of its chunk, at validation against those of its batch.
 
     Args:
         length: n, at least 1. Longer n-grams forgive common words in other company.

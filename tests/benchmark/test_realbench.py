@@ -65,6 +65,7 @@ def test_what_a_folder_lacks_is_left_out_for_all(tmp_path: Path) -> None:
     results = bench(tmp_path, images=images, allow_missing=True).run(tmp_path / "run")
     assert len(list((tmp_path / "run/images/grey").glob("*.png"))) == 3
     assert (results.settings["prompts"], results.settings["left out"]) == (3, 1)
+    assert "1 prompts are left out for all: a folder has no image of them" in results.settings["warnings"]
 
 
 def test_arena_is_scored_beside_the_detectors(tmp_path: Path) -> None:

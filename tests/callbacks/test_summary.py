@@ -13,7 +13,7 @@ from rich.console import Console
 
 from realgen.callbacks import Export, LastCheckpoint, Summary
 from realgen.callbacks import summary as summary_file
-from realgen.callbacks.summary import before_after_sheet, go_on_command
+from realgen.callbacks.summary import before_after_sheet, go_on_command, ways_to_load
 from realgen.callbacks.summary_table import compare, number, summary_table
 from tests.helpers.toy_grpo import MeanBlue, Prompts, module, trainer
 
@@ -146,3 +146,19 @@ def test_one_validation_is_nothing_to_compare(tmp_path: Path, capsys: pytest.Cap
 def test_impossible_numbers_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         Summary(**{name: 0})
+
+
+def test_every_export_says_how_it_is_loaded(tmp_path: Path) -> None:
+    whole, lora, joint = tmp_path / "whole", tmp_path / "lora", tmp_path / "joint"
+    for path in (whole / "model.safetensors", lora / "adapter_model.safetensors"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for part, name in (("rewriter", "adapter_model"), ("images", "pytorch_lora_weights")):
+        (joint / part).mkdir(parents=True)
+        (joint / part / f"{name}.safetensors").touch()
+    assert ways_to_load(whole) == [f"from_pretrained('{whole}')"]
+    assert ways_to_load(lora) == [f"PeftModel.from_pretrained(model, '{lora}')"]
+    assert ways_to_load(joint) == [
+        f"PeftModel.from_pretrained(model, '{joint / 'rewriter'}')",
+        f"pipeline.load_lora_weights('{joint / 'images'}')",
+    ]

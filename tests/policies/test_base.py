@@ -42,3 +42,20 @@ def test_a_group_needs_a_sample() -> None:
     Half().check_group_size(1)
     with pytest.raises(ValueError, match="group_size must be at least 1, got 0"):
         Half().check_group_size(0)
+
+
+def test_an_objective_that_the_policy_cannot_serve_is_refused_at_once(make_rewriter):
+    from realgen.objectives import GRPO, GRPOGuard
+    from tests.helpers.toy_grpo import module
+
+    tokens, whole = make_rewriter(), make_rewriter(lora=None)
+    cure = "gives only log_probs; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
+    with pytest.raises(ValueError, match=rf"objective GRPOGuard needs gaussian from the policy's score; .* {cure}"):
+        module(policy=tokens, objective=GRPOGuard())
+    with pytest.raises(ValueError, match="objective GRPO needs velocity"):
+        module(policy=tokens, objective=GRPO(0.2, 0.2, kl="velocity", kl_coef=0.1))
+    leash = GRPO(0.2, 0.2, kl="k3", kl_coef=0.1)
+    with pytest.raises(ValueError, match=r"has a leash .* PromptPolicy has no reference: set lora, or keep_"):
+        module(policy=whole, objective=leash)
+    for policy in (tokens, make_rewriter(lora=None, keep_reference=True)):
+        assert module(policy=policy, objective=leash).objective is leash
