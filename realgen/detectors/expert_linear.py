@@ -94,25 +94,6 @@ class ExpertLinear(nn.Module, ABC):
         )
 
 
-def add_linear_(
-    total: Float[Tensor, "batch tokens out"],
-    hidden: Float[Tensor, "batch tokens in"],
-    weight: Float[Tensor, "out in"],
-    bias: Float[Tensor, " out"] | None = None,
-) -> None:
-    """Add ``F.linear(hidden, weight, bias)`` into ``total``, where the matrix product itself does the sum.
-
-    Args:
-        total: [B, N, out], changed in place.
-        hidden: [B, N, in].
-        weight: [out, in].
-        bias: [out], or None.
-    """
-    if bias is not None:
-        total.add_(bias)
-    total.view(-1, total.shape[-1]).addmm_(hidden.flatten(0, 1), weight.T)
-
-
 class FoldedExpertLinear(nn.Module):
     """A frozen ``ExpertLinear``: nothing is stacked per call, and the experts add into the output where it lies.
 
@@ -136,23 +117,11 @@ class FoldedExpertLinear(nn.Module):
             self.register_buffer(name, None if value is None else value.contiguous())
 
     def forward(
-        self, hidden: Float[Tensor, "batch tokens in"], gates: Float[Tensor, "batch routed"]
-    ) -> Float[Tensor, "batch tokens out"]:
+        self, hidden: Float[Tensor, "batch tokens features"], gates: Float[Tensor, "batch routed"]
+    ) -> Float[Tensor, "batch tokens features"]:
         """Map tokens; ``gates`` are those of the routed experts."""
-        mapped = F.linear(hidden, self.weight, self.bias)
-        self._add_experts(mapped, hidden, gates)
-        return mapped
-
-    def add_to(
-        self,
-        total: Float[Tensor, "batch tokens out"],
-        hidden: Float[Tensor, "batch tokens in"],
-        gates: Float[Tensor, "batch routed"],
-    ) -> None:
-        """Add the mapped tokens into ``total``, which costs less than to map them first."""
-        add_linear_(total, hidden, self.weight, self.bias)
-        self._add_experts(total, hidden, gates)
-
-    def _add_experts(self, total: Tensor, hidden: Tensor, gates: Tensor) -> None:
         scale = gates.repeat_interleave(self.rank, dim=1).unsqueeze(1)  # [B, 1, R r]
-        add_linear_(total, F.linear(hidden, self.down) * scale, self.up.T)
+        low = F.linear(hidden, self.down) * scale  # [B, N, R r]
+        mapped = F.linear(hidden, self.weight, self.bias)
+        mapped.flatten(0, 1).addmm_(low.flatten(0, 1), self.up)
+        return mapped

@@ -27,7 +27,6 @@ from realgen.detectors.clip_vision import (
     tower_state_dict,
 )
 from realgen.detectors.expert_linear import ExpertLinear
-from realgen.detectors.folded_layer import FoldedLayer
 from realgen.detectors.omniaid_config import ExpertType, OmniAIDConfig, RouterInput
 from realgen.detectors.omniaid_layers import Embeddings, EncoderLayer, GatingNetwork
 from realgen.detectors.pixels import Preprocess, clip_pixels
@@ -146,4 +145,3 @@ class OmniAIDNetwork(RoutedNetwork, ClipDetectorNetwork):
     def _fold(self) -> None:
         super()._fold()
         fold_quick_gelu(self)
-        self.encoder_layers = nn.ModuleList(FoldedLayer(cast("EncoderLayer", layer)) for layer in self.encoder_layers)
