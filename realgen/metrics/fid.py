@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -42,6 +43,8 @@ class FID(RealComparison):
 
         if min(len(generated), len(real)) < 2:
             raise ValueError(f"FID needs at least 2 images of each kind, got {len(generated)} and {len(real)} real.")
+        if not bool(generated.isfinite().all() and real.isfinite().all()):
+            return generated.new_tensor(torch.nan)  # LAPACK's eigenvalues of NaN may end the process
         distance = FrechetInceptionDistance(feature=_Features(generated.shape[1]))
         distance.update(generated, real=False)
         distance.update(real, real=True)
