@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -52,7 +53,8 @@ class JudgedReal(DetectorScore):
         Raises:
             ValueError: If there were no images.
         """
-        return self.result((self.seen("generated") < 0.5).double().mean())
+        p_fake = self.seen("generated")
+        return self.result(torch.where(p_fake.isnan(), p_fake, (p_fake < 0.5).to(p_fake)).mean())
 
 
 class DetectorAUROC(RealComparison):
