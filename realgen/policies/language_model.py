@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from realgen.policies.library_chatter import no_loading_bars
+from realgen.policies.chatter import no_loading_bars
 
 NAMES_SHOWN = 3
 

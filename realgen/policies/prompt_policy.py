@@ -23,9 +23,9 @@ from realgen.parallel import is_sharded, world_size
 from realgen.policies.backbones.base import autocast_without_cache, check_pretrained
 from realgen.policies.base import Policy
 from realgen.policies.chat import Chat, check_instruction
+from realgen.policies.chatter import no_loading_bars
 from realgen.policies.completion import INSTRUCTION
 from realgen.policies.language_model import checkpointed_layers, end_token_ids, linear_layers, load_language_model
-from realgen.policies.library_chatter import no_loading_bars
 from realgen.policies.lora import LoRA
 from realgen.policies.rewriting import read_rewrites
 from realgen.policies.text_engine import TextEngine, TransformersEngine, WritingTask

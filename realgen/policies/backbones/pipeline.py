@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from realgen.policies.backbones.base import Backbone, Schedule
-from realgen.policies.library_chatter import no_loading_bars, tell_of_truncation_once
+from realgen.policies.chatter import no_loading_bars, tell_of_truncation_once
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from realgen.policies.backbones import Flux
-from realgen.policies.library_chatter import tell_of_truncation_once
+from realgen.policies.chatter import tell_of_truncation_once
 from tests.helpers.tiny_pipelines import flux_pipeline
 
 PROMPTS = ["a red fox", "moon"]

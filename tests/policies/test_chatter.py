@@ -4,7 +4,7 @@ import logging
 
 from diffusers.utils import logging as diffusers_logging
 
-from realgen.policies.library_chatter import TRUNCATED, no_loading_bars, tell_of_truncation_once
+from realgen.policies.chatter import TRUNCATED, no_loading_bars, tell_of_truncation_once
 
 
 def test_bars_are_back_afterwards() -> None:
