@@ -239,7 +239,10 @@ def test_an_error_of_the_reward_stops_the_fit_with_its_own_message(tmp_path: Pat
     start = GaussianPolicy()
     start.load()
     assert torch.equal(trained.policy.weight, start.weight)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reward")]
+    judging = [thread for thread in threading.enumerate() if thread.name.startswith("reward")]
+    for thread in judging:  # told to end, not waited for
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in judging)
 
 
 def test_a_row_has_the_mean_of_its_images_that_could_be_judged() -> None:
