@@ -30,6 +30,7 @@ SHORT = [
     "--model.metrics=null",
     "--loggers.wandb=null",
 ]
+ONE = "--trainer.limit_train_batches=1"
 
 pytestmark = pytest.mark.slow
 
@@ -52,11 +53,11 @@ class KillInUpdate(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fit(run: Path, *, epochs: int, resume: bool = False, recipe: str = "diffusion") -> None:
-    """Run a recipe up to an epoch; each has two iterations and a validation."""
+def fit(run: Path, *words: str, epochs: int, resume: bool = False, recipe: str = "diffusion") -> None:
+    """Run a recipe up to an epoch; each has two iterations (unless ``words`` differ) and a validation."""
     go_on = ["--ckpt_path", "last"] if resume else []
     config = f"--config=configs/{recipe}.yaml"
-    assert main([config, *SHORT, f"--run_dir={run}", f"--trainer.max_epochs={epochs}", *go_on]) == 0
+    assert main([config, *SHORT, f"--run_dir={run}", f"--trainer.max_epochs={epochs}", *words, *go_on]) == 0
 
 
 def rows(run: Path, version: int = 0) -> list[dict[str, str]]:
@@ -105,9 +106,9 @@ def test_two_and_two_iterations_equal_four(straight: Path, repository: Path, tmp
 
 @pytest.mark.parametrize("recipe", ["llm", "joint"])
 def test_recipes_with_a_language_model_too(recipe: str, repository: Path, tmp_path: Path) -> None:
-    fit(tmp_path / "straight", epochs=2, recipe=recipe)
-    fit(tmp_path / "run", epochs=1, recipe=recipe)
-    fit(tmp_path / "run", epochs=2, recipe=recipe, resume=True)
+    fit(tmp_path / "straight", ONE, epochs=2, recipe=recipe)
+    fit(tmp_path / "run", ONE, epochs=1, recipe=recipe)
+    fit(tmp_path / "run", ONE, epochs=2, recipe=recipe, resume=True)
     assert_equal_ends(tmp_path / "run", tmp_path / "straight")
     assert rows(tmp_path / "run") + rows(tmp_path / "run", 1) == rows(tmp_path / "straight")
 
