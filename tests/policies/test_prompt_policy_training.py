@@ -48,9 +48,9 @@ def weights(trained) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_teaches_a_language_model(make_rewriter, tmp_path: Path, name: str) -> None:
-    trained = train(make_rewriter, tmp_path, 12, objective=OBJECTIVES[name], group_size=16, microbatch_size=16)
+    trained = train(make_rewriter, tmp_path, 10, objective=OBJECTIVES[name], group_size=16, microbatch_size=16)
     lengths = trained.reward.lengths
-    assert sum(lengths[-3:]) < 0.75 * sum(lengths[:3])
+    assert sum(lengths[-2:]) < 0.75 * sum(lengths[:2]), lengths
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
