@@ -21,7 +21,7 @@ from realgen.modules import GRPOModule
 from realgen.objectives import GRPO
 from realgen.parallel import gathered_weights, plain_name, whole
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
-from realgen.policies.backbones import SD3
+from realgen.policies.backbones import SD3, Backbone
 from realgen.rewards import WeightedSum
 from tests.helpers.toy_grpo import Color, Prompts, batch_of, trainer
 
@@ -57,7 +57,8 @@ def prompts_of(iteration: int, rank: int, ranks: int) -> Any:
     return batch_of([first, first + 1])
 
 
-def make_policy(directory: str, **settings: Any) -> DiffusionPolicy:
+def make_policy(directory: str, *, backbone: Backbone | None = None, **settings: Any) -> DiffusionPolicy:
+    """A tiny policy of the SD3 in the directory, unless another backbone is given."""
     dtype = settings.pop("dtype", "float32")
     defaults = {
         "transition": FlowSDE(0.7),
@@ -68,7 +69,7 @@ def make_policy(directory: str, **settings: Any) -> DiffusionPolicy:
         "rollout_batch_size": 5,
         "lora": LoRA(rank=4, alpha=12.0, init="kaiming"),
     }
-    backbone = SD3(directory, guidance_scale=1.5, max_sequence_length=4, dtype=dtype)
+    backbone = backbone or SD3(directory, guidance_scale=1.5, max_sequence_length=4, dtype=dtype)
     return DiffusionPolicy(backbone, **{**defaults, **settings})
 
 
