@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from realgen.benchmark.comparison import Comparison, Section
+    from realgen.benchmark.comparison import Comparison, Measure, Section
     from realgen.functional.bootstrap import Interval
 
 _EXAMPLE = """\
@@ -71,9 +71,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def verdict(difference: Interval) -> str:
-    """Whether a measure where higher is better got better, worse, or neither can be said."""
-    return "better" if difference.low > 0 else "worse" if difference.high < 0 else "not told apart"
+def verdict(difference: Interval, *, one_seed: bool = False) -> str:
+    """Whether a measure where higher is better got better, worse, or neither can be said, as without an interval."""
+    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+        return "not told apart"
+    return ("better" if difference.low > 0 else "worse") + (", of one seed" if one_seed else "")
+
+
+def verdicts(measure: Measure, comparison: Comparison) -> list[str]:
+    """Of each group but the first; one seed on either side is said."""
+    alone = [len(group.runs) == 1 for group in comparison.groups]
+    return [
+        verdict(difference, one_seed=alone[0] or alone[number])
+        for number, difference in enumerate(measure.differences, start=1)
+    ]
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -89,7 +100,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     ]
     for section, shown in zip(comparison.sections, found["sections"], strict=True):
         for measure, entry in zip(section.measures, shown["measures"], strict=True):
-            entry["verdicts"] = [verdict(difference) for difference in measure.differences]
+            entry["verdicts"] = verdicts(measure, comparison)
     return found
 
 
@@ -105,6 +116,11 @@ def show(comparison: Comparison, console: Console) -> None:
             console.print(f"   {key}: {value}", highlight=False, markup=False)
     left_out = f"; {comparison.left_out} that only some have are left out" if comparison.left_out else ""
     console.print(f"\n{comparison.prompts} prompts that all have{left_out}", highlight=False)
+    console.print(
+        f"intervals: {100 * comparison.confidence:g} %, of each measure on its own, over prompts and seeds; "
+        "differences are paired by prompt",
+        highlight=False,
+    )
     alone = [group.name for group in comparison.groups if len(group.runs) == 1]
     if alone:
         console.print(
@@ -115,6 +131,8 @@ def show(comparison: Comparison, console: Console) -> None:
     for section in comparison.sections:
         console.print()
         console.print(section_title(section), highlight=False)
+        for note in section_notes(section):
+            console.print(f"[dim]{note}[/]", highlight=False)
         console.print(measure_table(section, comparison))
         if section.whole:
             console.print(whole_table(section, comparison))
@@ -127,6 +145,16 @@ def section_title(section: Section) -> str:
     unit = "images drawn in training" if section.price == "images" else "seconds of training"
     stood = (", ".join(f"{iteration:.4g}" for iteration in group) for group in section.iterations)
     return f"[bold]at {section.at:,.0f} {unit} each[/] (iterations {' | '.join(stood)})"
+
+
+def section_notes(section: Section) -> list[str]:
+    """What a reader must know to believe the numbers."""
+    notes = []
+    if section.interpolated:
+        notes.append("a run that stood between two validations is interpolated")
+    if section.price == "seconds":
+        notes.append("seconds are comparable only on the same machine with nothing else running")
+    return notes
 
 
 def measure_table(section: Section, comparison: Comparison) -> Table:
@@ -142,32 +170,45 @@ def measure_table(section: Section, comparison: Comparison) -> Table:
     for name in names[1:]:
         table.add_column(f"{name} - {names[0]}", justify="right")
         table.add_column("")
-    colors = {"better": "green", "worse": "red", "not told apart": "dim"}
+    colors = {"better": "green", "worse": "red", "not": "dim"}
     for measure in section.measures:
         cells = [f"{value.value:.3f}" for value in measure.values]
-        for difference in measure.differences:
-            said = verdict(difference)
-            cells += [f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]".replace("[", r"\[")]
-            cells += [f"[{colors[said]}]{said}[/]"]
+        for difference, said in zip(measure.differences, verdicts(measure, comparison), strict=True):
+            color = colors[said.replace(",", "").split()[0]]
+            cells += [f"{difference.value:+.3f}{_limits(difference)}", f"[{color}]{said}[/]"]
         table.add_row(measure.name, *cells)
     return table
 
 
+def _limits(difference: Interval) -> str:
+    """As rich's markup; empty where there are none, as on one prompt."""
+    if difference.low is None or difference.high is None:
+        return ""
+    return rf" \[{difference.low:+.3f}, {difference.high:+.3f}]"
+
+
 def whole_table(section: Section, comparison: Comparison) -> Table:
-    """The measures of all images together: mean over the seeds, and their range."""
+    """The measures of all images together: mean over the seeds and their range; no interval, so no verdict."""
     from rich.box import SIMPLE
     from rich.table import Table
 
     table = Table(box=SIMPLE, pad_edge=False)
     table.add_column("measure of all images together")
+    names = [group.name for group in comparison.groups]
     for group in comparison.groups:
-        table.add_column(f"{group.name}, mean (range over seeds)", justify="right")
+        several = ", mean (range over seeds)" if len(group.runs) > 1 else ""
+        table.add_column(f"{group.name}{several}", justify="right")
+    for name in names[1:]:
+        table.add_column(f"{name} - {names[0]}", justify="right")
+    directions = {True: " (higher is better)", False: " (lower is better)", None: ""}
     for measure in section.whole:
+        means = [sum(values) / len(values) for values in measure.seeds]
         cells = [
-            f"{sum(values) / len(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if values[1:] else "")
-            for values in measure.seeds
+            f"{mean:.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if values[1:] else "")
+            for mean, values in zip(means, measure.seeds, strict=True)
         ]
-        table.add_row(measure.name, *cells)
+        differences = [f"{mean - means[0]:+.3f}" for mean in means[1:]]
+        table.add_row(measure.name + directions[measure.higher_is_better], *cells, *differences)
     return table
 
 

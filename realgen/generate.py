@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from realgen import __version__
 
 if TYPE_CHECKING:
-    import torch
     from jsonargparse import ArgumentParser
 
     from realgen.cli.schema import Place
@@ -124,6 +123,7 @@ def open_studio(options: Sequence[str], given: Sequence[str]) -> tuple[Studio, l
     from realgen.cli.config_error import ConfigError
     from realgen.cli.diagnosis import blame
     from realgen.generation import Request, Studio, read_prompts
+    from realgen.parallel import usable_device
     from realgen.policies import JointPolicy, PromptPolicy, RewrittenPolicy
 
     config, groups = read_config(options)
@@ -135,7 +135,7 @@ def open_studio(options: Sequence[str], given: Sequence[str]) -> tuple[Studio, l
             kind = type(made.policy).__name__
             raise ConfigError(f"policy draws what it is told, and {kind} rewrites; give what rewrites as --rewriter.")
         texts = read_prompts(given, request.prompts)
-        device = _device(request.device)
+        device = usable_device(request.device)
         made.policy.load()
         if made.rewriter is not None:
             made.rewriter.load()
@@ -265,17 +265,6 @@ def _digests(part: Any) -> dict[str, str]:
     if directory is None:
         return {}
     return {directory: hashlib.sha256(find_adapters(directory).file.read_bytes()).hexdigest()}
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 if __name__ == "__main__":

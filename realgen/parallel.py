@@ -1,4 +1,4 @@
-"""What the code needs to know about ranks and shards, in one place. With one process every helper is the identity."""
+"""What the code needs to know about ranks, shards and devices. With one process no helper of ranks does anything."""
 
 from __future__ import annotations
 
@@ -146,3 +146,27 @@ def compute_device(tensor: Tensor) -> torch.device:
     if isinstance(tensor, DTensor) and tensor.device_mesh.device_type == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return tensor.device
+
+
+def usable_device(name: str) -> torch.device:
+    """A device that a user names, tried.
+
+    Args:
+        name: As torch calls it, or ``auto``: a GPU if there is one.
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: If there is none of this name, or nothing can be computed on it.
+
+    Example:
+        >>> usable_device("cpu")
+        device(type='cpu')
+    """
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
-
     from realgen.data.probe_files import Divided
     from realgen.detectors.probe_backbone import Backbone
     from realgen.detectors.probe_fit import FittedHead, LabelledFeatures
@@ -134,9 +132,10 @@ def probe(
     from realgen.detectors.linear_probe import ProbeConfig, save_probe
     from realgen.detectors.probe_backbone import load_backbone
     from realgen.detectors.probe_fit import fit_head
+    from realgen.parallel import usable_device
 
     _check(output, held_out=held_out, l2=l2, batch_size=batch_size, num_workers=num_workers, overwrite=overwrite)
-    place = _device(device)
+    place = usable_device(device)
     divided = divide(real, generated, held_out)
     found = {file.path: jpeg_quality(file.path) for file in divided.files}
     qualities = {path: quality for path, quality in found.items() if quality is not None}
@@ -248,17 +247,6 @@ def _check(output: Path, *, held_out: float, l2: float, batch_size: int, num_wor
     if (output / "config.json").exists() and not overwrite:
         raise ValueError(f"--output {output} already holds a probe; --overwrite replaces it.")
     output.mkdir(parents=True, exist_ok=True)
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _write_part(output: Path, backbone: str) -> None:

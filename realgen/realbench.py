@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import shlex
 import signal
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from realgen.benchmark import Results
-    from realgen.benchmark.realbench import RealBench
+    from realgen.benchmark.realbench import Part, RealBench
     from realgen.cli.plain_config import PlainConfig
     from realgen.policies import Policy
 
@@ -40,7 +39,7 @@ Common overrides (a dotted key of the config; init_args may be left out; later w
   --dry-run                                 say what would be drawn, judged and asked, and stop
   --num_prompts=100                         only so many prompts, evenly spaced
   --device=cuda                             where it computes
-  --run_dir=FOLDER                          go on with a run: no image is drawn twice
+  --run_dir=FOLDER                          go on with a run: images that are there are kept
   --run_dir=FOLDER --part=1/8               draw an eighth, beside seven others; then once without --part
   --print_config                            show the whole config and stop
 """
@@ -63,9 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     # Imported here, so that the lines above do not wait for torch.
     from realgen.cli import ConfigError
+    from realgen.cli.realbench_arguments import read_part
 
     try:
         plain, config = read_config(arguments)
+        part = read_part(config)
         bench = prepare(plain, config)
         folder = run_folder(config, arguments)
         if config["dry_run"]:
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
     except (ConfigError, ModuleNotFoundError, ValueError) as error:
         return _report(error)
-    return _run(bench, plain, config, folder, arguments)
+    return _run(bench, plain, config, folder, arguments, part)
 
 
 def read_config(argv: Sequence[str]) -> tuple[PlainConfig, dict[str, Any]]:
@@ -116,6 +117,7 @@ def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
     from realgen.benchmark.prompt_set import choose_evenly, read_prompt_set
     from realgen.benchmark.realbench import Contestant, RealBench
     from realgen.cli import ConfigError
+    from realgen.parallel import usable_device
 
     made = plain.make(config)
     if made.prompts is None:
@@ -126,6 +128,7 @@ def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
         )
         bench = RealBench(
             prompts=choose_evenly(prompts, made.num_prompts),
+            other_names=[prompt.name for prompt in prompts],
             judges=Judges(_given(made.detectors), _given(made.rewards), _given(made.metrics)),
             contestants={
                 name: Contestant(
@@ -141,7 +144,7 @@ def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
             allow_missing=made.allow_missing,
             seed=made.seed,
             draw_batch_size=made.draw_batch_size,
-            device=_device(made.device),
+            device=str(usable_device(made.device)),
         )
         bench.find_images()
     except ValueError as error:
@@ -152,36 +155,40 @@ def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
 def run_folder(config: Mapping[str, Any], argv: Sequence[str]) -> Path:
     """Choose the folder of the run: ``run_dir``, or OUTPUT_DIR/RECIPE/DATE-TIME as ``realgen.fit`` does.
 
+    Unless it is a dry run, a folder that is chosen is made, so that nobody else takes it.
+
     Args:
         config: The config.
         argv: Arguments, of which the first config names the recipe.
 
     Returns:
-        The folder, which need not exist.
-
-    Raises:
-        ConfigError: If only a part is to be drawn, and the folder that all parts share is not given.
+        The folder; one that is given need not exist.
     """
-    from realgen.cli import ConfigError
     from realgen.cli.arguments import first_config
     from realgen.cli.realbench_arguments import gather_images
     from realgen.cli.run_dir import find_run
 
     if config["run_dir"] is not None:
         return Path(config["run_dir"])
-    if config["part"] is not None:
-        raise ConfigError("part: give the folder that all parts draw into: --run_dir=FOLDER")
-    return find_run(
+    found = find_run(
         recipe=first_config(gather_images(argv)),
         run_dir=None,
         output_dir=config["output_dir"],
         ckpt_path=None,
         environment=os.environ,
         now=datetime.now(),
-    ).path
+    )
+    return found.path if config["dry_run"] else found.claim().path
 
 
-def _run(bench: RealBench, plain: PlainConfig, config: Mapping[str, Any], folder: Path, argv: Sequence[str]) -> int:
+def _run(
+    bench: RealBench,
+    plain: PlainConfig,
+    config: Mapping[str, Any],
+    folder: Path,
+    argv: Sequence[str],
+    part: Part | None,
+) -> int:
     from realgen.benchmark.outputs import show, write_outputs
     from realgen.cli import ConfigError
 
@@ -190,10 +197,10 @@ def _run(bench: RealBench, plain: PlainConfig, config: Mapping[str, Any], folder
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        _write_config(config, argv, folder)
-        if config["part"] is not None:
-            part, parts = _part(config["part"])
-            sys.stdout.write(f"{bench.draw(folder, part=part - 1, parts=parts)} images are in {folder}\n")
+        bench.check_folder(folder)
+        _keep_config(config, argv, folder)
+        if part is not None:
+            sys.stdout.write(f"{bench.draw(folder, part)} images are in {folder}\n")
             return 0
         results = bench.run(folder)
         results = replace(results, settings={**_provenance(argv), **results.settings, "config": config})
@@ -201,8 +208,8 @@ def _run(bench: RealBench, plain: PlainConfig, config: Mapping[str, Any], folder
         show(results, files)
         log(results, plain, config, folder, list(files.values()))
     except (KeyboardInterrupt, SystemExit) as stop:
-        again = [argument for argument in argv if not argument.startswith("--run_dir=")]
-        sys.stderr.write(f"stopped\ngo on: {_command([*again, f'--run_dir={folder}'])}\n")
+        again = [*_without(argv, "run_dir"), f"--run_dir={folder}"]
+        sys.stderr.write(f"stopped\ngo on: {_command(again)}\n")
         return TERMINATED if isinstance(stop, SystemExit) else INTERRUPTED
     except ValueError as error:
         return _report(ConfigError(plain.blame(error, config)))
@@ -243,14 +250,34 @@ def log(results: Results, plain: PlainConfig, config: Mapping[str, Any], folder:
             logger.experiment.finish()
 
 
-def _write_config(config: Mapping[str, Any], argv: Sequence[str], folder: Path) -> None:
+def _keep_config(config: Mapping[str, Any], argv: Sequence[str], folder: Path) -> None:
+    """Write the config that the folder is of; one that is there stays unless it is another one, and that is said."""
     import yaml
 
     from realgen import __version__
+    from realgen.cli.realbench_arguments import config_changes
 
+    path = folder / "config.yaml"
+    changes = config_changes(path, config)
+    if path.exists() and not changes:
+        return
+    if changes:
+        sys.stderr.write(f"note: {folder} was of another config, its results are replaced: {changes}\n")
     folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump({**config, "run_dir": None}, sort_keys=False, allow_unicode=True)
-    (folder / "config.yaml").write_text(f"# realgen {__version__}: {_command(argv)}\n{text}", encoding="utf-8")
+    text = yaml.safe_dump({**config, "run_dir": None, "part": None}, sort_keys=False, allow_unicode=True)
+    whole = path.with_name(f".{path.name}.{os.getpid()}.part")  # a run that is killed leaves no half of a file
+    whole.write_text(f"# realgen {__version__}: {_command(_without(argv, 'part'))}\n{text}", encoding="utf-8")
+    os.replace(whole, path)
+
+
+def _without(argv: Sequence[str], key: str) -> list[str]:
+    """Arguments but ``--key=value`` and ``--key value``."""
+    values = {place + 1 for place, argument in enumerate(argv) if argument == f"--{key}"}
+    return [
+        argument
+        for place, argument in enumerate(argv)
+        if argument.partition("=")[0] != f"--{key}" and place not in values
+    ]
 
 
 def _command(argv: Sequence[str]) -> str:
@@ -265,27 +292,8 @@ def _given(components: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: component for name, component in (components or {}).items() if component is not None}
 
 
-def _part(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
-    if found is None:
-        raise ValueError(f"part must be K/N, such as 1/8, got {text!r}.")
-    return int(found[1]), int(found[2])
-
-
 def _path(value: str | None) -> Path | None:
     return None if value is None else Path(value)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {name} cannot be used: {str(error).splitlines()[0]}") from error
-    return name
 
 
 def _provenance(argv: Sequence[str]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def folders(tmp_path: Path) -> list[str]:
             rows = {0: {"reward": [0.0] * 4, "alignment": [0.9] * 4, "same": [0.5] * 4}}
             rows[10] = {"reward": reward, "alignment": [0.9 - gain / 2] * 4, "same": [0.5] * 4}
             whole = {i: {"kid": 2.0 - gain * i / 10 + 0.1 * seed} for i in (0, 10)}
-            made.append(write_run(tmp_path / f"{name}-{seed}", rows, lr=lr, seed=seed, whole=whole))
+            metrics = {"kid": {"class_path": "realgen.metrics.KID"}}
+            made.append(write_run(tmp_path / f"{name}-{seed}", rows, lr=lr, seed=seed, whole=whole, metrics=metrics))
     return [str(folder) for folder in made]
 
 
@@ -46,13 +47,29 @@ def test_the_tables_say_who_is_better_and_how_sure(folders: list[str], capsys: p
     assert alignment[1:] == ["0.900", "0.800", "-0.100", "[-0.100,", "-0.100]", "worse"]
     same = next(words for words in lines if words[:1] == ["same"])
     assert same[-3:] == ["not", "told", "apart"]
-    assert any(" ".join(words) == "kid 2.050 (2.000 to 2.100) 1.900 (1.800 to 2.000)" for words in lines)
+    kid = "kid (lower is better) 2.050 (2.000 to 2.100) 1.900 (1.800 to 2.000) -0.150"
+    assert any(" ".join(words) == kid for words in lines)
+    assert "intervals: 95 %, of each measure on its own" in out
+    assert "seconds are comparable only on the same machine" in out
     assert "one seed" not in out
+    assert "interpolated" not in out
 
 
 def test_a_single_seed_is_said(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(folders[1:]) == 0
-    assert "one seed in A: there the intervals cover the choice of prompts" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "one seed in A: there the intervals cover the choice of prompts" in out
+    assert "better, of one seed" in out
+    assert "worse, of one seed" in out
+
+
+def test_what_is_interpolated_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = write_run(tmp_path / "short", {i: {"reward": [0.5] * 4} for i in (0, 3)})
+    long = write_run(tmp_path / "long", {i: {"reward": [0.5] * 4} for i in (0, 4)}, lr=2e-3)
+    assert main([str(short), str(long)]) == 0
+    out = capsys.readouterr().out
+    assert "at 300 images drawn in training each (iterations 3 | 3)" in out
+    assert out.count("a run that stood between two validations is interpolated") == 2
 
 
 def test_json_holds_all_of_it(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +82,20 @@ def test_json_holds_all_of_it(folders: list[str], capsys: pytest.CaptureFixture[
     assert reward["seeds"] == [pytest.approx([0.15, 0.16]), pytest.approx([0.35, 0.36, 0.37])]
     assert reward["differences"][0]["value"] == pytest.approx(0.205)
     assert reward["verdicts"] == ["better"]
+
+
+def test_one_prompt_is_no_evidence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [
+        write_run(tmp_path / str(level), {i: {"reward": [level * i]} for i in (0, 1)}, lr=level, prompts=("a cat",))
+        for level in (0.1, 0.9)
+    ]
+    assert main([str(run) for run in runs]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    words = next(words for words in lines if words[:1] == ["reward"])
+    assert words == ["reward", "0.100", "0.900", "+0.800", "not", "told", "apart"]
+    assert main([*(str(run) for run in runs), "--json"]) == 0
+    (difference,) = json.loads(capsys.readouterr().out)["sections"][0]["measures"][0]["differences"]
+    assert (difference["low"], difference["high"]) == (None, None)
 
 
 @pytest.mark.parametrize(

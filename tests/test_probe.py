@@ -156,7 +156,7 @@ def test_what_does_not_hold_for_other_images_is_no_probe(weights, tmp_path, caps
         (["--held_out", "1.0"], "--held_out must be above 0 and below 1, got 1.0"),
         (["--batch_size", "0"], "--batch_size must be at least 1 and --num_workers 0, got 0 and 0"),
         (["--l2", "0"], "--l2 must be above 0, got 0.0"),
-        (["--device", "toaster"], "--device toaster cannot be used: "),
+        (["--device", "toaster"], "device: 'toaster' cannot be used: "),
         (["--real", "no/folder"], "--real must be a folder of images, 'no/folder' is none"),
         (["--backbone", "open_clip:ViT-Z", "--pretrained", "x"], "open_clip cannot load backbone 'ViT-Z'"),
         (["--pretrained", "no/file"], "pretrained must be a file with a timm backbone's weights"),

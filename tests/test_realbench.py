@@ -104,13 +104,67 @@ def test_several_processes_share_the_drawing(
     assert GreyPolicy.drawn == 3
     assert capsys.readouterr().out.splitlines()[-1] == f"2 images are in {tmp_path / 'run'}"
     assert not (tmp_path / "run/results.json").exists()
+    assert main([*toys, "--part=3/3"]) == 0
+    assert GreyPolicy.drawn == 4
     assert main(toys) == 0
     assert GreyPolicy.drawn == 4
-    for part, message in (("4/3", "part must be 1/3 to 3/3, got 4/3"), ("x", "part must be K/N, such as 1/8, got 'x'")):
-        assert main([*toys, f"--part={part}"]) == 1
-        assert message in capsys.readouterr().err
-    assert main([*toys[:2], "--part=1/2"]) == 1
-    assert "--run_dir=FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("4/3", "part must be 1/3 to 3/3, got 4/3."),
+        ("0/3", "part must be K/N, such as 1/8, got '0/3'."),
+        ("x", "part must be K/N, such as 1/8, got 'x'."),
+        ("1/2", "part: give the folder that all parts draw into: --run_dir=FOLDER"),
+    ],
+)
+def test_a_wrong_part_is_refused_before_anything_is_made(
+    part: str, message: str, toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = toys if part != "1/2" else toys[:2]
+    # A policy that nobody can make: the part is looked at first.
+    wrong = [f"--policies.grey={TOYS}.GreyPolicy", "--policies.grey.size=0", "--prompts=nowhere"]
+    assert main([*given, *wrong, f"--part={part}"]) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_of_one_folder_are_of_one_config(
+    toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*toys, "--part", "1/2", "--device=cpu"]) == 0
+    kept = (tmp_path / "run/config.yaml").read_text()
+    assert "--part" not in kept
+    assert yaml.safe_load(kept)["part"] is None
+    assert main([*toys, "--part=2/2", "--draw_batch_size=1", "--num_prompts=3"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: part: {tmp_path / 'run'} is of another config: num_prompts was not set, now it is 3. "
+        "Choose another --run_dir."
+    )
+    assert main([*toys, "--part=2/2", "--draw_batch_size=1"]) == 0
+    assert main(toys) == 0
+    assert (tmp_path / "run/config.yaml").read_text() == kept
+
+
+def test_another_config_is_said_and_one_that_is_refused_leaves_the_folder_alone(
+    toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(toys) == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert main([*toys, "--seed=1"]) == 1
+    assert "seed was 0, now it is 1" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
+    assert main([*toys, "--scoring.resamples=30", "--detectors.bright.batch_size=2"]) == 0
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert note == (
+        f"note: {tmp_path / 'run'} was of another config, its results are replaced: "
+        "detectors.bright.batch_size was 64, now it is 2; scoring.resamples was 20, now it is 30"
+    )
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["scoring"]["resamples"] == 30
+    (tmp_path / "run/config.yaml").write_text("{")
+    assert main(toys) == 1
+    assert f"cannot read {tmp_path / 'run/config.yaml'}" in capsys.readouterr().err
 
 
 def test_dry_run_writes_nothing(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +190,7 @@ def test_dry_run_writes_nothing(toys: list[str], tmp_path: Path, capsys: pytest.
         (["--matching={size: 16}"], "error: matching.size=16 would enlarge"),
         (["--scoring.batch_size=0"], "error: scoring.batch_size must be at least 1, got 0"),
         (["--num_prompts=9"], "error: num_prompts must be 1 to 4"),
-        (["--device=abacus"], "error: device: abacus cannot be used"),
+        (["--device=abacus"], "error: device: 'abacus' cannot be used"),
         (["--leength=long"], "error: leength: config has no such key (command line). Did you mean length?"),
         (["--policies.grey.fault=nan"], "error: the policy drew NaN for 00000"),
     ],

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from realgen.benchmark.arena_asking import Asking
+from realgen.benchmark.arena_asking import Asking, times_to_ask
 from realgen.benchmark.arena_log import AnswerLog
 from realgen.benchmark.arena_protocol import (
     Against,
@@ -37,7 +37,7 @@ class ArenaPlan:
     questions: int
     """That the arena consists of; equal ones are counted once."""
     kept: int
-    """Of them answered already."""
+    """Of them done already."""
     calls: int
     """Questions that a run would ask; unreadable replies and failures come on top."""
     most_calls: int
@@ -61,8 +61,8 @@ class Arena:
         protocol: ``swapped``: both orders. ``published``: the model first, the photograph second.
         against: What models are compared with: the photographs (``real``), each other (``models``), ``both``, ``none``.
         single: Ask of each image alone whether it is real or fake, too; of the photographs as well.
-        replies: Times that the judge is asked in all while its reply cannot be read, >= 1; one that always replies the
-            same is asked once.
+        replies: Times that the judge is asked in all, over all runs, while its reply cannot be read, >= 1; one that
+            always replies the same is asked once.
         ask_again: Ask questions again whose replies could not be read in an earlier run.
         max_failures: Questions in a row without an answer after which the run stops, >= 1; the next one goes on.
         resampling: How intervals are made; null for the defaults.
@@ -115,9 +115,10 @@ class Arena:
             ValueError: If images are missing, or the file of the answers is none.
         """
         battle = _Battle(self, prompts, sets, matching)
-        calls = len(battle.open_questions(AnswerLog(log)))
-        total = len(battle.by_key)
-        return ArenaPlan(total, total - calls, calls, calls * self.replies)
+        answers = AnswerLog(log)
+        times = [battle.times_to_ask(answers.get(key)) for key in battle.by_key]
+        calls = sum(number > 0 for number in times)
+        return ArenaPlan(len(times), len(times) - calls, calls, sum(times))
 
     def run(
         self,
@@ -145,7 +146,9 @@ class Arena:
             ValueError: If images are missing or broken, or the file is none of answers or written by another run.
             RefusedError: If the judge refuses all questions.
             RuntimeError: If ``max_failures`` questions in a row got no answer.
+            OSError: If an answer cannot be written.
         """
+        self.judge.check()
         battle = _Battle(self, prompts, sets, matching)
         answers = AnswerLog(log)
         with answers.writing():
@@ -156,6 +159,7 @@ class Arena:
                     answers,
                     matching=matching,
                     replies=self.replies,
+                    ask_again=self.ask_again,
                     max_failures=self.max_failures,
                     advance=advance,
                 )
@@ -186,7 +190,11 @@ class _Battle:
 
     def open_questions(self, answers: AnswerLog) -> list[tuple[str, Question]]:
         """Questions without an answer, equal ones once, in order."""
-        return [(key, question) for key, question in self.by_key.items() if self._is_open(answers.get(key))]
+        return [(key, question) for key, question in self.by_key.items() if self.times_to_ask(answers.get(key))]
+
+    def times_to_ask(self, answer: Answer | None) -> int:
+        """How often a question with this answer is to be asked while its reply cannot be read."""
+        return times_to_ask(answer, replies=self.arena.replies, ask_again=self.arena.ask_again)
 
     def result(self, answers: AnswerLog, *, asked: int, failed: int) -> ArenaResult:
         """Score what the file holds."""
@@ -211,15 +219,12 @@ class _Battle:
             images=images,
             questions=len(self.by_key),
             asked=asked,
-            unreadable=sum(answer.choice is None for answer in kept),
+            unreadable=sum(answer.choice is None and answer.replies >= arena.replies for answer in kept),
             failed=failed,
             tokens_in=sum(answer.tokens_in for answer in kept),
             tokens_out=sum(answer.tokens_out for answer in kept),
             requests=sum(answer.requests for answer in kept),
         )
-
-    def _is_open(self, answer: Answer | None) -> bool:
-        return answer is None or (self.arena.ask_again and answer.choice is None)
 
 
 @contextmanager

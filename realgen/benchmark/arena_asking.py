@@ -14,9 +14,31 @@ from realgen.benchmark.arena_protocol import Question, Shown
 from realgen.benchmark.arena_result import Answer
 from realgen.benchmark.matching import FormatMatching
 from realgen.data.image_files import read_image
-from realgen.judges.base import ArenaJudge, UnavailableError
+from realgen.judges.base import ArenaJudge, UnavailableError, Verdict
 
 _LOGGER = logging.getLogger(__name__)
+
+
+def times_to_ask(earlier: Answer | None, *, replies: int, ask_again: bool) -> int:
+    """How often a question is to be asked while its reply cannot be read.
+
+    Args:
+        earlier: What is known; None where nothing is.
+        replies: Times that the judge is asked in all.
+        ask_again: Ask as often once more where no reply could be read.
+
+    Returns:
+        Times; 0 where the question is done.
+
+    Example:
+        >>> times_to_ask(None, replies=3, ask_again=False)
+        3
+    """
+    if earlier is None:
+        return replies
+    if earlier.choice is not None:
+        return 0
+    return replies if ask_again else max(0, replies - earlier.replies)
 
 
 class Asking:
@@ -27,6 +49,7 @@ class Asking:
         answers: Where answers are kept; held open by the caller.
         matching: How images are made alike before they are shown; None shows them as they are.
         replies: Times that the judge is asked in all while its reply cannot be read.
+        ask_again: Ask as often once more where no reply of an earlier run could be read.
         max_failures: Questions in a row without an answer after which all stops.
         advance: Called after each question.
     """
@@ -38,11 +61,12 @@ class Asking:
         *,
         matching: FormatMatching | None,
         replies: int,
+        ask_again: bool,
         max_failures: int,
         advance: Callable[[], object],
     ) -> None:
         self.judge, self.answers, self.matching, self.advance = judge, answers, matching, advance
-        self.replies, self.max_failures = replies, max_failures
+        self.replies, self.ask_again, self.max_failures = replies, ask_again, max_failures
         self._failed = 0
         self._failures_in_a_row = 0
         self._stopped_by: Exception | None = None
@@ -58,6 +82,7 @@ class Asking:
 
         Raises:
             ValueError: If an image cannot be read.
+            OSError: If an answer cannot be written.
             RefusedError: If the judge refuses all questions.
             RuntimeError: If too many in a row got no answer.
         """
@@ -75,7 +100,7 @@ class Asking:
             if question is None:
                 return
             try:
-                self.answers.append(await self._ask(key, question))
+                await self._ask(key, question)
                 self._failures_in_a_row = 0
             except UnavailableError as error:
                 self._count(error)
@@ -83,24 +108,26 @@ class Asking:
                 self._stopped_by = self._stopped_by or error
             self.advance()
 
-    async def _ask(self, key: str, question: Question) -> Answer:
-        """Until a reply can be read, or often enough."""
+    async def _ask(self, key: str, question: Question) -> None:
+        """Until a reply can be read, or often enough; each reply is kept at once, so that none is paid for in vain."""
         first = await asyncio.to_thread(self._read, question.first)
         second = None if question.second is None else await asyncio.to_thread(self._read, question.second)
-        text, earlier = question.prompt.prompt, self.answers.get(key)
-        tokens_in = tokens_out = requests = replies = 0
-        if earlier is not None:  # an unreadable one of another run, whose cost goes on counting
-            tokens_in, tokens_out = earlier.tokens_in, earlier.tokens_out
-            requests, replies = earlier.requests, earlier.replies
-        for _ in range(self.replies):
+        text = question.prompt.prompt
+        for _ in range(times_to_ask(self.answers.get(key), replies=self.replies, ask_again=self.ask_again)):
             if second is None:
                 verdict = await self.judge.judge_single(first, text)
             else:
                 verdict = await self.judge.compare(first, second, text)
-            tokens_in, tokens_out = tokens_in + verdict.tokens_in, tokens_out + verdict.tokens_out
-            requests, replies = requests + verdict.attempts, replies + 1
+            self.answers.append(self._answer(key, question, verdict))
             if verdict.choice is not None:
-                break
+                return
+
+    def _answer(self, key: str, question: Question, verdict: Verdict) -> Answer:
+        """The latest reply, at the cost of all replies to the question so far."""
+        earlier = self.answers.get(key)
+        spent = (0, 0, 0, 0)
+        if earlier is not None:
+            spent = (earlier.tokens_in, earlier.tokens_out, earlier.replies, earlier.requests)
         return Answer(
             key=key,
             kind=question.kind,
@@ -111,10 +138,10 @@ class Asking:
             choice=verdict.choice,
             reason=verdict.reason,
             reply=verdict.reply,
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            replies=replies,
-            requests=requests,
+            tokens_in=spent[0] + verdict.tokens_in,
+            tokens_out=spent[1] + verdict.tokens_out,
+            replies=spent[2] + 1,
+            requests=spent[3] + verdict.attempts,
         )
 
     def _read(self, shown: Shown) -> Float[Tensor, "3 height width"]:

@@ -8,19 +8,23 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from realgen.benchmark.arena_result import Answer
 
 _FIELDS = {field.name for field in fields(Answer)}
+_COUNTS = ("tokens_in", "tokens_out", "replies", "requests")
+_CHOICES = {"compare": ("first", "second", "tie", None), "single": ("real", "fake", None)}
 
 
 class AnswerLog:
     """Answers by their keys, in a JSONL file; of two with one key the later counts.
 
-    Each answer is one line, written in one piece and brought to the disk before the next question is asked of the same
-    worker. A last line that a killed run left unfinished is cut off, so that its question is asked again.
+    Each answer is one line, brought to the disk before its worker asks the next question. What there is of a line that
+    could not be written whole, because the disk is full or the run was killed, is cut off, at once or by the next run,
+    so that no other line is written behind it; its question is asked again.
 
     Args:
         path: The file; it need not exist.
@@ -33,7 +37,7 @@ class AnswerLog:
         self.path = path
         self._answers: dict[str, Answer] = {}
         self._end = self._load()
-        self._file: IO[bytes] | None = None
+        self._file: FileIO | None = None
 
     def get(self, key: str) -> Answer | None:
         """The answer to a question; None if there is none."""
@@ -45,19 +49,19 @@ class AnswerLog:
 
         Raises:
             ValueError: If another run writes to it.
+            OSError: If it cannot be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
+        with FileIO(self.path, "ab") as file:  # without a buffer, which would keep what a full disk did not take
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise ValueError(f"{self.path} is being written by another run; wait for it.") from error
             self._end = self._load()  # what another run has added meanwhile
+            self._file = file
             file.truncate(self._end)
             if self._end and not self._ends_a_line():
-                file.write(b"\n")  # all of the line was there but its end
-                file.flush()
-            self._file = file
+                self._write(b"\n")  # all of the line was there but its end
             try:
                 yield
             finally:
@@ -71,13 +75,30 @@ class AnswerLog:
 
         Raises:
             RuntimeError: If the file is not held by ``writing``.
+            OSError: If it cannot be written; what was written of the line is taken back.
         """
+        self._write(json.dumps(asdict(answer), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        self._answers[answer.key] = answer
+
+    def _write(self, line: bytes) -> None:
+        """All of it, or nothing."""
         if self._file is None:
             raise RuntimeError("answers are kept inside `with log.writing()`.")
-        self._file.write(json.dumps(asdict(answer), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._answers[answer.key] = answer
+        written = 0
+        try:
+            while written < len(line):
+                written += self._file.write(line[written:])
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            try:
+                self._file.truncate(self._end)
+            except OSError:
+                self._file = None  # nothing may be written behind half a line; the next run cuts it off
+            raise OSError(
+                f"{self.path}: an answer could not be written ({error.strerror}). All answers before it are kept; when "
+                "there is room, run again to go on."
+            ) from error
+        self._end += len(line)
 
     def _load(self) -> int:
         """Read the file; where its last whole answer ends."""
@@ -115,4 +136,8 @@ def _read(line: bytes) -> Answer:
         raise ValueError("no JSON") from error
     if not isinstance(found, Mapping) or set(found) != _FIELDS:
         raise ValueError("other fields")
+    if found["choice"] not in _CHOICES.get(str(found["kind"]), ()):
+        raise ValueError(f"choice {found['choice']!r} of kind {found['kind']!r}")
+    if not all(isinstance(found[name], int) for name in _COUNTS):
+        raise ValueError("no numbers")
     return Answer(**found)

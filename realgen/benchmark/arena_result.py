@@ -138,7 +138,7 @@ class Ranked:
     model: str
     """Or ``real``."""
     strength: Interval
-    """Bradley-Terry log-strength; that of all contestants has the mean 0."""
+    """Bradley-Terry log-strength; that of all contestants has the mean 0. Without limits where nothing tells them."""
     elo: Interval
     """The same on Elo's scale, with the mean 1000."""
 

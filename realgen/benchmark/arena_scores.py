@@ -60,4 +60,5 @@ def _scores(
 
 
 def _percent(share: Interval) -> Score:
-    return Score(100 * share.value, 100 * share.low, 100 * share.high, share.number, higher_is_better=True)
+    low, high = (None if limit is None else 100 * limit for limit in (share.low, share.high))
+    return Score(100 * share.value, low, high, share.number, higher_is_better=True)

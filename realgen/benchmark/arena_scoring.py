@@ -29,12 +29,16 @@ _OUTCOMES: Mapping[Choice | None, float] = {"first": 1.0, "tie": 0.5, "second": 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are made."""
+    """How intervals are made: those of strengths by drawing prompts anew, those of win rates and shares in closed form.
+
+    Win rates have score intervals (``functional.proportion``): without ties, as of images called real, they are shares
+    over independent prompts (Wilson 1927); with ties, which count as half, they are means of 0, 0.5 and 1 (Tango 1998).
+    """
 
     resamples: int = 2000
-    """How often the prompts are drawn anew, >= 1."""
+    """How often the prompts are drawn anew for the strengths' intervals, >= 1."""
     confidence: float = 0.95
-    """Share of resamples between the limits, in (0, 1)."""
+    """Of all intervals, in (0, 1)."""
     seed: int = 0
     """Of the draws."""
 
@@ -118,7 +122,8 @@ def bias(pairs: Sequence[PairRow]) -> tuple[float | None, float | None]:
 def rank(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ranked, ...]:
     """Bradley-Terry strengths of all contestants, strongest first; none where they do not exist.
 
-    One virtual tie between those who met keeps the strength of a contestant that won or lost everything finite.
+    One virtual tie between those who met keeps the strength of a contestant that won or lost everything finite; its
+    interval, and all of a single prompt, are not known (``bradley_terry_intervals``).
     """
     judged = [pair for pair in pairs if pair.outcome is not None]
     models = list(dict.fromkeys(model for pair in judged for model in (pair.first, pair.second)))
@@ -142,11 +147,11 @@ def rank(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ranked, ...]
     played = ((wins + wins.mT).sum(-1) > 0).sum(0).tolist()  # prompts of each contestant
 
     def ranked(i: int) -> Ranked:
-        value, low, high = (float(part[i]) for part in found)
-        points = [float(elo(part)[i]) for part in found]
-        return Ranked(
-            models[i], Interval(value, low, high, played[i]), Interval(points[0], points[1], points[2], played[i])
-        )
+        def interval(parts: Sequence[Tensor]) -> Interval:
+            value, low, high = (float(part[i]) for part in parts)
+            return Interval(value, _number(low), _number(high), played[i])
+
+        return Ranked(models[i], interval(found), interval([elo(part) for part in found]))
 
     return tuple(ranked(i) for i in found.value.argsort(descending=True).tolist())
 
@@ -179,7 +184,7 @@ def _rates(
     def rate(part: Tensor) -> Interval | None:
         if bool(part.isnan().all()):
             return None
-        return win_rate(part, resamples=resampling.resamples, confidence=resampling.confidence, seed=resampling.seed)
+        return win_rate(part, confidence=resampling.confidence)
 
     by_category = {
         category: rate(values[torch.tensor([name == category for name in categories])])

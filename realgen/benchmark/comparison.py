@@ -50,6 +50,8 @@ class Whole:
     name: str
     seeds: tuple[tuple[float, ...], ...]
     """One value per run, per group."""
+    higher_is_better: bool | None
+    """None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Section:
     """Where each run stood then; between two validations both are interpolated."""
     measures: tuple[Measure, ...]
     whole: tuple[Whole, ...]
+    interpolated: bool
+    """Whether a run stood between two validations."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ def compare_runs(runs: Sequence[Run], *, resamples: int = 2000, confidence: floa
     kinds = {run.kind for run in runs}
     if len(kinds) > 1:
         raise ValueError("training runs and benchmark runs cannot be compared with each other; give one kind.")
+    if len(runs) == 1:
+        raise ValueError(f"{runs[0].name} is alone; give another run to compare it with.")
     groups = group_runs(runs)
     if len(groups) < 2:
         raise ValueError(
@@ -122,6 +128,8 @@ def compare_runs(runs: Sequence[Run], *, resamples: int = 2000, confidence: floa
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Put runs of the same config but for the seed together, in the order in which they come.
 
+    The seed of a part (of the data, of the adapters) is part of the config, but where it follows the run's own seed.
+
     Args:
         runs: At least one.
 
@@ -132,23 +140,52 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         ValueError: If two runs of a group have the same seed: they would count as two witnesses, and are one.
     """
     found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(repr(sorted(run.settings.items())), []).append(run)
+    first: list[Mapping[str, Any]] = []
+    for run, settings in zip(runs, _settings_that_count(runs), strict=True):
+        members = found.setdefault(_identity(settings), [])
+        first += [] if members else [settings]
+        members.append(run)
     for members in found.values():
         for index, run in enumerate(members):
             twin = next((other for other in members[:index] if other.seed == run.seed), None)
             if twin is not None:
-                raise ValueError(
-                    f"{twin.name} and {run.name} have the same config and seed {run.seed}; give one of the two."
-                )
-    first = [members[0].settings for members in found.values()]
+                seed = "no seed that differs" if run.seed is None else f"seed {run.seed}"
+                raise ValueError(f"{twin.name} and {run.name} have the same config and {seed}; give one of the two.")
     keys = sorted({key for settings in first for key in settings})
     missing = object()
     differ = [key for key in keys if len({repr(settings.get(key, missing)) for settings in first}) > 1]
     return [
-        Group(_letters(number), tuple(members), {key: members[0].settings[key] for key in differ if key in settings})
+        Group(_letters(number), tuple(members), {key: settings[key] for key in differ if key in settings})
         for number, (members, settings) in enumerate(zip(found.values(), first, strict=True))
     ]
+
+
+def _settings_that_count(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Settings of each run, without the seeds of parts that follow its own.
+
+    Such a seed is the run's own in every run that is alike in all else. Of one run that may be chance, so there it must
+    be the own one in all runs.
+    """
+    parts = sorted({key for run in runs for key in run.settings if key.rpartition(".")[2] == "seed"})
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        alike.setdefault(_identity(run.settings, parts), []).append(run)
+
+    def follows(key: str, among: Sequence[Run]) -> bool:
+        return all(run.settings.get(key) == run.seed for run in among)
+
+    found = []
+    for run in runs:
+        twins = alike[_identity(run.settings, parts)]
+        several = len({twin.seed for twin in twins}) > 1
+        following = [key for key in parts if follows(key, twins) and (several or follows(key, runs))]
+        found.append({key: value for key, value in run.settings.items() if key not in following})
+    return found
+
+
+def _identity(settings: Mapping[str, Any], without: Sequence[str] = ()) -> str:
+    """Equal for equal settings."""
+    return repr(sorted((key, value) for key, value in settings.items() if key not in without))
 
 
 def differences_of_groups(
@@ -163,7 +200,7 @@ def differences_of_groups(
 
     Each resample draws prompts with replacement, the same for all runs, and of each group of S > 1 seeds S - 1 with
     replacement, which gives the mean over seeds its right variance however few they are (Rao and Wu 1988).
-    A group of one run is taken as it is: its interval says nothing of other seeds.
+    A group of one run is taken as it is: its interval says nothing of other seeds. One prompt gives no interval.
 
     Args:
         values: [P, runs] a row per prompt, the runs of a group side by side; finite.
@@ -199,7 +236,8 @@ def _intervals(
     found: Float[Tensor, " columns"], drawn: Float[Tensor, "resamples columns"], confidence: float, number: int
 ) -> list[Interval]:
     limits = zip(found.tolist(), *(limit.tolist() for limit in percentile_limits(drawn, confidence)), strict=True)
-    return [Interval(value, low, high, number) for value, low, high in limits]
+    known = number > 1  # one prompt says nothing of how prompts differ
+    return [Interval(value, low if known else None, high if known else None, number) for value, low, high in limits]
 
 
 @dataclass(frozen=True)
@@ -278,11 +316,18 @@ def _section(
     if not measures:
         raise ValueError("the runs have no measure in common on the prompts that they have in common.")
     whole = [
-        Whole(name, _split([place.value(name) for place in places], sizes))
+        Whole(name, _split([place.value(name) for place in places], sizes), _direction(groups, name))
         for name in _common([moment.whole for moment in moments])
     ]
     iterations = _split([place.iteration for place in places], sizes)
-    return Section(price, at, iterations, tuple(measures), tuple(whole))
+    between = any(place.share > 0 for place in places)
+    return Section(price, at, iterations, tuple(measures), tuple(whole), between)
+
+
+def _direction(groups: Sequence[Group], name: str) -> bool | None:
+    """Whether higher is better; None where the runs do not know, or do not agree."""
+    said = {run.higher_is_better.get(name) for group in groups for run in group.runs}
+    return said.pop() if len(said) == 1 else None
 
 
 def _images_of(run: Run) -> set[Image]:

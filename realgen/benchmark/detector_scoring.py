@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from realgen.benchmark.drawing import rewritten_prompt
 from realgen.benchmark.image_sets import ImageSet
@@ -148,7 +149,7 @@ class DetectorScoringRun:
             for metric in comparisons:
                 metric.add_photographs(images)
 
-        averages = self._judge(files, look)
+        averages = self._judge(files, look, comparisons)
         self._p_real = {name: averages[name].seen()[0] for name in self._judges.detectors}
         real = ModelResults(REAL, *self._scores(averages), images=str(files[0].parent))
         return real, self._rows(REAL, files, averages)
@@ -172,7 +173,7 @@ class DetectorScoringRun:
             for metric in metrics.values():
                 metric.update(pictures, prompts=prompts)
 
-        averages = self._judge(files, look)
+        averages = self._judge(files, look, list(metrics.values()))
         scores, categories = self._scores(averages)
         for name, metric in metrics.items():
             value = float(metric.compute())
@@ -182,9 +183,9 @@ class DetectorScoringRun:
         return found, self._rows(images.name, files, averages)
 
     def _judge(
-        self, files: Sequence[Path], look: Callable[[Tensor, list[str]], None]
+        self, files: Sequence[Path], look: Callable[[Tensor, list[str]], None], metrics: Sequence[Metric]
     ) -> dict[str, DetectorScoring | ImageScores]:
-        """Let detectors and rewards judge files; ``look`` sees each batch too."""
+        """Let detectors and rewards judge files; ``look`` shows each batch to ``metrics`` too."""
         how: dict[str, Any] = {"resamples": self._settings.resamples, "confidence": self._settings.confidence}
         number = len(self._categories)
         detectors = {name: DetectorScoring(judge, number, **how) for name, judge in self._judges.detectors.items()}
@@ -207,6 +208,8 @@ class DetectorScoringRun:
                 judged = self._judges.rewards[name](rollout_of_images(images, texts))
                 average.update(judged.total[:, 0], **where)
             look(images, texts)
+            for kept in (*detectors.values(), *rewards.values(), *metrics):
+                merge_states(kept)
             self._advance(len(rows))
         return {**detectors, **rewards}
 
@@ -253,6 +256,30 @@ class DetectorScoringRun:
             )
             for row, (prompt, path) in enumerate(zip(self._prompts, files, strict=True))
         ]
+
+
+def merge_states(metric: Metric) -> None:
+    """Put the tensors that a metric has listed together, so that after n updates a list holds about log2(n) of them.
+
+    A small tensor that outlives its batch lies in memory where large buffers of the batch were, and those of the next
+    batch no longer fit in between: with a few more tensors per batch the process would grow by as much as the buffers,
+    each time. Neighbours are put together when the earlier one has no more rows, so a row moves log2(n) times at most.
+
+    Args:
+        metric: One whose list states hold rows and are concatenated in order; its value stays what it was.
+
+    Example:
+        >>> scores = ImageScores()
+        >>> for row in torch.arange(7).split(1):
+        ...     scores.update(row.float(), prompts=row, categories=-torch.ones_like(row))
+        ...     merge_states(scores)
+        >>> [rows.tolist() for rows in scores.values]
+        [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0], [6.0]]
+    """
+    for state in metric.metric_state.values():
+        while isinstance(state, list) and len(state) > 1 and len(state[-2]) <= len(state[-1]):
+            last = state.pop()
+            state[-1] = torch.cat([state[-1], last])
 
 
 def score_models(run: DetectorScoringRun, sets: Sequence[ImageSet], judges: Judges, *, real: bool) -> Results:

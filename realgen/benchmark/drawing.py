@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
-from torch import Tensor
+from PIL import Image
 
 from realgen import __version__
 from realgen.benchmark.prompt_set import BenchmarkPrompt
+from realgen.data import picture_files
 from realgen.data.order import prompt_seed
-from realgen.functional.images import to_uint8
+from realgen.data.picture_files import keep_settings, write_picture
 from realgen.policies.base import Policy
 from realgen.policies.trained_adapters import PREFIXES
 
-SETTINGS_FILE = "settings.json"
-"""Beside the images: what they were drawn with."""
+CURE = "Choose another --run_dir, or the old settings."
+"""Where a folder holds images of other settings."""
 REWRITTEN = "rewritten"
 """Of an image's metadata: what the image model was told, where a language model had rewritten the prompt."""
 
@@ -38,14 +36,9 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: JSON values: what the images depend on.
 
     Raises:
-        ValueError: If it holds images that were drawn with other settings; the ones that differ are named.
+        ValueError: If it holds images that were drawn with other settings; those that differ are named.
     """
-    check_settings(folder, settings)
-    path = folder / SETTINGS_FILE
-    if path.exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(path, lambda part: part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8"))
+    keep_settings(folder, settings, cure=CURE)
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -56,18 +49,9 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         settings: JSON values: what the images depend on.
 
     Raises:
-        ValueError: If they were drawn with other settings; the ones that differ are named.
+        ValueError: If they were drawn with other settings; those that differ are named.
     """
-    path = folder / SETTINGS_FILE
-    if not path.exists():
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    changed = sorted(_differences(found, json.loads(json.dumps(settings))))
-    if changed:
-        raise ValueError(
-            f"{folder} holds images that were drawn with other settings: {', '.join(changed)}. Choose another "
-            "--run_dir, or the old settings."
-        )
+    picture_files.check_settings(folder, settings, cure=CURE)
 
 
 def adapter_digests(config: Any) -> dict[str, str]:
@@ -123,6 +107,7 @@ def missing_images(prompts: Sequence[BenchmarkPrompt], folder: Path, *, seed: in
 def draw_images(
     policy: Policy,
     prompts: Sequence[BenchmarkPrompt],
+    missing: Collection[BenchmarkPrompt],
     folder: Path,
     *,
     seed: int,
@@ -131,56 +116,40 @@ def draw_images(
 ) -> None:
     """Draw prompts and save each image as a PNG file with prompt and seed in it; a file is there whole or not at all.
 
+    The batches are those of all prompts, also where only some are missing: an image's last bits depend on how many
+    others are computed beside it, so a run that was killed would else end with other images than one that was not.
+
     Args:
         policy: Loaded, on its device.
-        prompts: What ``missing_images`` gave.
+        prompts: All prompts, in order.
+        missing: What ``missing_images`` gave; only their images are saved, and batches without any are not drawn.
         folder: Where ``NAME.png`` goes; it exists.
         seed: Of the run.
         batch_size: Images of one call.
-        advance: Called with the number of images after each batch.
+        advance: Called with the number of saved images after each batch.
 
     Raises:
         ValueError: If the policy draws NaN, or cannot draw at all.
     """
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
+        wanted = [row for row, prompt in enumerate(batch) if prompt in missing]
+        if not wanted:
+            continue
         seeds = [image_seed(seed, prompt) for prompt in batch]
         images, rewrites = policy.sample_rewritten([prompt.prompt for prompt in batch], seeds)
         if images.shape[-1] == 0:
             raise ValueError(f"{type(policy).__name__} draws no images; give it an image policy.")
         finite = images.isfinite().flatten(1).all(dim=1).tolist()
-        pixels = to_uint8(images).cpu()
-        for row, prompt in enumerate(batch):
+        for row in wanted:
+            prompt = batch[row]
             if not finite[row]:
                 raise ValueError(f"the policy drew NaN for {prompt.name} ({prompt.prompt!r}).")
             told = {} if rewrites is None else {REWRITTEN: rewrites[row].text}
-            save_image(pixels[row], folder / f"{prompt.name}.png", {**_metadata(prompt, seed), **told})
-        advance(len(batch))
-
-
-def save_image(image: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write [3, H, W] bytes as a PNG file with text in it, whole or not at all."""
-    info = PngImagePlugin.PngInfo()
-    for key, value in {**metadata, "software": f"realgen {__version__}"}.items():
-        info.add_itxt(key, value)
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    _write(path, lambda part: picture.save(part, format="PNG", pnginfo=info))
+            how = {**_metadata(prompt, seed), **told, "software": f"realgen {__version__}"}
+            write_picture(folder / f"{prompt.name}.png", images[row], how)
+        advance(len(wanted))
 
 
 def _metadata(prompt: BenchmarkPrompt, seed: int) -> dict[str, str]:
     return {"prompt": prompt.prompt, "seed": str(image_seed(seed, prompt))}
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    write(part)
-    os.replace(part, path)
-
-
-def _differences(found: Any, now: Any, key: str = "") -> set[str]:
-    """Dotted keys at which two JSON values differ."""
-    if isinstance(found, dict) and isinstance(now, dict):
-        names = found.keys() | now.keys()
-        parts = (_differences(found.get(name), now.get(name), f"{key}.{name}".removeprefix(".")) for name in names)
-        return set().union(*parts)
-    return set() if found == now else {key}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,7 +90,7 @@ def pair(
 ) -> list[BenchmarkPrompt]:
     """The prompts of which every model has an image, so that all are judged on the same ones.
 
-    Images that belong to no prompt are passed over.
+    Images that belong to no prompt are passed over; ``unpaired`` counts them.
 
     Args:
         prompts: All prompts.
@@ -120,6 +120,19 @@ def pair(
     if not kept:
         raise ValueError("there is no prompt of which every model has an image.")
     return kept
+
+
+def unpaired(sets: Sequence[ImageSet], names: Collection[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Images that belong to no prompt, and prompts without an image, by set; sets that have none are left out.
+
+    Args:
+        sets: Images of the models.
+        names: Of all prompts.
+    """
+    strays = {images.name: sorted(images.files.keys() - set(names)) for images in sets}
+    lacking = {images.name: sorted(set(names) - images.files.keys()) for images in sets}
+    kept = ({name: found for name, found in each.items() if found} for each in (strays, lacking))
+    return next(kept), next(kept)
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

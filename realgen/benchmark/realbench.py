@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from realgen.benchmark.arena_protocol import pair_questions, single_questions
 from realgen.benchmark.arena_scores import with_arena
 from realgen.benchmark.detector_scoring import DetectorScoringRun, Judges, ScoringSettings, score_models
 from realgen.benchmark.drawing import adapter_digests, check_settings, claim_folder, draw_images, missing_images
-from realgen.benchmark.image_sets import ImageSet, find_image_set, pair
+from realgen.benchmark.image_sets import ImageSet, find_image_set, listed, pair, unpaired
 from realgen.benchmark.matching import FileFormats, FormatMatching, check_matching, survey
 from realgen.benchmark.prompt_set import BenchmarkPrompt
-from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results
+from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results, with_digests
+from realgen.data.image_files import is_image
 from realgen.policies.base import Policy
 
 IMAGES, ANSWERS = "images", "arena.jsonl"
@@ -36,6 +37,25 @@ class Contestant:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Every ``parts``-th prompt, from the ``number``-th on, so that several processes can share the drawing.
+
+    Raises:
+        ValueError: If ``number`` is not 1 to ``parts``.
+    """
+
+    number: int = 1
+    """Which part, from 1."""
+    parts: int = 1
+    """Processes that draw."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.parts:
+            of = f"/{self.parts}"
+            raise ValueError(f"part must be 1{of} to {self.parts}{of}, got {self.number}{of}.")
+
+
+@dataclass(frozen=True)
 class RealBench:
     """One run of the benchmark.
 
@@ -45,7 +65,7 @@ class RealBench:
     """
 
     prompts: Sequence[BenchmarkPrompt]
-    """All prompts."""
+    """All prompts that are judged."""
     judges: Judges
     """What judges the images."""
     contestants: Mapping[str, Contestant] = field(default_factory=dict)
@@ -60,6 +80,8 @@ class RealBench:
     """How images are read and intervals computed."""
     allow_missing: bool = False
     """Leave prompts out of which a folder has no image."""
+    other_names: Collection[str] = ()
+    """Names of prompts that are not judged, such as what ``num_prompts`` leaves out: their images are no strays."""
     seed: int = 0
     """Of the drawn images."""
     draw_batch_size: int = 8
@@ -98,6 +120,19 @@ class RealBench:
         pair(self.prompts, sets, allow_missing=self.allow_missing)
         return sets
 
+    def check_folder(self, folder: Path) -> None:
+        """See that what a run's folder holds was drawn with these settings, from these prompts; writes nothing.
+
+        Args:
+            folder: Of the run; it need not exist.
+
+        Raises:
+            ValueError: If images were drawn with other settings, from another prompt or seed.
+        """
+        for name in self.contestants:
+            check_settings(folder / IMAGES / name, self._settings(name))
+            missing_images(self.prompts, folder / IMAGES / name, seed=self.seed)
+
     def run(self, folder: Path) -> Results:
         """Draw, look at the files, and judge.
 
@@ -118,6 +153,8 @@ class RealBench:
         formats = self._survey(prompts, sets)
         warnings = check_matching(self.matching, formats)
         left_out = len(self.prompts) - len(prompts)
+        strays, lacking = self._unpaired(given)
+        warnings += _unpaired_texts(strays, lacking)
         warnings += [f"{left_out} prompts are left out for all: a folder has no image of them"] * (left_out > 0)
         # Before the detectors: when the judge gives up, only its answers were made, and they are kept.
         held = None
@@ -141,30 +178,30 @@ class RealBench:
             "device": self.device,
             "prompts": len(prompts),
             "left out": left_out,
+            "prompts without an image": {name: len(names) for name, names in lacking.items()},
+            "images without a prompt": {name: len(names) for name, names in strays.items()},
             "seed": self.seed,
             "matching": _matching_text(self.matching),
             "files": {name: str(found) for name, found in formats.items()},
             "warnings": warnings,
         }
-        return relative_to(replace(results, settings=settings), folder)
+        return relative_to(with_digests(replace(results, settings=settings), folder), folder)
 
-    def draw(self, folder: Path, *, part: int = 0, parts: int = 1) -> int:
-        """Draw the images of every ``parts``-th prompt, so that several processes can share the work; judge nothing.
+    def draw(self, folder: Path, part: Part) -> int:
+        """Draw the images of a part of the prompts; judge nothing.
 
         Args:
             folder: Of the run.
-            part: Which of them, from 0.
-            parts: Processes that draw.
+            part: Which prompts.
 
         Returns:
             Images of this part that are there now.
 
         Raises:
-            ValueError: If ``part`` is not in [0, ``parts``), or what ``run`` refuses.
+            ValueError: What ``run`` refuses.
         """
-        if not 0 <= part < parts:
-            raise ValueError(f"part must be 1/{parts} to {parts}/{parts}, got {part + 1}/{parts}.")
-        prompts = pair(self.prompts, self.find_images(), allow_missing=self.allow_missing)[part::parts]
+        paired = pair(self.prompts, self.find_images(), allow_missing=self.allow_missing)
+        prompts = paired[part.number - 1 :: part.parts]
         for name in self.contestants if prompts else ():
             self._draw(name, prompts, folder / IMAGES / name)
         return len(prompts) * len(self.contestants)
@@ -195,6 +232,7 @@ class RealBench:
         sets = [*drawn, *given]
         number = (len(sets) + self.has_photographs) * len(prompts)
         lines.append(f"{number} images to judge, by {', '.join(self.judges.names) or 'no detector'}")
+        lines += _unpaired_texts(*self._unpaired(given))
         if self.arena is not None and complete:
             lines.append(f"arena: {self.arena.plan(prompts, sets, folder / ANSWERS, matching=self.matching)}")
         elif self.arena is not None:
@@ -213,7 +251,7 @@ class RealBench:
             policy.to(self.device)
             with self._bar(len(prompts), f"drawing {name}", done=len(prompts) - len(missing)) as bar:
                 how = {"seed": self.seed, "batch_size": self.draw_batch_size}
-                draw_images(policy, missing, folder, **how, advance=bar.update)
+                draw_images(policy, prompts, missing, folder, **how, advance=bar.update)
         return find_image_set(name, str(folder))
 
     def _settings(self, name: str) -> dict[str, Any]:
@@ -227,6 +265,16 @@ class RealBench:
             files[REAL] = [prompt.photograph for prompt in prompts if prompt.photograph is not None]
         with self._bar(sum(map(len, files.values())), "reading files") as bar:
             return {name: survey(paths, argument=name, advance=bar.update) for name, paths in files.items()}
+
+    def _unpaired(self, given: Sequence[ImageSet]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Images that belong to no prompt, and judged prompts without an image, by folder that was given."""
+        judged = {prompt.name for prompt in self.prompts}
+        folders = {prompt.photograph.parent for prompt in self.prompts if prompt.photograph is not None}
+        photographs = {path.stem: path for folder in folders for path in folder.iterdir() if is_image(path)}
+        real = ImageSet(REAL, Path(), photographs)
+        strays, _ = unpaired([*given, real], judged.union(self.other_names))
+        _, lacking = unpaired(given, judged)
+        return strays, lacking
 
     def _bar(self, total: int, text: str, *, done: int = 0) -> tqdm:
         return tqdm(total=total, initial=done, desc=text, unit="image", disable=None)
@@ -245,6 +293,14 @@ def relative_to(results: Results, folder: Path) -> Results:
     rows: list[ImageRow] = [replace(row, file=inside(row.file)) for row in results.rows]
     real = None if results.real is None else moved(results.real)
     return replace(results, rows=tuple(rows), real=real, models=tuple(map(moved, results.models)))
+
+
+def _unpaired_texts(strays: Mapping[str, Sequence[str]], lacking: Mapping[str, Sequence[str]]) -> list[str]:
+    texts = [
+        f"{name}: {len(names)} images belong to no prompt, nobody judges them: {listed(names)}"
+        for name, names in strays.items()
+    ]
+    return texts + [f"{name}: {len(names)} prompts have no image: {listed(names)}" for name, names in lacking.items()]
 
 
 def _matching_text(matching: FormatMatching | None) -> str:

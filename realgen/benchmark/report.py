@@ -13,7 +13,7 @@ from realgen.benchmark.report_arena import arena_view
 from realgen.benchmark.report_images import Thumbnail, thumbnails
 from realgen.benchmark.report_view import MEASURES, arrow, charts, checks, extremes, grids
 from realgen.benchmark.results import ImageRow, Results
-from realgen.benchmark.tables import cell, everyone, remarks, score_names
+from realgen.benchmark.tables import INTERVALS, cells, everyone, remarks, score_names
 
 REPORT_FILE = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -65,6 +65,8 @@ def write_report(
         models=[model.name for model in results.models],
         columns=[model.name for model in everyone(results)],
         scores=_score_lines(results),
+        intervals=INTERVALS,
+        has_real=results.real is not None,
         charts=charts(results),
         grids=grids(results),
         checks=checks(results),
@@ -89,7 +91,7 @@ def _score_lines(results: Results) -> list[tuple[str, str, list[str]]]:
     lines = []
     for name in score_names(results):
         scores = [model.scores.get(name) for model in everyone(results)]
-        lines.append((name, arrow(scores), [cell(score) for score in scores]))
+        lines.append((name, arrow(scores), cells(scores)))
     return lines
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
-from realgen.benchmark.report_view import Bar, Chart
-from realgen.benchmark.results import REAL, ImageRow, Results
+from realgen.benchmark.report_charts import Chart, Entry, chart
+from realgen.benchmark.results import REAL, ImageRow, Results, Score
 
 Found = Mapping[str, Any]
 """A part of what ``ArenaResult.to_dict`` gives."""
@@ -142,29 +142,48 @@ def _categories(caption: str, columns: Sequence[tuple[str, Found]]) -> ArenaTabl
 
 
 def _charts(arena: Found) -> Iterator[Chart]:
-    matchups = arena["matchups"]
-    for name, label, chosen in (
-        ("Win rate against the photographs", "{first}", [match for match in matchups if match["second"] == REAL]),
-        ("Win rate against each other", "{first} / {second}", [match for match in matchups if match["second"] != REAL]),
-    ):
-        yield from _chart(name, [(label.format(**match), match["win_rate"]) for match in chosen])
-    yield from _chart("Called real when seen alone", [(each["model"], each["real_share"]) for each in arena["singles"]])
-
-
-def _chart(name: str, shares: Sequence[tuple[str, Found | None]]) -> Iterator[Chart]:
-    bars = tuple(
-        Bar(
-            label,
-            _percent(share),
-            label == REAL,
-            0.0,
-            *(round(100 * share[end], 2) for end in ("value", "low", "high")),
-        )
-        for label, share in shares
-        if share is not None
+    matchups, singles = arena["matchups"], arena["singles"]
+    ties = "ties are half a win; the interval is over prompts"
+    yield from _shares(
+        "Win rate against the photographs",
+        [(match["first"], match["win_rate"]) for match in matchups if match["second"] == REAL],
+        note=f"Share of pairs in which the model's image was preferred; {ties}. At 50% (line) they are even.",
+        reference=50.0,
     )
-    if bars:
-        yield Chart(name, "↑", bars, "0%", "100%")
+    yield from _shares(
+        "Win rate against each other",
+        [(f"{m['first']} against {m['second']}", m["win_rate"]) for m in matchups if m["second"] != REAL],
+        note=f"Of the first one named; {ties}. At 50% (line) they are even.",
+        reference=50.0,
+    )
+    real = next((each["real_share"] for each in singles if each["model"] == REAL), None)
+    yield from _shares(
+        "Called real when seen alone",
+        [(each["model"], each["real_share"]) for each in singles],
+        note="Share of images that the judge called real." + (" The line is the photographs' share." if real else ""),
+        reference=None if real is None else 100 * real["value"],
+    )
+    ranks = [Entry(each["model"], _score(each["elo"]), _interval(each["elo"], "{:.0f}")) for each in arena["ranking"]]
+    if ranks:
+        note = "Bradley-Terry strengths on Elo's scale: 100 points more win 64% of the pairs, 400 points 91%. "
+        note += "The line at 1000 is the mean of all contestants."
+        if any(entry.score.low is None for entry in ranks):
+            note += " Who won all or lost all has no interval: how far away it is cannot be told."
+        yield chart("Elo", ranks, arrow="↑", note=note, dots=True, reference=1000.0)
+
+
+def _shares(
+    name: str, shares: Sequence[tuple[str, Found | None]], *, note: str, reference: float | None
+) -> Iterator[Chart]:
+    """A chart in percent; none where nothing was judged."""
+    entries = [Entry(label, _score(share, 100.0), _percent(share)) for label, share in shares if share is not None]
+    if entries:
+        yield chart(name, entries, arrow="↑", note=note, hundred=True, dots=True, reference=reference, unit="%")
+
+
+def _score(found: Found, scale: float = 1.0) -> Score:
+    value, low, high = (None if found[end] is None else scale * found[end] for end in ("value", "low", "high"))
+    return Score(value, low, high, found["number"])
 
 
 def _pairs(results: Results, pairs: Sequence[Found], number: int) -> Iterator[Pair]:
@@ -189,9 +208,13 @@ def _pairs(results: Results, pairs: Sequence[Found], number: int) -> Iterator[Pa
 def _percent(found: Found | None) -> str:
     if found is None:
         return "-"
+    if found["low"] is None:
+        return f"{100 * found['value']:.1f}%"
     return f"{100 * found['value']:.1f}% [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
 
 
 def _interval(found: Found, form: str) -> str:
+    if found["low"] is None:
+        return form.format(found["value"])
     value, low, high = (form.format(found[end]) for end in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"

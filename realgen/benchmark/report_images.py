@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from realgen.data.photograph import upright_rgb
 
 SIDES = (320, 256, 192, 128, 96, 64)
 """Longest sides that are tried, in pixels."""
@@ -46,8 +48,8 @@ def thumbnails(paths: Sequence[Path], *, budget: int) -> dict[Path, Thumbnail]:
 def _thumbnail(path: Path, limit: int) -> Thumbnail | None:
     try:
         with Image.open(path) as opened:
-            picture = _opaque(ImageOps.exif_transpose(opened))
-    except OSError:  # also what Pillow raises of a file that is no picture
+            picture = upright_rgb(opened)
+    except (OSError, ValueError):  # also what Pillow raises of a file that is no picture
         return None
     for side in SIDES:
         small = picture.copy()
@@ -59,11 +61,3 @@ def _thumbnail(path: Path, limit: int) -> Thumbnail | None:
             if len(uri) <= limit:
                 return Thumbnail(uri, *small.size)
     return None
-
-
-def _opaque(picture: Image.Image) -> Image.Image:
-    """In RGB, on white where it is transparent."""
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    rgba = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results, Score
-from realgen.benchmark.tables import cell, everyone, score_names
+from realgen.benchmark.arena_scores import CALLED_REAL, ELO, WIN_RATE
+from realgen.benchmark.report_charts import Chart, Entry, chart
+from realgen.benchmark.results import REAL, ImageRow, Results, Score
+from realgen.benchmark.tables import cell, cells, everyone, score_names
 
 MEASURES = {
     "auroc": "AUROC",
@@ -18,35 +20,9 @@ MEASURES = {
     "brier": "Brier score",
 }
 """Headings of the detectors' checks."""
+ARENA_SCORES = (WIN_RATE, CALLED_REAL, ELO)
 BINS = 10
 """Of the calibration plots."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A score as a bar; lengths in percent of the chart's width."""
-
-    label: str
-    text: str
-    real: bool
-    """Whether it is the photographs'."""
-    left: float
-    width: float
-    low: float | None
-    """Where the interval begins; None where there is none."""
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One score of all models."""
-
-    name: str
-    arrow: str
-    bars: tuple[Bar, ...]
-    low: str
-    """What the left edge stands for."""
-    high: str
 
 
 @dataclass(frozen=True)
@@ -97,47 +73,44 @@ def arrow(scores: Iterable[Score | None]) -> str:
 
 
 def charts(results: Results) -> list[Chart]:
-    """All scores as bars from zero; those of detectors, which are parts of a hundred, up to a hundred."""
+    """All scores but the arena's, which has charts of its own; detectors' on the scale of parts of a hundred.
+
+    A line stands at the photographs' score.
+    """
     found = []
     hundred = {name for detector in results.detectors for name in (detector, f"{detector}_judged_real")}
-    for name in score_names(results):
+    for name in _shown_names(results):
         scores = [(model, model.scores[name]) for model in everyone(results) if name in model.scores]
-        known = [(model, score) for model, score in scores if score.value is not None]
-        if not known:
-            continue
-        ends = [end for _, score in known for end in (score.value, score.low, score.high) if end is not None]
-        low, high = min(0.0, *ends), max(0.0, *ends)
-        if name in hundred:
-            high = max(high, 100.0)
-        span = (high - low) or 1.0
-        bars = tuple(_bar(model, score, low, span) for model, score in known)
-        found.append(Chart(name, arrow(score for _, score in scores), bars, _short(low), _short(low + span)))
+        known = [(model.name, score) for model, score in scores if score.value is not None]
+        if known:
+            texts = cells([score for _, score in known])
+            entries = [Entry(label, score, text) for (label, score), text in zip(known, texts, strict=True)]
+            real = next((score.value for label, score in known if label == REAL), None)
+            direction = arrow(score for _, score in scores)
+            found.append(chart(name, entries, arrow=direction, hundred=name in hundred, reference=real))
     return found
 
 
-def _bar(model: ModelResults, score: Score, low: float, span: float) -> Bar:
-    def place(value: float) -> float:
-        return round(100 * (value - low) / span, 2)
-
-    value = score.value or 0.0
-    zero, end = place(0.0), place(value)
-    interval = (None, None) if score.low is None or score.high is None else (place(score.low), place(score.high))
-    return Bar(model.name, cell(score), model.name == REAL, min(zero, end), round(abs(end - zero), 2), *interval)
+def _shown_names(results: Results) -> list[str]:
+    """Of the scores that the arena's part of the report does not show."""
+    return [name for name in score_names(results) if results.arena is None or name not in ARENA_SCORES]
 
 
 def grids(results: Results) -> list[Grid]:
-    """Scores by category, of those that have categories."""
+    """Scores by category, of those that have categories; the arena's stand in its own part."""
     sets = everyone(results)
     categories = tuple(dict.fromkeys(category for model in sets for category in model.categories))
     found = []
-    for name in score_names(results):
+    for name in _shown_names(results):
         rows = [
             (model.name, [model.categories.get(category, {}).get(name) for category in categories]) for model in sets
         ]
         shown = [(model, scores) for model, scores in rows if any(score is not None for score in scores)]
         if shown:
-            texts = tuple((model, tuple(cell(score) for score in scores)) for model, scores in shown)
-            found.append(Grid(name, arrow(score for _, scores in shown for score in scores), categories, texts))
+            every = [score for _, scores in shown for score in scores]
+            texts = iter(cells(every))
+            lines = tuple((model, tuple(next(texts) for _ in scores)) for model, scores in shown)
+            found.append(Grid(name, arrow(every), categories, lines))
     return found
 
 
@@ -214,7 +187,3 @@ def extremes(results: Results, number: int) -> list[Extremes]:
                 ends = ranked[: min(number, len(ranked) - worst)], ranked[::-1][:worst]
                 found.append(Extremes(detector, model.name, tuple(ends[0]), tuple(ends[1])))
     return found
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ class Score:
     value: float | None
     """None where it could not be computed."""
     low: float | None = None
-    """Lower end of the interval; None where none was computed."""
+    """Lower end of the interval; None where there is none, as for a single prompt or all images together."""
     high: float | None = None
-    """Upper end of the interval."""
+    """Upper end of the interval; None together with the lower one."""
     count: int = 0
     """Images it is of."""
     higher_is_better: bool | None = None
@@ -48,6 +49,8 @@ class ModelResults:
     Names of detectors, then of measures; empty for the photographs."""
     images: str = ""
     """Folder that the images lie in."""
+    digest: str = ""
+    """Of the files that were judged, their names and content; empty where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,32 @@ class Results:
     """What Arena-Scoring found, as ``ArenaResult.to_dict`` gives it."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """``command``, ``config``, ``versions``, ``time``, ``seconds``, ``seed``, ``matching`` of the file formats."""
+
+
+def with_digests(results: Results, folder: Path) -> Results:
+    """Results that tell by ``ModelResults.digest`` which images they are of; reads every file once.
+
+    Args:
+        results: With rows.
+        folder: That relative paths start at.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
+    found = {}
+    for model in {row.model for row in results.rows}:
+        digest = hashlib.blake2b(digest_size=16)
+        for row in sorted((row for row in results.rows if row.model == model), key=lambda row: row.name):
+            with row.path(folder).open("rb") as file:
+                content = hashlib.file_digest(file, "blake2b").hexdigest()
+            digest.update(f"{row.name} {content}\n".encode())
+        found[model] = digest.hexdigest()
+
+    def told(model: ModelResults) -> ModelResults:
+        return replace(model, digest=found.get(model.name, ""))
+
+    real = None if results.real is None else told(results.real)
+    return replace(results, real=real, models=tuple(map(told, results.models)))
 
 
 def write_results(results: Results, folder: Path) -> None:
@@ -182,7 +211,8 @@ def read_rows(path: Path) -> tuple[ImageRow, ...]:
 
 def _model(found: Mapping[str, Any]) -> ModelResults:
     groups = {key: {name: _scores(scores) for name, scores in found[key].items()} for key in ("categories", "checks")}
-    return ModelResults(name=found["name"], scores=_scores(found["scores"]), images=found["images"], **groups)
+    digest = found.get("digest", "")  # older results have none
+    return ModelResults(found["name"], _scores(found["scores"]), images=found["images"], digest=digest, **groups)
 
 
 def _scores(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from realgen.benchmark.results import RESULTS_FILE, read_results
+from realgen.benchmark.results import RESULTS_FILE, ModelResults, read_results
+from realgen.data.picture_files import SETTINGS_FILE
 
 CONFIG_FILE, ROWS_FILE = "config.yaml", "validation.csv"
 _PLACE = ("iteration", "images", "seconds", "key", "sample", "seed", "prompt")
-_ASIDE = ("loggers", "run_dir", "output_dir", "ckpt_path", "trainer.default_root_dir")
-"""Settings that change nothing of what is measured."""
+_ASIDE = ("seed_everything", "seed", "loggers", "run_dir", "output_dir", "trainer.default_root_dir")
+"""The run's own seed, and settings that change nothing of what is measured."""
+
+
+_VERSION = "realgen"
+"""Setting that holds the version of this package."""
 
 
 class Image(NamedTuple):
@@ -53,11 +59,14 @@ class Run:
     """Its folder; of a benchmark run with the model's name behind it."""
     kind: Literal["run", "benchmark"]
     seed: int | None
-    """Of training, or of the benchmark's images; None where it is not known."""
+    """Of training, or of the images that a benchmark drew; None where it is not known, or images were given."""
     settings: Mapping[str, Any]
-    """Its config by dotted key, without seeds and without where it was written."""
+    """Its config by dotted key, without the seed above and without where it was written; the version of this package;
+    and of a benchmark what the config does not tell: which weights drew the images, or which files were given."""
     moments: tuple[Moment, ...]
     """In the order of iterations; a benchmark run has one."""
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    """Of the measures of all images together, where it is known."""
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -81,34 +90,39 @@ def read_runs(folder: Path) -> list[Run]:
         )
     if not (folder / ROWS_FILE).is_file():
         raise ValueError(
-            f"{folder} has no {ROWS_FILE}; the callback realgen.callbacks.ValidationRows writes it at each validation."
+            f"{folder} has no {ROWS_FILE}: it was not validated yet, or without the callback "
+            "realgen.callbacks.ValidationRows."
         )
-    config = _read_config(folder / CONFIG_FILE)
+    config, version = _read_config(folder / CONFIG_FILE)
     seed = config.get("seed_everything")
-    return [Run(str(folder), "run", seed if isinstance(seed, int) else None, _settings(config), _moments(folder))]
+    settings = {**_settings(config), **version}
+    known = seed if isinstance(seed, int) else None
+    return [Run(str(folder), "run", known, settings, _moments(folder), _directions(settings))]
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The config, and the version of this package that wrote it, where its first line says so."""
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a mapping of settings, got {type(config).__name__}.")
-    return config
+    header = re.match(r"# realgen (\S+):", text)
+    return config, {} if header is None else {_VERSION: header[1]}
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The leaves of a config by dotted key, ``init_args`` left out, without what tells no two settings apart.
 
-    Null counts as absent: a setting that was added between two runs begins as null.
+    Null counts as absent: a setting that was added between two runs begins as null. Seeds of parts stay: whether one
+    follows the run's own is seen beside other runs only.
     """
     return {
         key: value
         for key, value in _leaves(config)
-        if value is not None
-        and key.rpartition(".")[2] not in ("seed", "seed_everything")
-        and not any(key == name or key.startswith(f"{name}.") for name in _ASIDE)
+        if value is not None and not any(key == name or key.startswith(f"{name}.") for name in _ASIDE)
     }
 
 
@@ -118,6 +132,19 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(child, key if name == "init_args" else f"{key}.{name}".lstrip("."))
     else:
         yield key, value
+
+
+def _directions(settings: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether higher is better, of the metrics of this package that a config names."""
+    from realgen import metrics  # torchmetrics takes a second to import
+
+    found: dict[str, bool] = {}
+    for key, value in settings.items():
+        name = re.fullmatch(r"model\.metrics\.([^.]+)\.class_path", key)
+        if name is not None and str(value).startswith("realgen.metrics."):
+            higher = getattr(getattr(metrics, value.rpartition(".")[2], None), "higher_is_better", None)
+            found |= {} if higher is None else {name[1]: bool(higher)}
+    return found
 
 
 def _moments(folder: Path) -> tuple[Moment, ...]:
@@ -164,7 +191,11 @@ def _whole_measures(folder: Path) -> dict[int, dict[str, float]]:
 def _benchmark_runs(folder: Path) -> list[Run]:
     results = read_results(folder)
     config, seed = results.settings.get("config"), results.settings.get("seed")
-    settings = _settings(config) if isinstance(config, dict) else {"config": json.dumps(config)}
+    # Without a config nothing tells its settings from another's, so it is like no other.
+    settings = _settings(config) if isinstance(config, dict) else {"config": f"unknown, of {folder}"}
+    version = results.settings.get("versions", {}).get("realgen")
+    settings |= {} if version is None else {_VERSION: version}
+    settings |= {"photographs": results.real.digest} if results.real is not None and results.real.digest else {}
     runs = []
     for model in results.models:
         values: dict[str, dict[Image, float]] = {}
@@ -176,8 +207,27 @@ def _benchmark_runs(folder: Path) -> list[Run]:
         others = {name: value for name, value in whole.items() if name not in values}
         moment = Moment(0, 0, 0.0, values, others)
         name = f"{folder}:{model.name}"
-        known = seed if isinstance(seed, int) else None
-        runs.append(Run(name, "benchmark", known, {"model": model.name, **settings}, (moment,)))
+        known = seed if isinstance(seed, int) and _is_drawn(model) else None
+        settings_of_model = {"model": model.name, **settings, **_origin(folder, model)}
+        higher = {key: score.higher_is_better for key, score in model.scores.items()}
+        directions = {key: value for key, value in higher.items() if value is not None}
+        runs.append(Run(name, "benchmark", known, settings_of_model, (moment,), directions))
     if not runs:
         raise ValueError(f"{folder / RESULTS_FILE} holds no model.")
     return runs
+
+
+def _is_drawn(model: ModelResults) -> bool:
+    """Whether the benchmark drew the images; those that were given lie elsewhere, and know nothing of its seed."""
+    return not Path(model.images).is_absolute()
+
+
+def _origin(folder: Path, model: ModelResults) -> dict[str, str]:
+    """What the config does not tell of a model's images: the content of the adapters, or of the files given."""
+    if not _is_drawn(model):
+        return {"images": model.digest} if model.digest else {}
+    path = folder / model.images / SETTINGS_FILE
+    if not path.is_file():
+        return {}
+    adapters = json.loads(path.read_text(encoding="utf-8")).get("adapters", {})
+    return {f"adapters of {place}": digest for place, digest in adapters.items()}

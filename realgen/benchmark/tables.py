@@ -12,24 +12,45 @@ from realgen.benchmark.results import ModelResults, Results, Score
 TABLE_FILE = "results.md"
 SHOWN_CHECKS = ("auroc", "accuracy", "calibration_error")
 WEAK_AUROC = 0.6
-"""Below it a detector does not tell a model's images from photographs."""
+"""Below it a detector does not tell a model's images from photographs; below 1 - ``WEAK_AUROC`` it is inverted on them:
+it takes them for photographs, and photographs for generated, more often than the other way round."""
+INTERVALS = (
+    "The interval in brackets is that of other prompts of the same kind; a number without one is of a single prompt, "
+    "of all images together, or has none that could be told."
+)
 _NONE = "-"
 
 
 def cell(score: Score | None) -> str:
-    """A score with its interval, three digits behind the point where it is small.
+    """A score with its interval, three digits behind the point where it is small; the value alone where it has none.
 
     Example:
         >>> cell(Score(47.2, 45.12, 49.26)), cell(Score(0.1234)), cell(Score(None)), cell(None)
         ('47.2 [45.1, 49.3]', '0.123', '-', '-')
     """
-    if score is None or score.value is None:
-        return _NONE
-    digits = 1 if max(abs(score.value), abs(score.high or 0)) >= 10 else 3
-    text = f"{score.value:.{digits}f}"
-    if score.low is None or score.high is None:
-        return text
-    return f"{text} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+    return cells([score])[0]
+
+
+def cells(scores: Sequence[Score | None]) -> list[str]:
+    """Scores that are read side by side, as ``cell`` writes one, all with the digits of the largest.
+
+    Example:
+        >>> cells([Score(4.25, 2.0, 9.5), None, Score(12.0, 8.0, 16.5)])
+        ['4.2 [2.0, 9.5]', '-', '12.0 [8.0, 16.5]']
+    """
+    known = [score for score in scores if score is not None]
+    largest = max((abs(end) for s in known for end in (s.value, s.low, s.high) if end is not None), default=0.0)
+    digits = 3 if largest < 10 else 1 if largest < 1000 else 0
+
+    def text(score: Score | None) -> str:
+        if score is None or score.value is None:
+            return _NONE
+        value = f"{score.value:.{digits}f}"
+        if score.low is None or score.high is None:
+            return value
+        return f"{value} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+
+    return [text(score) for score in scores]
 
 
 def score_names(results: Results) -> list[str]:
@@ -58,7 +79,8 @@ def score_table(results: Results) -> Table:
         scores = [model.scores.get(name) for model in everyone(results)]
         best = _best(model.scores.get(name) for model in results.models) if len(results.models) > 1 else None
         arrow = {True: " ↑", False: " ↓", None: ""}[next(s.higher_is_better for s in scores if s is not None)]
-        table.add_row(f"{name}{arrow}", *(_shown(score, best) for score in scores))
+        texts = cells(scores)
+        table.add_row(f"{name}{arrow}", *(_shown(*pair, best) for pair in zip(scores, texts, strict=True)))
     return table
 
 
@@ -84,7 +106,12 @@ def remarks(results: Results) -> list[str]:
     for model in results.models:
         for detector, checks in model.checks.items():
             auroc = checks["auroc"].value
-            if auroc is not None and auroc < WEAK_AUROC:
+            if auroc is not None and auroc < 1 - WEAK_AUROC:
+                found.append(
+                    f"{detector} is inverted on {model.name}'s images (AUROC {auroc:.2f}): it finds them more real "
+                    "than the photographs of the same prompts. A high score here is the detector's error, not realism."
+                )
+            elif auroc is not None and auroc < WEAK_AUROC:
                 found.append(
                     f"{detector} hardly tells {model.name}'s images from the photographs (AUROC {auroc:.2f}): they are "
                     "as real to it, or it sees nothing in images of this kind; its score cannot say which."
@@ -95,8 +122,9 @@ def remarks(results: Results) -> list[str]:
 def markdown(results: Results) -> str:
     """The results as a Markdown document: scores, detectors' checks, categories, settings."""
     names, sets = score_names(results), everyone(results)
-    parts = ["# RealBench", "", f"{_count(results)} prompts. Intervals come of drawing prompts again.", ""]
-    parts += _table(["model", *names], ([m.name, *(cell(m.scores.get(name)) for name in names)] for m in sets))
+    parts = ["# RealBench", "", f"{_count(results)} prompts. {INTERVALS}", ""]
+    columns = [cells([model.scores.get(name) for model in sets]) for name in names]
+    parts += _table(["model", *names], ([m.name, *texts] for m, *texts in zip(sets, *columns, strict=True)))
     if any(model.checks for model in results.models):
         parts += ["", "## Can the detectors tell them from the photographs?", ""]
         checks = [(m, d, c) for m in results.models for d, c in m.checks.items()]
@@ -108,7 +136,8 @@ def markdown(results: Results) -> str:
         rows = [(model, [model.categories.get(category, {}).get(name) for category in categories]) for model in sets]
         if any(score is not None for _, scores in rows for score in scores):
             parts += ["", f"## {name} by category", ""]
-            parts += _table(["model", *categories], ([m.name, *map(cell, scores)] for m, scores in rows))
+            texts = iter(cells([score for _, scores in rows for score in scores]))
+            parts += _table(["model", *categories], ([m.name, *(next(texts) for _ in scores)] for m, scores in rows))
     notes = [*remarks(results), *results.settings.get("warnings", ())]
     if notes:
         parts += ["", "## Remarks", "", *(f"- {note}" for note in notes)]
@@ -121,8 +150,8 @@ def write_markdown(results: Results, folder: Path) -> None:
     (folder / TABLE_FILE).write_text(markdown(results), encoding="utf-8")
 
 
-def _shown(score: Score | None, best: Score | None) -> str:
-    text = cell(score).replace("[", r"\[")  # rich reads brackets as markup
+def _shown(score: Score | None, text: str, best: Score | None) -> str:
+    text = text.replace("[", r"\[")  # rich reads brackets as markup
     return f"[bold]{text}[/]" if best is not None and score is best else text
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from realgen.benchmark.results import REAL, ImageRow, Results
 from realgen.benchmark.tables import everyone, score_names
+from realgen.data.photograph import upright_rgb
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -92,6 +93,6 @@ def _told(values: Mapping[str, float | None]) -> str:
 
 def _picture(row: ImageRow, folder: Path) -> Image.Image:
     with Image.open(row.path(folder)) as image:
-        picture = image.convert("RGB")
+        picture = upright_rgb(image)
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     return picture

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from realgen.benchmark.drawing import image_seed
-from realgen.benchmark.matching import FormatMatching
+from realgen.benchmark.matching import FileFormats, FormatMatching, check_matching
 from realgen.benchmark.prompt_set import Length, categories_of, choose_evenly, read_prompt_set
 from realgen.callbacks.ema import averaged_weights
 from realgen.callbacks.run_context import iteration_of, trained_of
 from realgen.detectors import Detector
-from realgen.functional.images import from_uint8, to_uint8
+from realgen.functional.images import check_images, from_uint8, to_uint8
 from realgen.metrics import DetectorScoring
 from realgen.parallel import world_size
 from realgen.policies.base import Policy
@@ -24,9 +27,10 @@ class RealBenchScoring(Callback):
     """Draws a benchmark's prompts with the policy (of ``EMA``, if there is one) and logs how real detectors find them.
 
     ``realbench/NAME`` is mean P(real) x 100, ``realbench/NAME_judged_real`` the share judged real in percent, and
-    ``realbench/NAME/CATEGORY`` the mean of each category. Prompts and seeds are those of ``realgen.realbench`` with the
-    same ``seed``; the ranks share the prompts. A detector that is part of the reward measures how well it was learned,
-    not how real the images are: give others.
+    ``realbench/NAME/CATEGORY`` the mean of each category; images with NaN are in none of them, and
+    ``realbench/failed/NAME`` counts them. Prompts and seeds are those of ``realgen.realbench`` with the same ``seed``;
+    the ranks share the prompts. A detector that is part of the reward measures how well it was learned, not how real
+    the images are: give others.
 
     Args:
         prompts: Folder in RealBench's layout, or a file of prompts.
@@ -65,15 +69,19 @@ class RealBenchScoring(Callback):
         self.batch_size = batch_size
         self.seed = seed
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what cannot draw."""
+        _policy_of(pl_module)
+
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
     ) -> None:
-        """Score when it is time."""
+        """Score when it is time; images that are too small for ``matching`` are refused after the first iteration."""
+        if outputs["rollout"].images.shape[-1] > 0:  # a policy of texts may train without an image policy
+            self._check_size(outputs["rollout"].images)
         if iteration_of(pl_module) % self.every_n_iterations:
             return
-        policy = trained_of(pl_module)
-        if not isinstance(policy, Policy):
-            raise TypeError(f"{type(policy).__name__} cannot draw; RealBenchScoring is for the training of a policy.")
+        policy = _policy_of(pl_module)
         with averaged_weights(trainer, policy):
             values = self.scores(policy, rank=trainer.global_rank)
         pl_module.log_dict({f"realbench/{name}": value for name, value in values.items()})
@@ -87,6 +95,9 @@ class RealBenchScoring(Callback):
 
         Returns:
             Scores by name, the same on every rank.
+
+        Raises:
+            ValueError: If the policy draws no images in [0, 1], or ``matching`` would enlarge them.
         """
         categories = categories_of(self.prompts)
         metrics = {name: DetectorScoring(detector, len(categories)) for name, detector in self.detectors.items()}
@@ -96,7 +107,10 @@ class RealBenchScoring(Callback):
             numbers = rows[start : start + self.batch_size]
             chosen = [self.prompts[number % len(self.prompts)] for number in numbers]
             seeds = [image_seed(self.seed, prompt) for prompt in chosen]
-            images = from_uint8(to_uint8(policy.sample([prompt.prompt for prompt in chosen], seeds)))
+            images = policy.sample([prompt.prompt for prompt in chosen], seeds)
+            check_images(images)
+            self._check_size(images)
+            images = _as_written(images)
             where = {
                 "prompts": torch.tensor([prompt.number for prompt in chosen]),
                 "categories": torch.tensor([categories.index(p.category) if p.category else -1 for p in chosen]),
@@ -109,5 +123,25 @@ class RealBenchScoring(Callback):
             found = metric.compute()
             means = found.realism.mean.reshape(-1).tolist()
             values |= {name: means[0], f"{name}_judged_real": float(found.judged_real.mean.reshape(-1)[0])}
+            values[f"failed/{name}"] = float(len(self.prompts) - found.realism.number.reshape(-1)[0])
             values |= {f"{name}/{category}": mean for category, mean in zip(categories, means[1:], strict=True)}
         return values
+
+    def _check_size(self, images: Float[Tensor, "rows 3 height width"]) -> None:
+        """Refuse images that ``matching`` would enlarge, as the benchmark does with files."""
+        height, width = images.shape[-2:]
+        drawn = FileFormats(len(images), 0.0, None, min(height, width), "the policy's images", float(height == width))
+        check_matching(self.matching, {"policy": drawn})
+
+
+def _policy_of(module: LightningModule) -> Policy:
+    policy = trained_of(module)
+    if not isinstance(policy, Policy):
+        raise TypeError(f"{type(policy).__name__} cannot draw; RealBenchScoring is for the training of a policy.")
+    return policy
+
+
+def _as_written(images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows 3 height width"]:
+    """Rounded to 8 bits as in the benchmark's files; one with NaN becomes NaN throughout, and is not judged."""
+    drawn = images.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
+    return torch.where(drawn, from_uint8(to_uint8(images)), torch.nan)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Literal
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
+import yaml
 from lightning.pytorch.loggers import Logger
 
 from realgen.benchmark.arena import Arena
 from realgen.benchmark.detector_scoring import ScoringSettings
 from realgen.benchmark.image_sets import model_name
 from realgen.benchmark.matching import FormatMatching
+from realgen.benchmark.realbench import Part
 from realgen.cli.config_error import ConfigError
 from realgen.cli.plain_config import Argument
 from realgen.detectors import Detector
 from realgen.metrics import ImageMetric
 from realgen.policies import Policy
 from realgen.rewards import Reward
+
+PASSING = ("part", "run_dir", "output_dir", "dry_run", "device", "draw_batch_size", "loggers")
+"""Keys that may change from one start of a run to the next: where and how it computes, not what."""
+NAMED = 3
+"""Changes that a message names."""
 
 
 def realbench_arguments() -> dict[str, Argument]:
@@ -93,3 +102,83 @@ def gather_images(argv: Sequence[str]) -> list[str]:
     ends = [i + 1 + ("=" not in a) for i, a in enumerate(others) if a.partition("=")[0] in ("-c", "--config")]
     place = max(ends, default=0)
     return [*others[:place], *given, *others[place:]]
+
+
+def read_part(config: Mapping[str, Any]) -> Part | None:
+    """Which prompts this process draws; None where all are drawn and judged.
+
+    Args:
+        config: Complete.
+
+    Returns:
+        The part.
+
+    Raises:
+        ConfigError: If ``part`` is not K/N with K from 1 to N, or the folder that all parts share is not given.
+        ConfigError: If that folder is of another config: all parts must come of one.
+
+    Example:
+        >>> read_part({"part": "2/8", "run_dir": "runs/shared"})
+        Part(number=2, parts=8)
+        >>> read_part({"part": "9/8", "run_dir": "runs/shared"})
+        Traceback (most recent call last):
+        ...
+        realgen.cli.config_error.ConfigError: part must be 1/8 to 8/8, got 9/8.
+    """
+    if config["part"] is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", config["part"])
+    if found is None:
+        raise ConfigError(f"part must be K/N, such as 1/8, got {config['part']!r}.")
+    try:
+        part = Part(int(found[1]), int(found[2]))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config["run_dir"] is None:
+        raise ConfigError("part: give the folder that all parts draw into: --run_dir=FOLDER")
+    changes = config_changes(Path(config["run_dir"], "config.yaml"), config)
+    if changes:
+        raise ConfigError(f"part: {config['run_dir']} is of another config: {changes}. Choose another --run_dir.")
+    return part
+
+
+def config_changes(path: Path, config: Mapping[str, Any]) -> str:
+    """How a config differs from that which a folder was begun with; ``PASSING`` keys do not count.
+
+    Args:
+        path: Of the config that was written there; it need not exist.
+        config: Complete.
+
+    Returns:
+        The first differences for the user to read; empty if there are none.
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
+    if not path.exists():
+        return ""
+    try:
+        before = _leaves(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        cause = str(error).splitlines()[0]
+        raise ConfigError(f"run_dir: cannot read {path} ({cause}). Choose another --run_dir, or delete it.") from error
+    now = _leaves(config)
+    changes = [
+        f"{key.replace('.init_args', '')} was {_told(before, key)}, now it is {_told(now, key)}"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key) and key.partition(".")[0] not in PASSING
+    ]
+    more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
+    return "; ".join(changes[:NAMED]) + more
+
+
+def _leaves(value: Any, key: str = "") -> dict[str, Any]:
+    """Values by dotted key; what is null or empty counts as not set."""
+    if not isinstance(value, dict):
+        return {} if value is None else {key: value}
+    parts = (_leaves(child, f"{key}.{name}".removeprefix(".")) for name, child in value.items())
+    return {name: leaf for part in parts for name, leaf in part.items()}
+
+
+def _told(leaves: Mapping[str, Any], key: str) -> str:
+    return json.dumps(leaves[key]) if key in leaves else "not set"

@@ -31,7 +31,10 @@ from realgen.cli.tree import Node
 
 
 class RealGenCLI(LightningCLI):
-    """Parses a config, instantiates what it names, and places the run on disk; starts nothing and writes nothing.
+    """Parses a config, instantiates what it names, and places the run on disk; starts nothing.
+
+    All that it writes is the empty folder of a new run, which keeps others from taking the name; a config that is wrong
+    leaves none.
 
     Beyond LightningCLI: callbacks and loggers stand in dicts (``callbacks.summary``, ``loggers.wandb``), so that an
     overlay changes one of them; files and arguments merge by the rules of ``realgen.cli.tree``; whatever is wrong is a
@@ -130,7 +133,7 @@ class RealGenCLI(LightningCLI):
             ckpt_path=self.config.ckpt_path,
             environment=os.environ,
             now=datetime.now(),
-        )
+        ).claim()
         self.config.trainer.default_root_dir = str(self.run.path)
         for _, arguments in _chosen(self.config.callbacks):
             if "dirpath" in arguments and arguments["dirpath"] is None:
@@ -148,10 +151,11 @@ class RealGenCLI(LightningCLI):
         Raises:
             ConfigError: If a constructor refuses its arguments.
         """
-        try:
-            super().instantiate_classes()
-        except Exception as error:  # a constructor may raise anything
-            raise ConfigError(self.blame(error)) from error
+        with self.run.given_back_on_error():
+            try:
+                super().instantiate_classes()
+            except Exception as error:  # a constructor may raise anything
+                raise ConfigError(self.blame(error)) from error
 
     def blame(self, error: Exception) -> str:
         """What an error says, led by the dotted key of the component that raised it."""

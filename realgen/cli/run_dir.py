@@ -1,10 +1,12 @@
-"""Where a run lives on disk, and which checkpoint it goes on from. Looks at the disk, writes nothing."""
+"""Where a run lives on disk, and which checkpoint it goes on from."""
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -27,11 +29,49 @@ class Run:
     """Stem of the first config file."""
     ckpt_path: Path | None = None
     """The checkpoint it goes on from."""
+    chosen: str | None = None
+    """What a new folder is called unless another one has the name; None where the folder was given."""
+    made: tuple[Path, ...] = ()
+    """The folder and those around it, the nearest first, that were made for this run."""
 
     @property
     def name(self) -> str:
         """A name for loggers, the same whenever the run goes on."""
         return f"{self.recipe}-{self.path.name}"
+
+    def claim(self) -> Run:
+        """Make a new folder, so that nobody else takes its name: another run may have begun since it was chosen.
+
+        Returns:
+            The run where it lives now; itself where the folder was given, or is that of several processes.
+        """
+        if self.chosen is None:
+            return self
+        around = [folder for folder in self.path.parents if not folder.exists()]
+        for path in _numbered(self.path.parent, self.chosen):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(parents=True)
+                break
+        return replace(self, path=path, made=(path, *around))
+
+    def give_back(self) -> None:
+        """Remove what was made for a run that did not begin."""
+        for folder in self.made[:1]:
+            shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # another run may have come into them by now
+            for folder in self.made[1:]:
+                folder.rmdir()
+
+    @contextlib.contextmanager
+    def given_back_on_error(self) -> Iterator[None]:
+        """Give back what was made if what happens inside does not come to its end, be it by Ctrl-C."""
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            if not done:
+                self.give_back()
 
 
 def find_run(
@@ -43,10 +83,11 @@ def find_run(
     environment: Mapping[str, str],
     now: datetime,
 ) -> Run:
-    """Choose the folder of a run.
+    """Choose the folder of a run; looks at the disk and writes nothing, see ``Run.claim``.
 
-    A new run gets ``<output_dir>/<recipe>/<date>-<time>``. All processes of a run agree: those that Lightning starts
-    are told by the first one, those of torchrun and SLURM use the job's id.
+    A new run gets ``<output_dir>/<recipe>/<date>-<time>``, with the id of its SLURM job and, under an agent of a W&B
+    sweep, of its trial behind it. All processes of a run agree: those that Lightning starts are told by the first one,
+    those of torchrun and SLURM use the trial's id or the job's.
 
     Args:
         recipe: Stem of the first config file.
@@ -81,7 +122,10 @@ def find_run(
             run_dir = str(checkpoint.parent.parent)
     if told:
         return Run(Path(told), recipe, checkpoint)
-    path = Path(run_dir) if run_dir else folder / _new_name(folder, environment, now)
+    if run_dir is None and _is_alone(environment):
+        name = _new_name(environment, now)
+        return Run(next(path for path in _numbered(folder, name) if not path.exists()), recipe, checkpoint, chosen=name)
+    path = Path(run_dir) if run_dir else folder / _shared_name(environment)
     first = environment.get("RANK", environment.get("SLURM_PROCID", "0")) == "0"
     if checkpoint is None and first and ((path / "config.yaml").exists() or (path / LAST.parent).exists()):
         raise ConfigError(
@@ -96,20 +140,43 @@ def _newest(folder: Path) -> Path | None:
     return max(found, key=lambda path: (path / LAST).stat().st_mtime, default=None)
 
 
-def _new_name(folder: Path, environment: Mapping[str, str], now: datetime) -> str:
-    job = environment.get("SLURM_JOB_ID")
+def _is_alone(environment: Mapping[str, str]) -> bool:
+    """Whether this is the only process of its run, or the one that will start the others."""
     num_tasks = environment.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in environment else "1"
-    if int(environment.get("WORLD_SIZE", num_tasks)) > 1:
-        elastic = environment.get("TORCHELASTIC_RUN_ID", "none")
-        if job is None and elastic == "none":
-            raise ConfigError(
-                "run_dir: several processes were started, and they have no common id to name the run by.\n"
-                "       Give --run_dir=FOLDER, or start torchrun with --rdzv-id=NAME."
-            )
-        return f"slurm-{job}" if job is not None else f"torchrun-{elastic}"
-    time = now.strftime("%Y%m%d-%H%M%S") + (f"-{job}" if job is not None else "")
-    names = (time if i == 1 else f"{time}_{i}" for i in count(1))
-    return next(name for name in names if not (folder / name).exists())
+    return int(environment.get("WORLD_SIZE", num_tasks)) == 1
+
+
+def _trial(environment: Mapping[str, str]) -> str | None:
+    """The id that an agent of a W&B sweep gives all processes that it starts for a trial."""
+    return environment.get("WANDB_RUN_ID") or None if "WANDB_SWEEP_ID" in environment else None
+
+
+def _new_name(environment: Mapping[str, str], now: datetime) -> str:
+    ids = (environment.get("SLURM_JOB_ID"), _trial(environment))
+    return "-".join([now.strftime("%Y%m%d-%H%M%S"), *(each for each in ids if each is not None)])
+
+
+def _shared_name(environment: Mapping[str, str]) -> str:
+    """A name that all processes come to without asking each other."""
+    trial, job = _trial(environment), environment.get("SLURM_JOB_ID")
+    if trial is not None:
+        return f"wandb-{trial}"
+    if job is not None:
+        return f"slurm-{job}"
+    elastic = environment.get("TORCHELASTIC_RUN_ID", "none")
+    if elastic == "none":
+        raise ConfigError(
+            "run_dir: several processes were started, and they have no common id to name the run by.\n"
+            "       Give --run_dir=FOLDER, or start torchrun with --rdzv-id=NAME."
+        )
+    return f"torchrun-{elastic}"
+
+
+def _numbered(folder: Path, name: str) -> Iterator[Path]:
+    """NAME, NAME_2, NAME_3 ..."""
+    yield folder / name
+    for number in count(2):
+        yield folder / f"{name}_{number}"
 
 
 def resume_command(run: Run, argv: Sequence[str]) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -19,7 +17,7 @@ from realgen.callbacks.run_context import last_checkpoint
 from realgen.cli.arguments import fix_arguments
 from realgen.cli.config_error import ConfigError
 from realgen.cli.realgen_cli import RealGenCLI
-from realgen.cli.run_dir import LAST, RUN_DIR_VARIABLE, resume_command
+from realgen.cli.run_dir import LAST, RUN_DIR_VARIABLE, Run, resume_command
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
@@ -55,10 +53,11 @@ def command(
         sys.argv[1:] = arguments
     try:
         cli = RealGenCLI(model_class, datamodule_class, usage=usage, argv=arguments)
-        try:
-            check(cli)
-        except ValueError as error:
-            raise ConfigError(cli.blame(error)) from error
+        with cli.run.given_back_on_error():
+            try:
+                check(cli)
+            except ValueError as error:
+                raise ConfigError(cli.blame(error)) from error
     except ConfigError as error:
         if _wants_traceback():
             raise
@@ -81,8 +80,10 @@ def train(cli: RealGenCLI) -> int:
         Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
     run = cli.run
-    made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
-    run.path.mkdir(parents=True, exist_ok=True)
+    if not run.made:
+        made = tuple(folder for folder in (run.path, *run.path.parents) if not folder.exists())
+        run = replace(run, made=made)
+        run.path.mkdir(parents=True, exist_ok=True)
     first = "LOCAL_RANK" not in os.environ
     if first:
         os.environ[RUN_DIR_VARIABLE] = str(run.path)
@@ -97,8 +98,8 @@ def train(cli: RealGenCLI) -> int:
     except Exception as error:  # whatever it was: a line for the user, and the traceback in a file
         if _wants_traceback():
             raise
-        if isinstance(error, ValueError) and run.path in made and not _has_begun(cli):
-            _take_back(made)
+        if isinstance(error, ValueError) and run.path in run.made and not _has_begun(cli):
+            _take_back(run)
             sys.stderr.write(f"error: {cli.blame(error)}\n")
             return 1
         return _report(error, cli)
@@ -139,19 +140,11 @@ def _has_begun(cli: RealGenCLI) -> bool:
     return cli.trainer.num_devices * cli.trainer.num_nodes > 1 or (cli.run.path / "config.yaml").exists()
 
 
-def _take_back(made: Sequence[Path]) -> None:
-    """Remove the folder of a run, and those around it that were made for it.
-
-    Args:
-        made: The run's folder, then its parents, the nearest first.
-    """
+def _take_back(run: Run) -> None:
     import wandb
 
     wandb.finish(exit_code=1)  # or it would go on writing there
-    shutil.rmtree(made[0])
-    with contextlib.suppress(OSError):  # another run may have come into them by now
-        for folder in made[1:]:
-            folder.rmdir()
+    run.give_back()
 
 
 def _report(error: Exception, cli: RealGenCLI) -> int:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.data.shards import open_photograph
+from realgen.data.photograph import open_photograph
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Of what counts as an image, in lower case."""
@@ -147,7 +147,7 @@ def digest(files: Sequence[ImageFile]) -> str:
 
 
 def read_image(path: Path) -> Float[Tensor, "3 height width"]:
-    """Read an image file, upright and in RGB, in [0, 1].
+    """Read an image file, upright and in RGB, white where it is transparent, in [0, 1].
 
     Args:
         path: The file.

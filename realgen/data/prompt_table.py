@@ -15,9 +15,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from realgen.data.order import prompt_seed
+from realgen.data.photograph import open_photograph
 from realgen.data.shard_paths import is_url, open_shard
 from realgen.data.shard_reader import Broken, Sample, read_samples
-from realgen.data.shards import open_photograph
 from realgen.types import PromptBatch
 
 _NAMED = 5

@@ -19,10 +19,11 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from PIL import Image
+from PIL import Image
+
+from realgen.data.photograph import open_photograph
 
 PHOTOGRAPH_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -111,8 +112,6 @@ def _encode(number: int, sample: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _encode_photograph(number: int, image: Any) -> tuple[str, bytes]:
-    from PIL import Image
-
     if isinstance(image, Image.Image):
         png = io.BytesIO()
         image.save(png, format="PNG")
@@ -131,18 +130,3 @@ def _encode_photograph(number: int, image: Any) -> tuple[str, bytes]:
     except ValueError as error:
         raise ValueError(f"sample {number}: {path}: {error}.") from error
     return suffix.replace(".jpeg", ".jpg"), data
-
-
-def open_photograph(data: bytes) -> Image.Image:
-    """Decode a photograph, upright and in RGB.
-
-    Raises:
-        ValueError: If a part of it cannot be decoded.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    # All that Pillow was seen to raise on damaged files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the image cannot be decoded ({error})") from error

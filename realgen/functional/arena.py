@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from realgen.functional.bootstrap import Interval, bootstrap_mean, percentile_limits, resampled_means
+from realgen.functional.bootstrap import Interval, percentile_limits, resampled_means
+from realgen.functional.proportion import win_rate_limits
 
 _STEPS = 200
 """Newton steps after which the fit gives up; it takes about ten."""
@@ -38,36 +39,41 @@ class Strengths(NamedTuple):
     value: Float[Tensor, " models"]
     """[M] log-strength; sums to zero. A model beats another with the logistic function of their difference."""
     low: Float[Tensor, " models"]
-    """[M] lower limit."""
+    """[M] lower limit; NaN where nothing can be said."""
     high: Float[Tensor, " models"]
-    """[M] upper limit."""
+    """[M] upper limit; NaN where nothing can be said."""
 
 
-def win_rate(
-    outcomes: Float[Tensor, " prompts"], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
-) -> Interval:
-    """Share of comparisons won, a tie counting as half a win, with its bootstrap interval over prompts.
+def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -> Interval:
+    """Share of comparisons won, a tie counting as half a win, with its score interval over prompts.
+
+    Without ties that is Wilson's interval of a share, with ties Tango's (``functional.proportion``). Both have a width
+    of their own where all prompts agree and where there is one, where a bootstrap has none.
 
     Args:
-        outcomes: [P] of one contestant against another, in [0, 1]; NaN where they could not be judged: these are left
+        outcomes: [P] of one contestant against another: 0, 0.5 or 1; NaN where they could not be judged: these are left
             out of the rate, and counted in ``dropped``.
-        resamples: How often the prompts are drawn anew, >= 1.
-        confidence: Share of resamples between the limits, in (0, 1).
-        seed: Of the draws.
+        confidence: Of the limits, in (0, 1).
 
     Returns:
         The rate and its limits, in [0, 1].
 
     Raises:
-        ValueError: If an outcome leaves [0, 1], or none was judged.
+        ValueError: If an outcome is none of these, or none was judged.
 
     Example:
-        >>> win_rate(torch.tensor([1.0, 0.5, 0.0, 1.0, float("nan")])).value
-        0.625
+        >>> print(win_rate(torch.tensor([1.0, 0.5, 0.0, 1.0, float("nan")])))
+        0.625 [0.248, 0.889]
     """
-    if bool(((outcomes < 0) | (outcomes > 1)).any()):
-        raise ValueError(f"outcomes must lie in [0, 1], got {outcomes.min():.4g} to {outcomes.max():.4g}.")
-    return bootstrap_mean(outcomes, resamples=resamples, confidence=confidence, seed=seed, nan="drop")
+    losses, ties, wins = (int((outcomes == level).sum()) for level in (0.0, 0.5, 1.0))
+    number, dropped = losses + ties + wins, int(outcomes.isnan().sum())
+    if number + dropped < len(outcomes):
+        other = next(value for value in outcomes.tolist() if value not in (0, 0.5, 1) and not math.isnan(value))
+        raise ValueError(f"outcomes must be 0, 0.5, 1 or NaN, got {other:.4g}.")
+    if number == 0:
+        raise ValueError(f"outcomes must hold at least one prompt that was judged, got {dropped} that were not.")
+    low, high = win_rate_limits(wins, ties, losses, confidence=confidence)
+    return Interval((wins + ties / 2) / number, low, high, number, dropped)
 
 
 def merge_orders(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
@@ -216,6 +222,11 @@ def bradley_terry_intervals(
 ) -> Strengths:
     """Strengths of models with percentile bootstrap intervals, by fitting them anew to prompts drawn with replacement.
 
+    A model that beat everyone it met, or lost to everyone, has a strength because of the virtual ties only: drawing
+    prompts again gives the same record, and could not tell how far above or below the others it may be. Its limits are
+    NaN; so are all of one prompt. More exactly, only a model that a circle of wins or ties joins to another has
+    limits (Ford 1957).
+
     Args:
         wins: [P, M, M] wins prompt by prompt, as ``win_matrices`` gives them.
         virtual_ties: Added in each fit between every two models that were compared at all, >= 0. Above 0 a model that
@@ -240,7 +251,10 @@ def bradley_terry_intervals(
     ties = virtual_ties / 2 * (total + total.mT > 0)
     value = bradley_terry(total + ties)
     drawn = resampled_means(wins.flatten(1), resamples=resamples, seed=seed) * len(wins)
-    low, high = percentile_limits(bradley_terry(drawn.view(-1, *total.shape) + ties), confidence)
+    limits = percentile_limits(bradley_terry(drawn.view(-1, *total.shape) + ties), confidence)
+    reach = _reach(total > 0)
+    known = ((reach & reach.mT).sum(-1) > 1) & (len(wins) > 1)
+    low, high = (limit.where(known, torch.nan) for limit in limits)
     return Strengths(value, low, high)
 
 
@@ -263,7 +277,12 @@ def elo(strengths: Float[Tensor, " *models"], *, mean: float = 1000.0) -> Float[
 
 def _connected(beat: Bool[Tensor, "*batch models models"]) -> Bool[Tensor, " *batch"]:
     """Whether everyone has beaten everyone, directly or through others (Ford's condition)."""
+    return _reach(beat).all(-1).all(-1)
+
+
+def _reach(beat: Bool[Tensor, "*batch models models"]) -> Bool[Tensor, "*batch models models"]:
+    """Whom each has beaten, directly or through others; itself, too."""
     reach = (beat | torch.eye(beat.shape[-1], dtype=torch.bool)).double()
     for _ in range(max(1, math.ceil(math.log2(beat.shape[-1])))):
         reach = (reach @ reach > 0).double()
-    return (reach > 0).all(-1).all(-1)
+    return reach > 0

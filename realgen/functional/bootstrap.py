@@ -19,17 +19,19 @@ class Interval:
 
     value: float
     """The estimate."""
-    low: float
-    """Lower limit."""
-    high: float
-    """Upper limit."""
+    low: float | None
+    """Lower limit; None where there is none to be had, as of the mean of one prompt."""
+    high: float | None
+    """Upper limit; None together with the lower one."""
     number: int
     """Prompts that counted."""
     dropped: int = 0
     """Prompts that were NaN, and were left out because that was asked for."""
 
     def __str__(self) -> str:
-        """Value and limits, with three digits behind the point."""
+        """Value and limits, with three digits behind the point; the value alone where there are no limits."""
+        if self.low is None or self.high is None:
+            return f"{self.value:.3f}"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
@@ -45,6 +47,7 @@ def bootstrap_mean(
 
     The limits are the percentiles (1 -+ confidence) / 2 of the resampled means. They are too narrow for few prompts
     (n < 20 or so), by about the factor sqrt((n - 1) / n), and say nothing of other seeds or of a judge's own noise.
+    One prompt says nothing of how prompts differ, so it has no limits. Of shares see ``functional.proportion``.
 
     Args:
         values: [P] one number per prompt. Rows must be independent: average over the images of a prompt first.
@@ -54,7 +57,7 @@ def bootstrap_mean(
         nan: Whether prompts with NaN are an error, or are left out and counted in ``dropped``.
 
     Returns:
-        Mean and limits, in the unit of ``values``.
+        Mean and limits, in the unit of ``values``; no limits where one prompt counts.
 
     Raises:
         ValueError: If there is no prompt, one is NaN and that is refused, one is infinite, or a number is out of range.
@@ -66,8 +69,10 @@ def bootstrap_mean(
     kept = _kept(values.isnan(), nan)
     means = resampled_means(values[kept].unsqueeze(1), resamples=resamples, seed=seed)
     low, high = percentile_limits(means, confidence)
-    dropped = int((~kept).sum())
-    return Interval(float(values[kept].double().mean()), float(low), float(high), int(kept.sum()), dropped)
+    value, number, dropped = float(values[kept].double().mean()), int(kept.sum()), int((~kept).sum())
+    if number == 1:
+        return Interval(value, None, None, number, dropped)
+    return Interval(value, float(low), float(high), number, dropped)
 
 
 def bootstrap_difference(

@@ -44,8 +44,13 @@ def check_images(images: Tensor, name: str = "images", *, may_lack_pixels: bool 
         raise ValueError(f"{name} must have pixels, got {list(images.shape)}; has the policy no image_policy to draw?")
     if not images.is_floating_point():
         raise ValueError(f"{name} must be floating in [0, 1], got {images.dtype}; convert with from_uint8.")
+    if images.numel() == 0:
+        return
+    low, high = images.detach().aminmax()
+    if bool((low >= -RANGE_TOLERANCE) & (high <= 1 + RANGE_TOLERANCE)):
+        return
     outside = (images < -RANGE_TOLERANCE) | (images > 1 + RANGE_TOLERANCE)
-    if bool(outside.any()):
+    if bool(outside.any()):  # it is not where the least and the largest value are NaN
         values = images[outside]
         raise ValueError(
             f"{name} must lie in [0, 1], got {values.numel()} values outside, from {values.min():.4g} to "
@@ -66,7 +71,7 @@ def to_uint8(images: Float[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*
         >>> to_uint8(torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1)).flatten().tolist()
         [0, 128, 255]
     """
-    return images.float().nan_to_num(nan=0.0).mul(255).round().clamp(0, 255).to(torch.uint8)
+    return images.float().nan_to_num(nan=0.0).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def from_uint8(images: UInt8[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
@@ -82,7 +87,7 @@ def from_uint8(images: UInt8[Tensor, "*batch 3 height width"]) -> Float[Tensor, 
         >>> from_uint8(torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)).flatten()
         tensor([0.0000, 0.2000, 1.0000])
     """
-    return images.float() / 255
+    return images.float().div_(255)
 
 
 def resize(

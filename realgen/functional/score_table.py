@@ -1,4 +1,4 @@
-"""Means of one number per image, over all prompts and over each category of prompts, with bootstrap intervals."""
+"""Means of one number per image, over all prompts and over each category of prompts, with intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from realgen.functional.bootstrap import bootstrap_mean
+from realgen.functional.bootstrap import Interval, bootstrap_mean
+from realgen.functional.proportion import share_limits
 
 
 class ScoreTable(NamedTuple):
@@ -17,9 +18,9 @@ class ScoreTable(NamedTuple):
     mean: Float[Tensor, " groups"]
     """Mean over prompts, each prompt counting once."""
     low: Float[Tensor, " groups"]
-    """Lower end of the interval."""
+    """Lower end of the interval; NaN where there is none: of the mean over one prompt."""
     high: Float[Tensor, " groups"]
-    """Upper end of the interval."""
+    """Upper end of the interval; NaN together with the lower one."""
     number: Int[Tensor, " groups"]
     """Prompts that were judged."""
 
@@ -30,20 +31,25 @@ def score_table(
     categories: Int[Tensor, " rows"],
     *,
     num_categories: int,
+    shares: bool = False,
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> ScoreTable:
-    """Average the images of each prompt, then the prompts, and bootstrap over prompts.
+    """Average the images of each prompt, then the prompts, with intervals over prompts.
 
-    The images of one prompt are not independent, so prompts are what is drawn again. The order of the rows does not
-    matter.
+    The images of one prompt are not independent, so prompts are what counts. A mean is bootstrapped; over one prompt it
+    has no interval. A share, where each prompt has one image, is a plain one over independent prompts and has Wilson's
+    interval (``share_limits``). With more images the prompts' shares are numbers in between, bootstrapped as means are;
+    but where all are equal, so that drawing them again tells nothing, Wilson's stands in: too wide rather than none.
+    The order of the rows does not matter.
 
     Args:
         values: [B] one number per image; NaN for an image that could not be judged, which is left out.
         prompts: [B] number of the image's prompt, any integers.
         categories: [B] category of the prompt, in [0, ``num_categories``); -1 for none.
         num_categories: C.
+        shares: Whether each value is a yes or no, 1 or 0, and the means are shares.
         resamples: Bootstrap resamples.
         confidence: Of the intervals, between 0 and 1.
         seed: Of the resamples.
@@ -51,12 +57,17 @@ def score_table(
     Returns:
         Four tensors [1 + C], float64.
 
+    Raises:
+        ValueError: If ``shares`` is set and a value is neither 0 nor 1.
+
     Example:
         >>> rows = torch.tensor([0, 1, 1])
         >>> score_table(torch.tensor([1.0, 0.0, 1.0]), rows, rows, num_categories=2).mean
         tensor([0.7500, 1.0000, 0.5000], dtype=torch.float64)
     """
     judged = values.isfinite()
+    if shares and bool((judged & (values != 0) & (values != 1)).any()):
+        raise ValueError("values of shares must be 0, 1 or NaN, got others; leave shares=False for means.")
     means, category = _prompt_means(values[judged].double().cpu(), prompts[judged].cpu(), categories[judged].cpu())
     columns = []
     for group in range(-1, num_categories):
@@ -64,11 +75,21 @@ def score_table(
         if len(chosen) == 0:
             columns.append((torch.nan, torch.nan, torch.nan, 0))
             continue
-        found = bootstrap_mean(chosen, resamples=resamples, confidence=confidence, seed=seed)
-        columns.append((found.value, found.low, found.high, len(chosen)))
+        if shares and (_plain(chosen) or bool((chosen == chosen[0]).all())):
+            value = float(chosen.mean())
+            found = Interval(value, *share_limits(value, len(chosen), confidence=confidence), len(chosen))
+        else:
+            found = bootstrap_mean(chosen, resamples=resamples, confidence=confidence, seed=seed)
+        low_limit, high_limit = (torch.nan if limit is None else limit for limit in (found.low, found.high))
+        columns.append((found.value, low_limit, high_limit, found.number))
     mean, low, high, number = (list(column) for column in zip(*columns, strict=True))
     means, lows, highs = (torch.tensor(column, dtype=torch.float64) for column in (mean, low, high))
     return ScoreTable(means, lows, highs, torch.tensor(number))
+
+
+def _plain(shares: Float[Tensor, " prompts"]) -> bool:
+    """Whether each prompt is a yes or no."""
+    return bool(((shares == 0) | (shares == 1)).all())
 
 
 def _prompt_means(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from realgen.callbacks.picture_grid import picture_grid
-from realgen.generation.picture_files import keep_settings, read_pictures, read_told, write_picture
+from realgen.data.picture_files import keep_settings, read_pictures, read_told, write_picture
 from realgen.generation.request import Request
 from realgen.policies import Policy, PromptPolicy
 from realgen.policies.completion import clean
@@ -58,7 +58,7 @@ def generate(studio: Studio, prompts: Sequence[str]) -> None:
         ValueError: If the folder holds pictures of other settings.
     """
     out = Path(studio.request.out)
-    keep_settings(out, studio.settings)
+    keep_settings(out, studio.settings, cure="Take another folder.")
     tasks = {prompt: pictures_of(studio, prompt) for prompt in prompts}
     total = sum(map(len, tasks.values()))
     there = sum(picture.path.exists() for pictures in tasks.values() for picture in pictures)

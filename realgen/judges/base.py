@@ -92,6 +92,14 @@ class ArenaJudge(ABC):
             A verdict of ``real`` or ``fake``; None where the reply could not be read.
         """
 
+    def check(self) -> None:
+        """See that the judge can be asked, before work is done that would be in vain; asks nothing, and costs nothing.
+
+        Raises:
+            ValueError: If something is missing, such as its key.
+        """
+        return
+
     def to(self, device: torch.device | str) -> ArenaJudge:
         """Compute on a device, where the judge computes here and was not told where; returns self."""
         return self

@@ -15,6 +15,9 @@ from realgen.functional.images import check_images, resize, to_uint8
 
 Detail = Literal["auto", "low", "high"]
 
+_CUT_OFF = ("length", "content_filter")
+"""Reasons for which an endpoint ends a reply before the model does."""
+
 
 class MalformedReplyError(ValueError):
     """An answer is none of the chat-completions API."""
@@ -29,6 +32,8 @@ class Completion(NamedTuple):
     """Tokens of the question, as the endpoint counts them; 0 where it does not."""
     tokens_out: int
     """Tokens of the reply, reasoning included."""
+    finished: bool = True
+    """Whether the text is all of the reply; False where a limit or a filter cut it off."""
 
 
 def jpeg_data_url(image: Float[Tensor, "3 height width"], *, quality: int = 95, max_side: int | None = None) -> str:
@@ -95,7 +100,7 @@ def read_completion(body: Any) -> Completion:
 
     Example:
         >>> read_completion({"choices": [{"message": {"content": "Hi"}}], "usage": {"prompt_tokens": 7}})
-        Completion(text='Hi', tokens_in=7, tokens_out=0)
+        Completion(text='Hi', tokens_in=7, tokens_out=0, finished=True)
     """
     choices = body.get("choices") if isinstance(body, Mapping) else None
     if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
@@ -106,7 +111,12 @@ def read_completion(body: Any) -> Completion:
     usage = body.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
     text = _text(message.get("content")) or _text(message.get("refusal"))
-    return Completion(text, _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+    return Completion(
+        text,
+        tokens_in=_count(usage.get("prompt_tokens")),
+        tokens_out=_count(usage.get("completion_tokens")),
+        finished=choices[0].get("finish_reason") not in _CUT_OFF,
+    )
 
 
 def _text(content: Any) -> str:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import os
 import random
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from jaxtyping import Float
 from torch import Tensor
 
 from realgen.judges.base import ArenaJudge, RefusedError, UnavailableError, Verdict
-from realgen.judges.chat_api import Detail, MalformedReplyError, jpeg_data_url, read_completion, user_message
+from realgen.judges.chat_api import (
+    Completion,
+    Detail,
+    MalformedReplyError,
+    jpeg_data_url,
+    read_completion,
+    user_message,
+)
 from realgen.judges.prompts import COMPARE, SINGLE, with_prompt
-from realgen.judges.rate_limit import RateGate, told_to_wait
-from realgen.judges.replies import Reading, parse_comparison, parse_single
+from realgen.judges.rate_limit import RateGate, TooLongError, told_to_wait
+from realgen.judges.replies import Parse, parse_comparison, parse_single
 from realgen.serving.replicas import backoff_seconds
 
-_REFUSALS = (401, 403, 404)
-"""Statuses that tell of a wrong key, model or address; every question would get the same."""
+_LOGGER = logging.getLogger(__name__)
+
+_REFUSALS = (401, 402, 403, 404)
+"""Statuses that tell of a wrong key, model or address, or of an empty account; every question would get the same."""
 _PASSING = (408, 409, 425, 429)
 """Statuses below 500 that may be another one the next time."""
 _QUOTA = "insufficient_quota"
@@ -58,13 +70,15 @@ class Patience:
 class OpenAIJudge(ArenaJudge):
     """Asks an OpenAI-compatible endpoint: OpenAI, Gemini's, vLLM, SGLang, llama.cpp and others.
 
-    The key is read from the environment only, so that no config, log or results file can hold it. An endpoint's
+    The key is read from the environment only, so that no config, log or results file can hold it; it is needed where
+    questions are asked, not to count them. An endpoint's
     ``Retry-After`` and ``x-ratelimit-*`` headers are obeyed by all questions on their way. RealGen's published
     evaluation sends text and images as two messages; here they are one, which more endpoints accept.
 
     Args:
         model: Name of the model, as the endpoint calls it.
-        base_url: Of the endpoint, up to ``/v1``; null for what the variable OPENAI_BASE_URL says, or OpenAI's own.
+        base_url: Of the endpoint, up to ``/v1``; null for what the variable OPENAI_BASE_URL says, or OpenAI's own. One
+            that holds a user and a password belongs into that variable.
         api_key_variable: Environment variable with the key; null for an endpoint that asks for none.
         quality: JPEG quality, 1 to 100, at which both images are sent.
         max_side: Longest side, in pixels, that images are scaled down to; null sends them as large as they are.
@@ -81,7 +95,8 @@ class OpenAIJudge(ArenaJudge):
 
     Raises:
         ModuleNotFoundError: If the package openai is not installed.
-        ValueError: If a number is out of its range, a text is empty, or the variable is not set.
+        ValueError: If a number is out of its range, a text is empty, ``base_url`` is no address or holds a password, or
+            ``api_key_variable`` is no name.
     """
 
     deterministic = False
@@ -117,22 +132,26 @@ class OpenAIJudge(ArenaJudge):
         for name, text in texts.items():
             if not text.strip():
                 raise ValueError(f"{name} must be a text, got an empty one.")
-        if api_key_variable is not None and not os.environ.get(api_key_variable):
+        if base_url is not None:
+            _check_address(base_url)
+        if api_key_variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", api_key_variable):
             raise ValueError(
-                f"api_key_variable names the environment variable {api_key_variable!r}, which is not set; an endpoint "
-                "without keys wants null."
+                "api_key_variable must be the name of an environment variable, such as OPENAI_API_KEY, not the key: "
+                "configs are written to files."
             )
         self.model, self.base_url, self.detail = model, base_url, detail
         self.quality, self.max_side, self.concurrency = quality, max_side, concurrency
         self.reads_prompt = show_prompt
         self.compare_question, self.single_question = compare_question.strip(), single_question.strip()
         self.patience = patience or Patience()
-        self._key = os.environ[api_key_variable] if api_key_variable is not None else "none"
+        self.api_key_variable = api_key_variable
+        self._key = "none" if api_key_variable is None else os.environ.get(api_key_variable, "").strip()
         chosen = {"temperature": temperature, max_tokens_name: max_tokens}
         self._settings = {name: value for name, value in chosen.items() if value is not None}
         self._extra_body = dict(extra_body or {})
         self._jitter = random.Random()  # of its own, so that a bad network leaves the run's random numbers as they are
         self._gate = RateGate()
+        self._warned = False
         self._client: Any = None
 
     @property
@@ -150,6 +169,18 @@ class OpenAIJudge(ArenaJudge):
             "settings": {**self._settings, **self._extra_body},
         }
 
+    def check(self) -> None:
+        """See that there is a key.
+
+        Raises:
+            ValueError: If the variable that should hold it is not set.
+        """
+        if not self._key:
+            raise ValueError(
+                f"api_key_variable names the environment variable {self.api_key_variable!r}, which is not set; an "
+                "endpoint without keys wants null."
+            )
+
     def session(self) -> AbstractAsyncContextManager[object]:
         """Hold the connections to the endpoint."""
         return self._connected()
@@ -158,6 +189,7 @@ class OpenAIJudge(ArenaJudge):
     async def _connected(self) -> AsyncIterator[None]:
         from openai import AsyncOpenAI
 
+        self.check()
         # Its own repetitions know nothing of the other questions on their way, so ours are used instead.
         async with AsyncOpenAI(api_key=self._key, base_url=self.base_url, max_retries=0, timeout=None) as client:
             self._client = client
@@ -185,9 +217,7 @@ class OpenAIJudge(ArenaJudge):
         """
         return await self._ask(self.single_question, {"": image}, prompt, parse_single)
 
-    async def _ask(
-        self, question: str, images: Mapping[str, Tensor], prompt: str, parse: Callable[[str], Reading]
-    ) -> Verdict:
+    async def _ask(self, question: str, images: Mapping[str, Tensor], prompt: str, parse: Parse) -> Verdict:
         write = partial(jpeg_data_url, quality=self.quality, max_side=self.max_side)
         urls = {label: await asyncio.to_thread(write, image) for label, image in images.items()}
         text = with_prompt(question, prompt) if self.reads_prompt else question
@@ -197,14 +227,15 @@ class OpenAIJudge(ArenaJudge):
             if attempt:
                 longest = {"first": self.patience.backoff, "longest": self.patience.max_backoff}
                 await asyncio.sleep(backoff_seconds(attempt, **longest, share=self._jitter.random()))
-            await self._gate.wait()
+            await self._pass_gate()
             try:
                 completion = read_completion(await self._post(message))
             except (TimeoutError, MalformedReplyError, _PassingError) as error:
                 is_late = isinstance(error, TimeoutError)
                 cause = f"no answer within {self.patience.timeout:g} s" if is_late else self._without_key(str(error))
                 continue
-            reading = parse(completion.text)
+            self._warn_if_cut_off(completion)
+            reading = parse(completion.text, completion.finished)
             return Verdict(
                 choice=reading.choice,
                 reason=self._without_key(reading.reason),
@@ -245,18 +276,27 @@ class OpenAIJudge(ArenaJudge):
         return body
 
     def _heed(self, headers: Mapping[str, str], *, tokens: int = 0, limited: bool = False) -> None:
-        """Wait as long as the endpoint asks, all questions together.
+        """Let the next questions wait as long as the endpoint asks; the answer at hand is kept."""
+        self._gate.close(told_to_wait(headers, now=time.time(), tokens=tokens, limited=limited))
 
-        Raises:
-            RefusedError: If that is longer than ``max_wait``.
-        """
-        seconds = told_to_wait(headers, now=time.time(), tokens=tokens, limited=limited)
-        if seconds > self.patience.max_wait:
+    async def _pass_gate(self) -> None:
+        try:
+            await self._gate.wait(longest=self.patience.max_wait)
+        except TooLongError as error:
             raise RefusedError(
-                f"{self.model}: the endpoint asks to wait {seconds:.0f} s, longer than max_wait="
-                f"{self.patience.max_wait:g}; answers so far are kept, run again later."
+                f"{self.model}: {error}, longer than max_wait={self.patience.max_wait:g}; answers so far are kept, run "
+                "again later."
             ) from None
-        self._gate.close(seconds)
+
+    def _warn_if_cut_off(self, completion: Completion) -> None:
+        """Once: such replies cost tokens, and most of them cannot be read."""
+        if not completion.finished and not self._warned:
+            self._warned = True
+            _LOGGER.warning(
+                "%s: a reply was cut off after %d tokens by the endpoint's or your max_tokens, or by a filter.",
+                self.model,
+                completion.tokens_out,
+            )
 
     def _without_key(self, text: str) -> str:
         """Some endpoints quote the key that they did not like."""
@@ -265,3 +305,19 @@ class OpenAIJudge(ArenaJudge):
 
 class _PassingError(Exception):
     """One attempt failed; another one may not."""
+
+
+def _check_address(url: str) -> None:
+    """Refuse what is no address, and one with a password, which logs and results would show.
+
+    Raises:
+        ValueError: If it is so; the message does not show the password.
+    """
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError(
+            "base_url must hold no user and password, which would be written to logs and results; leave it null, and "
+            "set the environment variable OPENAI_BASE_URL instead."
+        )
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"base_url must begin with http:// or https:// and a host, got {url!r}.")

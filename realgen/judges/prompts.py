@@ -1,6 +1,7 @@
 """What a multimodal language model is asked: which of two images is the more realistic, or whether one is real.
 
-The criteria and the answers' first lines are those of RealGen's published evaluation; the wording is ours.
+The criteria and the answers' first lines are those of RealGen's published evaluation; the wording is ours. The form of
+the answer shows neither choice alone, so that it leans to none, and a model that only repeats it has said nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ COMPARE = (
     "- edges: natural transitions in depth of field, no halos, no cut-out look;\n"
     "- style: the imperfection of a photograph instead of the smoothness of a rendering or an illustration.\n"
     "You must choose one of the two. Answer in exactly two lines:\n"
-    "More Realistic Image: Image 1\n"
-    "Reason: one or two sentences\n"
-    "with Image 2 in the first line if that is your choice."
+    "More Realistic Image: [Image 1 or Image 2]\n"
+    "Reason: one or two sentences"
 )
 """Asked about a pair; the answer is read by ``replies.parse_comparison``."""
 
@@ -34,9 +34,8 @@ SINGLE = (
     "- light and colour: a believable source, exposure and saturation;\n"
     "- edges: clean transitions between objects and background, without halos or melting.\n"
     "Answer in exactly two lines:\n"
-    "Real or Fake: Real\n"
-    "Reason: one or two sentences\n"
-    "with Fake in the first line if that is your verdict."
+    "Real or Fake: [Real or Fake]\n"
+    "Reason: one or two sentences"
 )
 """Asked about one image; the answer is read by ``replies.parse_single``."""
 

@@ -71,6 +71,10 @@ def told_to_wait(headers: Mapping[str, str], *, now: float, tokens: int = 0, lim
     return max(waits)
 
 
+class TooLongError(Exception):
+    """An endpoint asks to wait longer than its client wants to."""
+
+
 class RateGate:
     """Where all questions to one endpoint wait when it asks for that.
 
@@ -87,10 +91,19 @@ class RateGate:
         """Let nobody through for some seconds; a longer wait that was asked for before goes on."""
         self._opens_at = max(self._opens_at, time.monotonic() + seconds)
 
-    async def wait(self) -> None:
-        """Wait until the gate is open."""
+    async def wait(self, *, longest: float = math.inf) -> None:
+        """Wait until the gate is open.
+
+        Args:
+            longest: In seconds.
+
+        Raises:
+            TooLongError: If it opens later than that.
+        """
         waited = False
         while (seconds := self._opens_at - time.monotonic()) > 0:
+            if seconds > longest:
+                raise TooLongError(f"the endpoint asks to wait {seconds:.0f} s")
             waited = True
             await asyncio.sleep(seconds)
         if waited:

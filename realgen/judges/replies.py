@@ -1,54 +1,55 @@
-"""Reads what a judge wrote; what cannot be read with certainty is ``None``, never a guess.
+r"""Reads what a judge wrote; what cannot be read with certainty is ``None``, never a guess.
 
-A reply counts if it says one thing only: on the line of its verdict, or, where it has no such line, in a plain sentence
-("Image 2 is more realistic"). Reasoning in think tags, markdown and typographic marks are taken off first.
+The first of these that a reply has decides, and must say one thing only:
+
+1. answer lines, ``More Realistic Image: Image 2`` or ``Answer: 2``; so are fields of JSON and ``\boxed{2}``;
+2. sentences that give a verdict, ``Image 2 is more realistic`` or ``I choose Image 2``;
+3. a line that is an answer and nothing else, at the end or before the reason.
+
+An answer counts only if nothing behind it in its clause denies it, doubts it or names the other one, and nothing later
+takes it back.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
-Pair = Literal["first", "second", "tie"]
-Single = Literal["real", "fake"]
-_Said = Pair | Single | None
+from realgen.judges.reply_text import plain, reason, spoken
+from realgen.judges.wordings import PAIR, REASONS, SINGLE, Pair, Single, Wording
 
-_NOUN = r"(?:image|picture|photograph|photo|option)"
-_NUMBERED = rf"(?:(?:the\s+)?{_NOUN}[\s#:]*(1|2|one|two|a|b)|#?(1|2)|(?:the\s+)?(first|second)(?:\s+(?:{_NOUN}|one))?)"
-_IS = r"(?:is|looks|appears|seems|feels)\s+(?:(?:to be|clearly|noticeably|slightly|much|definitely|the)\s+)*"
-_DOES = r"(?:choose|pick|select|prefer|go with|favou?r|choice is|answer is|winner is)"
-_HEADING = r"^[^\w\n]*(?:{})\s*(?:is\b)?[^\S\n]*[:=\-\u2013\u2014]*[^\S\n]*(.*)$"
-_COMPARISON_HEADING = re.compile(
-    _HEADING.format(
-        r"(?:the\s+)?mo(?:re|st)[ -](?:photo-?)?realistic(?:[ -]looking)?(?:\s+(?:image|one|photo|picture))?"
-        r"|(?:final\s+)?(?:answer|verdict|choice|decision|winner)"
-    ),
-    re.MULTILINE,
+_Found = tuple[Pair | Single | None, int]
+"""What is said, and where in the text that ends."""
+
+_NEAR = 300
+"""Characters on each side of a verdict that are looked at, so that a long reply takes linear time."""
+_MOST = 50
+"""Verdicts in one reply; a model that gives as many is caught in a loop."""
+_OPENING_MARKS = re.compile(r"^(?:[^\w#-]|-(?!\d))+")
+_SENTENCE_END = re.compile(r"[.!?\n]+(?=\s|$)")
+_CLAUSE_END = re.compile(rf"[.!](?=\s|$)|\n|{REASONS}")
+_ALONE = re.compile(rf"(?! ?:)(?:\W*$| ?,? ?{REASONS})")
+_REASON_LINE = re.compile(r"^\W{0,9}(?:reason|explanation|justification|because)", re.M)
+_DOUBT_BEFORE = re.compile(
+    r"n't\b|\b(?:not|never|cannot|could|might|may|whether|if|which|hard|difficult|unsure|n?either|nor|initially|"
+    r"at first|glance|doubt|false|claim|mistake|(?:some|people|others) (?:would|say))\b|"
+    r"\b(?:in|of|on|within) (?:(?:the|this|an?) )?$"
 )
-_SINGLE_HEADING = re.compile(
-    _HEADING.format(r"real\s*(?:or|/|vs\.?)\s*fake|(?:final\s+)?(?:answer|verdict|classification|decision|conclusion)"),
-    re.MULTILINE,
+"""What makes the rest of a sentence no verdict, or one on a part of an image."""
+_IN_PART = re.compile(r"\bin (?!(?:every|all|my|general)\b)")
+_DOUBT_AFTERWARDS = re.compile(
+    r"\b(?:but|however|though|although|yet|nevertheless|nonetheless|overall|ultimately|in the end|on balance|closer|"
+    r"for realism|as for)\b"
 )
-_COMPARISON_SENTENCES = (
-    re.compile(rf"\b{_NUMBERED}\s+{_IS}mo(?:re|st)\s+(?:photo-?)?(?:realistic|natural|authentic|real)\b"),
-    re.compile(rf"\b{_DOES}\s+{_NUMBERED}(?![\w'])"),
+"""What, behind a verdict in running text, may bring another one in words that are not known here."""
+_BLIND = re.compile(
+    r"\bno images? (?:was|were|is|are|has been|have been) "
+    r"|\b(?:cannot|can't|couldn't|unable to|not able to|don't|do not) (?:actually |directly )?"
+    r"(?:see|view|open|access|display) (?:(?:the|any|these|those|your|either|both) )?(?:images?|pictures?|photos?)\b"
 )
-_REAL = ("real", "authentic", "genuine")
-_FAKE = ("fake", "ai-generated", "generated", "synthetic", "artificial")
-_WORDS = "|".join((*_REAL, *_FAKE))
-_OPENING = r"(?:(?:the|this|image|is|an?|it|likely|probably|most|almost certainly)\s+)*"
-_SINGLE_SENTENCES = (
-    re.compile(
-        rf"\b(?:this|it|{_NOUN})\s+(?:is|appears|seems|looks)\s+"
-        rf"(?:(?:an?|likely|probably|clearly|most|very|almost|certainly|definitely|be|to)\s+)*({_WORDS})\b"
-    ),
-)
-_UNSURE = re.compile(r"\b(?:whether|if|cannot|could|might|may|not|never|hard|difficult|unsure|nor)\b|n't\b")
-_TIE = re.compile(r"(?:it(?:'s| is) )?(?:an? )?(?:tie|draw|equal(?:ly realistic)?|both|neither|the same|undecided)\b")
-_TAKEN_BACK = r"(?:-\w|\s*(?:[?|/]|(?:or|and|vs)\b))"
-"""What follows a verdict that is none: another one beside it, a doubt, or the rest of a longer word."""
-_REASON = re.compile(r"^[^\w\n]*(?:reason(?:ing)?|explanation|justification|why)\s*[:\-\u2013\u2014]\s*", re.I | re.M)
+"""What a judge says that was not shown the images."""
 
 
 class Reading(NamedTuple):
@@ -60,14 +61,19 @@ class Reading(NamedTuple):
     """What it gives as its reason; the rest of the reply where it gives none by that name."""
 
 
-def parse_comparison(reply: str) -> Reading:
+Parse = Callable[[str, bool], Reading]
+"""How a reply is read, and whether that is all of it."""
+
+
+def parse_comparison(reply: str, finished: bool = True) -> Reading:
     r"""Read which of two images a reply calls the more realistic.
 
     Args:
         reply: As it came.
+        finished: Whether that is all of it; in one that was cut off, only whole answer lines count.
 
     Returns:
-        ``first`` or ``second``; ``tie`` where it says that it cannot decide; None where it says nothing, both, or
+        ``first`` or ``second``; ``tie`` where it says that they are equal; None where it says nothing, both, or
         something else.
 
     Example:
@@ -76,14 +82,15 @@ def parse_comparison(reply: str) -> Reading:
         >>> parse_comparison("I'm sorry, I can't help with that.").choice is None
         True
     """
-    return Reading(_read(reply, _COMPARISON_HEADING, _pair_answer, _COMPARISON_SENTENCES, _pair), _reason(reply))
+    return _read(reply, PAIR, finished)
 
 
-def parse_single(reply: str) -> Reading:
+def parse_single(reply: str, finished: bool = True) -> Reading:
     r"""Read whether a reply calls an image real or fake.
 
     Args:
         reply: As it came.
+        finished: Whether that is all of it; in one that was cut off, only whole answer lines count.
 
     Returns:
         ``real`` or ``fake``; None where it says neither, or both.
@@ -92,90 +99,91 @@ def parse_single(reply: str) -> Reading:
         >>> parse_single("Real or Fake: *Fake*\nReason: Six fingers.")
         Reading(choice='fake', reason='Six fingers.')
     """
-    return Reading(_read(reply, _SINGLE_HEADING, _single_answer, _SINGLE_SENTENCES, _single), _reason(reply))
+    return _read(reply, SINGLE, finished)
 
 
-def _read(
-    reply: str,
-    heading: re.Pattern[str],
-    of_answer: Callable[[str], _Said],
-    sentences: tuple[re.Pattern[str], ...],
-    of_word: Callable[[str], _Said],
-) -> _Said:
-    """What all headed lines say; without any, what the whole reply or all its sentences say."""
-    text = _plain(reply)
-    answers = list(_answers(text, heading))
-    said = {of_answer(answer) or _of_sentences(answer, sentences, of_word) for answer in answers}
-    if not answers:
-        bare = text.strip(" .:;,!-[]()'\n\t")
-        whole = of_answer(bare) if len(bare.split()) <= 3 else None
-        said = {whole or _of_sentences(text, sentences, of_word)}
-    return said.pop() if len(said) == 1 else None
+def _read(reply: str, wording: Wording, finished: bool) -> Reading:
+    said = spoken(reply)
+    text = plain(said) if finished else plain(said).rpartition("\n")[0]
+    steps = (_answer_lines, _sentences, _lone_lines) if finished else (_answer_lines,)
+    if _BLIND.search(text):
+        return Reading(None, reason(said))
+    for step in steps:
+        found = list(islice(step(text, wording), _MOST))
+        if found:
+            return Reading(_unanimous(found, text, wording), reason(said))
+    return Reading(None, reason(said))
 
 
-def _answers(text: str, heading: re.Pattern[str]) -> Iterator[str]:
-    """What stands behind each heading, or on the next line where nothing follows it."""
-    for match in heading.finditer(text):
-        answer = match.group(1).strip() or text[match.end() : match.end() + 200].strip().partition("\n")[0]
-        yield answer.strip(" .:;,!-[]()'")
-
-
-def _of_sentences(text: str, forms: tuple[re.Pattern[str], ...], of_word: Callable[[str], _Said]) -> _Said:
-    """What running text says, once or always the same; not what it says after "whether", "cannot" and the like."""
-    said = set()
-    for sentence in re.split(r"[.!?\n]+(?=\s|$)", text):
-        for match in (match for form in forms for match in form.finditer(sentence)):
-            if not _UNSURE.search(sentence[: match.start()]) and not re.match(
-                r"\s*(?:or|/)\s", sentence[match.end() :]
-            ):
-                said.add(of_word(next(group for group in match.groups() if group)))
-    return said.pop() if len(said) == 1 else None
-
-
-def _pair_answer(answer: str) -> _Said:
-    """Of an answer that opens with an image's number, and does not name another one beside it or take it back."""
-    match = re.match(rf"{_NUMBERED}(?![\w'])", answer)
-    if match is None:
-        return "tie" if _TIE.match(answer) else None
-    rest = answer[match.end() :]
-    if re.match(rf"\s*(?:\?|(?:and|or|/|\||&|,)\s*{_NUMBERED}(?![\w']))", rest) or re.match(
-        r"\s*(?:\w+\s+)?(?:not|less)\b", rest
-    ):
+def _unanimous(found: list[_Found], text: str, wording: Wording) -> Pair | Single | None:
+    """What all say that was found, unless it is taken back behind the last of them."""
+    choices = {choice for choice, _ in found}
+    if len(choices) != 1 or len(found) == _MOST:
         return None
-    return _pair(next(group for group in match.groups() if group))
+    choice, end = choices.pop(), max(end for _, end in found)
+    corrections = wording.corrected.finditer(text, end)
+    taken_back = any(match.lastindex is None or _said(match, wording) != choice for match in corrections)
+    return None if taken_back else choice
 
 
-def _single_answer(answer: str) -> _Said:
-    """Of an answer that opens with the verdict, and does not go on with another one."""
-    match = re.match(rf"{_OPENING}({_WORDS})\b(?!{_TAKEN_BACK})", answer)
-    return None if match is None else _single(match.group(1))
+def _answer_lines(text: str, wording: Wording) -> Iterator[_Found]:
+    """What each answer line says, in an answer or in a sentence, and what the reason behind them says against it."""
+    end = 0
+    for line in wording.heading.finditer(text):
+        answer = _OPENING_MARKS.sub("", line[1])
+        match = wording.answer.match(answer)
+        if match is not None and _stands_alone(match, wording):
+            end = line.end() - len(answer) + match.end()
+            yield _said(match, wording), end
+        elif wording.named.search(answer):
+            end = line.end()
+            yield _unanimous(list(_sentences(answer, wording)), answer, wording), end
+    reason_says = _unanimous(list(_sentences(text[end:], wording)), text[end:], wording) if end else None
+    if reason_says is not None:
+        yield reason_says, end
 
 
-def _pair(number: str) -> Pair:
-    return "first" if number in {"1", "one", "a", "first"} else "second"
+def _sentences(text: str, wording: Wording) -> Iterator[_Found]:
+    """What running text says, but not behind "whether", "cannot" and the like, nor of a part of the image."""
+    end = 0
+    for match in wording.sentence.finditer(text):
+        before = _SENTENCE_END.split(text[max(0, match.start() - _NEAR) : match.start()])[-1]
+        if not _DOUBT_BEFORE.search(before) and not _IN_PART.search(_clause_behind(match)):
+            end = match.end()
+            yield _said(match, wording) if _stands_alone(match, wording) else None, end
+    if end and _DOUBT_AFTERWARDS.search(_REASON_LINE.split(text[end:], maxsplit=1)[0]):
+        yield None, end
 
 
-def _single(word: str) -> Single:
-    return "real" if word in _REAL else "fake"
+def _lone_lines(text: str, wording: Wording) -> Iterator[_Found]:
+    """What lines say that are an answer and nothing else, if one of them stands where answers stand."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    found, is_placed = [], False
+    for number, line in enumerate(lines):
+        match = wording.answer.match(_OPENING_MARKS.sub("", line))
+        if match is None or not _stands_alone(match, wording) or not _ALONE.match(match.string, match.end()):
+            continue
+        found.append((_said(match, wording), len(text)))
+        is_asked = number > 0 and lines[number - 1].rstrip().endswith((":", "?"))
+        is_last = number == len(lines) - 1 and not is_asked and re.search("[a-z]", line) is not None
+        has_reason = any(map(_REASON_LINE.match, lines[number + 1 : number + 2]))
+        is_placed |= len(lines) == 1 or is_last or has_reason
+    yield from found if is_placed else ()
 
 
-def _plain(reply: str) -> str:
-    """Lower case, without reasoning, tags, markdown, LaTeX and typographic quotes."""
-    text = _without_thinking(reply).lower().replace("\u2019", "'").replace("\u00a0", " ")
-    return re.sub(r"\\[a-z]+|[*_`#>{}$\"\u201c\u201d]+|</?[a-z_]{1,20}>", " ", text)
+def _stands_alone(match: re.Match[str], wording: Wording) -> bool:
+    """Whether the rest of the clause neither doubts what a match says, nor names another one."""
+    said = _said(match, wording)
+    clause = wording.denied.sub(
+        lambda denied: denied[0] if _said(denied, wording) == said else "", _clause_behind(match)
+    )
+    named = {_said(mention, wording) for mention in wording.named.finditer(clause)}
+    return named <= {said} and not wording.doubt.search(clause)
 
 
-def _without_thinking(reply: str) -> str:
-    """What follows the reasoning; nothing where the reasoning was cut off before its end."""
-    text = re.split(r"</think(?:ing)?>", reply, flags=re.IGNORECASE)[-1]
-    return re.split(r"<think(?:ing)?>", text, flags=re.IGNORECASE)[0]
+def _clause_behind(match: re.Match[str]) -> str:
+    return _CLAUSE_END.split(match.string[match.end() : match.end() + _NEAR], maxsplit=1)[0]
 
 
-def _reason(reply: str) -> str:
-    """What follows the word for it; else what follows the first line; else the reply."""
-    text = re.sub(r"[*_`#]+", "", _without_thinking(reply)).strip()
-    parts = _REASON.split(text, maxsplit=1)
-    if len(parts) == 2:
-        return parts[1].strip()
-    _, _, rest = text.partition("\n")
-    return (rest or text).strip()
+def _said(match: re.Match[str], wording: Wording) -> Pair | Single:
+    return wording.meaning(match[match.lastindex or 0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from realgen.judges.base import ArenaJudge, Verdict
 from realgen.judges.detector_judge import DetectorJudge
 from realgen.judges.identity import weights_digest
 from realgen.judges.prompts import COMPARE, SINGLE, with_prompt
-from realgen.judges.replies import Reading, parse_comparison, parse_single
+from realgen.judges.replies import Parse, parse_comparison, parse_single
 
 
 class VlmJudge(ArenaJudge):
@@ -116,9 +116,7 @@ class VlmJudge(ArenaJudge):
         return self._weights
 
     @torch.no_grad()
-    def _written(
-        self, question: str, images: Mapping[str, Tensor], prompt: str, parse: Callable[[str], Reading]
-    ) -> Verdict:
+    def _written(self, question: str, images: Mapping[str, Tensor], prompt: str, parse: Parse) -> Verdict:
         for image in images.values():
             check_images(image.unsqueeze(0))
         self._model.to(self._device)
@@ -142,7 +140,6 @@ class VlmJudge(ArenaJudge):
         written = network.model.generate(**encoded, max_new_tokens=self.max_new_tokens, **plain)
         tokens_in = encoded["input_ids"].shape[1]
         reply = processor.decode(written[0, tokens_in:], skip_special_tokens=True)
-        reading = parse(reply)
-        return Verdict(
-            reading.choice, reading.reason, reply, tokens_in=tokens_in, tokens_out=written.shape[1] - tokens_in
-        )
+        tokens_out = written.shape[1] - tokens_in
+        reading = parse(reply, tokens_out < self.max_new_tokens)
+        return Verdict(reading.choice, reading.reason, reply, tokens_in=tokens_in, tokens_out=tokens_out)

@@ -17,10 +17,10 @@ from realgen.functional.score_table import ScoreTable, score_table
 
 
 class PromptAverage(Metric, ABC):
-    """Keeps one number per image, and averages over prompts and categories of prompts, with bootstrap intervals.
+    """Keeps one number per image, and averages over prompts and categories of prompts, with intervals over prompts.
 
-    Each prompt counts once, however many images it has, and intervals come of drawing prompts again
-    (``functional.score_table``). The result depends neither on batches, ranks nor order. NaN = not judged, left out.
+    Each prompt counts once, however many images it has; intervals are those of ``functional.score_table``. The result
+    depends neither on batches, ranks nor order. NaN = not judged, left out.
 
     Args:
         num_categories: Categories of prompts; 0 for none.
@@ -75,19 +75,20 @@ class PromptAverage(Metric, ABC):
         self.prompts.append(prompts.cpu()[keep].to(self.device))
         self.categories.append(categories.cpu()[keep].to(self.device))
 
-    def _table(self, values: Float[Tensor, " rows"]) -> ScoreTable:
-        """Means and intervals of some numbers of the images, in the order of ``seen``."""
+    def _table(self, values: Float[Tensor, " rows"], *, shares: bool = False, scale: float = 1.0) -> ScoreTable:
+        """Means and intervals of some numbers of the images, in the order of ``seen``, times ``scale``."""
         _, prompts, categories = self.seen()
         found = score_table(
             values,
             prompts,
             categories,
             num_categories=self.num_categories,
+            shares=shares,
             resamples=self.resamples,
             confidence=self.confidence,
             seed=self.seed,
         )
-        mean, low, high = (part.float().to(self.device) for part in (found.mean, found.low, found.high))
+        mean, low, high = ((scale * part).float().to(self.device) for part in (found.mean, found.low, found.high))
         return ScoreTable(mean, low, high, found.number.to(self.device))
 
 
@@ -191,4 +192,4 @@ class DetectorScoring(PromptAverage):
         """Mean P(real) and share judged real, in percent; scalars where there are no categories."""
         p_real = self.seen()[0]
         judged = torch.where(p_real.isnan(), p_real, (p_real > 0.5).to(p_real))
-        return RealismScores(self._table(100 * p_real), self._table(100 * judged))
+        return RealismScores(self._table(p_real, scale=100.0), self._table(judged, shares=True, scale=100.0))

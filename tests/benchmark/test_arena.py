@@ -4,10 +4,13 @@ import asyncio
 import json
 import math
 import re
+import resource
 import threading
+from contextlib import nullcontext
 
 import pytest
 from PIL import Image
+from scipy import stats
 
 from realgen.benchmark.arena import Arena
 from realgen.benchmark.arena_scoring import Resampling
@@ -44,7 +47,9 @@ def test_who_is_brighter_wins(tmp_path):
     bright, dark = result.matchups
     assert (bright.first, bright.second, bright.wins, bright.ties, bright.losses) == ("bright", "real", 6, 0, 0)
     assert (dark.first, dark.second, dark.wins, dark.ties, dark.losses) == ("dark", "real", 0, 0, 6)
-    assert (bright.win_rate.value, bright.win_rate.low, bright.win_rate.high) == (1.0, 1.0, 1.0)
+    wilson = stats.binomtest(6, 6).proportion_ci(method="wilson")
+    assert (bright.win_rate.low, bright.win_rate.high) == pytest.approx((wilson.low, 1.0))
+    assert bright.win_rate.value == 1.0
     assert dark.win_rate.value == 0.0
     assert {name: rate.value for name, rate in bright.categories.items()} == {"even": 1.0, "odd": 1.0}
     assert bright.categories["odd"].number == 3
@@ -54,6 +59,8 @@ def test_who_is_brighter_wins(tmp_path):
     assert top - middle == pytest.approx(math.log(6.5 / 0.5), abs=1e-6)  # 6 wins and one virtual tie
     assert middle - bottom == pytest.approx(math.log(6.5 / 0.5), abs=1e-6)
     assert result.ranking[1].elo.value == pytest.approx(1000)
+    # Nobody both won and lost: how far apart they are is the virtual tie's word alone.
+    assert {limit for ranked in result.ranking for limit in (ranked.elo.low, ranked.strength.high)} == {None}
     shares = {score.model: score.real_share.value for score in result.singles}
     assert shares == {"bright": 1.0, "dark": 0.0, "real": 0.0}
     assert list(shares)[-1] == "real"
@@ -229,8 +236,69 @@ def test_a_reply_that_is_readable_at_last_counts(tmp_path):
             server, images, tmp_path / "arena.jsonl", single=False, protocol="published", judge={"concurrency": 1}
         )
     assert (result.matchups[0].wins, result.unreadable, result.tokens_in) == (1, 0, 200)
-    kept = json.loads((tmp_path / "arena.jsonl").read_text())
-    assert (kept["replies"], kept["requests"], kept["choice"]) == (2, 2, "first")
+    first, last = map(json.loads, (tmp_path / "arena.jsonl").read_text().splitlines())
+    assert (first["replies"], first["requests"], first["choice"], first["reply"]) == (1, 1, None, "Hm.")
+    assert (last["replies"], last["requests"], last["choice"]) == (2, 2, "first")
+
+
+@pytest.mark.parametrize(("failure", "error"), [(fail(400), None), (fail(401), RefusedError)])
+def test_replies_before_a_failure_are_kept_and_count(tmp_path, failure, error):
+    images, log = arena_images(tmp_path, {"bright": 200}, number=1), tmp_path / "arena.jsonl"
+    settings = {"single": False, "protocol": "published", "replies": 3}
+    with arena_server([reply("Hm."), reply("Well."), failure]) as server:
+        with nullcontext() if error is None else pytest.raises(error):
+            result = run(server, images, log, **settings)
+            assert (result.failed, result.unreadable, result.asked) == (1, 0, 0)
+            assert (result.tokens_in, result.tokens_out, result.requests) == (200, 20, 2)
+        assert [json.loads(line)["reply"] for line in log.read_text().splitlines()] == ["Hm.", "Well."]
+        plan = make(server, **settings).plan(*images, log)
+        assert (plan.calls, plan.most_calls, plan.kept) == (1, 1, 0)
+    with arena_server(reply("Hm.")) as server:
+        result = run(server, images, log, **settings)
+        assert len(server.requests) == 1  # three in all
+    assert (result.failed, result.unreadable, result.tokens_in, result.requests) == (0, 1, 300, 3)
+
+
+def test_a_full_disk_stops_the_run_and_nothing_is_judged_twice(tmp_path):
+    images, log = arena_images(tmp_path, LEVELS), tmp_path / "arena.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with arena_server() as server:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+        try:
+            with pytest.raises(OSError, match=r"an answer could not be written \(File too large\)"):
+                run(server, images, log)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        asked = len(server.requests)
+    kept = len(log.read_text().splitlines())
+    assert 0 < kept < asked <= kept + 4  # what was on its way to the four workers
+    with arena_server() as server:
+        result = run(server, images, log)
+        assert len(server.requests) == result.asked == result.questions - kept
+    assert [matchup.wins for matchup in result.matchups] == [6, 0]
+
+
+def test_calls_are_counted_without_a_key_and_asked_only_with_one(tmp_path, monkeypatch):
+    images = arena_images(tmp_path, LEVELS)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with arena_server() as server:
+        arena = make(server, judge={"api_key_variable": "OPENAI_API_KEY"})
+        assert arena.plan(*images, tmp_path / "arena.jsonl").calls == 42
+        with pytest.raises(ValueError, match="'OPENAI_API_KEY', which is not set"):
+            arena.run(*images, tmp_path / "arena.jsonl", progress=False)
+        assert not server.requests
+    assert not (tmp_path / "arena.jsonl").exists()
+
+
+def test_an_answer_is_kept_whose_headers_ask_for_a_long_wait(tmp_path):
+    images, log = arena_images(tmp_path, LEVELS), tmp_path / "arena.jsonl"
+    exhausted = {"x_ratelimit_remaining_requests": "0", "x_ratelimit_reset_requests": "24h"}
+    with (
+        arena_server(reply("Image 1", **exhausted)) as server,
+        pytest.raises(RefusedError, match="wait 86400 s, longer than max_wait=900"),
+    ):
+        run(server, images, log, judge={"concurrency": 1})
+    assert len(server.requests) == len(log.read_text().splitlines()) == 1
 
 
 def test_what_got_no_answer_is_counted_and_asked_by_the_next_run(tmp_path):

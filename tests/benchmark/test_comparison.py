@@ -35,6 +35,49 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path: Path) -> Non
     assert [group.settings for group in groups] == [{"model.optimizer.lr": 1e-3}, {"model.optimizer.lr": 2e-3}]
 
 
+@pytest.mark.parametrize(
+    ("seeds", "groups"),
+    [
+        ([(0, 0), (1, 1)], ["01"]),  # follows the run's
+        ([(0, 7), (1, 7)], ["01"]),  # always the same
+        ([(0, 0), (1, 0), (2, 0)], ["012"]),  # always the same, by chance once the run's own
+        ([(0, 0), (0, 1)], ["0", "0"]),  # another setting, not a seed twice
+        ([(0, 0), (1, 0), (0, 7), (1, 7)], ["01", "01"]),
+    ],
+)
+def test_the_seed_of_a_part_is_a_setting_unless_it_follows(
+    seeds: list[tuple[int, int]], groups: list[str], tmp_path: Path
+) -> None:
+    rows = {0: {"reward": [0.0] * 4}}
+    folders = [write_run(tmp_path / f"{a}-{b}", rows, seed=a, data={"init_args": {"seed": b}}) for a, b in seeds]
+    found = group_runs(read(*folders))
+    assert ["".join(str(run.seed) for run in group.runs) for group in found] == groups
+    shown = [dict(group.settings) for group in found]
+    if len(groups) == 1:
+        assert shown == [{}]
+    else:
+        assert [settings["data.seed"] for settings in shown] == sorted({part for _, part in seeds})
+
+
+def test_seeds_that_follow_are_no_difference_between_single_runs(tmp_path: Path) -> None:
+    rows = {0: {"reward": [0.0] * 4}}
+    folders = [write_run(tmp_path / str(seed), rows, seed=seed, lr=lr) for seed, lr in ((0, 1e-3), (1, 2e-3))]
+    assert [dict(group.settings) for group in group_runs(read(*folders))] == [
+        {"model.optimizer.lr": 1e-3}, {"model.optimizer.lr": 2e-3},
+    ]  # fmt: skip
+
+
+def test_one_prompt_gives_no_interval(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / str(level), {i: {"reward": [level * i]} for i in (0, 1)}, lr=level, prompts=("a cat",))
+        for level in (0.1, 0.2)
+    ]
+    (measure,) = compared(*folders).sections[0].measures
+    assert [(value.value, value.low, value.high) for value in measure.values] == [(0.1, None, None), (0.2, None, None)]
+    assert (measure.differences[0].low, measure.differences[0].high) == (None, None)
+    assert measure.differences[0].value == pytest.approx(0.1)
+
+
 def test_a_seed_twice_is_one_witness_and_refused(tmp_path: Path) -> None:
     rows = {0: {"reward": [0.0] * 4}}
     first, second = (write_run(tmp_path / name, rows) for name in ("first", "second"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,27 @@ def test_without_photographs_there_are_no_checks(tmp_path: Path) -> None:
     assert len(results.rows) == 8
     with pytest.raises(ValueError, match="ColorDistance has seen no real images"):
         score(tmp_path, real=False)
+
+
+def test_nothing_piles_up_over_the_batches(tmp_path: Path) -> None:
+    """What outlives its batch, however small, keeps the large buffers of the next one from fitting in between."""
+    write_set(tmp_path, [0] * 64)
+    prompts = [BenchmarkPrompt(i, f"{i:05d}", "p", photograph=tmp_path / f"{i:05d}.png") for i in range(64)]
+    batches, alive = itertools.count(1), {}
+
+    def count(_: int) -> None:
+        batch = next(batches)
+        if batch in (15, 63, 64 + 15, 64 + 63):
+            alive[batch] = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    settings = ScoringSettings(batch_size=1, resamples=2)
+    run = DetectorScoringRun(prompts, JUDGES, matching=None, settings=settings, advance=count)
+    real, _ = run.photographs()
+    assert real.scores["letters"].count == 64
+    run.model(find_image_set("again", str(tmp_path)))
+    # Seven lists of states: after 15 batches each holds 4 tensors, after 63 it holds 6.
+    assert alive[63] - alive[15] <= 14
+    assert alive[64 + 63] - alive[64 + 15] <= 14
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ PROMPTS = [BenchmarkPrompt(number, f"{number:05d}", f"prompt {number} ü") for n
 def draw(folder: Path, policy: GreyPolicy, *, seed: int = 0, batch_size: int = 2) -> list[BenchmarkPrompt]:
     folder.mkdir(exist_ok=True)
     missing = missing_images(PROMPTS, folder, seed=seed)
-    draw_images(policy, missing, folder, seed=seed, batch_size=batch_size)
+    draw_images(policy, PROMPTS, missing, folder, seed=seed, batch_size=batch_size)
     return missing
 
 
@@ -63,6 +64,27 @@ def test_a_killed_run_goes_on_and_draws_nothing_twice(tmp_path: Path) -> None:
         assert level(tmp_path / "a" / f"{prompt.name}.png") == level(tmp_path / "b" / f"{prompt.name}.png")
 
 
+class Crowded(GreyPolicy):
+    """Draws a grey that tells how many images are drawn together, and which of them it is."""
+
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        levels = torch.arange(len(prompts)) + 10.0 * len(prompts)
+        return (levels / 255).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+
+
+def test_an_image_has_the_same_neighbours_after_a_kill(tmp_path: Path) -> None:
+    draw(tmp_path, Crowded(), batch_size=3)
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert [level(path) for path in sorted(whole)] == [30, 31, 32, 20, 21]
+    gone = [tmp_path / name for name in ("00001.png", "00004.png")]
+    for path in gone:
+        path.unlink()
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    draw(tmp_path, Crowded(), batch_size=3)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == whole
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
 def test_images_of_another_seed_or_prompt_are_not_taken(tmp_path: Path) -> None:
     draw(tmp_path, GreyPolicy())
     with pytest.raises(ValueError, match=r"00000\.png was drawn from .* Choose another --run_dir"):
@@ -76,7 +98,10 @@ def test_changed_settings_are_refused_by_name(tmp_path: Path) -> None:
     claim_folder(tmp_path / "m", settings)
     claim_folder(tmp_path / "m", settings)
     changed = {"policy": {"init_args": {"num_steps": 5, "lora": {"rank": 1}}}, "seed": 0}
-    with pytest.raises(ValueError, match=r"other settings: policy\.init_args\.lora, policy\.init_args\.num_steps\."):
+    message = (
+        r"other settings: policy\.lora\.rank was not set, .*; policy\.num_steps was 4, now it is 5\. Choose another"
+    )
+    with pytest.raises(ValueError, match=message):
         claim_folder(tmp_path / "m", changed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from realgen.benchmark.matching import FormatMatching
 from realgen.benchmark.prompt_set import read_prompt_set
 from realgen.benchmark.realbench import Contestant, RealBench
 from realgen.judges import DetectorJudge, RefusedError, Verdict
-from tests.helpers.toy_bench import Brightness, GreyPolicy, write_bench, write_set
+from tests.helpers.toy_bench import Brightness, GreyPolicy, write_bench, write_grey, write_set
 
 
 def bench(folder: Path, **settings: Any) -> RealBench:
@@ -66,6 +67,35 @@ def test_what_a_folder_lacks_is_left_out_for_all(tmp_path: Path) -> None:
     assert len(list((tmp_path / "run/images/grey").glob("*.png"))) == 3
     assert (results.settings["prompts"], results.settings["left out"]) == (3, 1)
     assert "1 prompts are left out for all: a folder has no image of them" in results.settings["warnings"]
+    assert "black: 1 prompts have no image: 00003" in results.settings["warnings"]
+    assert results.settings["prompts without an image"] == {"black": 1}
+
+
+def test_images_without_a_prompt_are_counted(tmp_path: Path) -> None:
+    images = {name: str(write_set(tmp_path / name, (0,) * number)) for name, number in (("black", 4), ("more", 6))}
+    whole = bench(tmp_path, contestants={}, images=images)
+    write_grey(tmp_path / "bench/real-img-benchmark/holiday.png", 9)
+    said = "more: 2 images belong to no prompt, nobody judges them: 00004, 00005"
+    assert said in whole.plan(tmp_path / "run")
+    results = whole.run(tmp_path / "run")
+    assert results.settings["images without a prompt"] == {"more": 2, "real": 1}
+    assert results.settings["prompts without an image"] == {}
+    assert {said, "real: 1 images belong to no prompt, nobody judges them: holiday"} <= {*results.settings["warnings"]}
+    # A part of the prompts: the images of the others have prompts.
+    (tmp_path / "bench/real-img-benchmark/holiday.png").unlink()
+    half = replace(whole, prompts=whole.prompts[:2], other_names=[prompt.name for prompt in whole.prompts])
+    assert half.run(tmp_path / "half").settings["images without a prompt"] == {"more": 2}
+
+
+def test_results_tell_of_which_files_they_are(tmp_path: Path) -> None:
+    images = {"black": str(write_set(tmp_path / "black", (0, 0, 0, 0)))}
+    first = bench(tmp_path, contestants={}, images=images).run(tmp_path / "first")
+    again = bench(tmp_path, contestants={}, images=images).run(tmp_path / "again")
+    write_grey(tmp_path / "black" / "00003.png", 1)
+    other = bench(tmp_path, contestants={}, images=images).run(tmp_path / "other")
+    digests = [results.models[0].digest for results in (first, again, other)]
+    assert digests[0] == digests[1] != digests[2]
+    assert first.real.digest == other.real.digest
 
 
 def test_arena_is_scored_beside_the_detectors(tmp_path: Path) -> None:

@@ -132,10 +132,12 @@ def test_scores_stand_in_the_table_and_as_bars(tmp_path: Path) -> None:
     assert table["kid ↓"] == ["-", "1.250", "1.250"]
     assert shown.table("category")["a cat"] == ["42.5 [40.5, 44.5]"] * 2
     widths = [attributes["width"] for attributes in shown.all("rect") if attributes.get("class") == "fill"]
-    assert widths == ["90.0", "42.5", "42.5", "100.0", "100.0"]  # of 100 %, and of the largest KID
-    whiskers = [attributes["d"] for attributes in shown.all("path")]
-    assert whiskers[:2] == ["M85.0 6H95.0M85.0 2V10M95.0 2V10", "M40.5 6H44.5M40.5 2V10M44.5 2V10"]
-    assert len(whiskers) == 3  # KID has no interval
+    assert widths == ["90.0%", "42.5%", "42.5%", "100.0%", "100.0%"]  # of 100, and of the axis of KID, to 1.25
+    whiskers = [(line["x1"], line["x2"]) for line in shown.all("line") if line["class"] == "whisker"]
+    assert whiskers[:4] == [("85.0%", "95.0%"), ("85.0%", "85.0%"), ("95.0%", "95.0%"), ("40.5%", "44.5%")]
+    assert len(whiskers) == 9  # three lines each; KID has no interval
+    assert {line["x1"] for line in shown.all("line") if line["class"] == "reference"} == {"90.0%"}  # the photographs
+    assert "0255075100" in shown.text
 
 
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path) -> None:
@@ -191,6 +193,31 @@ def test_a_detector_that_cannot_tell_is_warned_of(tmp_path: Path) -> None:
     assert shown.table("detector")["omniaid"][:3] == ["a cat", "0.550", "0.750"]  # the later of the two models
     calm = page(tmp_path / "calm", results(tmp_path / "calm"))
     assert "hardly tells" not in calm.text
+    assert "is inverted on" not in calm.text
+
+
+def test_what_has_no_interval_is_shown_without(tmp_path: Path) -> None:
+    """One prompt, and a contestant that won everything."""
+    arena = arena_of("a cat")
+    arena["ranking"][0]["elo"] |= {"low": None, "high": None}
+    arena["ranking"][0]["strength"] |= {"low": None, "high": None}
+    arena["matchups"][0]["win_rate"] |= {"low": None, "high": None}
+    alone = Results((ModelResults("mine", {"omniaid": Score(42.5, None, None, 1, True)}),), arena=arena)
+    shown = page(tmp_path, alone)
+    assert shown.table("score")["omniaid ↑"] == ["42.5"]
+    assert shown.table("contestant")["real"] == ["1", "1035", "0.20"]
+    assert shown.table("contestants")["base against real"][0] == "50.0%"
+    assert "Who won all or lost all has no interval" in shown.text
+    assert "None" not in shown.text
+
+
+def test_elo_stands_around_its_mean_and_win_rates_around_one_half(tmp_path: Path) -> None:
+    shown = page(tmp_path, results(tmp_path, arena=arena_of("a cat")), examples=0)
+    lines = [line["x1"] for line in shown.all("line") if line["class"] == "reference"]
+    # Scores: three bars at the photographs' 90. Arena: a pair at one half, and the Elo of one contestant.
+    assert lines == ["90.0%"] * 3 + ["50.0%"] + ["0.0%"]
+    dots = [dot["cx"] for dot in shown.all("circle") if "cx" in dot and dot["cx"].endswith("%")]
+    assert dots == ["50.0%", "10.0%", "57.83%"]  # win rate, called real, Elo of 1034.7 between 1000 and 1060
 
 
 def test_arena_pairs_stand_side_by_side_with_the_reasons(tmp_path: Path) -> None:
@@ -204,7 +231,7 @@ def test_arena_pairs_stand_side_by_side_with_the_reasons(tmp_path: Path) -> None
     alts = [image["alt"] for image in shown.all("img")]
     # Won, disagreed, lost, agreed tie; the pair that was not judged is left out, and prompt 9 has no pictures.
     assert alts == [f"{model}: a cat {number}" for number in (0, 1, 3) for model in ("base", "real")]
-    assert [a["class"] for a in shown.all("figure") if "class" in a and a["class"] != "plot"] == [
+    assert [a["class"] for a in shown.all("figure") if "class" in a and a["class"] not in ("plot", "chart")] == [
         "chosen", "", "", "", "", "chosen", "", "",
     ]  # fmt: skip
     assert text.count("A tie: the two orders disagreed.") == 1

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from realgen.benchmark.report_arena import chosen_pairs
-from realgen.benchmark.report_view import arrow, calibration_points, charts, extremes
+from realgen.benchmark.report_view import arrow, calibration_points, charts, extremes, grids
 from realgen.benchmark.results import ImageRow, ModelResults, Results, Score
 
 
@@ -13,15 +14,26 @@ def one(*models: tuple[str, Score], detectors: tuple[str, ...] = ()) -> Results:
     return Results(tuple(ModelResults(name, {"score": score}) for name, score in models), detectors=detectors)
 
 
-def test_bars_begin_at_zero_even_for_negative_scores() -> None:
-    (chart,) = charts(one(("a", Score(-1.0, -2.0, 0.0)), ("b", Score(2.0, 1.0, 3.0))))
-    assert (chart.low, chart.high) == ("-2", "3")
-    assert [(bar.left, bar.width, bar.low, bar.high) for bar in chart.bars] == [(20, 20, 0, 40), (40, 40, 60, 100)]
-
-
 def test_a_detector_is_shown_on_the_whole_scale() -> None:
     (chart,) = charts(one(("a", Score(25.0)), detectors=("score",)))
-    assert (chart.bars[0].width, chart.bars[0].low, chart.high) == (25, None, "100")
+    assert (chart.bars[0].width, chart.bars[0].low, chart.ticks[-1].text) == (25, None, "100")
+    assert chart.reference is None
+
+
+def test_a_line_stands_at_the_photographs() -> None:
+    found = one(("a", Score(25.0)), detectors=("score",))
+    (chart,) = charts(replace(found, real=ModelResults("real", {"score": Score(90.0)})))
+    assert chart.reference == 90
+    assert [(bar.label, bar.real) for bar in chart.bars] == [("real", True), ("a", False)]
+
+
+def test_the_arenas_scores_stand_in_its_own_part() -> None:
+    scores = {"arena_elo": Score(1000.0), "d": Score(1.0)}
+    found = Results((ModelResults("m", scores, {"people": scores}),))
+    shown = [
+        [part.name for part in view(held)] for held in (found, replace(found, arena={})) for view in (charts, grids)
+    ]
+    assert shown == [["arena_elo", "d"], ["arena_elo", "d"], ["d"], ["d"]]
 
 
 def test_scores_that_could_not_be_computed_have_no_bar() -> None:

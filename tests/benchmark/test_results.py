@@ -19,6 +19,7 @@ RESULTS = Results(
             {"people": {"omniaid": Score(1.0)}},
             {"omniaid": {"auroc": Score(0.9, count=8)}},
             "images/flux",
+            "0123abcd",
         ),
     ),
     real=ModelResults("real", {"omniaid": Score(90.0)}),

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from realgen.benchmark.results import ImageRow, ModelResults, Results, Score, write_results
-from realgen.benchmark.runs import Image, read_runs
+from realgen.benchmark.runs import Image, Run, read_runs
 from tests.helpers.run_folders import write_run
 
 
@@ -20,7 +22,8 @@ def test_a_run_is_read_with_its_place_and_without_what_tells_nothing(tmp_path: P
     (run,) = read_runs(tmp_path / "run")
     assert (run.kind, run.seed, run.name) == ("run", 3, str(tmp_path / "run"))
     assert run.settings == {
-        "model.class_path": "realgen.modules.DiffusionGRPO", "model.optimizer.lr": 1e-3, "trainer.max_epochs": 6,
+        "model.class_path": "realgen.modules.DiffusionGRPO", "model.optimizer.lr": 1e-3, "model.seed": 3,
+        "trainer.max_epochs": 6,
     }  # fmt: skip
     assert [(moment.iteration, moment.images, moment.seconds) for moment in run.moments] == [(0, 0, 0), (10, 1000, 100)]
     assert run.moments[0].values["reward"] == {
@@ -50,9 +53,61 @@ def test_a_benchmark_run_gives_one_run_per_model(tmp_path: Path) -> None:
     write_results(Results(models, rows=tuple(rows), detectors=("omniaid",), settings=settings), tmp_path)
     base, tuned = read_runs(tmp_path)
     assert (base.name, base.kind, base.seed) == (f"{tmp_path}:base", "benchmark", 5)
-    assert tuned.settings == {"model": "tuned", "generate.num_steps": 4}
+    assert tuned.settings == {"model": "tuned", "generate.num_steps": 4, "generate.seed": 5}
     assert tuned.moments[0].values == {"omniaid": {Image("000", "a cat"): 0.7}}
     assert tuned.moments[0].whole == {"kid": 1.5}
+
+
+def write_bench_run(folder: Path, *, images: str = "images/m", digest: str = "", **settings: Any) -> Run:
+    """A benchmark's folder with one model; returns what is read of it."""
+    rows = (ImageRow("000", "m", "", "a cat", "", {"omniaid": 0.5}),)
+    model = ModelResults("m", {}, images=images, digest=digest)
+    write_results(Results((model,), rows=rows, settings={"seed": 0, "config": {"device": "cpu"}, **settings}), folder)
+    return read_runs(folder)[0]
+
+
+def test_it_is_known_of_which_metrics_lower_is_better(tmp_path: Path) -> None:
+    metrics = {
+        "kid": {"class_path": "realgen.metrics.KID"},
+        "variety": {"class_path": "realgen.metrics.Diversity", "init_args": {"encoder": None}},
+        "mine": {"class_path": "elsewhere.Metric"},
+        "gone": {"class_path": "realgen.metrics.Gone"},
+        "none": None,
+    }
+    folder = write_run(tmp_path / "run", {0: {"reward": [0.1] * 4}}, metrics=metrics)
+    assert read_runs(folder)[0].higher_is_better == {"kid": False, "variety": True}
+    scores = {"kid": Score(1.0, higher_is_better=False), "x": Score(1.0)}
+    write_results(Results((ModelResults("m", scores),), settings={"config": {}}), tmp_path / "bench")
+    assert read_runs(tmp_path / "bench")[0].higher_is_better == {"kid": False}
+
+
+def test_the_version_of_the_code_is_a_setting(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", {0: {"reward": [0.1] * 4}})
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(f"# realgen 9.8.7: python -m realgen.fit\n{text}")
+    assert read_runs(folder)[0].settings["realgen"] == "9.8.7"
+    bench = write_bench_run(tmp_path / "bench", versions={"realgen": "9.8.6", "torch": "2"})
+    assert bench.settings == {"model": "m", "device": "cpu", "realgen": "9.8.6"}
+
+
+def test_given_images_are_told_apart_by_their_content_and_have_no_seed(tmp_path: Path) -> None:
+    runs = [write_bench_run(tmp_path / d, images="/elsewhere/m", digest=d) for d in ("old", "new")]
+    assert [(run.seed, run.settings["images"]) for run in runs] == [(None, "old"), (None, "new")]
+
+
+def test_drawn_images_are_told_apart_by_the_weights_that_drew_them(tmp_path: Path) -> None:
+    found = []
+    for name in ("before", "after"):
+        (tmp_path / name / "images/m").mkdir(parents=True)
+        (tmp_path / name / "images/m/settings.json").write_text(json.dumps({"adapters": {"runs/x/lora": name}}))
+        found.append(write_bench_run(tmp_path / name, digest=f"of the seed and {name}"))
+    assert [(run.seed, run.settings["adapters of runs/x/lora"]) for run in found] == [(0, "before"), (0, "after")]
+    assert "images" not in found[0].settings  # other seeds draw other images, of the same settings
+
+
+def test_runs_without_a_config_are_like_no_other(tmp_path: Path) -> None:
+    first, second = (write_bench_run(tmp_path / name, config=None) for name in ("first", "second"))
+    assert first.settings != second.settings
 
 
 @pytest.mark.parametrize(
@@ -60,7 +115,7 @@ def test_a_benchmark_run_gives_one_run_per_model(tmp_path: Path) -> None:
     [
         (None, None, "nothing is no folder with config.yaml"),
         ("notes.txt", "", "has neither config.yaml .* nor results.json"),
-        ("config.yaml", "seed_everything: 0", "has no validation.csv; the callback realgen.callbacks.ValidationRows"),
+        ("config.yaml", "seed_everything: 0", "has no validation.csv: it was not validated yet, or without"),
         ("results.json", "{}", "is no results file of this benchmark"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 from rich.table import Table
 
@@ -60,6 +61,15 @@ def test_terminal_shows_what_the_detectors_can_tell() -> None:
 def test_a_detector_that_cannot_tell_is_remarked() -> None:
     (remark,) = remarks(RESULTS)
     assert remark.startswith("omniaid hardly tells c's images from the photographs (AUROC 0.52)")
+
+
+@pytest.mark.parametrize(
+    ("auroc", "said"), [(0.39, "is inverted on"), (0.41, "hardly tells"), (0.59, "hardly tells"), (0.61, None)]
+)
+def test_a_detector_far_below_chance_is_called_inverted(auroc: float, said: str | None) -> None:
+    found = remarks(Results((ModelResults("m", {}, {}, {"d": {"auroc": Score(auroc)}}),)))
+    assert [f"d {said} m's images" in remark for remark in found] == ([] if said is None else [True])
+    assert all(f"(AUROC {auroc})" in remark for remark in found)
 
 
 def test_markdown_has_every_table() -> None:

@@ -38,7 +38,8 @@ def test_images_are_spread_over_the_prompts(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_gets_summary_tables_and_files(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("<html></html>")
-    with wandb.init(mode="offline", dir=tmp_path, project="realgen") as run:
+    # A run of its own, even where another test has left one open.
+    with wandb.init(mode="offline", dir=tmp_path, project="realgen", reinit="create_new") as run:
         log_results(run, results(tmp_path), tmp_path, [tmp_path / "report.html"])
         assert run.summary["flux/d"] == 50.0
     tables = [json.loads(path.read_text()) for path in (tmp_path / "wandb").rglob("*.table.json")]

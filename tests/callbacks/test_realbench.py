@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 
 from realgen.benchmark.drawing import image_seed
 from realgen.benchmark.matching import FormatMatching
 from realgen.callbacks import RealBenchScoring
-from tests.helpers.toy_bench import Brightness, GreyPolicy, write_bench
+from tests.helpers.toy_bench import PROMPTS, Brightness, GreyPolicy, write_bench
 from tests.helpers.toy_grpo import Prompts, module, trainer
 
 
@@ -25,7 +28,7 @@ def test_scores_are_those_of_the_policys_own_images(tmp_path: Path) -> None:
     assert found["bright"] == pytest.approx(100 * (1 - levels.mean().item()), abs=1e-3)
     assert found["bright_judged_real"] == pytest.approx(100 * (levels < 0.5).float().mean().item())
     assert found["bright/animals"] == pytest.approx(100 * (1 - levels[:2].mean().item()), abs=1e-3)
-    assert set(found) == {"bright", "bright_judged_real", "bright/animals", "bright/buildings"}
+    assert set(found) == {"bright", "bright_judged_real", "failed/bright", "bright/animals", "bright/buildings"}
 
 
 def test_images_are_matched_as_the_benchmark_does(tmp_path: Path) -> None:
@@ -33,6 +36,46 @@ def test_images_are_matched_as_the_benchmark_does(tmp_path: Path) -> None:
     matched = scoring(tmp_path, matching=FormatMatching(size=8, quality=1)).scores(GreyPolicy())
     assert matched["bright"] == pytest.approx(plain["bright"], abs=13)  # greys in steps of 32 levels
     assert matched["bright"] != plain["bright"]
+
+
+class SometimesBlind(GreyPolicy):
+    """One value of the image of the first prompt is NaN."""
+
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        images = super().sample(prompts, seeds)
+        images[[prompt == PROMPTS[0] for prompt in prompts], 0, 0, 0] = torch.nan
+        return images
+
+
+@pytest.mark.parametrize("matching", [None, FormatMatching(size=8, quality=100)])
+def test_an_image_with_nan_is_left_out_and_counted(matching: FormatMatching | None, tmp_path: Path) -> None:
+    callback = scoring(tmp_path, batch_size=3, matching=matching)
+    found = callback.scores(SometimesBlind())
+    levels = torch.tensor([(image_seed(0, prompt) % 256) / 255 for prompt in callback.prompts])
+    assert found["failed/bright"] == 1
+    assert found["bright"] == pytest.approx(100 * (1 - levels[1:].mean().item()), abs=0.5)
+    assert found["bright/animals"] == pytest.approx(100 * (1 - levels[1].item()), abs=0.5)
+    assert callback.scores(GreyPolicy())["failed/bright"] == 0
+    nothing = callback.scores(GreyPolicy(fault="nan"))
+    assert nothing["failed/bright"] == 4
+    assert math.isnan(nothing["bright"])
+
+
+def test_images_are_never_enlarged(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="would enlarge the policy's images, whose shorter side is 8"):
+        scoring(tmp_path, matching=FormatMatching(size=9)).scores(GreyPolicy())
+    with pytest.raises(ValueError, match="images must have pixels"):
+        scoring(tmp_path, matching=FormatMatching(size=9)).scores(GreyPolicy(fault="cannot draw"))
+    callback = scoring(tmp_path, matching=FormatMatching(size=512), every_n_iterations=1000)
+    lightning = trainer(tmp_path, callbacks=[callback], max_epochs=1, limit_val_batches=0)
+    with pytest.raises(ValueError, match=r"matching\.size=512 would enlarge the policy's images"):
+        lightning.fit(module(), Prompts())
+    assert lightning.lightning_module.iteration == 1
+
+
+def test_what_cannot_draw_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="LightningModule cannot draw"):
+        scoring(tmp_path).on_fit_start(Trainer(logger=False), LightningModule())
 
 
 def test_it_is_logged_every_so_many_iterations(tmp_path: Path) -> None:

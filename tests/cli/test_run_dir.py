@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def with_checkpoint(folder: Path, *, time: int = 0) -> Path:
 
 def test_a_new_run_is_named_by_recipe_and_time_and_nothing_is_made(tmp_path: Path) -> None:
     run = find(tmp_path)
-    assert run == Run(tmp_path / "toy" / NAME, "toy", None)
+    assert run == Run(tmp_path / "toy" / NAME, "toy", None, chosen=NAME)
     assert run.name == f"toy-{NAME}"
     assert list(tmp_path.iterdir()) == []
 
@@ -42,8 +43,49 @@ def test_two_runs_of_one_second_get_two_folders(tmp_path: Path) -> None:
     assert find(tmp_path).path.name == f"{NAME}_3"
 
 
-def test_a_given_folder_is_taken(tmp_path: Path) -> None:
-    assert find(tmp_path, run_dir=str(tmp_path / "x")).path == tmp_path / "x"
+def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
+    """All have chosen before the first one makes its folder, and then they race for the names."""
+    chosen = [find(tmp_path) for _ in range(16)]
+    assert {run.path for run in chosen} == {tmp_path / "toy" / NAME}
+    with ThreadPoolExecutor(len(chosen)) as pool:
+        claimed = list(pool.map(Run.claim, chosen))
+    names = {NAME, *(f"{NAME}_{number}" for number in range(2, 17))}
+    assert {run.path.name for run in claimed} == names == {path.name for path in (tmp_path / "toy").iterdir()}
+    assert all(run.path.is_dir() and run.name == f"toy-{run.path.name}" for run in claimed)
+
+
+def test_a_run_that_does_not_begin_gives_its_folder_back(tmp_path: Path) -> None:
+    first, second = find(tmp_path / "new"), find(tmp_path / "new")
+    first, second = first.claim(), second.claim()
+    (first.path / "notes.txt").touch()
+    first.give_back()
+    assert [path.name for path in (tmp_path / "new" / "toy").iterdir()] == [f"{NAME}_2"]
+    (tmp_path / "new" / "toy" / NAME).mkdir()  # of a third one
+    second.give_back()
+    assert [path.name for path in (tmp_path / "new" / "toy").iterdir()] == [NAME]
+    alone = find(tmp_path / "other").claim()
+    with pytest.raises(KeyboardInterrupt), alone.given_back_on_error():
+        raise KeyboardInterrupt
+    assert not (tmp_path / "other").exists()
+    kept = find(tmp_path / "other").claim()
+    with kept.given_back_on_error():
+        pass
+    assert kept.path.exists()
+
+
+def test_a_given_folder_is_taken_and_never_given_back(tmp_path: Path) -> None:
+    run = find(tmp_path, run_dir=str(tmp_path / "x"))
+    assert run.path == tmp_path / "x"
+    assert run.claim() is run
+    assert not run.path.exists()
+    run.path.mkdir()
+    run.give_back()
+    assert run.path.exists()
+
+
+def test_several_processes_all_come_to_the_same_folder(tmp_path: Path) -> None:
+    environments = [{"WORLD_SIZE": "2", "RANK": rank, "TORCHELASTIC_RUN_ID": "night"} for rank in "01"]
+    assert {find(tmp_path, environment).claim().path.name for environment in environments} == {"torchrun-night"}
 
 
 @pytest.mark.parametrize("trace", ["config.yaml", "checkpoints/last.ckpt"])
@@ -117,6 +159,10 @@ def test_a_left_over_variable_does_not_count(tmp_path: Path) -> None:
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, "slurm-7"),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, f"{NAME}-7"),
         ({"WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}, NAME),
+        ({"WANDB_RUN_ID": "x1y2", "WANDB_SWEEP_ID": "s"}, f"{NAME}-x1y2"),
+        ({"WANDB_RUN_ID": "x1y2"}, NAME),  # of no agent
+        ({"WANDB_RUN_ID": "x1y2", "WANDB_SWEEP_ID": "s", "SLURM_JOB_ID": "7"}, f"{NAME}-7-x1y2"),
+        ({"WANDB_RUN_ID": "x1y2", "WANDB_SWEEP_ID": "s", "WORLD_SIZE": "2", "SLURM_JOB_ID": "7"}, "wandb-x1y2"),
     ],
 )
 def test_processes_that_others_start_agree_by_the_job(tmp_path: Path, environment: dict[str, str], name: str) -> None:

@@ -12,7 +12,7 @@ import webdataset
 from PIL import Image
 
 from realgen.data import write_shards
-from realgen.data.shards import open_photograph
+from realgen.data.photograph import open_photograph
 
 
 def names(path: Path) -> list[str]:
@@ -100,11 +100,3 @@ def test_numbers_out_of_range(tmp_path: Path) -> None:
         write_shards([{"prompt": "a"}], tmp_path / "train", 0)
     with pytest.raises(ValueError, match="samples must hold at least one prompt"):
         write_shards([], tmp_path / "train")
-
-
-def test_open_photograph_turns_upright(tmp_path: Path, photograph: Callable[..., Image.Image]) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held sideways: turn by 90 degrees clockwise
-    photograph(height=6, width=4).save(tmp_path / "turned.png", exif=exif)
-    image = open_photograph((tmp_path / "turned.png").read_bytes())
-    np.testing.assert_array_equal(np.array(image), np.rot90(np.array(photograph(height=6, width=4)), k=-1))

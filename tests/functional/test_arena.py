@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import optimize
+from scipy import optimize, stats
 from sklearn.linear_model import LogisticRegression
 
 from realgen.functional.arena import (
@@ -17,6 +17,7 @@ from realgen.functional.arena import (
     win_matrices,
     win_rate,
 )
+from realgen.functional.bootstrap import bootstrap_mean
 
 NAN = math.nan
 
@@ -39,10 +40,18 @@ def test_win_rate_counts_a_tie_as_half_and_leaves_out_what_was_not_judged():
 
 
 def test_win_rate_refuses_other_numbers():
-    with pytest.raises(ValueError, match=r"outcomes must lie in \[0, 1\], got 0 to 1\.5"):
-        win_rate(torch.tensor([0.0, 1.5]))
-    with pytest.raises(ValueError, match="at least one prompt that is not NaN"):
+    with pytest.raises(ValueError, match=r"outcomes must be 0, 0\.5, 1 or NaN, got 0\.75"):
+        win_rate(torch.tensor([0.0, NAN, 0.75]))
+    with pytest.raises(ValueError, match="at least one prompt that was judged, got 1 that were not"):
         win_rate(torch.tensor([NAN]))
+
+
+@pytest.mark.parametrize(("outcomes", "wins"), [([1.0], 1), ([0.0] * 6, 0), ([1.0] * 6 + [NAN], 6), ([1.0, 0.0], 1)])
+def test_a_win_rate_without_ties_has_the_limits_of_wilson(outcomes, wins):
+    number = sum(not math.isnan(outcome) for outcome in outcomes)
+    limits = stats.binomtest(wins, number).proportion_ci(0.9, method="wilson")
+    found = win_rate(torch.tensor(outcomes), confidence=0.9)
+    assert (found.low, found.high) == pytest.approx((limits.low, limits.high), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +201,19 @@ def test_virtual_ties_are_ties_between_those_who_met():
     found = bradley_terry_intervals(wins.unsqueeze(0), virtual_ties=1.0, resamples=3)
     torch.testing.assert_close(found.value, bradley_terry(wins + met / 2))
     assert float(found.value[0] - found.value[1]) == pytest.approx(math.log(3.5 / 0.5))
-    torch.testing.assert_close(found.low, found.high)  # of one prompt there is one resample
+    assert bool(found.low.isnan().all())  # of one prompt there is one resample
+    assert bool(found.high.isnan().all())
+
+
+def test_who_won_all_or_lost_all_has_no_limits():
+    """0 beats all, 1 and 2 beat each other, 3 loses to all: drawing prompts again tells of 1 and 2 alone."""
+    wins = torch.zeros(8, 4, 4, dtype=torch.float64)
+    wins[:, 0, 1:] = wins[:, 1:3, 3] = 1
+    wins[:5, 1, 2] = wins[5:, 2, 1] = 1
+    found = bradley_terry_intervals(wins, resamples=50)
+    assert found.low.isnan().tolist() == found.high.isnan().tolist() == [True, False, False, True]
+    assert bool((found.low < found.value)[1:3].all())
+    assert bool((found.value < found.high)[1:3].all())
 
 
 def test_those_who_never_met_are_not_ranked():
@@ -215,7 +236,7 @@ def test_intervals_of_two_models_are_those_of_the_log_odds():
     wins = torch.zeros(400, 2, 2, dtype=torch.float64)
     wins[:, 0, 1], wins[:, 1, 0] = won, 1 - won
     found = bradley_terry_intervals(wins, virtual_ties=0.0, resamples=2000, seed=3)
-    rate = win_rate(won, resamples=2000, seed=3)
+    rate = bootstrap_mean(won, resamples=2000, seed=3)
     for limit, share in ((found.low, rate.low), (found.value, rate.value), (found.high, rate.high)):
         assert float(limit[0]) == pytest.approx(math.log(share / (1 - share)) / 2, abs=2e-3)
     assert float(found.low[1]) == pytest.approx(-float(found.high[0]), abs=1e-6)

@@ -88,8 +88,11 @@ def test_the_callers_random_numbers_are_left_alone(values):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_one_prompt_is_known_exactly():
-    assert bootstrap_mean(torch.tensor([0.25])) == Interval(0.25, 0.25, 0.25, number=1)
+def test_one_prompt_has_no_limits():
+    assert bootstrap_mean(torch.tensor([0.25])) == Interval(0.25, None, None, number=1)
+    assert bootstrap_mean(torch.tensor([0.25, math.nan]), nan="drop") == Interval(0.25, None, None, 1, dropped=1)
+    alone = bootstrap_difference(torch.tensor([0.5]), torch.tensor([0.25]))
+    assert (alone.low, alone.high) == (None, None)
 
 
 def test_half_precision_is_averaged_in_double():
@@ -136,6 +139,7 @@ def test_limits_are_percentiles():
 
 def test_it_prints_short():
     assert str(Interval(0.5, 0.25, 0.75, number=4)) == "0.500 [0.250, 0.750]"
+    assert str(Interval(0.5, None, None, number=1)) == "0.500"
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0])

@@ -22,6 +22,7 @@ def write_run(
     seconds: float = 10.0,
     whole: Mapping[int, Mapping[str, float]] | None = None,
     prompts: Sequence[str] = ("a cat", "a dog", "the sea", "a red fox"),
+    metrics: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Path:
     """Write ``config.yaml``, ``validation.csv`` and the CSV log.
@@ -35,10 +36,12 @@ def write_run(
         seconds: Per iteration.
         whole: By iteration, then name: measures of all images together.
         prompts: The validation prompts.
+        metrics: Of the config, by name.
         **config: More of the config.
     """
     folder.mkdir(parents=True)
-    model = {"class_path": "realgen.modules.DiffusionGRPO", "init_args": {"optimizer": {"lr": lr}, "seed": seed}}
+    arguments = {"optimizer": {"lr": lr}, "seed": seed, "metrics": metrics}
+    model = {"class_path": "realgen.modules.DiffusionGRPO", "init_args": arguments}
     settings = {
         "seed_everything": seed,
         "model": model,

@@ -64,6 +64,8 @@ def test_a_message_is_the_question_and_the_labelled_images():
             Completion("AB", 0, 0),
         ),
         ({"choices": [{"message": {"content": "A"}}], "usage": None}, Completion("A", 0, 0)),
+        ({"choices": [{"finish_reason": "length", "message": {"content": "A"}}]}, Completion("A", 0, 0, False)),
+        ({"choices": [{"finish_reason": "content_filter", "message": {}}]}, Completion("", 0, 0, False)),
         ({"choices": [{"message": {"content": "A"}}], "usage": {"prompt_tokens": "7"}}, Completion("A", 0, 0)),
     ],
 )

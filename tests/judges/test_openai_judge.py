@@ -1,9 +1,11 @@
 """The real client of the package openai against a real server on loopback, polite and hostile."""
 
 import asyncio
+import base64
 import json
 import logging
 import socket
+import struct
 import sys
 import threading
 import time
@@ -32,6 +34,17 @@ def _environment(monkeypatch):
 def make(server=None, patience=None, **settings):
     base = {} if server is None else {"base_url": f"{server.url}/v1"}
     return OpenAIJudge("judge", **{**base, **settings}, patience=Patience(**{**QUICK, **(patience or {})}))
+
+
+def reset(handler, _):
+    """Break off in the middle, and reset the connection."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [{"mess')
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+    handler.close_connection = True
 
 
 def compare(judge, first=DARK, second=BRIGHT, prompt="a cat"):
@@ -63,7 +76,7 @@ def test_what_is_sent():
     assert question.headers["authorization"] == f"Bearer {KEY}"
     assert [image.size for image in question.images] == [(20, 15), (20, 20)]
     assert question.texts[1:] == ["Image 1:", "Image 2:"]
-    assert "More Realistic Image: Image 1" in question.texts[0]
+    assert "More Realistic Image: [Image 1 or Image 2]" in question.texts[0]
     assert "a cat" not in question.texts[0]
 
 
@@ -83,7 +96,7 @@ def test_a_single_image_is_judged():
     assert (real.choice, fake.choice) == ("real", "fake")
     question = read_question(server.requests[0])
     assert len(question.images) == len(question.texts) == 1
-    assert "Real or Fake: Real" in question.texts[0]
+    assert "Real or Fake: [Real or Fake]" in question.texts[0]
 
 
 def test_the_address_may_come_from_the_environment(monkeypatch):
@@ -94,8 +107,6 @@ def test_the_address_may_come_from_the_environment(monkeypatch):
 
 def test_an_endpoint_without_keys_gets_none(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(ValueError, match="names the environment variable 'OPENAI_API_KEY', which is not set"):
-        make()
     with arena_server() as server:
         assert compare(make(server, api_key_variable=None)).choice == "second"
     assert server.requests[0][0]["authorization"] == "Bearer none"
@@ -117,6 +128,7 @@ def test_an_endpoint_without_keys_gets_none(monkeypatch):
         say(200, {"choices": []}, Content_Type="application/json"),
         say(200, {"error": {"message": "overloaded"}}, Content_Type="application/json"),
         die,
+        reset,
     ],
 )
 def test_what_passes_is_tried_again(failure):
@@ -170,7 +182,7 @@ def test_a_question_that_is_refused_is_asked_once():
 
 
 @pytest.mark.parametrize(
-    "failure", [fail(401), fail(403), fail(404), fail(429, "pay first", code="insufficient_quota")]
+    "failure", [fail(401), fail(402), fail(403), fail(404), fail(429, "pay first", code="insufficient_quota")]
 )
 def test_a_wrong_key_or_model_or_an_empty_account_stops_everything(failure):
     with arena_server(failure) as server, pytest.raises(RefusedError, match="judge: the endpoint answered 4"):
@@ -302,12 +314,63 @@ def test_identity_is_what_the_answers_depend_on():
         ({"max_tokens": 0}, "max_tokens must be at least 1"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
+        ({"base_url": "127.0.0.1:8000/v1"}, "base_url must begin with http:// or https://"),
         ({"compare_question": " "}, "compare_question must be a text"),
     ],
 )
 def test_mistakes(settings, said):
     with pytest.raises(ValueError, match=said):
         make(**settings)
+
+
+def test_without_a_key_nothing_is_asked(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    said = "names the environment variable 'OPENAI_API_KEY', which is not set"
+    with arena_server() as server:
+        judge = make(server)
+        assert judge.identity("compare")
+        with pytest.raises(ValueError, match=said):
+            judge.check()
+        with pytest.raises(ValueError, match=said):
+            asyncio.run(judge.session().__aenter__())
+    assert not server.requests
+
+
+def test_secrets_do_not_belong_into_the_config():
+    """Neither setting nor message may hold what would then be written to files."""
+    with pytest.raises(ValueError, match="set the environment variable OPENAI_BASE_URL instead") as refused:
+        make(base_url="https://me:hunter2@127.0.0.1/v1")
+    assert "hunter2" not in str(refused.value)
+    with pytest.raises(ValueError, match="name of an environment variable, such as OPENAI_API_KEY") as refused:
+        make(api_key_variable=KEY)
+    assert KEY not in str(refused.value)
+
+
+def test_a_user_and_a_password_come_from_the_environment(monkeypatch):
+    with arena_server() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url.replace('//', '//me:hunter2@')}/v1")
+        assert compare(make(api_key_variable=None)).choice == "second"
+    sent = server.requests[0][0]["authorization"]
+    assert base64.b64decode(sent.removeprefix("Basic ")) == b"me:hunter2"
+
+
+def test_spaces_around_a_key_are_not_sent(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
+    with arena_server() as server:
+        compare(make(server))
+    assert server.requests[0][0]["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_reply_that_was_cut_off_is_read_with_care_and_said_once(caplog):
+    cut = completion("More Realistic Image: Image 1")
+    cut["choices"][0]["finish_reason"] = "length"
+    with arena_server(say(200, cut, Content_Type="application/json")) as server:
+        judge = make(server)
+        assert compare(judge).choice is None
+        cut["choices"][0]["message"]["content"] += "\nReason: the li"
+        server.answer = say(200, cut, Content_Type="application/json")
+        assert compare(judge).choice == "first"
+    assert caplog.text.count("a reply was cut off after 10 tokens") == 1
 
 
 @pytest.mark.parametrize("settings", [{"timeout": 0.0}, {"timeout": float("inf")}, {"retries": -1}, {"backoff": -1.0}])

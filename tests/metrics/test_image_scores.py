@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 from torch import distributed
 
 from realgen.metrics import DetectorScoring, ImageScores
@@ -39,6 +40,10 @@ def test_percent_by_hand(detector, images):
     assert found.realism.number.tolist() == [6, 2, 3]
     assert bool((found.realism.low <= found.realism.mean).all())
     assert bool((found.realism.high >= found.realism.mean).all())
+    for row, (yes, number) in enumerate([(3, 6), (2, 2), (1, 3)]):
+        limits = stats.binomtest(yes, number).proportion_ci(method="wilson")
+        shown = found.judged_real.low[row].item(), found.judged_real.high[row].item()
+        assert shown == pytest.approx((100 * limits.low, 100 * limits.high), rel=1e-6)
 
 
 def test_batches_ranks_order_and_padding_do_not_matter(detector, images):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -16,39 +16,59 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from realgen.functional.images import from_uint8, to_uint8
+from realgen.data.image_files import read_image
+from realgen.functional.images import to_uint8
 
-RECORD = "settings.json"
+SETTINGS_FILE = "settings.json"
 """What all pictures of a folder are drawn with."""
+NAMED = 3
+"""Settings that a message names."""
 
 
-def keep_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+def keep_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> None:
     """Write down what the pictures of a folder are drawn with, or compare it with what is written there.
 
     Args:
         folder: Made if missing.
         settings: All that decides the pixels of its pictures but what tells them apart; JSON values.
+        cure: What to do where they differ, a sentence for the user.
 
     Raises:
-        ValueError: If the folder's pictures are of other settings (one is named), or its record cannot be read.
+        ValueError: If the folder's pictures are of other settings, or its record cannot be read.
     """
-    record, text = folder / RECORD, json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    check_settings(folder, settings, cure=cure)
+    record = folder / SETTINGS_FILE
     if not record.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write(record, text.encode())
+        _write(record, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> None:
+    """Compare settings with those that the pictures of a folder, if it holds any, were drawn with; writes nothing.
+
+    Null counts as not set: a setting that was added since begins as null.
+
+    Args:
+        folder: It need not exist.
+        settings: See ``keep_settings``.
+        cure: What to do where they differ, a sentence for the user.
+
+    Raises:
+        ValueError: If they differ (the first ones are named, ``init_args`` left out), or the record cannot be read.
+    """
+    record = folder / SETTINGS_FILE
+    if not record.exists():
         return
     try:
-        before = dict(_flat(json.loads(record.read_text(encoding="utf-8"))))
+        before = json.loads(record.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{str(record)!r} cannot be read ({error}); take another folder.") from error
-    now = dict(_flat(json.loads(text)))
-    for key in sorted(before.keys() | now.keys()):
-        if key not in before or key not in now or before[key] != now[key]:
-            was, given = (json.dumps(values[key]) if key in values else "not set" for values in (before, now))
-            raise ValueError(
-                f"{str(folder)!r} holds pictures of other settings: {key} was {was}, now it is {given}. Take another "
-                "folder."
-            )
+        raise ValueError(f"{str(record)!r} cannot be read ({error}). {cure}") from error
+    changes = sorted(_changes(before, json.loads(json.dumps(settings))))
+    if changes:
+        more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
+        raise ValueError(
+            f"{str(folder)!r} holds pictures of other settings: {'; '.join(changes[:NAMED])}{more}. {cure}"
+        )
 
 
 def write_picture(path: Path, image: Float[Tensor, "3 height width"], told: Mapping[str, str]) -> None:
@@ -102,25 +122,26 @@ def read_pictures(paths: Sequence[Path]) -> Float[Tensor, "pictures 3 height wid
     images = []
     for path in paths:
         try:
-            with Image.open(path) as picture:
-                pixels = torch.from_numpy(np.array(picture.convert("RGB")))
-        except (OSError, SyntaxError) as error:
+            images.append(read_image(path))
+        except ValueError as error:
             raise ValueError(f"{str(path)!r} cannot be read: {error}. Delete it to have it drawn again.") from error
-        images.append(from_uint8(pixels.permute(2, 0, 1)))
     return torch.stack(images)
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Under another name first, so that a run that is killed leaves no half of a file."""
-    half = path.with_name(f"{path.name}.part")
+    """Under another name first, so that a run that is killed leaves no half of a file; hidden, and one per process."""
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
     half.write_bytes(content)
-    half.replace(path)
+    os.replace(half, path)
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Plain values by dotted key; ``init_args`` left out, as on the command line."""
-    if isinstance(value, dict):
-        for name, child in value.items():
-            yield from _flat(child, key if name == "init_args" else f"{key}.{name}".removeprefix("."))
-    else:
-        yield key, value
+def _changes(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """What to say of each value that two JSON trees do not share."""
+    if isinstance(before, dict | None) and isinstance(now, dict | None):
+        before, now = before or {}, now or {}
+        for name in before.keys() | now.keys():
+            inner = key if name == "init_args" else f"{key}.{name}".removeprefix(".")
+            yield from _changes(before.get(name), now.get(name), inner)
+    elif before != now:
+        was, given = ("not set" if value is None else json.dumps(value) for value in (before, now))
+        yield f"{key} was {was}, now it is {given}"

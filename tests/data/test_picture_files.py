@@ -1,10 +1,12 @@
 """PNG files with what was told, and a folder for one setting."""
 
+import re
+
 import pytest
 import torch
 from PIL import Image
 
-from realgen.generation.picture_files import keep_settings, read_pictures, read_told, write_picture
+from realgen.data.picture_files import check_settings, keep_settings, read_pictures, read_told, write_picture
 
 
 def test_pixels_and_texts_come_back(tmp_path):
@@ -40,29 +42,37 @@ def test_a_half_written_picture_is_named(tmp_path):
 def test_settings_are_written_once_and_compared(tmp_path):
     folder = tmp_path / "new" / "out"
     settings = {"policy": {"class_path": "A", "init_args": {"steps": 2, "targets": ["x"]}}, "rewriter": None}
-    keep_settings(folder, settings)
+    check_settings(folder, settings, cure="")
+    assert not folder.exists()
+    keep_settings(folder, settings, cure="")
     first = (folder / "settings.json").read_bytes()
-    keep_settings(folder, dict(reversed(settings.items())))
+    assert [path.name for path in folder.iterdir()] == ["settings.json"]
+    keep_settings(folder, dict(reversed(settings.items())), cure="")
+    keep_settings(folder, settings | {"added_since": None}, cure="")
     assert (folder / "settings.json").read_bytes() == first
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"policy": {"class_path": "A", "init_args": {"steps": 3}}}, r"policy\.steps was 2, now it is 3"),
-        ({"policy": {"class_path": "B", "init_args": {"steps": 2}}}, r'policy\.class_path was "A", now it is "B"'),
-        ({"policy": {"class_path": "A", "init_args": {}}}, r"policy\.steps was 2, now it is not set"),
-        ({"adapters": {"lora": "abc"}}, r'adapters\.lora was not set, now it is "abc"'),
+        ({"policy": {"class_path": "A", "init_args": {"steps": 3}}}, "policy.steps was 2, now it is 3"),
+        ({"policy": {"class_path": "B", "init_args": {"steps": 2}}}, 'policy.class_path was "A", now it is "B"'),
+        ({"policy": {"class_path": "A", "init_args": {}}}, "policy.steps was 2, now it is not set"),
+        ({"adapters": {"lora": "abc"}}, 'adapters.lora was not set, now it is "abc"'),
+        ({"policy": 0, "a": 1}, 'a was not set, now it is 1; policy was {"class_path": "A", "init_args": {"steps": 2}'),
+        (dict.fromkeys("abcde", 1), "c was not set, now it is 1; and 2 more"),
     ],
 )
-def test_the_first_other_setting_is_named(tmp_path, changed, message):
+def test_other_settings_are_named(tmp_path, changed, message):
     settings = {"policy": {"class_path": "A", "init_args": {"steps": 2}}}
-    keep_settings(tmp_path, settings)
-    with pytest.raises(ValueError, match=f"holds pictures of other settings: .*{message}"):
-        keep_settings(tmp_path, settings | changed)
+    keep_settings(tmp_path, settings, cure="Take another folder.")
+    pattern = rf"holds pictures of other settings: .*{re.escape(message)}.*\. Take another folder\.$"
+    for look in (keep_settings, check_settings):
+        with pytest.raises(ValueError, match=pattern):
+            look(tmp_path, settings | changed, cure="Take another folder.")
 
 
 def test_a_broken_record_is_named(tmp_path):
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(ValueError, match=r"settings\.json' cannot be read .*take another folder"):
-        keep_settings(tmp_path, {})
+    with pytest.raises(ValueError, match=r"settings\.json' cannot be read .*Take another folder\.$"):
+        keep_settings(tmp_path, {}, cure="Take another folder.")
