@@ -31,7 +31,7 @@ Judge images that were made by anything, paired with photographs by file name; n
 Common overrides (a dotted key of the config; init_args may be left out; later wins):
   --images DIR                              judge DIR and draw nothing; again for further models; NAME=DIR names it
   --prompts FILE_OR_FOLDER --length=long    which prompts; a folder in RealBench's layout has its photographs, too
-  --policies.mine=configs/policies/sd3_medium.yaml  draw with one policy more
+  --policies.mine=configs/policies/sd35_medium.yaml  draw with one policy more
   --policies.mine.lora.pretrained=RUN/lora  what it was trained to
   --detectors.effort=null                   drop one of several
   --matching.size=512 --matching.quality=75 how file formats are made alike; --matching=null leaves them

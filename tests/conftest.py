@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 torch.set_num_threads(1)
+importlib.import_module("lightning.pytorch")  # its logger keeps the stderr of that moment, which no test may close
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ import importlib
 import json
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,3 +166,109 @@ def test_speeds_are_counts_over_the_seconds_of_their_parts(rewriting: dict[str, 
 def test_a_policy_that_does_not_rewrite_is_refused(repository: Path, benchmark_module: Any) -> None:
     with pytest.raises(ValueError, match=r"model.policy must be a PromptPolicy, got DiffusionPolicy"):
         benchmark_module("rewriting_iteration").main(["--config=configs/diffusion.yaml", "--iterations=1", *TINY])
+
+
+PLAIN = [
+    *(argument for argument in TINY if "inner_epochs" not in argument),
+    "--model.inner_epochs=1",
+    "--model.microbatch_size=8",
+]
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The JSON of one tiny round of the default recipe against the published scripts' way."""
+    folder = tmp_path_factory.mktemp("baseline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.syspath_prepend(ROOT / "experiments" / "benchmarks")
+        main = importlib.import_module("plain_baseline").main
+        assert main(["--rounds=1", f"--output={folder}", *PLAIN]) == 0
+    return json.loads((folder / "plain_baseline.json").read_text())
+
+
+def test_the_plain_script_learns_the_same_in_more_calls(baseline: dict[str, Any]) -> None:
+    agreement, ours, plain = baseline["agreement"], baseline["ways"]["ours"], baseline["ways"]["plain script"]
+    assert agreement["images"] < 1e-4
+    assert agreement["log_probs"] < 1e-5
+    assert agreement["gradient_relative"] < 1e-4
+    assert agreement["largest_gradient"] > 0
+    assert agreement["reward_alignment"] < 1e-5
+    assert agreement["reward_omniaid"] < 1e-2  # the published one rounds pixels to bytes
+    assert plain["rows"] == ours["rows"] == {**ROWS, "update": ROWS["reference"]}
+    # One call at each of 4 steps for each of 4 noises; of the reference and the policy one for each of its 2 decisions.
+    assert plain["calls"] == {"rollout": 4 * 4, "reference": 4 * 2, "update": 4 * 2}
+    # At each step 8 rows in calls of at most 6; then 8 rows x 2 decisions in calls of at most 6.
+    assert ours["calls"] == {"rollout": 4 * 2, "reference": 3, "update": 3}
+    assert plain["flops"]["reference"] == ours["flops"]["reference"]
+    assert plain["flops"]["update"] == ours["flops"]["update"]
+    assert sum(part["median"] for part in ours["parts"].values()) == pytest.approx(ours["iteration_seconds"]["median"])
+    assert plain["flops"]["reward"] > ours["flops"]["reward"]  # experts one after another, each image's text anew
+
+
+def test_each_saving_is_turned_off_alone_and_on_again(benchmark_module: Any) -> None:
+    plain_baseline = benchmark_module("plain_baseline")
+    backbone, detector = SimpleNamespace(cache_size=9), SimpleNamespace(batch_size=5)
+    alignment = SimpleNamespace(batch_size=7)
+    policy = SimpleNamespace(rollout_batch_size=64, samples_per_noise=3, decode_batch_size=64, backbone=backbone)
+    module = SimpleNamespace(policy=policy, microbatch_size=8)
+    rewards = {"omniaid": SimpleNamespace(detector=detector), "alignment": alignment}
+    reward = SimpleNamespace(name="sum", rewards=rewards)
+    parts = (backbone, detector, alignment, policy, module)
+    before = [dict(vars(part)) for part in parts]
+    differences = {}
+    for name, settings in plain_baseline.savings(module, reward).items():
+        with plain_baseline.changed(settings):
+            during = [dict(vars(part)) for part in parts]
+        differences[name] = [value for old, new in zip(before, during, strict=True) for key, value in new.items()
+                             if value != old[key]]  # fmt: skip
+        assert [dict(vars(part)) for part in parts] == before
+    assert differences == {
+        "rollout_batch_size=3": [3],  # calls as large as the published scripts'
+        "microbatch_size=1": [1],
+        "samples_per_noise=1": [1],
+        "rewards' batch_size=1": [1, 1],
+        "decode_batch_size=1": [1],
+        "cache_size=1": [1],
+    }
+
+
+def test_what_the_published_scripts_do_not_do_is_refused(repository: Path, benchmark_module: Any) -> None:
+    with pytest.raises(ValueError, match="updates_per_epoch and inner_epochs must be 1"):
+        benchmark_module("plain_baseline").main(["--rounds=1", *PLAIN, "--model.inner_epochs=2"])
+
+
+def test_recomputed_activations_are_no_work_of_the_model(benchmark_module: Any) -> None:
+    part = {"median": 2.0}
+    result = {
+        "first_iteration_flops": {"phases": {"update": {"transformer": 10.0, "backward": 26.0}}},
+        "seconds": {"update": {"transformer": part, "backward": part}},
+        "setting": {"gradient_checkpointing": True},
+    }
+    speed = benchmark_module("full_size").training_speed
+    assert speed(result, 13.0) == {
+        "model_flops": (10 + 26 - 10) / 4,
+        "hardware_flops": (10 + 26) / 4,
+        "model_utilisation": 26 / 4 / 13,
+        "hardware_utilisation": 36 / 4 / 13,
+    }
+    result["setting"]["gradient_checkpointing"] = False
+    assert speed(result, None)["model_flops"] == 36 / 4
+    assert speed(result, None)["model_utilisation"] is None
+
+
+@pytest.mark.slow
+def test_a_full_size_run_works_at_tiny_size(repository: Path, benchmark_module: Any, tmp_path: Path) -> None:
+    from tests.helpers import tiny_pipelines
+
+    tiny_pipelines.write("flux", tmp_path / "model")
+    policy = {"height": 16, "width": 16, "num_steps": 4, "step_window.size": 2, "step_window.start_max": 1}
+    policy |= {"backbone.pretrained": tmp_path / "model", "backbone.max_sequence_length": 16}
+    arguments = [f"--model.policy.{name}={value}" for name, value in policy.items()]
+    arguments += ["--cpu", "--no_compile", "--model.group_size=6", f"--output={tmp_path}"]
+    assert benchmark_module("full_size").main(arguments) == 0
+    result = json.loads((tmp_path / "full_size.json").read_text())
+    assert result["iteration"]["rows"] == [{"rollout": 6 * 4, "reference": 6 * 2, "update": 6 * 2}]
+    assert result["iteration"]["setting"]["gradient_checkpointing"]
+    assert result["baseline"]["setting"]["samples_per_noise"] == 3
+    assert result["training"]["hardware_flops"] > result["training"]["model_flops"] > 0

@@ -153,11 +153,15 @@ class IterationBenchmark(Callback):
         return output
 
     def _count_flops(self, batch: Any) -> Any:
-        with FlopCounterMode(display=False) as counter:
+        # Compiled programs would hide their FLOPs.
+        with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
             clock = self.timeline.clock = Clock(counter.get_total_flops, list)
             output = self.step(batch, 0)
             self.flops = {"phases": self.timeline.take(), "bare": self.bare.replay(clock), "rows": self.bare.rows}
         self.timeline.clock = self.stopwatch
+        if self.policy.compile_blocks:  # now, and not in an iteration that is timed
+            output = self.step(batch, 0)
+            self.timeline.take()
         self.setting = setting(self.module, self.policy, output["rollout"])
         return output
 
@@ -165,13 +169,14 @@ class IterationBenchmark(Callback):
 def setting(module: GRPOModule, policy: DiffusionPolicy, rollout: Rollout) -> dict[str, Any]:
     """The numbers that decide how much there is to do, and what does it."""
     own = {name: getattr(module, name) for name in ("inner_epochs", "updates_per_epoch", "microbatch_size")}
-    drawn = ("samples_per_noise", "num_steps", "height", "width", "rollout_batch_size", "gradient_checkpointing")
+    drawn = ("samples_per_noise", "num_steps", "height", "width", "rollout_batch_size")
+    switches = ("gradient_checkpointing", "compile_blocks")
     return {
         "prompts": len(rollout.prompts),
         "group_size": rollout.group_size,
         "decisions": rollout.mask.shape[1],
         **own,
-        **{name: getattr(policy, name) for name in drawn},
+        **{name: getattr(policy, name) for name in (*drawn, *switches)},
         "evals_per_row": policy.backbone.evals_per_row,
         "transformer_parameters": sum(parameter.numel() for parameter in policy.transformer.parameters()),
         "trained_parameters": sum(parameter.numel() for parameter in policy.trainable_parameters().values()),

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from realgen.benchmark.drawing import rewritten_prompt
 from realgen.benchmark.image_sets import ImageSet
@@ -20,6 +19,7 @@ from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results, Sco
 from realgen.detectors.base import Detector
 from realgen.functional.score_table import ScoreTable
 from realgen.metrics import DetectorQuality, DetectorScoring, Diversity, ImageMetric, ImageScores, RealComparison
+from realgen.metrics.merging import merge_states
 from realgen.rewards.base import Reward
 from realgen.serving.scoring import rollout_of_images
 
@@ -167,7 +167,7 @@ class DetectorScoringRun:
             ValueError: If a file cannot be read, or a metric needs photographs and there are none.
         """
         files = [images.files[prompt.name] for prompt in self._prompts]
-        metrics = {name: metric.clone() for name, metric in self._metrics.items()}
+        metrics: dict[str, Any] = {name: metric.clone() for name, metric in self._metrics.items()}
 
         def look(pictures: Tensor, prompts: list[str]) -> None:
             for metric in metrics.values():
@@ -183,7 +183,7 @@ class DetectorScoringRun:
         return found, self._rows(images.name, files, averages)
 
     def _judge(
-        self, files: Sequence[Path], look: Callable[[Tensor, list[str]], None], metrics: Sequence[Metric]
+        self, files: Sequence[Path], look: Callable[[Tensor, list[str]], None], metrics: Sequence[ImageMetric]
     ) -> dict[str, DetectorScoring | ImageScores]:
         """Let detectors and rewards judge files; ``look`` shows each batch to ``metrics`` too."""
         how: dict[str, Any] = {"resamples": self._settings.resamples, "confidence": self._settings.confidence}
@@ -256,30 +256,6 @@ class DetectorScoringRun:
             )
             for row, (prompt, path) in enumerate(zip(self._prompts, files, strict=True))
         ]
-
-
-def merge_states(metric: Metric) -> None:
-    """Put the tensors that a metric has listed together, so that after n updates a list holds about log2(n) of them.
-
-    A small tensor that outlives its batch lies in memory where large buffers of the batch were, and those of the next
-    batch no longer fit in between: with a few more tensors per batch the process would grow by as much as the buffers,
-    each time. Neighbours are put together when the earlier one has no more rows, so a row moves log2(n) times at most.
-
-    Args:
-        metric: One whose list states hold rows and are concatenated in order; its value stays what it was.
-
-    Example:
-        >>> scores = ImageScores()
-        >>> for row in torch.arange(7).split(1):
-        ...     scores.update(row.float(), prompts=row, categories=-torch.ones_like(row))
-        ...     merge_states(scores)
-        >>> [rows.tolist() for rows in scores.values]
-        [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0], [6.0]]
-    """
-    for state in metric.metric_state.values():
-        while isinstance(state, list) and len(state) > 1 and len(state[-2]) <= len(state[-1]):
-            last = state.pop()
-            state[-1] = torch.cat([state[-1], last])
 
 
 def score_models(run: DetectorScoringRun, sets: Sequence[ImageSet], judges: Judges, *, real: bool) -> Results:

@@ -146,6 +146,8 @@ class RealBench:
             ValueError: If something cannot be read, or does not fit together.
         """
         start = time.monotonic()
+        if self.arena is not None:
+            self.arena.judge.check()  # a missing key is said before anything is drawn
         given = self.find_images()
         prompts = pair(self.prompts, given, allow_missing=self.allow_missing)
         drawn = [self._draw(name, prompts, folder / IMAGES / name) for name in self.contestants]

@@ -192,7 +192,7 @@ class GRPOModule(Training):
         with clock("update"):
             statistics = seen.statistics | self.updates(seen.lessons, generator)
         self.iteration += 1
-        self._log_iteration(seen.rollout, statistics, clock.seconds)
+        self._log_iteration(seen.rollout, statistics, clock)
         return {"rollout": seen.rollout.by_image, "rewards": seen.rewards}
 
     def experience(self, prompts: Sequence[str], generator: torch.Generator, clock: PhaseClock) -> Experience:
@@ -332,16 +332,14 @@ class GRPOModule(Training):
             why = "is noise_level 0, or were all prompts skipped, or all completions cut off and masked?"
             raise ValueError(f"policy {type(self.policy).__name__} took no decision that counts; {why}")
 
-    def _log_iteration(
-        self, rollout: Rollout, statistics: dict[str, Float[Tensor, ""]], seconds: dict[str, float]
-    ) -> None:
+    def _log_iteration(self, rollout: Rollout, statistics: dict[str, Float[Tensor, ""]], clock: PhaseClock) -> None:
         lrs = {f"{group.get('prefix', '')}lr": group["lr"] for group in self.trainer.optimizers[0].param_groups}
         if isinstance(scheduler := self.lr_schedulers(), LRScheduler):
             scheduler.step()
-        timing = {f"seconds/{phase}": value for phase, value in seconds.items()}
         # "step" is Lightning's name of the x-axis; by default it lags one behind and counts optimizer updates.
         step = float(self.iteration)
-        extra = {"step": step, "iteration": step, **lrs, **timing, **self.policy_statistics(rollout, seconds)}
+        own = self.policy_statistics(rollout, clock.seconds)
+        extra = {"step": step, "iteration": step, **lrs, **clock.statistics(), **own}
         self.log_dict({**{name: value.float() for name, value in statistics.items()}, **extra})
 
 

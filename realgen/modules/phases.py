@@ -1,4 +1,4 @@
-"""Wall time of the phases of an iteration."""
+"""Wall time of the phases of an iteration, and the memory that it took."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class PhaseClock:
         ...         pass
         >>> clock.seconds
         {'rollout': 3.5}
+        >>> clock.statistics()
+        {'seconds/rollout': 3.5}
     """
 
     def __init__(self, device: torch.device, *, now: Callable[[], float] = time.perf_counter) -> None:
@@ -37,6 +39,13 @@ class PhaseClock:
         start = self._time()
         yield
         self.seconds[phase] = self.seconds.get(phase, 0.0) + self._time() - start
+
+    def statistics(self) -> dict[str, float]:
+        """``seconds/<phase>``; on a GPU also ``gpu_peak_gib``, the most that its tensors took in the run so far."""
+        found = {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
+        if self.device.type == "cuda":
+            found["gpu_peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        return found
 
     def _time(self) -> float:
         if self.device.type == "cuda":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,13 @@ from torch import Tensor, nn
 
 from realgen.functional.flow_sde import Transition
 from realgen.parallel import gathered_weights
-from realgen.policies.backbones.base import Backbone, Schedule, autocast_without_cache
+from realgen.policies.backbones.base import Backbone, Schedule
 from realgen.policies.base import Policy
+from realgen.policies.compiled_blocks import compile_blocks
+from realgen.policies.denoising import Denoising, StepPlan, VelocityField
 from realgen.policies.joined import concatenate_rollouts
 from realgen.policies.lora import LoRA, adapter_config, adapter_weights
+from realgen.policies.solvers import Euler, Solver
 from realgen.policies.step_window import StepWindow
 from realgen.policies.stochastic_step import check_noise, next_gaussian
 from realgen.policies.trajectory import Trajectory, score_decisions
@@ -42,7 +45,11 @@ class DiffusionPolicy(Policy):
         backbone: The base model.
         transition: How a stochastic step is taken.
         step_window: Which steps are stochastic.
-        num_steps: Denoising steps T of a rollout, at least 1.
+        solver: What a rollout does outside the window. ``None``: Euler's steps, exact. The others are approximate. Only
+            rollouts use it: ``sample``, with which validation and benchmarks draw, always takes Euler's steps.
+        guided_window: Whether classifier-free guidance holds inside the window too. False is approximate: there the
+            steps are sampled and scored without it, for half the transformer rows; ``sample`` keeps it everywhere.
+        num_steps: Denoising steps T of a rollout, at least 1. Fewer than ``eval_num_steps`` is approximate.
         eval_num_steps: Denoising steps of ``sample``; ``None``: ``num_steps``.
         height: Height of the images in pixels.
         width: Width of the images in pixels.
@@ -54,6 +61,8 @@ class DiffusionPolicy(Policy):
         rollout_batch_size: Most rows of one transformer call (guidance doubles them), at least ``samples_per_noise``.
         decode_batch_size: Most latents decoded at a time.
         gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
+        compile_blocks: Let PyTorch compile the transformer's blocks at their first calls, which takes minutes. Exact
+            but for rounding. For GPUs and big models; needs a C++ compiler.
         prompts_per_chunk: Prompts whose groups are sampled together, at least 1; a chunk is judged while the next one
             is sampled. Exact, but calls are no larger than a chunk. ``None``: all prompts at once.
     """
@@ -64,6 +73,8 @@ class DiffusionPolicy(Policy):
         *,
         transition: Transition,
         step_window: StepWindow,
+        solver: Solver | None = None,
+        guided_window: bool = True,
         num_steps: int = 16,
         eval_num_steps: int | None = None,
         height: int = 64,
@@ -74,12 +85,15 @@ class DiffusionPolicy(Policy):
         rollout_batch_size: int = 64,
         decode_batch_size: int = 64,
         gradient_checkpointing: bool = False,
+        compile_blocks: bool = False,
         prompts_per_chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.transition = transition
         self.step_window = step_window
+        self.solver = solver or Euler()
+        self.guided_window = guided_window
         self.num_steps = num_steps
         self.eval_num_steps = num_steps if eval_num_steps is None else eval_num_steps
         self.height, self.width = height, width
@@ -89,6 +103,7 @@ class DiffusionPolicy(Policy):
         self.rollout_batch_size = rollout_batch_size
         self.decode_batch_size = decode_batch_size
         self.gradient_checkpointing = gradient_checkpointing
+        self.compile_blocks = compile_blocks
         self.prompts_per_chunk = prompts_per_chunk
         self.transformer_evals = 0
         """Rows that the transformer has been called with, those for guidance included."""
@@ -105,7 +120,11 @@ class DiffusionPolicy(Policy):
             raise ValueError(f"rollout_batch_size must be at least {least}, got {self.rollout_batch_size}.")
         if self.keep_reference and self.lora is not None:
             raise ValueError("keep_reference is for lora=null: with adapters the reference is the policy without them.")
+        if not (self.guided_window or self.backbone.guided):
+            setting, off = self.backbone.cfg_setting, self.backbone.cfg_off
+            raise ValueError(f"guided_window=false needs guidance outside the window: {setting} above {off:g}.")
         self.step_window.check(self.num_steps)
+        self.solver.check(self.step_window, self.num_steps)
 
     def load(self) -> None:
         """Read the base model and attach the adapters; a second call does nothing.
@@ -113,6 +132,8 @@ class DiffusionPolicy(Policy):
         Raises:
             ValueError: If ``pretrained`` holds no such model, or it cannot draw this size.
             ValueError: If the window may cover a step to which the transition adds no noise.
+            ValueError: If the solver's type is no narrower than the transformer's.
+            ValueError: If blocks are to be compiled on a machine without a compiler.
         """
         if hasattr(self, "transformer"):
             return
@@ -121,6 +142,7 @@ class DiffusionPolicy(Policy):
         schedule = self.backbone.schedule(self.num_steps, self.height, self.width)
         check_noise(self.transition, schedule, self.step_window, self.num_steps)
         transformer: Any = self.backbone.transformer
+        self.solver.check_precision(next(transformer.parameters()).dtype)
         if self.lora is not None:
             self.lora.attach(transformer, self.backbone.lora_targets)
         else:
@@ -129,6 +151,8 @@ class DiffusionPolicy(Policy):
                 self._frozen_start = (copy.deepcopy(transformer).requires_grad_(False),)
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
+        if self.compile_blocks:
+            compile_blocks(transformer, self.backbone.blocks(), self._frozen_start)
         self.transformer = transformer.eval()
 
     def train(self, mode: bool = True) -> DiffusionPolicy:
@@ -203,13 +227,15 @@ class DiffusionPolicy(Policy):
         steps = step_indices.flatten()
         owners, owner = torch.unique(rows.cpu() // rollout.group_size, return_inverse=True)
         conditioning = self.backbone.encode_prompts([rollout.prompts[p] for p in owners.tolist()])
+        field = VelocityField(self.backbone, self._schedule(self.num_steps), conditioning)
         owner = owner.to(self.device).repeat_interleave(step_indices.shape[1])
-        latents, schedule = path[:, :-1].flatten(0, 1), self._schedule(self.num_steps)
+        latents, sigmas = path[:, :-1].flatten(0, 1), field.schedule.sigmas
         calls = math.ceil(len(latents) / self.rollout_batch_size)
-        velocity = self._velocity(latents, steps, schedule, conditioning, owner, calls)
+        velocity = field(latents, steps, owner, calls=calls, guided=self.guided_window)
+        self.transformer_evals += field.evals
         noisy = torch.ones_like(steps, dtype=torch.bool)
-        mean, std = next_gaussian(self.transition, schedule, latents, velocity, steps, noisy)
-        step_size = (schedule.sigmas[steps] - schedule.sigmas[steps + 1]).to(std.dtype)
+        mean, std = next_gaussian(self.transition, field.schedule, latents, velocity, steps, noisy)
+        step_size = (sigmas[steps] - sigmas[steps + 1]).to(std.dtype)
         shape = step_indices.shape
         return score_decisions(
             path, mean.unflatten(0, shape), std.view(shape), step_size.view(shape), velocity.unflatten(0, shape)
@@ -292,48 +318,21 @@ class DiffusionPolicy(Policy):
         trajectory: Trajectory | None = None,
         chunk: tuple[int, int] = (0, 1),
     ) -> Tensor:
-        """Go from noise to finished latents, all rows at the same step; prompt-major, as many rows for each prompt."""
+        """Go from noise to finished latents; prompt-major, as many rows for each prompt."""
         self.backbone.to(self.device)
-        conditioning, schedule = self.backbone.encode_prompts(prompts), self._schedule(num_steps)
-        # Each call gathers the shards, so all ranks must make the same number, wherever their rows branch.
-        calls = math.ceil((len(latents) if trajectory is None else trajectory.num_rows) / self.rollout_batch_size)
-        owner = torch.arange(len(prompts), device=self.device).repeat_interleave(len(latents) // len(prompts))
-        latents = latents.to(self.device, self._latent_dtype)
-        for step in range(num_steps):
-            stochastic = torch.zeros_like(owner, dtype=torch.bool)
-            if trajectory is not None:
-                latents, owner = trajectory.branch(step, latents, owner)
-                stochastic = trajectory.covers(step)[owner]
-            steps = torch.full_like(owner, step)
-            velocity = self._velocity(latents, steps, schedule, conditioning, owner, calls)
-            mean, std = next_gaussian(self.transition, schedule, latents, velocity, steps, stochastic)
-            if trajectory is not None:
-                step_size = schedule.sigmas[step] - schedule.sigmas[step + 1]
-                mean = trajectory.decide(step, stochastic, latents, velocity, mean, std, step_size)
-            latents = mean
-            if self.progress is not None:
-                done, total = chunk[0] * num_steps + step + 1, chunk[1] * num_steps
-                self.progress("sample" if trajectory is None else "rollout", done, total)
-        return latents
+        phase = "sample" if trajectory is None else "rollout"
 
-    def _velocity(
-        self,
-        latents: Float[Tensor, "rows *latent"],
-        steps: Int[Tensor, " rows"],
-        schedule: Schedule,
-        conditioning: Mapping[str, Tensor],
-        owner: Int[Tensor, " rows"],
-        calls: int,
-    ) -> Float[Tensor, "rows *latent"]:
-        """Velocity of each row at its own step; ``owner`` is its entry of ``conditioning``."""
-        parts = zip(*(part.tensor_split(calls) for part in (latents, schedule.timesteps[steps], owner)), strict=True)
-        with autocast_without_cache(latents.device.type):
-            velocity = [
-                self.backbone.velocity(x, t, {name: part[prompt] for name, part in conditioning.items()})
-                for x, t, prompt in parts
-            ]
-        self.transformer_evals += len(latents) * self.backbone.evals_per_row
-        return torch.cat(velocity)
+        def report(done: int, total: int) -> None:
+            if self.progress is not None:
+                self.progress(phase, chunk[0] * total + done, chunk[1] * total)
+
+        field = VelocityField(self.backbone, self._schedule(num_steps), self.backbone.encode_prompts(prompts))
+        plan = StepPlan(self.transition, self.step_window, self.solver, self.guided_window)
+        denoising = Denoising(field, plan, self.rollout_batch_size, report, trajectory)
+        owner = torch.arange(len(prompts), device=self.device).repeat_interleave(len(latents) // len(prompts))
+        finished = denoising.run(latents.to(self.device, self._latent_dtype), owner)
+        self.transformer_evals += field.evals
+        return finished
 
     @property
     def _latent_dtype(self) -> torch.dtype:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.policies.backbones.base import Backbone, Schedule
+from realgen.policies.backbones.base import Backbone, Schedule, channels_last
 from realgen.policies.chatter import no_loading_bars, tell_of_truncation_once
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -80,7 +80,7 @@ class PipelineBackbone(Backbone):
         self._pipeline, self._transformer_class = pipeline, type(pipeline.transformer)
         self.transformer = pipeline.transformer.eval()
         for module in self.frozen():
-            module.eval().requires_grad_(False)
+            channels_last(module.eval().requires_grad_(False))
 
     def _read(self) -> Any:
         import diffusers
@@ -228,7 +228,7 @@ class PipelineBackbone(Backbone):
         """Turn finished latents into images in [0, 1], in float32 even under autocast."""
         vae, images = self._pipeline.vae, self._pipeline.image_processor
         with torch.autocast(latents.device.type, enabled=False):
-            pixels = vae.decode(self.vae_latents(latents.to(vae.dtype)), return_dict=False)[0]
+            pixels = vae.decode(self.vae_latents(latents.to(vae.dtype)), return_dict=False)[0].contiguous()
             return images.postprocess(pixels if pixels.ndim == 4 else pixels[:, :, 0], output_type="pt").float()
 
     def vae_latents(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows *vae_latent"]:

@@ -41,6 +41,20 @@ def test_the_shift_of_the_schedule_depends_on_the_resolution(sd3: str, stock, tm
     assert not torch.equal(*seen)
 
 
+def test_a_decoder_with_channels_last_draws_the_same_images(sd3: str, stock) -> None:
+    backbone = SD3(sd3)
+    backbone.load()
+    convolution = next(part for part in backbone.frozen() if hasattr(part, "decoder")).decoder.conv_in.weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last)
+    assert not convolution.is_contiguous()
+    images = backbone.decode(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    config = stock.vae.config
+    drawn = stock.vae.decode(latents / config.scaling_factor + config.shift_factor).sample
+    torch.testing.assert_close(images, (drawn / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
+    assert images.is_contiguous()
+
+
 def test_embeddings_are_the_pipelines(sd3: str, stock) -> None:
     backbone = SD3(sd3, guidance_scale=2.0, negative_prompt="blur", max_sequence_length=5)
     backbone.load()

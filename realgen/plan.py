@@ -1,0 +1,221 @@
+"""Tells what a recipe will cost: ``python -m realgen.plan --config configs/diffusion_flux.yaml --gpu h200``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from realgen.planning import GPU, Recipe
+
+_EXAMPLE = """\
+first commands to try:
+  python -m realgen.plan --config configs/diffusion_flux.yaml --gpu h200
+  python -m realgen.plan --config configs/diffusion_flux.yaml --gpu h200 --model.microbatch_size=2 --trainer.devices=16
+  python -m realgen.plan --measured runs/diffusion_flux/20260101-120000 --gpu h200
+
+Any dotted key of the config may follow, as with realgen.fit. No weights are needed, and nothing is downloaded: models
+are built on PyTorch's meta device, from config.json where the model's folder or the hub's cache has it, else from the
+published numbers in realgen/planning/architectures. GPUs: a100-40, a100-80, h100, h200, b200, l40s, rtx4090, a6000.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments without the program; ``sys.argv[1:]`` by default.
+
+    Returns:
+        Exit code: 0, or 1 after an error.
+
+    Raises:
+        ValueError: With ``REALGEN_TRACEBACK=1``, in place of a line on standard error.
+        OSError: The same.
+    """
+    options, rest = parse_arguments(sys.argv[1:] if argv is None else argv)
+    # Imported here, so that --help does not wait for torch.
+    from rich.console import Console
+
+    from realgen.planning import make_plan
+    from realgen.planning.forecast import forecast, read_measured
+    from realgen.planning.table import as_json, show
+
+    try:
+        gpu = find_gpu(options)
+        measured = None if options.measured is None else read_measured(options.measured)
+        if options.measured is not None and not any(argument in ("-c", "--config") for argument in _keys(rest)):
+            rest = [f"--config={options.measured / 'config.yaml'}", *rest]
+        plan = make_plan(read_recipe(rest), prompt_tokens=options.prompt_tokens)
+        expected = None if gpu is None else forecast(plan, gpu, options.utilization)
+        if options.json is not None:
+            text = json.dumps(as_json(plan, expected, measured), indent=2) + "\n"
+            options.json.write_text(text, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        if os.environ.get("REALGEN_TRACEBACK", "0") not in ("", "0"):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    # As wide as the table needs: where the output is no terminal it would be 80 columns, with numbers cut in two.
+    show(plan, expected, measured, Console(soft_wrap=True, width=1000))
+    return 0
+
+
+def _keys(argv: Sequence[str]) -> list[str]:
+    return [argument.partition("=")[0] for argument in argv]
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Tell the plan's own options from those of the config."""
+    parser = argparse.ArgumentParser(
+        prog="python -m realgen.plan",
+        usage="python -m realgen.plan --config RECIPE.yaml [--config OVERLAY.yaml ...] [--gpu NAME] [--key=value ...]",
+        description="What an iteration of a recipe costs: transformer evaluations, FLOPs, memory, seconds.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--gpu", metavar="NAME", help="what shall do it; without it there are no seconds")
+    add("--tflops", type=float, metavar="X", help="peak in TFLOP/s of all types, in place of that of a named GPU")
+    add("--utilization", type=float, default=0.4, metavar="X", help="share of the peak reached (default: %(default)s)")
+    add("--prompt_tokens", type=int, default=64, metavar="N", help="of a usual prompt (default: %(default)s)")
+    add("--measured", type=Path, metavar="RUN", help="folder of a run, to be told beside; its config by default")
+    add("--json", type=Path, metavar="FILE", help="write everything there, for machines")
+    return parser.parse_known_args(argv)
+
+
+def find_gpu(options: argparse.Namespace) -> GPU | None:
+    """The GPU that was asked for.
+
+    Args:
+        options: Of the command line.
+
+    Returns:
+        It, with the rates of ``--tflops`` if these are given; None if neither is.
+
+    Raises:
+        ValueError: If there is none of that name, or ``--tflops`` is not above 0.
+    """
+    from dataclasses import replace
+
+    from realgen.planning.gpus import GPU, GPUS
+
+    if options.gpu is not None and options.gpu not in GPUS:
+        raise ValueError(f"gpu must be one of {', '.join(GPUS)}, or left out for --tflops, got {options.gpu!r}.")
+    named = None if options.gpu is None else GPUS[options.gpu]
+    if options.tflops is None:
+        return named
+    if not options.tflops > 0:
+        raise ValueError(f"tflops must be above 0, got {options.tflops}.")
+    rates = dict.fromkeys(("bf16", "tf32", "fp32"), options.tflops)
+    own = GPU("your own", **rates, memory=0.0, bandwidth=0.0, source="--tflops")
+    return own if named is None else replace(named, **rates, source="--tflops")
+
+
+def read_recipe(argv: Sequence[str]) -> Recipe:
+    """Parse a config as ``realgen.fit`` does, and make of it only what a plan needs.
+
+    Args:
+        argv: ``--config`` and dotted keys.
+
+    Returns:
+        The recipe; no weights are read, and nothing is written.
+
+    Raises:
+        ConfigError: If the config is wrong, or not one that can be planned.
+    """
+    from lightning.pytorch import LightningDataModule
+
+    from realgen.cli import ConfigError, RealGenCLI
+    from realgen.cli.arguments import fix_arguments
+    from realgen.modules import GRPOModule
+
+    class PlanCLI(RealGenCLI):
+        """Parses, and makes nothing: the trainer would look for GPUs, and the reward for weights."""
+
+        def before_instantiate_classes(self) -> None:
+            """No run, no folder."""
+
+        def instantiate_classes(self) -> None:
+            """Make the recipe.
+
+            Raises:
+                ConfigError: If a constructor refuses its arguments.
+            """
+            import yaml
+
+            try:
+                self.recipe = recipe_of(yaml.safe_load(self._config_text))
+            except Exception as error:  # a constructor may raise anything
+                raise ConfigError(self.blame(error)) from error
+
+    arguments = list(argv)
+    fix_arguments(arguments)
+    return PlanCLI(GRPOModule, LightningDataModule, argv=arguments).recipe
+
+
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
+    """What a plan must know of a config.
+
+    Args:
+        config: Complete, as plain values.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If the number of ranks or of prompts is not said, or the strategy cannot be planned.
+    """
+    from jsonargparse import ArgumentParser
+
+    from realgen.modules import GRPOModule
+    from realgen.planning import Recipe, sharding_of
+    from realgen.planning.recipe import Unbuilt
+
+    trainer, data = config["trainer"], config["data"].get("init_args") or {}
+    settings = dict(config["model"]["init_args"])
+    reward = settings["reward"]
+    settings |= {"reward": {"class_path": f"{Unbuilt.__module__}.{Unbuilt.__name__}"}, "metrics": None}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--model", type=GRPOModule)
+    model = {"class_path": config["model"]["class_path"], "init_args": settings}
+    made = parser.instantiate(parser.parse_object({"model": model}))
+    if "prompts_per_iteration" not in data:
+        raise ValueError("data: a plan needs to know prompts_per_iteration, as realgen.data.PromptShards has it.")
+    averages = [spec for spec in config["callbacks"].values() if spec and spec["class_path"].endswith(".EMA")]
+    return Recipe(
+        module=made.model,
+        prompts=data["prompts_per_iteration"],
+        sharding=sharding_of(trainer["strategy"], _devices(trainer) * trainer["num_nodes"]),
+        precision=str(trainer["precision"] or "32-true"),
+        reward=reward,
+        iterations=_iterations(trainer),
+        averages=len(averages),
+    )
+
+
+def _iterations(trainer: Mapping[str, Any]) -> int | None:
+    epochs, batches = trainer["max_epochs"], trainer["limit_train_batches"]
+    known = isinstance(epochs, int) and epochs > 0 and isinstance(batches, int)
+    return epochs * batches if known else None
+
+
+def _devices(trainer: Mapping[str, Any]) -> int:
+    devices = trainer["devices"]
+    if isinstance(devices, list):
+        return len(devices)
+    if str(devices).isdigit() and int(devices) > 0:
+        return int(devices)
+    if trainer["accelerator"] == "cpu":
+        return 1
+    raise ValueError(f"trainer.devices must be a number: a plan does not look at this machine; got {devices!r}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

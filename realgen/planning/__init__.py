@@ -1,0 +1,7 @@
+"""What a recipe will cost, from its architecture alone: evaluations, FLOPs, memory and time, before any weights."""
+
+from realgen.planning.gpus import GPU, GPUS
+from realgen.planning.plan import Plan, make_plan
+from realgen.planning.recipe import Recipe, Sharding, sharding_of
+
+__all__ = ["GPU", "GPUS", "Plan", "Recipe", "Sharding", "make_plan", "sharding_of"]

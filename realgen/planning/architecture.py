@@ -1,0 +1,137 @@
+"""Where the shape of a model is written: in its own folder, in the hub's cache, or among the published facts here."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MODEL_INDEX = "model_index.json"
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a pipeline."""
+
+    package: str
+    """``diffusers`` or ``transformers``."""
+    kind: str
+    """Name of its class there."""
+    config: Mapping[str, Any]
+    """What its ``config.json`` holds, or as much of it as differs from the class's defaults."""
+    folder: Path | None = None
+    """Where its files are, if they are here."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything of a pipeline but its weights."""
+
+    pipeline: str
+    """Name of its class in diffusers."""
+    components: Mapping[str, Component]
+    """By name; parts that the model does not have are left out."""
+    settings: Mapping[str, Any]
+    """What the pipeline's constructor takes beside its components; None for parts that the model does not have."""
+    source: str
+    """Where all this was read, for the reader of a plan."""
+
+
+def find_architecture(pretrained: str) -> Architecture:
+    """Look in the folder, then in the hub's cache on this machine, then among the published facts; never online.
+
+    Args:
+        pretrained: Folder of a diffusers pipeline, or its hub id.
+
+    Returns:
+        The architecture.
+
+    Raises:
+        ValueError: If the shape of this model is nowhere to be found.
+    """
+    folder = _folder(pretrained)
+    if folder is not None:
+        return read_folder(folder, pretrained)
+    facts = published()
+    if pretrained not in facts:
+        near = difflib.get_close_matches(pretrained, facts, n=1, cutoff=0.0)
+        raise ValueError(
+            f"pretrained {pretrained!r} is no folder with {MODEL_INDEX}, is not in the hub's cache on this machine, "
+            f"and its shape is not among the published ones: {', '.join(sorted(facts))}. "
+            f"Nearest: {near[0]}. To plan without its weights, fetch its *.json files alone: "
+            f"hf download {pretrained} --include '*.json'"
+        )
+    return facts[pretrained]
+
+
+def _folder(pretrained: str) -> Path | None:
+    if Path(pretrained).is_dir():
+        return Path(pretrained)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(pretrained, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+    return cached if (cached / MODEL_INDEX).is_file() else None
+
+
+def read_folder(folder: Path, pretrained: str) -> Architecture:
+    """Read the configs of a pipeline's folder.
+
+    Args:
+        folder: With ``model_index.json``, and a folder for each part.
+        pretrained: What the user calls it.
+
+    Returns:
+        The architecture.
+
+    Raises:
+        ValueError: If a file is missing.
+    """
+    index = _read(folder / MODEL_INDEX)
+    named = {name: entry for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[0]}
+    components = {}
+    for name, (package, kind) in named.items():
+        place = folder / name
+        tokenizes = not (place / "config.json").is_file() and name.startswith(("tokenizer", "feature", "processor"))
+        file = place / ("scheduler_config.json" if name == "scheduler" else "config.json")
+        components[name] = Component(package, kind, {} if tokenizes else _read(file), place)
+    absent = {name: None for name, entry in index.items() if isinstance(entry, list) and name not in named}
+    plain = {name: value for name, value in index.items() if name[0] != "_" and not isinstance(value, list)}
+    where = "its folder" if Path(pretrained).is_dir() else "the hub's cache on this machine"
+    return Architecture(
+        index["_class_name"], components, {**plain, **absent}, f"config.json of {pretrained}, from {where}"
+    )
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"pretrained must hold a diffusers pipeline; {str(file)!r} cannot be read: {error}") from error
+
+
+def published() -> dict[str, Architecture]:
+    """The architectures in this package's folder ``architectures``, by hub id."""
+    found = {}
+    for file in files("realgen.planning").joinpath("architectures").iterdir():
+        if not file.name.endswith(".yaml"):
+            continue
+        facts = yaml.safe_load(file.read_text(encoding="utf-8"))
+        components = {
+            name: Component(package, kind, part.get("config") or {})
+            for name, part in facts["components"].items()
+            for package, _, kind in [part["class"].partition(".")]
+        }
+        source = f"published numbers in realgen/planning/architectures/{file.name}; {facts['source']}"
+        for hub_id in facts["hub_ids"]:
+            found[hub_id] = Architecture(facts["pipeline"], components, facts.get("settings") or {}, source)
+    return found

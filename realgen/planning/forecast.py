@@ -1,0 +1,123 @@
+"""How long a plan takes on some GPU, and what a run has really taken."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from realgen.planning.gpus import GIB, GPU
+from realgen.planning.phases import Part
+from realgen.planning.plan import Plan
+
+SECONDS, PEAK = "seconds/", "gpu_peak_gib"
+"""How a run's log calls the seconds of a phase, and the most memory so far."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A plan on some GPU."""
+
+    gpu: GPU
+    """Which."""
+    utilization: float
+    """Share of its peak that is reached; an assumption."""
+    seconds: tuple[float | None, ...]
+    """Of each part of the plan; None where its work was not counted."""
+    images: int
+    """Of one iteration."""
+
+    @property
+    def iteration(self) -> float:
+        """Seconds of an iteration, without what was not counted."""
+        return sum(value or 0.0 for value in self.seconds)
+
+    @property
+    def hours_per_1000_images(self) -> float:
+        """Hours of all ranks together at work, for 1,000 images."""
+        return self.iteration / self.images * 1000 / 3600
+
+
+def forecast(plan: Plan, gpu: GPU, utilization: float) -> Forecast:
+    """Turn FLOPs into seconds.
+
+    Args:
+        plan: What there is to do.
+        gpu: What does it.
+        utilization: Share of its peak that is reached, above 0 and at most 1.
+
+    Returns:
+        Seconds of each part, and of all.
+
+    Raises:
+        ValueError: If ``utilization`` is out of its range.
+    """
+    if not 0 < utilization <= 1:
+        raise ValueError(f"utilization must be above 0 and at most 1, got {utilization}.")
+    return Forecast(gpu, utilization, tuple(_seconds(part, gpu, utilization) for part in plan.parts), plan.images)
+
+
+def _seconds(part: Part, gpu: GPU, utilization: float) -> float | None:
+    if part.work is None or (part.traffic and not gpu.bandwidth):
+        return None
+    return gpu.seconds(part.work, utilization) + (part.traffic / gpu.bandwidth if part.traffic else 0.0)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a run has logged, as medians over its iterations but the first, which warms up."""
+
+    iterations: int
+    """How many these are."""
+    seconds: Mapping[str, float]
+    """By phase."""
+    evals: float | None
+    """Rows that the transformer was called with on the first rank, where the run says so."""
+    peak: float | None
+    """Most bytes that tensors took on the first rank's GPU, validation included; None without a GPU."""
+
+    @property
+    def iteration(self) -> float:
+        """Seconds of an iteration."""
+        return sum(self.seconds.values())
+
+
+def read_measured(run: Path) -> Measured:
+    """Read the log of a run.
+
+    Args:
+        run: Its folder, with ``csv/version_*/metrics.csv``.
+
+    Returns:
+        What it says of time and memory.
+
+    Raises:
+        ValueError: If the folder has no log, or no iteration is in it.
+    """
+    files = sorted(run.glob("csv/version_*/metrics.csv"))
+    if not files:
+        raise ValueError(f"measured must be the folder of a run, with csv/version_0/metrics.csv, got {str(run)!r}.")
+    rows = [row for file in files for row in _rows(file) if row.get(f"{SECONDS}rollout")]
+    if not rows:
+        raise ValueError(f"measured: the log in {str(run)!r} has no finished iteration.")
+    rows = rows[1:] or rows
+    evals = [float(row["transformer_evals"]) for row in rows if row.get("transformer_evals")]
+    return Measured(
+        iterations=len(rows),
+        seconds=_medians(rows, SECONDS),
+        evals=statistics.median(evals) if evals else None,
+        peak=max((float(row[PEAK]) * GIB for row in rows if row.get(PEAK)), default=None),
+    )
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def _medians(rows: list[dict[str, str]], prefix: str) -> dict[str, float]:
+    names = [name for name in rows[0] if name is not None and name.startswith(prefix)]
+    values = {name: [float(row[name]) for row in rows if row.get(name)] for name in names}
+    return {name.removeprefix(prefix): statistics.median(found) for name, found in values.items() if found}

@@ -1,0 +1,154 @@
+"""FLOPs and memory of code that runs on the meta device, where tensors have shapes and types but no numbers."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+Work = Mapping[str, float]
+"""FLOPs by the rate at which a GPU does them: ``bf16``, ``fp32``, or ``tf32`` for convolutions in float32."""
+
+
+def add(works: Iterable[Work]) -> dict[str, float]:
+    """Sum of several works.
+
+    Example:
+        >>> add([{"bf16": 1.0}, {"bf16": 2.0, "fp32": 3.0}])
+        {'bf16': 3.0, 'fp32': 3.0}
+    """
+    found: dict[str, float] = {}
+    for work in works:
+        for rate, flops in work.items():
+            found[rate] = found.get(rate, 0.0) + flops
+    return found
+
+
+def scale(work: Work, factor: float) -> dict[str, float]:
+    """A work that is done ``factor`` times.
+
+    Example:
+        >>> scale({"bf16": 2.0}, 3.0)
+        {'bf16': 6.0}
+    """
+    return {rate: flops * factor for rate, flops in work.items()}
+
+
+def rounded(work: Work) -> dict[str, float]:
+    """The same in bfloat16.
+
+    Example:
+        >>> rounded({"fp32": 1.0, "bf16": 2.0})
+        {'bf16': 3.0}
+    """
+    return {"bf16": total(work)}
+
+
+class Meter(TorchDispatchMode):
+    """Counts FLOPs by PyTorch's own formulas (``torch.utils.flop_counter``), and the bytes that live at the same time.
+
+    Memory counts what is made inside; what was there before (weights, inputs) does not count. Nothing is known of the
+    buffers inside a kernel, nor of how an allocator splits its memory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work: dict[str, float] = {}
+        """FLOPs so far, by rate."""
+        self.held = 0
+        """Bytes that live now."""
+        self.peak = 0
+        """Most bytes that have lived at the same time."""
+        self._known: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        formula = flop_registry.get(func._overloadpacket)
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if formula is not None:
+            rate = _rate(func, inputs)
+            self.work[rate] = self.work.get(rate, 0.0) + formula(*args, **kwargs, out_val=output)
+        self._follow(inputs, output)
+        return output
+
+    def _follow(self, inputs: list[Tensor], output: Any) -> None:
+        """Count storages that are new, until nobody has them any more."""
+        old = {tensor.untyped_storage()._cdata for tensor in inputs}
+        for tensor in tree_leaves(output):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key in old or key in self._known:
+                continue
+            self._known[key] = storage.nbytes()
+            self.held += storage.nbytes()
+            weakref.finalize(storage, self._forget, key)
+        self.peak = max(self.peak, self.held)
+
+    def _forget(self, key: int) -> None:
+        self.held -= self._known.pop(key)
+
+
+def _fused_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Attention as a GPU's kernels do it, without the matrix of weights that PyTorch would write out on meta tensors.
+
+    Its name says CPU, but the operator has the FLOPs of the others, and keeps the same tensors for the backward pass. A
+    mask changes neither.
+    """
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key, value = (part.repeat_interleave(repeats, dim=-3) for part in (key, value))
+    parts = [part.unsqueeze(0) if query.dim() == 3 else part for part in (query, key, value)]
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    output = attend(*parts, dropout_p, is_causal, scale=scale)[0]
+    return output.squeeze(0) if query.dim() == 3 else output
+
+
+def _rate(func: Any, inputs: list[Tensor]) -> str:
+    if inputs[0].dtype in (torch.bfloat16, torch.float16):
+        return "bf16"
+    return "tf32" if "conv" in func._overloadpacket.__name__ else "fp32"
+
+
+@contextmanager
+def metered() -> Iterator[Meter]:
+    """Inside, everything is counted, backward passes included.
+
+    Yields:
+        The meter.
+    """
+    # Not a TorchFunctionMode: what gradient checkpointing computes again in the backward pass would escape it.
+    with patch.object(F, "scaled_dot_product_attention", _fused_attention), Meter() as meter:
+        yield meter
+
+
+def total(work: Work) -> float:
+    """FLOPs at whatever rate."""
+    return sum(work.values(), 0.0)
+
+
+def num_bytes(tensors: Iterable[Tensor]) -> int:
+    """Memory of tensors, whatever device they are on."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,141 @@
+"""What a plan must know of a recipe: its training module without weights or rewards, and where it shall run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.modules import GRPOModule
+from realgen.policies import DiffusionPolicy, RewrittenPolicy
+from realgen.policies.backbones.pipeline import PipelineBackbone
+from realgen.rewards.base import Reward
+from realgen.types import Rollout
+
+
+class Unbuilt(Reward):
+    """Stands where a recipe's reward would stand; a plan reads the reward's settings and does not build it."""
+
+    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+        """Nothing is judged in a plan.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("a plan has no rewards to judge with.")
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a trainer's strategy spreads a policy over the ranks."""
+
+    name: str
+    """Of the strategy, as a reader knows it."""
+    ranks: int
+    """Processes that train together."""
+    base: int = 1
+    """Ranks that hold one copy of the frozen weights together."""
+    trained: int = 1
+    """Ranks that hold one copy of the trained weights, their gradients and the optimizer's state together."""
+    keeps_gathered: bool = False
+    """Whether gathered weights stay until the next update."""
+    offloads: bool = False
+    """Whether shards, gradients and the optimizer's state are on the CPU."""
+    on_demand: bool = False
+    """Whether text encoders, decoder and rewards wait on the CPU."""
+    buckets: bool = False
+    """Whether gradients are held twice, the second time in buckets (DDP)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers that decide how much there is to do."""
+
+    module: GRPOModule
+    """The training module; its policy is not loaded, its reward is ``Unbuilt``."""
+    prompts: int
+    """P, prompts of one rank and iteration."""
+    sharding: Sharding
+    """Where it shall run."""
+    precision: str
+    """``trainer.precision``."""
+    reward: Mapping[str, Any]
+    """The reward's settings: ``class_path`` and ``init_args``."""
+    iterations: int | None = None
+    """Of the whole run; None where it has no end."""
+    averages: int = 0
+    """Moving averages of the trained weights that are kept (callbacks of class EMA)."""
+
+    @property
+    def policy(self) -> DiffusionPolicy:
+        """The policy that draws and learns.
+
+        Raises:
+            ValueError: If it is of another kind, or its backbone is.
+        """
+        policy: Any = self.module.policy
+        if isinstance(policy, RewrittenPolicy):
+            policy = policy.image_policy
+        if not isinstance(policy, DiffusionPolicy):
+            raise ValueError(
+                f"model.policy: a plan needs a DiffusionPolicy, or a RewrittenPolicy around one, got "
+                f"{type(policy).__name__}. How much a language model writes is not known before it runs."
+            )
+        if not isinstance(policy.backbone, PipelineBackbone):
+            raise ValueError(
+                f"model.policy.backbone: a plan needs one that is made of a pipeline of diffusers (PipelineBackbone), "
+                f"got {type(policy.backbone).__name__}."
+            )
+        return policy
+
+
+def sharding_of(strategy: Any, ranks: int) -> Sharding:
+    """Read a trainer's ``strategy``.
+
+    Args:
+        strategy: Name, or ``class_path`` and ``init_args``.
+        ranks: Devices times nodes.
+
+    Returns:
+        How the policy is spread.
+
+    Raises:
+        ValueError: If a plan knows nothing of such a strategy, or its copies do not share the ranks evenly.
+
+    Example:
+        >>> sharding_of({"class_path": "realgen.strategies.FSDP2", "init_args": {}}, 8).trained
+        8
+    """
+    named = isinstance(strategy, str)
+    path: str = strategy if named else strategy["class_path"]
+    settings: Mapping[str, Any] = {} if named else strategy.get("init_args") or {}
+    name = path.rpartition(".")[2]
+    on_demand = bool(settings.get("frozen_on_demand"))
+    if name == "FSDP2":
+        size = settings.get("ranks_per_copy") or ranks
+        if ranks % size:
+            raise ValueError(
+                f"trainer.strategy.ranks_per_copy must divide the number of ranks, {ranks} (trainer.devices x "
+                f"trainer.num_nodes), got {size}."
+            )
+        return Sharding(
+            name,
+            ranks,
+            base=size,
+            trained=size,
+            keeps_gathered=not settings.get("reshard_after_forward", True),
+            offloads=bool(settings.get("cpu_offload")),
+            on_demand=on_demand,
+        )
+    if name == "FSDP1":
+        return Sharding(name, ranks, base=ranks, on_demand=on_demand)
+    if ranks == 1 and name in ("auto", "SingleDeviceStrategy"):
+        return Sharding("no sharding", ranks)
+    if name == "auto" or name.lower().startswith("ddp"):
+        return Sharding("DDP", ranks, buckets=ranks > 1)
+    raise ValueError(
+        f"trainer.strategy: a plan knows realgen.strategies.FSDP2, realgen.strategies.FSDP1, ddp and auto, got {path}."
+    )

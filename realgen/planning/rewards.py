@@ -1,0 +1,139 @@
+"""What the parts of a reward cost for one image, counted on the meta device from their settings alone."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from realgen.detectors.checkpoint import CONFIG_NAME, read_config
+from realgen.detectors.effort import Effort
+from realgen.detectors.effort_network import EffortConfig, EffortNetwork
+from realgen.detectors.forensic_chat import ForensicChat
+from realgen.detectors.network import DetectorNetwork
+from realgen.detectors.omniaid import OmniAID
+from realgen.planning.meter import Work, metered, num_bytes
+from realgen.planning.silence import silence
+from realgen.rewards.alignment import Alignment
+from realgen.rewards.base import Reward
+from realgen.rewards.clip_similarity import ClipSimilarity
+from realgen.rewards.long_clip import LongClip
+from realgen.rewards.realism import Realism
+from realgen.rewards.remote import RemoteReward
+from realgen.rewards.vlm_rating import VlmRating
+from realgen.rewards.weighted_sum import WeightedSum
+
+
+@dataclass(frozen=True)
+class RewardCost:
+    """What one part of the reward costs."""
+
+    name: str
+    """Its name in the sum."""
+    image: Work | None
+    """FLOPs for one image; None where they were not counted."""
+    prompt: Work
+    """FLOPs for one prompt, whose features are kept."""
+    memory: int | None
+    """Bytes of weights; None where they were not counted."""
+    note: str = ""
+    """Why something was not counted."""
+
+
+def reward_costs(reward: Mapping[str, Any], *, height: int, width: int, name: str = "") -> list[RewardCost]:
+    """Count each part of a reward.
+
+    Args:
+        reward: ``class_path`` and ``init_args``.
+        height: Of the images, in pixels.
+        width: Of the images, in pixels.
+        name: Of the part; by default its class.
+
+    Returns:
+        One for each part. What writes text, asks a server or is of an unknown class is not counted, and says so.
+    """
+    kind, settings = _class(reward), reward.get("init_args") or {}
+    name = name or kind.__name__.lower()
+    if issubclass(kind, WeightedSum):
+        parts = [(part, spec) for part, spec in settings["rewards"].items() if spec is not None]
+        return [cost for part, spec in parts for cost in reward_costs(spec, height=height, width=width, name=part)]
+    try:
+        if issubclass(kind, Realism):
+            return [_detector_cost(name, settings["detector"], torch.empty(1, 3, height, width, device="meta"))]
+        if issubclass(kind, ClipSimilarity):
+            return [_clip_cost(name, kind, settings)]
+    except (OSError, RuntimeError, ValueError) as error:
+        return [_not_counted(name, f"{kind.__name__}: {(str(error).splitlines() or [''])[0]}")]
+    if issubclass(kind, RemoteReward):
+        return [RewardCost(name, None, {}, 0, "another machine's work")]
+    return [_not_counted(name, _why(kind))]
+
+
+def _not_counted(name: str, why: str) -> RewardCost:
+    return RewardCost(name, None, {}, None, why)
+
+
+def _why(kind: type) -> str:
+    if issubclass(kind, ForensicChat | VlmRating):
+        return f"{kind.__name__} writes text, and how much is not known before"
+    return f"a plan does not know what {kind.__name__} computes"
+
+
+def _class(spec: Mapping[str, Any]) -> type:
+    module, _, name = spec["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _detector_cost(name: str, spec: Mapping[str, Any], images: torch.Tensor) -> RewardCost:
+    kind, settings = _class(spec), spec.get("init_args") or {}
+    if not issubclass(kind, OmniAID | Effort):
+        return _not_counted(name, _why(kind))
+    config_type: Any = EffortConfig if issubclass(kind, Effort) else kind.config_type
+    network_type: Any = EffortNetwork if issubclass(kind, Effort) else kind.network_type
+    with torch.device("meta"):
+        network: DetectorNetwork = network_type(read_config(_config(settings), config_type)).eval()
+    network.scoring_dtype = getattr(torch, settings.get("dtype") or "float32")
+    network.fold()
+    with torch.no_grad(), metered() as meter:
+        network(images)
+    return RewardCost(name, dict(meter.work), {}, num_bytes([*network.parameters(), *network.buffers()]))
+
+
+def _config(settings: Mapping[str, Any]) -> Mapping[str, Any] | Path:
+    """The network's numbers, or the file with them, as the detectors look for them."""
+    config = settings.get("config")
+    if isinstance(config, Mapping):
+        return config
+    checkpoint = Path(settings["checkpoint"])
+    beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    return Path(config) if config is not None else beside / CONFIG_NAME
+
+
+def _clip_cost(name: str, kind: type[Reward], settings: Mapping[str, Any]) -> RewardCost:
+    import open_clip
+
+    if issubclass(kind, Alignment):
+        local = settings.get("pretrained") is None
+        model_name = f"local-dir:{settings['model']}" if local else settings["model"]
+    elif issubclass(kind, LongClip):
+        model_name = settings.get("architecture") or "ViT-L-14-quickgelu"
+    else:
+        return _not_counted(name, f"a plan does not know the network of {kind.__name__}")
+    with silence():  # it warns that weights are random
+        model: Any = open_clip.create_model(model_name, load_weights=False).eval().to("meta")
+    length = 248 if issubclass(kind, LongClip) else model.context_length
+    if length != model.context_length:
+        table = model.positional_embedding
+        model.positional_embedding = torch.nn.Parameter(table.new_empty(length, table.shape[1]))
+        model.attn_mask = model.attn_mask.new_empty(length, length)
+    size = model.visual.preprocess_cfg["size"]
+    size = (size, size) if isinstance(size, int) else size
+    with torch.no_grad(), metered() as images:
+        model.encode_image(torch.empty(1, 3, *size, device="meta"))
+    with torch.no_grad(), metered() as texts:
+        model.encode_text(torch.zeros(1, length, dtype=torch.long, device="meta"))
+    return RewardCost(name, dict(images.work), dict(texts.work), num_bytes([*model.parameters(), *model.buffers()]))

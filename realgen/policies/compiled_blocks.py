@@ -1,0 +1,54 @@
+"""Regional compilation: ``torch.compile`` of a transformer's repeated blocks, each by itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+LEAST_VARIANTS = 64
+"""Programs that PyTorch may keep of a block. All blocks share one count, and each of these doubles it: gradient or
+not, adapters on or off, a fixed number of rows or any. PyTorch's own limit, 8, is soon reached."""
+
+
+def compile_blocks(transformer: nn.Module, blocks: Sequence[nn.Module], copies: Sequence[nn.Module] = ()) -> None:
+    """Let PyTorch compile each block at its first call, in place; equal blocks share their programs.
+
+    Exact but for the order of rounding: types are rounded where they would be without, so that a pass with gradient and
+    one without agree, and the ratio of the first update stays 1. Names in state dicts stay what they are. Call it when
+    the adapters are attached and before the blocks are sharded. A block that cannot be compiled as a whole is an error
+    at its first call, never a slow surprise.
+
+    Args:
+        transformer: The network that holds the blocks.
+        blocks: Its repeated blocks.
+        copies: Copies of the transformer, whose blocks are compiled too; ``deepcopy`` forgets it.
+
+    Raises:
+        ValueError: If there is no C++ compiler, which PyTorch needs for it.
+    """
+    check_compiler()
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, LEAST_VARIANTS)
+    wanted = {id(block) for block in blocks}
+    names = [name for name, module in transformer.named_modules() if id(module) in wanted]
+    for network in (transformer, *copies):
+        for name in names:
+            network.get_submodule(name).compile(fullgraph=True, options={"emulate_precision_casts": True})
+
+
+def check_compiler() -> None:
+    """Refuse a machine on which nothing can be compiled.
+
+    Raises:
+        ValueError: If there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise ValueError(
+            f"compile_blocks needs a C++ compiler, and there is no {compiler!r} on this machine; install one, name it "
+            "in the environment variable CXX, or leave compile_blocks at false."
+        )

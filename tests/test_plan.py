@@ -1,0 +1,142 @@
+"""The command that plans: what it tells, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realgen.plan import main
+
+ROOT = Path(__file__).resolve().parent.parent
+NANO = ["--config", "configs/diffusion.yaml"]
+SMALL = [
+    *("--model.policy.num_steps=4", "--model.policy.step_window.size=2", "--model.policy.step_window.start_max=2"),
+    *("--model.policy.height=32", "--model.policy.width=32", "--model.microbatch_size=12"),
+]
+LOGGED = {"seconds/rollout": 3.0, "seconds/reward": 0.5, "seconds/reference": 1.0, "seconds/update": 1.5}
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def write_log(run: Path) -> None:
+    """Three iterations, the first one slow, and a validation between them."""
+    folder = run / "csv" / "version_0"
+    folder.mkdir(parents=True)
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        log = csv.DictWriter(file, ["step", *LOGGED, "transformer_evals", "gpu_peak_gib", "val/reward"])
+        log.writeheader()
+        log.writerow({"step": 0, "val/reward": 0.5})
+        for step, factor in ((1, 10), (2, 1), (3, 1)):
+            times = {name: factor * seconds for name, seconds in LOGGED.items()}
+            log.writerow({"step": step, **times, "transformer_evals": 700.0, "gpu_peak_gib": 0.25})
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The recipe on four GPUs, with what a run has measured, as a text and for machines."""
+    folder = tmp_path_factory.mktemp("planned")
+    write_log(folder / "run")
+    sharded = ["--trainer.devices=4", "--trainer.num_nodes=2", "--trainer.strategy=configs/strategies/fsdp2.yaml"]
+    options = [
+        "--gpu",
+        "h200",
+        "--utilization=0.5",
+        "--measured",
+        str(folder / "run"),
+        "--json",
+        str(folder / "plan.json"),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        lines: list[str] = []
+        patch.setattr("rich.console.Console.print", lambda _, *parts, **__: lines.extend(map(str, parts)))
+        assert main([*NANO, *SMALL, *sharded, *options]) == 0
+    return {"text": "\n".join(lines), **json.loads((folder / "plan.json").read_text())}
+
+
+def test_memory_is_spread_over_the_ranks(planned: dict[str, Any]) -> None:
+    parts, trained, ranks = planned["memory"]["parts"], planned["trained"], 8
+    assert planned["ranks"] == ranks
+    assert parts["trained weights"] == 4 * trained // ranks
+    assert parts["moving averages"] == 4 * trained // ranks
+    assert parts["optimizer state"] == pytest.approx(2 * 4 * trained / ranks, rel=0.01)  # two moments, and counters
+    assert parts["gradients"] == 4 * trained  # whole until the last of several microbatches
+    assert 0 < parts["gathered weights"] < 4 * planned["parameters"]
+    latents = 6 * 12 * ((2 + 1) + 2 + 2 + 2 + 2)  # those of the window, means and velocities, and the reference's
+    assert parts["trajectories"] == latents * 8 * 8 * 8 * 4
+    assert parts["images"] == 6 * 12 * 3 * 32 * 32 * 4
+    assert planned["memory"]["peak"] == max(planned["memory"]["peaks"].values())
+
+
+def test_seconds_are_flops_over_the_rate_that_is_reached(planned: dict[str, Any]) -> None:
+    rates = {"bf16": 989.4e12, "tf32": 494.7e12, "fp32": 66.9e12}
+    for part in planned["parts"]:
+        flops = sum(flops / (0.5 * rates[rate]) for rate, flops in part["work"].items())
+        assert part["seconds"] == pytest.approx(flops + part["traffic"] / 4.8e12)
+    whole = sum(part["seconds"] for part in planned["parts"])
+    assert planned["iteration_seconds"] == pytest.approx(whole)
+    images = 6 * 12 * 8
+    assert planned["images"] == images
+    assert planned["hours_per_1000_images"] == pytest.approx(whole / images * 1000 / 3600)
+
+
+def test_a_run_stands_beside_its_plan(planned: dict[str, Any]) -> None:
+    measured = planned["measured"]
+    assert measured["seconds"] == {name.removeprefix("seconds/"): value for name, value in LOGGED.items()}
+    assert (measured["iterations"], measured["iteration_seconds"]) == (2, 6.0)
+    assert (measured["evals"], measured["peak"]) == (700.0, 0.25 * 2**30)
+    assert "6 seconds[/] measured (median of 2 iterations), 700 transformer evaluations" in planned["text"]
+
+
+def test_it_says_what_was_assumed_and_what_may_be_wrong(planned: dict[str, Any]) -> None:
+    assert "50% of these rates are reached (--utilization)" in planned["text"]
+    assert "config.json of data/nano/sd3, from its folder" in planned["text"]
+    assert planned["cautions"] == []
+    assert "everything else is part of the utilization" in planned["text"]
+
+
+def test_cautions_and_a_rate_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = ["--model.policy.step_window.start_max=0", "--model.reward=configs/rewards/jpeg_size.yaml"]
+    assert main([*NANO, *SMALL, *changes, "--tflops=0.1", "--gpu=rtx4090", "--model.policy.decode_batch_size=9"]) == 0
+    printed = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "steps 2-3 of 4 are never inside the window, and never trained" in printed
+    assert "reward jpegsize is counted neither in seconds nor in memory: a plan does not know" in printed
+    assert "not counted not counted" in printed
+    assert "0.1 TFLOP/s in bfloat16" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*NANO, "--gpu=h2000"], "gpu must be one of a100-40, .* got 'h2000'"),
+        ([*NANO, "--tflops=0"], r"tflops must be above 0, got 0\.0"),
+        ([*NANO, "--model.policy.height=60"], "height must be a multiple of .* got 60"),
+        ([*NANO, "--model.policy.lora.targets=[to_qq]"], "no linear layer of SD3Transformer2DModel is called 'to_qq'"),
+        ([*NANO, "--model.policy.backbone.pretrained=who/what"], "who/what.*not among the published ones"),
+        (["--config", "configs/llm.yaml"], "a plan needs a DiffusionPolicy.* got PromptPolicy"),
+        (["--measured", "nowhere"], "measured must be the folder of a run"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert re.search(f"^error: .*{message}", error, re.DOTALL)
+    assert "Traceback" not in error
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys; from realgen.plan import parse_arguments\ntry: parse_arguments(['--help'])\n"
+    code += "except SystemExit: sys.exit('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--utilization" in result.stdout
+    assert "configs/diffusion_flux.yaml --gpu h200" in result.stdout
