@@ -225,6 +225,8 @@ class FlowSDE(Transition):
 class DanceSDE(Transition):
     """DanceGRPO's SDE, see ``dance_sde_step``: the same noise at all sigmas.
 
+    Its steps draw other images than those of ``FlowSDE``: an approximate option, to be compared by what it learns.
+
     Args:
         noise_level: a >= 0, the paper's eta.
     """
@@ -241,6 +243,8 @@ class DanceSDE(Transition):
 
 class CPS(Transition):
     """Coefficients-preserving sampling, see ``cps_step``: clean images after few steps.
+
+    It draws other images than ``FlowSDE`` does: an approximate option, to be compared by what it learns.
 
     Args:
         noise_level: a in [0, 1], from none of the noise fresh to all of it.

@@ -131,7 +131,7 @@ class SlidingWindow(StepWindow):
     """A window that moves from the first step to the last over the run (MixGRPO, arXiv:2507.21802).
 
     start = min(stride * (iteration // interval), num_steps - size): early, coarse decisions are trained before late,
-    fine ones. All prompts of an iteration share it.
+    fine ones. All prompts of an iteration share it. Approximate: an iteration trains the steps of one place only.
 
     Args:
         size: Stochastic steps, at least 1; the paper finds 4 enough.
