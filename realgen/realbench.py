@@ -111,7 +111,8 @@ def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
         The benchmark, ready to run.
 
     Raises:
-        ConfigError: If a constructor refuses its arguments, or prompts and images do not fit together.
+        ConfigError: If a constructor refuses its arguments, prompts and images do not fit together, or a judge that is
+            to be asked lacks its key.
     """
     from realgen.benchmark.detector_scoring import Judges
     from realgen.benchmark.prompt_set import choose_evenly, read_prompt_set
@@ -147,6 +148,8 @@ def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
             device=str(usable_device(made.device)),
         )
         bench.find_images()
+        if made.arena is not None and not config["dry_run"] and config["part"] is None:
+            made.arena.judge.check()
     except ValueError as error:
         raise ConfigError(plain.blame(error, config)) from error
     return bench

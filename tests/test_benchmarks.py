@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -255,6 +257,46 @@ def test_recomputed_activations_are_no_work_of_the_model(benchmark_module: Any) 
     result["setting"]["gradient_checkpointing"] = False
     assert speed(result, None)["model_flops"] == 36 / 4
     assert speed(result, None)["model_utilisation"] is None
+
+
+def test_calls_with_a_list_of_rows_are_made_again_too(benchmark_module: Any, tmp_path: Path) -> None:
+    from realgen.functional.flow_sde import FlowSDE
+    from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
+    from realgen.policies.backbones import ZImage
+    from tests.helpers import tiny_pipelines
+
+    tiny_pipelines.write("z_image", tmp_path)
+    size = {"num_steps": 3, "height": tiny_pipelines.SIZE, "width": tiny_pipelines.SIZE}
+    how: dict[str, Any] = {"transition": FlowSDE(), "step_window": RandomWindow(2), "lora": LoRA(rank=2), **size}
+    policy = DiffusionPolicy(ZImage(str(tmp_path)), **how)
+    policy.load()
+    measuring = benchmark_module("measuring")
+    bare, phase = measuring.BareCalls(policy), "rollout"
+    hook = policy.transformer.register_forward_pre_hook(
+        lambda _, args, kwargs: bare.record(phase, args, kwargs), with_kwargs=True
+    )
+    rollout = policy.rollout(["a cat"], 3, generator=torch.Generator().manual_seed(0))
+    phase = "update"
+    policy.score(rollout, torch.arange(3))
+    hook.remove()
+    assert bare.rows == {"rollout": 3 * 3, "reference": 0, "update": 3 * 2}
+    flops = FlopCounterMode(display=False)
+    with flops:
+        costs = bare.replay(measuring.Clock(flops.get_total_flops, list))
+    assert costs["update"] / 6 > 2 * costs["rollout"] / 9 > 0  # a backward pass costs more than a forward pass
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [("NVIDIA H200", 989.4), ("NVIDIA A100-SXM4-80GB", 312.0), ("NVIDIA GeForce RTX 4090", 165.2), ("Tesla T4", None)],
+)
+def test_a_gpu_is_known_by_the_name_its_driver_tells(
+    name: str, tflops: float | None, benchmark_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: name)
+    expected = None if tflops is None else pytest.approx(tflops * 1e12)
+    assert benchmark_module("full_size").peak_flops() == expected
 
 
 @pytest.mark.slow

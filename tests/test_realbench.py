@@ -204,6 +204,17 @@ def test_mistakes_take_a_line(
     assert line.startswith(message)
 
 
+def test_a_missing_key_is_said_before_a_folder_is_made(
+    toys: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    arguments = [*toys[:2], f"--output_dir={tmp_path / 'runs'}", f"--arena={ARENAS[0].with_name('openai.yaml')}"]
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith("error: arena.judge.api_key_variable names the environment variable")
+    assert main([*arguments, "--dry-run"]) == 0
+    assert not (tmp_path / "runs").exists()
+
+
 def test_broken_images_are_named(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_set(tmp_path / "mine", (0, 0, 0, 0))
     (tmp_path / "mine" / "00002.png").write_bytes(b"broken")

@@ -125,8 +125,8 @@ def peak_flops() -> float | None:
     """Dense bfloat16 FLOP/s of this machine's GPU, if it is among those that plans know."""
     if not torch.cuda.is_available():
         return None
-    name = torch.cuda.get_device_name().lower()
-    return next((gpu.rates["bf16"] for key, gpu in GPUS.items() if key in name), None)
+    name = torch.cuda.get_device_name().lower().replace(" ", "")
+    return next((gpu.rates["bf16"] for key, gpu in GPUS.items() if key.partition("-")[0] in name), None)
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -120,7 +120,8 @@ class BareCalls:
         shapes = str([(tensor.dtype, tuple(tensor.shape)) for tensor in tensors])
         if shapes not in self._inputs:
             self._inputs[shapes] = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
-        self.calls.append(Call(phase, torch.is_grad_enabled(), shapes, len(tensors[0])))
+        latents = args[0] if args else next(iter(kwargs.values()))  # a tensor, or a list with one for each row
+        self.calls.append(Call(phase, torch.is_grad_enabled(), shapes, len(latents)))
 
     @property
     def rows(self) -> dict[str, int]:
@@ -147,9 +148,9 @@ class BareCalls:
     def _make(self, call: Call) -> None:
         args, kwargs = self._inputs[call.shapes]
         with torch.set_grad_enabled(call.grad):
-            output = self.policy.backbone.transformer(*args, **kwargs)[0]
+            output = tree_leaves(self.policy.backbone.transformer(*args, **kwargs)[0])
         if call.grad:
-            output.backward(torch.ones_like(output))
+            torch.autograd.backward(output, [torch.ones_like(part) for part in output])
 
     def _fill(self, tensor: Tensor) -> Tensor:
         if not tensor.is_meta:

@@ -144,7 +144,8 @@ def _read_prompts(path: Path) -> tuple[list[str], list[str] | None, list[str] | 
     if path.suffix.lower() == ".json":
         return _read_json_prompts(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines(), which would cut a prompt in two at a line separator that a language model has put into it.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"prompts: {path} cannot be read as UTF-8 text ({error}).") from error
     while lines and not lines[-1].strip():

@@ -168,7 +168,7 @@ def _charts(arena: Found) -> Iterator[Chart]:
         note = "Bradley-Terry strengths on Elo's scale: 100 points more win 64% of the pairs, 400 points 91%. "
         note += "The line at 1000 is the mean of all contestants."
         if any(entry.score.low is None for entry in ranks):
-            note += " Who won all or lost all has no interval: how far away it is cannot be told."
+            note += " Who won all, lost all or tied all has no interval: drawing these prompts again tells nothing."
         yield chart("Elo", ranks, arrow="↑", note=note, dots=True, reference=1000.0)
 
 

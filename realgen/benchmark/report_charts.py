@@ -145,7 +145,7 @@ def axis(low: float, high: float) -> list[float]:
         3 to 7 numbers that are multiples of 1, 2, 2.5 or 5 times a power of ten.
 
     Example:
-        >>> axis(0, 2.6), axis(0.262, 0.279), axis(880, 1226)
+        >>> axis(0.0, 2.6), axis(0.262, 0.279), axis(880.0, 1226.0)
         ([0.0, 1.0, 2.0, 3.0], [0.26, 0.265, 0.27, 0.275, 0.28], [800.0, 900.0, 1000.0, 1100.0, 1200.0, 1300.0])
     """
     if low == high:

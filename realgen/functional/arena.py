@@ -18,6 +18,8 @@ from realgen.functional.proportion import win_rate_limits
 
 _STEPS = 200
 """Newton steps after which the fit gives up; it takes about ten."""
+_SAME = 1e-6
+"""Log-strengths no further apart are the same: the fit stops at a change of 1e-8."""
 
 
 class PositionBias(NamedTuple):
@@ -225,7 +227,8 @@ def bradley_terry_intervals(
     A model that beat everyone it met, or lost to everyone, has a strength because of the virtual ties only: drawing
     prompts again gives the same record, and could not tell how far above or below the others it may be. Its limits are
     NaN; so are all of one prompt. More exactly, only a model that a circle of wins or ties joins to another has
-    limits (Ford 1957).
+    limits (Ford 1957). Nor has one whose strength is the same in all resamples, as where all pairs are ties: that is no
+    certainty, for as little as ten wins of ten are one.
 
     Args:
         wins: [P, M, M] wins prompt by prompt, as ``win_matrices`` gives them.
@@ -253,7 +256,7 @@ def bradley_terry_intervals(
     drawn = resampled_means(wins.flatten(1), resamples=resamples, seed=seed) * len(wins)
     limits = percentile_limits(bradley_terry(drawn.view(-1, *total.shape) + ties), confidence)
     reach = _reach(total > 0)
-    known = ((reach & reach.mT).sum(-1) > 1) & (len(wins) > 1)
+    known = ((reach & reach.mT).sum(-1) > 1) & (len(wins) > 1) & (limits[1] - limits[0] > _SAME)
     low, high = (limit.where(known, torch.nan) for limit in limits)
     return Strengths(value, low, high)
 

@@ -117,7 +117,7 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
             return number * unit
     try:
         date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a year that no calendar has
         return None
     return max(0.0, date.timestamp() - now)
 

@@ -17,7 +17,15 @@ from realgen.planning.rehearsal import Counts
 from realgen.planning.rewards import RewardCost
 
 FLOAT32 = 4
-STAYS = ("frozen weights", "trained weights", "optimizer state", "moving averages")
+ON_DEMAND: dict[str, tuple[str, ...]] = {
+    "text encoding": ("text encoders", "VAE", "rewards"),
+    "rollout": ("rewards",),
+    "decode": ("VAE", "rewards"),
+    "reference": ("rewards",),
+    "update": (),
+}
+"""Of what waits on the CPU, what is there at a phase's fullest moment: the rewards until the first call with gradient,
+the decoder until the transformer's next call, which is the next chunk's (``realgen.strategies.on_demand``)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,8 @@ def find_memory(recipe: Recipe, counts: Counts, prices: Prices, rewards: Sequenc
         rewards: Of each part of the reward.
 
     Returns:
-        The memory, without what lies inside kernels and communication, and without what an allocator cannot use.
+        The memory, without what lies inside kernels and communication, without the rewards' activations, and without
+        what an allocator cannot use.
     """
     policy, sharding = recipe.policy, recipe.sharding
     backbone: Any = policy.backbone
@@ -77,15 +86,23 @@ def find_memory(recipe: Recipe, counts: Counts, prices: Prices, rewards: Sequenc
         parts["rewards"] = judged
     activations = _activations(counts, prices)
     parts["activations"] = max(activations.values())
-    return Memory(parts, _peaks(parts, activations, sharding))
+    return Memory(parts, find_peaks(parts, activations, sharding))
 
 
-def _peaks(parts: dict[str, int | None], activations: dict[str, int], sharding: Sharding) -> dict[str, int]:
-    waiting = ("text encoders", "VAE", "rewards")
-    needs = {"text encoding": ("text encoders",), "decode": ("VAE",), "reward": ("rewards",)}
+def find_peaks(parts: dict[str, int | None], activations: dict[str, int], sharding: Sharding) -> dict[str, int]:
+    """Add up what is there at the fullest moment of each phase.
+
+    Args:
+        parts: Bytes by name, as in ``Memory``.
+        activations: Bytes that each phase adds.
+        sharding: Says whether frozen networks wait on the CPU.
+
+    Returns:
+        Bytes by phase.
+    """
     peaks = {}
     for phase, transient in activations.items():
-        absent = set(waiting) - set(needs.get(phase, ())) if sharding.on_demand else set()
+        absent = {"text encoders", "VAE", "rewards"}.difference(ON_DEMAND[phase]) if sharding.on_demand else set()
         if phase != "update":
             absent.add("gradients")
         if phase != "reference":

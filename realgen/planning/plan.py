@@ -113,7 +113,7 @@ def _assumptions(recipe: Recipe, prompt_tokens: int) -> tuple[str, ...]:
     policy = recipe.policy
     said = [
         "FLOPs: of matrix products, convolutions and attention; everything else is part of the utilization",
-        "left out: validation, logging, checkpoints, communication between GPUs, loading",
+        "left out: validation, logging, checkpoints, communication between GPUs, loading, and the rewards' activations",
         "taken for granted: no group has zero advantages, so no row is spared",
     ]
     if len(policy.step_window.starts(policy.num_steps)) > 1:

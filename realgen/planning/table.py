@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from realgen.planning.forecast import Forecast, Measured
@@ -31,7 +32,7 @@ def show(plan: Plan, expected: Forecast | None, measured: Measured | None, conso
     """
     ranks = f"{plan.ranks} GPUs" if plan.ranks > 1 else "1 device"
     for name, text in _head(plan, expected, ranks):
-        console.print(f"[bold]{name:11}[/]  {text}", highlight=False)
+        console.print(f"[bold]{name:11}[/]  {escape(text)}", highlight=False)
     console.print(phase_table(plan, expected, measured))
     if expected is not None:
         hours = f"{expected.hours_per_1000_images:.3g} hours for 1,000 images on {ranks}"
@@ -42,7 +43,7 @@ def show(plan: Plan, expected: Forecast | None, measured: Measured | None, conso
         console.print(_told(plan, expected, measured), highlight=False)
     console.print(memory_table(plan, expected, measured))
     for caution in (*plan.cautions, *gpu_cautions(plan, expected)):
-        console.print(f"[yellow]caution:[/] {caution}", highlight=False)
+        console.print(f"[yellow]caution:[/] {escape(caution)}", highlight=False)
     for assumption in plan.assumptions:
         console.print(f"[dim]{assumption}[/]", highlight=False)
 

@@ -57,6 +57,13 @@ def test_text_file_with_a_folder_of_photographs_of_any_names(tmp_path: Path) -> 
     assert [(prompt.name, prompt.prompt) for prompt in found] == [("b", "a cat"), ("z", "a dog")]
 
 
+def test_only_an_end_of_line_ends_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("a cat\u2028on a mat\r\na\x0btower\x85\nthe sea\n\n".encode())
+    found = [prompt.prompt for prompt in read_prompt_set(path)]
+    assert found == ["a cat\u2028on a mat", "a\x0btower", "the sea"]
+
+
 def test_photographs_without_leading_zeros_are_counted_not_spelled(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\n".join(f"prompt {number}" for number in range(1, 13)), encoding="utf-8")
     for number in range(1, 13):

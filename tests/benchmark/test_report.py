@@ -207,7 +207,7 @@ def test_what_has_no_interval_is_shown_without(tmp_path: Path) -> None:
     assert shown.table("score")["omniaid ↑"] == ["42.5"]
     assert shown.table("contestant")["real"] == ["1", "1035", "0.20"]
     assert shown.table("contestants")["base against real"][0] == "50.0%"
-    assert "Who won all or lost all has no interval" in shown.text
+    assert "Who won all, lost all or tied all has no interval" in shown.text
     assert "None" not in shown.text
 
 

@@ -216,6 +216,15 @@ def test_who_won_all_or_lost_all_has_no_limits():
     assert bool((found.value < found.high)[1:3].all())
 
 
+def test_who_tied_all_has_no_limits():
+    """As with a judge that always takes the first image: drawing ties again gives ties, which is no certainty."""
+    wins = torch.zeros(8, 3, 3, dtype=torch.float64)
+    wins[:, 0, 1] = wins[:, 1, 0] = 0.5
+    assert bool(bradley_terry_intervals(wins[:, :2, :2], resamples=50).low.isnan().all())
+    wins[:5, 1, 2] = wins[5:, 2, 1] = 1
+    assert not bool(bradley_terry_intervals(wins, resamples=50).low.isnan().any())
+
+
 def test_those_who_never_met_are_not_ranked():
     wins = torch.tensor([[0.0, 3.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     with pytest.raises(ValueError, match="the strengths do not exist"):

@@ -43,6 +43,7 @@ def test_durations(text, seconds):
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
         ({"retry-after": DATE}, 10.0),
         ({"retry-after": "later"}, 0.0),
+        ({"retry-after": f"Mon, 01 Jan {9**20} 00:00:00 GMT"}, 0.0),
         ({"retry-after": "-3"}, 0.0),
         ({"retry-after": "inf"}, 0.0),
         ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "6m0s"}, 360.0),
