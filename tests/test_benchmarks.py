@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,15 +47,19 @@ def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The JSON of a tiny iteration of the default recipe, after the one that warms up."""
-    folder = tmp_path_factory.mktemp("benchmark")
+def result_of(name: str, folder: Path, arguments: Sequence[str]) -> dict[str, Any]:
+    """The JSON that a benchmark leaves when it is run from the repository's root."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.syspath_prepend(ROOT / "experiments" / "benchmarks")
-        assert importlib.import_module("grpo_iteration").main(["--iterations=1", f"--output={folder}", *TINY]) == 0
-    return json.loads((folder / "grpo_iteration.json").read_text())
+        assert importlib.import_module(name).main([f"--output={folder}", *arguments]) == 0
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The JSON of a tiny iteration of the default recipe, after the one that warms up."""
+    return result_of("grpo_iteration", tmp_path_factory.mktemp("benchmark"), ["--iterations=1", *TINY])
 
 
 def test_each_transformer_row_is_counted_and_foretold(result: dict[str, Any]) -> None:
@@ -124,13 +129,7 @@ REWRITING = [
 @pytest.fixture(scope="module")
 def rewriting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The JSON of a tiny rewriting iteration of the default recipe, after the one that warms up."""
-    folder = tmp_path_factory.mktemp("rewriting")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.syspath_prepend(ROOT / "experiments" / "benchmarks")
-        main = importlib.import_module("rewriting_iteration").main
-        assert main(["--iterations=1", f"--output={folder}", *REWRITING]) == 0
-    return json.loads((folder / "rewriting_iteration.json").read_text())
+    return result_of("rewriting_iteration", tmp_path_factory.mktemp("rewriting"), ["--iterations=1", *REWRITING])
 
 
 @pytest.mark.slow
@@ -180,13 +179,7 @@ PLAIN = [
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The JSON of one tiny round of the default recipe against the published scripts' way."""
-    folder = tmp_path_factory.mktemp("baseline")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.syspath_prepend(ROOT / "experiments" / "benchmarks")
-        main = importlib.import_module("plain_baseline").main
-        assert main(["--rounds=1", f"--output={folder}", *PLAIN]) == 0
-    return json.loads((folder / "plain_baseline.json").read_text())
+    return result_of("plain_baseline", tmp_path_factory.mktemp("baseline"), ["--rounds=1", *PLAIN])
 
 
 def test_the_plain_script_learns_the_same_in_more_calls(baseline: dict[str, Any]) -> None:

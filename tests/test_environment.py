@@ -75,7 +75,8 @@ def test_imports_and_dependencies_agree() -> None:
 
 @pytest.mark.parametrize("name", ["Makefile", "constraints.txt", "environment.yml", "pyproject.toml", ".ci/run"])
 def test_packages_come_from_where_the_user_says(name: str) -> None:
-    assert not re.search(r"index-url|find-links|trusted-host|file://|https?://", (ROOT / name).read_text())
+    """Neither an address nor an option of pip that names one; without the dashes too, as in a requirements file."""
+    assert not re.search(r"://|\b(extra-)?index-|\bfind-l|\btrusted-", (ROOT / name).read_text())
 
 
 def test_shapes_are_checked_in_tests() -> None:

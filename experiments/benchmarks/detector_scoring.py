@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import Clock, stopwatch
+from measuring import Clock, leave, stopwatch
 from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
@@ -257,12 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--rounds must be at least 1, got {arguments.rounds}.")
     result = run(arguments)
     show(result, Console())
-    text = json.dumps(result, indent=2) + "\n"
-    if arguments.output is None:
-        sys.stdout.write(text)
-    else:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "detector_scoring.json").write_text(text)
+    leave(result, arguments.output, "detector_scoring.json")
     return 0
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import grpo_iteration
 import plain_baseline
 import torch
+from measuring import leave
 from rich.console import Console
 from torch import nn
 
@@ -178,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "iteration" in result:
         result["training"] = training_speed(result["iteration"], peak_flops())
     show(result, Console())
-    (known.output / "full_size.json").write_text(json.dumps(result, indent=2) + "\n")
+    leave(result, known.output, "full_size.json")
     return 0
 
 

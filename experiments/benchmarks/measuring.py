@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import wraps
 from itertools import groupby, pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -157,3 +160,13 @@ class BareCalls:
             return tensor
         make = torch.randn_like if tensor.is_floating_point() else torch.ones_like
         return make(tensor, device=self.policy.device)
+
+
+def leave(result: dict[str, Any], folder: Path | None, name: str) -> None:
+    """Write a benchmark's JSON into a folder, made if need be; without one print it."""
+    text = json.dumps(result, indent=2) + "\n"
+    if folder is None:
+        sys.stdout.write(text)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from grpo_iteration import BenchmarkCLI, IterationBenchmark, setting, spread, total
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from measuring import PHASES, Clock
+from measuring import PHASES, Clock, leave
 from plain_script import PlainScript, Sampled, rewards_of
 from rich.box import SIMPLE
 from rich.console import Console
@@ -331,12 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.trainer.fit(cli.model, cli.datamodule)
     result = {"arguments": arguments, **report(benchmark)}
     show(result, Console())
-    text = json.dumps(result, indent=2) + "\n"
-    if known.output is None:
-        sys.stdout.write(text)
-    else:
-        known.output.mkdir(parents=True, exist_ok=True)
-        (known.output / "plain_baseline.json").write_text(text)
+    leave(result, known.output, "plain_baseline.json")
     return 0
 
 

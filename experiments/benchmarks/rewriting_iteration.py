@@ -7,7 +7,6 @@ measured, and what is not.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from grpo_iteration import BenchmarkCLI, WatchedReward, peak_rss, spread, total
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from measuring import Timeline, stopwatch
+from measuring import Timeline, leave, stopwatch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -228,12 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.trainer.fit(cli.model, cli.datamodule)
     result = {"arguments": arguments, **report(benchmark)}
     show(result, Console())
-    text = json.dumps(result, indent=2) + "\n"
-    if known.output is None:
-        sys.stdout.write(text)
-    else:
-        known.output.mkdir(parents=True, exist_ok=True)
-        (known.output / "rewriting_iteration.json").write_text(text)
+    leave(result, known.output, "rewriting_iteration.json")
     return 0
 
 

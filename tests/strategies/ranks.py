@@ -28,7 +28,7 @@ from realgen.types import Rollout
 from tests.helpers.toy_grpo import Color, Prompts, batch_of, trainer
 
 GROUP, MICROBATCH = 4, 3
-LR = 3e-3
+LR = 1e-2
 EPS = 1e-4
 """As large as the gradients are: with Adam's own 1e-8 a rounding of a tiny one would turn its whole step around."""
 NORM = 0.002

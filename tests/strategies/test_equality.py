@@ -105,7 +105,7 @@ def assert_equal(
         assert values["ratio/on_policy_deviation"] <= on_policy
         assert distance(found["gradient"], truth["gradient"]) < tolerance
         assert distance(found["weights"], truth["weights"]) < tolerance
-    assert expected[1]["values"]["kl"] > 1e-7  # the reference is another policy by then
+    assert expected[1]["values"]["kl"] > 1e-6  # the reference is another policy by then
 
 
 @pytest.fixture(scope="module")
