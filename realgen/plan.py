@@ -51,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         measured = None if options.measured is None else read_measured(options.measured)
         if options.measured is not None and not any(argument in ("-c", "--config") for argument in _keys(rest)):
             rest = [f"--config={options.measured / 'config.yaml'}", *rest]
-        plan = make_plan(read_recipe(rest), prompt_tokens=options.prompt_tokens)
-        expected = None if gpu is None else forecast(plan, gpu, options.utilization)
+        recipe = read_recipe(rest)
+        plan = make_plan(recipe, prompt_tokens=options.prompt_tokens)
+        used = None if gpu is None else gpu.multiplying(recipe.float32_matmul_precision)
+        expected = None if used is None else forecast(plan, used, options.utilization)
         if options.json is not None:
             text = json.dumps(as_json(plan, expected, measured), indent=2) + "\n"
             options.json.write_text(text, encoding="utf-8")
@@ -197,6 +199,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         reward=reward,
         iterations=_iterations(trainer),
         averages=len(averages),
+        float32_matmul_precision=config["float32_matmul_precision"],
     )
 
 

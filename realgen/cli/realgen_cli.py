@@ -23,6 +23,7 @@ from realgen.cli.arguments import asks_for_help, first_config, read_arguments, s
 from realgen.cli.components import visit
 from realgen.cli.config_error import ConfigError
 from realgen.cli.diagnosis import blame, condense, problems
+from realgen.cli.matmul_precision import MatmulPrecision, SetMatmulPrecision
 from realgen.cli.quiet import drop_anonymous, quiet_lightning, quiet_wandb
 from realgen.cli.run_dir import LAST, Run, find_run
 from realgen.cli.save_config import SaveConfig
@@ -166,6 +167,7 @@ class RealGenCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the callbacks and loggers of the config."""
         callbacks = [callback for callback in self.config_init.callbacks.values() if callback is not None]
+        callbacks.append(SetMatmulPrecision(self.config_init.float32_matmul_precision))
         callbacks.append(SaveConfig(self._config_text, self.run.path / "config.yaml"))
         trainer_config = {**self.config_init.trainer, **kwargs}
         if trainer_config["logger"] is None:
@@ -178,6 +180,11 @@ class RealGenCLI(LightningCLI):
 _ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
     "callbacks": (dict[str, Callback | None], {}, "Callbacks by name; null drops one."),
     "loggers": (dict[str, Logger | None], {}, "Loggers by name; null drops one. A CSV is written beside them."),
+    "float32_matmul_precision": (
+        MatmulPrecision,
+        "highest",
+        "How float32 matrices are multiplied: highest, or high, with which GPUs may round factors to TF32, or medium.",
+    ),
     "run_dir": (str | None, None, "Folder of the run; by default OUTPUT_DIR/RECIPE/DATE-TIME."),
     "output_dir": (str, "runs", "Where the folders of runs are made."),
     "ckpt_path": (str | None, None, "Go on from a checkpoint: last, or a path."),

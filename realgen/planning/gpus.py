@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GIB = 2**30
 
@@ -17,15 +17,33 @@ class GPU:
     bf16: float
     """TFLOP/s of matrix products in bfloat16 or float16, summed in float32."""
     tf32: float
-    """TFLOP/s of convolutions in float32, for which PyTorch lets cuDNN round factors to TF32."""
+    """TFLOP/s in float32 where factors may be rounded to TF32, as PyTorch lets cuDNN do for convolutions."""
     fp32: float
-    """TFLOP/s of matrix products in float32, which PyTorch does not round."""
+    """TFLOP/s of matrix products in float32, which PyTorch does not round unless it is told to."""
     memory: float
     """Bytes; 0 where it is not known."""
     bandwidth: float
     """Bytes per second to and from the memory; 0 where it is not known."""
     source: str
     """Where the numbers come from."""
+
+    def multiplying(self, float32_matmul_precision: str) -> GPU:
+        """The GPU as a run uses it: with TF32 for float32 products too, unless the precision is ``highest``.
+
+        Args:
+            float32_matmul_precision: PyTorch's setting. With ``medium`` products run in TF32 as well, as on CUDA today.
+
+        Returns:
+            It, with the rate of TF32 for float32 products, or unchanged.
+
+        Example:
+            >>> GPUS["h200"].multiplying("high").fp32
+            494.7
+        """
+        if float32_matmul_precision == "highest":
+            return self
+        source = f"{self.source}; float32 rounded to TF32, float32_matmul_precision={float32_matmul_precision}"
+        return replace(self, fp32=self.tf32, source=source)
 
     @property
     def rates(self) -> Mapping[str, float]:

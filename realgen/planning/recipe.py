@@ -68,6 +68,8 @@ class Recipe:
     """Of the whole run; None where it has no end."""
     averages: int = 0
     """Moving averages of the trained weights that are kept (callbacks of class EMA)."""
+    float32_matmul_precision: str = "highest"
+    """Whether GPUs may round the factors of float32 products, in PyTorch's words."""
 
     @property
     def policy(self) -> DiffusionPolicy:

@@ -147,9 +147,12 @@ def gpu_cautions(plan: Plan, expected: Forecast | None) -> Iterator[str]:
     few = [work["fp32"] for work in works if work["fp32"] < 0.1 * total(work)]  # a low-precision solver leaves more
     slow = expected.gpu.seconds({"fp32": sum(few, 0.0)}, expected.utilization)
     if slow > 0.05 * expected.iteration:
+        faster = "trainer.precision=bf16-mixed would round them to bfloat16"
+        if expected.gpu.fp32 < expected.gpu.tf32:
+            faster = f"float32_matmul_precision=high lets the GPU round their factors to TF32, and {faster}"
         yield (
             f"{slow:.3g} of the {expected.iteration:.4g} seconds are products in float32 beside a model in bfloat16 "
-            "(its adapters); trainer.precision=bf16-mixed would round them to bfloat16"
+            f"(its adapters); {faster}"
         )
 
 
