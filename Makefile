@@ -19,7 +19,7 @@ STAMP :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help fit test lint format nano pin clean
+.PHONY: help fit test coverage lint format nano pin clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ fit: $(STAMP)  ## build the environment and train the default; ARGS="--model.x=1
 	$(BIN)/python -m realgen.fit --config configs/diffusion.yaml $(ARGS)
 
 test: lint  ## lint, then run every test; ARGS="-k name" selects
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+
+# Apart from test, because following every line doubles the time.
+coverage: $(STAMP)  ## run every test and tell which lines none runs; fails below 90 %
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term --cov-fail-under 90 $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, import-linter, codespell

@@ -30,7 +30,6 @@ SHORT = [
     "--model.metrics=null",
     "--loggers.wandb=null",
 ]
-ONE = "--trainer.limit_train_batches=1"
 
 pytestmark = pytest.mark.slow
 
@@ -104,11 +103,18 @@ def test_two_and_two_iterations_equal_four(straight: Path, repository: Path, tmp
     assert rows(tmp_path / "run") + rows(tmp_path / "run", 1) == rows(straight)
 
 
-@pytest.mark.parametrize("recipe", ["llm", "joint"])
-def test_recipes_with_a_language_model_too(recipe: str, repository: Path, tmp_path: Path) -> None:
-    fit(tmp_path / "straight", ONE, epochs=2, recipe=recipe)
-    fit(tmp_path / "run", ONE, epochs=1, recipe=recipe)
-    fit(tmp_path / "run", ONE, epochs=2, recipe=recipe, resume=True)
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("llm", ["--model.policy.max_tokens=32"]),
+        ("joint", ["--model.policy.rewriter.max_tokens=32", "--model.policy.images_per_rewrite=2"]),
+    ],
+)
+def test_recipes_with_a_language_model_too(recipe: str, words: list[str], repository: Path, tmp_path: Path) -> None:
+    words = [*words, "--trainer.limit_train_batches=1", "--model.validation_samples_per_prompt=1"]
+    fit(tmp_path / "straight", *words, epochs=2, recipe=recipe)
+    fit(tmp_path / "run", *words, epochs=1, recipe=recipe)
+    fit(tmp_path / "run", *words, epochs=2, recipe=recipe, resume=True)
     assert_equal_ends(tmp_path / "run", tmp_path / "straight")
     assert rows(tmp_path / "run") + rows(tmp_path / "run", 1) == rows(tmp_path / "straight")
 

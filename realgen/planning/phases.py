@@ -28,7 +28,7 @@ class Part:
     traffic: float = 0.0
     """Bytes to and from the GPU's memory, where these decide and not FLOPs."""
     note: str = ""
-    """Why something was not counted."""
+    """Why something was not counted, or what was taken for granted."""
 
 
 def find_parts(
@@ -54,7 +54,7 @@ def find_parts(
         work = None
         if cost.image is not None:
             work = add([scale(cost.image, float(counts.images)), scale(cost.prompt, float(recipe.prompts))])
-        yield Part("reward", cost.name, work, note=cost.note)
+        yield Part("reward", cost.name, work, traffic=cost.traffic * counts.images, note=cost.note)
     if counts.evals("reference"):
         yield _transformer("reference", "transformer", counts, prices, mixed=mixed)
     yield _transformer("update", "forward", counts, prices, mixed=mixed)

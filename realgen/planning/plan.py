@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from realgen.planning.architecture import find_architecture
@@ -13,7 +14,7 @@ from realgen.planning.phases import Part, find_parts
 from realgen.planning.prices import find_prices
 from realgen.planning.recipe import Recipe
 from realgen.planning.rehearsal import rehearse
-from realgen.planning.rewards import reward_costs
+from realgen.planning.rewards import RewardCost, reward_costs
 from realgen.planning.silence import silence
 
 WORD = "a "
@@ -93,7 +94,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
         trained=sum(weight.numel() for weight in trained),
         strategy=recipe.sharding.name,
         architecture=architecture.source,
-        assumptions=_assumptions(recipe, prompt_tokens),
+        assumptions=_assumptions(recipe, rewards, prompt_tokens),
         cautions=tuple(find_cautions(recipe, rewards)),
     )
 
@@ -108,7 +109,7 @@ def _check_rows(recipe: Recipe) -> None:
         )
 
 
-def _assumptions(recipe: Recipe, prompt_tokens: int) -> tuple[str, ...]:
+def _assumptions(recipe: Recipe, rewards: Sequence[RewardCost], prompt_tokens: int) -> tuple[str, ...]:
     """What was taken for granted."""
     policy = recipe.policy
     said = [
@@ -120,6 +121,7 @@ def _assumptions(recipe: Recipe, prompt_tokens: int) -> tuple[str, ...]:
         said.append("taken for granted: a window that moves is everywhere equally often")
     if not getattr(policy.backbone, "text_is_padded", True):
         said.append(f"taken for granted: a prompt has {prompt_tokens} tokens (--prompt_tokens)")
+    said += [f"taken for granted: {cost.note}" for cost in rewards if cost.note and cost.image is not None]
     if policy is not recipe.module.policy:
         said.append("left out: the rewriter's work")
     return tuple(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from realgen.detectors.network import DetectorNetwork
 from realgen.detectors.omniaid import OmniAID
 from realgen.planning.meter import Work, metered, num_bytes
 from realgen.planning.silence import silence
+from realgen.planning.vlm_cost import vlm_cost
 from realgen.rewards.alignment import Alignment
 from realgen.rewards.base import Reward
 from realgen.rewards.clip_similarity import ClipSimilarity
@@ -26,6 +28,10 @@ from realgen.rewards.realism import Realism
 from realgen.rewards.remote import RemoteReward
 from realgen.rewards.vlm_rating import VlmRating
 from realgen.rewards.weighted_sum import WeightedSum
+
+
+RATING_TOKENS = 16
+"""Of a rating between its tags, without reasoning."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,9 @@ class RewardCost:
     memory: int | None
     """Bytes of weights; None where they were not counted."""
     note: str = ""
-    """Why something was not counted."""
+    """Why something was not counted, or what was taken for granted."""
+    traffic: float = 0.0
+    """Bytes to and from the GPU's memory for one image, where these decide and not FLOPs."""
 
 
 def reward_costs(reward: Mapping[str, Any], *, height: int, width: int, name: str = "") -> list[RewardCost]:
@@ -54,7 +62,7 @@ def reward_costs(reward: Mapping[str, Any], *, height: int, width: int, name: st
         name: Of the part; by default its class.
 
     Returns:
-        One for each part. What writes text, asks a server or is of an unknown class is not counted, and says so.
+        One for each part. What asks a server or is of an unknown class is not counted, and says so.
     """
     kind, settings = _class(reward), reward.get("init_args") or {}
     name = name or kind.__name__.lower()
@@ -66,21 +74,21 @@ def reward_costs(reward: Mapping[str, Any], *, height: int, width: int, name: st
             return [_detector_cost(name, settings["detector"], torch.empty(1, 3, height, width, device="meta"))]
         if issubclass(kind, ClipSimilarity):
             return [_clip_cost(name, kind, settings)]
+        if issubclass(kind, VlmRating):
+            return [_rating_cost(name, kind, settings, height, width)]
     except (OSError, RuntimeError, ValueError) as error:
         return [_not_counted(name, f"{kind.__name__}: {(str(error).splitlines() or [''])[0]}")]
     if issubclass(kind, RemoteReward):
         return [RewardCost(name, None, {}, 0, "another machine's work")]
-    return [_not_counted(name, _why(kind))]
+    return [_unknown(name, kind)]
 
 
 def _not_counted(name: str, why: str) -> RewardCost:
     return RewardCost(name, None, {}, None, why)
 
 
-def _why(kind: type) -> str:
-    if issubclass(kind, ForensicChat | VlmRating):
-        return f"{kind.__name__} writes text, and how much is not known before"
-    return f"a plan does not know what {kind.__name__} computes"
+def _unknown(name: str, kind: type) -> RewardCost:
+    return _not_counted(name, f"a plan does not know what {kind.__name__} computes")
 
 
 def _class(spec: Mapping[str, Any]) -> type:
@@ -90,8 +98,10 @@ def _class(spec: Mapping[str, Any]) -> type:
 
 def _detector_cost(name: str, spec: Mapping[str, Any], images: torch.Tensor) -> RewardCost:
     kind, settings = _class(spec), spec.get("init_args") or {}
+    if issubclass(kind, ForensicChat):
+        return _answer_cost(name, kind, settings, *images.shape[2:])
     if not issubclass(kind, OmniAID | Effort):
-        return _not_counted(name, _why(kind))
+        return _unknown(name, kind)
     config_type: Any = EffortConfig if issubclass(kind, Effort) else kind.config_type
     network_type: Any = EffortNetwork if issubclass(kind, Effort) else kind.network_type
     with torch.device("meta"):
@@ -101,6 +111,40 @@ def _detector_cost(name: str, spec: Mapping[str, Any], images: torch.Tensor) -> 
     with torch.no_grad(), metered() as meter:
         network(images)
     return RewardCost(name, dict(meter.work), {}, num_bytes([*network.parameters(), *network.buffers()]))
+
+
+def _answer_cost(name: str, kind: type, settings: Mapping[str, Any], height: int, width: int) -> RewardCost:
+    """Of one forward pass, whose last logits are the answer."""
+    given = _completed(kind, settings)
+    limits = {limit: given[limit] for limit in ("min_pixels", "max_pixels")}
+    cost = vlm_cost(
+        given["pretrained"], height=height, width=width, dtype=given["dtype"], text=given["question"], **limits
+    )
+    return RewardCost(name, cost.image, {}, cost.memory, cost.note)
+
+
+def _rating_cost(name: str, kind: type, settings: Mapping[str, Any], height: int, width: int) -> RewardCost:
+    given = _completed(kind, settings)
+    most = given["max_new_tokens"]
+    written = most if given["thinking"] else min(most, RATING_TOKENS)
+    cost = vlm_cost(
+        given["pretrained"],
+        height=height,
+        width=width,
+        dtype=given["dtype"],
+        text=given["question"],
+        written_tokens=written,
+        batch_size=given["batch_size"],
+        max_pixels=given["max_pixels"],
+    )
+    notes = [f"reward {name} writes {written} tokens about each image", *([cost.note] if cost.note else [])]
+    return RewardCost(name, cost.image, {}, cost.memory, ", ".join(notes), cost.traffic)
+
+
+def _completed(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, with the constructor's defaults where a config leaves them out."""
+    arguments = inspect.signature(kind).parameters.values()
+    return {argument.name: settings.get(argument.name, argument.default) for argument in arguments}
 
 
 def _config(settings: Mapping[str, Any]) -> Mapping[str, Any] | Path:
