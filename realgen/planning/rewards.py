@@ -29,7 +29,6 @@ from realgen.rewards.remote import RemoteReward
 from realgen.rewards.vlm_rating import VlmRating
 from realgen.rewards.weighted_sum import WeightedSum
 
-
 RATING_TOKENS = 16
 """Of a rating between its tags, without reasoning."""
 
