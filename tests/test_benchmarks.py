@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -254,6 +253,7 @@ def test_recomputed_activations_are_no_work_of_the_model(benchmark_module: Any) 
 
 def test_calls_with_a_list_of_rows_are_made_again_too(benchmark_module: Any, tmp_path: Path) -> None:
     from realgen.functional.flow_sde import FlowSDE
+    from realgen.planning.meter import flop_counter
     from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
     from realgen.policies.backbones import ZImage
     from tests.helpers import tiny_pipelines
@@ -273,7 +273,7 @@ def test_calls_with_a_list_of_rows_are_made_again_too(benchmark_module: Any, tmp
     policy.score(rollout, torch.arange(3))
     hook.remove()
     assert bare.rows == {"rollout": 3 * 3, "reference": 0, "update": 3 * 2}
-    flops = FlopCounterMode(display=False)
+    flops = flop_counter()
     with flops:
         costs = bare.replay(measuring.Clock(flops.get_total_flops, list))
     assert costs["update"] / 6 > 2 * costs["rollout"] / 9 > 0  # a backward pass costs more than a forward pass

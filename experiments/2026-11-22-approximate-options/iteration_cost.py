@@ -17,8 +17,8 @@ from statistics import mean, median
 
 import torch
 from jsonargparse import ArgumentParser
-from torch.utils.flop_counter import FlopCounterMode
 
+from realgen.planning.meter import flop_counter
 from realgen.policies import DiffusionPolicy, Policy
 
 PROMPTS = ("a smiling woman", "a cat on a sofa", "old harbour", "moon over grass", "a cup of coffee", "a brick wall")
@@ -61,9 +61,9 @@ def count_flops(policy: DiffusionPolicy) -> tuple[float, float]:
     """MFLOPs of one transformer row: forward, and forward and backward."""
     rollout, one = policy.rollout(PROMPTS[:1], 2, generator=torch.Generator().manual_seed(0)), torch.arange(1)
     decisions = rollout.mask.shape[1]
-    with FlopCounterMode(display=False) as forward, torch.no_grad():
+    with flop_counter() as forward, torch.no_grad():
         policy.score(rollout, one)
-    with FlopCounterMode(display=False) as both:
+    with flop_counter() as both:
         policy.score(rollout, one).log_probs.sum().backward()
     policy.zero_grad(set_to_none=True)
     return forward.get_total_flops() / decisions / 1e6, both.get_total_flops() / decisions / 1e6

@@ -23,11 +23,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from realgen.callbacks import EMA
 from realgen.cli import ConfigError, RealGenCLI
 from realgen.modules import GRPOModule
+from realgen.planning.meter import flop_counter
 from realgen.policies import DiffusionPolicy
 from realgen.rewards.base import Reward
 from realgen.types import RewardOutput, Rollout
@@ -153,7 +153,7 @@ class IterationBenchmark(Callback):
 
     def _count_flops(self, batch: Any) -> Any:
         # Compiled programs would hide their FLOPs.
-        with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
+        with flop_counter() as counter, torch.compiler.set_stance("force_eager"):
             clock = self.timeline.clock = Clock(counter.get_total_flops, list)
             output = self.step(batch, 0)
             self.flops = {"phases": self.timeline.take(), "bare": self.bare.replay(clock), "rows": self.bare.rows}
@@ -187,7 +187,7 @@ def setting(module: GRPOModule, policy: DiffusionPolicy, rollout: Rollout) -> di
 
 
 def predicted_rows(module: GRPOModule, policy: DiffusionPolicy, rollout: Rollout) -> dict[str, int]:
-    """Transformer rows that the settings ask for, if no row of zero advantage is spared."""
+    """Transformer rows that the settings ask for with Euler steps, if no row of zero advantage is spared."""
     group, scored = rollout.group_size, rollout.mask.numel()
     noises = group // policy.samples_per_noise
     starts = rollout.trajectory["step_indices"][::group, 0].tolist()

@@ -26,10 +26,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from realgen.cli import ConfigError
 from realgen.modules import GRPOModule
+from realgen.planning.meter import flop_counter
 from realgen.rewards.clip_similarity import ClipSimilarity
 from realgen.types import PromptBatch
 
@@ -125,7 +125,7 @@ class BaselineBenchmark(IterationBenchmark):
 
     def _count(self, name: str, batch: Any) -> tuple[Any, dict[str, Any]]:
         """FLOPs, rows and calls; also warms up."""
-        with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
+        with flop_counter() as counter, torch.compiler.set_stance("force_eager"):
             self.timeline.clock = Clock(counter.get_total_flops, list)
             result = self.ways[name](batch)
             flops = self.timeline.take()

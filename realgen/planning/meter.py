@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    flop_registry,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+    shape_wrapper,
+)
 
 Work = Mapping[str, float]
 """FLOPs by the rate at which a GPU does them: ``bf16``, ``fp32``, or ``tf32`` for convolutions in float32."""
@@ -53,6 +59,32 @@ def rounded(work: Work) -> dict[str, float]:
     return {"bf16": total(work)}
 
 
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+_ATEN = torch.ops.aten
+_CPU_ATTENTION: Mapping[Any, Any] = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""FLOPs by the shapes of the arguments. PyTorch 2.11 counts none for these two."""
+_FORMULAS = {**{operator: shape_wrapper(formula) for operator, formula in _CPU_ATTENTION.items()}, **flop_registry}
+
+
+def flop_counter() -> FlopCounterMode:
+    """PyTorch's own counter of FLOPs, which counts a CPU's attention with every version of PyTorch.
+
+    Returns:
+        The counter, silent; a context manager with ``get_total_flops``.
+    """
+    return FlopCounterMode(display=False, custom_mapping=dict(_CPU_ATTENTION))
+
+
 class Meter(TorchDispatchMode):
     """Counts FLOPs by PyTorch's own formulas (``torch.utils.flop_counter``), and the bytes that live at the same time.
 
@@ -75,7 +107,7 @@ class Meter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        formula = flop_registry.get(func._overloadpacket)
+        formula = _FORMULAS.get(func._overloadpacket)
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if formula is not None:
             rate = _rate(func, inputs)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.flop_counter import FlopCounterMode
 
 from realgen.cli import RealGenCLI
 from realgen.functional.flow_sde import FlowSDE
@@ -18,7 +17,7 @@ from realgen.plan import read_recipe
 from realgen.planning import make_plan
 from realgen.planning.architecture import find_architecture
 from realgen.planning.meta_pipeline import load_on_meta
-from realgen.planning.meter import metered, total
+from realgen.planning.meter import flop_counter, metered, total
 from realgen.planning.prices import find_prices
 from realgen.planning.rehearsal import Kind
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
@@ -50,7 +49,7 @@ def test_an_iteration_has_the_flops_of_its_plan(monkeypatch: pytest.MonkeyPatch,
     arguments = [*RECIPE, *SMALL]
     plan = make_plan(read_recipe(arguments))
 
-    counter = FlopCounterMode(display=False)
+    counter = flop_counter()
     flops = partial(PhaseClock, now=lambda: float(counter.get_total_flops()))
     monkeypatch.setattr("realgen.modules.grpo_module.PhaseClock", flops)
     cli = RealGenCLI(GRPOModule, LightningDataModule, argv=[*arguments, *ALONE, f"--run_dir={tmp_path / 'run'}"])
@@ -90,7 +89,7 @@ def test_calls_of_every_backbone_have_the_flops_of_their_prices(backbone: type[B
 
     real.load()
     real.backbone.encode_prompts([""])  # with it the negative prompt, which is embedded once in a run
-    counter, counts = FlopCounterMode(display=False), [0]
+    counter, counts = flop_counter(), [0]
 
     def counted() -> int:
         counts.append(counter.get_total_flops())

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from realgen.detectors import ForensicChat
-from realgen.planning.meter import total
+from realgen.planning.meter import flop_counter, total
 from realgen.planning.rewards import reward_costs
 from realgen.planning.vlm_cost import LETTERS_PER_TOKEN, TEMPLATE_TOKENS
 
@@ -54,7 +53,7 @@ def test_a_semantic_detector_has_the_flops_that_torch_counts(nano: Path) -> None
     tokens = detector.network.inputs(image)["input_ids"].shape[1]
     question = "x" * LETTERS_PER_TOKEN * (tokens - 4 * 4 - TEMPLATE_TOKENS)  # 64 pixels are 4 x 4 tokens
     (cost,) = reward_costs(realism("ForensicChat", **settings, question=question), height=64, width=64)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         detector(image)
     assert total(cost.image or {}) == pytest.approx(counter.get_total_flops(), rel=0.02)
     assert cost.memory == pytest.approx(sum(4 * weight.numel() for weight in detector.network.parameters()), rel=1e-3)
