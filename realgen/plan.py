@@ -21,7 +21,8 @@ first commands to try:
 
 Any dotted key of the config may follow, as with realgen.fit. No weights are needed, and nothing is downloaded: models
 are built on PyTorch's meta device, from config.json where the model's folder or the hub's cache has it, else from the
-published numbers in realgen/planning/architectures. GPUs: a100-40, a100-80, h100, h200, b200, l40s, rtx4090, a6000.
+published numbers in realgen/planning/architectures and judges.
+GPUs: a100-40, a100-80, h100, h200, b200, l40s, rtx4090, a6000.
 """
 
 
@@ -53,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             rest = [f"--config={options.measured / 'config.yaml'}", *rest]
         recipe = read_recipe(rest)
         plan = make_plan(recipe, prompt_tokens=options.prompt_tokens)
-        used = None if gpu is None else gpu.multiplying(recipe.float32_matmul_precision)
-        expected = None if used is None else forecast(plan, used, options.utilization)
+        rated = None if gpu is None else gpu.at_precision(recipe.float32_matmul_precision)
+        expected = None if rated is None else forecast(plan, rated, options.utilization)
         if options.json is not None:
             text = json.dumps(as_json(plan, expected, measured), indent=2) + "\n"
             options.json.write_text(text, encoding="utf-8")

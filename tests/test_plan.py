@@ -115,6 +115,36 @@ def test_cautions_and_a_rate_of_ones_own(capsys: pytest.CaptureFixture[str]) -> 
     assert "0.1 TFLOP/s in bfloat16" in printed
 
 
+def plan_of(folder: Path, *arguments: str) -> dict[str, Any]:
+    """What the command writes for machines."""
+    assert main([*NANO, *SMALL, *arguments, "--json", str(folder / "plan.json")]) == 0
+    return json.loads((folder / "plan.json").read_text())
+
+
+def test_tf32_is_faster_and_no_more_advised(tmp_path: Path) -> None:
+    half = ("--model.policy.backbone.dtype=bfloat16", "--gpu=a100-80")
+    plain = plan_of(tmp_path, *half)
+    rounded = plan_of(tmp_path, *half, "--float32_matmul_precision=high")
+    assert (plain["gpu"]["fp32"], rounded["gpu"]["fp32"]) == (19.5, 156.0)
+    assert rounded["iteration_seconds"] < plain["iteration_seconds"]
+    advice = "float32_matmul_precision=high lets the GPU round their factors to TF32"
+    assert any(advice in caution for caution in plain["cautions"])
+    assert not any(advice in caution for caution in rounded["cautions"])
+
+
+@pytest.mark.parametrize("gpu", ["--gpu=h200", "--tflops=400"])
+def test_a_written_rating_has_its_traffic_and_its_assumption(gpu: str, tmp_path: Path) -> None:
+    rating = "{class_path: realgen.rewards.VlmRating, init_args: {pretrained: data/nano/forensic_chat}}"
+    plan = plan_of(tmp_path, f"--model.reward={rating}", gpu)
+    (part,) = (part for part in plan["parts"] if part["phase"] == "reward")
+    weights = 2 * (2 * (4 * 96 * 96 + 3 * 96 * 192) + 352 * 96)  # of 2 layers and the head, in bfloat16
+    assert part["traffic"] == 6 * 12 * 15 * weights / 4  # images x further tokens, in batches of 4
+    assert part["seconds"] > 0
+    assert "taken for granted: reward vlmrating writes 16 tokens about each image" in plan["assumptions"]
+    unknown = "seconds of vlmrating are those of its FLOPs alone: the GPU's bandwidth is not known"
+    assert (unknown in plan["cautions"]) == (gpu != "--gpu=h200")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

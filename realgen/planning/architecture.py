@@ -55,7 +55,7 @@ def find_architecture(pretrained: str) -> Architecture:
     Raises:
         ValueError: If the shape of this model is nowhere to be found.
     """
-    folder = _folder(pretrained)
+    folder = find_folder(pretrained, MODEL_INDEX)
     if folder is not None:
         return read_folder(folder, pretrained)
     facts = published()
@@ -70,7 +70,16 @@ def find_architecture(pretrained: str) -> Architecture:
     return facts[pretrained]
 
 
-def _folder(pretrained: str) -> Path | None:
+def find_folder(pretrained: str, needed: str) -> Path | None:
+    """Where the files of a model are on this machine.
+
+    Args:
+        pretrained: Folder, or hub id.
+        needed: A file without which the hub's cache of it is of no use.
+
+    Returns:
+        The folder itself, or that of the hub's cache; None if there is neither.
+    """
     if Path(pretrained).is_dir():
         return Path(pretrained)
     from huggingface_hub import snapshot_download
@@ -80,7 +89,7 @@ def _folder(pretrained: str) -> Path | None:
         cached = Path(snapshot_download(pretrained, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         return None
-    return cached if (cached / MODEL_INDEX).is_file() else None
+    return cached if (cached / needed).is_file() else None
 
 
 def read_folder(folder: Path, pretrained: str) -> Architecture:

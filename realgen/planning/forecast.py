@@ -25,7 +25,7 @@ class Forecast:
     utilization: float
     """Share of its peak that is reached; an assumption."""
     seconds: tuple[float | None, ...]
-    """Of each part of the plan; None where its work was not counted."""
+    """Of each part of the plan, without traffic where the bandwidth is not known; None where nothing of it is known."""
     images: int
     """Of one iteration."""
 
@@ -60,9 +60,9 @@ def forecast(plan: Plan, gpu: GPU, utilization: float) -> Forecast:
 
 
 def _seconds(part: Part, gpu: GPU, utilization: float) -> float | None:
-    if part.work is None or (part.traffic and not gpu.bandwidth):
+    if part.work is None or (part.traffic and not part.work and not gpu.bandwidth):
         return None
-    return gpu.seconds(part.work, utilization) + (part.traffic / gpu.bandwidth if part.traffic else 0.0)
+    return gpu.seconds(part.work, utilization) + (part.traffic / gpu.bandwidth if gpu.bandwidth else 0.0)
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,20 @@ class GPU:
     source: str
     """Where the numbers come from."""
 
-    def multiplying(self, float32_matmul_precision: str) -> GPU:
+    def at_precision(self, float32_matmul_precision: str) -> GPU:
         """The GPU as a run uses it: with TF32 for float32 products too, unless the precision is ``highest``.
 
         Args:
             float32_matmul_precision: PyTorch's setting. With ``medium`` products run in TF32 as well, as on CUDA today.
 
         Returns:
-            It, with the rate of TF32 for float32 products, or unchanged.
+            It, with the rate of TF32 for float32 products; unchanged where that would be no faster.
 
         Example:
-            >>> GPUS["h200"].multiplying("high").fp32
+            >>> GPUS["h200"].at_precision("high").fp32
             494.7
         """
-        if float32_matmul_precision == "highest":
+        if float32_matmul_precision == "highest" or self.fp32 >= self.tf32:
             return self
         source = f"{self.source}; float32 rounded to TF32, float32_matmul_precision={float32_matmul_precision}"
         return replace(self, fp32=self.tf32, source=source)

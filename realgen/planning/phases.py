@@ -26,7 +26,7 @@ class Part:
     evals: float | None = None
     """Rows that the transformer is called with; None where it is not called."""
     traffic: float = 0.0
-    """Bytes to and from the GPU's memory, where these decide and not FLOPs."""
+    """Bytes to and from the GPU's memory that FLOPs do not hide."""
     note: str = ""
     """Why something was not counted, or what was taken for granted."""
 

@@ -26,11 +26,11 @@ from realgen.rewards.clip_similarity import ClipSimilarity
 from realgen.rewards.long_clip import LongClip
 from realgen.rewards.realism import Realism
 from realgen.rewards.remote import RemoteReward
-from realgen.rewards.vlm_rating import VlmRating
+from realgen.rewards.vlm_rating import ANSWER, THINK, VlmRating
 from realgen.rewards.weighted_sum import WeightedSum
 
 RATING_TOKENS = 16
-"""Of a rating between its tags, without reasoning."""
+"""Of an answer without reasoning: a rating with two decimals between its tags, and the end, rounded up."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class RewardCost:
     note: str = ""
     """Why something was not counted, or what was taken for granted."""
     traffic: float = 0.0
-    """Bytes to and from the GPU's memory for one image, where these decide and not FLOPs."""
+    """Bytes of weights that are read over and over for one image, to write about it."""
 
 
 def reward_costs(reward: Mapping[str, Any], *, height: int, width: int, name: str = "") -> list[RewardCost]:
@@ -115,29 +115,32 @@ def _detector_cost(name: str, spec: Mapping[str, Any], images: torch.Tensor) -> 
 def _answer_cost(name: str, kind: type, settings: Mapping[str, Any], height: int, width: int) -> RewardCost:
     """Of one forward pass, whose last logits are the answer."""
     given = _completed(kind, settings)
-    limits = {limit: given[limit] for limit in ("min_pixels", "max_pixels")}
-    cost = vlm_cost(
-        given["pretrained"], height=height, width=width, dtype=given["dtype"], text=given["question"], **limits
-    )
-    return RewardCost(name, cost.image, {}, cost.memory, cost.note)
+    wanted = ("pretrained", "question", "dtype", "min_pixels", "max_pixels")
+    if not given.keys() >= {*wanted}:
+        return _unknown(name, kind)
+    cost = vlm_cost(height=height, width=width, **{argument: given[argument] for argument in wanted})
+    note = f"reward {name}: {cost.note}" if cost.note else ""
+    return RewardCost(name, cost.image, {}, cost.memory, note)
 
 
 def _rating_cost(name: str, kind: type, settings: Mapping[str, Any], height: int, width: int) -> RewardCost:
+    """Of reading and writing."""
     given = _completed(kind, settings)
-    most = given["max_new_tokens"]
-    written = most if given["thinking"] else min(most, RATING_TOKENS)
+    wanted = ("pretrained", "dtype", "batch_size", "max_pixels")
+    if not given.keys() >= {*wanted, "question", "thinking", "max_new_tokens"}:
+        return _unknown(name, kind)
+    thinking, most = given["thinking"], given["max_new_tokens"]
+    written = most if thinking else min(most, RATING_TOKENS)
     cost = vlm_cost(
-        given["pretrained"],
         height=height,
         width=width,
-        dtype=given["dtype"],
-        text=given["question"],
+        question=f"{given['question']} {THINK if thinking else ANSWER}",
         written_tokens=written,
-        batch_size=given["batch_size"],
-        max_pixels=given["max_pixels"],
+        **{argument: given[argument] for argument in wanted},
     )
-    notes = [f"reward {name} writes {written} tokens about each image", *([cost.note] if cost.note else [])]
-    return RewardCost(name, cost.image, {}, cost.memory, ", ".join(notes), cost.traffic)
+    writes = f"reward {name} writes {'up to ' if thinking else ''}{written} tokens about each image"
+    note = f"{writes}; {cost.note}" if cost.note else writes
+    return RewardCost(name, cost.image, {}, cost.memory, note, cost.traffic)
 
 
 def _completed(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -143,6 +143,10 @@ def gpu_cautions(plan: Plan, expected: Forecast | None) -> Iterator[str]:
         if 0 < 0.9 * limit < size:
             how = "more than" if size > limit else "nearly all of"
             yield f"{phase} needs {_gib(size)} GiB, {how} the {_gib(limit)} GiB of a {expected.gpu.name}"
+    if not expected.gpu.bandwidth:
+        for part in plan.parts:
+            if part.work and part.traffic:
+                yield f"seconds of {part.name} are those of its FLOPs alone: the GPU's bandwidth is not known"
     works = [part.work for part in plan.parts if part.work and "bf16" in part.work and "fp32" in part.work]
     few = [work["fp32"] for work in works if work["fp32"] < 0.1 * total(work)]  # a low-precision solver leaves more
     slow = expected.gpu.seconds({"fp32": sum(few, 0.0)}, expected.utilization)

@@ -4,44 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import yaml
 from torch import nn
 
+from realgen.planning.architecture import find_folder
 from realgen.planning.meter import Work, add, metered, num_bytes
 from realgen.planning.silence import silence
 
-QWEN25_VL_7B: Mapping[str, Any] = {
-    "tie_word_embeddings": False,
-    "text_config": {
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152064,
-        "max_window_layers": 28,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-    },
-    "vision_config": {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": 3584,
-        "patch_size": 14,
-        "window_size": 112,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-    },
-}
-"""The measures in ``config.json`` of Qwen/Qwen2.5-VL-7B-Instruct, which the published judges are tuned from."""
-
-MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 16384
-"""Areas that Qwen2.5-VL's own preprocessor scales images to, where nothing else is said."""
 TEMPLATE_TOKENS, LETTERS_PER_TOKEN = 32, 4
-"""Of a chat's frame, and of English; the image has many more tokens."""
+"""Of a chat's frame, and of English, where no tokenizer is at hand; the image has many more tokens."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +34,22 @@ class VlmCost:
     """What was taken for granted."""
 
 
+class Reading(NamedTuple):
+    """What the model reads."""
+
+    tokens: int
+    """Of image, question and the chat's frame."""
+    patches: int
+    """Of the image, before they are merged into tokens."""
+
+
 def vlm_cost(
     pretrained: str,
     *,
     height: int,
     width: int,
     dtype: str,
-    text: str,
+    question: str,
     written_tokens: int = 0,
     batch_size: int = 1,
     min_pixels: int | None = None,
@@ -72,7 +57,8 @@ def vlm_cost(
 ) -> VlmCost:
     """Count the reading of an image and a question, and the writing of an answer.
 
-    Writing reads all weights once for each token, for a whole batch; its attention to what was read is left out.
+    Reading gives the first token; each further one reads all weights once for a whole batch. Attention to what was read
+    before is left out there.
 
     Args:
         pretrained: Folder or hub id. Where its ``config.json`` is not on this machine, the model is taken for a
@@ -80,11 +66,11 @@ def vlm_cost(
         height: Of the image, in pixels.
         width: Of the image, in pixels.
         dtype: Of weights and computation.
-        text: The question.
-        written_tokens: Of the answer; 0 if its first logits are enough.
+        question: The text beside the image.
+        written_tokens: Of the answer; 0 if the logits of its first are enough.
         batch_size: Images that are written about together.
-        min_pixels: Smallest area that images are scaled up to; the preprocessor's own by default.
-        max_pixels: Largest area that images are scaled down to; the preprocessor's own by default.
+        min_pixels: Smallest area that images are scaled up to; the processor's own by default.
+        max_pixels: Largest area that images are scaled down to; the processor's own by default.
 
     Returns:
         The cost.
@@ -92,47 +78,97 @@ def vlm_cost(
     Raises:
         ValueError: If the config is not one of a Qwen2.5-VL.
     """
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration  # seconds to import
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-
-    folder = _folder(pretrained)
-    measures = QWEN25_VL_7B if folder is None else Qwen2_5_VLConfig.get_config_dict(folder)[0]
-    kind = measures.get("model_type", Qwen2_5_VLConfig.model_type)
-    if kind != Qwen2_5_VLConfig.model_type:
-        raise ValueError(f"{pretrained!r} is no Qwen2.5-VL: its config.json has model_type {kind!r}.")
-    config = Qwen2_5_VLConfig.from_dict(dict(measures))
+    folder, facts = find_folder(pretrained, "config.json"), _published()
+    config = _config(facts["config"] if folder is None else folder, pretrained)
     with silence(), torch.device("meta"):
-        model: Any = Qwen2_5_VLForConditionalGeneration(config).to(getattr(torch, dtype)).eval()
+        model = _model(config, pretrained).to(getattr(torch, dtype)).eval()
     eye, mind = model.base_model.visual, model.base_model.language_model
-    side = config.vision_config.patch_size * config.vision_config.spatial_merge_size
-    limits = {"min_pixels": min_pixels or MIN_PIXELS, "max_pixels": max_pixels or MAX_PIXELS}
-    rows, columns = (length // side for length in smart_resize(height, width, factor=side, **limits))
-    tokens = rows * columns + TEMPLATE_TOKENS + len(text) // LETTERS_PER_TOKEN
-    with torch.no_grad(), metered() as read:
-        embedded = torch.empty(1, tokens, mind.config.hidden_size, dtype=model.dtype, device="meta")
-        mind(inputs_embeds=embedded, position_ids=torch.zeros(3, 1, tokens, dtype=torch.long, device="meta"))
+    limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    with silence():
+        read = None if folder is None else _read(folder, question, height, width, limits)
+    notes = []
+    if folder is None:
+        notes.append(f"{pretrained!r} is not on this machine and was counted as a Qwen2.5-VL-7B")
+    elif read is None:
+        notes.append(f"{pretrained!r} has no processor on this machine, and its tokens were guessed")
+    if read is None:
+        area = (min_pixels or facts["min_pixels"], max_pixels or facts["max_pixels"])
+        read = _guess(config.vision_config, question, height, width, area)
+    with torch.no_grad(), metered() as meter:
+        embedded = torch.empty(1, read.tokens, mind.config.hidden_size, dtype=model.dtype, device="meta")
+        mind(inputs_embeds=embedded, position_ids=torch.zeros(3, 1, read.tokens, dtype=torch.long, device="meta"))
     rate = "fp32" if model.dtype == torch.float32 else "bf16"
-    written = {rate: 2.0 * written_tokens * _maps(mind, model.lm_head)}
+    further = max(0, written_tokens - 1)
+    written = 2.0 * (further * _maps(mind) + written_tokens * _maps(model.lm_head))
     return VlmCost(
-        image=add([{rate: _seeing(eye, rows * columns, config.vision_config)}, dict(read.work), written]),
-        traffic=written_tokens * num_bytes([*mind.parameters(), model.lm_head.weight]) / batch_size,
+        image=add([{rate: _seeing(eye, read.patches, config.vision_config) + written}, dict(meter.work)]),
+        traffic=further * model.dtype.itemsize * _maps(mind, model.lm_head) / batch_size,
         memory=num_bytes([*model.parameters(), *model.buffers()]),
-        note="" if folder else f"{pretrained!r} is not on this machine and was counted as a Qwen2.5-VL-7B",
+        note=", ".join(notes),
     )
 
 
-def _folder(pretrained: str) -> Path | None:
-    folder = Path(pretrained)
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+def _published() -> dict[str, Any]:
+    file = files("realgen.planning").joinpath("judges", "qwen25_vl_7b.yaml")
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def _config(source: Mapping[str, Any] | Path, pretrained: str) -> Any:
+    from transformers import Qwen2_5_VLConfig  # seconds to import
+
+    measures = Qwen2_5_VLConfig.get_config_dict(source)[0] if isinstance(source, Path) else dict(source)
+    kind = measures.get("model_type")
+    # Any other config would be filled up with the defaults, which are those of a 72B model.
+    if kind != Qwen2_5_VLConfig.model_type:
+        raise ValueError(f"{pretrained!r} is no Qwen2.5-VL: its config.json has model_type {kind!r}.")
+    try:
+        return Qwen2_5_VLConfig.from_dict(measures)
+    except Exception as error:  # a wrong type of value raises an error of its own kind
+        raise ValueError(f"config.json of {pretrained!r}: {_first_line(error)}") from error
+
+
+def _model(config: Any, pretrained: str) -> Any:
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
     try:
-        cached = try_to_load_from_cache(pretrained, "config.json")
-    except HFValidationError:
+        return Qwen2_5_VLForConditionalGeneration(config)
+    except Exception as error:  # impossible measures fail wherever they are first used
+        raise ValueError(f"config.json of {pretrained!r}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _read(folder: Path, question: str, height: int, width: int, limits: Mapping[str, int | None]) -> Reading | None:
+    """What the model's own processor makes of it; None where it is not beside the config."""
+    from transformers import AutoProcessor
+
+    try:
+        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError):
         return None
-    return Path(cached).parent if isinstance(cached, str) else None
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    processor.image_processor.size = {**dict(processor.image_processor.size), **given}
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    template = processor.chat_template or processor.tokenizer.chat_template
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": content}], chat_template=template, tokenize=False, add_generation_prompt=True
+    )
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    encoded = processor(text=[prompt], images=[image], return_tensors="pt")
+    return Reading(encoded["input_ids"].shape[1], int(encoded["image_grid_thw"].prod()))
+
+
+def _guess(vision: Any, question: str, height: int, width: int, area: tuple[int, int]) -> Reading:
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    side = vision.patch_size * vision.spatial_merge_size
+    rows, columns = (
+        length // side for length in smart_resize(height, width, factor=side, min_pixels=area[0], max_pixels=area[1])
+    )
+    text = TEMPLATE_TOKENS + len(question) // LETTERS_PER_TOKEN
+    return Reading(rows * columns + text, rows * columns * vision.spatial_merge_size**2)
 
 
 def _maps(*modules: nn.Module) -> int:
@@ -140,17 +176,11 @@ def _maps(*modules: nn.Module) -> int:
     return sum(part.weight.numel() for module in modules for part in module.modules() if isinstance(part, nn.Linear))
 
 
-def _seeing(eye: Any, tokens: int, config: Any) -> float:
-    """FLOPs of the vision tower, whose windows are cut by numbers that the meta device does not have.
-
-    Args:
-        eye: The tower.
-        tokens: That it answers with.
-        config: Its measures.
-    """
-    patches = tokens * config.spatial_merge_size**2
+def _seeing(eye: Any, patches: int, config: Any) -> float:
+    """FLOPs of the vision tower, whose windows are cut by numbers that the meta device does not have."""
     window = (config.window_size // config.patch_size) ** 2
     pixels = config.in_channels * config.temporal_patch_size * config.patch_size**2
+    tokens = patches // config.spatial_merge_size**2
     maps = patches * (_maps(eye.blocks) + pixels * config.hidden_size) + tokens * _maps(eye.merger)
     everywhere = len(config.fullatt_block_indexes)
     seen = everywhere * patches + (config.depth - everywhere) * min(window, patches)

@@ -109,6 +109,7 @@ def test_sharded_equals_whole(sd3: str, stock, tmp_path: Path, lora: LoRA | None
 def compare_compiled(rank: int, port: int, directory: str) -> None:
     """One rank: rollout, score and backward of a policy with a compiled block, sharded, and of a plain one, whole."""
     mesh = start(rank, port)
+    torch._dynamo.utils.counters.clear()  # a fork has its parent's
     # One block and four rows in every call, so that two programs do: without gradient and with it.
     settings = {"num_steps": 3, "guidance_scale": 1.0, "samples_per_noise": 1}
     compiled, plain = (make(directory, LoRA(2, 4.0, ["to_q"], "kaiming"), **settings) for _ in range(2))
