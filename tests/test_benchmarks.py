@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
+
+from realgen.cli.matmul_precision import SetMatmulPrecision
+from realgen.modules import GRPOModule
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,6 +68,17 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_each_transformer_row_is_counted_and_foretold(result: dict[str, Any]) -> None:
     assert result["rows"] == result["predicted_rows"] == [ROWS]
     assert result["transformer_evals"] == [sum(ROWS.values())]
+
+
+def test_float32_products_are_as_precise_as_the_recipe_says(benchmark_module: Any, tmp_path: Path) -> None:
+    recipe = ["--config=configs/diffusion.yaml", "--loggers.wandb=null", f"--run_dir={tmp_path}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        module = benchmark_module("recipe_command")
+        arguments = [*recipe, "--float32_matmul_precision=high"]
+        cli = module.BenchmarkCLI(GRPOModule, LightningDataModule, argv=arguments)
+    (precision,) = (c for c in cli.trainer.callbacks if isinstance(c, SetMatmulPrecision))
+    assert precision.precision == "high"
 
 
 def test_phases_and_parts_are_told_apart(result: dict[str, Any]) -> None:

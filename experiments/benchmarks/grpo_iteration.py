@@ -6,38 +6,28 @@ measured, and what is not.
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import resource
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from measuring import PHASES, BareCalls, Clock, Timeline, leave, stopwatch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from measuring import PHASES, BareCalls, Clock, Timeline, stopwatch
+from recipe_command import Command
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from realgen.callbacks import EMA
-from realgen.cli import ConfigError, RealGenCLI
 from realgen.modules import GRPOModule
 from realgen.planning.meter import flop_counter
 from realgen.policies import DiffusionPolicy
 from realgen.rewards.base import Reward
 from realgen.types import RewardOutput, Rollout
-
-ALONE: dict[str, Any] = {
-    "max_epochs": 1, "max_steps": -1, "max_time": None, "limit_val_batches": 0, "num_sanity_val_steps": 0, "devices": 1,
-    "num_nodes": 1, "strategy": "auto", "logger": False, "callbacks": None, "profiler": None,
-    "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
-}  # fmt: skip
-"""Settings of a trainer that only iterates, on one device."""
 
 RATIOS = {
     "ratio": "iteration / bare calls",
@@ -45,15 +35,6 @@ RATIOS = {
     "ratio_to_own_calls": "iteration / transformer and backward inside it",
     "ratio_to_own_calls_without_decode_and_rewards": "the same, without VAE decode and rewards",
 }
-
-
-class BenchmarkCLI(RealGenCLI):
-    """Makes model and data of a recipe, and a trainer that only iterates; of the callbacks EMA alone stays."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the trainer."""
-        averages = [callback for callback in self.config_init.callbacks.values() if isinstance(callback, EMA)]
-        return self._instantiate_trainer({**self.config_init.trainer, **ALONE, **kwargs}, averages)
 
 
 class WatchedReward(Reward):
@@ -177,6 +158,7 @@ def setting(module: GRPOModule, policy: DiffusionPolicy, rollout: Rollout) -> di
         **own,
         **{name: getattr(policy, name) for name in (*drawn, *switches)},
         "evals_per_row": policy.backbone.evals_per_row,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "transformer_parameters": sum(parameter.numel() for parameter in policy.transformer.parameters()),
         "trained_parameters": sum(parameter.numel() for parameter in policy.trainable_parameters().values()),
         "device": torch.cuda.get_device_name() if policy.device.type == "cuda" else platform.machine(),
@@ -269,37 +251,15 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in result["peak_memory_bytes"].items()))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Returns:
-        Exit code.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", action="append", help="recipe, and overlays (default: configs/diffusion.yaml)")
-    parser.add_argument("--iterations", type=int, default=5, help="measured iterations, >= 1 (default: %(default)s)")
-    parser.add_argument("--cpu_time", action="store_true", help="count CPU seconds, for a machine with other jobs")
-    parser.add_argument("--output", type=Path, help="folder for grpo_iteration.json (default: print the JSON)")
-    known, overrides = parser.parse_known_args(argv)
-    if known.iterations < 1:
-        parser.error(f"--iterations must be at least 1, got {known.iterations}.")
-    configs = [f"--config={config}" for config in known.config or ["configs/diffusion.yaml"]]
-    arguments = [*configs, *overrides, f"--trainer.limit_train_batches={known.iterations + 1}"]
-    try:
-        cli = BenchmarkCLI(GRPOModule, LightningDataModule, argv=arguments)
-    except ConfigError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    benchmark = IterationBenchmark(cpu_time=known.cpu_time)
-    cli.trainer.callbacks.append(benchmark)
-    cli.trainer.fit(cli.model, cli.datamodule)
-    result = {"arguments": arguments, **report(benchmark)}
-    show(result, Console())
-    leave(result, known.output, "grpo_iteration.json")
-    return 0
+main = Command(
+    name="grpo_iteration",
+    about=__doc__,
+    config="configs/diffusion.yaml",
+    counted="iterations",
+    make=lambda known: IterationBenchmark(cpu_time=known.cpu_time),
+    report=report,
+    show=show,
+)
 
 
 if __name__ == "__main__":

@@ -8,26 +8,24 @@ measured, and what is not; plain_script.py says what the published way is.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from grpo_iteration import BenchmarkCLI, IterationBenchmark, setting, spread, total
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from measuring import PHASES, Clock, leave
+from grpo_iteration import IterationBenchmark, setting, spread, total
+from lightning.pytorch import LightningModule, Trainer
+from measuring import PHASES, Clock
 from plain_script import PlainScript, Sampled, rewards_of
+from recipe_command import Command
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from realgen.cli import ConfigError
 from realgen.modules import GRPOModule
 from realgen.planning.meter import flop_counter
 from realgen.rewards.clip_similarity import ClipSimilarity
@@ -299,39 +297,17 @@ def show(result: dict[str, Any], console: Console) -> None:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Returns:
-        Exit code.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", action="append", help="recipe, and overlays (default: configs/diffusion.yaml)")
-    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, >= 1 (default: %(default)s)")
-    parser.add_argument("--ablation", action="store_true", help="also turn one saving of ours off at a time")
-    parser.add_argument("--cpu_time", action="store_true", help="count CPU seconds, for a machine with other jobs")
-    parser.add_argument("--output", type=Path, help="folder for plain_baseline.json (default: print the JSON)")
-    known, overrides = parser.parse_known_args(argv)
-    if known.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {known.rounds}.")
-    configs = [f"--config={config}" for config in known.config or ["configs/diffusion.yaml"]]
-    common = [f"--model.policy.samples_per_noise={SHARED}", f"--trainer.limit_train_batches={known.rounds + 1}"]
-    arguments = [*configs, *common, *overrides]
-    try:
-        cli = BenchmarkCLI(GRPOModule, LightningDataModule, argv=arguments)
-    except ConfigError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    benchmark = BaselineBenchmark(cpu_time=known.cpu_time, ablation=known.ablation)
-    cli.trainer.callbacks.append(benchmark)
-    cli.trainer.fit(cli.model, cli.datamodule)
-    result = {"arguments": arguments, **report(benchmark)}
-    show(result, Console())
-    leave(result, known.output, "plain_baseline.json")
-    return 0
+main = Command(
+    name="plain_baseline",
+    about=__doc__,
+    config="configs/diffusion.yaml",
+    counted="rounds",
+    make=lambda known: BaselineBenchmark(cpu_time=known.cpu_time, ablation=known.ablation),
+    report=report,
+    show=show,
+    switches=(("ablation", "also turn one saving of ours off at a time"),),
+    common=(f"--model.policy.samples_per_noise={SHARED}",),
+)
 
 
 if __name__ == "__main__":

@@ -6,23 +6,20 @@ measured, and what is not.
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from grpo_iteration import BenchmarkCLI, WatchedReward, peak_rss, spread, total
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from measuring import Timeline, leave, stopwatch
+from grpo_iteration import WatchedReward, peak_rss, spread, total
+from lightning.pytorch import Callback, LightningModule, Trainer
+from measuring import Timeline, stopwatch
+from recipe_command import Command
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from realgen.cli import ConfigError
 from realgen.modules import GRPOModule
 from realgen.policies import DiffusionPolicy, PromptPolicy
 from realgen.policies.text_engine import WritingTask
@@ -198,37 +195,15 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in result["peak_memory_bytes"].items()))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Returns:
-        Exit code.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", action="append", help="recipe, and overlays (default: configs/llm.yaml)")
-    parser.add_argument("--iterations", type=int, default=5, help="measured iterations, >= 1 (default: %(default)s)")
-    parser.add_argument("--cpu_time", action="store_true", help="count CPU seconds, for a machine with other jobs")
-    parser.add_argument("--output", type=Path, help="folder for rewriting_iteration.json (default: print the JSON)")
-    known, overrides = parser.parse_known_args(argv)
-    if known.iterations < 1:
-        parser.error(f"--iterations must be at least 1, got {known.iterations}.")
-    configs = [f"--config={config}" for config in known.config or ["configs/llm.yaml"]]
-    arguments = [*configs, *overrides, f"--trainer.limit_train_batches={known.iterations + 1}"]
-    try:
-        cli = BenchmarkCLI(GRPOModule, LightningDataModule, argv=arguments)
-    except ConfigError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    benchmark = RewritingBenchmark(cpu_time=known.cpu_time)
-    cli.trainer.callbacks.append(benchmark)
-    cli.trainer.fit(cli.model, cli.datamodule)
-    result = {"arguments": arguments, **report(benchmark)}
-    show(result, Console())
-    leave(result, known.output, "rewriting_iteration.json")
-    return 0
+main = Command(
+    name="rewriting_iteration",
+    about=__doc__,
+    config="configs/llm.yaml",
+    counted="iterations",
+    make=lambda known: RewritingBenchmark(cpu_time=known.cpu_time),
+    report=report,
+    show=show,
+)
 
 
 if __name__ == "__main__":
