@@ -158,6 +158,7 @@ def test_numbers_are_the_published_ones(name: str, repository: Path, capsys: pyt
     assert (window["size"], window["start_max"]) == recipe.window
     assert backbone.get("true_cfg_scale" if recipe.tiny == "qwen_image" else "guidance_scale") == recipe.guidance
     assert backbone["dtype"] == "bfloat16"
+    assert config["float32_matmul_precision"] == "high"  # allow_tf32
     assert policy["transition"]["init_args"]["noise_level"] == recipe.noise_level
     assert (policy["lora"]["rank"], policy["lora"]["alpha"]) == (recipe.rank, 2 * recipe.rank)
     assert policy["lora"]["init"] == "gaussian"
