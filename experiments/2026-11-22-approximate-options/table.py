@@ -100,7 +100,8 @@ def draw(curves: dict[str, dict[int, float]], relative: dict[str, float], path: 
     }
     for name, curve in curves.items():
         option, _, seed = name.rpartition("-")
-        style = {"color": "black" if option == "exact" else colors[option], "linestyle": "-" if seed == "0" else "--"}
+        line = {"0": "-", "1": "--"}.get(seed, ":")
+        style = {"color": "black" if option == "exact" else colors[option], "linestyle": line}
         iterations = sorted(curve)
         values = [curve[iteration] for iteration in iterations]
         axes[0].plot([72 * iteration for iteration in iterations], values, label=name, **style)
