@@ -30,7 +30,7 @@ fit: $(STAMP)  ## build the environment and train the default; ARGS="--model.x=1
 test: lint  ## lint, then run every test; ARGS="-k name" selects
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-# Apart from test, because following every line doubles the time.
+# Apart from test, because following every line takes two thirds more time.
 coverage: $(STAMP)  ## run every test and tell which lines none runs; fails below 90 %
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term --cov-fail-under 90 $(ARGS)
 

@@ -138,7 +138,7 @@ def test_a_written_rating_has_its_traffic_and_its_assumption(gpu: str, tmp_path:
     plan = plan_of(tmp_path, f"--model.reward={rating}", gpu)
     (part,) = (part for part in plan["parts"] if part["phase"] == "reward")
     weights = 2 * (2 * (4 * 96 * 96 + 3 * 96 * 192) + 352 * 96)  # of 2 layers and the head, in bfloat16
-    assert part["traffic"] == 6 * 12 * 15 * weights / 4  # images x further tokens, in batches of 4
+    assert part["traffic"] == 6 * 12 / 4 * 15 * weights  # batches of 4 images x further tokens
     assert part["seconds"] > 0
     assert "taken for granted: reward vlmrating writes 16 tokens about each image" in plan["assumptions"]
     unknown = "seconds of vlmrating are those of its FLOPs alone: the GPU's bandwidth is not known"

@@ -138,6 +138,7 @@ def setting(module: GRPOModule, policy: PromptPolicy, rollout: Rollout) -> dict[
         **{name: getattr(module, name) for name in own},
         **{name: getattr(policy, name) for name in texts},
         "engine": type(policy.engine).__name__,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "language_model_parameters": sum(parameter.numel() for parameter in policy.parameters()),
         "trained_parameters": sum(parameter.numel() for parameter in policy.trainable_parameters().values()),
         "image_policy": numbers,

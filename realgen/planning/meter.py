@@ -82,7 +82,8 @@ def flop_counter() -> FlopCounterMode:
     Returns:
         The counter, silent; a context manager with ``get_total_flops``.
     """
-    return FlopCounterMode(display=False, custom_mapping=dict(_CPU_ATTENTION))
+    missing = {operator: formula for operator, formula in _CPU_ATTENTION.items() if operator not in flop_registry}
+    return FlopCounterMode(display=False, custom_mapping=missing)
 
 
 class Meter(TorchDispatchMode):

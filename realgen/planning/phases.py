@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from realgen.planning.memory import Memory
 from realgen.planning.meter import Work, add, rounded, scale
@@ -54,7 +55,9 @@ def find_parts(
         work = None
         if cost.image is not None:
             work = add([scale(cost.image, float(counts.images)), scale(cost.prompt, float(recipe.prompts))])
-        yield Part("reward", cost.name, work, traffic=cost.traffic * counts.images, note=cost.note)
+        yield Part(
+            "reward", cost.name, work, traffic=cost.traffic * ceil(counts.images / cost.batch_size), note=cost.note
+        )
     if counts.evals("reference"):
         yield _transformer("reference", "transformer", counts, prices, mixed=mixed)
     yield _transformer("update", "forward", counts, prices, mixed=mixed)

@@ -48,7 +48,9 @@ class RewardCost:
     note: str = ""
     """Why something was not counted, or what was taken for granted."""
     traffic: float = 0.0
-    """Bytes of weights that are read over and over for one image, to write about it."""
+    """Bytes of weights that are read over and over to write about one batch of images."""
+    batch_size: int = 1
+    """Images of such a batch."""
 
 
 def reward_costs(reward: Mapping[str, Any], *, height: int, width: int, name: str = "") -> list[RewardCost]:
@@ -126,8 +128,8 @@ def _answer_cost(name: str, kind: type, settings: Mapping[str, Any], height: int
 def _rating_cost(name: str, kind: type, settings: Mapping[str, Any], height: int, width: int) -> RewardCost:
     """Of reading and writing."""
     given = _completed(kind, settings)
-    wanted = ("pretrained", "dtype", "batch_size", "max_pixels")
-    if not given.keys() >= {*wanted, "question", "thinking", "max_new_tokens"}:
+    wanted = ("pretrained", "dtype", "max_pixels")
+    if not given.keys() >= {*wanted, "question", "thinking", "max_new_tokens", "batch_size"}:
         return _unknown(name, kind)
     thinking, most = given["thinking"], given["max_new_tokens"]
     written = most if thinking else min(most, RATING_TOKENS)
@@ -140,11 +142,16 @@ def _rating_cost(name: str, kind: type, settings: Mapping[str, Any], height: int
     )
     writes = f"reward {name} writes {'up to ' if thinking else ''}{written} tokens about each image"
     note = f"{writes}; {cost.note}" if cost.note else writes
-    return RewardCost(name, cost.image, {}, cost.memory, note, cost.traffic)
+    return RewardCost(name, cost.image, {}, cost.memory, note, cost.traffic, given["batch_size"])
 
 
 def _completed(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings, with the constructor's defaults where a config leaves them out."""
+    """Settings, with the constructor's defaults where a config leaves them out.
+
+    Raises:
+        ValueError: If the constructor refuses them.
+    """
+    kind(**settings)  # reads no weights
     arguments = inspect.signature(kind).parameters.values()
     return {argument.name: settings.get(argument.name, argument.default) for argument in arguments}
 

@@ -27,7 +27,7 @@ class VlmCost:
     image: Work
     """FLOPs."""
     traffic: float
-    """Bytes of weights that are read to write the answer, an image's share."""
+    """Bytes of weights that are read to write the answers about one batch of images."""
     memory: int
     """Bytes of weights."""
     note: str
@@ -51,14 +51,12 @@ def vlm_cost(
     dtype: str,
     question: str,
     written_tokens: int = 0,
-    batch_size: int = 1,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
 ) -> VlmCost:
     """Count the reading of an image and a question, and the writing of an answer.
 
-    Reading gives the first token; each further one reads all weights once for a whole batch. Attention to what was read
-    before is left out there.
+    Reading gives the first token; each further one reads all weights once for a whole batch.
 
     Args:
         pretrained: Folder or hub id. Where its ``config.json`` is not on this machine, the model is taken for a
@@ -68,7 +66,6 @@ def vlm_cost(
         dtype: Of weights and computation.
         question: The text beside the image.
         written_tokens: Of the answer; 0 if the logits of its first are enough.
-        batch_size: Images that are written about together.
         min_pixels: Smallest area that images are scaled up to; the processor's own by default.
         max_pixels: Largest area that images are scaled down to; the processor's own by default.
 
@@ -76,12 +73,31 @@ def vlm_cost(
         The cost.
 
     Raises:
-        ValueError: If the config is not one of a Qwen2.5-VL.
+        ValueError: If the files of the model are there and are not those of a Qwen2.5-VL, or cannot be read.
     """
+    try:
+        return _count(pretrained, height, width, dtype, question, written_tokens, min_pixels, max_pixels)
+    except Exception as error:  # broken files make it stumble in many ways
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{pretrained!r}: {cause}") from error
+
+
+def _count(
+    pretrained: str,
+    height: int,
+    width: int,
+    dtype: str,
+    question: str,
+    written_tokens: int,
+    min_pixels: int | None,
+    max_pixels: int | None,
+) -> VlmCost:
+    from transformers import Qwen2_5_VLForConditionalGeneration  # seconds to import
+
     folder, facts = find_folder(pretrained, "config.json"), _published()
-    config = _config(facts["config"] if folder is None else folder, pretrained)
+    config = _config(facts["config"] if folder is None else folder)
     with silence(), torch.device("meta"):
-        model = _model(config, pretrained).to(getattr(torch, dtype)).eval()
+        model: Any = Qwen2_5_VLForConditionalGeneration(config).to(getattr(torch, dtype)).eval()
     eye, mind = model.base_model.visual, model.base_model.language_model
     limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
     with silence():
@@ -92,17 +108,24 @@ def vlm_cost(
     elif read is None:
         notes.append(f"{pretrained!r} has no processor on this machine, and its tokens were guessed")
     if read is None:
-        area = (min_pixels or facts["min_pixels"], max_pixels or facts["max_pixels"])
+        area = (
+            facts["min_pixels"] if min_pixels is None else min_pixels,
+            facts["max_pixels"] if max_pixels is None else max_pixels,
+        )
         read = _guess(config.vision_config, question, height, width, area)
     with torch.no_grad(), metered() as meter:
         embedded = torch.empty(1, read.tokens, mind.config.hidden_size, dtype=model.dtype, device="meta")
         mind(inputs_embeds=embedded, position_ids=torch.zeros(3, 1, read.tokens, dtype=torch.long, device="meta"))
     rate = "fp32" if model.dtype == torch.float32 else "bf16"
     further = max(0, written_tokens - 1)
-    written = 2.0 * (further * _maps(mind) + written_tokens * _maps(model.lm_head))
+    seen = (
+        further * read.tokens + further * (further + 1) / 2
+    )  # by each further token: what was read, and what was written
+    attention = 4.0 * seen * mind.config.hidden_size * mind.config.num_hidden_layers
+    written = 2.0 * (further * _maps(mind) + written_tokens * _maps(model.lm_head)) + attention
     return VlmCost(
         image=add([{rate: _seeing(eye, read.patches, config.vision_config) + written}, dict(meter.work)]),
-        traffic=further * model.dtype.itemsize * _maps(mind, model.lm_head) / batch_size,
+        traffic=float(further * model.dtype.itemsize * _maps(mind, model.lm_head)),
         memory=num_bytes([*model.parameters(), *model.buffers()]),
         note=", ".join(notes),
     )
@@ -113,41 +136,24 @@ def _published() -> dict[str, Any]:
     return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
-def _config(source: Mapping[str, Any] | Path, pretrained: str) -> Any:
-    from transformers import Qwen2_5_VLConfig  # seconds to import
+def _config(source: Mapping[str, Any] | Path) -> Any:
+    from transformers import Qwen2_5_VLConfig
 
     measures = Qwen2_5_VLConfig.get_config_dict(source)[0] if isinstance(source, Path) else dict(source)
     kind = measures.get("model_type")
     # Any other config would be filled up with the defaults, which are those of a 72B model.
     if kind != Qwen2_5_VLConfig.model_type:
-        raise ValueError(f"{pretrained!r} is no Qwen2.5-VL: its config.json has model_type {kind!r}.")
-    try:
-        return Qwen2_5_VLConfig.from_dict(measures)
-    except Exception as error:  # a wrong type of value raises an error of its own kind
-        raise ValueError(f"config.json of {pretrained!r}: {_first_line(error)}") from error
-
-
-def _model(config: Any, pretrained: str) -> Any:
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    try:
-        return Qwen2_5_VLForConditionalGeneration(config)
-    except Exception as error:  # impossible measures fail wherever they are first used
-        raise ValueError(f"config.json of {pretrained!r}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"no Qwen2.5-VL, its config.json has model_type {kind!r}.")
+    return Qwen2_5_VLConfig.from_dict(measures)
 
 
 def _read(folder: Path, question: str, height: int, width: int, limits: Mapping[str, int | None]) -> Reading | None:
     """What the model's own processor makes of it; None where it is not beside the config."""
+    if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        return None
     from transformers import AutoProcessor
 
-    try:
-        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError):
-        return None
+    processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
     given = {name: limit for name, limit in limits.items() if limit is not None}
     processor.image_processor.size = {**dict(processor.image_processor.size), **given}
     content = [{"type": "image"}, {"type": "text", "text": question}]

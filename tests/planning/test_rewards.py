@@ -72,7 +72,8 @@ def test_a_judge_that_is_not_here_is_counted_as_the_published_one() -> None:
     weights, embedding = 8.29e9, 0.545e9  # Qwen2.5-VL-7B
     language, head = 7.62e9 - 2 * embedding, embedding
     assert cost.memory == pytest.approx(2 * weights, rel=0.01)
-    assert cost.traffic == pytest.approx(7 * 2 * (language + head) / 4, rel=0.01)  # 7 more tokens of 4 images
+    assert cost.traffic == pytest.approx(7 * 2 * (language + head), rel=0.01)  # 7 more tokens of a batch
+    assert cost.batch_size == 4
     tokens, patches = 37 * 37 + 120, 74 * 74  # 1036 x 1036 pixels, and some text
     maps = 2 * (language * (tokens + 7) + head * 8 + 0.63e9 * patches)
     attention = 4 * (28 * 3584 * tokens**2 + 1280 * patches * (4 * patches + 28 * 64))  # 4 layers see all, 28 windows
@@ -92,6 +93,28 @@ def test_reasoning_is_counted_up_to_its_limit_and_smaller_images_are_fewer_token
     published = {"height": 512, "width": 512}
     (whole,), (scaled,) = (reward_costs(rating("who/what", max_pixels=area), **published) for area in (None, 256**2))
     assert total(scaled.image or {}) < total(whole.image or {}) / 2
+
+
+def test_a_written_rating_has_the_flops_that_torch_counts(nano: Path) -> None:
+    (cost,) = reward_costs(
+        rating(nano / "forensic_chat", dtype="float32", thinking=True, max_new_tokens=48), height=64, width=64
+    )
+    reward = VlmRating(str(nano / "forensic_chat"), dtype="float32", thinking=True, max_new_tokens=48)
+    reward.judge.model.generation_config.min_new_tokens = 48
+    with flop_counter() as counter:
+        reward.answers(torch.rand(1, 3, 64, 64))
+    assert total(cost.image or {}) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"min_pixels": 400, "max_pixels": 10}, {"question": " "}, {"pretrained": "data/nano/lost"}]
+)
+def test_what_the_constructor_refuses_is_not_counted(settings: dict[str, Any], nano: Path, repository: Path) -> None:
+    (cost,) = reward_costs(
+        realism("ForensicChat", **{"pretrained": str(nano / "forensic_chat"), **settings}), height=64, width=64
+    )
+    assert cost.image is None
+    assert next(iter(settings)) in cost.note
 
 
 def test_tokens_are_guessed_without_a_processor(nano: Path, tmp_path: Path) -> None:
@@ -120,10 +143,12 @@ def test_a_class_with_another_constructor_is_not_counted() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"model_type": "llama"}', "is no Qwen2.5-VL: its config.json has model_type 'llama'"),
-        ("{}", "is no Qwen2.5-VL: its config.json has model_type None"),
-        ('{"model_type": "qwen2_5_vl", "text_config": {"hidden_size": "a"}}', "config.json of .*hidden_size"),
-        ('{"model_type": "qwen2_5_vl", "text_config": {"num_attention_heads": 0}}', "config.json of .*zero"),
+        ('{"model_type": "llama"}', "no Qwen2.5-VL, its config.json has model_type 'llama'"),
+        ("{}", "no Qwen2.5-VL, its config.json has model_type None"),
+        ("[]", "attribute"),
+        ('{"model_type": "qwen2_5_vl", "text_config": {"hidden_size": "a"}}', "hidden_size"),
+        ('{"model_type": "qwen2_5_vl", "text_config": {"num_attention_heads": 0}}', "zero"),
+        ('{"model_type": "qwen2_5_vl", "vision_config": {"patch_size": 0}}', "zero"),
         ("nonsense", "not a valid JSON"),
     ],
 )
@@ -131,4 +156,14 @@ def test_what_is_no_judge_is_not_counted(text: str, message: str, tmp_path: Path
     (tmp_path / "config.json").write_text(text)
     (cost,) = reward_costs(realism("ForensicChat", pretrained=str(tmp_path)), height=64, width=64)
     assert cost.image is None
+    assert str(tmp_path) in cost.note
     assert re.search(message, cost.note)
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "tokenizer.json", "chat_template.jinja"])
+def test_a_broken_processor_is_not_taken_for_a_missing_one(name: str, nano: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(nano / "forensic_chat", tmp_path / "judge"))
+    (folder / name).write_text("{% nonsense")
+    (cost,) = reward_costs(realism("ForensicChat", pretrained=str(folder)), height=64, width=64)
+    assert cost.image is None
+    assert "guessed" not in cost.note
