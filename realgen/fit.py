@@ -62,14 +62,16 @@ def check(cli: RealGenCLI) -> None:
         cli: The parsed command line.
 
     Raises:
-        ValueError: If the updates do not divide an iteration's rows, the prompts or images cannot be read or are too
-            few, the policy or detector cannot be loaded as it is set up, or the optimizer refuses its arguments.
+        ValueError: If no step has noise, the updates do not divide an iteration's rows, the prompts or images cannot be
+            read or are too few, the policy or detector cannot be loaded as it is set up, or the optimizer refuses its
+            arguments.
     """
     from realgen.data import ImageFolders, PromptShards
     from realgen.modules import GRPOModule
 
     model: Any = cli.model
     if isinstance(model, GRPOModule):
+        _check_noise(model)
         _check_rows(model, cli.datamodule)
         _check_diversity(model)
     if isinstance(cli.datamodule, PromptShards):
@@ -89,6 +91,15 @@ def _check_diversity(model: GRPOModule) -> None:
         raise ValueError(
             f"model.validation_samples_per_prompt: expected at least 2, because model.metrics.{name} compares the "
             f"images of one prompt, got {samples}."
+        )
+
+
+def _check_noise(model: GRPOModule) -> None:
+    level = getattr(getattr(model.policy, "transition", None), "noise_level", None)
+    if level == 0:
+        raise ValueError(
+            "model.policy.transition.noise_level: expected above 0, because only steps with noise are decisions that "
+            f"can be trained, got {level}."
         )
 
 

@@ -60,6 +60,7 @@ def test_what_the_usage_names_exists(repository: Path) -> None:
     [
         ("model.group_size=1", "model.group_size must be at least 2"),
         ("model.updates_per_epoch=5", "model.updates_per_epoch: expected a divisor of the 72 rows of an iteration"),
+        ("model.policy.transition.noise_level=0", "model.policy.transition.noise_level: expected above 0, because"),
         ("model.group_size=7", "model.policy.samples_per_noise=2 must divide group_size, got 7"),
         ("model.policy.num_steps=3", "model.policy.step_window"),
         ("model.policy.height=63", "model.policy.height must be a multiple of 8"),
