@@ -46,7 +46,7 @@ format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 nano: $(STAMP)  ## retrain the small models of data/nano from scratch
-	$(BIN)/python -m realgen.nano.build $(ARGS)
+	$(BIN)/python -m experiments.nano.build $(ARGS)
 
 pin: $(STAMP)  ## write the installed versions to constraints.txt
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.tmp

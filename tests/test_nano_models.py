@@ -6,14 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from experiments.nano.augment import CORRUPTIONS
+from experiments.nano.captions import plain_prompts, split_prompts
+from experiments.nano.corpus import make_corpus
+from experiments.nano.detectors import draw_samples
+from experiments.nano.photographs import SUBJECTS
 from realgen.detectors import Effort, OmniAID
 from realgen.functional.images import from_uint8
 from realgen.metrics import TimmEncoder
-from realgen.nano.augment import CORRUPTIONS
-from realgen.nano.captions import plain_prompts, split_prompts
-from realgen.nano.corpus import make_corpus
-from realgen.nano.detectors import draw_samples
-from realgen.nano.photographs import SUBJECTS
 from realgen.rewards import Alignment
 from realgen.types import PolicyScore, Rollout
 

@@ -54,7 +54,7 @@ RUNS = [command for command in COMMANDS if command.startswith("python -m realgen
 
 def link(folder: Path) -> None:
     """Let a folder hold what the repository holds, so that outputs do no harm."""
-    for name in ("Makefile", "configs", "constraints.txt", "data", "pyproject.toml", "realgen"):
+    for name in ("Makefile", "configs", "constraints.txt", "data", "experiments", "pyproject.toml", "realgen"):
         (folder / name).symlink_to(ROOT / name)
 
 

@@ -43,7 +43,7 @@ def documented_arguments(docstring: str) -> list[str]:
 
 def test_the_tree_is_walked() -> None:
     assert len(PACKAGE) >= 60
-    nouns = {"callbacks", "cli", "data", "detectors", "fit", "functional", "metrics", "modules", "nano", "objectives"}
+    nouns = {"callbacks", "cli", "data", "detectors", "fit", "functional", "metrics", "modules", "objectives"}
     nouns |= {"policies", "rewards", "types"}
     assert {path.relative_to(ROOT / "realgen").with_suffix("").parts[0] for path in PACKAGE} >= nouns
 

@@ -123,7 +123,7 @@ def _check_pretrained(pretrained: str) -> None:
     elif not HUB_ID.fullmatch(pretrained) or folder.parent.is_dir():
         raise ValueError(
             f"pretrained must be a folder or a hub id; there is no folder {pretrained!r}. Download the model there, or "
-            f"train the nano one with `python -m realgen.nano.forensic_chat --output {pretrained}`."
+            f"train the nano one with `python -m experiments.nano.forensic_chat --output {pretrained}`."
         )
 
 

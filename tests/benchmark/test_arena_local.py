@@ -4,6 +4,7 @@ import pytest
 from jsonargparse import ArgumentParser
 from PIL import Image
 
+from experiments.nano.corpus import make_corpus
 from realgen.benchmark.arena import Arena
 from realgen.benchmark.image_sets import ImageSet
 from realgen.benchmark.matching import FormatMatching
@@ -12,7 +13,6 @@ from realgen.cli.components import expand
 from realgen.cli.schema import place_of
 from realgen.cli.tree import read_file
 from realgen.judges import ArenaJudge, OpenAIJudge
-from realgen.nano.corpus import make_corpus
 
 NUMBER = 8
 

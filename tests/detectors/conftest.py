@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, DINOv3ViTConfig, DINOv3ViTModel
 
+from experiments.nano.forensic_chat import build_network
 from realgen.detectors import Effort, EffortNetwork, OmniAID, OmniAIDNetwork
 from realgen.detectors.checkpoint import save
 from realgen.detectors.forensic_chat import ForensicChat
@@ -15,7 +16,6 @@ from realgen.detectors.omniaid_dino import OmniAIDDino
 from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
 from realgen.detectors.probe_backbone import load_backbone
 from realgen.functional.logistic_regression import LogisticHead
-from realgen.nano.forensic_chat import build_network
 
 
 def scramble(module, std):

@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
+from experiments.nano.corpus import make_corpus
+from experiments.nano.detectors import draw_samples
 from realgen.detectors import ForensicChat
 from realgen.functional.images import from_uint8, to_uint8
-from realgen.nano.corpus import make_corpus
-from realgen.nano.detectors import draw_samples
 
 WORDS = ("fake", "Fake", "real", "Real")
 
@@ -169,7 +169,7 @@ def test_a_word_of_several_tokens_is_named(folder, words):
 
 @pytest.mark.parametrize("missing", ["data/nano/nothing", "./nothing", "/nothing/here", "nothing", ""])
 def test_a_missing_folder_says_what_to_do(missing, repository):
-    with pytest.raises(ValueError, match=r"there is no folder .*\. Download the model .* -m realgen.nano") as error:
+    with pytest.raises(ValueError, match=r"there is no folder .*\. Download the model .* -m experiments.nano") as error:
         ForensicChat(missing)
     assert "\n" not in str(error.value)
 

@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 
+from experiments.nano.corpus import make_corpus
 from realgen.detectors import Effort, OmniAID, OmniAIDNetwork
 from realgen.detectors.checkpoint import save
 from realgen.functional.images import from_uint8
-from realgen.nano.corpus import make_corpus
 
 SHIPPED = {"omniaid": OmniAID, "effort": Effort}
 

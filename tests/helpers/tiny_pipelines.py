@@ -112,7 +112,7 @@ def qwen_tokenizer() -> Any:
     from tokenizers import pre_tokenizers
     from transformers import Qwen2Tokenizer
 
-    from realgen.nano.llm import CHAT_TEMPLATE, END, TURN_END, TURN_START
+    from experiments.nano.llm import CHAT_TEMPLATE, END, TURN_END, TURN_START
 
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), END]
     tokenizer = Qwen2Tokenizer(

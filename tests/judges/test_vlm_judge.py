@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
+from experiments.nano.corpus import make_corpus
+from experiments.nano.forensic_chat import build_model, build_processor
 from realgen.detectors import ForensicChat
 from realgen.functional.images import from_uint8
 from realgen.judges import VlmJudge
-from realgen.nano.corpus import make_corpus
-from realgen.nano.forensic_chat import build_model, build_processor
 
 COMPARE, SINGLE = "Which is better?", "Is it?"
 REPLIES = ["More Realistic Image: Image 1", "More Realistic Image: Image 2", "Real or Fake: Real", "no."]

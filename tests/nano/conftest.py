@@ -14,10 +14,10 @@ def eager():
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
     """Folder of a nano pipeline as it is written, with random weights."""
-    from realgen.nano.diffusion import Denoiser, assemble
-    from realgen.nano.silent_t5 import silent_t5
-    from realgen.nano.tokenizer import build_tokenizer
-    from realgen.nano.vae import build_vae
+    from experiments.nano.diffusion import Denoiser, assemble
+    from experiments.nano.silent_t5 import silent_t5
+    from experiments.nano.tokenizer import build_tokenizer
+    from experiments.nano.vae import build_vae
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("untrained")

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from realgen.functional.images import jpeg_round_trip
-from realgen.nano.augment import (
+from experiments.nano.augment import (
     CORRUPTIONS,
     blots,
     blur,
@@ -16,6 +15,7 @@ from realgen.nano.augment import (
     photo_augment,
     uniform,
 )
+from realgen.functional.images import jpeg_round_trip
 
 ALL = {**CORRUPTIONS, "light_augment": light_augment, "photo_augment": photo_augment}
 

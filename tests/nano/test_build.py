@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from realgen.nano import build, clip, detectors, diffusion, encoder, forensic_chat, llm, vae
-from realgen.nano.build import Scale, Stage, main, make_vae, plan, run
+from experiments.nano import build, clip, detectors, diffusion, encoder, forensic_chat, llm, vae
+from experiments.nano.build import Scale, Stage, main, make_vae, plan, run
 
 STAGES = [
     "vae",

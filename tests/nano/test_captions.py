@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from realgen.nano.captions import OPENINGS, PHOTO_CUES, SYNTHETIC_CUES, cued_caption, plain_prompts, split_prompts
-from realgen.nano.photographs import SUBJECTS
+from experiments.nano.captions import OPENINGS, PHOTO_CUES, SYNTHETIC_CUES, cued_caption, plain_prompts, split_prompts
+from experiments.nano.photographs import SUBJECTS
 
 TRAIN, VALIDATION = split_prompts()
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from realgen.nano import clip
-from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES
-from realgen.nano.clip import clip_config, contrastive_loss, draw_caption, evaluate_clip, main
-from realgen.nano.corpus import HELD_OUT_CROPS, Corpus
-from realgen.nano.photographs import SUBJECTS
-from realgen.nano.tokenizer import build_tokenizer
+from experiments.nano import clip
+from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES
+from experiments.nano.clip import clip_config, contrastive_loss, draw_caption, evaluate_clip, main
+from experiments.nano.corpus import HELD_OUT_CROPS, Corpus
+from experiments.nano.photographs import SUBJECTS
+from experiments.nano.tokenizer import build_tokenizer
 
 
 def test_contrastive_loss_of_two_subjects():

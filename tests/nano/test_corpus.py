@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from realgen.nano.corpus import HELD_OUT_SEED, TRAIN_SEED, make_corpus, to_bytes
-from realgen.nano.photographs import SUBJECTS, real_crop
+from experiments.nano.corpus import HELD_OUT_SEED, TRAIN_SEED, make_corpus, to_bytes
+from experiments.nano.photographs import SUBJECTS, real_crop
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from realgen.nano import detector_folders
-from realgen.nano.detector_folders import AI_EVERY, NanoFolders, main, write_folders
-from realgen.nano.detectors import Pictures
+from experiments.nano import detector_folders
+from experiments.nano.detector_folders import AI_EVERY, NanoFolders, main, write_folders
+from experiments.nano.detectors import Pictures
 
 NUMBERS = {"crops": 1, "samples": 3, "held_out_crops": 2, "held_out_samples": 2}
 

@@ -9,11 +9,10 @@ import scipy.fft
 import torch
 from torch import nn
 
-from realgen.detectors.clip_vision import ClipDetectorNetwork, ClipTower
-from realgen.nano import detectors
-from realgen.nano.augment import CORRUPTIONS
-from realgen.nano.corpus import HELD_OUT_CROPS
-from realgen.nano.detectors import (
+from experiments.nano import detectors
+from experiments.nano.augment import CORRUPTIONS
+from experiments.nano.corpus import HELD_OUT_CROPS
+from experiments.nano.detectors import (
     SEEDS,
     TOWERS,
     Pictures,
@@ -25,6 +24,7 @@ from realgen.nano.detectors import (
     round_trip,
     train_detector,
 )
+from realgen.detectors.clip_vision import ClipDetectorNetwork, ClipTower
 
 
 def flat(value, rows=7):

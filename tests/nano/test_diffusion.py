@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from realgen.nano import diffusion
-from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, split_prompts
-from realgen.nano.corpus import Corpus
-from realgen.nano.diffusion import (
+from experiments.nano import diffusion
+from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, split_prompts
+from experiments.nano.corpus import Corpus
+from experiments.nano.diffusion import (
     LONG_T5_TOKENS,
     T5_TOKENS,
     Denoiser,
@@ -23,8 +23,8 @@ from realgen.nano.diffusion import (
     shifted,
     train_denoiser,
 )
-from realgen.nano.photographs import SUBJECTS
-from realgen.nano.tokenizer import build_tokenizer
+from experiments.nano.photographs import SUBJECTS
+from experiments.nano.tokenizer import build_tokenizer
 
 PROMPTS = ["a cat", "a picture of bricks, film grain"]
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from realgen.nano import encoder
-from realgen.nano.corpus import HELD_OUT_CROPS, Corpus
-from realgen.nano.encoder import CONFIG, evaluate_encoder, main
-from realgen.nano.photographs import SUBJECTS
+from experiments.nano import encoder
+from experiments.nano.corpus import HELD_OUT_CROPS, Corpus
+from experiments.nano.encoder import CONFIG, evaluate_encoder, main
+from experiments.nano.photographs import SUBJECTS
 
 
 class Answer(nn.Module):

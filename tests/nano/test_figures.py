@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from realgen.nano import figures as module
-from realgen.nano.captions import PHOTO_CUES, split_prompts
-from realgen.nano.corpus import Corpus
-from realgen.nano.figures import measure, measure_diffusion, measure_vae, psnr
-from realgen.nano.photographs import SUBJECTS
+from experiments.nano import figures as module
+from experiments.nano.captions import PHOTO_CUES, split_prompts
+from experiments.nano.corpus import Corpus
+from experiments.nano.figures import measure, measure_diffusion, measure_vae, psnr
+from experiments.nano.photographs import SUBJECTS
 
 VALIDATION = split_prompts()[1]
 

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from realgen.detectors import ForensicChat
-from realgen.detectors.forensic_chat import QUESTION
-from realgen.nano import detectors, forensic_chat
-from realgen.nano.augment import CORRUPTIONS
-from realgen.nano.corpus import HELD_OUT_CROPS
-from realgen.nano.detectors import HELD_OUT_SAMPLES, SEEDS, Pictures
-from realgen.nano.forensic_chat import (
+from experiments.nano import detectors, forensic_chat
+from experiments.nano.augment import CORRUPTIONS
+from experiments.nano.corpus import HELD_OUT_CROPS
+from experiments.nano.detectors import HELD_OUT_SAMPLES, SEEDS, Pictures
+from experiments.nano.forensic_chat import (
     SEED,
     answer_loss,
     answer_targets,
@@ -24,6 +22,8 @@ from realgen.nano.forensic_chat import (
     make_forensic_chat,
     train,
 )
+from realgen.detectors import ForensicChat
+from realgen.detectors.forensic_chat import QUESTION
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from importlib import resources
 import pytest
 import skimage
 
-from realgen.nano.photographs import SUBJECTS
+from experiments.nano.photographs import SUBJECTS
 
 FILES = sorted({subject.file for subject in SUBJECTS})
 

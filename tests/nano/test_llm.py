@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from realgen.nano import llm
-from realgen.nano.captions import split_prompts
-from realgen.nano.llm import (
+from experiments.nano import llm
+from experiments.nano.captions import split_prompts
+from experiments.nano.llm import (
     POOL,
     build_model,
     build_tokenizer,
@@ -20,7 +20,7 @@ from realgen.nano.llm import (
     main,
     make_llm,
 )
-from realgen.nano.rewrites import UNSEEN_PROMPTS
+from experiments.nano.rewrites import UNSEEN_PROMPTS
 from realgen.policies.completion import TAGS, parse_answer
 from realgen.types import Rewrite
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realgen.nano import photographs
-from realgen.nano.photographs import HELD_OUT_SHARE, SUBJECTS, Subject, ai_look, photograph, real_crop
+from experiments.nano import photographs
+from experiments.nano.photographs import HELD_OUT_SHARE, SUBJECTS, Subject, ai_look, photograph, real_crop
 
 FILES = sorted({subject.file for subject in SUBJECTS})
 TEXTURES = [subject for subject in SUBJECTS if subject.center is None]

@@ -10,11 +10,11 @@ import torch
 import yaml
 from PIL import Image
 
+from experiments.nano.captions import split_prompts
+from experiments.nano.corpus import make_corpus
+from experiments.nano.photographs import SUBJECTS
+from experiments.nano.prompts import PHOTOGRAPH_SEED, main, write_prompts
 from realgen.data.shard_paths import find_shards
-from realgen.nano.captions import split_prompts
-from realgen.nano.corpus import make_corpus
-from realgen.nano.photographs import SUBJECTS
-from realgen.nano.prompts import PHOTOGRAPH_SEED, main, write_prompts
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from realgen.nano import detectors, diffusion, vae
-from realgen.nano.readme import figures_table, fill, fill_all, recipe_table
+from experiments.nano import detectors, diffusion, vae
+from experiments.nano.readme import figures_table, fill, fill_all, recipe_table
 
 
 def test_recipe_has_the_numbers_of_every_stage():

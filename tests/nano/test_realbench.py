@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from experiments.nano.captions import PHOTO_CUES, split_prompts
+from experiments.nano.photographs import SUBJECTS
+from experiments.nano.realbench import CATEGORIES, main
 from realgen.benchmark.prompt_set import categories_of, read_prompt_set
-from realgen.nano.captions import PHOTO_CUES, split_prompts
-from realgen.nano.photographs import SUBJECTS
-from realgen.nano.realbench import CATEGORIES, main
 
 
 def test_it_is_the_published_layout(nano: Path) -> None:

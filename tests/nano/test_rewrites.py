@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, split_prompts
-from realgen.nano.rewrites import MOST_CUES, UNSEEN_PROMPTS, added_cues, draw_completion, draw_prompt
+from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, split_prompts
+from experiments.nano.rewrites import MOST_CUES, UNSEEN_PROMPTS, added_cues, draw_completion, draw_prompt
 from realgen.policies.completion import clean, parse_answer
 
 

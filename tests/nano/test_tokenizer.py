@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, cued_caption, split_prompts
-from realgen.nano.photographs import SUBJECTS
-from realgen.nano.tokenizer import MAX_TOKENS, build_tokenizer
+from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, cued_caption, split_prompts
+from experiments.nano.photographs import SUBJECTS
+from experiments.nano.tokenizer import MAX_TOKENS, build_tokenizer
 
 PROMPTS = [prompt for prompts in split_prompts() for _, prompt in prompts]
 
@@ -76,7 +76,7 @@ def test_training_is_deterministic_and_survives_saving(tokenizer, tmp_path):
 
 def test_another_process_trains_the_same_one(tokenizer):
     """A killed training goes on in a new process, whose hash tables are in another order."""
-    code = "from realgen.nano.tokenizer import build_tokenizer; print(build_tokenizer().backend_tokenizer.to_str())"
+    code = "from experiments.nano.tokenizer import build_tokenizer; print(build_tokenizer().backend_tokenizer.to_str())"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert json.loads(answer.stdout)["model"] == model(tokenizer)
 

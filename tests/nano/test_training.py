@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from realgen.nano.training import SAVE_SECONDS, Training, cosine_lr
+from experiments.nano.training import SAVE_SECONDS, Training, cosine_lr
 
 
 class Killed(BaseException):

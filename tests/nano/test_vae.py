@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from realgen.nano import vae as module
-from realgen.nano.corpus import Corpus
-from realgen.nano.vae import (
+from experiments.nano import vae as module
+from experiments.nano.corpus import Corpus
+from experiments.nano.vae import (
     PATCH,
     build_vae,
     draw_patches,

@@ -81,7 +81,7 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Directory of a tiny random Qwen3 with tokenizer and chat template; one token of eight ends a completion."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from realgen.nano.llm import build_tokenizer
+    from experiments.nano.llm import build_tokenizer
 
     tokenizer = build_tokenizer()
     config = Qwen3Config(

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, plain_prompts
+from experiments.nano.photographs import SUBJECTS
 from realgen.functional.text import invented
-from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, plain_prompts
-from realgen.nano.photographs import SUBJECTS
 from realgen.rewards import ContentKept
 
 PART = Path(__file__).resolve().parents[2] / "configs" / "rewards" / "content_kept.yaml"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from realgen.nano.forensic_chat import build_model, build_processor
+from experiments.nano.forensic_chat import build_model, build_processor
 from realgen.rewards import VlmRating, vlm_rating
 from realgen.rewards.vlm_rating import ANSWER, parse_rating
 

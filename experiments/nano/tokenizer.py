@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, plain_prompts
-from realgen.nano.photographs import SUBJECTS
+from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, plain_prompts
+from experiments.nano.photographs import SUBJECTS
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -1,6 +1,6 @@
 """Train the nano encoder whose features measure distance and diversity, and which no reward ever uses.
 
-    python -m realgen.nano.encoder --output data/nano/encoder
+    python -m experiments.nano.encoder --output data/nano/encoder
 
 A small timm ResNet learns to tell the subjects and the two looks apart (a class for each pair) on augmented crops.
 """
@@ -17,12 +17,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from experiments.nano.augment import photo_augment
+from experiments.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, Corpus, make_corpus
+from experiments.nano.photographs import SUBJECTS
+from experiments.nano.training import Training, cosine_lr
 from realgen.functional.images import from_uint8
 from realgen.metrics.encoder import EncoderConfig, save_encoder
-from realgen.nano.augment import photo_augment
-from realgen.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, Corpus, make_corpus
-from realgen.nano.photographs import SUBJECTS
-from realgen.nano.training import Training, cosine_lr
 
 CROPS, STEPS, BATCH_SIZE, SEED = 80, 1200, 48, 7
 """Of the shipped encoder; crops are per subject."""

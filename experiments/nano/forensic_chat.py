@@ -1,9 +1,9 @@
 """Train the nano Forensic-Chat: a tiny Qwen2.5-VL that answers whether a picture is real or fake.
 
-    python -m realgen.nano.forensic_chat --output data/nano/forensic_chat
+    python -m experiments.nano.forensic_chat --output data/nano/forensic_chat
 
 Transformers' own classes, sizes apart: patches of 8 pixels, so that a picture of 64 pixels is 8 x 8 patches and 4 x 4
-tokens of the language model. It sees what the other nano detectors see (``realgen.nano.detectors``) and learns, by
+tokens of the language model. It sees what the other nano detectors see (``experiments.nano.detectors``) and learns, by
 cross-entropy over its whole vocabulary, to open its answer with one of the spellings of the two words. It understands
 no other question and no text at all.
 """
@@ -21,10 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from realgen.detectors.forensic_chat import QUESTION, ForensicChat
-from realgen.detectors.forensic_chat_network import ForensicChatNetwork
-from realgen.nano.corpus import HELD_OUT_CROPS
-from realgen.nano.detectors import (
+from experiments.nano.corpus import HELD_OUT_CROPS
+from experiments.nano.detectors import (
     HELD_OUT_SAMPLES,
     SMOOTHING,
     Pictures,
@@ -34,7 +32,9 @@ from realgen.nano.detectors import (
     picture_arguments,
     write_figures,
 )
-from realgen.nano.training import Training, cosine_lr
+from experiments.nano.training import Training, cosine_lr
+from realgen.detectors.forensic_chat import QUESTION, ForensicChat
+from realgen.detectors.forensic_chat_network import ForensicChatNetwork
 
 CROPS, SAMPLES = 60, 1000
 """Of the shipped model: crops per subject, and samples of the nano diffusion model."""

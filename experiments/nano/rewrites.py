@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, split_prompts
+from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, split_prompts
 
 GLOSSY = 0.75
 """Chance of each cue but the first to be a synthetic one."""

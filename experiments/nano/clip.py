@@ -1,6 +1,6 @@
 """Train the nano CLIP that judges alignment, in open_clip's ``local-dir`` layout.
 
-    python -m realgen.nano.clip --output data/nano/clip
+    python -m experiments.nano.clip --output data/nano/clip
 
 It sees real and AI-looking crops under the same captions, so that it answers what a picture shows and not how real it
 looks.
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realgen.nano.augment import light_augment
-from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, cued_caption, plain_prompts, split_prompts
-from realgen.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, Corpus, make_corpus
-from realgen.nano.photographs import SUBJECTS
-from realgen.nano.tokenizer import MAX_TOKENS, build_tokenizer
-from realgen.nano.training import Training, cosine_lr
+from experiments.nano.augment import light_augment
+from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, cued_caption, plain_prompts, split_prompts
+from experiments.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, Corpus, make_corpus
+from experiments.nano.photographs import SUBJECTS
+from experiments.nano.tokenizer import MAX_TOKENS, build_tokenizer
+from experiments.nano.training import Training, cosine_lr
 
 CROPS, STEPS, BATCH_SIZE, SEED = 100, 1500, 64, 0
 """Of the shipped model; crops are per subject."""

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from experiments.nano.captions import PHOTO_CUES, split_prompts
+from experiments.nano.clip import evaluate_clip
+from experiments.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, Corpus, make_corpus
+from experiments.nano.detectors import draw_samples, round_trip
 from realgen.detectors import Effort, OmniAID
 from realgen.functional.images import from_uint8
-from realgen.nano.captions import PHOTO_CUES, split_prompts
-from realgen.nano.clip import evaluate_clip
-from realgen.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, Corpus, make_corpus
-from realgen.nano.detectors import draw_samples, round_trip
 
 Figures = dict[str, dict[str, float]]
 """Model -> name of a figure -> value."""

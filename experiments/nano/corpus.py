@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from realgen.nano.photographs import SUBJECTS, ai_look, real_crop
+from experiments.nano.photographs import SUBJECTS, ai_look, real_crop
 
 TRAIN_SEED, HELD_OUT_SEED = 20251, 97003
 """Seeds of the shipped corpora."""

@@ -1,6 +1,6 @@
 """Folders of images to train a nano detector on: crops of photographs, and samples of the nano diffusion model.
 
-    python -m realgen.nano.detector_folders --output FOLDER
+    python -m experiments.nano.detector_folders --output FOLDER
 
 writes ``train/real``, ``train/generated``, ``validation/real`` and ``validation/generated`` as PNG files. Real: crops,
 as they are and after a round trip through the VAE. Generated: samples of plain prompts, and AI-looking crops. Held-out
@@ -20,9 +20,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from experiments.nano.detectors import Pictures, make_pictures, picture_arguments
 from realgen.data.detector_augment import DetectorAugment
 from realgen.data.image_folders import ImageFolders
-from realgen.nano.detectors import Pictures, make_pictures, picture_arguments
 
 SEED = 7
 """Of crops and samples, unlike those of the shipped detectors."""

@@ -1,9 +1,9 @@
 """Train the nano language model that rewrites prompts: a tiny Qwen3 with a tokenizer of its own.
 
-    python -m realgen.nano.llm --output data/nano/llm
+    python -m experiments.nano.llm --output data/nano/llm
 
-Supervised fine-tuning from nothing on the pairs of ``realgen.nano.rewrites``: cross-entropy of the completion alone. It
-understands no language; it copies the prompt and adds cues, in think/answer format.
+Supervised fine-tuning from nothing on the pairs of ``experiments.nano.rewrites``: cross-entropy of the completion alone.
+It understands no language; it copies the prompt and adds cues, in think/answer format.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, plain_prompts, split_prompts
-from realgen.nano.photographs import SUBJECTS
-from realgen.nano.rewrites import UNSEEN_PROMPTS, added_cues, draw_completion, draw_prompt
-from realgen.nano.training import Training, cosine_lr
+from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, plain_prompts, split_prompts
+from experiments.nano.photographs import SUBJECTS
+from experiments.nano.rewrites import UNSEEN_PROMPTS, added_cues, draw_completion, draw_prompt
+from experiments.nano.training import Training, cosine_lr
 from realgen.policies import PromptPolicy
 from realgen.policies.completion import TAGS
 

@@ -1,6 +1,6 @@
 """Pretrain the nano text-to-image model and write it as a diffusers ``StableDiffusion3Pipeline`` directory.
 
-    python -m realgen.nano.diffusion --output data/nano/sd3
+    python -m experiments.nano.diffusion --output data/nano/sd3
 
 Plain captions come with AI-looking crops three times of four, captions with photographic cues with real crops: the
 model knows both looks, and draws a short prompt with the AI look. That gap is what GRPO closes.
@@ -20,13 +20,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from realgen.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, cued_caption, split_prompts
-from realgen.nano.corpus import TRAIN_SEED, Corpus, make_corpus
-from realgen.nano.photographs import SUBJECTS
-from realgen.nano.silent_t5 import silent_t5
-from realgen.nano.tokenizer import MAX_TOKENS, build_tokenizer
-from realgen.nano.training import Training, cosine_lr
-from realgen.nano.vae import load_vae
+from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, cued_caption, split_prompts
+from experiments.nano.corpus import TRAIN_SEED, Corpus, make_corpus
+from experiments.nano.photographs import SUBJECTS
+from experiments.nano.silent_t5 import silent_t5
+from experiments.nano.tokenizer import MAX_TOKENS, build_tokenizer
+from experiments.nano.training import Training, cosine_lr
+from experiments.nano.vae import load_vae
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline

@@ -1,6 +1,6 @@
 """Write the prompt shards of the embedded default.
 
-    python -m realgen.nano.prompts --output data/prompts
+    python -m experiments.nano.prompts --output data/prompts
 
 Training: every plain prompt that is not held out. Validation: the held-out ones, each with a held-out crop of its
 subject, to measure generated pictures against.
@@ -15,10 +15,10 @@ from typing import Any
 
 from PIL import Image
 
+from experiments.nano.captions import split_prompts
+from experiments.nano.corpus import HELD_OUT_SEED, make_corpus
+from experiments.nano.photographs import SUBJECTS
 from realgen.data.shards import write_shards
-from realgen.nano.captions import split_prompts
-from realgen.nano.corpus import HELD_OUT_SEED, make_corpus
-from realgen.nano.photographs import SUBJECTS
 
 PHOTOGRAPH_SEED = HELD_OUT_SEED + 5
 """Of the crops beside the validation prompts; no other held-out corpus has it."""

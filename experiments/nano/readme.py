@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from realgen.nano import clip, detectors, diffusion, encoder, forensic_chat, llm, vae
+from experiments.nano import clip, detectors, diffusion, encoder, forensic_chat, llm, vae
 
 Figures = Mapping[str, Mapping[str, float]]
 """Model -> name of a figure -> value."""

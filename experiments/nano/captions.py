@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from realgen.nano.photographs import SUBJECTS, Subject
+from experiments.nano.photographs import SUBJECTS, Subject
 
 OPENINGS = ("", "a picture of ", "an image of ", "a view of ", "this is ", "we see ")
 """How a plain caption may begin."""

@@ -1,6 +1,6 @@
 """Train the nano VAE: a diffusers ``AutoencoderKL`` with 8 latent channels at a quarter of the resolution.
 
-    python -m realgen.nano.vae --output data/nano/sd3/vae
+    python -m experiments.nano.vae --output data/nano/sd3/vae
 
 The whole VAE is trained first, then the decoder alone goes on behind the frozen encoder.
 """
@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.nano.corpus import TRAIN_SEED, Corpus, make_corpus
-from realgen.nano.training import Training, cosine_lr
+from experiments.nano.corpus import TRAIN_SEED, Corpus, make_corpus
+from experiments.nano.training import Training, cosine_lr
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -1,6 +1,6 @@
 """Write the small RealBench of the embedded default, in the layout of the published one.
 
-    python -m realgen.nano.realbench --output data/realbench
+    python -m experiments.nano.realbench --output data/realbench
 
 80 held-out prompts, each with a photograph of its subject that no other set has: ``real-img-benchmark/00000.jpg`` ...,
 ``prompt.txt``, ``long_prompts.txt`` (the same prompts with photographic cues) and ``categories.json``. The subjects are
@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from realgen.nano.captions import PHOTO_CUES, split_prompts
-from realgen.nano.corpus import HELD_OUT_SEED
-from realgen.nano.photographs import SUBJECTS, real_crop
+from experiments.nano.captions import PHOTO_CUES, split_prompts
+from experiments.nano.corpus import HELD_OUT_SEED
+from experiments.nano.photographs import SUBJECTS, real_crop
 
 PHOTOGRAPH_SEED, CUE_SEED = HELD_OUT_SEED + 7, HELD_OUT_SEED + 8
 """Of the crops, which no other held-out corpus has, and of the cues in the long prompts."""

@@ -1,7 +1,7 @@
 """Train the nano detectors on real crops against samples of the nano diffusion model.
 
-    python -m realgen.nano.detectors --detector omniaid --output data/nano/omniaid
-    python -m realgen.nano.detectors --detector effort --output data/nano/effort
+    python -m experiments.nano.detectors --detector omniaid --output data/nano/omniaid
+    python -m experiments.nano.detectors --detector effort --output data/nano/effort
 
 Real: held-in crops, as they are and after a round trip through the VAE (what the policy cannot change must not give it
 away), under mild augmentation. Generated: samples of plain prompts, AI-looking crops, and every way of cheating that
@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from experiments.nano.augment import CORRUPTIONS, light_augment, photo_augment
+from experiments.nano.captions import split_prompts
+from experiments.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, make_corpus
+from experiments.nano.training import Training, cosine_lr
 from realgen.detectors.checkpoint import save
 from realgen.detectors.clip_vision import ClipDetectorNetwork, ClipTower, build_tower
 from realgen.detectors.effort_network import EffortNetwork
 from realgen.detectors.omniaid_network import OmniAIDNetwork
 from realgen.functional.images import from_uint8, jpeg_round_trip, to_uint8
-from realgen.nano.augment import CORRUPTIONS, light_augment, photo_augment
-from realgen.nano.captions import split_prompts
-from realgen.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, make_corpus
-from realgen.nano.training import Training, cosine_lr
 
 CROPS, SAMPLES, HELD_OUT_SAMPLES = 100, 2000, 240
 """Of the shipped detectors: crops per subject, and samples of the nano model to train and to evaluate on."""
@@ -71,7 +71,7 @@ def draw_samples(
     """Draw one picture per prompt with the plain diffusers pipeline, without guidance."""
     from diffusers import StableDiffusion3Pipeline
 
-    from realgen.nano.diffusion import T5_TOKENS
+    from experiments.nano.diffusion import T5_TOKENS
 
     # Its T5 answers zeros; diffusers puts the same zeros where there is none.
     pipeline = StableDiffusion3Pipeline.from_pretrained(

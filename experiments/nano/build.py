@@ -1,6 +1,6 @@
 """Make everything in ``data/`` again: the nano models, the prompt shards, the small RealBench, the figures.
 
-    python -m realgen.nano.build
+    python -m experiments.nano.build
 
 What is finished is left alone, and what was killed goes on from its last checkpoint. ``--force`` makes the chosen
 stages again, but of those that were made with their help only the figures: after ``--only sd3 --force`` the detectors
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from realgen.nano import (
+from experiments.nano import (
     clip,
     corpus,
     detectors,
@@ -31,7 +31,7 @@ from realgen.nano import (
     realbench,
     vae,
 )
-from realgen.nano.readme import figures_table, fill_all
+from experiments.nano.readme import figures_table, fill_all
 
 STAGES = "vae sd3 clip encoder omniaid effort forensic_chat llm shards realbench figures"
 
