@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 
-def check_at_least(least: float, why: str = "", /, **numbers: float | None) -> None:
+def check_at_least(least: int | float, why: str = "", /, **numbers: int | float | None) -> None:
     """Raise ValueError for the first number that is below ``least`` or NaN.
 
     Args:
