@@ -34,12 +34,9 @@ def terminal_table(
         The table.
 
     Example:
-        >>> from rich.console import Console
         >>> table = terminal_table(["score", "value"], [["kid", "0.25 [0.20, 0.30]"]], framed=False)
-        >>> Console(width=40).print(table)
-        score              value
-        ───────────────────────────
-        kid    0.25 [0.20, 0.30]
+        >>> [column.justify for column in table.columns], table.row_count
+        (['left', 'right'], 1)
     """
     table = Table(title=title, title_justify="left", box=HEAVY_HEAD if framed else SIMPLE, pad_edge=framed)
     for column, heading in enumerate(headings):
@@ -58,9 +55,9 @@ def styled(style: str, *cells: str) -> list[Cell]:
 
     Example:
         >>> styled("bold", "all", "3.2")
-        [<text 'all' [] 'bold'>, <text '3.2' [] 'bold'>]
+        [<text 'all' [Span(0, 3, 'bold')] ''>, <text '3.2' [Span(0, 3, 'bold')] ''>]
     """
-    return [Text(cell, style=style) for cell in cells]
+    return [Text.assemble((cell, style)) for cell in cells]
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
