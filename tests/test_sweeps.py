@@ -15,7 +15,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from realgen.cli import RealGenCLI, command
 from realgen.fit import check, main
-from realgen.modules.base import Training
+from realgen.modules.base import TrainableModule
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEPS = sorted((ROOT / "configs" / "sweeps").rglob("*.y*ml"))
@@ -167,6 +167,6 @@ def test_every_command_could_start(
     """As ``realgen.fit`` checks before it makes a folder: the parts fit together, the weights are there."""
     made: list[RealGenCLI] = []
     argv = [*arguments(sweep, combination), f"--output_dir={tmp_path / 'runs'}"]
-    ended = command(lambda cli: made.append(cli) or 0, Training, LightningDataModule, argv=argv, check=check)
+    ended = command(lambda cli: made.append(cli) or 0, TrainableModule, LightningDataModule, argv=argv, check=check)
     assert ended == 0, capsys.readouterr().err
     assert len(made) == 1
