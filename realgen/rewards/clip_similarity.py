@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from realgen.functional.images import check_images
-from realgen.functional.network_input import open_clip_input, to_network_input
+from realgen.functional.network_input import to_network_input
+from realgen.functional.published_input import open_clip_input
 from realgen.rewards.base import Reward
 from realgen.types import Rollout
 
