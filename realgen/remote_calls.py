@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import tenacity
 
+from realgen.checks import check_at_least
+
 _Answer = TypeVar("_Answer")
 _JITTER_SECONDS = 0.5
 """Longest random delay after a pause, so that the calls held back by it do not arrive all at once."""
@@ -48,9 +50,8 @@ class RetrySettings:
     """Longest wait, in seconds, >= 0, that the service may ask for (Retry-After); the run stops if it asks for more."""
 
     def __post_init__(self) -> None:
-        for name in ("retries", "backoff", "max_backoff", "max_wait"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        check_at_least(0, retries=self.retries, backoff=self.backoff)
+        check_at_least(0, max_backoff=self.max_backoff, max_wait=self.max_wait)
         if not 0 < self.timeout < math.inf:
             raise ValueError(f"timeout must be above 0 and finite, got {self.timeout}.")
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.checks import check_at_least
 from realgen.judges.base import ArenaJudge, IdentityChangedError, Kind, Verdict
 from realgen.judges.chat_api import (
     Completion,
@@ -109,13 +110,10 @@ class OpenAIJudge(ArenaJudge):
     ) -> None:
         if find_spec("openai") is None:
             raise ModuleNotFoundError("No module named 'openai'. Install the extra: pip install 'realgen[arena]'")
-        for name, number in {"max_side": max_side, "max_tokens": max_tokens, "concurrency": concurrency}.items():
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}.")
+        check_at_least(1, max_side=max_side, max_tokens=max_tokens, concurrency=concurrency)
+        check_at_least(0, temperature=temperature)
         if not 1 <= quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {quality}.")
-        if temperature is not None and not temperature >= 0:
-            raise ValueError(f"temperature must be at least 0, got {temperature}.")
         if not model.strip():
             raise ValueError("model must be a text, got an empty one.")
         if base_url is not None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.checks import check_at_least
 from realgen.detectors.forensic_chat import QUESTION, ForensicChat
 from realgen.functional.images import check_images, to_uint8
 from realgen.judges.base import ArenaJudge, Kind, Verdict
@@ -55,8 +56,7 @@ class VlmJudge(ArenaJudge):
         dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
         device: str | None = None,
     ) -> None:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
+        check_at_least(1, max_new_tokens=max_new_tokens)
         if show_prompt and answers == "logits":
             raise ValueError("show_prompt needs answers=words: the question behind the logits is always the same.")
         self.pretrained, self.answers = pretrained, answers

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from realgen.checks import check_at_least
 from realgen.remote_calls import RefusedError, Retrier, RetrySettings, TransientError, deadline, retry_after
 from realgen.serving.replicas import Replica, Replicas
 from realgen.serving.wire import WireError, decode_rewards
@@ -45,11 +46,8 @@ class ConnectionSettings(RetrySettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.rest_seconds >= 0:
-            raise ValueError(f"rest_seconds must be at least 0, got {self.rest_seconds}.")
-        for name in ("concurrency", "failures_to_rest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(0, rest_seconds=self.rest_seconds)
+        check_at_least(1, concurrency=self.concurrency, failures_to_rest=self.failures_to_rest)
 
 
 class RewardClient:
