@@ -57,9 +57,9 @@ def run(recipe: str) -> Journey:
             return step(self, batch, batch_idx)
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]
+            threading.setprofile(None)
 
-    GRPOModule.training_step = followed  # type: ignore[method-assign]
+    GRPOModule.training_step = followed
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--callbacks={}", "--loggers={}", "--baseline=false", "--data.prompts_per_iteration=2"]
         flags += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=0"]

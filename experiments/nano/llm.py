@@ -2,8 +2,8 @@
 
     python -m experiments.nano.llm --output data/nano/llm
 
-Supervised fine-tuning from nothing on the pairs of ``experiments.nano.rewrites``: cross-entropy of the completion alone.
-It understands no language; it copies the prompt and adds cues, in think/answer format.
+Supervised fine-tuning from nothing on the pairs of ``experiments.nano.rewrites``: cross-entropy of the completion
+alone. It understands no language; it copies the prompt and adds cues, in think/answer format.
 """
 
 from __future__ import annotations

@@ -34,12 +34,12 @@ def test_every_photograph_is_listed(rows):
     assert sorted(rows) == FILES
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_quotes_and_links_are_the_packages(file, rows):
-    where, source, licence = rows[file]
-    said = statement(where, file)
-    quotes = re.findall(r'"(.+?)"', licence)
-    assert [quote for quote in quotes if quote not in said] == []
-    links = [link.rstrip("/") for link in re.findall(r"<(.+?)>", source + licence)]
-    assert [link for link in links if link not in said] == []
-    assert quotes
+def test_quotes_and_links_are_the_packages(rows):
+    wrong = []
+    for file, (where, source, licence) in rows.items():
+        said = statement(where, file)
+        quotes = re.findall(r'"(.+?)"', licence)
+        links = [link.rstrip("/") for link in re.findall(r"<(.+?)>", source + licence)]
+        wrong += [f"{file}: not in {where}: {text}" for text in quotes + links if text not in said]
+        wrong += [f"{file}: no quote"] if not quotes else []
+    assert wrong == []

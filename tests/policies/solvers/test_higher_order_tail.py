@@ -1,5 +1,7 @@
 """Against the closed form of a flow whose data are Gaussian: x(sigma) = scale(sigma) z with z fixed on the way."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -75,13 +77,13 @@ def test_more_steps_are_nearer_to_the_truth() -> None:
     assert errors == sorted(errors, reverse=True)
 
 
-@pytest.mark.parametrize("steps", range(1, 13))
-@pytest.mark.parametrize("end", range(12))
-def test_nodes_rise_from_the_windows_end_to_the_last(end: int, steps: int) -> None:
-    nodes = tail_nodes(end, 12, steps)
-    assert (nodes[0], nodes[-1], len(nodes)) == (end, 12, min(steps, 12 - end) + 1)
-    assert nodes == sorted(set(nodes))
-    assert all(abs(node - end - index * (12 - end) / (len(nodes) - 1)) <= 0.5 for index, node in enumerate(nodes))
+def test_nodes_rise_evenly_from_the_windows_end_to_the_last() -> None:
+    for end, steps in itertools.product(range(12), range(1, 13)):
+        nodes = tail_nodes(end, 12, steps)
+        assert (nodes[0], nodes[-1], len(nodes)) == (end, 12, min(steps, 12 - end) + 1), (end, steps, nodes)
+        even = [end + index * (12 - end) / (len(nodes) - 1) for index in range(len(nodes))]
+        assert nodes == sorted(set(nodes)), (end, steps, nodes)
+        assert all(abs(node - ideal) <= 0.5 for node, ideal in zip(nodes, even, strict=True)), (end, steps, nodes)
 
 
 @pytest.mark.parametrize(
