@@ -153,9 +153,9 @@ def test_what_is_told_of_a_file_is_what_it_was_made_from(layout):
     build = recognise({plain_name(name): value for name, value in published_state(network).items()})
     assert build.family == network.family
     assert not build.differences(network.config)
-    assert {"hidden_size", "num_hidden_layers", "patch_size", "rank"} <= build.measures.keys()
+    assert {"hidden_size", "num_hidden_layers", "patch_size", "rank"} <= build.fields.keys()
     if build.family != "Effort":
-        assert {"num_experts", "expert_type", "router_input", "router_hidden", "hybrid"} <= build.measures.keys()
+        assert {"num_experts", "expert_type", "router_input", "router_hidden", "hybrid"} <= build.fields.keys()
 
 
 def test_what_is_no_detector_is_not_recognised():
