@@ -104,11 +104,7 @@ class JointGRPOModule(GRPOModule):
         return [{"params": list(self.policy.rewriter.trainable_parameters().values())}, image]
 
     def check_policy(self, policy: Policy) -> None:
-        """Raise ValueError if this module cannot train the policy."""
-        if not isinstance(policy, JointPolicy):
-            raise ValueError(
-                f"JointGRPOModule trains a JointPolicy, got {type(policy).__name__}; take realgen.modules.GRPOModule."
-            )
+        """Accept every policy of the constructor's type."""
 
     def collect(self, batch: PromptBatch, generator: torch.Generator, clock: PhaseClock) -> IterationData:
         """Write, draw and score; compare each rewrite with its prompt's group, and each image with its text's."""
