@@ -66,8 +66,8 @@ class RealBench:
     """One run of the benchmark.
 
     Raises:
-        ValueError: If there is nothing to score or nothing to score with, two models have one name, or a number is out of
-            its range.
+        ValueError: If there is nothing to score or to score with, two models have one name, or a number is out of its
+            range.
     """
 
     prompts: Sequence[BenchmarkPrompt]

@@ -14,7 +14,8 @@ from realgen.benchmark.inputs.image_sets import pair
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt_set import read_prompt_set
 from realgen.benchmark.realbench import PolicyUnderTest, RealBench
-from realgen.judges import DetectorJudge, RefusedError, Verdict
+from realgen.judges import DetectorJudge, Verdict
+from realgen.remote_calls import RefusedError
 from tests.helpers.toy_bench import Brightness, GreyPolicy, write_bench, write_grey, write_set
 
 
