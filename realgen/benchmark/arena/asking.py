@@ -14,7 +14,7 @@ from realgen.benchmark.arena.questions import Question, Shown
 from realgen.benchmark.arena.result import Answer
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.data.image_files import read_image
-from realgen.judges.base import ArenaJudge, Verdict
+from realgen.judges.base import ArenaJudge, IdentityChangedError, Kind, Verdict
 from realgen.remote_calls import UnavailableError
 
 _LOGGER = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ class Asking:
     ) -> None:
         self.judge, self.answers, self.matching, self.advance = judge, answers, matching, advance
         self.replies, self.ask_again, self.max_failures = replies, ask_again, max_failures
+        kinds: tuple[Kind, ...] = ("compare", "single")
+        self._identities = {kind: judge.identity(kind) for kind in kinds}
         self._failed = 0
         self._failures_in_a_row = 0
         self._stopped_by: Exception | None = None
@@ -115,6 +117,9 @@ class Asking:
         second = None if question.second is None else await asyncio.to_thread(self._read, question.second)
         text = question.prompt.prompt
         for _ in range(times_to_ask(self.answers.get(key), replies=self.replies, ask_again=self.ask_again)):
+            if self.judge.identity(question.kind) != self._identities[question.kind]:
+                # Another worker's question has changed it meanwhile: the answer would be kept under the wrong key.
+                raise IdentityChangedError(f"{self.judge.name} answers in another form now")
             if second is None:
                 verdict = await self.judge.judge_single(first, text)
             else:
