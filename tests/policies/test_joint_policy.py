@@ -168,9 +168,5 @@ def test_bad_arguments_are_named(make, make_rewriter) -> None:
         JointPolicy(make_rewriter(images_per_rewrite=2), image_policy=GaussianPolicy())
     with pytest.raises(ValueError, match=r"image_lr must be above 0, got 0"):
         joint(make(), image_lr=0.0)
-    with pytest.raises(
-        ValueError, match="policy JointPolicy trains two policies; take realgen.modules.JointGRPOModule"
-    ):
+    with pytest.raises(ValueError, match=r"JointPolicy trains two policies; take realgen\.modules\.JointGRPOModule"):
         module(policy=make())
-    with pytest.raises(ValueError, match="JointGRPOModule trains a JointPolicy, got GaussianPolicy"):
-        joint(GaussianPolicy())
