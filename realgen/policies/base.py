@@ -35,9 +35,9 @@ class Policy(nn.Module, ABC):
     def load(self) -> None:
         """Read the weights and attach the adapters; a second call does nothing."""
 
-    @abstractmethod
     def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
         """Sample ``group_size`` samples of each prompt, without gradient. All randomness comes from ``generator``."""
+        return Rollout.concatenate(list(self.rollout_chunks(prompts, group_size, generator=generator)))
 
     def rollout_chunks(
         self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator

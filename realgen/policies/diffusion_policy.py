@@ -180,10 +180,6 @@ class DiffusionPolicy(Policy):
         if group_size % self.samples_per_noise:
             raise ValueError(f"samples_per_noise={self.samples_per_noise} must divide group_size, got {group_size}.")
 
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        """Sample ``group_size`` images of each prompt; see ``rollout_chunks``."""
-        return Rollout.concatenate(list(self.rollout_chunks(prompts, group_size, generator=generator)))
-
     def rollout_chunks(
         self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator
     ) -> Iterator[Rollout]:
@@ -257,9 +253,6 @@ class DiffusionPolicy(Policy):
     def reference(self) -> Iterator[None]:
         """Inside this context the policy is its frozen start: adapters off, or the copy that was kept.
 
-        Yields:
-            Nothing.
-
         Raises:
             ValueError: If the whole transformer is trained and no copy was kept.
         """
@@ -281,13 +274,6 @@ class DiffusionPolicy(Policy):
     def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
         """Draw one image per (prompt, seed) with the ODE, as the stock pipeline does with one CPU generator per image.
 
-        Args:
-            prompts: One text per image.
-            seeds: One seed per image.
-
-        Returns:
-            [rows, 3, H, W] in [0, 1].
-
         Raises:
             ValueError: If there are not as many seeds as prompts.
         """
@@ -304,7 +290,7 @@ class DiffusionPolicy(Policy):
             directory: Made if missing.
 
         Returns:
-            The directory: for the pipeline's ``load_lora_weights``, or the transformer's ``from_pretrained``.
+            The directory, for ``load_lora_weights`` or ``from_pretrained``.
         """
         adapters = self.lora is not None
         weights = gathered_weights(self.transformer, trained_only=adapters)
