@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -165,12 +165,9 @@ class OpenAIJudge(ArenaJudge):
                 "endpoint without keys wants null."
             )
 
-    def session(self) -> AbstractAsyncContextManager[object]:
-        """Return a context that holds the connections to the endpoint."""
-        return self._connected()
-
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[None]:
+    async def session(self) -> AsyncIterator[None]:
+        """Hold the connections to the endpoint."""
         from openai import AsyncOpenAI
 
         self.check()
@@ -201,7 +198,7 @@ class OpenAIJudge(ArenaJudge):
         urls = {label: await asyncio.to_thread(write, image) for label, image in images.items()}
         answer_format, form = self.answer_format, FORMS[kind]  # of this question; another one may change the judge's
         message = user_message(self.questions.text(kind, answer_format, prompt), urls, detail=self.detail)
-        request = {"model": self.model, "messages": [message], **self._settings}
+        request: dict[str, Any] = {"model": self.model, "messages": [message], **self._settings}
         if answer_format == "json":
             request["response_format"] = form.response_format()
         completion, attempts = await self._retrier.call(partial(self._attempt, request))
