@@ -70,7 +70,8 @@ class OpenAIJudge(ArenaJudge):
         max_side: Longest side, in pixels, that images are scaled down to; null sends them as large as they are.
         detail: Resolution at which the model is to look, as far as the endpoint knows that.
         answer_format: ``json``: by a schema (``response_format``), and in two lines from the moment on when the
-            endpoint refuses that. ``lines``: in the two lines of the published evaluation.
+            endpoint refuses that. ``lines``: in the two lines of the published evaluation; to be set for an endpoint
+            that is known to refuse schemas, so that a dry run counts the answers that are kept.
         temperature: Of sampling; null leaves it to the endpoint, as published.
         max_tokens: Longest reply, reasoning included; null leaves it to the endpoint. A reply cut off is unreadable.
         max_tokens_name: What the endpoint calls that; older ones know ``max_tokens`` only.
