@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.logging_filters import no_loading_bars, report_truncation_once
 from realgen.policies.backbones.base import Backbone, Schedule, channels_last
-from realgen.policies.chatter import no_loading_bars, tell_of_truncation_once
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -92,7 +92,7 @@ class PipelineBackbone(Backbone):
             raise ValueError(f"it holds a {index['_class_name']}.")
         # Diffusers wants it said that a part is missing, such as the T5 of Stable Diffusion 3.
         absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
-        tell_of_truncation_once()
+        report_truncation_once()
         with torch.device("cpu"), no_loading_bars():
             return pipeline_class.from_pretrained(
                 self.pretrained, dtype={"vae": torch.float32, "default": self.dtype}, **where, **absent
