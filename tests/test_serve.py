@@ -22,7 +22,7 @@ from realgen.detectors import OmniAID
 from realgen.functional.images import from_uint8, to_uint8
 from realgen.rewards import Realism, RemoteReward
 from realgen.serve import check, config_reader, load, main
-from realgen.serving import Connection
+from realgen.serving import ConnectionSettings
 from realgen.serving.scoring import rollout_of_images
 from realgen.serving.wire import encode_request
 
@@ -139,7 +139,7 @@ class Server:
         return httpx.post(f"{self.url}/rewards", content=body, headers=headers, trust_env=False, timeout=60.0)
 
     def remote(self, **arguments: object) -> RemoteReward:
-        patient = Connection(retries=8, max_backoff=2.0, failures_to_rest=100)
+        patient = ConnectionSettings(retries=8, max_backoff=2.0, failures_to_rest=100)
         defaults = {"send_prompts": False, "token_variable": "REALGEN_TEST_TOKEN", "connection": patient}
         return RemoteReward([self.url], **defaults | arguments)
 

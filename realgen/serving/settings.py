@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from realgen.checks import check_at_least
 from realgen.serving.wire import Limits
 
 
@@ -45,8 +46,8 @@ class ServerSettings:
             raise ValueError(f"port must be 1024 to 65535, got {self.port}.")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _COUNTS and value < 1:
-                raise ValueError(f"{field.name} must be at least 1, got {value}.")
+            if field.name in _COUNTS:
+                check_at_least(1, **{field.name: value})
             if field.name in _SECONDS and not 0 < value < math.inf:
                 raise ValueError(f"{field.name} must be above 0 and finite, got {value}.")
         if self.devices in (0, []):
