@@ -238,6 +238,7 @@ def _run(
     part: Part | None,
 ) -> int:
     from realgen.benchmark.outputs import show, write_outputs
+    from realgen.benchmark.realbench_config import keep_config
 
     def terminate(number: int, _: Any) -> NoReturn:
         raise SystemExit(TERMINATED)
@@ -245,7 +246,7 @@ def _run(
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         bench.check_folder(folder)
-        _keep_config(config, argv, folder)
+        keep_config(config, folder, command=_command(_without(argv, "part")))
         if part is not None:
             sys.stdout.write(f"{bench.draw(folder, part)} images are in {folder}\n")
             return 0
@@ -287,26 +288,6 @@ def log(results: Results, reader: ConfigReader, config: Mapping[str, Any], folde
             logger.log_hyperparams(dict(config))
             log_results(logger.experiment, results, folder, files)
             logger.experiment.finish()
-
-
-def _keep_config(config: Mapping[str, Any], argv: Sequence[str], folder: Path) -> None:
-    """Write the config that the folder is of; one that is there stays unless it is another one, and that is said."""
-    import yaml
-
-    from realgen import __version__
-    from realgen.benchmark.realbench_config import config_changes
-
-    path = folder / "config.yaml"
-    changes = config_changes(path, config)
-    if path.exists() and not changes:
-        return
-    if changes:
-        sys.stderr.write(f"note: {folder} was of another config, its results are replaced: {changes}\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump({**config, "run_dir": None, "part": None}, sort_keys=False, allow_unicode=True)
-    whole = path.with_name(f".{path.name}.{os.getpid()}.part")  # a run that is killed leaves no half of a file
-    whole.write_text(f"# realgen {__version__}: {_command(_without(argv, 'part'))}\n{text}", encoding="utf-8")
-    os.replace(whole, path)
 
 
 def _without(argv: Sequence[str], key: str) -> list[str]:

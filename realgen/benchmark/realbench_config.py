@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from lightning.pytorch.loggers import Logger
 
+from realgen import __version__
 from realgen.benchmark.arena import Arena
 from realgen.benchmark.detector_scoring import ScoringSettings
 from realgen.benchmark.matching import FormatMatching
@@ -124,6 +127,30 @@ def config_changes(path: Path, config: Mapping[str, Any]) -> str:
     ]
     more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
     return "; ".join(changes[:NAMED]) + more
+
+
+def keep_config(config: Mapping[str, Any], folder: Path, *, command: str) -> None:
+    """Write the config that a folder is of; one that is there stays unless it is another one, which is reported.
+
+    Args:
+        config: Complete.
+        folder: Of the run.
+        command: The command that began it, for a comment.
+
+    Raises:
+        ValueError: If the config that is there cannot be read.
+    """
+    path = folder / "config.yaml"
+    changes = config_changes(path, config)
+    if path.exists() and not changes:
+        return
+    if changes:
+        sys.stderr.write(f"note: {folder} was of another config, its results are replaced: {changes}\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump({**config, "run_dir": None, "part": None}, sort_keys=False, allow_unicode=True)
+    whole = path.with_name(f".{path.name}.{os.getpid()}.part")  # a run that is killed leaves no half of a file
+    whole.write_text(f"# realgen {__version__}: {command}\n{text}", encoding="utf-8")
+    os.replace(whole, path)
 
 
 def _leaves(value: Any, key: str = "") -> dict[str, Any]:

@@ -26,7 +26,7 @@ def run_command(command: Callable[[], int]) -> int:
         return command()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # whatever it was: a line for the user
         if wants_traceback():
             raise
         sys.stderr.write(f"error: {explain(error)}\n")
