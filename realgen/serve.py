@@ -110,7 +110,7 @@ def load(config: Mapping[str, Any], device: str) -> Reward:
         device: Where it computes.
 
     Returns:
-        The reward, ready to score.
+        The reward, ready to score images.
     """
     return _reward(config_reader().make(config)).to(device)
 

@@ -52,7 +52,7 @@ def test_every_config_has_a_port_of_its_own(path: Path) -> None:
     assert len(set(ports)) == len(SERVED)
 
 
-def test_what_is_loaded_judges(repository: Path, nano: Path) -> None:
+def test_what_is_loaded_scores(repository: Path, nano: Path) -> None:
     reward = load(config_reader().read(["--config", OMNIAID]), "cpu")
     images = torch.rand(2, 3, 32, 32)
     expected = 1 - OmniAID(str(nano / "omniaid"))(images)
@@ -207,7 +207,7 @@ def test_served_rewards_equal_local_ones(server: Server, local: Realism) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["png", "webp"])
-def test_files_are_judged_as_the_rounded_pictures(encoding: str, server: Server, local: Realism) -> None:
+def test_files_are_scored_as_the_rounded_images(encoding: str, server: Server, local: Realism) -> None:
     images = torch.rand(3, 3, 48, 40)
     served = server.remote(encoding=encoding).score(rollout_of_images(images, [""] * 3))
     rounded = local.score(rollout_of_images(from_uint8(to_uint8(images)), [""] * 3))

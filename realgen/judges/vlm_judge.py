@@ -35,7 +35,7 @@ class VlmJudge(ArenaJudge):
         tie_margin: Largest difference of P(real) that is a tie, in ``logits``; in [0, 1).
         max_pixels: Largest area, in pixels, that images are scaled down to; null for what the processor's config says.
         dtype: Of weights and computation.
-        device: Where it computes; null for where the command does.
+        device: Where it computes; null for the device of the command.
 
     Raises:
         ValueError: If a number is out of its range, a question is empty, ``show_prompt`` is asked of ``logits``, or

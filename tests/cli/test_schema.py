@@ -14,6 +14,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import WandbLogger
 
 from realgen.cli.schema import describe, parameters, slot_of
+from realgen.policies.backbones import SD3
 from tests.helpers.cli_toys import Bright, Model, Reward
 
 
@@ -38,7 +39,7 @@ class Settings:
         (Settings | None, "owner", "Settings"),
     ],
 )
-def test_place_of_finds_what_it_holds(hint: Any, kind: str, value: Any) -> None:
+def test_slot_of_finds_what_it_holds(hint: Any, kind: str, value: Any) -> None:
     assert getattr(slot_of(hint), kind) == value
 
 
@@ -60,7 +61,7 @@ def test_plain_values_are_no_components(hint: Any) -> None:
         (Literal["a", "b"] | Reward, True, False),
     ],
 )
-def test_place_of_tells_text_and_null(hint: Any, text: bool, null: bool) -> None:
+def test_slot_of_tells_text_and_null(hint: Any, text: bool, null: bool) -> None:
     assert (slot_of(hint).takes_text, slot_of(hint).takes_null) == (text, null)
 
 
@@ -68,7 +69,7 @@ def test_place_of_tells_text_and_null(hint: Any, text: bool, null: bool) -> None
     ("hint", "plain"),
     [(Reward | None, False), (Reward | int, True), (Reward | bool, True), (Literal["a"] | Reward, True), (Any, True)],
 )
-def test_place_of_tells_whether_a_scalar_may_stand(hint: Any, plain: bool) -> None:
+def test_slot_of_tells_whether_a_scalar_may_stand(hint: Any, plain: bool) -> None:
     assert slot_of(hint).takes_plain is plain
 
 
@@ -86,6 +87,8 @@ def test_parameters_leave_out_what_the_code_passes() -> None:
 
 def test_parameters_reach_through_kwargs() -> None:
     assert {"offline", "project", "group", "tags"} <= set(parameters(WandbLogger))
+    cache_size = parameters(SD3)["cache_size"]
+    assert (cache_size.hint, cache_size.default, cache_size.required) == (int, 256, False)
 
 
 def test_parameters_of_a_dataclass_and_of_a_function() -> None:

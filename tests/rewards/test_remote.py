@@ -65,10 +65,10 @@ def test_prompts_travel_with_their_rows(rollout, one_at_a_time):
 )
 def test_a_chunk_that_fails_is_nan_and_not_zero(wrong, rollout, one_at_a_time, caplog):
     with hostile_server(lambda handler, number: (wrong if number == 1 else honest)(handler, number)) as server:
-        reward = WeightedSum({"judge": remote(server, connection=one_at_a_time)})
+        reward = WeightedSum({"served": remote(server, connection=one_at_a_time)})
         output = reward(rollout)
     assert output.total.isnan().tolist() == [[False, False, True], [True, False, False]]
-    assert output.parts["judge"].isnan().sum() == 2
+    assert output.parts["served"].isnan().sum() == 2
     assert "2 of 6 samples got no remote reward" in caplog.text
     assert server.url in caplog.text
 
@@ -112,7 +112,7 @@ def test_an_image_with_nan_is_nan_and_not_sent(rollout, one_at_a_time):
     assert sent == [2, 2, 1]
 
 
-def test_a_row_that_the_server_could_not_judge_is_no_failure(make_rollout):
+def test_a_row_that_the_server_could_not_score_is_no_failure(make_rollout):
     with hostile_server(say(200, {"rewards": [None, 0.5]})) as server:
         reward = remote(server, max_failed_share=0.0)
         scores = reward.score(make_rollout(torch.rand(2, 3, 4, 4), ["a"], 2))
