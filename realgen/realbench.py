@@ -20,7 +20,7 @@ from realgen.cli.error_frame import INTERRUPTED, TERMINATED, run_command
 
 if TYPE_CHECKING:
     from realgen.benchmark import Results
-    from realgen.benchmark.realbench import Part, RealBench
+    from realgen.benchmark.realbench import PromptSplit, RealBench
     from realgen.cli.config_reader import ConfigReader
     from realgen.policies import Policy
 
@@ -69,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _realbench(arguments: Sequence[str]) -> int:
     reader, config = read_config(arguments)
-    from realgen.benchmark.realbench_config import read_part
+    from realgen.benchmark.realbench_config import read_split
 
-    part = read_part(config)
+    part = read_split(config)
     bench = prepare(reader, config)
     folder = run_folder(config, arguments)
     if config["dry_run"]:
@@ -138,7 +138,7 @@ def gather_images(argv: Sequence[str]) -> list[str]:
             raise ConfigError("--images needs a value: --images DIR, or --images NAME=DIR")
         name, named, folder = value.partition("=")
         if not named:
-            from realgen.benchmark.image_sets import model_name  # here, because it waits for torch
+            from realgen.benchmark.inputs.image_sets import model_name  # here, because it waits for torch
 
             name, folder = model_name(value), value
         if name in folders:
@@ -165,9 +165,9 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
         ConfigError: If a constructor refuses its arguments, prompts and images do not fit together, or a judge that is
             to be asked lacks its key.
     """
-    from realgen.benchmark.detector_scoring import Judges
-    from realgen.benchmark.prompt_set import choose_evenly, read_prompt_set
-    from realgen.benchmark.realbench import Contestant, RealBench
+    from realgen.benchmark.detector_scoring import Scorers
+    from realgen.benchmark.inputs.prompt_set import choose_evenly, read_prompt_set
+    from realgen.benchmark.realbench import PolicyUnderTest, RealBench
     from realgen.parallel import usable_device
 
     made = reader.make(config)
@@ -179,9 +179,9 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
     bench = RealBench(
         prompts=choose_evenly(prompts, made.num_prompts),
         other_names=[prompt.name for prompt in prompts],
-        judges=Judges(_given(made.detectors), _given(made.rewards), _given(made.metrics)),
-        contestants={
-            name: Contestant(
+        scorers=Scorers(_given(made.detectors), _given(made.rewards), _given(made.metrics)),
+        policies={
+            name: PolicyUnderTest(
                 partial(_make_policy, reader, config, name),
                 config["policies"][name],
             )
@@ -235,10 +235,10 @@ def _run(
     config: Mapping[str, Any],
     folder: Path,
     argv: Sequence[str],
-    part: Part | None,
+    part: PromptSplit | None,
 ) -> int:
-    from realgen.benchmark.outputs import show, write_outputs
     from realgen.benchmark.realbench_config import keep_config
+    from realgen.benchmark.report.outputs import show, write_outputs
 
     def terminate(number: int, _: Any) -> NoReturn:
         raise SystemExit(TERMINATED)
@@ -276,7 +276,7 @@ def log(results: Results, reader: ConfigReader, config: Mapping[str, Any], folde
     """
     from lightning.pytorch.loggers import WandbLogger
 
-    from realgen.benchmark.wandb_log import log_results
+    from realgen.benchmark.report.wandb_log import log_results
     from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments
 
     specs = _given(config["loggers"])
