@@ -110,10 +110,13 @@ def draw(studio: Studio, prompt: str, pictures: Sequence[Picture], bar: tqdm[Any
         return read_told(pictures[-1].path).get("rewriting", "")
     bar.set_postfix_str("rewriting" if studio.rewriter else "")
     text, rewriting = _rewrite(studio, prompt)
-    studio.policy.progress = lambda _, done, total: bar.set_postfix_str(f"step {done}/{total}")
+
+    def progress(_: str, done: int, total: int) -> None:
+        bar.set_postfix_str(f"step {done}/{total}")
+
     for batch in missing:
         texts = [text if picture.rewritten else prompt for picture in batch]
-        images = studio.policy.sample(texts, [picture.seed for picture in batch])
+        images = studio.policy.sample(texts, [picture.seed for picture in batch], progress=progress)
         for picture, told, image in zip(batch, texts, images, strict=True):
             if not image.isfinite().all():
                 raise ValueError(f"the policy drew no picture but NaN for {told!r} with seed {picture.seed}.")
