@@ -170,3 +170,17 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
+
+
+def autocast_without_cache(device_type: str) -> torch.autocast:
+    """Continue the surrounding autocast, if any, without its cache of cast weights.
+
+    The cache lives as long as the outermost context, which is a whole training step: weights that were cast before an
+    optimizer step would still serve after it.
+    """
+    return torch.autocast(
+        device_type,
+        dtype=torch.get_autocast_dtype(device_type),
+        enabled=torch.is_autocast_enabled(device_type),
+        cache_enabled=False,
+    )

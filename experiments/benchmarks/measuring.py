@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from realgen.parallel import autocast_without_cache
 from realgen.policies import DiffusionPolicy
-from realgen.policies.backbones.base import autocast_without_cache
 
 PHASES = ("rollout", "reference", "update")
 """Phases that call the transformer."""

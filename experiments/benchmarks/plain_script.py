@@ -30,8 +30,8 @@ from realgen.functional.images import to_uint8
 from realgen.modules import GRPOModule
 from realgen.modules.seeds import iteration_generator
 from realgen.objectives import GRPOGuard
+from realgen.parallel import autocast_without_cache
 from realgen.policies import DiffusionPolicy
-from realgen.policies.backbones.base import autocast_without_cache
 from realgen.rewards import Realism
 from realgen.rewards.base import Reward
 from realgen.rewards.clip_similarity import ClipSimilarity

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from experiments.nano import clip, detectors, diffusion, encoder, forensic_chat, llm, vae
+from realgen.tables import markdown_table
 
 Figures = Mapping[str, Mapping[str, float]]
 """Model -> name of a figure -> value."""
@@ -27,8 +28,7 @@ def recipe_table() -> str:
         ("forensic_chat", forensic_chat.STEPS, forensic_chat.BATCH_SIZE, seen, forensic_chat.SEED),
         ("llm", llm.STEPS, llm.BATCH_SIZE, "prompts and rewrites alone", llm.SEED),
     ]
-    lines = ["| stage | steps | batch | crops per subject | seed |", "|---|---|---|---|---|"]
-    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+    return markdown_table(["stage", "steps", "batch", "crops per subject", "seed"], rows)
 
 
 def figures_table(figures: Figures) -> str:
@@ -46,10 +46,8 @@ def figures_table(figures: Figures) -> str:
         |---|---|---|
         | vae | psnr_real | 30.000 |
     """
-    lines = ["| model | figure | value |", "|---|---|---|"]
-    for model, values in figures.items():
-        lines += [f"| {model} | {name} | {value:.3f} |" for name, value in values.items()]
-    return "\n".join(lines)
+    rows = ((model, name, f"{value:.3f}") for model, values in figures.items() for name, value in values.items())
+    return markdown_table(["model", "figure", "value"], rows)
 
 
 def fill(text: str, name: str, table: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from realgen.benchmark.results import ModelResults, Results, Score
+from realgen.tables import markdown_table, styled, terminal_table
 
 TABLE_FILE = "results.md"
 SHOWN_CHECKS = ("auroc", "accuracy", "calibration_error")
@@ -71,33 +72,30 @@ def score_table(results: Results) -> Table:
     Args:
         results: To be shown.
     """
-    table = Table(title=f"RealBench, {_count(results)} prompts", title_justify="left")
-    table.add_column("score", no_wrap=True)
-    for model in everyone(results):
-        table.add_column(model.name, justify="right")
+    rows = []
     for name in score_names(results):
         scores = [model.scores.get(name) for model in everyone(results)]
         best = _best(model.scores.get(name) for model in results.models) if len(results.models) > 1 else None
         arrow = {True: " ↑", False: " ↓", None: ""}[next(s.higher_is_better for s in scores if s is not None)]
-        texts = cells(scores)
-        table.add_row(f"{name}{arrow}", *(_shown(*pair, best) for pair in zip(scores, texts, strict=True)))
-    return table
+        texts = zip(scores, cells(scores), strict=True)
+        shown = (styled("bold" if best is not None and score is best else "", text)[0] for score, text in texts)
+        rows.append([f"{name}{arrow}", *shown])
+    headings = ["score", *(model.name for model in everyone(results))]
+    return terminal_table(headings, rows, title=f"RealBench, {_count(results)} prompts")
 
 
 def check_table(results: Results) -> Table | None:
     """How well the detectors tell each model's images from the photographs; None without photographs."""
     if not any(model.checks for model in results.models):
         return None
-    table = Table(title="can the detectors tell them from the photographs?", title_justify="left")
-    table.add_column("detector")
-    table.add_column("measure")
-    for model in results.models:
-        table.add_column(model.name, justify="right")
+    rows = []
     for detector in results.detectors:
         for row, check in enumerate(SHOWN_CHECKS):
-            values = [cell(model.checks.get(detector, {}).get(check)) for model in results.models]
-            table.add_row(detector if row == 0 else "", check, *values)
-    return table
+            values = (cell(model.checks.get(detector, {}).get(check)) for model in results.models)
+            rows.append([detector if row == 0 else "", check, *values])
+    headings = ["detector", "measure", *(model.name for model in results.models)]
+    title = "can the detectors tell them from the photographs?"
+    return terminal_table(headings, rows, title=title, text_columns=(0, 1))
 
 
 def remarks(results: Results) -> list[str]:
@@ -124,20 +122,21 @@ def markdown(results: Results) -> str:
     names, sets = score_names(results), everyone(results)
     parts = ["# RealBench", "", f"{_count(results)} prompts. {INTERVALS}", ""]
     columns = [cells([model.scores.get(name) for model in sets]) for name in names]
-    parts += _table(["model", *names], ([m.name, *texts] for m, *texts in zip(sets, *columns, strict=True)))
+    parts.append(markdown_table(["model", *names], ([m.name, *t] for m, *t in zip(sets, *columns, strict=True))))
     if any(model.checks for model in results.models):
         parts += ["", "## Can the detectors tell them from the photographs?", ""]
         checks = [(m, d, c) for m in results.models for d, c in m.checks.items()]
         measures = list(checks[0][2])
         lines = ([m.name, d, *(cell(c[measure]) for measure in measures)] for m, d, c in checks)
-        parts += _table(["model", "detector", *measures], lines)
+        parts.append(markdown_table(["model", "detector", *measures], lines))
     categories = list(dict.fromkeys(category for model in sets for category in model.categories))
     for name in names if categories else []:
         rows = [(model, [model.categories.get(category, {}).get(name) for category in categories]) for model in sets]
         if any(score is not None for _, scores in rows for score in scores):
             parts += ["", f"## {name} by category", ""]
             texts = iter(cells([score for _, scores in rows for score in scores]))
-            parts += _table(["model", *categories], ([m.name, *(next(texts) for _ in scores)] for m, scores in rows))
+            lines = ([m.name, *(next(texts) for _ in scores)] for m, scores in rows)
+            parts.append(markdown_table(["model", *categories], lines))
     notes = [*remarks(results), *results.settings.get("warnings", ())]
     if notes:
         parts += ["", "## Remarks", "", *(f"- {note}" for note in notes)]
@@ -148,11 +147,6 @@ def markdown(results: Results) -> str:
 def write_markdown(results: Results, folder: Path) -> None:
     """Write ``results.md``."""
     (folder / TABLE_FILE).write_text(markdown(results), encoding="utf-8")
-
-
-def _shown(score: Score | None, text: str, best: Score | None) -> str:
-    text = text.replace("[", r"\[")  # rich reads brackets as markup
-    return f"[bold]{text}[/]" if best is not None and score is best else text
 
 
 def _best(scores: Iterable[Score | None]) -> Score | None:
@@ -167,11 +161,6 @@ def _best(scores: Iterable[Score | None]) -> Score | None:
 
 def _count(results: Results) -> int:
     return max((score.count for model in everyone(results) for score in model.scores.values()), default=0)
-
-
-def _table(heading: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    texts = [heading, ["---"] * len(heading), *lines]
-    return ["| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in texts]
 
 
 def _settings(settings: Mapping[str, object]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from realgen.checks import check_at_least
 from realgen.data.image_batches import ImageBatch
 from realgen.detectors.base import Detector
 from realgen.detectors.checkpoint import save
@@ -73,8 +74,7 @@ class DetectorTraining(Training):
         super().__init__()
         if not 0 <= soft_label < 0.5:
             raise ValueError(f"soft_label must be 0 to below 0.5, got {soft_label}.")
-        if not orthogonality_weight >= 0:
-            raise ValueError(f"orthogonality_weight must be at least 0, got {orthogonality_weight}.")
+        check_at_least(0, orthogonality_weight=orthogonality_weight)
         self.strict_loading = False
         self.detector = detector
         self.optimizer = optimizer

@@ -13,6 +13,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from realgen.checks import check_at_least
 from realgen.functional.advantages import rewards_std
 from realgen.metrics.base import ImageMetric
 from realgen.modules.base import Training
@@ -107,14 +108,13 @@ class GRPOModule(Training):
         overlap_rewards: bool = True,
     ) -> None:
         super().__init__()
-        _check_at_least("group_size", group_size, 2, ": a group of one has no one to be better than")
-        _check_at_least("inner_epochs", inner_epochs, 1)
-        _check_at_least("updates_per_epoch", updates_per_epoch, 1)
-        _check_at_least("microbatch_size", microbatch_size, 1)
+        check_at_least(2, ": a group of one has no one to be better than", group_size=group_size)
+        check_at_least(
+            1, inner_epochs=inner_epochs, updates_per_epoch=updates_per_epoch, microbatch_size=microbatch_size
+        )
         if not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be above 0 (.inf for no limit), got {max_grad_norm}.")
-        if not on_policy_tolerance >= 0:
-            raise ValueError(f"on_policy_tolerance must be at least 0, got {on_policy_tolerance}.")
+        check_at_least(0, on_policy_tolerance=on_policy_tolerance)
         policy.check_group_size(group_size)
         check_pair(policy, objective)
         self.automatic_optimization = False
@@ -341,8 +341,3 @@ class GRPOModule(Training):
         own = self.policy_statistics(rollout, clock.seconds)
         extra = {"step": step, "iteration": step, **lrs, **clock.statistics(), **own}
         self.log_dict({**{name: value.float() for name, value in statistics.items()}, **extra})
-
-
-def _check_at_least(name: str, value: int, least: int, why: str = "") -> None:
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}{why}, got {value}.")

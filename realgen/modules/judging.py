@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.policies.backbones.base import autocast_without_cache
+from realgen.parallel import autocast_without_cache
 from realgen.rewards.base import Reward
 from realgen.types import RewardOutput, Rollout
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from realgen.checks import check_at_least
 from realgen.metrics.base import ImageMetric
 from realgen.modules.seeds import sample_seeds
 from realgen.parallel import gather_first_axis
@@ -29,8 +30,7 @@ class Validation:
     """
 
     def __init__(self, metrics: Mapping[str, ImageMetric], *, samples_per_prompt: int) -> None:
-        if samples_per_prompt < 1:
-            raise ValueError(f"validation_samples_per_prompt must be at least 1, got {samples_per_prompt}.")
+        check_at_least(1, validation_samples_per_prompt=samples_per_prompt)
         self.metrics = dict(metrics)
         self.samples_per_prompt = samples_per_prompt
         self._sums: dict[str, Tensor] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from realgen.checks import check_at_least, check_choice
 from realgen.functional.advantages import weighted_advantages
 from realgen.functional.kl import gaussian_kl, k2, k3, velocity_kl
 from realgen.functional.policy_loss import (
@@ -72,15 +72,14 @@ class GRPO(Objective):
     ) -> None:
         if not 0 <= clip_low <= 1:
             raise ValueError(f"clip_low must be 0 to 1, got {clip_low}.")
-        if not clip_high >= 0:
-            raise ValueError(f"clip_high must be at least 0, got {clip_high}.")
+        check_at_least(0, clip_high=clip_high)
         if not advantage_clip > 0:
             raise ValueError(f"advantage_clip must be above 0 (.inf for none), got {advantage_clip}.")
         if not 0 <= kl_coef < math.inf:
             raise ValueError(f"kl_coef must be finite and at least 0, got {kl_coef}.")
-        _check_choice("advantage_std", advantage_std, get_args(AdvantageStd))
-        _check_choice("kl", kl, get_args(KL))
-        _check_choice("average", average, get_args(Average))
+        check_choice("advantage_std", advantage_std, get_args(AdvantageStd))
+        check_choice("kl", kl, get_args(KL))
+        check_choice("average", average, get_args(Average))
         if (average == "constant") != (most_decisions is not None) or (
             most_decisions is not None and most_decisions < 1
         ):
@@ -220,11 +219,3 @@ class GRPO(Objective):
                 return k2(score.log_probs, reference.log_probs)
             case "k3":
                 return k3(score.log_probs, reference.log_probs)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse an unknown name and suggest the nearest."""
-    if value not in choices:
-        nearest = difflib.get_close_matches(value, choices, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")

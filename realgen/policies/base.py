@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least
 from realgen.parallel import compute_device
 from realgen.types import PolicyScore, Rewrite, Rollout
 
@@ -74,8 +75,7 @@ class Policy(nn.Module, ABC):
 
     def check_group_size(self, group_size: int) -> None:
         """Refuse a group size that the policy cannot sample; costs nothing, so that a config is refused at once."""
-        if group_size < 1:
-            raise ValueError(f"group_size must be at least 1, got {group_size}.")
+        check_at_least(1, group_size=group_size)
 
     @property
     def has_reference(self) -> bool:

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from realgen.functional.flow_sde import Transition
-from realgen.parallel import world_size
-from realgen.policies.backbones.base import Backbone, Schedule, autocast_without_cache
+from realgen.parallel import autocast_without_cache, world_size
+from realgen.policies.backbones.base import Backbone, Schedule
 from realgen.policies.solvers import Euler, Solver
 from realgen.policies.solvers.base import Place
 from realgen.policies.step_window import StepWindow

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least
 from realgen.functional.flow_sde import Transition
 from realgen.parallel import gathered_weights
 from realgen.policies.backbones.base import Backbone, Schedule
@@ -112,9 +113,7 @@ class DiffusionPolicy(Policy):
 
     def _check_arguments(self) -> None:
         names = ("num_steps", "eval_num_steps", "height", "width", "samples_per_noise", "decode_batch_size")
-        for name in (*names, "prompts_per_chunk"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(1, **{name: getattr(self, name) for name in (*names, "prompts_per_chunk")})
         if self.rollout_batch_size < self.samples_per_noise:
             least = f"samples_per_noise={self.samples_per_noise}"
             raise ValueError(f"rollout_batch_size must be at least {least}, got {self.rollout_batch_size}.")

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.checks import check_at_least
 from realgen.policies.base import Policy
 from realgen.policies.joined import concatenate_rollouts, select_prompts
 from realgen.policies.prompt_policy import PromptPolicy
@@ -44,8 +45,7 @@ class JointPolicy(Policy):
 
     def __init__(self, rewriter: PromptPolicy, *, image_policy: Policy, images_per_rewrite: int = 4) -> None:
         super().__init__()
-        if images_per_rewrite < 2:
-            raise ValueError(f"images_per_rewrite must be at least 2, a group of images, got {images_per_rewrite}.")
+        check_at_least(2, ", a group of images", images_per_rewrite=images_per_rewrite)
         if rewriter.image_policy is not None:
             raise ValueError("rewriter.image_policy must be null: the joint policy's image_policy draws.")
         if (images := rewriter.images_per_rewrite) != 1:

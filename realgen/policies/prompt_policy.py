@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from realgen.parallel import is_sharded, world_size
-from realgen.policies.backbones.base import autocast_without_cache, check_pretrained
+from realgen.checks import check_at_least, check_pretrained
+from realgen.parallel import autocast_without_cache, is_sharded, world_size
 from realgen.policies.base import Policy
 from realgen.policies.chat import Chat, check_instruction
 from realgen.policies.chatter import no_loading_bars
@@ -129,15 +129,11 @@ class PromptPolicy(Policy):
 
     def _check_arguments(self) -> None:
         names = ("max_prompt_tokens", "max_tokens", "rollout_batch_size", "score_batch_size", "images_per_rewrite")
-        for name in names:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.raw_per_group < 0:
-            raise ValueError(f"raw_per_group must be at least 0, got {self.raw_per_group}.")
+        check_at_least(1, **{name: getattr(self, name) for name in names})
+        check_at_least(0, raw_per_group=self.raw_per_group)
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}; eval_temperature may be 0.")
-        if not self.eval_temperature >= 0:
-            raise ValueError(f"eval_temperature must be at least 0, got {self.eval_temperature}.")
+        check_at_least(0, eval_temperature=self.eval_temperature)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
         if self.keep_reference and self.lora is not None:

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from realgen.checks import check_at_least
+
 
 class StepWindow(ABC):
     """Chooses where the window of each prompt starts."""
@@ -101,8 +103,7 @@ class RandomWindow(StepWindow):
 
     def __init__(self, size: int, start_min: int = 0, start_max: int | None = None) -> None:
         self.size, self.start_min, self.start_max = size, start_min, start_max
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}.")
+        check_at_least(1, size=size)
         if start_min < 0 or (start_max is not None and start_max < start_min):
             raise ValueError(
                 f"start_min and start_max must satisfy 0 <= start_min <= start_max, got {start_min}, {start_max}."
@@ -141,9 +142,7 @@ class SlidingWindow(StepWindow):
     """
 
     def __init__(self, size: int, interval: int, stride: int = 1, roll_back: bool = False) -> None:
-        for name, value in {"size": size, "interval": interval, "stride": stride}.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(1, size=size, interval=interval, stride=stride)
         self.size, self.interval, self.stride, self.roll_back = size, interval, stride, roll_back
 
     def decisions(self, num_steps: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.policies.backbones.base import autocast_without_cache
+from realgen.parallel import autocast_without_cache
 from realgen.policies.chat import Chat
 from realgen.policies.lora import LoRA
 from realgen.policies.token_sampler import Completions, TokenSampler, concatenate_completions

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from realgen.checks import check_at_least
 from realgen.detectors.checkpoint import load_exactly, read_state_dict
 from realgen.functional.images import check_images
 from realgen.functional.network_input import NetworkInput, open_clip_input, to_network_input
@@ -68,8 +69,7 @@ class Aesthetic(Reward):
     """
 
     def __init__(self, clip: str, head: str, batch_size: int = 64) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        check_at_least(1, batch_size=batch_size)
         check_file(head, "head")
         self.clip, self.head, self.batch_size = clip, head, batch_size
         self._device = torch.device("cpu")

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from realgen.checks import check_at_least
 from realgen.functional.images import check_images
 from realgen.functional.network_input import open_clip_input, to_network_input
 from realgen.rewards.base import Reward
@@ -46,8 +47,7 @@ class ClipSimilarity(Reward):
     """
 
     def __init__(self, similarity: Similarity = "cosine", batch_size: int = 64) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        check_at_least(1, batch_size=batch_size)
         self.similarity = similarity
         self.batch_size = batch_size
         self._device = torch.device("cpu")

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.checks import check_at_least
 from realgen.functional.images import check_images
 from realgen.rewards.base import Reward
 from realgen.serving.client import Connection, RewardClient, UnavailableError
@@ -64,13 +65,8 @@ class RemoteReward(Reward):
         token_variable: str | None = None,
         connection: Connection | None = None,
     ) -> None:
-        for name, value, least in (
-            ("images_per_request", images_per_request, 1),
-            ("failure_window", failure_window, 1),
-            ("cache_size", cache_size, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
+        check_at_least(1, images_per_request=images_per_request, failure_window=failure_window)
+        check_at_least(0, cache_size=cache_size)
         if not low < high:
             raise ValueError(f"low must be below high={high}, got {low}.")
         if not 0 <= max_failed_share <= 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from realgen.checks import check_at_least
 from realgen.functional.text import added_ngrams, mean_overlaps
 from realgen.rewards.text_reward import TextReward
 
@@ -26,8 +27,7 @@ class SuffixDiversity(TextReward):
     """
 
     def __init__(self, length: int = 2) -> None:
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}.")
+        check_at_least(1, length=length)
         self.length = length
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.checks import check_at_least
 from realgen.functional.images import check_images, to_uint8
 from realgen.rewards.base import Reward
 from realgen.rewards.transformers_model import load_pretrained, load_processor
@@ -68,10 +69,7 @@ class VlmRating(Reward):
         dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
         batch_size: int = 4,
     ) -> None:
-        numbers = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "max_pixels": max_pixels}
-        for name, number in numbers.items():
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}.")
+        check_at_least(1, batch_size=batch_size, max_new_tokens=max_new_tokens, max_pixels=max_pixels)
         if not question.strip():
             raise ValueError("question must be a text that asks for a rating from 1 to 5, got an empty one.")
         self.pretrained, self.thinking = pretrained, thinking

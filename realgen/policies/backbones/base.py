@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from realgen.checks import check_at_least, check_pretrained
+
 
 class Schedule(NamedTuple):
     """The noise levels of a denoising run, from the model's own scheduler."""
@@ -57,8 +59,7 @@ class Backbone(ABC):
             raise ValueError(
                 f"negative_prompt has an effect only with {self.cfg_setting} above {off}, got {cfg_scale}."
             )
-        if cache_size < 1:
-            raise ValueError(f"cache_size must be at least 1, got {cache_size}.")
+        check_at_least(1, cache_size=cache_size)
         self.pretrained = pretrained
         self.cfg_scale = cfg_scale
         self.negative_prompt = negative_prompt
@@ -190,14 +191,6 @@ class Backbone(ABC):
         return self._embeddings[prompt]
 
 
-def check_pretrained(pretrained: str) -> None:
-    """What looks like a path must be a directory; anything else may be a hub id, which only ``load`` can know."""
-    first = Path(pretrained).parts[:1]
-    looks_local = pretrained.startswith((".", "/")) or ("/" in pretrained and Path(*first).is_dir())
-    if not pretrained or (looks_local and not Path(pretrained).is_dir()):
-        raise ValueError(f"pretrained must be a directory or a hub id; there is no directory {pretrained!r}.")
-
-
 def channels_last(module: nn.Module) -> None:
     """Lay out the weights of 2-D convolutions channels last, in place: exact but for rounding, and faster.
 
@@ -206,17 +199,3 @@ def channels_last(module: nn.Module) -> None:
     for weight in module.parameters():
         if weight.ndim == 4:
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-
-
-def autocast_without_cache(device_type: str) -> torch.autocast:
-    """Continue the surrounding autocast, if any, without its cache of cast weights.
-
-    The cache lives as long as the outermost context, which is a whole training step: weights that were cast before an
-    optimizer step would still serve after it.
-    """
-    return torch.autocast(
-        device_type,
-        dtype=torch.get_autocast_dtype(device_type),
-        enabled=torch.is_autocast_enabled(device_type),
-        cache_enabled=False,
-    )

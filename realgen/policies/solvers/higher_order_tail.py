@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from realgen.checks import check_at_least
 from realgen.policies.backbones.base import Schedule
 from realgen.policies.solvers.base import EvaluateRows, EvaluateStep, Solver
 from realgen.policies.step_window import StepWindow
@@ -33,8 +34,7 @@ class HigherOrderTail(Solver):
         scheduler: Literal["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"] = "DPMSolverMultistepScheduler",
         solver_order: int = 2,
     ) -> None:
-        if num_tail_steps < 1:
-            raise ValueError(f"num_tail_steps must be at least 1, got {num_tail_steps}.")
+        check_at_least(1, num_tail_steps=num_tail_steps)
         if not 1 <= solver_order <= 3:
             raise ValueError(f"solver_order must be 1 to 3, got {solver_order}.")
         self.tail_steps = self.num_tail_steps = num_tail_steps
