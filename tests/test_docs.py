@@ -30,8 +30,6 @@ PAGES = [
 """All but the API pages, which are made from docstrings, and the notes of single experiments."""
 INSTALLERS = {"conda", "git", "pip", "source"}
 """First words of commands that are not run here; tests/test_environment.py looks after them."""
-ELSEWHERE = {"wandb", "sbatch", "for"}
-"""First words of commands that need an account or a cluster; tests/test_sweeps.py parses what an agent runs."""
 
 SHORT = (
     "--trainer.max_epochs=1 --trainer.limit_train_batches=2 --trainer.limit_val_batches=1 "
@@ -158,7 +156,7 @@ def test_readme_is_short_and_opens_with_the_command_that_shows_it_all() -> None:
 def test_every_command_names_what_exists() -> None:
     wrong = []
     for page, words in COMMANDS:
-        known = words[0] in INSTALLERS | ELSEWHERE
+        known = words[0] in INSTALLERS
         if words[0] == "make":
             known = re.search(rf"^{words[1]}:", text(ROOT / "Makefile"), re.MULTILINE) is not None
         elif words[0] == "python":
@@ -267,15 +265,6 @@ def test_detector_example_is_a_detector(examples: dict[str, Any], tmp_path: Path
         torch.testing.assert_close(p_fake, torch.sigmoid(network(images)[:, 0]))
 
 
-def test_reward_example_is_a_reward(examples: dict[str, Any]) -> None:
-    from realgen.types import Samples
-
-    flat, half = torch.full((3, 8, 8), 0.5), torch.zeros(3, 8, 8)
-    half[:, :4] = 1.0  # standard deviation 0.5, above the limit
-    rewards = examples["Contrast"]()(Samples(prompts=("a",), group_size=2, images=torch.stack([flat, half])))
-    torch.testing.assert_close(rewards.total, torch.tensor([[0.0, 0.25]]))
-
-
 def test_metric_example_is_a_metric(examples: dict[str, Any]) -> None:
     metric = examples["Brightness"]()
     metric.update(torch.zeros(2, 3, 4, 4), prompts=["a", "b"])
@@ -290,22 +279,6 @@ def test_objective_example_learns_from_the_better_half(examples: dict[str, Any])
     advantages = examples["PositiveOnlyGRPO"]().advantages(RewardOutput(total, {"a": total}, {"a": 1.0}))
     assert advantages[0, :2].tolist() == [0.0, 0.0]
     assert advantages[0, 2] > 0
-
-
-def test_base_model_example_predicts_what_the_embedded_one_does(examples: dict[str, Any], nano: Path) -> None:
-    from realgen.policies.backbones import SD3
-
-    velocities = []
-    for backbone in (examples["MyModel"](str(nano / "sd3")), SD3(str(nano / "sd3"))):
-        backbone.load()
-        schedule = backbone.schedule(4, 64, 64)
-        shape = backbone.latent_shape(64, 64)
-        latents = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            conditioning = backbone.encode_prompts(["a cat", "a rocket"])
-            velocities.append(backbone.velocity(latents, schedule.timesteps[[0, 2]], conditioning))
-        assert len(backbone.blocks()) > 0
-    torch.testing.assert_close(*velocities, rtol=0, atol=0)
 
 
 @pytest.mark.slow
