@@ -281,6 +281,22 @@ def test_objective_example_learns_from_the_better_half(examples: dict[str, Any])
     assert advantages[0, 2] > 0
 
 
+def test_base_model_example_predicts_what_the_embedded_one_does(examples: dict[str, Any], nano: Path) -> None:
+    from realgen.policies.backbones import SD3
+
+    velocities = []
+    for backbone in (examples["MyModel"](str(nano / "sd3")), SD3(str(nano / "sd3"))):
+        backbone.load()
+        schedule = backbone.schedule(4, 64, 64)
+        shape = backbone.latent_shape(64, 64)
+        latents = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            conditioning = backbone.encode_prompts(["a cat", "a rocket"])
+            velocities.append(backbone.velocity(latents, schedule.timesteps[[0, 2]], conditioning))
+        assert len(backbone.blocks()) > 0
+    torch.testing.assert_close(*velocities, rtol=0, atol=0)
+
+
 @pytest.mark.slow
 def test_plans_and_dry_runs_run(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cheap, wrong = {tuple(words) for _, words in COMMANDS if "realgen.plan" in words or "--dry-run" in words}, []
