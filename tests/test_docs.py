@@ -346,7 +346,7 @@ def test_every_folder_has_an_api_page_and_every_page_is_in_the_navigation() -> N
     assert packages - {"realgen"} - shown == set()
     assert [found for found in sorted(shown) if not exists(found)] == []
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
-    assert sorted(re.findall(r"- (\S+\.md)$", navigation, re.MULTILINE)) == sorted(
+    assert sorted(re.findall(r"(\S+\.md)$", navigation, re.MULTILINE)) == sorted(
         str(page.relative_to(ROOT / "docs")) for page in pages
     )
 
