@@ -1,4 +1,4 @@
-"""What should be thought about before GPUs are spent, as far as it can be known."""
+"""What to think about before GPUs are spent: settings that do less, or cost more, than they seem to."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from realgen.planning.forecast import Forecast
+from realgen.planning.meter import total
+from realgen.planning.plan import Plan
 from realgen.planning.recipe import Recipe
-from realgen.planning.rewards import RewardCost
+from realgen.planning.table import format_gib
 from realgen.policies import SlidingWindow
 
 
-def find_cautions(recipe: Recipe, rewards: Sequence[RewardCost]) -> Iterator[str]:
-    """Look for settings that do less, or cost more, than they seem to.
+def find_warnings(recipe: Recipe, plan: Plan, expected: Forecast | None) -> Iterator[str]:
+    """Look for what a user may not have meant.
 
     Args:
         recipe: Its policy loaded, on the meta device.
-        rewards: Of each part of the reward.
+        plan: Of the recipe.
+        expected: The plan on some GPU; None without one.
 
     Yields:
         One sentence for each.
     """
-    policy, module = recipe.policy, recipe.module
-    if policy.transition.noise_level == 0:
+    if recipe.policy.transition.noise_level == 0:
         yield "policy.transition.noise_level is 0, so no step is a decision and nothing is trained; the run will refuse"
     yield from _untrained_steps(recipe)
-    for cost in rewards:
+    for cost in plan.rewards:
         if cost.image is None and cost.memory is None:
             yield f"reward {cost.name} is counted neither in seconds nor in memory: {cost.note}"
+    module = recipe.module
     rows = recipe.prompts * module.group_size // module.updates_per_epoch
     if module.microbatch_size > rows:
         yield f"model.microbatch_size={module.microbatch_size} is more than the {rows} rows of an update"
@@ -36,6 +40,8 @@ def find_cautions(recipe: Recipe, rewards: Sequence[RewardCost]) -> Iterator[str
             f"trainer.precision={recipe.precision} rounds the trained weights too, and small updates are lost; "
             "policy.backbone.dtype rounds the frozen ones alone"
         )
+    if expected is not None:
+        yield from _memory_and_rates(plan, expected)
 
 
 def _untrained_steps(recipe: Recipe) -> Iterator[str]:
@@ -48,8 +54,8 @@ def _untrained_steps(recipe: Recipe) -> Iterator[str]:
         yield f"steps {_ranges(missed)} of {steps} are never inside the window, and never trained"
     if isinstance(window, SlidingWindow) and recipe.iterations is not None:
         generator = torch.Generator()
-        moments = range(0, recipe.iterations, window.interval)
-        reached = {int(window.sample(1, steps, iteration=i, generator=generator)) for i in moments}
+        moves = range(0, recipe.iterations, window.interval)
+        reached = {int(window.sample(1, steps, iteration=i, generator=generator)) for i in moves}
         if len(reached) < len(starts):
             yield (
                 f"in {recipe.iterations} iterations the window starts at steps {_ranges(sorted(reached))}, of "
@@ -57,8 +63,31 @@ def _untrained_steps(recipe: Recipe) -> Iterator[str]:
             )
 
 
+def _memory_and_rates(plan: Plan, expected: Forecast) -> Iterator[str]:
+    gpu = expected.gpu
+    for phase, size in plan.memory.peaks.items():
+        if 0 < 0.9 * gpu.memory < size:
+            how = "more than" if size > gpu.memory else "nearly all of"
+            yield f"{phase} needs {format_gib(size)} GiB, {how} the {format_gib(gpu.memory)} GiB of a {gpu.name}"
+    if not gpu.bandwidth:
+        for row in plan.rows:
+            if row.work and row.traffic:
+                yield f"seconds of {row.name} are those of its FLOPs alone: the GPU's bandwidth is not known"
+    works = [row.work for row in plan.rows if row.work and "bf16" in row.work and "fp32" in row.work]
+    few = [work["fp32"] for work in works if work["fp32"] < 0.1 * total(work)]  # a low-precision solver leaves more
+    slow = gpu.seconds({"fp32": sum(few, 0.0)}, expected.utilization)
+    if slow > 0.05 * expected.iteration:
+        faster = "trainer.precision=bf16-mixed would round them to bfloat16"
+        if gpu.fp32 < gpu.tf32:
+            faster = f"float32_matmul_precision=high lets the GPU round their factors to TF32, and {faster}"
+        yield (
+            f"{slow:.3g} of the {expected.iteration:.4g} seconds are products in float32 beside a model in bfloat16 "
+            f"(its adapters); {faster}"
+        )
+
+
 def _ranges(numbers: Sequence[int]) -> str:
-    """Rising numbers, told as ranges.
+    """Write rising numbers as ranges.
 
     Example:
         >>> _ranges([0, 1, 2, 7])
