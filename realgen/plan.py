@@ -21,7 +21,7 @@ first commands to try:
 
 Any dotted key of the config may follow, as with realgen.fit. No weights are needed, and nothing is downloaded: models
 are built on PyTorch's meta device, from config.json where the model's folder or the hub's cache has it, else from the
-published numbers in realgen/planning/architectures and judges.
+published numbers in realgen/planning/architectures.
 GPUs: a100-40, a100-80, h100, h200, b200, l40s, rtx4090, a6000.
 """
 
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from realgen.planning import make_plan
     from realgen.planning.forecast import forecast, read_measured
+    from realgen.planning.plan_warnings import find_warnings
     from realgen.planning.table import as_json, show
 
     try:
@@ -56,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = make_plan(recipe, prompt_tokens=options.prompt_tokens)
         rated = None if gpu is None else gpu.at_precision(recipe.float32_matmul_precision)
         expected = None if rated is None else forecast(plan, rated, options.utilization)
+        warnings = list(find_warnings(recipe, plan, expected))
         if options.json is not None:
-            text = json.dumps(as_json(plan, expected, measured), indent=2) + "\n"
+            text = json.dumps(as_json(plan, expected, measured, warnings), indent=2) + "\n"
             options.json.write_text(text, encoding="utf-8")
     except (ValueError, OSError) as error:
         if os.environ.get("REALGEN_TRACEBACK", "0") not in ("", "0"):
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     # As wide as the table needs: where the output is no terminal it would be 80 columns, with numbers cut in two.
-    show(plan, expected, measured, Console(soft_wrap=True, width=1000))
+    show(plan, expected, measured, warnings, Console(soft_wrap=True, width=1000))
     return 0
 
 

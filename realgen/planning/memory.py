@@ -86,9 +86,7 @@ def find_memory(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: Seque
     return Memory(sizes, find_peaks(sizes, activations, sharding))
 
 
-def find_peaks(
-    sizes: Mapping[str, int | None], activations: Mapping[str, int], sharding: Sharding
-) -> dict[str, int]:
+def find_peaks(sizes: Mapping[str, int | None], activations: Mapping[str, int], sharding: Sharding) -> dict[str, int]:
     """Add up what is held at the fullest moment of each phase.
 
     Args:

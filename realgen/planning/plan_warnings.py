@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from realgen.planning.forecast import Forecast
+from realgen.planning.gpus import format_gib
 from realgen.planning.meter import total
 from realgen.planning.plan import Plan
 from realgen.planning.recipe import Recipe
-from realgen.planning.table import format_gib
 from realgen.policies import SlidingWindow
 
 
@@ -31,10 +31,9 @@ def find_warnings(recipe: Recipe, plan: Plan, expected: Forecast | None) -> Iter
     for cost in plan.rewards:
         if cost.image is None and cost.memory is None:
             yield f"reward {cost.name} is counted neither in seconds nor in memory: {cost.note}"
-    module = recipe.module
-    rows = recipe.prompts * module.group_size // module.updates_per_epoch
-    if module.microbatch_size > rows:
-        yield f"model.microbatch_size={module.microbatch_size} is more than the {rows} rows of an update"
+    size, rows = recipe.module.microbatch_size, recipe.rows_per_update
+    if size > rows:
+        yield f"model.microbatch_size={size} is more than the {rows} rows of an update"
     if recipe.precision in ("bf16-true", "16-true"):
         yield (
             f"trainer.precision={recipe.precision} rounds the trained weights too, and small updates are lost; "

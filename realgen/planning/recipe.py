@@ -72,6 +72,11 @@ class Recipe:
     """Whether GPUs may round the factors of float32 products, in PyTorch's words."""
 
     @property
+    def rows_per_update(self) -> int:
+        """Rows of one optimizer update on one rank."""
+        return self.prompts * self.module.group_size // self.module.updates_per_epoch
+
+    @property
     def policy(self) -> DiffusionPolicy:
         """The policy that draws and learns.
 

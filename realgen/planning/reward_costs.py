@@ -52,7 +52,7 @@ NETWORKS: Mapping[str, NetworkCost] = {
     "ViT-H-14": NetworkCost(_CLIP_H, 986e6, 335e9, prompt=47.1e9),
     "data/nano/omniaid": NetworkCost("the embedded OmniAID", 299e3, 29.8e6),
     "data/nano/effort": NetworkCost("the embedded Effort", 323e3, 11.0e6),
-    "data/nano/forensic_chat": NetworkCost("the embedded Forensic-Chat", 721e3, 75.6e6),
+    "data/nano/forensic_chat": NetworkCost("the embedded Forensic-Chat", 721e3, 75.6e6, token=218e3),
     "data/nano/clip": NetworkCost("the embedded CLIP", 531e3, 50.4e6, prompt=5.02e6),
 }
 """By the name of the reward's or detector's class, of open_clip's architecture, or of the folder of the weights."""
@@ -118,7 +118,7 @@ def _cost(name: str, network: NetworkCost, settings: Mapping[str, Any], pixels: 
     dtype = settings.get("dtype", "float32")
     rate, width = "fp32" if dtype == "float32" else "bf16", getattr(torch, dtype).itemsize
     written, note = 1, f"reward {name} is counted as {network.name}"
-    if network.token:
+    if "max_new_tokens" in settings:
         most = settings["max_new_tokens"]
         written = most if settings["thinking"] else min(most, RATING_TOKENS)
         note += f" that writes {'up to ' if settings['thinking'] else ''}{written} tokens about each image"

@@ -6,7 +6,7 @@ import torch
 
 from realgen.functional.flow_sde import FlowSDE
 from realgen.objectives import GRPO, Objective
-from realgen.planning.rehearsal import Counts, Kind, rehearse
+from realgen.planning.dry_run import CallKind, Counts, count_calls
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
 from realgen.policies.backbones import SD3, Schedule
 
@@ -35,7 +35,7 @@ def counts(
         lora=LoRA(rank=2),
         **settings,
     )
-    return rehearse(
+    return count_calls(
         policy,
         backbone,
         objective,
@@ -59,19 +59,19 @@ def test_rows_follow_the_formulas() -> None:
     }
     assert (found.encoded, found.decoded, found.images, found.updates) == (PROMPTS, PROMPTS * GROUP, PROMPTS * GROUP, 2)
     assert found.decode_batch == 5
-    assert found.largest_call[Kind("rollout", True, False)] == 4
+    assert found.largest_call[CallKind("rollout", True, False)] == 4
     assert found.graph_rows == 5 * WINDOW  # all rows of a microbatch wait for one backward pass
     latents, means, velocities = PROMPTS * GROUP * (WINDOW + 1), scored, scored
     assert found.stored_latents == latents + means + velocities + (means + velocities)  # the reference's too
 
 
-def test_without_a_leash_nobody_asks_the_reference() -> None:
+def test_without_a_kl_penalty_the_reference_is_not_scored() -> None:
     found = counts(GRPO(kl_coef=0.0), start_min=0, start_max=0, guidance_scale=1.0)
-    assert set(found.rows) == {Kind("rollout", False, False), Kind("update", False, False)}
+    assert set(found.rows) == {CallKind("rollout", False, False), CallKind("update", False, False)}
     assert found.evals("rollout") == PROMPTS * GROUP * STEPS
 
 
-def test_of_many_places_some_stand_for_all() -> None:
+def test_a_few_of_many_starts_have_the_mean_of_all() -> None:
     found = counts(GRPO(kl_coef=0.0), start_min=2, start_max=20, num_steps=30, samples_per_noise=3)
     mean_start = 11
     assert found.evals("rollout") == 2 * PROMPTS * (2 * mean_start + GROUP * (30 - mean_start))
