@@ -141,7 +141,7 @@ def load(config: Mapping[str, Any], device: str) -> Reward:
         device: Where it computes.
 
     Returns:
-        The reward, ready to judge.
+        The reward, ready to score images.
     """
     return _reward(_make(config)).to(device)
 

@@ -22,7 +22,7 @@ from realgen.detectors import OmniAID
 from realgen.functional.images import from_uint8, to_uint8
 from realgen.rewards import Realism, RemoteReward
 from realgen.serve import check, load, main, read_config
-from realgen.serving import Connection
+from realgen.serving import ConnectionSettings
 from realgen.serving.scoring import rollout_of_images
 from realgen.serving.wire import encode_request
 
@@ -52,7 +52,7 @@ def test_every_config_has_a_port_of_its_own(path: Path) -> None:
     assert len(set(ports)) == len(SERVED)
 
 
-def test_what_is_loaded_judges(repository: Path, nano: Path) -> None:
+def test_what_is_loaded_scores(repository: Path, nano: Path) -> None:
     reward = load(read_config(["--config", OMNIAID]), "cpu")
     images = torch.rand(2, 3, 32, 32)
     expected = 1 - OmniAID(str(nano / "omniaid"))(images)
@@ -139,7 +139,7 @@ class Server:
         return httpx.post(f"{self.url}/rewards", content=body, headers=headers, trust_env=False, timeout=60.0)
 
     def remote(self, **arguments: object) -> RemoteReward:
-        patient = Connection(retries=8, max_backoff=2.0, failures_to_rest=100)
+        patient = ConnectionSettings(retries=8, max_backoff=2.0, failures_to_rest=100)
         defaults = {"send_prompts": False, "token_variable": "REALGEN_TEST_TOKEN", "connection": patient}
         return RemoteReward([self.url], **defaults | arguments)
 
@@ -207,7 +207,7 @@ def test_served_rewards_equal_local_ones(server: Server, local: Realism) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["png", "webp"])
-def test_files_are_judged_as_the_rounded_pictures(encoding: str, server: Server, local: Realism) -> None:
+def test_files_are_scored_as_the_rounded_images(encoding: str, server: Server, local: Realism) -> None:
     images = torch.rand(3, 3, 48, 40)
     served = server.remote(encoding=encoding).score(rollout_of_images(images, [""] * 3))
     rounded = local.score(rollout_of_images(from_uint8(to_uint8(images)), [""] * 3))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from realgen.benchmark.arena_asking import Asking, times_to_ask
 from realgen.benchmark.arena_log import AnswerLog
@@ -27,7 +24,8 @@ from realgen.benchmark.arena_scoring import Resampling, bias, pair_row, rank, sc
 from realgen.benchmark.image_sets import ImageSet
 from realgen.benchmark.matching import FormatMatching
 from realgen.benchmark.prompt_set import BenchmarkPrompt
-from realgen.judges.base import ArenaJudge
+from realgen.judges.base import ArenaJudge, IdentityChangedError
+from realgen.remote_calls import run_async
 
 
 @dataclass(frozen=True)
@@ -152,19 +150,30 @@ class Arena:
         battle = _Battle(self, prompts, sets, matching)
         answers = AnswerLog(log)
         with answers.writing():
-            asking = battle.open_questions(answers)
-            with _bar(len(asking), progress) as advance:
-                asker = Asking(
-                    self.judge,
-                    answers,
-                    matching=matching,
-                    replies=self.replies,
-                    ask_again=self.ask_again,
-                    max_failures=self.max_failures,
-                    advance=advance,
-                )
-                failed = _run(asker.ask_all(asking))
-        return battle.result(answers, asked=len(asking) - failed, failed=failed)
+            try:
+                asked, failed = self._ask(battle, answers, matching, progress)
+            except IdentityChangedError:  # answers have other keys from now on, and some may be kept already
+                battle = _Battle(self, prompts, sets, matching)
+                asked, failed = self._ask(battle, answers, matching, progress)
+        return battle.result(answers, asked=asked, failed=failed)
+
+    def _ask(
+        self, battle: _Battle, answers: AnswerLog, matching: FormatMatching | None, progress: bool
+    ) -> tuple[int, int]:
+        """Ask the open questions; return how many got an answer, and how many none."""
+        questions = battle.open_questions(answers)
+        with _bar(len(questions), progress) as advance:
+            asker = Asking(
+                self.judge,
+                answers,
+                matching=matching,
+                replies=self.replies,
+                ask_again=self.ask_again,
+                max_failures=self.max_failures,
+                advance=advance,
+            )
+            failed = run_async(asker.ask_all(questions))
+        return len(questions) - failed, failed
 
 
 class _Battle:
@@ -238,13 +247,3 @@ def _bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
     with Progress(*columns, console=console, disable=not (shown and total and console.is_terminal)) as bar:
         task = bar.add_task("", total=total)
         yield lambda: bar.advance(task)
-
-
-def _run(work: Coroutine[Any, Any, int]) -> int:
-    """Wait for asynchronous work, also where an event loop runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()

@@ -14,7 +14,8 @@ from realgen.benchmark.arena_protocol import Question, Shown
 from realgen.benchmark.arena_result import Answer
 from realgen.benchmark.matching import FormatMatching
 from realgen.data.image_files import read_image
-from realgen.judges.base import ArenaJudge, UnavailableError, Verdict
+from realgen.judges.base import ArenaJudge, Verdict
+from realgen.remote_calls import UnavailableError
 
 _LOGGER = logging.getLogger(__name__)
 

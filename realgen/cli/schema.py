@@ -6,6 +6,7 @@ import collections.abc
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from datetime import timedelta
 from enum import Enum
@@ -141,12 +142,15 @@ def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, Pl
         names = parser.add_class_arguments(function, fail_untyped=False)
     else:
         names = parser.add_function_arguments(function, fail_untyped=False)
-    signature = inspect.signature(function).parameters
-    given = list(signature)[:num_given]
-    try:
-        hints = get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    except (NameError, TypeError):
-        hints = {}  # an annotation that cannot be read: jsonargparse alone judges the values
+    given = list(inspect.signature(function).parameters)[:num_given]
+    signature: dict[str, inspect.Parameter] = {}
+    hints: dict[str, Any] = {}
+    # Parents first: an argument that goes to one through ``**kwargs`` has its type and default there.
+    for maker in reversed(function.__mro__) if inspect.isclass(function) else (function,):
+        if maker is function or "__init__" in vars(maker):
+            with suppress(NameError, TypeError, ValueError):  # what cannot be read jsonargparse alone judges
+                signature |= inspect.signature(maker).parameters
+                hints |= get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
     places = {}
     for name in dict.fromkeys(name.split(".")[0] for name in names):
         if name not in given:

@@ -1,4 +1,4 @@
-"""The contract of a judge: two images, or one, in; a verdict with its reason out."""
+"""The contract of a judge: images in, a verdict with its reason out."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 Choice = Literal["first", "second", "tie", "real", "fake"]
-"""What a judge can say: of a pair one of the first three, of a single image one of the last two."""
+"""A verdict on a pair is one of the first three, one on a single image one of the last two."""
 
 
-class UnavailableError(Exception):
-    """A judge gave no answer to this question; it may answer another one, or the same one later."""
+Kind = Literal["compare", "single"]
+"""A question about a pair, or about one image."""
 
 
-class RefusedError(RuntimeError):
-    """A judge refuses all questions, because of the key, the model's name or a quota; asking on does not help."""
+class IdentityChangedError(Exception):
+    """A judge had to change how it asks, and with it its ``identity``; this question got no answer yet.
+
+    Whoever keeps answers by the identity must compute it anew, so that answers to two questions do not mix; then ask
+    again.
+    """
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge said to one question."""
+    """A judge's answer to one question."""
 
     choice: Choice | None
     """None where the reply could not be read."""
     reason: str = ""
-    """Why, in the judge's words; empty where it gave none."""
+    """The judge's reason; empty where it gave none."""
     reply: str = ""
     """The whole reply, as it came."""
     tokens_in: int = 0
@@ -39,17 +43,14 @@ class Verdict:
     tokens_out: int = 0
     """Tokens of the reply, reasoning included."""
     attempts: int = 1
-    """Times that the question was sent until this reply came."""
+    """Number of times that the question was sent until this reply came."""
 
 
 class ArenaJudge(ABC):
-    """Tells the more realistic of two images, and a real image from a generated one.
-
-    A judge is used inside its ``session``, and answers ``concurrency`` questions at a time at most.
-    """
+    """Tells the more realistic of two images, and a real image from a generated one; used inside its ``session``."""
 
     concurrency: int = 1
-    """Questions that may be asked at a time, >= 1."""
+    """Largest number of questions at a time, >= 1."""
     deterministic: bool = True
     """Whether the same question always gets the same reply, so that asking again for a readable one is in vain."""
     reads_prompt: bool = False
@@ -58,13 +59,13 @@ class ArenaJudge(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """How tables and reports call the judge; a stand-in says that it is one."""
+        """The judge's name in tables and reports; a stand-in says that it is one."""
 
     @abstractmethod
-    def identity(self, kind: Literal["compare", "single"]) -> Mapping[str, Any]:
-        """All that its verdicts of a kind depend on, but the images and the prompt: JSON, without addresses and keys.
+    def identity(self, kind: Kind) -> Mapping[str, Any]:
+        """Return all that verdicts of a kind depend on, except images and prompt: JSON, without addresses and keys.
 
-        Answers kept in a file belong to an identity; another one is asked anew.
+        Kept answers belong to an identity; under another one the same question is asked anew.
         """
 
     @abstractmethod
@@ -74,7 +75,7 @@ class ArenaJudge(ABC):
         Args:
             first: [3, H, W] in [0, 1], shown first.
             second: [3, H', W'] in [0, 1], shown second.
-            prompt: What both are meant to show; a judge may ignore it.
+            prompt: Of both images; a judge may ignore it.
 
         Returns:
             A verdict of ``first``, ``second`` or ``tie``; None where the reply could not be read.
@@ -86,14 +87,14 @@ class ArenaJudge(ABC):
 
         Args:
             image: [3, H, W] in [0, 1].
-            prompt: What it is meant to show; a judge may ignore it.
+            prompt: Of the image; a judge may ignore it.
 
         Returns:
             A verdict of ``real`` or ``fake``; None where the reply could not be read.
         """
 
     def check(self) -> None:
-        """See that the judge can be asked, before work is done that would be in vain; asks nothing, and costs nothing.
+        """Check that the judge can be asked, before any work is done; sends nothing.
 
         Raises:
             ValueError: If something is missing, such as its key.
@@ -101,9 +102,9 @@ class ArenaJudge(ABC):
         return
 
     def to(self, device: torch.device | str) -> ArenaJudge:
-        """Compute on a device, where the judge computes here and was not told where; returns self."""
+        """Compute on a device, if the judge computes on this machine and has no device of its own; return self."""
         return self
 
     def session(self) -> contextlib.AbstractAsyncContextManager[object]:
-        """Hold what the judge needs while it is asked, and give it back afterwards."""
+        """Return a context that holds what the judge needs while it is asked."""
         return contextlib.nullcontext()

@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import os
-import random
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.judges.base import ArenaJudge, RefusedError, UnavailableError, Verdict
+from realgen.checks import check_at_least
+from realgen.judges.base import ArenaJudge, IdentityChangedError, Kind, Verdict
 from realgen.judges.chat_api import (
     Completion,
     Detail,
@@ -30,49 +28,37 @@ from realgen.judges.chat_api import (
     read_completion,
     user_message,
 )
-from realgen.judges.prompts import COMPARE, SINGLE, with_prompt
-from realgen.judges.rate_limit import RateGate, TooLongError, told_to_wait
-from realgen.judges.replies import Parse, parse_comparison, parse_single
-from realgen.serving.replicas import backoff_seconds
+from realgen.judges.questions import COMPARE, SINGLE, Questions
+from realgen.judges.verdict_form import FORMS, AnswerFormat
+from realgen.remote_calls import (
+    RefusedError,
+    Retrier,
+    RetrySettings,
+    TransientError,
+    UnavailableError,
+    deadline,
+    retry_after,
+)
+
+if TYPE_CHECKING:
+    import openai
 
 _LOGGER = logging.getLogger(__name__)
 
 _REFUSALS = (401, 402, 403, 404)
-"""Statuses that tell of a wrong key, model or address, or of an empty account; every question would get the same."""
-_PASSING = (408, 409, 425, 429)
-"""Statuses below 500 that may be another one the next time."""
+"""Statuses for a wrong key, model or address, or an empty account: every question would get the same."""
+_TRANSIENT = (408, 409, 425, 429)
+"""Statuses below 500 that a further attempt may not get."""
 _QUOTA = "insufficient_quota"
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a judge waits for an endpoint."""
-
-    timeout: float = 180.0
-    """Seconds for one attempt, from connecting to the last byte of the answer, > 0."""
-    retries: int = 5
-    """Further attempts after the first, >= 0."""
-    backoff: float = 1.0
-    """Longest wait before the first repetition, in seconds, >= 0; doubles with each, times a random share."""
-    max_backoff: float = 60.0
-    """Longest wait of that kind, in seconds, >= 0."""
-    max_wait: float = 900.0
-    """Longest wait, in seconds, >= 0, that the endpoint may ask for; when it asks for more, the run stops."""
-
-    def __post_init__(self) -> None:
-        for name in ("retries", "backoff", "max_backoff", "max_wait"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}.")
-        if not 0 < self.timeout < math.inf:
-            raise ValueError(f"timeout must be above 0 and finite, got {self.timeout}.")
+_FORMAT_REFUSALS = (400, 422, 500, 501)
+"""Statuses with which endpoints refuse a ``response_format`` that they do not know."""
 
 
 class OpenAIJudge(ArenaJudge):
     """Asks an OpenAI-compatible endpoint: OpenAI, Gemini's, vLLM, SGLang, llama.cpp and others.
 
-    The key is read from the environment only, so that no config, log or results file can hold it; it is needed where
-    questions are asked, not to count them. An endpoint's
-    ``Retry-After`` and ``x-ratelimit-*`` headers are obeyed by all questions on their way. RealGen's published
+    The key is read from the environment only, so that no config, log or results file can hold it; it is needed to ask
+    questions, not to count them. A ``Retry-After`` of the endpoint holds back all questions. RealGen's published
     evaluation sends text and images as two messages; here they are one, which more endpoints accept.
 
     Args:
@@ -82,16 +68,18 @@ class OpenAIJudge(ArenaJudge):
         api_key_variable: Environment variable with the key; null for an endpoint that asks for none.
         quality: JPEG quality, 1 to 100, at which both images are sent.
         max_side: Longest side, in pixels, that images are scaled down to; null sends them as large as they are.
-        detail: How closely the model is to look, as far as the endpoint knows that.
+        detail: Resolution at which the model is to look, as far as the endpoint knows that.
+        answer_format: ``json``: by a schema (``response_format``), and in two lines from the moment on when the
+            endpoint refuses that. ``lines``: in the two lines of the published evaluation.
         temperature: Of sampling; null leaves it to the endpoint, as published.
         max_tokens: Longest reply, reasoning included; null leaves it to the endpoint. A reply cut off is unreadable.
         max_tokens_name: What the endpoint calls that; older ones know ``max_tokens`` only.
         extra_body: More of the request, for instance ``{reasoning_effort: low}``; keep secrets out of it.
         show_prompt: Tell the judge what the images are meant to show; the published evaluation does not.
-        compare_question: Asked about a pair; must ask for "More Realistic Image: Image 1" or "Image 2".
-        single_question: Asked about one image; must ask for "Real or Fake: Real" or "Fake".
-        concurrency: Questions on their way at a time, >= 1.
-        patience: Timeouts and repetitions; null for the defaults.
+        compare_question: Asked about a pair; how to answer is said behind it.
+        single_question: Asked about one image; how to answer is said behind it.
+        concurrency: Largest number of questions at a time, >= 1.
+        retry: Timeouts and repetitions; null for the defaults.
 
     Raises:
         ModuleNotFoundError: If the package openai is not installed.
@@ -109,6 +97,7 @@ class OpenAIJudge(ArenaJudge):
         quality: int = 95,
         max_side: int | None = 1024,
         detail: Detail = "auto",
+        answer_format: AnswerFormat = "json",
         temperature: float | None = None,
         max_tokens: int | None = None,
         max_tokens_name: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens",
@@ -117,21 +106,16 @@ class OpenAIJudge(ArenaJudge):
         compare_question: str = COMPARE,
         single_question: str = SINGLE,
         concurrency: int = 8,
-        patience: Patience | None = None,
+        retry: RetrySettings | None = None,
     ) -> None:
         if find_spec("openai") is None:
             raise ModuleNotFoundError("No module named 'openai'. Install the extra: pip install 'realgen[arena]'")
-        for name, number in {"max_side": max_side, "max_tokens": max_tokens, "concurrency": concurrency}.items():
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}.")
+        check_at_least(1, max_side=max_side, max_tokens=max_tokens, concurrency=concurrency)
+        check_at_least(0, temperature=temperature)
         if not 1 <= quality <= 100:
             raise ValueError(f"quality must be 1 to 100, got {quality}.")
-        if temperature is not None and not temperature >= 0:
-            raise ValueError(f"temperature must be at least 0, got {temperature}.")
-        texts = {"model": model, "compare_question": compare_question, "single_question": single_question}
-        for name, text in texts.items():
-            if not text.strip():
-                raise ValueError(f"{name} must be a text, got an empty one.")
+        if not model.strip():
+            raise ValueError("model must be a text, got an empty one.")
         if base_url is not None:
             _check_address(base_url)
         if api_key_variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", api_key_variable):
@@ -139,18 +123,17 @@ class OpenAIJudge(ArenaJudge):
                 "api_key_variable must be the name of an environment variable, such as OPENAI_API_KEY, not the key: "
                 "configs are written to files."
             )
-        self.model, self.base_url, self.detail = model, base_url, detail
+        self.model, self.base_url, self.detail, self.answer_format = model, base_url, detail, answer_format
         self.quality, self.max_side, self.concurrency = quality, max_side, concurrency
         self.reads_prompt = show_prompt
-        self.compare_question, self.single_question = compare_question.strip(), single_question.strip()
-        self.patience = patience or Patience()
+        self.questions = Questions(compare_question, single_question, show_prompt=show_prompt)
+        self.retry = retry or RetrySettings()
         self.api_key_variable = api_key_variable
         self._key = "none" if api_key_variable is None else os.environ.get(api_key_variable, "").strip()
         chosen = {"temperature": temperature, max_tokens_name: max_tokens}
         self._settings = {name: value for name, value in chosen.items() if value is not None}
         self._extra_body = dict(extra_body or {})
-        self._jitter = random.Random()  # of its own, so that a bad network leaves the run's random numbers as they are
-        self._gate = RateGate()
+        self._retrier = Retrier(model, self.retry)
         self._warned = False
         self._client: Any = None
 
@@ -159,18 +142,19 @@ class OpenAIJudge(ArenaJudge):
         """The model's."""
         return self.model
 
-    def identity(self, kind: Literal["compare", "single"]) -> Mapping[str, Any]:
-        """Model, question, and how images are sent."""
+    def identity(self, kind: Kind) -> Mapping[str, Any]:
+        """Return model, question, form of the answer, and how images are sent."""
         return {
             "judge": "openai",
             "model": self.model,
-            "question": self.compare_question if kind == "compare" else self.single_question,
+            "question": self.questions.text(kind, self.answer_format),
+            "answer_format": self.answer_format,
             "images": {"quality": self.quality, "max_side": self.max_side, "detail": self.detail},
             "settings": {**self._settings, **self._extra_body},
         }
 
     def check(self) -> None:
-        """See that there is a key.
+        """Check that there is a key.
 
         Raises:
             ValueError: If the variable that should hold it is not set.
@@ -182,7 +166,7 @@ class OpenAIJudge(ArenaJudge):
             )
 
     def session(self) -> AbstractAsyncContextManager[object]:
-        """Hold the connections to the endpoint."""
+        """Return a context that holds the connections to the endpoint."""
         return self._connected()
 
     @asynccontextmanager
@@ -190,7 +174,7 @@ class OpenAIJudge(ArenaJudge):
         from openai import AsyncOpenAI
 
         self.check()
-        # Its own repetitions know nothing of the other questions on their way, so ours are used instead.
+        # The client's own retries do not hold back the other questions; ours do.
         async with AsyncOpenAI(api_key=self._key, base_url=self.base_url, max_retries=0, timeout=None) as client:
             self._client = client
             try:
@@ -204,92 +188,73 @@ class OpenAIJudge(ArenaJudge):
         Raises:
             UnavailableError: If no attempt brought an answer.
             RefusedError: If the endpoint refuses all questions.
+            IdentityChangedError: If the endpoint refuses ``answer_format=json``; it is ``lines`` from then on.
         """
-        images = {"Image 1": first, "Image 2": second}
-        return await self._ask(self.compare_question, images, prompt, parse_comparison)
+        return await self._ask("compare", {"Image 1": first, "Image 2": second}, prompt)
 
     async def judge_single(self, image: Float[Tensor, "3 height width"], prompt: str) -> Verdict:
-        """Show an image, and ask whether it is real.
+        """Show an image, and ask whether it is real; raises as ``compare`` does."""
+        return await self._ask("single", {"": image}, prompt)
 
-        Raises:
-            UnavailableError: If no attempt brought an answer.
-            RefusedError: If the endpoint refuses all questions.
-        """
-        return await self._ask(self.single_question, {"": image}, prompt, parse_single)
-
-    async def _ask(self, question: str, images: Mapping[str, Tensor], prompt: str, parse: Parse) -> Verdict:
+    async def _ask(self, kind: Kind, images: Mapping[str, Tensor], prompt: str) -> Verdict:
         write = partial(jpeg_data_url, quality=self.quality, max_side=self.max_side)
         urls = {label: await asyncio.to_thread(write, image) for label, image in images.items()}
-        text = with_prompt(question, prompt) if self.reads_prompt else question
-        message = user_message(text, urls, detail=self.detail)
-        cause = ""
-        for attempt in range(self.patience.retries + 1):
-            if attempt:
-                longest = {"first": self.patience.backoff, "longest": self.patience.max_backoff}
-                await asyncio.sleep(backoff_seconds(attempt, **longest, share=self._jitter.random()))
-            await self._pass_gate()
-            try:
-                completion = read_completion(await self._post(message))
-            except (TimeoutError, MalformedReplyError, _PassingError) as error:
-                is_late = isinstance(error, TimeoutError)
-                cause = f"no answer within {self.patience.timeout:g} s" if is_late else self._without_key(str(error))
-                continue
-            self._warn_if_cut_off(completion)
-            reading = parse(completion.text, completion.finished)
-            return Verdict(
-                choice=reading.choice,
-                reason=self._without_key(reading.reason),
-                reply=self._without_key(completion.text),
-                tokens_in=completion.tokens_in,
-                tokens_out=completion.tokens_out,
-                attempts=attempt + 1,
-            )
-        raise UnavailableError(f"{self.model}: {cause} ({self.patience.retries + 1} attempts)")
+        answer_format, form = self.answer_format, FORMS[kind]  # of this question; another one may change the judge's
+        message = user_message(self.questions.text(kind, answer_format, prompt), urls, detail=self.detail)
+        request = {"model": self.model, "messages": [message], **self._settings}
+        if answer_format == "json":
+            request["response_format"] = form.response_format()
+        completion, attempts = await self._retrier.call(partial(self._attempt, request))
+        self._warn_if_cut_off(completion)
+        reading = form.read(completion.text, answer_format, finished=completion.finished)
+        return Verdict(
+            choice=reading.choice,
+            reason=self._without_key(reading.reason),
+            reply=self._without_key(completion.text),
+            tokens_in=completion.tokens_in,
+            tokens_out=completion.tokens_out,
+            attempts=attempts,
+        )
 
-    async def _post(self, message: Mapping[str, Any]) -> Any:
-        """One attempt; what its answer's JSON held."""
+    async def _attempt(self, request: Mapping[str, Any]) -> Completion:
         import openai
 
         create = self._client.chat.completions.with_raw_response.create
-        arguments = {"model": self.model, "messages": [message], **self._settings}
         try:
-            async with asyncio.timeout(self.patience.timeout):
-                raw = await create(**arguments, extra_body=self._extra_body or None)
+            async with deadline(self.retry.timeout):
+                raw = await create(**request, extra_body=self._extra_body or None)
         except openai.APIStatusError as error:
-            self._heed(error.response.headers, limited=error.status_code == 429)
-            said = f"the endpoint answered {error.status_code}: {self._without_key(error.message)[:300]}"
-            if error.status_code in _REFUSALS or error.code == _QUOTA:
-                raise RefusedError(f"{self.model}: {said}") from None
-            if error.status_code in _PASSING or error.status_code >= 500:
-                raise _PassingError(said) from None
-            raise UnavailableError(f"{self.model}: {said}") from None
+            self._retrier.pause(retry_after(error.response.headers, now=time.time()))
+            raise self._failure(error, in_json="response_format" in request) from None
         except openai.APIConnectionError as error:
-            raise _PassingError(f"no connection ({type(error.__cause__ or error).__name__})") from None
+            raise TransientError(f"no connection ({type(error.__cause__ or error).__name__})") from None
         response = raw.http_response
+        self._retrier.pause(retry_after(response.headers, now=time.time()))
         try:
-            body = json.loads(response.text)
+            return read_completion(json.loads(response.text))
+        except MalformedReplyError as error:
+            raise TransientError(self._without_key(str(error))) from None
         except (ValueError, RecursionError):
-            raise MalformedReplyError("the answer is no JSON") from None
-        usage = body.get("usage") if isinstance(body, Mapping) else None
-        tokens = usage.get("prompt_tokens") if isinstance(usage, Mapping) else None
-        self._heed(response.headers, tokens=tokens if isinstance(tokens, int) else 0)
-        return body
+            raise TransientError("the answer is no JSON") from None
 
-    def _heed(self, headers: Mapping[str, str], *, tokens: int = 0, limited: bool = False) -> None:
-        """Let the next questions wait as long as the endpoint asks; the answer at hand is kept."""
-        self._gate.close(told_to_wait(headers, now=time.time(), tokens=tokens, limited=limited))
-
-    async def _pass_gate(self) -> None:
-        try:
-            await self._gate.wait(longest=self.patience.max_wait)
-        except TooLongError as error:
-            raise RefusedError(
-                f"{self.model}: {error}, longer than max_wait={self.patience.max_wait:g}; answers so far are kept, run "
-                "again later."
-            ) from None
+    def _failure(self, error: openai.APIStatusError, *, in_json: bool) -> Exception:
+        """Return the exception for an error answer: whether to ask again, to give up this question, or all of them."""
+        status, text = error.status_code, self._without_key(error.message)
+        said = f"the endpoint answered {status}: {text[:300]}"
+        if status in _REFUSALS or error.code == _QUOTA:
+            return RefusedError(f"{self.model}: {said}")
+        names_format = error.param == "response_format" or re.search("response_?format|json_?schema", text, re.I)
+        if in_json and status in _FORMAT_REFUSALS and names_format:
+            if self.answer_format == "json":
+                self.answer_format = "lines"
+                _LOGGER.warning("%s: %s; it is asked to answer in two lines from now on.", self.model, said)
+            return IdentityChangedError(f"{self.model}: {said}")
+        if status in _TRANSIENT or status >= 500:
+            return TransientError(said)
+        return UnavailableError(f"{self.model}: {said}")
 
     def _warn_if_cut_off(self, completion: Completion) -> None:
-        """Once: such replies cost tokens, and most of them cannot be read."""
+        """Warn once: such replies cost tokens, and most of them cannot be read."""
         if not completion.finished and not self._warned:
             self._warned = True
             _LOGGER.warning(
@@ -299,19 +264,15 @@ class OpenAIJudge(ArenaJudge):
             )
 
     def _without_key(self, text: str) -> str:
-        """Some endpoints quote the key that they did not like."""
+        """Remove the key, which some endpoints quote when they refuse it."""
         return text.replace(self._key, "***") if len(self._key) > 6 else text
 
 
-class _PassingError(Exception):
-    """One attempt failed; another one may not."""
-
-
 def _check_address(url: str) -> None:
-    """Refuse what is no address, and one with a password, which logs and results would show.
+    """Check a base_url.
 
     Raises:
-        ValueError: If it is so; the message does not show the password.
+        ValueError: If it is no address, or holds a password, which logs and results would show (the message does not).
     """
     parts = urlsplit(url)
     if "@" in parts.netloc:

@@ -1,4 +1,4 @@
-"""A local vision-language model as a judge: it writes its verdict, or its logits say real or fake."""
+"""A local vision-language model as a judge, by what it writes or by its logits."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.checks import check_at_least
 from realgen.detectors.forensic_chat import QUESTION, ForensicChat
 from realgen.functional.images import check_images, to_uint8
-from realgen.judges.base import ArenaJudge, Verdict
+from realgen.judges.base import ArenaJudge, Kind, Verdict
 from realgen.judges.detector_judge import DetectorJudge
 from realgen.judges.identity import weights_digest
-from realgen.judges.prompts import COMPARE, SINGLE, with_prompt
-from realgen.judges.replies import Parse, parse_comparison, parse_single
+from realgen.judges.questions import COMPARE, SINGLE, Questions
+from realgen.judges.verdict_form import FORMS
 
 
 class VlmJudge(ArenaJudge):
@@ -23,19 +24,18 @@ class VlmJudge(ArenaJudge):
 
     Args:
         pretrained: Folder of the model and its processor, or a hub id ``organisation/name``.
-        answers: ``words``: it is asked the arena's questions, about a pair with both images before its eyes, and writes
-            a reply, greedily. ``logits``: it is asked ``logits_question`` about each image alone, and the logits of the
-            answer's first word are P(real); of a pair, the image with the higher P(real) wins. The nano model knows no
-            other way.
-        compare_question: Asked about a pair, in ``words``.
-        single_question: Asked about one image, in ``words``.
-        logits_question: Asked about each image, in ``logits``; as the model was trained on.
+        answers: ``words``: it is shown both images of a pair, and writes its verdict in two lines, greedily.
+            ``logits``: it is asked ``logits_question`` about each image alone, and the logits of the answer's first
+            word give P(real); of a pair, the image with the higher P(real) wins. The nano model can do nothing else.
+        compare_question: Asked about a pair, in ``words``; how to answer is said behind it.
+        single_question: Asked about one image, in ``words``; likewise.
+        logits_question: Asked about each image, in ``logits``; the one that the model was trained on.
         show_prompt: Tell the judge what the images are meant to show, in ``words``.
         max_new_tokens: Longest reply, in ``words``; one that is cut off before its verdict is unreadable.
         tie_margin: Largest difference of P(real) that is a tie, in ``logits``; in [0, 1).
         max_pixels: Largest area, in pixels, that images are scaled down to; null for what the processor's config says.
         dtype: Of weights and computation.
-        device: Where it computes; null for where the command does.
+        device: Where it computes; null for the device of the command.
 
     Raises:
         ValueError: If a number is out of its range, a question is empty, ``show_prompt`` is asked of ``logits``, or
@@ -56,15 +56,11 @@ class VlmJudge(ArenaJudge):
         dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
         device: str | None = None,
     ) -> None:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}.")
-        for name, text in {"compare_question": compare_question, "single_question": single_question}.items():
-            if not text.strip():
-                raise ValueError(f"{name} must be a text, got an empty one.")
+        check_at_least(1, max_new_tokens=max_new_tokens)
         if show_prompt and answers == "logits":
             raise ValueError("show_prompt needs answers=words: the question behind the logits is always the same.")
         self.pretrained, self.answers = pretrained, answers
-        self.compare_question, self.single_question = compare_question.strip(), single_question.strip()
+        self.questions = Questions(compare_question, single_question, show_prompt=show_prompt)
         self.max_new_tokens, self.max_pixels, self.dtype = max_new_tokens, max_pixels, dtype
         self.reads_prompt = show_prompt
         self._fixed = device is not None
@@ -78,15 +74,15 @@ class VlmJudge(ArenaJudge):
         """The model's folder or id, and how it answers."""
         return f"{self.pretrained} (local, by {self.answers})"
 
-    def identity(self, kind: Literal["compare", "single"]) -> Mapping[str, Any]:
-        """Model, its weights, question, and how it answers; reads the weights."""
+    def identity(self, kind: Kind) -> Mapping[str, Any]:
+        """Return model, its weights, question, and how it answers; reads the weights."""
         if self.answers == "logits":
             return {**self._by_logits.identity(kind), "judge": "vlm logits"}
         return {
             "judge": "vlm words",
             "pretrained": self.pretrained,
             "weights": self._digest(),
-            "question": self.compare_question if kind == "compare" else self.single_question,
+            "question": self.questions.text(kind, "lines"),
             "max_new_tokens": self.max_new_tokens,
             "max_pixels": self.max_pixels,
             "dtype": self.dtype,
@@ -96,16 +92,16 @@ class VlmJudge(ArenaJudge):
         """Show two images together, or, in ``logits``, one after the other."""
         if self.answers == "logits":
             return await self._by_logits.compare(first, second, prompt)
-        return self._written(self.compare_question, {"Image 1": first, "Image 2": second}, prompt, parse_comparison)
+        return self._written("compare", {"Image 1": first, "Image 2": second}, prompt)
 
     async def judge_single(self, image: Float[Tensor, "3 height width"], prompt: str) -> Verdict:
         """Show an image."""
         if self.answers == "logits":
             return await self._by_logits.judge_single(image, prompt)
-        return self._written(self.single_question, {"": image}, prompt, parse_single)
+        return self._written("single", {"": image}, prompt)
 
     def to(self, device: torch.device | str) -> VlmJudge:
-        """Compute on a device, unless it was told where; returns self."""
+        """Compute on a device, unless ``device`` was given; return self."""
         if not self._fixed:
             self._device = torch.device(device)
         self._by_logits.to(device)
@@ -116,15 +112,13 @@ class VlmJudge(ArenaJudge):
         return self._weights
 
     @torch.no_grad()
-    def _written(self, question: str, images: Mapping[str, Tensor], prompt: str, parse: Parse) -> Verdict:
+    def _written(self, kind: Kind, images: Mapping[str, Tensor], prompt: str) -> Verdict:
         for image in images.values():
             check_images(image.unsqueeze(0))
         self._model.to(self._device)
         network: Any = self._model.network
         processor = network.processor
-        content: list[dict[str, str]] = [
-            {"type": "text", "text": with_prompt(question, prompt) if self.reads_prompt else question}
-        ]
+        content: list[dict[str, str]] = [{"type": "text", "text": self.questions.text(kind, "lines", prompt)}]
         for label in images:
             content += [{"type": "text", "text": f"\n{label}:"}] if label else []
             content.append({"type": "image"})
@@ -141,5 +135,5 @@ class VlmJudge(ArenaJudge):
         tokens_in = encoded["input_ids"].shape[1]
         reply = processor.decode(written[0, tokens_in:], skip_special_tokens=True)
         tokens_out = written.shape[1] - tokens_in
-        reading = parse(reply, tokens_out < self.max_new_tokens)
+        reading = FORMS[kind].read(reply, "lines", finished=tokens_out < self.max_new_tokens)
         return Verdict(reading.choice, reading.reason, reply, tokens_in=tokens_in, tokens_out=tokens_out)

@@ -8,6 +8,7 @@ from realgen.metrics.encoder import Encoder, EncoderConfig, TimmEncoder, save_en
 from realgen.metrics.fid import FID
 from realgen.metrics.held_out_detector import DetectorAUROC, DetectorScore, JudgedReal
 from realgen.metrics.image_scores import DetectorScoring, ImageScores, RealismScores
+from realgen.metrics.imagenet import ImageNetEncoder
 from realgen.metrics.kid import KID
 from realgen.metrics.spectrum import GridEnergy, SpectrumDistance
 
@@ -24,6 +25,7 @@ __all__ = [
     "EncoderConfig",
     "GridEnergy",
     "ImageMetric",
+    "ImageNetEncoder",
     "ImageScores",
     "JudgedReal",
     "Quality",

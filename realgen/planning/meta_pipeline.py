@@ -92,22 +92,21 @@ def placeholder_tokenizer(model_max_length: int = 512) -> Any:
         model_max_length: Most tokens of a text, where a pipeline asks for no other number.
 
     Returns:
-        A tokenizer of transformers: one token for each word, run of signs and chat marker, and an end.
+        A tokenizer of transformers: one token for each word, sign, line break and chat marker, and an end.
 
     Example:
         >>> len(placeholder_tokenizer()("a cat, asleep").input_ids)
         5
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"<\|\w+\|>|\w+|[^\w\s]|\n+"), "removed", invert=True)
     words.post_processor = processors.TemplateProcessing(single="$A [UNK]", special_tokens=[("[UNK]", 0)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, unk_token="[UNK]", pad_token="[UNK]", model_max_length=model_max_length
     )
-    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from realgen.checks import check_at_least
 from realgen.functional.images import check_images
-from realgen.functional.network_input import open_clip_input, to_network_input
+from realgen.functional.network_input import to_network_input
+from realgen.functional.published_input import open_clip_input
 from realgen.rewards.base import Reward
 from realgen.types import Rollout
 

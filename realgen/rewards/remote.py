@@ -8,9 +8,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -18,8 +16,9 @@ from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.functional.images import check_images
+from realgen.remote_calls import UnavailableError, run_async
 from realgen.rewards.base import Reward
-from realgen.serving.client import Connection, RewardClient, UnavailableError
+from realgen.serving.client import ConnectionSettings, RewardClient
 from realgen.serving.wire import Encoding, encode_request
 from realgen.types import Rollout
 
@@ -63,7 +62,7 @@ class RemoteReward(Reward):
         failure_window: int = 256,
         cache_size: int = 4096,
         token_variable: str | None = None,
-        connection: Connection | None = None,
+        connection: ConnectionSettings | None = None,
     ) -> None:
         check_at_least(1, images_per_request=images_per_request, failure_window=failure_window)
         check_at_least(0, cache_size=cache_size)
@@ -80,7 +79,7 @@ class RemoteReward(Reward):
         self.max_failed_share = max_failed_share
         self.cache_size = cache_size
         token = None if token_variable is None else os.environ[token_variable]
-        self.client = RewardClient(urls, connection or Connection(), token=token)
+        self.client = RewardClient(urls, connection or ConnectionSettings(), token=token)
         self._cache: dict[bytes, float] = {}
         self._failed: deque[bool] = deque(maxlen=failure_window)
 
@@ -102,7 +101,7 @@ class RemoteReward(Reward):
             else:
                 rows_by_key.setdefault(key, []).append(row)
         asked = [rows[0] for rows in rows_by_key.values()]
-        answers, causes = _run(self._ask(images, prompts, asked))
+        answers, causes = run_async(self._ask(images, prompts, asked))
         for (key, rows), answer in zip(rows_by_key.items(), answers, strict=True):
             if answer is not None:
                 rewards[rows] = answer
@@ -143,7 +142,7 @@ class RemoteReward(Reward):
         return content.digest()
 
     def _remember(self, key: bytes, reward: float) -> None:
-        if self.cache_size == 0 or math.isnan(reward):  # what could not be judged may be judged the next time
+        if self.cache_size == 0 or math.isnan(reward):  # what could not be scored may be judged the next time
             return
         self._cache[key] = reward
         if len(self._cache) > self.cache_size:
@@ -157,16 +156,6 @@ class RemoteReward(Reward):
         _LOGGER.warning("%d of %d samples got no remote reward; %s", sum(failed), len(failed), causes[-1])
         if share > self.max_failed_share:
             raise RuntimeError(
-                f"remote reward: {sum(self._failed)} of the last {len(self._failed)} samples could not be judged, "
+                f"remote reward: {sum(self._failed)} of the last {len(self._failed)} samples could not be scored, "
                 f"more than max_failed_share={self.max_failed_share:g}; last failure: {causes[-1]}"
             )
-
-
-def _run(work: Coroutine[Any, Any, tuple[list[float | None], list[str]]]) -> tuple[list[float | None], list[str]]:
-    """Wait for asynchronous work, also where an event loop runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()

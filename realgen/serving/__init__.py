@@ -1,15 +1,7 @@
 """Rewards over HTTP: what travels, how a client asks, how a server answers."""
 
-from realgen.serving.client import Connection, RefusedError, RewardClient, UnavailableError
+from realgen.serving.client import ConnectionSettings, RewardClient
 from realgen.serving.settings import ServerSettings
 from realgen.serving.wire import Limits, WireError
 
-__all__ = [
-    "Connection",
-    "Limits",
-    "RefusedError",
-    "RewardClient",
-    "ServerSettings",
-    "UnavailableError",
-    "WireError",
-]
+__all__ = ["ConnectionSettings", "Limits", "RewardClient", "ServerSettings", "WireError"]

@@ -1,18 +1,18 @@
-"""Asks a reward server: deadline, repetitions with back-off, replicas behind circuit breakers, answers not trusted."""
+"""The client of reward servers: deadline, repetitions, replicas behind circuit breakers, answers not trusted."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from realgen.serving.replicas import Replicas, backoff_seconds
+from realgen.checks import check_at_least
+from realgen.remote_calls import RefusedError, Retrier, RetrySettings, TransientError, deadline, retry_after
+from realgen.serving.replicas import Replica, Replicas
 from realgen.serving.wire import WireError, decode_rewards
 
 if TYPE_CHECKING:
@@ -21,21 +21,13 @@ if TYPE_CHECKING:
 PATH = "/rewards"
 """Where a server takes requests."""
 _REFUSALS = (400, 401, 403, 413, 415, 422)
-"""Statuses that tell of a mistake on this side; the same request would be refused again."""
+"""Statuses for a mistake on this side; the same request would be refused again."""
 _BYTES_PER_REWARD, _BYTES_OF_ENVELOPE = 64, 4096
 
 
-class UnavailableError(Exception):
-    """No replica gave a true answer; the message tells the last failure."""
-
-
-class RefusedError(RuntimeError):
-    """A server refuses such requests, because of the token or the limits; repeating does not help."""
-
-
 @dataclass(frozen=True)
-class Connection:
-    """How patiently a client asks."""
+class ConnectionSettings(RetrySettings):
+    """How a client asks, and when it leaves a failing replica alone."""
 
     timeout: float = 60.0
     """Seconds for one attempt, from connecting to the last byte of the answer, > 0."""
@@ -44,40 +36,35 @@ class Connection:
     backoff: float = 0.5
     """Longest wait before the first repetition, in seconds, >= 0; doubles with each, times a random share."""
     max_backoff: float = 30.0
-    """Longest wait at all, in seconds, >= 0."""
+    """Longest wait of that kind, in seconds, >= 0."""
     concurrency: int = 8
-    """Requests on their way at a time, >= 1."""
+    """Largest number of requests at a time, >= 1."""
     failures_to_rest: int = 5
     """Failures in a row after which a replica is left alone, >= 1."""
     rest_seconds: float = 30.0
     """For how long it is left alone, >= 0; then one request tries it."""
 
     def __post_init__(self) -> None:
-        for name, least in (("retries", 0), ("backoff", 0), ("max_backoff", 0), ("rest_seconds", 0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        for name in ("concurrency", "failures_to_rest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not 0 < self.timeout < math.inf:
-            raise ValueError(f"timeout must be above 0 and finite, got {self.timeout}.")
+        super().__post_init__()
+        check_at_least(0, rest_seconds=self.rest_seconds)
+        check_at_least(1, concurrency=self.concurrency, failures_to_rest=self.failures_to_rest)
 
 
 class RewardClient:
-    """Asks the replicas of one reward. It keeps no sockets between calls, only who has failed.
+    """Sends requests to the replicas of one reward; keeps no sockets between calls, only the replicas' failures.
 
     Proxies of the environment are not used, and redirects are not followed: images and token go where ``urls`` say.
 
     Args:
         urls: The replicas: ``http://host:port``, or ``https``.
-        connection: How patiently.
+        connection: Timeouts, repetitions, circuit breaker.
         token: Sent as bearer token; None for none.
 
     Raises:
         ValueError: If there is no url, or one is no http address.
     """
 
-    def __init__(self, urls: Sequence[str], connection: Connection, *, token: str | None = None) -> None:
+    def __init__(self, urls: Sequence[str], connection: ConnectionSettings, *, token: str | None = None) -> None:
         if not urls:
             raise ValueError("urls must name at least one server, got none.")
         for url in urls:
@@ -93,10 +80,11 @@ class RewardClient:
         )
         self.num_attempts = 0
         """Requests sent so far, repetitions included."""
-        self._jitter = random.Random()  # of its own, so that a bad network leaves the run's random numbers as they are
+        self._retrier = Retrier("reward server", connection)
+        self._last_failure = ""
 
     def http(self) -> httpx.AsyncClient:
-        """A fresh pool of connections, to be used as a context and handed to ``ask``."""
+        """Return a new pool of connections, to be used as a context and handed to ``ask``."""
         import httpx
 
         return httpx.AsyncClient(timeout=None, trust_env=False, follow_redirects=False)
@@ -111,10 +99,10 @@ class RewardClient:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> list[float]:
-        """Send one request, to one replica after another, until one answers truly.
+        """Send one request, to one replica after another, until one gives a valid answer.
 
         Args:
-            http: What ``http`` gave.
+            http: The result of ``http``.
             body: The request.
             content_type: Its type.
             rows: Number of rows in it.
@@ -122,36 +110,39 @@ class RewardClient:
             high: Highest possible reward.
 
         Returns:
-            One number per row; NaN for rows that the server could not judge.
+            One number per row; NaN for rows that the server could not score.
 
         Raises:
-            UnavailableError: If no attempt brought a true answer.
-            RefusedError: If a server refuses the request for what it is.
+            UnavailableError: If no attempt brought a valid answer.
+            RefusedError: If a server refuses the request for what it is, or asks to wait longer than ``max_wait``.
         """
-        settings, cause = self.connection, ""
-        for attempt in range(settings.retries + 1):
-            if attempt:
-                wait = {"first": settings.backoff, "longest": settings.max_backoff, "share": self._jitter.random()}
-                await asyncio.sleep(backoff_seconds(attempt, **wait))
+
+        async def attempt() -> list[float]:
             replica = self.replicas.pick(now=time.monotonic())
             if replica is None:
-                cause = cause or f"all {len(self.replicas.all)} replicas failed just before, and rest"
-                continue
+                count, last = len(self.replicas.all), self._last_failure
+                raise TransientError(f"all {count} replicas failed just before, and rest; last failure: {last}")
             replica.in_flight += 1
             try:
-                content = await self._post(http, replica.url, body, content_type, rows)
+                async with deadline(self.connection.timeout):
+                    content = await self._post(http, replica, body, content_type, rows)
                 rewards = decode_rewards(content, rows, low=low, high=high)
-            except (OSError, WireError, UnavailableError) as error:  # TimeoutError is an OSError
-                self.replicas.failed(replica, now=time.monotonic())
-                cause = f"{replica.url}: {_reason(error, settings.timeout)}"
-            else:
-                self.replicas.answered(replica)
-                return rewards
+            except (OSError, WireError, TransientError) as error:
+                now = time.monotonic()
+                self.replicas.failed(replica, now=now)
+                self._retrier.pause(self.replicas.seconds_until_free(now=now))
+                self._last_failure = f"{replica.url}: {error}"
+                raise TransientError(self._last_failure) from error
             finally:
                 replica.in_flight -= 1
-        raise UnavailableError(cause)
+            self.replicas.answered(replica)
+            return rewards
 
-    async def _post(self, http: httpx.AsyncClient, url: str, body: bytes, content_type: str, rows: int) -> bytes:
+        return (await self._retrier.call(attempt))[0]
+
+    async def _post(
+        self, http: httpx.AsyncClient, replica: Replica, body: bytes, content_type: str, rows: int
+    ) -> bytes:
         import httpx
 
         # Without compression, so that a small answer cannot unpack into a large one.
@@ -160,19 +151,17 @@ class RewardClient:
             headers["Authorization"] = f"Bearer {self.token}"
         self.num_attempts += 1
         try:
-            async with (
-                asyncio.timeout(self.connection.timeout),
-                http.stream("POST", f"{url}{PATH}", content=body, headers=headers) as response,
-            ):
+            async with http.stream("POST", f"{replica.url}{PATH}", content=body, headers=headers) as response:
                 content = await _read(response, _BYTES_OF_ENVELOPE + _BYTES_PER_REWARD * rows)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise UnavailableError(f"{type(error).__name__} {error}".strip()) from error
+            raise TransientError(f"{type(error).__name__} {error}".strip()) from error
         if response.status_code == 200:
             return content
         said = f"answered {response.status_code}{_detail(content)}"
         if response.status_code in _REFUSALS:
-            raise RefusedError(f"{url} refuses the request: it {said}")
-        raise UnavailableError(said)
+            raise RefusedError(f"{replica.url} refuses the request: it {said}")
+        replica.busy_until = time.monotonic() + retry_after(response.headers, now=time.time())
+        raise TransientError(said)
 
 
 async def _read(response: httpx.Response, most: int) -> bytes:
@@ -185,14 +174,10 @@ async def _read(response: httpx.Response, most: int) -> bytes:
 
 
 def _detail(content: bytes) -> str:
-    """What an error answer says, as the end of a sentence."""
+    """Return what an error answer says, as the end of a sentence."""
     try:
         said: Any = json.loads(content)
     except (ValueError, RecursionError):
         return ""
     text = said.get("detail") if isinstance(said, Mapping) else None
     return f": {' '.join(text.split())[:300]}" if isinstance(text, str) and text.isprintable() else ""
-
-
-def _reason(error: Exception, timeout: float) -> str:
-    return f"no answer within {timeout:g} s" if isinstance(error, TimeoutError) else str(error)

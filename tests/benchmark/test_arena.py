@@ -15,11 +15,12 @@ from scipy import stats
 from realgen.benchmark.arena import Arena
 from realgen.benchmark.arena_scoring import Resampling
 from realgen.benchmark.matching import FormatMatching
-from realgen.judges import OpenAIJudge, Patience, RefusedError
+from realgen.judges import OpenAIJudge
+from realgen.remote_calls import RefusedError, RetrySettings
 from tests.helpers.arena_images import arena_images
-from tests.helpers.arena_server import arena_server, fail, prefers_bright, read_question, reply
+from tests.helpers.arena_server import arena_server, fail, prefers_bright, read_question, refuses_schemas, reply, says
 
-QUICK = Patience(timeout=20.0, retries=1, backoff=0.001, max_backoff=0.01)
+QUICK = RetrySettings(timeout=20.0, retries=1, backoff=0.001, max_backoff=0.01)
 LEVELS = {"bright": 200, "dark": 40}
 
 
@@ -30,7 +31,7 @@ def _environment(monkeypatch):
 
 
 def make(server, *, judge=None, **settings):
-    asked = {"model": "judge", "api_key_variable": None, "concurrency": 4, "patience": QUICK, **(judge or {})}
+    asked = {"model": "judge", "api_key_variable": None, "concurrency": 4, "retry": QUICK, **(judge or {})}
     return Arena(
         OpenAIJudge(base_url=f"{server.url}/v1", **asked), **{"resampling": Resampling(resamples=200), **settings}
     )
@@ -97,7 +98,7 @@ def test_a_result_is_json(tmp_path):
 
 def test_a_judge_that_always_takes_the_first_makes_ties_and_is_seen_through(tmp_path):
     images = arena_images(tmp_path, LEVELS)
-    with arena_server(reply("More Realistic Image: Image 1")) as server:
+    with arena_server(says("Image 1")) as server:
         result = run(server, images, tmp_path / "arena.jsonl", single=False)
         published = run(server, images, tmp_path / "published.jsonl", single=False, protocol="published")
     matchup = result.matchups[0]
@@ -170,10 +171,11 @@ def test_more_prompts_and_models_ask_only_what_is_new(tmp_path):
         {"judge": {"model": "other"}},
         {"judge": {"compare_question": "Which?", "single_question": "Is it?"}},
         {"judge": {"quality": 50}},
+        {"judge": {"answer_format": "lines"}},
         {"judge": {"show_prompt": True}},
         {"matching": FormatMatching(size=8, quality=75)},
     ],
-    ids=["model", "question", "quality", "prompt", "matching"],
+    ids=["model", "question", "quality", "format", "prompt", "matching"],
 )
 def test_another_judge_question_or_preparation_is_asked_anew(tmp_path, change):
     images, log = arena_images(tmp_path, {"bright": 200}, number=2), tmp_path / "arena.jsonl"
@@ -182,6 +184,23 @@ def test_another_judge_question_or_preparation_is_asked_anew(tmp_path, change):
         result = run(server, images, log, **change)
     assert result.asked == result.questions == 8
     assert len(server.requests) == 16
+
+
+def test_an_endpoint_without_schemas_is_asked_in_two_lines_and_its_answers_are_kept_apart(tmp_path):
+    images, log = arena_images(tmp_path, LEVELS), tmp_path / "arena.jsonl"
+    with arena_server() as server:
+        run(server, (images[0][:4], images[1]), log)
+        in_json = len(server.requests)
+    with arena_server(refuses_schemas) as server:
+        result = run(server, images, log, judge={"concurrency": 4})
+        lines = [request for request in server.requests if "response_format" not in read_question(request).body]
+        assert len(lines) == result.asked == result.questions == 42  # none of those kept before
+        assert len(server.requests) <= 42 + 4  # what was on its way to the four workers
+        assert [matchup.wins for matchup in result.matchups] == [6, 0]
+        again = run(server, images, log)
+        assert (again.asked, again.pairs) == (0, result.pairs)
+        assert make(server, judge={"answer_format": "lines"}).plan(*images, log).calls == 0
+    assert len(log.read_text().splitlines()) == in_json + 42
 
 
 def test_another_image_under_the_same_name_is_asked_anew(tmp_path):
@@ -292,9 +311,8 @@ def test_calls_are_counted_without_a_key_and_asked_only_with_one(tmp_path, monke
 
 def test_an_answer_is_kept_whose_headers_ask_for_a_long_wait(tmp_path):
     images, log = arena_images(tmp_path, LEVELS), tmp_path / "arena.jsonl"
-    exhausted = {"x_ratelimit_remaining_requests": "0", "x_ratelimit_reset_requests": "24h"}
     with (
-        arena_server(reply("Image 1", **exhausted)) as server,
+        arena_server(says("Image 1", Retry_After="86400")) as server,
         pytest.raises(RefusedError, match="wait 86400 s, longer than max_wait=900"),
     ):
         run(server, images, log, judge={"concurrency": 1})

@@ -14,7 +14,8 @@ from realgen.benchmark.image_sets import pair
 from realgen.benchmark.matching import FormatMatching
 from realgen.benchmark.prompt_set import read_prompt_set
 from realgen.benchmark.realbench import Contestant, RealBench
-from realgen.judges import DetectorJudge, RefusedError, Verdict
+from realgen.judges import DetectorJudge, Verdict
+from realgen.remote_calls import RefusedError
 from tests.helpers.toy_bench import Brightness, GreyPolicy, write_bench, write_grey, write_set
 
 

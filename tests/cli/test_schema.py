@@ -14,6 +14,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import WandbLogger
 
 from realgen.cli.schema import describe, parameters, place_of
+from realgen.policies.backbones import SD3
 from tests.helpers.cli_toys import Bright, Model, Reward
 
 
@@ -86,6 +87,8 @@ def test_parameters_leave_out_what_the_code_passes() -> None:
 
 def test_parameters_reach_through_kwargs() -> None:
     assert {"offline", "project", "group", "tags"} <= set(parameters(WandbLogger))
+    cache_size = parameters(SD3)["cache_size"]
+    assert (cache_size.hint, cache_size.default, cache_size.required) == (int, 256, False)
 
 
 def test_parameters_of_a_dataclass_and_of_a_function() -> None:

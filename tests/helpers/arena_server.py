@@ -67,6 +67,11 @@ def reply(text: str | None, **headers: str) -> Answer:
     return say(200, completion(text), Content_Type="application/json", **headers)
 
 
+def says(verdict: str, reason: str = "", **headers: str) -> Answer:
+    """A good answer about a pair in the form of its schema."""
+    return reply(json.dumps({"more_realistic_image": verdict, "reason": reason}), **headers)
+
+
 def fail(status: int, message: str = "no", code: str | None = None, **headers: str) -> Answer:
     """An error as the API writes it."""
     error = {"error": {"message": message, "type": "error", "param": None, "code": code}}
@@ -87,14 +92,32 @@ def brightness(image: Image.Image) -> float:
 
 
 def prefers_bright(handler: Any, number: int) -> None:
-    """Of a pair the brighter image is the more realistic one; alone, one that is brighter than mid-grey is real."""
-    images = read_question(({}, handler.body)).images
-    levels = [brightness(image) for image in images]
+    """Of a pair the brighter image is the more realistic one; alone, one that is brighter than mid-grey is real.
+
+    The answer is in the form that was asked for.
+    """
+    question = read_question(({}, handler.body))
+    levels = [brightness(image) for image in question.images]
     if len(levels) == 1:
-        text = f"Real or Fake: {'Real' if levels[0] > 128 else 'Fake'}\nReason: It is {levels[0]:.0f} bright."
+        heading, verdict, reason = (
+            "Real or Fake",
+            "Real" if levels[0] > 128 else "Fake",
+            f"It is {levels[0]:.0f} bright.",
+        )
     else:
-        text = f"**More Realistic Image:** Image {1 + (levels[1] > levels[0])}\n**Reason:** {levels} bright."
+        heading, verdict = "More Realistic Image", f"Image {1 + (levels[1] > levels[0])}"
+        reason = f"{levels} bright."
+    if "response_format" in question.body:
+        text = json.dumps({heading.lower().replace(" ", "_"): verdict, "reason": reason})
+    else:
+        text = f"**{heading}:** {verdict}\n**Reason:** {reason}"
     reply(text)(handler, number)
+
+
+def refuses_schemas(handler: Any, number: int) -> None:
+    """As ``prefers_bright``, but the endpoint does not know ``response_format``."""
+    knows = "response_format" not in json.loads(handler.body)
+    (prefers_bright if knows else fail(400, "response_format is not supported"))(handler, number)
 
 
 @contextmanager

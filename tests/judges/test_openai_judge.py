@@ -14,14 +14,15 @@ import traceback
 import pytest
 import torch
 
-from realgen.judges import OpenAIJudge, Patience, RefusedError, UnavailableError
-from tests.helpers.arena_server import arena_server, completion, fail, prefers_bright, read_question, reply
+from realgen.judges import IdentityChangedError, OpenAIJudge
+from realgen.remote_calls import RefusedError, RetrySettings, UnavailableError
+from tests.helpers.arena_server import arena_server, completion, fail, prefers_bright, read_question, reply, says
 from tests.helpers.hostile_server import die, drip, hang, say
 
 KEY = "sk-very-secret-0123456789"
 QUICK = {"timeout": 10.0, "retries": 2, "backoff": 0.001, "max_backoff": 0.01}
 DARK, BRIGHT = torch.full((3, 24, 32), 0.2), torch.full((3, 40, 40), 0.8)
-GOOD = reply("More Realistic Image: Image 2\nReason: Light.")
+GOOD = says("Image 2", "Light.")
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +32,9 @@ def _environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def make(server=None, patience=None, **settings):
+def make(server=None, retry=None, **settings):
     base = {} if server is None else {"base_url": f"{server.url}/v1"}
-    return OpenAIJudge("judge", **{**base, **settings}, patience=Patience(**{**QUICK, **(patience or {})}))
+    return OpenAIJudge("judge", **{**base, **settings}, retry=RetrySettings(**{**QUICK, **(retry or {})}))
 
 
 def reset(handler, _):
@@ -62,7 +63,7 @@ def test_a_pair_is_judged():
         other = compare(make(server), BRIGHT, DARK)
     assert (verdict.choice, other.choice) == ("second", "first")
     assert verdict.reason.endswith("bright.")
-    assert verdict.reply.startswith("**More Realistic Image:** Image 2")
+    assert json.loads(verdict.reply)["more_realistic_image"] == "Image 2"
     assert (verdict.tokens_in, verdict.tokens_out, verdict.attempts) == (100, 10, 1)
 
 
@@ -76,7 +77,10 @@ def test_what_is_sent():
     assert question.headers["authorization"] == f"Bearer {KEY}"
     assert [image.size for image in question.images] == [(20, 15), (20, 20)]
     assert question.texts[1:] == ["Image 1:", "Image 2:"]
-    assert "More Realistic Image: [Image 1 or Image 2]" in question.texts[0]
+    assert question.texts[0].endswith(
+        '"more_realistic_image" is "Image 1" or "Image 2", "reason" is one or two sentences.'
+    )
+    assert question.body["response_format"]["json_schema"]["schema"]["required"] == ["more_realistic_image", "reason"]
     assert "a cat" not in question.texts[0]
 
 
@@ -84,7 +88,7 @@ def test_by_default_sampling_is_the_endpoints_and_the_prompt_is_shown_only_on_re
     with arena_server() as server:
         compare(make(server, show_prompt=True, max_tokens=9, max_tokens_name="max_tokens"), prompt="a\n cat")
     question = read_question(server.requests[0])
-    assert set(question.body) == {"model", "messages", "max_tokens"}
+    assert set(question.body) == {"model", "messages", "response_format", "max_tokens"}
     assert question.texts[0].endswith('"a cat"')
 
 
@@ -96,7 +100,52 @@ def test_a_single_image_is_judged():
     assert (real.choice, fake.choice) == ("real", "fake")
     question = read_question(server.requests[0])
     assert len(question.images) == len(question.texts) == 1
-    assert "Real or Fake: [Real or Fake]" in question.texts[0]
+    assert '"real_or_fake" is "Real" or "Fake"' in question.texts[0]
+
+
+def test_the_published_two_lines_on_request():
+    with arena_server(reply("**More Realistic Image:** Image 1\n**Reason:** Light.")) as server:
+        verdict = compare(make(server, answer_format="lines"))
+    assert (verdict.choice, verdict.reason) == ("first", "Light.")
+    question = read_question(server.requests[0])
+    assert "response_format" not in question.body
+    assert question.texts[0].endswith("More Realistic Image: [Image 1 or Image 2]\nReason: one or two sentences")
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        fail(400, "Invalid parameter: 'response_format' of type 'json_schema' is not supported with this model."),
+        fail(422, "body.response_format.type: Input should be 'text'"),
+        fail(500, "JSON schema conversion failed: json_schema"),
+    ],
+)
+def test_an_endpoint_that_refuses_a_schema_is_asked_for_two_lines_from_then_on(refusal, caplog):
+    """Under another identity, so whoever keeps answers learns it before an answer to the other question comes."""
+
+    def answer(handler, number):
+        in_json = "response_format" in json.loads(handler.body)
+        (refusal if in_json else reply("More Realistic Image: Image 2\nReason: Light."))(handler, number)
+
+    async def ask():
+        async with judge.session():
+            with pytest.raises(IdentityChangedError, match="judge: the endpoint answered"):
+                await judge.compare(DARK, BRIGHT, "")
+            return [await judge.compare(DARK, BRIGHT, "") for _ in range(2)]
+
+    with arena_server(answer) as server:
+        judge = make(server)
+        before = judge.identity("compare")
+        verdicts = asyncio.run(ask())
+    assert [(verdict.choice, verdict.attempts) for verdict in verdicts] == [("second", 1), ("second", 1)]
+    assert len(server.requests) == 3
+    assert judge.identity("compare") == make(answer_format="lines").identity("compare") != before
+    assert caplog.text.count("asked to answer in two lines from now on") == 1
+
+
+def test_lines_from_an_endpoint_that_takes_a_schema_are_no_verdict():
+    with arena_server(reply("More Realistic Image: Image 2\nReason: Light.")) as server:
+        assert compare(make(server)).choice is None
 
 
 def test_the_address_may_come_from_the_environment(monkeypatch):
@@ -142,14 +191,14 @@ def test_what_passes_is_tried_again(failure):
 @pytest.mark.parametrize("failure", [hang, drip])
 def test_an_endpoint_that_is_late_is_left_in_time(failure):
     with arena_server([failure, GOOD]) as server:
-        verdict = compare(make(server, patience={"timeout": 0.8, "retries": 5}))
+        verdict = compare(make(server, retry={"timeout": 0.8, "retries": 5}))
     assert verdict.choice == "second"
     assert verdict.attempts >= 2
     with (
         arena_server(failure) as server,
         pytest.raises(UnavailableError, match=r"no answer within 0.2 s \(2 attempts\)"),
     ):
-        compare(make(server, patience={"timeout": 0.2, "retries": 1}))
+        compare(make(server, retry={"timeout": 0.2, "retries": 1}))
 
 
 @pytest.mark.parametrize(
@@ -196,12 +245,17 @@ def test_the_key_is_in_no_message_and_no_log(caplog):
     with arena_server(refusal) as server, pytest.raises(RefusedError, match=r"provided: \*\*\*") as refused:
         compare(make(server))
     assert KEY not in "".join(traceback.format_exception(refused.value))
+    malformed = say(200, {"error": f"no credit for {KEY}"}, Content_Type="application/json")
+    with arena_server(malformed) as server, pytest.raises(UnavailableError, match=r"credit for \*\*\*") as refused:
+        compare(make(server))
+    assert KEY not in "".join(traceback.format_exception(refused.value))
     asks_for_long = fail(429, f"Slow down, {KEY}", Retry_After="7200")
     with arena_server(asks_for_long) as server, pytest.raises(RefusedError) as refused:
         compare(make(server))
     assert KEY not in "".join(traceback.format_exception(refused.value))
-    with arena_server(reply(f"More Realistic Image: Image 1\nReason: {KEY}")) as server:
+    with arena_server(says("Image 1", KEY)) as server:
         judge = make(server)
+        assert compare(judge).reason == "***"
         assert KEY not in repr(compare(judge))
         assert KEY not in json.dumps([judge.identity("compare"), judge.identity("single"), judge.name])
     assert KEY not in caplog.text
@@ -218,7 +272,7 @@ def test_retry_after_is_waited_for_by_all_questions():
         judge = make(server)
         async with judge.session():
             first = asyncio.ensure_future(judge.compare(DARK, BRIGHT, ""))
-            while not judge._gate._opens_at:
+            while not judge._retrier._paused_until:
                 await asyncio.sleep(0.01)
             return await asyncio.gather(first, *(judge.compare(DARK, BRIGHT, "") for _ in range(3)))
 
@@ -228,26 +282,24 @@ def test_retry_after_is_waited_for_by_all_questions():
     assert min(times[1:]) - times[0] >= 0.6
 
 
-def test_an_exhausted_budget_is_waited_for_before_the_next_question():
-    budget = {"x_ratelimit_remaining_requests": "0", "x_ratelimit_reset_requests": "500ms"}
+def test_an_answer_that_asks_to_wait_counts_and_holds_back_the_next_question():
     times = []
 
     def answer(handler, number):
         times.append(time.monotonic())
-        reply("More Realistic Image: Image 1", **(budget if number == 0 else {}))(handler, number)
+        says("Image 1", **({"Retry_After": "0.5"} if number == 0 else {}))(handler, number)
 
     async def ask():
         judge = make(server)
         async with judge.session():
-            for _ in range(2):
-                await judge.compare(DARK, BRIGHT, "")
+            return [(await judge.compare(DARK, BRIGHT, "")).attempts for _ in range(2)]
 
     with arena_server(answer) as server:
-        asyncio.run(ask())
+        assert asyncio.run(ask()) == [1, 1]
     assert times[1] - times[0] >= 0.5
 
 
-def test_a_wait_beyond_patience_stops_the_run():
+def test_a_wait_beyond_max_wait_stops_the_run():
     with (
         arena_server(fail(429, Retry_After="7200")) as server,
         pytest.raises(RefusedError, match="wait 7200 s, longer"),
@@ -299,6 +351,7 @@ def test_identity_is_what_the_answers_depend_on():
         make(max_side=None),
         make(temperature=0.0),
         make(extra_body={"seed": 1}),
+        make(answer_format="lines"),
         make(compare_question="Which?"),
     ]
     assert all(other.identity("compare") != base.identity("compare") for other in others)
@@ -365,18 +418,12 @@ def test_a_reply_that_was_cut_off_is_read_with_care_and_said_once(caplog):
     cut = completion("More Realistic Image: Image 1")
     cut["choices"][0]["finish_reason"] = "length"
     with arena_server(say(200, cut, Content_Type="application/json")) as server:
-        judge = make(server)
+        judge = make(server, answer_format="lines")
         assert compare(judge).choice is None
         cut["choices"][0]["message"]["content"] += "\nReason: the li"
         server.answer = say(200, cut, Content_Type="application/json")
         assert compare(judge).choice == "first"
     assert caplog.text.count("a reply was cut off after 10 tokens") == 1
-
-
-@pytest.mark.parametrize("settings", [{"timeout": 0.0}, {"timeout": float("inf")}, {"retries": -1}, {"backoff": -1.0}])
-def test_patience_is_checked(settings):
-    with pytest.raises(ValueError, match="must be"):
-        Patience(**settings)
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):

@@ -14,6 +14,9 @@ from realgen.functional.images import from_uint8
 from realgen.judges import VlmJudge
 
 COMPARE, SINGLE = "Which is better?", "Is it?"
+COMPARE_LINES = "Answer in exactly two lines:\nMore Realistic Image: [Image 1 or Image 2]\nReason: one or two sentences"
+SINGLE_LINES = "Answer in exactly two lines:\nReal or Fake: [Real or Fake]\nReason: one or two sentences"
+SHOWN_COMPARE, SHOWN_SINGLE = f"{COMPARE}\n{COMPARE_LINES}", f"{SINGLE}\n{SINGLE_LINES}"
 REPLIES = ["More Realistic Image: Image 1", "More Realistic Image: Image 2", "Real or Fake: Real", "no."]
 
 
@@ -45,7 +48,8 @@ def pil_free(processor, question, images):
 def asked(pictures):
     """Questions with their replies: a pair in both orders, and two single images."""
     first, second, third = pictures
-    questions = [(COMPARE, (first, second)), (COMPARE, (second, first)), (SINGLE, (first,)), (SINGLE, (third,))]
+    pairs = [(SHOWN_COMPARE, (first, second)), (SHOWN_COMPARE, (second, first))]
+    questions = [*pairs, (SHOWN_SINGLE, (first,)), (SHOWN_SINGLE, (third,))]
     return list(zip(questions, REPLIES, strict=True))
 
 
@@ -103,7 +107,7 @@ def test_it_judges_by_what_it_writes(folder, pictures):
 def test_tokens_and_text_are_those_of_plain_transformers(folder, pictures):
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(folder)
-    encoded = pil_free(processor, COMPARE, pictures[:2])
+    encoded = pil_free(processor, SHOWN_COMPARE, pictures[:2])
     written = model.generate(**encoded, max_new_tokens=40, do_sample=False)
     verdict = asyncio.run(make(folder).compare(*pictures[:2], ""))
     length = encoded["input_ids"].shape[1]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from realgen.detectors import Effort, ForensicChat, OmniAID
-from realgen.detectors.effort_network import EffortConfig, EffortNetwork
-from realgen.detectors.network import DetectorNetwork
-from realgen.detectors.omniaid_config import OmniAIDConfig, OmniAIDDinoConfig
+from realgen.detectors.base import DetectorNetwork
+from realgen.detectors.configs import EffortConfig, OmniAIDConfig, OmniAIDDinoConfig
+from realgen.detectors.effort_network import EffortNetwork
 from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
 from realgen.detectors.omniaid_network import OmniAIDNetwork
 from realgen.planning.meter import flop_counter, metered, num_bytes, total
@@ -58,7 +58,7 @@ def test_published_detectors_have_the_sizes_of_the_table(name: str, network: Any
     with META:
         built: DetectorNetwork = network(config).eval()
     built.scoring_dtype = torch.float32
-    built.fold()
+    built.merge()
     with torch.no_grad(), metered() as meter:
         built(torch.empty(1, 3, 512, 512, device=META))
     assert NETWORKS[name].image == pytest.approx(total(meter.work), rel=0.01)

@@ -9,7 +9,7 @@ import torch
 from jsonargparse import ArgumentParser
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from realgen.detectors import Detector, Effort, EffortNetwork, OmniAID, OmniAIDNetwork
+from realgen.detectors import Detector, Effort, EffortNetwork, OmniAID, OmniAIDNetwork, RoutedExperts
 from realgen.detectors.checkpoint import save
 from realgen.rewards import (
     Aesthetic,
@@ -47,7 +47,7 @@ def nano(clip_folder, tmp_path, monkeypatch):
             image_size=4,
         )
     )
-    save(OmniAIDNetwork.from_clip_vision(tower), tmp_path / "data/nano/omniaid")
+    save(OmniAIDNetwork.from_clip_vision(tower, RoutedExperts()), tmp_path / "data/nano/omniaid")
     save(EffortNetwork.from_clip_vision(tower), tmp_path / "data/nano/effort")
     shutil.copytree(clip_folder, tmp_path / "data/nano/clip")
     (tmp_path / "data/nano/forensic_chat").symlink_to(CONFIGS.parent / "data/nano/forensic_chat")

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from realgen.rewards import RemoteReward, WeightedSum
-from realgen.serving import Connection, Limits
+from realgen.serving import ConnectionSettings, Limits
 from realgen.serving.wire import decode_request
 from tests.helpers.hostile_server import die, hang, hostile_server, say
 
-QUICK = Connection(backoff=0.001, timeout=5.0, retries=1, concurrency=2)
+QUICK = ConnectionSettings(backoff=0.001, timeout=5.0, retries=1, concurrency=2)
 BRIGHTNESS = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
 """Of the six images of the fixture ``rollout``."""
 
@@ -32,7 +32,7 @@ def remote(*servers, **arguments):
 @pytest.fixture
 def one_at_a_time():
     """For servers whose answer depends on the number of the request."""
-    return Connection(backoff=0.001, timeout=5.0, retries=0, concurrency=1, failures_to_rest=1000)
+    return ConnectionSettings(backoff=0.001, timeout=5.0, retries=0, concurrency=1, failures_to_rest=1000)
 
 
 @pytest.mark.parametrize("encoding", ["safetensors", "png", "webp"])
@@ -65,17 +65,17 @@ def test_prompts_travel_with_their_rows(rollout, one_at_a_time):
 )
 def test_a_chunk_that_fails_is_nan_and_not_zero(wrong, rollout, one_at_a_time, caplog):
     with hostile_server(lambda handler, number: (wrong if number == 1 else honest)(handler, number)) as server:
-        reward = WeightedSum({"judge": remote(server, connection=one_at_a_time)})
+        reward = WeightedSum({"served": remote(server, connection=one_at_a_time)})
         output = reward(rollout)
     assert output.total.isnan().tolist() == [[False, False, True], [True, False, False]]
-    assert output.parts["judge"].isnan().sum() == 2
+    assert output.parts["served"].isnan().sum() == 2
     assert "2 of 6 samples got no remote reward" in caplog.text
     assert server.url in caplog.text
 
 
 @pytest.mark.parametrize("wrong", [say(500, {"detail": "out of memory"}), hang, die])
 def test_too_many_failures_stop_the_run(wrong, rollout):
-    quick = Connection(backoff=0.001, timeout=0.5, retries=0)
+    quick = ConnectionSettings(backoff=0.001, timeout=0.5, retries=0)
     with hostile_server(wrong) as server, pytest.raises(RuntimeError, match="6 of the last 6 samples") as error:
         remote(server, connection=quick).score(rollout)
     assert "max_failed_share=0.5" in str(error.value)
@@ -112,7 +112,7 @@ def test_an_image_with_nan_is_nan_and_not_sent(rollout, one_at_a_time):
     assert sent == [2, 2, 1]
 
 
-def test_a_row_that_the_server_could_not_judge_is_no_failure(make_rollout):
+def test_a_row_that_the_server_could_not_score_is_no_failure(make_rollout):
     with hostile_server(say(200, {"rewards": [None, 0.5]})) as server:
         reward = remote(server, max_failed_share=0.0)
         scores = reward.score(make_rollout(torch.rand(2, 3, 4, 4), ["a"], 2))

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from realgen.serving import Connection, RefusedError, RewardClient, UnavailableError
+from realgen.remote_calls import RefusedError, UnavailableError
+from realgen.serving import ConnectionSettings, RewardClient
 from tests.helpers.hostile_server import die, drip, hang, hostile_server, say
 
 GOOD = say(200, {"rewards": [0.25, None]})
@@ -15,7 +16,7 @@ QUICK = {"backoff": 0.001, "timeout": 5.0, "retries": 2}
 
 
 def ask(*urls, token=None, **connection):
-    client = RewardClient(urls, Connection(**QUICK | connection), token=token)
+    client = RewardClient(urls, ConnectionSettings(**QUICK | connection), token=token)
     return client, asyncio.run(asked(client))
 
 
@@ -120,7 +121,7 @@ def test_another_replica_steps_in():
 def test_a_replica_that_fails_is_left_alone():
     with hostile_server(say(500, b"")) as bad, hostile_server(GOOD) as good:
         client = RewardClient(
-            [bad.url, good.url], Connection(**QUICK, failures_to_rest=2, rest_seconds=3600.0), token=None
+            [bad.url, good.url], ConnectionSettings(**QUICK, failures_to_rest=2, rest_seconds=3600.0), token=None
         )
         for _ in range(8):
             assert asyncio.run(asked(client))[0] == 0.25
@@ -130,7 +131,7 @@ def test_a_replica_that_fails_is_left_alone():
 
 def test_when_all_rest_the_answer_comes_at_once():
     with hostile_server(say(500, b"")) as server:
-        client = RewardClient([server.url], Connection(**QUICK, failures_to_rest=1, rest_seconds=3600.0))
+        client = RewardClient([server.url], ConnectionSettings(**QUICK, failures_to_rest=1, rest_seconds=3600.0))
         for _ in range(2):
             with pytest.raises(UnavailableError):
                 asyncio.run(asked(client))
@@ -139,15 +140,51 @@ def test_when_all_rest_the_answer_comes_at_once():
     assert len(server.requests) == 1
 
 
+def test_the_last_failure_is_told_while_all_rest():
+    with hostile_server(say(500, {"detail": "out of memory"})) as server:
+        with pytest.raises(UnavailableError, match=r"last failure: .* answered 500: out of memory \(3 attempts\)"):
+            ask(server.url, failures_to_rest=1, rest_seconds=3600.0)
+        assert len(server.requests) == 1
+
+
+def test_a_server_is_asked_again_when_it_says():
+    times = []
+
+    def answer(handler, number):
+        times.append(time.monotonic())
+        (say(503, b"", Retry_After="0.4") if number == 0 else GOOD)(handler, number)
+
+    with hostile_server(answer) as server:
+        assert ask(server.url)[1][0] == 0.25
+    assert times[1] - times[0] >= 0.4
+
+
+def test_another_replica_is_asked_meanwhile():
+    with hostile_server(say(429, b"", Retry_After="3600")) as busy, hostile_server(GOOD) as free:
+        client = RewardClient([busy.url, free.url], ConnectionSettings(**QUICK))
+        start = time.monotonic()
+        for _ in range(6):
+            assert asyncio.run(asked(client))[0] == 0.25
+        assert time.monotonic() - start < 4
+    assert len(busy.requests) == 1
+
+
+def test_a_wait_beyond_max_wait_is_a_refusal():
+    with hostile_server(say(429, b"", Retry_After="7200")) as server:
+        with pytest.raises(RefusedError, match="reward server: asks to wait 7200 s, longer than max_wait=900"):
+            ask(server.url)
+        assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", "http://host/?x=1"])
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(ValueError, match="urls must look like"):
-        RewardClient([url], Connection())
+        RewardClient([url], ConnectionSettings())
 
 
 def test_no_server_is_refused():
     with pytest.raises(ValueError, match="at least one server"):
-        RewardClient([], Connection())
+        RewardClient([], ConnectionSettings())
 
 
 @pytest.mark.parametrize(
@@ -158,6 +195,7 @@ def test_no_server_is_refused():
         ("retries", -1),
         ("backoff", -1.0),
         ("max_backoff", -1.0),
+        ("max_wait", math.nan),
         ("concurrency", 0),
         ("failures_to_rest", 0),
         ("rest_seconds", math.nan),
@@ -165,4 +203,4 @@ def test_no_server_is_refused():
 )
 def test_the_message_names_the_setting(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be .*got"):
-        Connection(**{name: value})
+        ConnectionSettings(**{name: value})

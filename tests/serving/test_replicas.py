@@ -2,7 +2,7 @@
 
 import pytest
 
-from realgen.serving.replicas import Replicas, backoff_seconds
+from realgen.serving.replicas import Replicas
 
 
 @pytest.fixture
@@ -45,7 +45,14 @@ def test_one_request_tries_a_rested_replica(replicas):
     assert {replicas.pick(now=21.0).url for _ in range(2)} == {"a", "b"}
 
 
-def test_backoff_doubles_up_to_its_limit():
-    waits = [backoff_seconds(attempt, first=1.0, longest=5.0, share=1.0) for attempt in range(1, 6)]
-    assert waits == [1.0, 2.0, 4.0, 5.0, 5.0]
-    assert backoff_seconds(3, first=1.0, longest=5.0, share=0.0) == 0.0
+def test_a_replica_is_left_alone_as_long_as_it_asks(replicas):
+    a, b = replicas.all
+    a.busy_until = 5.0
+    assert {replicas.pick(now=4.9).url for _ in range(4)} == {"b"}
+    assert replicas.seconds_until_free(now=1.0) == 0.0
+    b.busy_until = 3.0
+    assert replicas.pick(now=2.0) is None
+    assert replicas.seconds_until_free(now=1.0) == 2.0
+    replicas.answered(b)  # to a request that was sent before it asked
+    assert replicas.pick(now=2.0) is None
+    assert {replicas.pick(now=5.0).url for _ in range(2)} == {"a", "b"}

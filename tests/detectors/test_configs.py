@@ -1,6 +1,6 @@
 import pytest
 
-from realgen.detectors.omniaid_config import OmniAIDConfig, OmniAIDDinoConfig
+from realgen.detectors.configs import OmniAIDConfig, OmniAIDDinoConfig
 
 
 @pytest.mark.parametrize(
