@@ -110,8 +110,8 @@ def _find_network(scorer: Mapping[str, Any]) -> NetworkCost | None:
     config = settings.get("config")
     if isinstance(config, Mapping) and config.get("router_input") == "frozen_tower":
         kind += ", router_input frozen_tower"
-    keys = [settings.get("checkpoint"), settings.get("pretrained"), settings.get("model"), kind]
-    return next((NETWORKS[key] for key in keys if key in NETWORKS), None)
+    keys = (str(settings.get(name)) for name in ("checkpoint", "pretrained", "model"))
+    return next((NETWORKS[key] for key in (*keys, kind) if key in NETWORKS), None)
 
 
 def _cost(name: str, network: NetworkCost, settings: Mapping[str, Any], pixels: int) -> RewardCost:

@@ -79,8 +79,8 @@ def phase_table(plan: Plan, expected: Forecast | None, measured: Measured | None
     evals = sum(row.evals or 0 for row in plan.rows)
     flops = sum(total(row.work) for row in plan.rows if row.work is not None)
     whole = [f"{expected.iteration:.4g}", ""] if expected else []
-    took = [f"{measured.iteration:.4g}"] if measured else []
-    rows.append(styled("bold", "all", "", f"{evals:,.0f}", _tera(flops), *whole, *took))
+    whole += [f"{measured.iteration:.4g}"] if measured else []
+    rows.append(styled("bold", "all", "", f"{evals:,.0f}", _tera(flops), *whole))
     return terminal_table(headings, rows, title="one iteration of each GPU", text_columns=(0, 1), framed=False)
 
 
