@@ -10,7 +10,7 @@ from PIL import Image
 
 from realgen.benchmark.results import REAL, ImageRow, Results
 from realgen.benchmark.tables import everyone, score_names
-from realgen.data.photograph import upright_rgb
+from realgen.data.image_decoding import upright_rgb
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -1,4 +1,4 @@
-"""Prompts and photographs in WebDataset tar shards, images in folders: written, read, and dealt out to the ranks."""
+"""Prompts and real images in WebDataset tar shards, images in folders: written, read, and dealt out to the ranks."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Draw(NamedTuple):
     counts: bool = True
 
 
-class Picture(NamedTuple):
+class LabelledImage(NamedTuple):
     """One row of a batch."""
 
     image: Tensor
@@ -54,14 +54,14 @@ class Picture(NamedTuple):
     broken: tuple[tuple[str, str], ...] = ()
 
 
-class TrainPictures(Dataset[Picture]):
-    """Augmented training pictures by draw; a broken file gives way to the next one of its class.
+class TrainImages(Dataset[LabelledImage]):
+    """Augmented training images by draw; a broken file gives way to the next one of its class.
 
     Args:
         files: Of each class.
         size: Side in pixels.
-        augment: How pictures are changed.
-        hard_negatives: Share of the generated pictures that are made by cheating, see ``DetectorAugment.cheat``.
+        augment: How images are changed.
+        hard_negatives: Share of the generated images that are made by cheating, see ``DetectorAugment.cheat``.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class TrainPictures(Dataset[Picture]):
         self._files = files
         self._size, self._augment, self._hard_negatives = size, augment, hard_negatives
 
-    def __getitem__(self, draw: Draw) -> Picture:
-        """Read and change one picture.
+    def __getitem__(self, draw: Draw) -> LabelledImage:
+        """Read and change one image.
 
         Raises:
             ValueError: If no file of its class can be read.
@@ -91,13 +91,13 @@ class TrainPictures(Dataset[Picture]):
                 broken.append((str(file.path), str(error)))
                 continue
             changed = (change.cheat if spoilt else change)(image, self._size, generator)
-            return Picture(changed, draw.label, True, str(file.path), tuple(broken))
+            return LabelledImage(changed, draw.label, True, str(file.path), tuple(broken))
         first = ": ".join(broken[0])
         raise ValueError(f"none of the {len(files)} {CLASSES[source]} images can be read; first: {first}")
 
 
-class ValidationPictures(Dataset[Picture]):
-    """Validation pictures by draw, their largest centred square; a broken file becomes a row that does not count.
+class ValidationImages(Dataset[LabelledImage]):
+    """Validation images by draw, their largest centred square; a broken file becomes a row that does not count.
 
     Args:
         files: Of each class.
@@ -107,15 +107,15 @@ class ValidationPictures(Dataset[Picture]):
     def __init__(self, files: Sequence[Sequence[ImageFile]], size: int) -> None:
         self._files, self._size = files, size
 
-    def __getitem__(self, draw: Draw) -> Picture:
-        """Read one picture."""
+    def __getitem__(self, draw: Draw) -> LabelledImage:
+        """Read one image."""
         file = self._files[draw.label][draw.row]
         try:
             image = center_square(read_image(file.path)[None], self._size)[0]
         except ValueError as error:
             black = torch.zeros(3, self._size, self._size)
-            return Picture(black, draw.label, False, str(file.path), ((str(file.path), str(error)),))
-        return Picture(image, draw.label, draw.counts, str(file.path))
+            return LabelledImage(black, draw.label, False, str(file.path), ((str(file.path), str(error)),))
+        return LabelledImage(image, draw.label, draw.counts, str(file.path))
 
 
 class Batches:
@@ -140,24 +140,24 @@ class Batches:
         return map(self._draws, range(first, first + self._number))
 
 
-def collate(pictures: Sequence[Picture]) -> ImageBatch:
-    """Put pictures together."""
+def collate(images: Sequence[LabelledImage]) -> ImageBatch:
+    """Put images together."""
     return ImageBatch(
-        images=torch.stack([picture.image for picture in pictures]),
-        labels=torch.tensor([picture.label for picture in pictures]),
-        mask=torch.tensor([picture.counts for picture in pictures]),
-        names=tuple(picture.name for picture in pictures),
-        broken=tuple(pair for picture in pictures for pair in picture.broken),
+        images=torch.stack([image.image for image in images]),
+        labels=torch.tensor([image.label for image in images]),
+        mask=torch.tensor([image.counts for image in images]),
+        names=tuple(image.name for image in images),
+        broken=tuple(pair for image in images for pair in image.broken),
     )
 
 
 def draw_seed(seed: int, label: int, place: int) -> int:
-    """Hash what identifies a training picture of a run into the seed of its augmentation.
+    """Hash what identifies a training image of a run into the seed of its augmentation.
 
     Args:
         seed: Of the run.
         label: 0 or 1.
-        place: How many pictures of the class the run, all ranks together, has drawn before.
+        place: How many images of the class the run, all ranks together, has drawn before.
 
     Returns:
         A seed in [0, 2^63).

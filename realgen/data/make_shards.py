@@ -14,7 +14,7 @@ from realgen.data.shards import write_shards
 _EXAMPLE = """\
 examples:
   python -m realgen.data.make_shards --input prompts.txt --output data/prompts/train
-  python -m realgen.data.make_shards --input captions.jsonl --images photographs --output data/prompts/validation
+  python -m realgen.data.make_shards --input captions.jsonl --images images --output data/prompts/validation
 
 input formats:
   .txt    one prompt per line
@@ -143,7 +143,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m realgen.data.make_shards",
-        description="Write prompts, and if wanted their photographs, as WebDataset tar shards. "
+        description="Write prompts, and if wanted their real images, as WebDataset tar shards. "
         "The same input gives the same bytes; nothing is written if the input has an error.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -153,7 +153,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder of the shards: DIR/NAME-000000.tar, ..."
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the photographs that .jsonl lines name")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the real images that .jsonl lines name")
     parser.add_argument(
         "--samples_per_shard", type=int, default=1000, metavar="N", help="prompts in one tar (default: %(default)s)"
     )

@@ -30,7 +30,7 @@ def divide(real: Path, generated: Path, held_out: float) -> Divided:
     """List the images of both folders and say which part each belongs to; a function of the names alone.
 
     Args:
-        real: Folder of photographs.
+        real: Folder of real images.
         generated: Folder of generated images.
         held_out: Share that the head is not fitted on; half of it calibrates, the other half judges.
 

@@ -32,7 +32,7 @@ class ProbeImages(Dataset[PreparedImages]):
 
     Args:
         files: To be read.
-        wanted: The pictures that the network wants.
+        wanted: The images that the network wants.
         qualities: JPEG quality, 1 to 100, at which a file's image is saved and read again first.
     """
 

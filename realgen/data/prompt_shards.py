@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from lightning.pytorch import LightningDataModule
 
+from realgen.checks import check_at_least
 from realgen.data.order import prompt_indices, validation_rows
 from realgen.data.prompt_table import PromptTable
 from realgen.data.shard_paths import find_shards
@@ -34,9 +35,9 @@ class PromptShards(LightningDataModule):
         seed: Chooses the order of the training prompts.
         max_in_memory: Prompts up to which a set is kept in memory. More of them are read from the local tars on demand,
             in the same order; from URLs they are refused.
-        train_images: Whether training batches carry the photographs of the prompts. Validation batches always do, if
+        train_images: Whether training batches carry the real images of the prompts. Validation batches always do, if
             the shards have them.
-        image_size: Height and width in pixels to which photographs are scaled and centrally cropped; None keeps their
+        image_size: Height and width in pixels to which real images are scaled and centrally cropped; None keeps their
             size, which must then be the same for all.
 
     Raises:
@@ -57,14 +58,13 @@ class PromptShards(LightningDataModule):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("prompts_per_iteration", prompts_per_iteration),
-            ("validation_batch_size", validation_batch_size),
-            ("max_in_memory", max_in_memory),
-            ("image_size", image_size),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(
+            1,
+            prompts_per_iteration=prompts_per_iteration,
+            validation_batch_size=validation_batch_size,
+            max_in_memory=max_in_memory,
+            image_size=image_size,
+        )
         # Here and not in `setup`: a misspelt path must not leave a started run behind in the loggers.
         self._train_shards = find_shards(train, argument="train")
         self._validation_shards = None if validation is None else find_shards(validation, argument="validation")
@@ -109,12 +109,12 @@ class PromptShards(LightningDataModule):
             num_ranks: That the prompts are dealt out to.
 
         Raises:
-            ValueError: If a set has no usable sample, or its photographs do not fit together (see ``PromptTable``).
+            ValueError: If a set has no usable sample, or its real images do not fit together (see ``PromptTable``).
             ValueError: If there are fewer training prompts than one iteration of all ranks takes.
         """
         if stage in ("fit", None):
             if self.train_table is None:
-                self.train_table = self._table(self._train_shards, photographs=self._train_images)
+                self.train_table = self._table(self._train_shards, real_images=self._train_images)
             needed = self.prompts_per_iteration * num_ranks
             if len(self.train_table) < needed:
                 raise ValueError(
@@ -122,7 +122,7 @@ class PromptShards(LightningDataModule):
                     f"prompts per iteration, the training shards hold {len(self.train_table)}: lower it or add prompts."
                 )
         if self._validation_shards is not None and self.validation_table is None:
-            self.validation_table = self._table(self._validation_shards, photographs=True)
+            self.validation_table = self._table(self._validation_shards, real_images=True)
 
     def setup(self, stage: str | None = None) -> None:
         """Read what is not read yet, warn of samples that were skipped, and see that all ranks read the same.
@@ -166,9 +166,9 @@ class PromptShards(LightningDataModule):
             world_size=self.world_size,
         )
 
-    def _table(self, shards: list[str], *, photographs: bool) -> PromptTable:
+    def _table(self, shards: list[str], *, real_images: bool) -> PromptTable:
         return PromptTable(
-            shards, max_in_memory=self._max_in_memory, photographs=photographs, image_size=self._image_size
+            shards, max_in_memory=self._max_in_memory, real_images=real_images, image_size=self._image_size
         )
 
     def _announce(self, name: str, table: PromptTable) -> None:

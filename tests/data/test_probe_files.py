@@ -28,7 +28,7 @@ def test_half_of_what_is_held_out_calibrates_and_half_judges(folders, held_out):
         assert shares(divided, label) == pytest.approx([1 - held_out, held_out / 2, held_out / 2], abs=0.08)
 
 
-def test_a_photograph_and_its_generated_counterpart_fall_into_the_same_part(folders):
+def test_a_real_image_and_its_generated_counterpart_fall_into_the_same_part(folders):
     divided = divide(*folders, 0.3)
     parts = [
         {
