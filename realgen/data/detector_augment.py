@@ -21,11 +21,11 @@ from realgen.functional.corruptions import CHEATS
 
 @dataclass(frozen=True)
 class DetectorAugment:
-    """Takes the shortcuts out of training images of both classes alike: crop, flip, rescale, blur, JPEG.
+    """Remove shortcuts from training images of both classes alike: crop, flip, rescale, blur, JPEG.
 
-    Some images come as validation and use show them: a detector that never saw one whole and unchanged gets worse at
-    them. The defaults suit detectors of 224 pixels and more. Smaller ones want milder blur and rescaling, and fewer
-    crops, because enlarging a crop takes away the finest detail.
+    Some images stay as in validation and use: a detector that never saw one whole and unchanged gets worse at them. The
+    defaults suit detectors of 224 pixels and more. Smaller ones want milder blur and rescaling, and fewer crops, because
+    enlarging a crop takes away the finest detail.
 
     Raises:
         ValueError: If a number is out of its range.

@@ -1,4 +1,4 @@
-"""Batches of real and generated images: what is drawn, how it is read, and what a batch holds."""
+"""Batches of real and generated images: which are drawn, how they are read, and what a batch holds."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class ImageBatch(NamedTuple):
     labels: Int[Tensor, " rows"]
     """[B] 0 = real, 1 = generated."""
     mask: Bool[Tensor, " rows"]
-    """[B] True where a row counts (False repeats a row to keep ranks in step, or stands for a broken file)."""
+    """[B] True where a row counts; False for a copy that keeps ranks in step, and for a broken file."""
     names: tuple[str, ...]
     """B files."""
     broken: tuple[tuple[str, str], ...]
-    """Files that were to be in this batch and could not be read, each with the reason."""
+    """Files that could not be read for this batch, each with the reason."""
 
 
 class Draw(NamedTuple):
-    """Which image of which class, and the seed of all that is random about it."""
+    """Which image of which class to read, and the seed of its augmentation."""
 
     label: int
     row: int
@@ -55,7 +55,7 @@ class LabelledImage(NamedTuple):
 
 
 class TrainImages(Dataset[LabelledImage]):
-    """Augmented training images by draw; a broken file gives way to the next one of its class.
+    """Augmented training images by draw; a broken file is replaced by the next one of its class.
 
     Args:
         files: Of each class.
@@ -119,12 +119,12 @@ class ValidationImages(Dataset[LabelledImage]):
 
 
 class Batches:
-    """Yields draws from a starting batch on; a batch sampler.
+    """A batch sampler that begins at any batch.
 
     Args:
-        draws: The draws of a batch by its number.
-        number: Batches that are yielded.
-        first: Number of the first one, asked anew at each ``iter``.
+        draws: Gives the draws of a batch by its number.
+        number: Batches of one ``iter``.
+        first: Gives the number of the first one, at each ``iter``.
     """
 
     def __init__(self, draws: Callable[[int], list[Draw]], *, number: int, first: Callable[[], int]) -> None:
@@ -135,13 +135,13 @@ class Batches:
         return self._number
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Begin where the run stands."""
+        """Begin at batch ``first()``."""
         first = self._first()
         return map(self._draws, range(first, first + self._number))
 
 
 def collate(images: Sequence[LabelledImage]) -> ImageBatch:
-    """Put images together."""
+    """Stack images into a batch."""
     return ImageBatch(
         images=torch.stack([image.image for image in images]),
         labels=torch.tensor([image.label for image in images]),

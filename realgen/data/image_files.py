@@ -25,17 +25,17 @@ class ImageFile(NamedTuple):
     """One file in a folder of images."""
 
     path: Path
-    """Where it lies."""
+    """Full path."""
     name: str
     """Its path inside the folder, with ``/``."""
 
 
 def check_folders(folders: str | Sequence[str], *, argument: str) -> tuple[Path, ...]:
-    """Refuse folders that do not exist.
+    """Raise ValueError for folders that do not exist.
 
     Args:
         folders: One path or several.
-        argument: How the message calls them.
+        argument: Their name in the message.
 
     Returns:
         Their paths.
@@ -121,7 +121,7 @@ def _key(file: ImageFile, by: SplitBy) -> bytes:
 
 
 def check_readable(files: Sequence[ImageFile], *, purpose: str) -> None:
-    """Refuse files of which not one can be read; one that can is enough, and the rest are not opened.
+    """Raise ValueError if none of the files can be read; the first that can is enough.
 
     Args:
         files: To be looked at.

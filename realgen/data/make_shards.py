@@ -24,7 +24,7 @@ input formats:
 
 
 class PromptFile:
-    """Reads a .txt or .jsonl file of prompts line by line, and remembers what a user should hear of it.
+    """Read a .txt or .jsonl file of prompts line by line, and keep what a user should know of it.
 
     Args:
         path: The file, UTF-8.
@@ -46,7 +46,7 @@ class PromptFile:
         self.line: int | None = None
         """Number of the line being read, from 1; None before the first and after the last."""
         self.num_empty = 0
-        """Empty lines, which are passed over."""
+        """Empty lines, which are skipped."""
         self.num_images = 0
         """Lines with an image."""
         self.duplicates: list[tuple[int, int]] = []
@@ -130,7 +130,7 @@ def make_shards(
         + (f" to {paths[-1].name}" if len(paths) > 1 else "")
     ]
     if prompts.num_empty:
-        report.append(f"empty lines, passed over: {prompts.num_empty}")
+        report.append(f"empty lines, skipped: {prompts.num_empty}")
     if prompts.duplicates:
         line, first = prompts.duplicates[0]
         report.append(

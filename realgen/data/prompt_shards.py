@@ -1,4 +1,4 @@
-"""The prompts of training and validation as Lightning asks for them."""
+"""The prompts of training and validation, as a data module of Lightning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ENDLESS = 10**9
 
 
 class PromptShards(LightningDataModule):
-    """Deals out the prompts of WebDataset tar shards: P per rank and GRPO iteration.
+    """Deal out the prompts of WebDataset tar shards: P per rank and GRPO iteration.
 
     What a rank gets is a pure function of (seed, iteration, rank, number of ranks): every prompt once per epoch, no
     prompt on two ranks, the same number of batches everywhere, and a resumed run goes on at the next prompt because
@@ -102,7 +102,7 @@ class PromptShards(LightningDataModule):
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def read(self, stage: str | None = None, *, num_ranks: int = 1) -> None:
-        """Read the shards, once; of use before a run begins, so that a mistake in them leaves nothing behind.
+        """Read the shards, once; before a run begins, so that a mistake leaves nothing behind.
 
         Args:
             stage: ``"validate"`` reads the validation shards only.
@@ -125,7 +125,7 @@ class PromptShards(LightningDataModule):
             self.validation_table = self._table(self._validation_shards, real_images=True)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what is not read yet, warn of samples that were skipped, and see that all ranks read the same.
+        """Read what is not read yet, warn of skipped samples, and check that all ranks read the same.
 
         Args:
             stage: ``"validate"`` reads the validation shards only.
@@ -141,12 +141,12 @@ class PromptShards(LightningDataModule):
                 self._announce(name, table)
 
     def train_dataloader(self) -> TrainLoader:
-        """Give one batch per GRPO iteration, without end, beginning at the module's ``iteration``."""
+        """Return a loader of one batch per GRPO iteration, without end, beginning at the module's ``iteration``."""
         assert self.train_table is not None, "Lightning calls setup('fit') first"
         return TrainLoader(self.train_table, self._train_rows, first_iteration=self._iteration)
 
     def val_dataloader(self) -> ValidationLoader | list[ValidationLoader]:
-        """Give every validation prompt once over all ranks, in the order of the shards; an empty list without any."""
+        """Return a loader of all validation prompts, each once over all ranks, in the shards' order; [] without any."""
         if self.validation_table is None:
             return []
         rows = validation_rows(len(self.validation_table), rank=self.rank, world_size=self.world_size)
@@ -187,7 +187,7 @@ class PromptShards(LightningDataModule):
 
 
 class TrainLoader:
-    """Yields the batches of the iterations from ``first_iteration()`` on, asked anew at each ``iter``."""
+    """Yield one batch per iteration, at each ``iter`` from ``first_iteration()`` on."""
 
     def __init__(
         self, table: PromptTable, rows: Callable[[int], list[int]], *, first_iteration: Callable[[], int]
@@ -201,13 +201,13 @@ class TrainLoader:
         return _ENDLESS
 
     def __iter__(self) -> Iterator[PromptBatch]:
-        """Begin at the iteration that the module stands at."""
+        """Begin at iteration ``first_iteration()``."""
         for iteration in itertools.count(self._first_iteration()):
             yield self._table.batch(self._rows(iteration))
 
 
 class ValidationLoader:
-    """Yields given rows of a table in batches."""
+    """Yield given rows of a table in batches."""
 
     def __init__(self, table: PromptTable, rows: list[tuple[int, bool]], *, batch_size: int) -> None:
         self._table = table

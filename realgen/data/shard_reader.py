@@ -30,7 +30,7 @@ class Sample:
     metadata: Mapping[str, Any]
     """The object in the sample's .json; empty if there is none."""
     real_image: bytes | None
-    """The encoded real image; None if there is none or none was asked for."""
+    """The encoded real image; None without one, or if images are not read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,16 +66,16 @@ def _seconds(row: PlanRow, gpu: GPU, utilization: float) -> float | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run has logged, as medians over its iterations but the first, which warms up."""
+    """What a run has logged, as medians over its iterations without the first, which warms up."""
 
     iterations: int
-    """How many these are."""
+    """How many."""
     seconds: Mapping[str, float]
     """By phase."""
     evals: float | None
-    """Rows that the transformer was called with on the first rank, where the run says so."""
+    """Rows that the transformer was called with on the first rank; None where the run does not log it."""
     peak: float | None
-    """Most bytes that tensors took on the first rank's GPU, validation included; None without a GPU."""
+    """Most bytes of tensors on the first rank's GPU, validation included; None without a GPU."""
 
     @property
     def iteration(self) -> float:

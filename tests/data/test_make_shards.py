@@ -40,7 +40,7 @@ def test_text_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prompts() == ["a cat", "eine Kätzin", "a cat", "a dog"]
     out = capsys.readouterr().out
     assert "wrote 4 prompts, 0 with an image, as data/train/train-000000.tar to train-000001.tar" in out
-    assert "empty lines, passed over: 2" in out
+    assert "empty lines, skipped: 2" in out
     assert "lines that repeat a prompt, and were kept: 1 (line 4 repeats line 1)" in out
 
 
