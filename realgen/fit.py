@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from realgen.cli.arguments import check_files, take_arguments
+from realgen.cli.error_frame import run_command
+
 if TYPE_CHECKING:
-    from realgen.cli import RealGenCLI
+    from realgen.cli.realgen_cli import RealGenCLI
     from realgen.modules import GRPOModule
 
 USAGE = """python -m realgen.fit --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key=value ...]
@@ -43,16 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    if not (sys.argv[1:] if argv is None else argv):
+    arguments = take_arguments(argv)
+    if not arguments:
         sys.stderr.write(f"usage: {USAGE}")
         return 1
-    # Imported here, so that the lines above do not wait for torch.
+    return run_command(partial(_fit, arguments))
+
+
+def _fit(arguments: Sequence[str]) -> int:
+    check_files(arguments)
+    # Imported here, so that usage and a misspelt file do not wait for torch.
     from lightning.pytorch import LightningDataModule
 
-    from realgen.cli import command, train
+    from realgen.cli.training import parse_and_run, train
     from realgen.modules.base import Training
 
-    return command(train, Training, LightningDataModule, usage=USAGE, argv=argv, check=check)
+    return parse_and_run(train, Training, LightningDataModule, arguments, usage=USAGE, check=check)
 
 
 def check(cli: RealGenCLI) -> None:

@@ -21,7 +21,7 @@ import yaml
 from realgen.detectors import OmniAID
 from realgen.functional.images import from_uint8, to_uint8
 from realgen.rewards import Realism, RemoteReward
-from realgen.serve import check, load, main, read_config
+from realgen.serve import check, config_reader, load, main
 from realgen.serving import ConnectionSettings
 from realgen.serving.scoring import rollout_of_images
 from realgen.serving.wire import encode_request
@@ -41,7 +41,7 @@ def test_the_walk_finds_the_configs() -> None:
 @pytest.mark.parametrize("path", SERVED, ids=lambda path: path.stem)
 def test_every_config_makes_a_reward(path: Path, repository: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ")
-    reward, settings, token = check(read_config(["--config", str(path)]))
+    reward, settings, token = check(config_reader().read(["--config", str(path)]))
     assert callable(reward.score)
     assert (settings.host, token) == ("127.0.0.1", None)
 
@@ -53,7 +53,7 @@ def test_every_config_has_a_port_of_its_own(path: Path) -> None:
 
 
 def test_what_is_loaded_scores(repository: Path, nano: Path) -> None:
-    reward = load(read_config(["--config", OMNIAID]), "cpu")
+    reward = load(config_reader().read(["--config", OMNIAID]), "cpu")
     images = torch.rand(2, 3, 32, 32)
     expected = 1 - OmniAID(str(nano / "omniaid"))(images)
     assert torch.equal(reward.score(rollout_of_images(images, ["", ""])), expected)
@@ -64,7 +64,7 @@ def test_print_config_can_be_read_back(repository: Path, capsys: pytest.CaptureF
         main(["--config", OMNIAID, "--server.port=9000", "--print_config"])
     assert stop.value.code == 0
     (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
-    config = read_config(["--config", str(tmp_path / "shown.yaml")])
+    config = config_reader().read(["--config", str(tmp_path / "shown.yaml")])
     assert config["server"]["port"] == 9000
     assert config["detector"]["class_path"] == "realgen.detectors.OmniAID"
 

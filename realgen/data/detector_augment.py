@@ -24,7 +24,7 @@ class DetectorAugment:
     """Remove shortcuts from training images of both classes alike: crop, flip, rescale, blur, JPEG.
 
     Some images stay as in validation and use: a detector that never saw one whole and unchanged gets worse at them. The
-    defaults suit detectors of 224 pixels and more. Smaller ones want milder blur and rescaling, and fewer crops, because
+    defaults suit detectors of 224 pixels and more. Smaller ones want milder blur and rescaling and fewer crops, because
     enlarging a crop takes away the finest detail.
 
     Raises:

@@ -160,7 +160,7 @@ def optimizer_bytes(recipe: Recipe) -> int | None:
         optimizer = recipe.module.optimizer(trained)
         optimizer.step()
         states = [value for state in optimizer.state.values() for value in state.values()]
-    except RuntimeError:  # NotImplementedError, of an operator that the meta device does not have, is one too
+    except RuntimeError:  # also of what is not implemented there
         return None
     finally:
         for parameter in trained:

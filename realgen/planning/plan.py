@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
+from realgen.logging_filters import errors_only
 from realgen.planning.architecture import find_architecture
 from realgen.planning.dry_run import Counts, count_calls
 from realgen.planning.memory import Memory, find_memory
@@ -14,7 +15,6 @@ from realgen.planning.meta_pipeline import load_on_meta
 from realgen.planning.meter import Work, add, rounded, scale
 from realgen.planning.recipe import Recipe
 from realgen.planning.reward_costs import RewardCost, reward_costs
-from realgen.planning.silence import silence
 from realgen.planning.unit_costs import UnitCosts, find_unit_costs
 
 WORD = "a "
@@ -84,7 +84,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
     architecture = find_architecture(policy.backbone.pretrained)
     untouched = copy.deepcopy(policy)
     policy.compile_blocks = False  # nothing is gained on tensors without numbers
-    with silence():
+    with errors_only():
         load_on_meta(policy, architecture)
     counts = count_calls(
         untouched,
@@ -96,7 +96,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
         inner_epochs=module.inner_epochs,
         updates_per_epoch=module.updates_per_epoch,
     )
-    with silence():  # the placeholder tokenizer may cut the prompt off
+    with errors_only():  # the placeholder tokenizer may cut the prompt off
         costs = find_unit_costs(policy, counts.rows, prompt=(WORD * prompt_tokens).strip())
     rewards = tuple(reward_costs(recipe.reward, height=policy.height, width=policy.width))
     memory = find_memory(recipe, counts, costs, rewards)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from realgen.checks import check_at_least, check_pretrained
+from realgen.logging_filters import no_loading_bars
 from realgen.parallel import autocast_without_cache, is_sharded, world_size
 from realgen.policies.base import Policy
 from realgen.policies.chat import Chat, check_instruction
-from realgen.policies.chatter import no_loading_bars
 from realgen.policies.completion import INSTRUCTION
 from realgen.policies.language_model import checkpointed_layers, end_token_ids, linear_layers, load_language_model
 from realgen.policies.lora import LoRA

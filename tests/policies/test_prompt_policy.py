@@ -434,3 +434,8 @@ def test_bad_counts_are_named(make_rewriter, settings, message):
 def test_a_group_of_raw_prompts_alone_is_refused(make_rewriter):
     with pytest.raises(ValueError, match="raw_per_group must be below group_size=4, got 4"):
         make_rewriter(raw_per_group=4).check_group_size(4)
+
+
+def test_a_language_model_is_loaded_and_saved_without_bars(make_rewriter, tmp_path, capsys) -> None:
+    make_rewriter().export(tmp_path)
+    assert "it/s" not in capsys.readouterr().err

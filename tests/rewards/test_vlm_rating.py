@@ -92,7 +92,7 @@ def test_the_text_is_that_of_plain_transformers(folder, pictures):
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(folder)
     text, encoded = conversation(processor, pictures[1])
-    assert make(folder).judge.prompt == text
+    assert make(folder).handle.prompt == text
     written = model.generate(**encoded, max_new_tokens=12, do_sample=False)
     plain = processor.decode(written[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
     assert make(folder).answers(pictures[1:2]) == [plain]
@@ -122,14 +122,14 @@ def test_an_answer_cut_off_is_not_judged(folder, pictures, make_rollout):
 
 
 def test_what_is_asked(folder):
-    assert "user\nPicture 1: <|vision_start|>" in make(folder).judge.prompt
-    assert make(folder).judge.prompt.endswith(f"{QUESTION} {ANSWER}<|im_end|>\n<|im_start|>assistant\n")
-    assert "<think> </think>" in make(folder, thinking=True).judge.prompt
+    assert "user\nPicture 1: <|vision_start|>" in make(folder).handle.prompt
+    assert make(folder).handle.prompt.endswith(f"{QUESTION} {ANSWER}<|im_end|>\n<|im_start|>assistant\n")
+    assert "<think> </think>" in make(folder, thinking=True).handle.prompt
     assert "between 1 and 5" in VlmRating("somewhere").question
 
 
 def test_pixel_limit_and_type(folder, pictures):
-    small = make(folder, max_pixels=32 * 32, dtype="bfloat16").judge
+    small = make(folder, max_pixels=32 * 32, dtype="bfloat16").handle
     assert small.processor.image_processor.size["longest_edge"] == 1024
     assert {parameter.dtype for parameter in small.model.parameters()} == {torch.bfloat16}
     assert not any(parameter.requires_grad for parameter in small.model.parameters())

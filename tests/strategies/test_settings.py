@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from realgen.cli import RealGenCLI
+from realgen.cli.realgen_cli import RealGenCLI
 from realgen.fit import main
 from realgen.modules.base import Training
 from realgen.rewards import WeightedSum
