@@ -55,7 +55,7 @@ def generate(studio: Studio, prompts: Sequence[str]) -> None:
         prompts: What is drawn.
 
     Raises:
-        ValueError: If the folder holds pictures of other settings.
+        ValueError: If the folder holds images of other settings.
     """
     out = Path(studio.request.out)
     keep_settings(out, studio.settings, cure="Take another folder.")
