@@ -151,6 +151,8 @@ def test_a_written_rating_has_its_traffic_and_its_assumption(gpu: str, tmp_path:
     [
         ([*NANO, "--gpu=h2000"], "gpu must be one of a100-40, .* got 'h2000'"),
         ([*NANO, "--tflops=0"], r"tflops must be above 0, got 0\.0"),
+        ([*NANO, "--model.updates_per_epoch=7"], "model.updates_per_epoch: expected a divisor of the 72 rows"),
+        ([*NANO, "--model.policy.transition.noise_level=0"], "transition.noise_level: expected above 0"),
         ([*NANO, "--model.policy.height=60"], "height must be a multiple of .* got 60"),
         ([*NANO, "--model.policy.lora.targets=[to_qq]"], "no linear layer of SD3Transformer2DModel is called 'to_qq'"),
         ([*NANO, "--model.policy.backbone.pretrained=who/what"], "who/what.*not among the published ones"),

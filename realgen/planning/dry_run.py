@@ -17,12 +17,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from realgen.modules.lesson import reference_score
-from realgen.modules.minibatches import shuffled_minibatches
+from realgen.modules.policy_update import reference_score, shuffled_minibatches
 from realgen.objectives.base import Objective
 from realgen.policies import DiffusionPolicy
 from realgen.policies.backbones.base import Backbone, Schedule
-from realgen.policies.joined import concatenate_rollouts
 from realgen.policies.step_window import StepWindow
 from realgen.types import PolicyScore, Rollout
 
@@ -196,7 +194,7 @@ def count_calls(
         fake = fake_policy(policy, counting, FixedWindow(policy.step_window, start))
         generator = torch.Generator().manual_seed(0)
         texts = [f"prompt {index}" for index in range(prompts)]
-        rollout = concatenate_rollouts(list(fake.rollout_chunks(texts, group_size, generator=generator)))
+        rollout = Rollout.concatenate(list(fake.rollout_chunks(texts, group_size, generator=generator)))
         with _phase(counting, "reference"):
             reference = reference_score(fake, objective, rollout, microbatch_size)
         counts.images = len(rollout.images)
@@ -249,7 +247,7 @@ def _phase(backbone: CountingBackbone, name: str) -> Iterator[None]:
 
 def _stored(rollout: Rollout, reference: PolicyScore | None) -> int:
     """Count the latents in what is kept until the update; a latent is one number here."""
-    kept: list[Tensor] = list(rollout.trajectory.values())
+    kept: list[Tensor] = list(rollout.policy_state.values())
     for score in (rollout.sampled, reference):
         if score is not None:
             kept += [] if score.velocity is None else [score.velocity]

@@ -74,13 +74,14 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
         The plan.
 
     Raises:
-        ValueError: If the model's shape is nowhere to be found, the policy is not one that can be planned, or it
-            refuses its settings: size, window, LoRA targets and others.
+        ValueError: If the model's shape is nowhere to be found, or the policy is not one that can be planned.
+        ValueError: If the module or the policy refuses its settings: rows, noise, size, window, LoRA targets and others.
     """
     if prompt_tokens < 1:
         raise ValueError(f"prompt_tokens must be at least 1, got {prompt_tokens}.")
     module, policy = recipe.module, recipe.policy
-    _check_rows(recipe)
+    module.policy.check_trainable("model.policy")
+    module.check_rows(recipe.prompts)
     architecture = find_architecture(policy.backbone.pretrained)
     untouched = copy.deepcopy(policy)
     policy.compile_blocks = False  # nothing is gained on tensors without numbers
@@ -112,16 +113,6 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
         architecture=architecture.source,
         assumptions=tuple(_assumptions(recipe, rewards, prompt_tokens)),
     )
-
-
-def _check_rows(recipe: Recipe) -> None:
-    group, updates = recipe.module.group_size, recipe.module.updates_per_epoch
-    rows = recipe.prompts * group
-    if rows % updates:
-        raise ValueError(
-            f"model.updates_per_epoch: expected a divisor of the {rows} rows of an iteration "
-            f"(data.prompts_per_iteration={recipe.prompts} x model.group_size={group}), got {updates}."
-        )
 
 
 def _rows(

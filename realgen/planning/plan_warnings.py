@@ -25,8 +25,6 @@ def find_warnings(recipe: Recipe, plan: Plan, expected: Forecast | None) -> Iter
     Yields:
         One sentence for each.
     """
-    if recipe.policy.transition.noise_level == 0:
-        yield "policy.transition.noise_level is 0, so no step is a decision and nothing is trained; the run will refuse"
     yield from _untrained_steps(recipe)
     for cost in plan.rewards:
         if cost.image is None and cost.memory is None:

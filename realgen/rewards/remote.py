@@ -20,7 +20,7 @@ from realgen.remote_calls import UnavailableError, run_async
 from realgen.rewards.base import Reward
 from realgen.serving.client import ConnectionSettings, RewardClient
 from realgen.serving.wire import Encoding, encode_request
-from realgen.types import Rollout
+from realgen.types import Samples
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -83,15 +83,15 @@ class RemoteReward(Reward):
         self._cache: dict[bytes, float] = {}
         self._failed: deque[bool] = deque(maxlen=failure_window)
 
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Return the reward of each row [B]; NaN for images with NaN, and for rows without a valid answer.
 
         Raises:
             RuntimeError: If more than ``max_failed_share`` of the recent samples failed, or a server refuses.
         """
-        check_images(rollout.images)
-        images = rollout.images.detach().to("cpu", torch.float32)
-        prompts = rollout.row_prompts if self.send_prompts else None
+        check_images(samples.images)
+        images = samples.images.detach().to("cpu", torch.float32)
+        prompts = samples.row_prompts if self.send_prompts else None
         rewards = torch.full((len(images),), torch.nan)
         rows_by_key: dict[bytes, list[int]] = {}
         for row in images.isfinite().flatten(1).all(1).nonzero().flatten().tolist():
@@ -107,7 +107,7 @@ class RemoteReward(Reward):
                 rewards[rows] = answer
                 self._remember(key, answer)
         self._count([answer is None for answer in answers], causes)
-        return rewards.to(rollout.images.device)
+        return rewards.to(samples.images.device)
 
     async def _ask(
         self, images: Tensor, prompts: Sequence[str] | None, rows: Sequence[int]

@@ -13,7 +13,7 @@ from realgen.checks import check_at_least
 from realgen.functional.images import check_images, to_uint8
 from realgen.rewards.base import Reward
 from realgen.rewards.transformers_model import load_pretrained, load_processor
-from realgen.types import Rollout
+from realgen.types import Samples
 
 QUESTION = (
     "You are doing the image quality assessment task. Here is the question: What is your overall rating on the quality "
@@ -106,9 +106,9 @@ class VlmRating(Reward):
         return self
 
     @torch.no_grad()
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Rating of each row's image [B]; NaN where the image has NaN or the answer no rating."""
-        images = rollout.images
+        images = samples.images
         check_images(images)
         drawn = images.isfinite().flatten(1).all(1).nonzero().flatten()
         ratings = torch.full((len(images),), torch.nan)

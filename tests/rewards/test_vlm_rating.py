@@ -80,8 +80,8 @@ def make(folder, **changes):
     return VlmRating(str(folder), **{"question": QUESTION, "max_new_tokens": 12, "dtype": "float32", **changes})
 
 
-def test_ratings_are_what_the_model_wrote(folder, pictures, make_rollout):
-    output = make(folder)(make_rollout(pictures, ["a", "b"], 2))
+def test_ratings_are_what_the_model_wrote(folder, pictures, make_samples):
+    output = make(folder)(make_samples(pictures, ["a", "b"], 2))
     assert output.total.flatten().tolist() == pytest.approx(RATINGS, nan_ok=True)
     assert output.valid.tolist() == [[True, True], [True, False]]
     assert make(folder).answers(pictures) == ANSWERS
@@ -98,27 +98,27 @@ def test_the_text_is_that_of_plain_transformers(folder, pictures):
     assert make(folder).answers(pictures[1:2]) == [plain]
 
 
-def test_batch_equals_one_by_one(folder, pictures, make_rollout):
-    rollout = make_rollout(pictures.repeat(2, 1, 1, 1), ["a", "b"], 4)
-    whole, single = (make(folder, batch_size=size).score(rollout) for size in (8, 1))
+def test_batch_equals_one_by_one(folder, pictures, make_samples):
+    samples = make_samples(pictures.repeat(2, 1, 1, 1), ["a", "b"], 4)
+    whole, single = (make(folder, batch_size=size).score(samples) for size in (8, 1))
     assert torch.equal(whole.nan_to_num(-1), single.nan_to_num(-1))
 
 
-def test_a_broken_image_is_never_shown(folder, pictures, make_rollout, monkeypatch):
+def test_a_broken_image_is_never_shown(folder, pictures, make_samples, monkeypatch):
     images = pictures.clone()
     images[1, 0, 0, 0] = torch.nan
     reward = make(folder)
     seen = []
     answers = reward.answers
     monkeypatch.setattr(reward, "answers", lambda images: seen.append(len(images)) or answers(images))
-    assert reward.score(make_rollout(images, ["a"], 4)).isnan().tolist() == [False, True, False, True]
+    assert reward.score(make_samples(images, ["a"], 4)).isnan().tolist() == [False, True, False, True]
     assert seen == [3]
-    nothing = make_rollout(torch.full((2, 3, 8, 8), torch.nan), ["a"], 2)
+    nothing = make_samples(torch.full((2, 3, 8, 8), torch.nan), ["a"], 2)
     assert reward.score(nothing).isnan().all()
 
 
-def test_an_answer_cut_off_is_not_judged(folder, pictures, make_rollout):
-    assert make(folder, max_new_tokens=2).score(make_rollout(pictures, ["a"], 4)).isnan().all()
+def test_an_answer_cut_off_is_not_judged(folder, pictures, make_samples):
+    assert make(folder, max_new_tokens=2).score(make_samples(pictures, ["a"], 4)).isnan().all()
 
 
 def test_what_is_asked(folder):
