@@ -1,4 +1,4 @@
-"""Tells what a recipe will cost: ``python -m realgen.plan --config configs/diffusion_flux.yaml --gpu h200``."""
+"""Print what a recipe costs: ``python -m realgen.plan --config configs/diffusion_flux.yaml --gpu h200``."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Tell the plan's own options from those of the config."""
+    """Split the plan's own options from the dotted keys of the config."""
     parser = argparse.ArgumentParser(
         prog="python -m realgen.plan",
         usage="python -m realgen.plan --config RECIPE.yaml [--config OVERLAY.yaml ...] [--gpu NAME] [--key=value ...]",
@@ -81,26 +81,26 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--gpu", metavar="NAME", help="what shall do it; without it there are no seconds")
+    add("--gpu", metavar="NAME", help="GPU to plan for; without it there are no seconds")
     add("--tflops", type=float, metavar="X", help="peak in TFLOP/s of all types, in place of that of a named GPU")
     add("--utilization", type=float, default=0.4, metavar="X", help="share of the peak reached (default: %(default)s)")
     add("--prompt_tokens", type=int, default=64, metavar="N", help="of a usual prompt (default: %(default)s)")
-    add("--measured", type=Path, metavar="RUN", help="folder of a run, to be told beside; its config by default")
-    add("--json", type=Path, metavar="FILE", help="write everything there, for machines")
+    add("--measured", type=Path, metavar="RUN", help="folder of a run to compare with; its config by default")
+    add("--json", type=Path, metavar="FILE", help="also write everything to this file")
     return parser.parse_known_args(argv)
 
 
 def find_gpu(options: argparse.Namespace) -> GPU | None:
-    """The GPU that was asked for.
+    """Return the requested GPU.
 
     Args:
         options: Of the command line.
 
     Returns:
-        It, with the rates of ``--tflops`` if these are given; None if neither is.
+        The GPU, with the rates of ``--tflops`` if these are given; None if neither is.
 
     Raises:
-        ValueError: If there is none of that name, or ``--tflops`` is not above 0.
+        ValueError: If no GPU has that name, or ``--tflops`` is not above 0.
     """
     from dataclasses import replace
 
@@ -119,7 +119,7 @@ def find_gpu(options: argparse.Namespace) -> GPU | None:
 
 
 def read_recipe(argv: Sequence[str]) -> Recipe:
-    """Parse a config as ``realgen.fit`` does, and make of it only what a plan needs.
+    """Parse a config as ``realgen.fit`` does, and make only what a plan needs.
 
     Args:
         argv: ``--config`` and dotted keys, fixed up.
@@ -148,7 +148,7 @@ def read_recipe(argv: Sequence[str]) -> Recipe:
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """What a plan must know of a config.
+    """Make what a plan needs of a config.
 
     Args:
         config: Complete, as plain values.
@@ -157,7 +157,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         The recipe.
 
     Raises:
-        ValueError: If the number of ranks or of prompts is not said, or the strategy cannot be planned.
+        ValueError: If the number of ranks or of prompts is missing, or the strategy cannot be planned.
     """
     from jsonargparse import ArgumentParser
 
@@ -175,7 +175,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     model = {"class_path": config["model"]["class_path"], "init_args": settings}
     made = instantiate(parser, parser.parse_object({"model": model}))
     if "prompts_per_iteration" not in data:
-        raise ValueError("data: a plan needs to know prompts_per_iteration, as realgen.data.PromptShards has it.")
+        raise ValueError("data: a plan needs prompts_per_iteration, which realgen.data.PromptShards has.")
     averages = [spec for spec in config["callbacks"].values() if spec and spec["class_path"].endswith(".EMA")]
     return Recipe(
         module=made.model,

@@ -30,7 +30,7 @@ class GPU:
     tf32: float
     """TFLOP/s in float32 where factors may be rounded to TF32, as PyTorch lets cuDNN do for convolutions."""
     fp32: float
-    """TFLOP/s of matrix products in float32, which PyTorch does not round unless it is told to."""
+    """TFLOP/s of matrix products in float32, which PyTorch rounds only by a setting."""
     memory: float
     """Bytes; 0 where it is not known."""
     bandwidth: float
