@@ -75,7 +75,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
 
     Raises:
         ValueError: If the model's shape is nowhere to be found, or the policy is not one that can be planned.
-        ValueError: If the module or the policy refuses its settings: rows, noise, size, window, LoRA targets and others.
+        ValueError: If module or policy refuse their settings: rows, noise, size, window, LoRA targets and others.
     """
     if prompt_tokens < 1:
         raise ValueError(f"prompt_tokens must be at least 1, got {prompt_tokens}.")
