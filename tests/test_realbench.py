@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from realgen.benchmark.results import read_results
-from realgen.realbench import main, read_config
+from realgen.cli import ConfigError
+from realgen.realbench import gather_images, main, read_config
 from tests.helpers.toy_bench import GreyPolicy, write_bench, write_grey, write_set
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +51,7 @@ def test_every_config_parses(path: Path, repository: Path) -> None:
         assert config["arena"]["class_path"] == "realgen.benchmark.Arena"
 
 
-def test_draws_judges_writes_and_shows(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_draws_scores_writes_and_shows(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(toys) == 0
     out = capsys.readouterr().out
     assert "RealBench, 4 prompts" in out
@@ -65,7 +66,7 @@ def test_draws_judges_writes_and_shows(toys: list[str], tmp_path: Path, capsys: 
     assert read_results(tmp_path / "again").models[0].scores == results.models[0].scores
 
 
-def test_folders_are_judged_and_nothing_is_drawn(
+def test_folders_are_scored_and_nothing_is_drawn(
     toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     GreyPolicy.drawn = 0
@@ -172,7 +173,7 @@ def test_dry_run_writes_nothing(toys: list[str], tmp_path: Path, capsys: pytest.
     assert main([*toys, *arena, f"--arena.judge.detector={TOYS}.Brightness", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "grey: 4 images to draw, 0 there already",
-        "8 images to judge, by bright",
+        "8 images to score, by bright",
         "arena: about 16 calls of the judge; images that are not drawn yet may turn out equal",
     ]
     assert not (tmp_path / "run").exists()
@@ -183,8 +184,8 @@ def test_dry_run_writes_nothing(toys: list[str], tmp_path: Path, capsys: pytest.
     [
         (["--prompts=nowhere"], "error: prompts must be a file or a folder, 'nowhere' does not exist."),
         (["--prompts=null"], "error: prompts: missing. Give a recipe: --config configs/realbench.yaml"),
-        (["--detectors.bright=null"], "error: there is no judge"),
-        (["--policies.grey=null"], "error: there is nothing to judge"),
+        (["--detectors.bright=null"], "error: there is nothing to score with"),
+        (["--policies.grey=null"], "error: there is nothing to score"),
         (["--images=none=nowhere"], "error: images.none must be a folder of images, 'nowhere'"),
         (["--matching={size: 0}"], "error: matching.size must be at least 1, got 0"),
         (["--matching={size: 16}"], "error: matching.size=16 would enlarge"),
@@ -245,3 +246,35 @@ def test_the_embedded_default(repository: Path, tmp_path: Path) -> None:
     assert all(row.rewritten.startswith(row.prompt) for row in results.rows if row.model == rewritten.name)
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert json.loads((tmp_path / "run/results.json").read_text())["arena"]["protocol"] == "swapped"
+
+
+def test_folders_may_be_given_again_and_again() -> None:
+    arguments = [
+        "--config",
+        "a.yaml",
+        "--images",
+        "x/flux",
+        "--num_prompts=3",
+        "--images=mine=y",
+        "--images",
+        "z/photo",
+    ]
+    assert gather_images(arguments) == [
+        "--config", "a.yaml", "--policies={}", '--images={"flux": "x/flux", "mine": "y", "z": "z/photo"}',
+        "--num_prompts=3",
+    ]  # fmt: skip
+    kept = ["--images={}", "--images=null", "--images.a=b", "--dry_run=true"]
+    assert gather_images([*kept[:3], "--dry-run"]) == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "a/x", "--images", "b/x"], "a/x and b/x are both called x. Give names"),
+        (["--images"], "--images needs a value"),
+        (["--images", "--real=x"], "--images needs a value"),
+    ],
+)
+def test_unclear_folders_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        gather_images(arguments)

@@ -101,7 +101,8 @@ def test_constructor_arguments_are_documented() -> None:
             continue
         checked += 1
         signature = constructors[0].args
-        names = [argument.arg for argument in (*signature.posonlyargs, *signature.args, *signature.kwonlyargs)][1:]
+        keywords = [*signature.kwonlyargs, *([signature.kwarg] if signature.kwarg else [])]
+        names = [argument.arg for argument in (*signature.posonlyargs, *signature.args, *keywords)][1:]
         documented = documented_arguments(ast.get_docstring(node) or "")
         if names != documented:
             wrong[f"{path.relative_to(ROOT)} {node.name}"] = (names, documented)

@@ -5,7 +5,7 @@
 Both score the same images with the same random weights, by default those of CLIP ViT-L/14 at 336 pixels; their
 answers are held against each other. One by one, written anew from RealGen's description: Pillow resizes each image, a
 forward pass has one image, every map stacks all experts anew and applies the chosen ones in turn, attention is a
-plain softmax. Ours: tensors are resized together, forward passes have `--forward_size` images, experts are folded; in
+plain softmax. Ours: tensors are resized together, forward passes have `--forward_size` images, experts are merged; in
 float32, which is exact, and in bfloat16, which is not. A round measures each once, the order alternates, and the
 ratio is taken round by round. Images are at hand as Pillow images for the one, as a tensor on the device for the
 other.
@@ -33,10 +33,10 @@ from torch.nn import functional as F
 from torchvision import transforms
 
 from realgen.detectors import Detector, OmniAIDConfig, OmniAIDNetwork
+from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.checkpoint import read_config
-from realgen.detectors.network import DetectorNetwork
-from realgen.detectors.pixels import CLIP_MEAN, CLIP_STD, FIRST_SIZE
 from realgen.functional.images import from_uint8, resize, to_uint8
+from realgen.functional.network_input import CLIP_MEAN, CLIP_STD, FIRST_SIZE
 
 BASELINE = "one by one"
 
@@ -59,13 +59,13 @@ class OneByOne:
     """Scoring as RealGen's servers do: Pillow, one image per forward pass, experts stacked anew in every map.
 
     Args:
-        network: Whose weights are used, before it is folded.
+        network: Whose weights are used, before it is merged.
         device: Where the forward pass runs.
     """
 
     def __init__(self, network: OmniAIDNetwork, device: torch.device) -> None:
         self.config = network.config
-        # Copies: folding changes the network's own in place.
+        # Copies: merging changes the network's own in place.
         self.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
         self.tower = copy.deepcopy(network.feature_extractor)
         size = self.config.image_size
@@ -190,10 +190,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
     images = from_uint8(pixels).to(device)
     published = OneByOne(network, device)
-    folded = network.fold()
+    merged = network.merge()
     ours = {
-        "ours": Ours(folded, arguments.forward_size),
-        "ours in bfloat16": Ours(copy.deepcopy(folded).bfloat16(), arguments.forward_size),
+        "ours": Ours(merged, arguments.forward_size),
+        "ours in bfloat16": Ours(copy.deepcopy(merged).bfloat16(), arguments.forward_size),
     }
     theirs, answers = torch.tensor(published(pictures)), ours["ours"](images).cpu()
     alone = torch.cat([ours["ours"](image.unsqueeze(0)) for image in images]).cpu()

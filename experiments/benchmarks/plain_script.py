@@ -224,7 +224,7 @@ class PlainScript:
     def _single_scorer(self, reward: Reward) -> Any:
         """A reward as a server scores it: text and image in, a number out."""
         if isinstance(reward, Realism) and isinstance(reward.detector.network, OmniAIDNetwork):
-            network = reward.detector.build()  # the detector's own is folded already
+            network = reward.detector.build()  # the detector's own is merged already
             assert isinstance(network, OmniAIDNetwork)
             device = self.policy.device
             one_by_one = OneByOne(network.to(device), device)

@@ -27,8 +27,10 @@ from experiments.nano.augment import CORRUPTIONS, light_augment, photo_augment
 from experiments.nano.captions import split_prompts
 from experiments.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, make_corpus
 from experiments.nano.training import Training, cosine_lr
+from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.checkpoint import save
-from realgen.detectors.clip_vision import ClipDetectorNetwork, ClipTower, build_tower
+from realgen.detectors.clip_vision import build_tower
+from realgen.detectors.configs import RoutedExperts, VisionConfig
 from realgen.detectors.effort_network import EffortNetwork
 from realgen.detectors.omniaid_network import OmniAIDNetwork
 from realgen.functional.images import from_uint8, jpeg_round_trip, to_uint8
@@ -40,10 +42,10 @@ STEPS, BATCH_SIZE, SEEDS = 4000, 64, {"effort": 1, "omniaid": 2}
 SMOOTHING = 0.05
 """Soft labels 0.05 and 0.95 keep the probabilities away from the ends, so that a reward still has a slope there."""
 TOWERS = {
-    "omniaid": ClipTower(
+    "omniaid": VisionConfig(
         hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=3, patch_size=8, image_size=64
     ),
-    "effort": ClipTower(
+    "effort": VisionConfig(
         hidden_size=80, intermediate_size=240, num_hidden_layers=4, num_attention_heads=5, patch_size=16, image_size=64
     ),
 }
@@ -177,7 +179,7 @@ def cosine_filters(patch_size: int, count: int) -> Float[Tensor, "count 3 patch 
     return torch.stack(filters)
 
 
-def build_network(detector: str) -> ClipDetectorNetwork:
+def build_network(detector: str) -> DetectorNetwork:
     """A detector on an untrained tower with ``cosine_filters``, all of it trainable."""
     tower = build_tower(TOWERS[detector])
     with torch.no_grad():
@@ -185,7 +187,7 @@ def build_network(detector: str) -> ClipDetectorNetwork:
         weight.copy_(cosine_filters(weight.shape[-1], len(weight)))
     network: OmniAIDNetwork | EffortNetwork
     if detector == "omniaid":
-        network = OmniAIDNetwork.from_clip_vision(tower, num_experts=6, rank=4, top_k=2, router_hidden=32)
+        network = OmniAIDNetwork.from_clip_vision(tower, RoutedExperts(6, rank=4, top_k=2, router_hidden=32))
     else:
         network = EffortNetwork.from_clip_vision(tower)
     network.set_trainable("all")
@@ -193,8 +195,8 @@ def build_network(detector: str) -> ClipDetectorNetwork:
 
 
 def train_detector(
-    network: ClipDetectorNetwork, pictures: Pictures, output: Path, *, steps: int, batch_size: int, seed: int
-) -> ClipDetectorNetwork:
+    network: DetectorNetwork, pictures: Pictures, output: Path, *, steps: int, batch_size: int, seed: int
+) -> DetectorNetwork:
     """Binary cross-entropy with soft labels; the running average of the weights is kept."""
     parameters = network.trainable_parameters().values()
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)

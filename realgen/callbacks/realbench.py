@@ -11,9 +11,9 @@ from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from realgen.benchmark.drawing import image_seed
-from realgen.benchmark.matching import FileFormats, FormatMatching, check_matching
-from realgen.benchmark.prompt_set import Length, categories_of, choose_evenly, read_prompt_set
+from realgen.benchmark.inputs.drawing import image_seed
+from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check_matching
+from realgen.benchmark.inputs.prompt_set import Length, categories_of, choose_evenly, read_prompt_set
 from realgen.callbacks.ema import averaged_weights
 from realgen.callbacks.run_context import iteration_of, trained_of
 from realgen.detectors import Detector
@@ -77,8 +77,8 @@ class RealBenchScoring(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
     ) -> None:
         """Score when it is time; images that are too small for ``matching`` are refused after the first iteration."""
-        if outputs["rollout"].images.shape[-1] > 0:  # a policy of texts may train without an image policy
-            self._check_size(outputs["rollout"].images)
+        if outputs["samples"].images.shape[-1] > 0:  # a policy of texts may train without an image policy
+            self._check_size(outputs["samples"].images)
         if iteration_of(pl_module) % self.every_n_iterations:
             return
         policy = _policy_of(pl_module)

@@ -2,14 +2,13 @@
 
 from realgen.detectors.base import Detector
 from realgen.detectors.checkpoint import save
+from realgen.detectors.configs import EffortConfig, OmniAIDConfig, OmniAIDDinoConfig, RoutedExperts
 from realgen.detectors.effort import Effort
-from realgen.detectors.effort_network import EffortConfig, EffortNetwork
+from realgen.detectors.effort_network import EffortNetwork
 from realgen.detectors.forensic_chat import ForensicChat
 from realgen.detectors.forensic_chat_network import ForensicChatNetwork
 from realgen.detectors.linear_probe import LinearProbe
-from realgen.detectors.omniaid import OmniAID
-from realgen.detectors.omniaid_config import OmniAIDConfig, OmniAIDDinoConfig, RoutedExperts
-from realgen.detectors.omniaid_dino import OmniAIDDino
+from realgen.detectors.omniaid import OmniAID, OmniAIDDino
 from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
 from realgen.detectors.omniaid_network import OmniAIDNetwork
 

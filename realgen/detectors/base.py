@@ -1,26 +1,30 @@
-"""The contract of a frozen detector of AI-generated images."""
+"""The contract of a frozen detector of AI-generated images, and of the trainable network behind it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.detectors.network import DetectorNetwork
+from realgen.detectors.configs import VisionConfig
 from realgen.functional.images import check_images
 
 
-class Detector(ABC):
-    """Images in, probability of being generated out.
+class FrozenNetwork(ABC):
+    """Apply a network to images in chunks: frozen, in eval mode, without gradient, built at the first use.
 
-    A detector is no ``nn.Module``: it stays out of state dicts, optimizers and shards. Its network is frozen, in eval
-    mode and never sees a gradient. Scoring a batch equals scoring its images one by one, and a trainer's autocast does
-    not change the answer: the network computes in its own weights' type.
+    Not an ``nn.Module``: it stays out of state dicts, optimizers and shards. A trainer's autocast does not change the
+    result, as the network computes in its own weights' type.
 
     Args:
         batch_size: Images per forward pass.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1.
     """
 
     def __init__(self, batch_size: int = 64) -> None:
@@ -34,25 +38,58 @@ class Detector(ABC):
         """Read the weights and return the network as it could be trained; called once, at the first use."""
 
     @abstractmethod
-    def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Probability that each image is generated; ``images`` are checked, float32, on the network's device."""
+    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch *output"]:
+        """Return the network's result for each image [B, 3, H, W] in [0, 1]."""
 
     @property
     def network(self) -> nn.Module:
-        """The frozen network, built at the first use, and folded where it can be."""
+        """Return the frozen network, merged where it can be."""
         if self._network is None:
             network = self.build().eval().requires_grad_(False)
-            self._network = network.fold() if isinstance(network, DetectorNetwork) else network
+            self._network = network.merge() if isinstance(network, DetectorNetwork) else network
         return self._network
 
-    def to(self, device: torch.device | str) -> Detector:
-        """Move the network; returns self."""
+    def to(self, device: torch.device | str) -> FrozenNetwork:
+        """Move the network and return self."""
         self.network.to(device)
         return self
 
     @torch.no_grad()
+    def in_chunks(
+        self, apply: Callable[[nn.Module, Tensor], Tensor], images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch *output"]:
+        """Apply a function of network and images to ``batch_size`` images at a time.
+
+        Args:
+            apply: Gets float32 images on the network's device.
+            images: [B, 3, H, W] in [0, 1].
+
+        Returns:
+            [B, ...] float32, on the device of ``images``.
+
+        Raises:
+            ValueError: If the images have another shape, type or range.
+        """
+        check_images(images)
+        device = next(self.network.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            chunks = [apply(self.network, chunk.to(device, torch.float32)) for chunk in images.split(self.batch_size)]
+        return torch.cat(chunks).float().to(images.device)
+
+
+class Detector(FrozenNetwork):
+    """Images in, probability of being generated out; the result for a batch equals that of its images one by one.
+
+    Args:
+        batch_size: Images per forward pass.
+    """
+
+    @abstractmethod
+    def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """Return the probability that each image is generated; ``images`` are checked, float32, on its device."""
+
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Probability that each image is generated.
+        """Return the probability that each image is generated.
 
         Args:
             images: [B, 3, H, W] in [0, 1].
@@ -63,15 +100,50 @@ class Detector(ABC):
         Raises:
             ValueError: If the images have another shape, type or range, or the detector answers outside [0, 1].
         """
-        check_images(images)
-        device = next(self.network.parameters()).device
-        with torch.autocast(device.type, enabled=False):
-            chunks = [
-                self.p_fake(self.network, chunk.to(device, torch.float32)) for chunk in images.split(self.batch_size)
-            ]
-        p_fake = torch.cat(chunks).float().to(images.device)
+        p_fake = self.in_chunks(self.p_fake, images)
         if bool(((p_fake < 0) | (p_fake > 1)).any()):
             raise ValueError(
                 f"{type(self).__name__} answered outside [0, 1]: {p_fake.min():.4g} to {p_fake.max():.4g}."
             )
         return p_fake
+
+
+class DetectorNetwork(nn.Module, ABC):
+    """A trainable detector on a vision tower; class 0 is real, class 1 is fake."""
+
+    family: ClassVar[str] = "a detector of its own"
+    """Name of the published detector, for messages."""
+    config: VisionConfig
+    head: nn.Linear
+    merged = False
+    """Whether ``merge`` was called: the network scores, and is no longer trained or saved."""
+    scoring_dtype: torch.dtype | None = None
+    """Type of the weights after ``merge``; None keeps theirs."""
+
+    @abstractmethod
+    def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        """Return the head's input for images [B, 3, H, W] in [0, 1]; resizing and normalising included."""
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 2"]:
+        """Return logits of (real, fake) for images [B, 3, H, W] in [0, 1]; resizing and normalising included."""
+        return self.head(self.features(images))
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that require a gradient, by name; ``set_trainable`` of each network chooses them."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @torch.no_grad()
+    def merge(self) -> DetectorNetwork:
+        """Merge what is fixed while scoring into fewer weights, for good; results stay the same up to rounding.
+
+        Returns:
+            The network itself, frozen and in eval mode.
+        """
+        if not self.merged:
+            self._merge()
+            self.merged = True
+            self.to(self.scoring_dtype)
+        return self.eval().requires_grad_(False)
+
+    def _merge(self) -> None:
+        """Rewrite the network in place; nothing by default."""

@@ -19,14 +19,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from realgen.detectors.network import DetectorNetwork, VisionTower
+from realgen.detectors.base import DetectorNetwork
+from realgen.detectors.configs import VisionConfig
 from realgen.detectors.published import TRAINING_ONLY, plain_name, recognise
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 NAMES_SHOWN = 8
 
-Config = TypeVar("Config", bound=VisionTower)
+Config = TypeVar("Config", bound=VisionConfig)
 
 
 class CheckpointFiles(NamedTuple):
@@ -42,7 +43,7 @@ def locate(checkpoint: str, config: str | Mapping[str, Any] | None = None) -> Ch
 
     Args:
         checkpoint: A folder that ``save`` wrote, or one ``.safetensors`` or ``.pth`` file.
-        config: The network's numbers, or a JSON file with them; by default ``config.json`` in the folder, or beside
+        config: The network's config, or a JSON file with it; by default ``config.json`` in the folder, or beside
             the file.
 
     Returns:
@@ -76,10 +77,10 @@ def save(network: DetectorNetwork, directory: str | Path) -> Path:
         The folder, ready to be a detector's ``checkpoint``.
 
     Raises:
-        ValueError: If the network is folded, and so no longer has the weights that were trained.
+        ValueError: If the network is merged, and so no longer has the weights that were trained.
     """
-    if network.folded:
-        raise ValueError(f"a folded {type(network).__name__} cannot be saved; save it before fold().")
+    if network.merged:
+        raise ValueError(f"a merged {type(network).__name__} cannot be saved; save it before merge().")
     from safetensors.torch import save_file
 
     directory = Path(directory)

@@ -1,15 +1,15 @@
-"""What the detectors share of CLIP's vision tower: its measures, its activation, and how its weights are named."""
+"""CLIP's vision tower as the detectors use it: config, weights' names and activation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.detectors.network import DetectorNetwork, VisionTower
+from realgen.detectors.configs import VisionConfig
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 """The four linear maps of an attention block."""
@@ -17,28 +17,8 @@ SLOPE = 1.702
 """Of the quick GELU."""
 
 
-@dataclass(frozen=True)
-class ClipTower(VisionTower):
-    """Measures of a CLIP vision tower, named as in transformers' ``CLIPVisionConfig``; by default ViT-L/14.
-
-    The activation of the MLP is the quick GELU of OpenAI's CLIP.
-    """
-
-
-class ClipDetectorNetwork(DetectorNetwork):
-    """A trainable detector on a CLIP vision tower; class 0 is real, class 1 is fake."""
-
-    config: ClipTower
-
-
-def measures(vision_model: nn.Module) -> dict[str, int | float]:
-    """The ``ClipTower`` fields of a transformers ``CLIPVisionModel``.
-
-    Args:
-        vision_model: The tower, or an older transformers' wrapper around it.
-
-    Returns:
-        Field names and values.
+def clip_config(vision_model: nn.Module) -> VisionConfig:
+    """Return the config of a transformers ``CLIPVisionModel``, or of an older transformers' wrapper around one.
 
     Raises:
         ValueError: If the tower's MLP has another activation than quick GELU.
@@ -46,24 +26,25 @@ def measures(vision_model: nn.Module) -> dict[str, int | float]:
     config: Any = vision_model.config
     if config.hidden_act != "quick_gelu":
         raise ValueError(f"the CLIP tower's hidden_act must be 'quick_gelu', got {config.hidden_act!r}.")
-    return {field.name: getattr(config, field.name) for field in fields(ClipTower)}
+    return VisionConfig(**{field.name: getattr(config, field.name) for field in fields(VisionConfig)})
 
 
-def build_tower(tower: ClipTower) -> Any:
-    """A randomly initialised transformers ``CLIPVisionModel`` of these measures."""
+def build_tower(config: VisionConfig) -> Any:
+    """Return a randomly initialised transformers ``CLIPVisionModel``."""
     from transformers import CLIPVisionConfig, CLIPVisionModel  # seconds to import
 
-    return CLIPVisionModel(CLIPVisionConfig(**{field.name: getattr(tower, field.name) for field in fields(ClipTower)}))
+    values = {field.name: getattr(config, field.name) for field in fields(VisionConfig)}
+    return CLIPVisionModel(CLIPVisionConfig(**values))
 
 
 def tower_state_dict(vision_model: nn.Module) -> dict[str, Tensor]:
-    """The tower's weights as transformers >= 5 names them: without a ``vision_model.`` in front."""
+    """Return the tower's weights as transformers >= 5 names them: without a ``vision_model.`` in front."""
     state = vision_model.state_dict().items()
     return {name.removeprefix("vision_model."): value for name, value in state if not name.endswith("position_ids")}
 
 
 def quick_gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """OpenAI's approximation of the GELU, x * sigmoid(1.702 x).
+    """Return OpenAI's approximation of the GELU, x * sigmoid(1.702 x).
 
     Example:
         >>> quick_gelu(torch.tensor([0.0, 1.0]))
@@ -73,7 +54,7 @@ def quick_gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 class QuickGELU(nn.Module):
-    """``quick_gelu``, to be replaced by ``fold_quick_gelu``."""
+    """``quick_gelu``, to be replaced by ``merge_quick_gelu``."""
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Apply to each element."""
@@ -81,11 +62,11 @@ class QuickGELU(nn.Module):
 
 
 @torch.no_grad()
-def fold_quick_gelu(network: nn.Module) -> None:
-    """Melt the slope of every quick GELU into the maps around it: one pass over the hidden layer, where it lies.
+def merge_quick_gelu(network: nn.Module) -> None:
+    """Merge the slope of every quick GELU into the linear maps around it, and apply the activation in place.
 
     With silu(x) = x sigmoid(x): fc2(quick_gelu(fc1(x))) = (fc2 / 1.702)(silu((1.702 fc1)(x))). No copy of the hidden
-    layer, the largest tensor of a pass, is made: new memory costs page faults, which two threads share badly.
+    layer, the largest tensor of a pass, is made: on a CPU the page faults of new memory cost more than the arithmetic.
 
     Args:
         network: Changed in place; its MLPs have ``fc1``, ``activation_fn`` (a quick GELU) and ``fc2``, ours as those

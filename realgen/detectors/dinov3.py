@@ -1,57 +1,30 @@
-"""What OmniAID uses of DINOv3's vision transformer (arXiv:2508.10104): its measures, and its rotary positions."""
+"""DINOv3's vision transformer (arXiv:2508.10104) as OmniAID uses it: config and rotary positions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.detectors.network import VisionTower
+from realgen.detectors.configs import DinoConfig
 
 DINO_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 """The four linear maps of an attention block."""
 
 
-@dataclass(frozen=True)
-class DinoTower(VisionTower):
-    """Measures of a DINOv3 vision transformer, named as in transformers' ``DINOv3ViTConfig``; by default ViT-L/16."""
-
-    patch_size: int = 16
-    hidden_act: str = "gelu"
-    num_register_tokens: int = 4
-    rope_theta: float = 100.0
-    use_gated_mlp: bool = False
-    query_bias: bool = True
-    key_bias: bool = False
-    value_bias: bool = True
-    proj_bias: bool = True
-    mlp_bias: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        width = self.hidden_size // self.num_attention_heads
-        if width % 4:
-            raise ValueError(f"a head must have a multiple of 4 channels, for two axes in pairs, got {width}.")
-
-    @property
-    def biases(self) -> tuple[bool, bool, bool, bool]:
-        """Which of ``DINO_PROJECTIONS`` have a bias."""
-        return self.query_bias, self.key_bias, self.value_bias, self.proj_bias
+def dino_config(vision_model: nn.Module) -> DinoConfig:
+    """Return the config of a transformers ``DINOv3ViTModel``."""
+    return DinoConfig(**{field.name: getattr(vision_model.config, field.name) for field in fields(DinoConfig)})
 
 
-def dino_measures(vision_model: nn.Module) -> dict[str, Any]:
-    """The ``DinoTower`` fields of a transformers ``DINOv3ViTModel``."""
-    return {field.name: getattr(vision_model.config, field.name) for field in fields(DinoTower)}
-
-
-def build_dino(tower: DinoTower) -> Any:
-    """A randomly initialised transformers ``DINOv3ViTModel`` of these measures."""
+def build_dino(config: DinoConfig) -> Any:
+    """Return a randomly initialised transformers ``DINOv3ViTModel``."""
     from transformers import DINOv3ViTConfig, DINOv3ViTModel  # seconds to import
 
-    return DINOv3ViTModel(DINOv3ViTConfig(**{field.name: getattr(tower, field.name) for field in fields(DinoTower)}))
+    return DINOv3ViTModel(DINOv3ViTConfig(**{field.name: getattr(config, field.name) for field in fields(DinoConfig)}))
 
 
 class Rotation(NamedTuple):
@@ -66,7 +39,7 @@ class Rotation(NamedTuple):
 def rotate(
     tokens: Float[Tensor, "batch heads tokens channels"], rotation: Rotation
 ) -> Float[Tensor, "batch heads tokens channels"]:
-    """Turn each pair of channels (c, c + d/2) of the patches by its angle; the tokens before the patches stay.
+    """Rotate each pair of channels (c, c + d/2) of the patches by its angle; the tokens before the patches stay.
 
     Args:
         tokens: [B, heads, N, d] queries or keys, class token and registers first.

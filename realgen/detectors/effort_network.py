@@ -6,7 +6,6 @@ names on disk); ``U_r``, ``S_r``, ``V_r``, which only training uses, are not sto
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -14,31 +13,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realgen.detectors.clip_vision import (
-    PROJECTIONS,
-    ClipDetectorNetwork,
-    ClipTower,
-    build_tower,
-    fold_quick_gelu,
-    measures,
-    tower_state_dict,
-)
-from realgen.detectors.pixels import clip_pixels
+from realgen.detectors.base import DetectorNetwork
+from realgen.detectors.clip_vision import PROJECTIONS, build_tower, clip_config, merge_quick_gelu, tower_state_dict
+from realgen.detectors.configs import EffortConfig
 from realgen.detectors.svd_experts import split_weight
-
-
-@dataclass(frozen=True)
-class EffortConfig(ClipTower):
-    """Measures of an Effort network; the defaults are the published ones (CLIP ViT-L/14, 224 pixels, rank 1)."""
-
-    rank: int = 1
-    antialias: bool = True
-    """Effort's own script resizes by OpenCV's plain bilinear rule, for which this is False."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.rank < self.hidden_size:
-            raise ValueError(f"rank must be between 1 and {self.hidden_size - 1}, got {self.rank}.")
+from realgen.functional.network_input import clip_pixels
 
 
 class SVDResidualLinear(nn.Module):
@@ -60,7 +39,7 @@ class SVDResidualLinear(nn.Module):
 
     @torch.no_grad()
     def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"]) -> None:
-        """Take over a trained linear map; the map stays the same."""
+        """Copy a trained linear map, which stays the same."""
         split = split_weight(weight, self.rank)
         for parameter, part in (
             (self.weight_main, split.main),
@@ -77,8 +56,8 @@ class SVDResidualLinear(nn.Module):
         return F.linear(hidden, weight, self.bias)
 
     @torch.no_grad()
-    def folded(self) -> nn.Linear:
-        """The same map with one weight, added up in float64."""
+    def merged(self) -> nn.Linear:
+        """Return the same map with one weight, added up in float64."""
         main = self.weight_main
         linear = nn.utils.skip_init(nn.Linear, *main.shape, device=main.device, dtype=main.dtype)
         residual = self.U_residual.double() * self.S_residual.double() @ self.V_residual.double()
@@ -87,13 +66,13 @@ class SVDResidualLinear(nn.Module):
         return linear
 
 
-class EffortNetwork(ClipDetectorNetwork):
+class EffortNetwork(DetectorNetwork):
     """CLIP vision tower with retrained small singular values, pooled output to two classes (arXiv:2411.15633).
 
     The constructor leaves the attention weights at zero; load weights, or start with ``from_clip_vision``.
 
     Args:
-        config: The network's measures.
+        config: Of the tower and the trained part.
     """
 
     family: ClassVar[str] = "Effort"
@@ -123,7 +102,7 @@ class EffortNetwork(ClipDetectorNetwork):
         Returns:
             The network, in training mode.
         """
-        network = cls(EffortConfig(**cast("dict[str, Any]", measures(vision_model)), rank=rank))
+        network = cls(EffortConfig(**vars(clip_config(vision_model)), rank=rank))
         state = tower_state_dict(vision_model)
         plain = {name: value for name, value in state.items() if "self_attn" not in name}
         network.backbone.load_state_dict(plain, strict=False)
@@ -135,22 +114,22 @@ class EffortNetwork(ClipDetectorNetwork):
         return network.train()
 
     def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
-        """The pooled output of the backbone, which the head sees, for images in [0, 1]."""
+        """Return the pooled output of the backbone, the head's input, for images in [0, 1]."""
         return self.backbone(pixel_values=self._pixels(images)).pooler_output
 
     def _pixels(self, images: Tensor) -> Tensor:
         pixels = clip_pixels(images, self.config.image_size, antialias=self.config.antialias)
         return pixels.to(self.head.weight.dtype)  # resized in the images' own type
 
-    def _fold(self) -> None:
-        """Melt each trained part into its weight, and leave plain linear maps."""
+    def _merge(self) -> None:
+        """Merge each trained part into its weight, which leaves plain linear maps."""
         for layer in self.backbone.encoder.layers:
             for name in PROJECTIONS:
-                setattr(layer.self_attn, name, getattr(layer.self_attn, name).folded())
-        fold_quick_gelu(self)
+                setattr(layer.self_attn, name, getattr(layer.self_attn, name).merged())
+        merge_quick_gelu(self)
 
     def set_trainable(self, scope: Literal["residual", "all"]) -> None:
-        """Choose what ``trainable_parameters`` gives, and what gets gradients.
+        """Choose which parameters get gradients.
 
         Args:
             scope: ``residual``: the small singular values and the head, the published recipe; ``all``: everything.

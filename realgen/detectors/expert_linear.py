@@ -46,19 +46,19 @@ class ExpertLinear(nn.Module, ABC):
 
     @abstractmethod
     def low_rank(self) -> LowRank:
-        """The experts, stacked; differentiable in them."""
+        """Return the experts, stacked; differentiable in them."""
 
     @abstractmethod
     def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
-        """Take over a trained linear map."""
+        """Copy a trained linear map."""
 
     @abstractmethod
     def main_bases(self) -> tuple[Tensor, ...]:
-        """What the orthogonality loss keeps the experts apart from: ``(U, V)`` with vectors as columns, or nothing."""
+        """Return what the orthogonality loss keeps the experts apart from: ``(U, V)`` of W as columns, or ()."""
 
     @abstractmethod
     def expert_bases(self) -> tuple[list[Tensor], list[Tensor]]:
-        """What each expert writes and what it reads, [features, r] with vectors as columns."""
+        """Return each expert's output basis and input basis, [features, r] with vectors as columns."""
 
     def forward(
         self, hidden: Float[Tensor, "batch tokens features"], gates: Float[Tensor, "batch experts"]
@@ -70,8 +70,8 @@ class ExpertLinear(nn.Module, ABC):
         return F.linear(hidden, self.frozen_weight, self.bias) + F.linear(low, experts.up)
 
     @torch.no_grad()
-    def folded(self, always_on: int) -> FoldedExpertLinear:
-        """The same map for scoring, with the last experts melted into W (in float64) and the others stacked once.
+    def merged(self, always_on: int) -> MergedExpertLinear:
+        """Return the same map for scoring: the last experts merged into W (in float64), the others stacked once.
 
         Args:
             always_on: Number of last experts whose gate is 1 for every image.
@@ -85,7 +85,7 @@ class ExpertLinear(nn.Module, ABC):
         down = (experts.scale.reshape(-1, 1) * experts.down).double()
         up = experts.up.double()
         weight = self.frozen_weight.double() + up[:, cut:] @ down[cut:]
-        return FoldedExpertLinear(
+        return MergedExpertLinear(
             weight.to(self.frozen_weight),
             None if self.bias is None else self.bias.detach(),
             down[:cut].to(self.frozen_weight),
@@ -94,8 +94,8 @@ class ExpertLinear(nn.Module, ABC):
         )
 
 
-class FoldedExpertLinear(nn.Module):
-    """A frozen ``ExpertLinear``: nothing is stacked per call, and the experts add into the output where it lies.
+class MergedExpertLinear(nn.Module):
+    """A frozen ``ExpertLinear``: nothing is stacked per call, and the experts are added to the output in place.
 
     Args:
         weight: [out, in], with the experts that are always on.

@@ -11,20 +11,18 @@ from typing import Any, ClassVar, cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.detectors.dinov3 import DINO_PROJECTIONS, Rotation, build_dino, dino_measures
-from realgen.detectors.expert_linear import ExpertLinear
-from realgen.detectors.omniaid_config import OmniAIDDinoConfig, RoutedExperts
-from realgen.detectors.omniaid_layers import ExpertAttention, GatingNetwork
-from realgen.detectors.pixels import Preprocess, imagenet_pixels
-from realgen.detectors.routed_network import RoutedNetwork
+from realgen.detectors.configs import OmniAIDDinoConfig, RoutedExperts
+from realgen.detectors.dinov3 import DINO_PROJECTIONS, Rotation, build_dino, dino_config
+from realgen.detectors.routed_network import ExpertAttention, GatingNetwork, RoutedNetwork
+from realgen.functional.network_input import Preprocess, imagenet_pixels
 
 
 class DinoLayer(nn.Module):
     """One pre-norm transformer layer with layer scale, around an attention with experts.
 
     Args:
-        config: The network's measures.
-        plain: transformers' layer, whose other parts are taken over.
+        config: Of the network.
+        plain: transformers' layer, whose other parts are reused.
     """
 
     def __init__(self, config: OmniAIDDinoConfig, plain: Any) -> None:
@@ -41,7 +39,7 @@ class DinoLayer(nn.Module):
         *,
         first_only: bool = False,
     ) -> Float[Tensor, "batch queries width"]:
-        """Attention, then perceptron, each scaled and added to its input; of the class token alone if asked."""
+        """Add attention, then perceptron, scaled, to the input; of the class token alone with ``first_only``."""
         attended = self.attention(self.norm1(hidden), gates, first_only=first_only, rotation=rotation)
         hidden = (hidden[:, :1] if first_only else hidden) + self.layer_scale1(attended)
         return hidden + self.layer_scale2(self.mlp(self.norm2(hidden)))
@@ -53,7 +51,7 @@ class OmniAIDDinoNetwork(RoutedNetwork):
     The constructor leaves the main weights and experts at zero; load weights, or start with ``from_dinov3``.
 
     Args:
-        config: The network's measures.
+        config: Of the tower and its experts.
     """
 
     family: ClassVar[str] = "OmniAID on DINOv3"
@@ -81,26 +79,22 @@ class OmniAIDDinoNetwork(RoutedNetwork):
 
         Args:
             vision_model: A transformers ``DINOv3ViTModel``.
-            experts: How many, of which kind, and what chooses between them.
+            experts: Their number and kind, and the router.
 
         Returns:
             The network, in training mode.
         """
-        network = cls(OmniAIDDinoConfig(**dino_measures(vision_model), **vars(experts)))
+        network = cls(OmniAIDDinoConfig(**vars(dino_config(vision_model)), **vars(experts)))
         state = vision_model.state_dict()
         if network.feature_extractor is not None:
             network.feature_extractor.load_state_dict(state)
         state = {name.removeprefix("model."): value for name, value in state.items()}
         network.load_state_dict({name: value for name, value in state.items() if "attention" not in name}, strict=False)
-        for index, layer in enumerate(network.layer):
-            for name in DINO_PROJECTIONS:
-                prefix = f"layer.{index}.attention.{name}"
-                linear = cast("ExpertLinear", getattr(layer.attention, name))
-                linear.copy_from(state[f"{prefix}.weight"], state.get(f"{prefix}.bias"))
+        network.copy_attention(state, "layer")
         return network.train()
 
     def pixels(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
-        """What DINOv3 sees of images in [0, 1]."""
+        """Return DINOv3's input for images in [0, 1]."""
         return imagenet_pixels(images, self.config.image_size, preprocess=cast("Preprocess", self.config.preprocess))
 
     def encode(
@@ -109,7 +103,7 @@ class OmniAIDDinoNetwork(RoutedNetwork):
         pixels: Float[Tensor, "batch 3 size size"],
         gates: Float[Tensor, "batch experts"],
     ) -> Float[Tensor, "batch width"]:
-        """The normalised class token after all layers."""
+        """Return the normalised class token after all layers."""
         rotation = Rotation(*self.rope_embeddings(pixels))
         hidden = embedded
         for layer in self.layer[:-1]:

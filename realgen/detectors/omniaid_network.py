@@ -4,7 +4,7 @@ Built from the published description of the CLIP variant, with its parameter nam
 
 - All experts of a layer are applied as one product, scaled by gates that are 0 for the unused ones; the result is the
   same sum.
-- The last layer answers for the class token alone, the only one that is read.
+- The last layer computes the output of the class token alone, the only one that is read.
 - The frozen main weights are parameters without gradient rather than buffers (same names on disk), so that
   ``set_trainable("all")`` can train them.
 - ``U_r``, ``V_r`` and ``weight_original_fnorm``, which only training uses, are not stored (see
@@ -15,32 +15,77 @@ from __future__ import annotations
 
 from typing import ClassVar, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.detectors.clip_vision import (
-    PROJECTIONS,
-    ClipDetectorNetwork,
-    build_tower,
-    fold_quick_gelu,
-    measures,
-    tower_state_dict,
-)
-from realgen.detectors.expert_linear import ExpertLinear
-from realgen.detectors.omniaid_config import ExpertType, OmniAIDConfig, RouterInput
-from realgen.detectors.omniaid_layers import Embeddings, EncoderLayer, GatingNetwork
-from realgen.detectors.pixels import Preprocess, clip_pixels
-from realgen.detectors.routed_network import RoutedNetwork
+from realgen.detectors.clip_vision import QuickGELU, build_tower, clip_config, merge_quick_gelu, tower_state_dict
+from realgen.detectors.configs import OmniAIDConfig, RoutedExperts
+from realgen.detectors.routed_network import ExpertAttention, GatingNetwork, RoutedNetwork
+from realgen.functional.network_input import Preprocess, clip_pixels
 
 
-class OmniAIDNetwork(RoutedNetwork, ClipDetectorNetwork):
+class Embeddings(nn.Module):
+    """Patches, class token and positions of CLIP's vision tower."""
+
+    def __init__(self, config: OmniAIDConfig) -> None:
+        super().__init__()
+        width, patch = config.hidden_size, config.patch_size
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.patch_embedding = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
+        self.position_embedding = nn.Embedding((config.image_size // patch) ** 2 + 1, width)
+
+    def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch tokens width"]:
+        """Embed pixels; the class token comes first."""
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # [B, N - 1, width]
+        first = self.class_embedding.expand(len(pixels), 1, -1)
+        return torch.cat([first, patches], dim=1) + self.position_embedding.weight
+
+
+class MLP(nn.Module):
+    """CLIP's two-layer perceptron."""
+
+    def __init__(self, config: OmniAIDConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation_fn: nn.Module = QuickGELU()
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        """Apply to each token."""
+        return self.fc2(self.activation_fn(self.fc1(hidden)))
+
+
+class EncoderLayer(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, config: OmniAIDConfig) -> None:
+        super().__init__()
+        self.self_attn = ExpertAttention(config)
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MLP(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "batch tokens width"],
+        gates: Float[Tensor, "batch experts"],
+        *,
+        first_only: bool = False,
+    ) -> Float[Tensor, "batch queries width"]:
+        """Add attention, then perceptron, to the input; of the class token alone with ``first_only``."""
+        attended = self.self_attn(self.layer_norm1(hidden), gates, first_only=first_only)
+        hidden = (hidden[:, :1] if first_only else hidden) + attended
+        return hidden + self.mlp(self.layer_norm2(hidden))
+
+
+class OmniAIDNetwork(RoutedNetwork):
     """CLIP vision tower with routed experts, class token to two classes (``yunncheng/OmniAID``).
 
-    All layers and tokens of an image share its gates. The constructor leaves the main weights and experts at zero;
-    load weights, or start with ``from_clip_vision``.
+    The constructor leaves the main weights and experts at zero; load weights, or start with ``from_clip_vision``.
 
     Args:
-        config: The network's measures.
+        config: Of the tower and its experts.
     """
 
     family: ClassVar[str] = "OmniAID on CLIP"
@@ -58,20 +103,7 @@ class OmniAIDNetwork(RoutedNetwork, ClipDetectorNetwork):
         self.set_trainable("experts_and_gate")
 
     @classmethod
-    def from_clip_vision(
-        cls,
-        vision_model: nn.Module,
-        *,
-        num_experts: int = 6,
-        rank: int = 1,
-        top_k: int = 2,
-        router_hidden: int = 256,
-        hybrid: bool = True,
-        router_input: RouterInput = "patch_embeddings",
-        expert_type: ExpertType = "svd",
-        dropout: float = 0.0,
-        preprocess: Preprocess = "v2",
-    ) -> OmniAIDNetwork:
+    def from_clip_vision(cls, vision_model: nn.Module, experts: RoutedExperts) -> OmniAIDNetwork:
         """Start a detector from a trained CLIP vision tower: split its attention weights, copy the rest.
 
         The router and the head start at random (torch's global generator). All experts start as the same low-rank
@@ -81,53 +113,24 @@ class OmniAIDNetwork(RoutedNetwork, ClipDetectorNetwork):
 
         Args:
             vision_model: A transformers ``CLIPVisionModel``.
-            num_experts: E, the always-on expert included.
-            rank: r, singular values that an expert replaces.
-            top_k: Routed experts that act on one image.
-            router_hidden: Width of the router's hidden layer.
-            hybrid: Whether the last expert is always on.
-            router_input: What the router sees: the mean patch embedding before the first layer norm, or the pooled
-                output of a second, frozen copy of the tower.
-            expert_type: ``svd`` retrains the smallest singular values, ``lora`` adds adapters that start at zero.
-            dropout: Probability of dropping an input of the experts, in training only.
-            preprocess: ``v1`` resizes to 512 pixels on the way, ``v2`` does not.
+            experts: Their number and kind, and the router.
 
         Returns:
             The network, in training mode.
         """
-        network = cls(
-            OmniAIDConfig(
-                **cast("dict[str, int]", measures(vision_model)),
-                num_experts=num_experts,
-                rank=rank,
-                top_k=top_k,
-                router_hidden=router_hidden,
-                hybrid=hybrid,
-                router_input=router_input,
-                expert_type=expert_type,
-                dropout=dropout,
-                preprocess=preprocess,
-            )
-        )
-        network._copy_tower(vision_model)
+        network = cls(OmniAIDConfig(**vars(clip_config(vision_model)), **vars(experts)))
+        state = tower_state_dict(vision_model)
+        if network.feature_extractor is not None:
+            network.feature_extractor.load_state_dict(state)
+        names = {"pre_layrnorm": "ln_pre", "post_layernorm": "ln_post", "encoder.layers": "encoder_layers"}
+        for theirs, ours in names.items():
+            state = {name.replace(theirs, ours): value for name, value in state.items()}
+        network.load_state_dict({name: value for name, value in state.items() if "self_attn" not in name}, strict=False)
+        network.copy_attention(state, "encoder_layers")
         return network
 
-    def _copy_tower(self, vision_model: nn.Module) -> None:
-        state = tower_state_dict(vision_model)
-        if self.feature_extractor is not None:
-            self.feature_extractor.load_state_dict(state)
-        for published, name in (("ln_pre", "pre_layrnorm"), ("ln_post", "post_layernorm")):
-            state = {key.replace(name, published): value for key, value in state.items()}
-        state = {key.replace("encoder.layers", "encoder_layers"): value for key, value in state.items()}
-        self.load_state_dict({key: value for key, value in state.items() if "self_attn" not in key}, strict=False)
-        for index, layer in enumerate(self.encoder_layers):
-            for name in PROJECTIONS:
-                prefix = f"encoder_layers.{index}.self_attn.{name}"
-                linear = cast("ExpertLinear", getattr(layer.self_attn, name))
-                linear.copy_from(state[f"{prefix}.weight"], state[f"{prefix}.bias"])
-
     def pixels(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
-        """What CLIP sees of images in [0, 1]."""
+        """Return CLIP's input for images in [0, 1]."""
         return clip_pixels(images, self.config.image_size, preprocess=cast("Preprocess", self.config.preprocess))
 
     def encode(
@@ -136,12 +139,12 @@ class OmniAIDNetwork(RoutedNetwork, ClipDetectorNetwork):
         pixels: Float[Tensor, "batch 3 size size"],
         gates: Float[Tensor, "batch experts"],
     ) -> Float[Tensor, "batch width"]:
-        """The normalised class token after all layers."""
+        """Return the normalised class token after all layers."""
         hidden = self.ln_pre(embedded)
         for layer in self.encoder_layers[:-1]:
             hidden = layer(hidden, gates)
         return self.ln_post(self.encoder_layers[-1](hidden, gates, first_only=True)[:, 0])
 
-    def _fold(self) -> None:
-        super()._fold()
-        fold_quick_gelu(self)
+    def _merge(self) -> None:
+        super()._merge()
+        merge_quick_gelu(self)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from realgen.detectors.checkpoint import load_exactly, read_state_dict
-from realgen.functional.network_input import NetworkInput, open_clip_input, timm_input, to_network_input
+from realgen.functional.network_input import NetworkInput, to_network_input
+from realgen.functional.published_input import open_clip_input, timm_input
 
 OPEN_CLIP = "open_clip:"
 """Begins the name of an open_clip model; other names are timm's."""

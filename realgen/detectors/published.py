@@ -1,4 +1,4 @@
-"""Published state dicts: how their names differ from ours, and which network a file was written by."""
+"""Published state dicts: how their names differ from ours, and which network wrote a file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FAMILIES = {
     "layer.": "OmniAID on DINOv3",
     "backbone.encoder.layers.": "Effort",
 }
-"""What a network's layers are called, and whose they are."""
+"""Names of the layers, and the network that has them."""
 
 
 def plain_name(name: str) -> str:
-    """A published name as our networks have it.
+    """Return a published name as our networks have it.
 
     ``module.`` is left by data-parallel training, ``vision_model.`` by transformers before 5, which also kept DINOv3's
     layers one floor higher.
@@ -38,23 +38,23 @@ def plain_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Build:
-    """What the names and shapes of a state dict tell of the network that wrote it."""
+    """The network that wrote a state dict, by the names and shapes in it."""
 
     family: str
     """One of ``FAMILIES``."""
-    measures: Mapping[str, Any]
-    """Fields of its config, as far as they can be told."""
+    fields: Mapping[str, Any]
+    """Those of its config that names and shapes tell."""
 
     def differences(self, config: object) -> list[str]:
-        """What the file has and the config says otherwise."""
-        said = {name: getattr(config, name, value) for name, value in self.measures.items()}
+        """Return the fields of the file that differ from a config."""
+        given = {name: getattr(config, name, value) for name, value in self.fields.items()}
         return [
-            f"{name} {value!r} (config: {said[name]!r})" for name, value in self.measures.items() if value != said[name]
+            f"{name} {value!r} (config: {given[name]!r})" for name, value in self.fields.items() if value != given[name]
         ]
 
 
 def recognise(state: Mapping[str, Tensor]) -> Build | None:
-    """Tell a network by the names and shapes of its weights.
+    """Recognise a network by the names and shapes of its weights.
 
     Args:
         state: Weights by plain name.
@@ -65,19 +65,16 @@ def recognise(state: Mapping[str, Tensor]) -> Build | None:
     for prefix, family in FAMILIES.items():
         numbers = {int(found[1]) for name in state if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))}
         if numbers:
-            measures = {"num_hidden_layers": max(numbers) + 1, **_tower(state, prefix), **_experts(state)}
+            fields = {"num_hidden_layers": max(numbers) + 1, **_tower(state, prefix), **_experts(state)}
             if family != "Effort":
-                measures["router_input"] = (
-                    "frozen_tower"
-                    if any(name.startswith("feature_extractor.") for name in state)
-                    else "patch_embeddings"
-                )
-            return Build(family, measures)
+                two_towers = any(name.startswith("feature_extractor.") for name in state)
+                fields["router_input"] = "frozen_tower" if two_towers else "patch_embeddings"
+            return Build(family, fields)
     return None
 
 
 def _tower(state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    """Width, patches and image size."""
+    """Return width, patch size and image size."""
     found: dict[str, Any] = {}
     for name, value in state.items():
         if name == "head.weight":
@@ -95,7 +92,7 @@ def _tower(state: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
 
 
 def _experts(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Number, rank and kind of the experts, and what the router chooses from."""
+    """Return number, rank and kind of the experts, and the router's numbers."""
     found: dict[str, Any] = {}
     for name, value in state.items():
         if name.endswith(".S_residual"):

@@ -95,6 +95,7 @@ def resize(
     size: int | tuple[int, int],
     *,
     mode: Literal["bilinear", "bicubic"] = "bicubic",
+    antialias: bool = True,
 ) -> Float[Tensor, "batch 3 new_height new_width"]:
     """Resize images with Pillow's antialiased kernels, without its rounding; overshoot is cut to [0, 1].
 
@@ -104,6 +105,7 @@ def resize(
         images: [B, 3, H, W] in [0, 1].
         size: New height and width in pixels; one number makes a square.
         mode: Interpolation kernel.
+        antialias: Average over all pixels when shrinking, as Pillow does and OpenCV does not.
 
     Returns:
         [B, 3, height, width] in [0, 1], in the type of ``images``.
@@ -114,7 +116,7 @@ def resize(
                 [0.5000, 0.5000]])
     """
     size = (size, size) if isinstance(size, int) else size
-    return F.interpolate(images, size=size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+    return F.interpolate(images, size=size, mode=mode, antialias=antialias, align_corners=False).clamp(0, 1)
 
 
 @torch.no_grad()

@@ -1,27 +1,38 @@
-"""What a frozen network wants done to its images: resized, cropped and normalised, on tensors."""
+"""Images as frozen networks take them: resized, cropped and normalised, on tensors of any device.
+
+By hand rather than by ``torchvision.transforms``: on tensors those resize with the same kernels, but leave overshoot
+outside [0, 1], and a crop and a normalisation are a line each.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from realgen.functional.images import resize
 
+Preprocess = Literal["v1", "v2"]
+Channels = tuple[float, float, float]
+CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+FIRST_SIZE = 512
+"""Side in pixels of the first of the two resizes of ``v1``."""
+
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """The pictures that a network was trained to see, as its authors published it."""
+    """The images that a network was trained on, as its authors published it."""
 
     size: tuple[int, int]
-    """Height and width in pixels that the network sees."""
-    mean: tuple[float, float, float]
+    """Height and width in pixels of the network's input."""
+    mean: Channels
     """Of red, green and blue; subtracted from images in [0, 1]."""
-    std: tuple[float, float, float]
+    std: Channels
     """Of red, green and blue; divides what is left."""
     mode: Literal["bilinear", "bicubic"] = "bicubic"
     """Interpolation kernel."""
@@ -29,19 +40,21 @@ class NetworkInput:
     """Resize so that the image just covers ``resize_to``; False squeezes it to exactly that."""
     resize_to: tuple[int, int] | None = None
     """Height and width before the crop; None resizes to ``size``, so that a square image is not cropped."""
+    antialias: bool = True
+    """Average over all pixels when shrinking, as Pillow does and OpenCV does not."""
 
 
 def to_network_input(
     images: Float[Tensor, "batch 3 height width"], wanted: NetworkInput
 ) -> Float[Tensor, "batch 3 new_height new_width"]:
-    """Resize, crop in the middle and normalise images as a network wants them.
+    """Resize, crop in the middle and normalise images for a network.
 
     The numbers are those of torchvision's ``Resize``, ``CenterCrop`` and ``Normalize`` on files, without the rounding
     to 8 bits after the resize.
 
     Args:
         images: [B, 3, H, W] in [0, 1].
-        wanted: By the network.
+        wanted: The network's input.
 
     Returns:
         [B, 3, *wanted.size].
@@ -59,7 +72,7 @@ def to_network_input(
     if wanted.keep_aspect:
         new = covering(old, new)
     if new != old:
-        images = resize(images, new, mode=wanted.mode)
+        images = resize(images, new, mode=wanted.mode, antialias=wanted.antialias)
     top, left = round((new[0] - height) / 2), round((new[1] - width) / 2)
     images = images[:, :, top : top + height, left : left + width]
     mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (wanted.mean, wanted.std))
@@ -67,7 +80,7 @@ def to_network_input(
 
 
 def covering(old: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
-    """The smallest height and width of an image's own aspect that cover a frame.
+    """Return the smallest height and width of an image's own aspect that cover a frame.
 
     Args:
         old: Height and width of the image.
@@ -86,75 +99,45 @@ def covering(old: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
     return height, old_width * height // old_height
 
 
-def open_clip_input(preprocess: Mapping[str, Any]) -> NetworkInput:
-    """Read an open_clip model's ``preprocess_cfg``.
+def clip_pixels(
+    images: Float[Tensor, "batch 3 height width"], size: int, *, preprocess: Preprocess = "v2", antialias: bool = True
+) -> Float[Tensor, "batch 3 size size"]:
+    """Resize bilinearly to a square (the aspect is not kept) and normalise with CLIP's mean and standard deviation.
+
+    Differs from torchvision's ``Resize``, ``ToTensor`` and ``Normalize`` on a Pillow image only by Pillow's rounding to
+    8 bits after each pass of each resize: by at most 1.5 of 255 levels with one resize, 3 with two.
 
     Args:
-        preprocess: With ``size``, ``mean``, ``std``, ``interpolation`` and ``resize_mode``.
+        images: [B, 3, H, W] in [0, 1].
+        size: The tower's height and width in pixels.
+        preprocess: ``v2`` resizes once; ``v1`` resizes to 512 pixels first, as OmniAID's first weights expect.
+        antialias: See ``NetworkInput``.
 
     Returns:
-        What its evaluation transform makes of files.
-
-    Raises:
-        ValueError: If ``resize_mode`` is another than ``shortest`` (shorter side to size, centre crop) or ``squash``
-            (both sides to size), or ``interpolation`` is neither bicubic nor bilinear.
+        [B, 3, size, size], normalised.
 
     Example:
-        >>> half = {"size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
-        >>> open_clip_input({**half, "resize_mode": "shortest"}).size
-        (224, 224)
+        >>> import torch
+        >>> clip_pixels(torch.zeros(1, 3, 8, 8), 4)[0, :, 0, 0]
+        tensor([-1.7923, -1.7521, -1.4802])
     """
-    size, interpolation = preprocess["size"], preprocess["interpolation"]
-    if preprocess["resize_mode"] not in ("shortest", "squash"):
-        raise ValueError(f"resize_mode must be 'shortest' or 'squash', got {preprocess['resize_mode']!r}.")
-    return NetworkInput(
-        size=(size, size) if isinstance(size, int) else (size[0], size[1]),
-        mean=_three(preprocess["mean"]),
-        std=_three(preprocess["std"]),
-        mode=_mode("bicubic" if interpolation == "random" else interpolation),  # random is for training
-        keep_aspect=preprocess["resize_mode"] == "shortest",
-    )
+    wanted = NetworkInput((size, size), CLIP_MEAN, CLIP_STD, "bilinear", keep_aspect=False, antialias=antialias)
+    return to_network_input(_first_resize(images, preprocess), wanted)
 
 
-def timm_input(config: Mapping[str, Any]) -> NetworkInput:
-    """Read a timm model's data config, what ``timm.data.resolve_model_data_config`` returns.
-
-    Args:
-        config: With ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct`` and ``crop_mode``.
-
-    Returns:
-        What its evaluation transform makes of files.
-
-    Raises:
-        ValueError: If ``crop_mode`` is another than ``center`` or ``squash``, or ``interpolation`` is neither bicubic
-            nor bilinear.
+def imagenet_pixels(
+    images: Float[Tensor, "batch 3 height width"], size: int, *, preprocess: Preprocess = "v2"
+) -> Float[Tensor, "batch 3 size size"]:
+    """Resize as ``clip_pixels`` and normalise with ImageNet's mean and standard deviation, as DINOv3 was trained.
 
     Example:
-        >>> config = {"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875}
-        >>> timm_input({**config, "interpolation": "bicubic", "crop_mode": "center"}).resize_to
-        (256, 256)
+        >>> import torch
+        >>> imagenet_pixels(torch.zeros(1, 3, 8, 8), 4)[0, :, 0, 0]
+        tensor([-2.1179, -2.0357, -1.8044])
     """
-    if config["crop_mode"] not in ("center", "squash"):
-        raise ValueError(f"crop_mode must be 'center' or 'squash', got {config['crop_mode']!r}.")
-    _, height, width = config["input_size"]
-    return NetworkInput(
-        size=(height, width),
-        mean=_three(config["mean"]),
-        std=_three(config["std"]),
-        mode=_mode(config["interpolation"]),
-        keep_aspect=config["crop_mode"] == "center",
-        resize_to=(math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"])),
-    )
+    wanted = NetworkInput((size, size), IMAGENET_MEAN, IMAGENET_STD, "bilinear", keep_aspect=False)
+    return to_network_input(_first_resize(images, preprocess), wanted)
 
 
-def _mode(interpolation: str) -> Literal["bilinear", "bicubic"]:
-    if interpolation == "bilinear":
-        return "bilinear"
-    if interpolation == "bicubic":
-        return "bicubic"
-    raise ValueError(f"interpolation must be 'bicubic' or 'bilinear', got {interpolation!r}.")
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = values
-    return float(red), float(green), float(blue)
+def _first_resize(images: Tensor, preprocess: Preprocess) -> Tensor:
+    return resize(images, FIRST_SIZE, mode="bilinear") if preprocess == "v1" else images

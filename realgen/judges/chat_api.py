@@ -1,4 +1,4 @@
-"""The chat-completions API as judges use it: images into a question, and an answer that is not trusted into a text."""
+"""The chat-completions API as judges use it: questions with images, and answers that are not trusted."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _CUT_OFF = ("length", "content_filter")
 
 
 class MalformedReplyError(ValueError):
-    """An answer is none of the chat-completions API."""
+    """An answer is not one of the chat-completions API."""
 
 
 class Completion(NamedTuple):
-    """What an endpoint answered."""
+    """The answer of an endpoint."""
 
     text: str
-    """The reply, or the refusal; empty where the model only reasoned."""
+    """The reply, or the refusal; empty if the model only reasoned."""
     tokens_in: int
-    """Tokens of the question, as the endpoint counts them; 0 where it does not."""
+    """Tokens of the question, as the endpoint counts them; 0 if it does not."""
     tokens_out: int
     """Tokens of the reply, reasoning included."""
     finished: bool = True
@@ -37,18 +37,18 @@ class Completion(NamedTuple):
 
 
 def jpeg_data_url(image: Float[Tensor, "3 height width"], *, quality: int = 95, max_side: int | None = None) -> str:
-    """Write an image as the address that holds it: a JPEG file in base64, 4:4:4.
+    """Write an image as a data URL: a JPEG file in base64, without chroma subsampling.
 
     Args:
         image: [3, H, W] in [0, 1].
         quality: Of the JPEG file, 1 to 100.
-        max_side: Longest side in pixels that it is scaled down to; None leaves the size as it is.
+        max_side: Longest side in pixels, to which larger images are scaled down; None keeps the size.
 
     Returns:
         ``data:image/jpeg;base64,...``
 
     Raises:
-        ValueError: If the image is none in [0, 1].
+        ValueError: If the image is not in [0, 1].
 
     Example:
         >>> import torch
@@ -68,12 +68,12 @@ def jpeg_data_url(image: Float[Tensor, "3 height width"], *, quality: int = 95, 
 
 
 def user_message(question: str, images: Mapping[str, str], *, detail: Detail = "auto") -> dict[str, Any]:
-    """One turn of the user: the question, then each image behind its label.
+    """Return a message of the user: the question, then each image behind its label.
 
     Args:
         question: The text.
         images: Data URLs by label; an empty label is not written.
-        detail: How closely the model is to look, as far as the endpoint knows that.
+        detail: Resolution at which the model is to look, as far as the endpoint knows that.
 
     Returns:
         The message.
@@ -87,13 +87,13 @@ def user_message(question: str, images: Mapping[str, str], *, detail: Detail = "
 
 
 def read_completion(body: Any) -> Completion:
-    """Take the reply and the tokens out of an answer.
+    """Read reply and tokens of an answer.
 
     Args:
-        body: What its JSON held.
+        body: Its JSON.
 
     Returns:
-        Text and tokens; a refusal is the text.
+        Text and tokens; the text may be a refusal.
 
     Raises:
         MalformedReplyError: If it has no choice with a message.
@@ -120,7 +120,7 @@ def read_completion(body: Any) -> Completion:
 
 
 def _text(content: Any) -> str:
-    """Of a message: a string, or parts of which some are text."""
+    """Return the text of a message: a string, or parts of which some are text."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, Sequence) else ()
@@ -132,7 +132,7 @@ def _count(tokens: Any) -> int:
 
 
 def _error_of(body: Any) -> str:
-    """What some servers say with status 200."""
+    """Return the error that some servers send with status 200."""
     error = body.get("error") if isinstance(body, Mapping) else None
     said = error.get("message") if isinstance(error, Mapping) else error
     return f": {said[:300]}" if isinstance(said, str) else ""

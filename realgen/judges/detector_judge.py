@@ -1,10 +1,11 @@
-"""A detector in a judge's place, for want of a better one, and said to be one."""
+"""A detector as a judge, where there is no language model; its name says so."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,21 +13,21 @@ from torch import Tensor
 
 from realgen.detectors.base import Detector
 from realgen.functional.images import check_images
-from realgen.judges.base import ArenaJudge, Verdict
+from realgen.judges.base import ArenaJudge, Kind, Verdict
 from realgen.judges.identity import plain_settings, weights_digest
 
 
 class DetectorJudge(ArenaJudge):
-    """Calls the image with the smaller ``p_fake`` the more realistic, and one below one half real.
+    """Finds the image with the smaller ``p_fake`` more realistic, and an image below one half real.
 
-    A stand-in: it gives no reasons, sees what its training showed it, and can be fooled in the very way in which a
-    model that was trained against such detectors fools them. Never use one that was a reward. It has no position bias.
+    A stand-in: it gives no reasons, knows only the fakes of its training, and is fooled like other detectors by a model
+    that was trained against them. Never use one that was a reward. It has no position bias.
 
     Args:
-        detector: Answers ``p_fake``.
-        label: How results call it; null for the detector's class.
+        detector: Returns ``p_fake``.
+        label: Its name in results; null for the detector's class.
         tie_margin: Largest difference of ``p_fake`` that is a tie, in [0, 1).
-        device: Where it computes; null for where the command does.
+        device: Where it computes; null for the device of the command.
 
     Raises:
         ValueError: If ``tie_margin`` is out of its range.
@@ -40,29 +41,27 @@ class DetectorJudge(ArenaJudge):
         self.detector = detector
         self.label = label or type(detector).__name__
         self.tie_margin = tie_margin
-        self._fixed = device is not None
-        self._device = torch.device(device or "cpu")
+        self.device = torch.device(device or "cpu")
+        self._has_own_device = device is not None
         self._answers: dict[bytes, float] = {}
-        self._weights = ""
 
     @property
     def name(self) -> str:
-        """The detector's, and that it is one."""
+        """The detector's name, and that it is one."""
         return f"{self.label} (a detector as a stand-in)"
 
-    def identity(self, kind: Literal["compare", "single"]) -> Mapping[str, Any]:
-        """Detector, its settings and weights, and the margin; reads the weights."""
-        self._weights = self._weights or weights_digest(self.detector.network)
+    def identity(self, kind: Kind) -> Mapping[str, Any]:
+        """Return the detector, its settings and weights, and the margin; reads the weights."""
         return {
             "judge": "detector",
             "detector": f"{type(self.detector).__module__}.{type(self.detector).__qualname__}",
             "settings": plain_settings(self.detector),
-            "weights": self._weights,
+            "weights": self.weights,
             **({"tie_margin": self.tie_margin} if kind == "compare" else {}),
         }
 
     async def compare(self, first: Float[Tensor, "3 h1 w1"], second: Float[Tensor, "3 h2 w2"], prompt: str) -> Verdict:
-        """Score both images apart; the prompt is not read."""
+        """Score both images separately; the prompt is not read."""
         p_first, p_second = self.p_fake(first), self.p_fake(second)
         reply = f"p_fake is {p_first:.4f} and {p_second:.4f}"
         if p_first != p_first or p_second != p_second:
@@ -80,13 +79,18 @@ class DetectorJudge(ArenaJudge):
         return Verdict("real" if p_fake < 0.5 else "fake", reason=reply, reply=reply)
 
     def to(self, device: torch.device | str) -> DetectorJudge:
-        """Compute on a device, unless it was told where; returns self."""
-        if not self._fixed:
-            self._device = torch.device(device)
+        """Compute on a device, unless ``device`` was given; return self."""
+        if not self._has_own_device:
+            self.device = torch.device(device)
         return self
 
+    @cached_property
+    def weights(self) -> str:
+        """Hash of the detector's weights, which are loaded for it."""
+        return weights_digest(self.detector.network)
+
     def p_fake(self, image: Float[Tensor, "3 height width"]) -> float:
-        """The detector's answer to one image, kept: in an arena the same image comes again and again.
+        """Return the detector's answer to one image; cached, because an arena shows the same image many times.
 
         Args:
             image: [3, H, W] in [0, 1].
@@ -95,13 +99,13 @@ class DetectorJudge(ArenaJudge):
             In [0, 1]; NaN if the image has NaN.
 
         Raises:
-            ValueError: If the image is none in [0, 1].
+            ValueError: If the image is not in [0, 1].
         """
         check_images(image.unsqueeze(0))
         content = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
         content.update(image.detach().float().cpu().contiguous().numpy().tobytes())
         key = content.digest()
         if key not in self._answers:
-            self.detector.to(self._device)
-            self._answers[key] = float(self.detector(image.unsqueeze(0).to(self._device)))
+            self.detector.to(self.device)
+            self._answers[key] = float(self.detector(image.unsqueeze(0).to(self.device)))
         return self._answers[key]

@@ -1,4 +1,4 @@
-"""What tells one local judge from another: its settings and its weights."""
+"""Settings and weights of a local judge, as parts of its identity."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import nn
 
 _PLAIN = (str, int, float, bool, tuple, list, dict, torch.dtype, Path, type(None))
 _SAMPLES = 256
-"""Numbers of each tensor that are looked at."""
+"""Numbers of each tensor that are read."""
 
 
 def plain_settings(part: object) -> dict[str, str]:
-    """The public settings of an object that are plain values, as text.
+    """Return the public settings of an object that are plain values, as text.
 
     Args:
         part: Any object.
 
     Returns:
-        By name; networks, tensors, private values and ``batch_size``, on which no answer depends, are left out.
+        By name; without networks, tensors, private values, and ``batch_size``, on which no answer depends.
 
     Example:
         >>> from types import SimpleNamespace
@@ -32,13 +32,13 @@ def plain_settings(part: object) -> dict[str, str]:
 
 
 def weights_digest(network: nn.Module) -> str:
-    """Tell apart networks of the same form with other weights.
+    """Return a hash that differs between networks with other weights.
 
     Args:
         network: On any device.
 
     Returns:
-        A hash of some numbers of each tensor, evenly spaced and rounded to 4 digits, so that it is the same on every
+        Hash of some numbers of each tensor, evenly spaced and rounded to 4 digits, so that it is the same on every
         machine.
     """
     digest = hashlib.blake2b(digest_size=16)

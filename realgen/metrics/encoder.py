@@ -3,64 +3,36 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.functional.images import check_images, resize
+from realgen.detectors.base import FrozenNetwork
+from realgen.functional.network_input import NetworkInput, to_network_input
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
-class Encoder(ABC):
-    """Images in, features out. No ``nn.Module``: frozen, in eval mode, without gradient, out of every state dict.
-
-    An encoder measures; it must never be part of a reward, nor share weights with one.
+class Encoder(FrozenNetwork):
+    """Images in, features out, for metrics; never part of a reward, nor sharing weights with one.
 
     Args:
         batch_size: Images per forward pass.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1.
     """
-
-    def __init__(self, batch_size: int = 64) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        self.batch_size = batch_size
-        self._network: nn.Module | None = None
-
-    @abstractmethod
-    def build(self) -> nn.Module:
-        """Read the weights and return the network; called once, at the first use."""
 
     @abstractmethod
     def features(
         self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch feature"]:
-        """Features [B, D]; ``images`` are checked and on the network's device."""
+        """Return features [B, D]; ``images`` are checked, float32, on the network's device."""
 
-    @property
-    def network(self) -> nn.Module:
-        """The frozen network, built at the first use."""
-        if self._network is None:
-            self._network = self.build().eval().requires_grad_(False)
-        return self._network
-
-    def to(self, device: torch.device | str) -> Encoder:
-        """Move the network; returns self."""
-        self.network.to(device)
-        return self
-
-    @torch.no_grad()
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
-        """Features of each image.
+        """Return the features of each image.
 
         Args:
             images: [B, 3, H, W] in [0, 1].
@@ -71,15 +43,12 @@ class Encoder(ABC):
         Raises:
             ValueError: If the images have another shape, type or range.
         """
-        check_images(images)
-        device = next(self.network.parameters()).device
-        chunks = [self.features(self.network, chunk.to(device)) for chunk in images.split(self.batch_size)]
-        return torch.cat(chunks).float().to(images.device)
+        return self.in_chunks(self.features, images)
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What ``config.json`` of an encoder directory says."""
+    """The contents of an encoder directory's ``config.json``."""
 
     model_name: str
     """A name that ``timm.create_model`` knows."""
@@ -93,7 +62,7 @@ class EncoderConfig:
     """Further arguments of ``timm.create_model``, such as the widths of the stages."""
 
     def network(self) -> nn.Module:
-        """The network with random weights and without a classifier: images [B, 3, S, S] -> features [B, D]."""
+        """Return the network with random weights and without a classifier: images [B, 3, S, S] -> features [B, D]."""
         import timm  # slow to import
 
         return timm.create_model(self.model_name, pretrained=False, num_classes=0, **self.model_args)
@@ -105,7 +74,7 @@ def save_encoder(directory: str | Path, network: nn.Module, config: EncoderConfi
     Args:
         directory: Made if it does not exist.
         network: Trained network of ``config.network()``.
-        config: How to build it again and how to prepare images for it.
+        config: To build it again and to prepare its images.
 
     Returns:
         The directory.
@@ -151,12 +120,10 @@ class TimmEncoder(Encoder):
     def features(
         self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch feature"]:
-        """Resize, normalise and encode."""
-        images = images.float()
-        if images.shape[-2:] != (self.config.image_size, self.config.image_size):
-            images = resize(images, self.config.image_size)
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.config.mean, self.config.std))
-        return network((images - mean) / std)
+        """Resize to a square, normalise and encode."""
+        side = self.config.image_size
+        wanted = NetworkInput((side, side), self.config.mean, self.config.std, keep_aspect=False)
+        return network(to_network_input(images, wanted))
 
 
 def read_config(path: Path) -> EncoderConfig:

@@ -15,12 +15,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from realgen.checks import check_at_least
 from realgen.data.image_batches import ImageBatch
-from realgen.detectors.base import Detector
+from realgen.detectors.base import Detector, DetectorNetwork
 from realgen.detectors.checkpoint import save
-from realgen.detectors.network import DetectorNetwork
 from realgen.functional.corruptions import CHEATS, HARMLESS
 from realgen.metrics.detector_quality import DetectorQuality, Quality
-from realgen.modules.base import Training
+from realgen.modules.base import TrainableModule
 from realgen.modules.seeds import mix_seed
 
 PLAIN = "plain"
@@ -29,7 +28,7 @@ VALIDATION_SEED = 0
 """Of the corruptions' random numbers, the same in every validation of every run."""
 
 
-class DetectorTraining(Training):
+class DetectorTraining(TrainableModule):
     """Trains a detector with soft labels; measures it on held-out images as they are and under corruptions.
 
         L = CE(softmax(logits), (1 - s, s) for real and (s, 1 - s) for generated) + w * orthogonality
@@ -101,7 +100,7 @@ class DetectorTraining(Training):
             return
         torch.manual_seed(mix_seed(self.seed))
         network = self.detector.build()
-        if not isinstance(network, DetectorNetwork) or network.folded:
+        if not isinstance(network, DetectorNetwork) or network.merged:
             raise ValueError(
                 f"detector must have a network that can be trained, a DetectorNetwork as of OmniAID or Effort; "
                 f"{type(self.detector).__name__} has a {type(network).__name__}."

@@ -11,14 +11,12 @@ from typing import Any
 
 import torch
 
+from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.checkpoint import CONFIG_NAME, read_config
-from realgen.detectors.effort import Effort
-from realgen.detectors.effort_network import EffortConfig, EffortNetwork
+from realgen.detectors.checkpoint_detector import CheckpointDetector
 from realgen.detectors.forensic_chat import ForensicChat
-from realgen.detectors.network import DetectorNetwork
-from realgen.detectors.omniaid import OmniAID
+from realgen.logging_filters import errors_only
 from realgen.planning.meter import Work, metered, num_bytes
-from realgen.planning.silence import silence
 from realgen.planning.vlm_cost import vlm_cost
 from realgen.rewards.alignment import Alignment
 from realgen.rewards.base import Reward
@@ -101,14 +99,13 @@ def _detector_cost(name: str, spec: Mapping[str, Any], images: torch.Tensor) -> 
     kind, settings = _class(spec), spec.get("init_args") or {}
     if issubclass(kind, ForensicChat):
         return _answer_cost(name, kind, settings, *images.shape[2:])
-    if not issubclass(kind, OmniAID | Effort):
+    if not issubclass(kind, CheckpointDetector):
         return _unknown(name, kind)
-    config_type: Any = EffortConfig if issubclass(kind, Effort) else kind.config_type
-    network_type: Any = EffortNetwork if issubclass(kind, Effort) else kind.network_type
+    make: Any = kind.network_type
     with torch.device("meta"):
-        network: DetectorNetwork = network_type(read_config(_config(settings), config_type)).eval()
+        network: DetectorNetwork = make(read_config(_config(settings), kind.config_type)).eval()
     network.scoring_dtype = getattr(torch, settings.get("dtype") or "float32")
-    network.fold()
+    network.merge()
     with torch.no_grad(), metered() as meter:
         network(images)
     return RewardCost(name, dict(meter.work), {}, num_bytes([*network.parameters(), *network.buffers()]))
@@ -176,7 +173,7 @@ def _clip_cost(name: str, kind: type[Reward], settings: Mapping[str, Any]) -> Re
         model_name = settings.get("architecture") or "ViT-L-14-quickgelu"
     else:
         return _not_counted(name, f"a plan does not know the network of {kind.__name__}")
-    with silence():  # it warns that weights are random
+    with errors_only():  # it warns that weights are random
         model: Any = open_clip.create_model(model_name, load_weights=False).eval().to("meta")
     length = 248 if issubclass(kind, LongClip) else model.context_length
     if length != model.context_length:

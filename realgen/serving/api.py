@@ -1,4 +1,4 @@
-"""The server's side of litserve: requests are verified in the web process, judged in the workers."""
+"""The server's side of litserve: requests are verified in the web process and scored in the workers."""
 
 # No `from __future__ import annotations` here: litserve hands the annotation of `decode_request` to FastAPI.
 
@@ -28,10 +28,10 @@ _IDLE_SECONDS = 1.0
 
 
 async def read_request(request: Request) -> RewardRequest:
-    """Verify a request in the web process, so that a worker gets only what a reward can judge.
+    """Verify a request in the web process, so that a worker gets only what a reward can score.
 
     Raises:
-        HTTPException: If the request is not as it should be, or lacks the prompts that the reward reads.
+        HTTPException: If the request is invalid, or lacks the prompts that the reward reads.
     """
     state, body = request.app.state, await request.body()
     try:
@@ -44,11 +44,11 @@ async def read_request(request: Request) -> RewardRequest:
 
 
 class RewardAPI(litserve.LitAPI):
-    """Judges batches of requests in a worker.
+    """Scores batches of requests in a worker.
 
     Args:
-        make_scorer: Builds the reward on a device; must be picklable, as workers are processes of their own.
-        max_batch_size: Requests that are judged together.
+        make_scorer: Builds the reward on a device; must be picklable, because workers are separate processes.
+        max_batch_size: Largest number of requests that are scored together.
         batch_timeout: Seconds that a request waits for others.
     """
 
@@ -59,7 +59,7 @@ class RewardAPI(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Build the reward, once in each worker."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
         try:
             self.scorer = self.make_scorer(device)
         except Exception as error:  # whatever a constructor or a file of weights raises
@@ -69,20 +69,20 @@ class RewardAPI(litserve.LitAPI):
             raise
 
     def decode_request(self, request: Annotated[RewardRequest, Depends(read_request)]) -> RewardRequest:
-        """Nothing is left to do: FastAPI has called ``read_request``."""
+        """Return the request; its annotation makes FastAPI call ``read_request`` before."""
         return request
 
     def predict(self, x: Sequence[RewardRequest]) -> list[Tensor | Exception]:
-        """Judge some requests; an error is an answer, so that it does not spoil the whole batch."""
+        """Score some requests; an error is one of the answers, so that it does not fail the whole batch."""
         assert self.scorer is not None  # setup has run
         try:
             return score_requests(self.scorer, x)
-        except torch.AcceleratorError:  # nothing works on this device any more in this process; a new one is started
+        except torch.AcceleratorError:  # the device is lost to this process; litserve starts a new one
             traceback.print_exc()
             os._exit(1)
 
     def encode_response(self, output: Tensor | Exception) -> Response:
-        """The rewards, or status 500 and the error in one line."""
+        """Return the rewards, or status 500 and the error in one line."""
         if isinstance(output, Exception):
             sys.stderr.write(f"error: a request failed: {_first_line(output)}\n")
             return JSONResponse({"detail": f"the reward failed: {_first_line(output)}"}, status_code=500)
@@ -90,15 +90,15 @@ class RewardAPI(litserve.LitAPI):
 
 
 class WaitingLoop(simple_loops.BatchedLoop):
-    """litserve's batching loop, but asleep while nothing comes, and with the batch's time counted from its first.
+    """litserve's batching loop, but it sleeps while there is no request, and times a batch from its first request.
 
-    The original asks its queue, which is another process, a thousand times a second.
+    The original polls its queue, which is another process, a thousand times a second.
     """
 
     def get_batch_requests(
         self, lit_api: litserve.LitAPI, request_queue: Queue[Any], transport: MessageTransport
     ) -> tuple[list[Any], list[Any]]:
-        """Requests of the next batch, and those that waited too long; both may be empty."""
+        """Return the requests of the next batch, and those that waited too long; both may be empty."""
         first = self.get_request(request_queue, timeout=_IDLE_SECONDS)
         if first is None:
             return [], []

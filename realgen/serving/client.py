@@ -1,4 +1,4 @@
-"""Asks a reward server: deadline, repetitions, replicas behind circuit breakers, answers not trusted."""
+"""The client of reward servers: deadline, repetitions, replicas behind circuit breakers, answers not trusted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class ConnectionSettings(RetrySettings):
 
 
 class RewardClient:
-    """Asks the replicas of one reward. It keeps no sockets between calls, only who has failed.
+    """Sends requests to the replicas of one reward; keeps no sockets between calls, only the replicas' failures.
 
     Proxies of the environment are not used, and redirects are not followed: images and token go where ``urls`` say.
 
@@ -84,7 +84,7 @@ class RewardClient:
         self._last_failure = ""
 
     def http(self) -> httpx.AsyncClient:
-        """A fresh pool of connections, to be used as a context and handed to ``ask``."""
+        """Return a new pool of connections, to be used as a context and handed to ``ask``."""
         import httpx
 
         return httpx.AsyncClient(timeout=None, trust_env=False, follow_redirects=False)
@@ -160,7 +160,8 @@ class RewardClient:
         said = f"answered {response.status_code}{_detail(content)}"
         if response.status_code in _REFUSALS:
             raise RefusedError(f"{replica.url} refuses the request: it {said}")
-        replica.busy_until = time.monotonic() + retry_after(response.headers, now=time.time())
+        seconds = retry_after(response.headers, now=time.time())
+        self.replicas.asked_to_wait(replica, until=time.monotonic() + seconds)
         raise TransientError(said)
 
 

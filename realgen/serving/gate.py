@@ -1,4 +1,4 @@
-"""The gate before a reward server: who may come in, with how much, and for how long."""
+"""ASGI middleware of a reward server: token, size and duration of a request."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN_PATH = "/health"
-"""Needs no token, so that a load balancer can ask."""
+"""Needs no token, so that a load balancer can call it."""
 _DRAIN_SECONDS = 5.0
-"""How long the rest of a refused upload is read and thrown away; closing at once would cut off the answer."""
+"""Time for which the rest of a refused upload is read and dropped; closing at once would cut off the answer."""
 
 
 class Gate:
-    """ASGI middleware: 401 without the token, 413 for too large a body, 504 when the answer takes too long.
+    """Answers 401 without the token, 413 for too large a body, and 504 when the server takes too long.
 
-    A body is read whole before the server sees it, and never more of it than allowed.
+    litserve's own check of a key is not in constant time, and its timeout does not cover uploads. A body is read whole
+    before the server sees it, and never more of it than allowed.
 
     Args:
-        app: The server behind.
-        token: What clients must send as ``Authorization: Bearer TOKEN``; None lets everybody in.
+        app: The application behind.
+        token: Must come as ``Authorization: Bearer TOKEN``; None admits every request.
         max_bytes: Largest body.
         timeout: Seconds from the first byte of a request to its answer.
     """
@@ -51,16 +52,16 @@ class Gate:
 
         try:
             async with asyncio.timeout(self.timeout):
-                await self._let_in(scope, receive, watched_send)
+                await self._admit(scope, receive, watched_send)
         except TimeoutError:
             if answering:
                 raise
             await _answer(send, 504, f"no answer within {self.timeout:g} seconds.")
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         given = headers.get(b"authorization", b"")
-        # In constant time, so that its duration does not tell how much of a token was right.
+        # In constant time, so that the duration does not reveal how much of a token was right.
         if self.expected is not None and not hmac.compare_digest(given, self.expected):
             await _drain(receive)
             await _answer(send, 401, "a valid token is needed: Authorization: Bearer TOKEN.")
@@ -81,7 +82,7 @@ class Gate:
         await self.app(scope, replay, send)
 
     async def _read(self, content_length: bytes, receive: Receive) -> bytes | None:
-        """The whole body; None if it is too large, which the header may tell before a byte is read."""
+        """Return the whole body; None if it is too large, which the header may tell before a byte is read."""
         too_large = content_length.isdigit() and int(content_length[:20]) > self.max_bytes
         body, more = bytearray(), True
         while more and not too_large:

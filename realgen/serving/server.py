@@ -1,4 +1,4 @@
-"""Starts a reward server: web processes, workers on the devices, and their end."""
+"""Starts a reward server, its web process and its workers on the devices, and ends them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def serve(
 ) -> None:
     """Serve a reward until the process is interrupted.
 
-    A worker that dies is started anew; its requests run into ``settings.timeout``. The queues between the processes
-    of the server are litserve's, and do pickle; what comes over the network never gets there unverified.
+    A worker that dies is started anew; its requests run into ``settings.timeout``. The queues between the server's
+    processes are litserve's, and do pickle; nothing from the network gets there unverified.
 
     Args:
         make_scorer: Builds the reward on a device; picklable.
-        settings: Where, on what, how much.
+        settings: Address, devices and limits.
         needs_prompts: Whether a request without prompts is refused.
-        token: What clients must send; None for none.
+        token: That clients must send; None for none.
 
     Raises:
         ModuleNotFoundError: If litserve is not installed.
@@ -45,7 +45,7 @@ def serve(
         restart_workers=True,
         disable_openapi_url=True,
     )
-    server.app.state.limits = settings.limits
+    server.app.state.limits = settings
     server.app.state.needs_prompts = needs_prompts
     try:
         server.run(
@@ -55,6 +55,6 @@ def serve(
             generate_client_file=False,
             limit_concurrency=settings.max_concurrency,
         )
-    finally:  # litserve leaves them behind when it is stopped before it serves
+    finally:  # litserve leaves its processes running when it is stopped before it serves
         for process in multiprocessing.active_children():
             process.terminate()

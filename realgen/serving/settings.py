@@ -1,9 +1,9 @@
-"""What a config says under ``server``."""
+"""The settings under ``server`` in a config."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from realgen.checks import check_at_least
@@ -11,55 +11,41 @@ from realgen.serving.wire import Limits
 
 
 @dataclass(frozen=True)
-class ServerSettings:
-    """Where a reward is served, on what, and what is taken in."""
+class ServerSettings(Limits):
+    """Address and devices of a reward server, and the largest request that it accepts."""
 
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = "127.0.0.1"
-    """Interface: this machine alone, or every one that can reach it (IPv4, IPv6)."""
+    """Interface: for this machine alone, or for every one that can reach it (IPv4, IPv6)."""
     port: int = 8000
     """1024 to 65535."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """What the reward computes on."""
+    """Kind of the devices."""
     devices: int | list[int] | None = None
     """Number of devices, or their indices; null for all."""
     workers_per_device: int = 1
     """Processes per device, >= 1, each with its own copy of the reward."""
     max_batch_size: int = 8
-    """Requests that are judged together, >= 1."""
+    """Largest number of requests that are scored together, >= 1."""
     batch_timeout: float = 0.01
     """Seconds that a request waits for others, > 0."""
     timeout: float = 60.0
-    """Seconds after which a request is given up with status 504, > 0."""
+    """Seconds after which a request is answered with status 504, > 0."""
     max_concurrency: int = 64
-    """Connections at a time of one process, >= 1; more get status 503."""
-    max_bytes: int = Limits.max_bytes
-    """Largest body of a request, >= 1."""
-    max_images: int = Limits.max_images
-    """Most images of a request, >= 1."""
-    max_pixels: int = Limits.max_pixels
-    """Most pixels of all images of a request together, >= 1."""
+    """Largest number of connections at a time, >= 1; more get status 503."""
     token_variable: str | None = None
     """Environment variable with a token that clients must send; null for none."""
 
     def __post_init__(self) -> None:
         if not 1024 <= self.port <= 65535:
             raise ValueError(f"port must be 1024 to 65535, got {self.port}.")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in _COUNTS:
-                check_at_least(1, **{field.name: value})
-            if field.name in _SECONDS and not 0 < value < math.inf:
-                raise ValueError(f"{field.name} must be above 0 and finite, got {value}.")
+        check_at_least(1, **{name: getattr(self, name) for name in _COUNTS})
+        for name in ("batch_timeout", "timeout"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}.")
         if self.devices in (0, []):
             raise ValueError(f"devices must be a number from 1 on, a list of indices, or null, got {self.devices}.")
         if self.batch_timeout >= self.timeout:
             raise ValueError(f"batch_timeout must be below timeout={self.timeout}, got {self.batch_timeout}.")
 
-    @property
-    def limits(self) -> Limits:
-        """The largest request that is taken."""
-        return Limits(max_bytes=self.max_bytes, max_images=self.max_images, max_pixels=self.max_pixels)
-
 
 _COUNTS = ("workers_per_device", "max_batch_size", "max_concurrency", "max_bytes", "max_images", "max_pixels")
-_SECONDS = ("batch_timeout", "timeout")

@@ -1,13 +1,13 @@
-"""What travels between a reward server and its clients: images and prompts there, numbers back. Never a pickle.
+"""The messages between a reward server and its clients: images and prompts there, numbers back. Never a pickle.
 
-A request is one of two bodies, told by its ``Content-Type``:
+A request has one of two bodies, by its ``Content-Type``:
 
 - ``application/safetensors``: ``images`` F32 [rows, 3, H, W] in [0, 1]; ``prompts``, if any, in the metadata, as a JSON
   list of as many texts. Exact.
 - ``application/json``: ``{"images": [...], "prompts": [...]}``, each image a base64 PNG or WebP file, 8-bit RGB, all of
-  one size. A server then judges the rounded picture.
+  one size. A server then scores the rounded image.
 
-An answer is ``{"rewards": [0.25, null]}``, one number per row, null for a row that could not be judged; an error is
+An answer is ``{"rewards": [0.25, null]}``, one number per row, null for a row that could not be scored; an error is
 ``{"detail": "one line"}`` with another status than 200.
 """
 
@@ -32,7 +32,7 @@ from torch import Tensor
 from realgen.functional.images import RANGE_TOLERANCE, from_uint8, to_uint8
 
 Encoding = Literal["safetensors", "png", "webp"]
-"""How a client sends its images: exact, or as lossless files of 8 bits, which are smaller."""
+"""How images travel: exact, or as lossless files of 8 bits, which are smaller."""
 
 SAFETENSORS, JSON = "application/safetensors", "application/json"
 MAX_PROMPT_CHARACTERS = 16_384
@@ -42,11 +42,11 @@ _PNG_BIT_DEPTH = 24
 
 
 class WireError(ValueError):
-    """A message that is not what it should be.
+    """A message is invalid.
 
     Args:
         message: One line: what was expected, and what came.
-        status: The HTTP status that says so.
+        status: The HTTP status of the answer.
     """
 
     def __init__(self, message: str, status: int = 422) -> None:
@@ -56,19 +56,19 @@ class WireError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest request that a server takes."""
+    """The largest request that a server accepts."""
 
     max_bytes: int = 2**28
-    """Of the body."""
+    """Largest body of a request, >= 1."""
     max_images: int = 64
-    """In one request."""
+    """Largest number of images in a request, >= 1."""
     max_pixels: int = 2**24
-    """Of all images of a request together; known before a file is unpacked."""
+    """Largest number of pixels of all images of a request together, >= 1; checked before a file is unpacked."""
 
 
 @dataclass(frozen=True)
 class RewardRequest:
-    """Images, and their prompts if the client sent any; verified."""
+    """Verified images, and their prompts if the client sent any."""
 
     images: UInt8[np.ndarray, "rows 3 height width"] | Float32[np.ndarray, "rows 3 height width"]
     """[rows, 3, H, W] in 0..255, or in [0, 1]."""
@@ -76,7 +76,7 @@ class RewardRequest:
     """One per row."""
 
     def pixels(self) -> Float[Tensor, "rows 3 height width"]:
-        """The images as float32 in [0, 1]."""
+        """Return the images as float32 in [0, 1]."""
         images = torch.from_numpy(self.images)
         return from_uint8(images) if images.dtype == torch.uint8 else images
 
@@ -87,9 +87,9 @@ def encode_request(
     """Write a request.
 
     Args:
-        images: [rows, 3, H, W] in [0, 1]. Files know no NaN: it becomes black.
+        images: [rows, 3, H, W] in [0, 1]. In files NaN becomes black.
         prompts: One per row; None to send none.
-        encoding: How the images travel.
+        encoding: Of the images.
 
     Returns:
         The body, and its content type.
@@ -103,9 +103,9 @@ def encode_request(
         array = images.detach().to("cpu", torch.float32).contiguous().numpy()
         return save({"images": array}, None if prompts is None else {"prompts": json.dumps(list(prompts))}), SAFETENSORS
     files = []
-    for picture in to_uint8(images).permute(0, 2, 3, 1).cpu().numpy():
+    for pixels in to_uint8(images).permute(0, 2, 3, 1).cpu().numpy():  # [H, W, 3] each
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, format=encoding, lossless=True)
+        Image.fromarray(pixels).save(file, format=encoding, lossless=True)
         files.append(base64.b64encode(file.getvalue()).decode("ascii"))
     message = {"images": files} if prompts is None else {"images": files, "prompts": list(prompts)}
     return json.dumps(message).encode(), JSON
@@ -115,16 +115,16 @@ def decode_request(body: bytes, content_type: str, limits: Limits) -> RewardRequ
     """Read a request that may be hostile.
 
     Args:
-        body: What came.
-        content_type: What it says it is.
-        limits: The largest that is taken.
+        body: As it came.
+        content_type: Its header.
+        limits: The largest request that is accepted.
 
     Returns:
         Its images and prompts.
 
     Raises:
         WireError: With status 400 if the body cannot be read, 413 if it is over a limit, 415 if it is of another type,
-            422 if it holds what no reward can judge.
+            422 if no reward can score its content.
     """
     if len(body) > limits.max_bytes:
         raise WireError(f"the body must have at most {limits.max_bytes} bytes, got {len(body)}.", 413)
@@ -149,16 +149,16 @@ def encode_rewards(rewards: Float[Tensor, " rows"]) -> dict[str, list[float | No
 
 
 def decode_rewards(body: bytes, rows: int, *, low: float = -math.inf, high: float = math.inf) -> list[float]:
-    """Read an answer that may be a lie.
+    """Read an answer that may be wrong.
 
     Args:
-        body: What came.
-        rows: Number of rows that were asked for.
+        body: As it came.
+        rows: Number of rows of the request.
         low: Lowest possible reward.
         high: Highest possible reward.
 
     Returns:
-        One number per row; NaN for rows that the server could not judge.
+        One number per row; NaN for rows that the server could not score.
 
     Raises:
         WireError: If it is no answer, has another number of rows, or a reward that is no number, not finite or out of
@@ -224,16 +224,16 @@ def _read_json(body: bytes, limits: Limits) -> tuple[np.ndarray, Any]:
     if not isinstance(files, list) or not files or not all(isinstance(file, str) for file in files):
         raise WireError("images must be a list of base64 texts, at least one.")
     _check_size(len(files), 0, limits)
-    pictures: list[np.ndarray] = []
+    pixels: list[np.ndarray] = []
     for file in files:
-        pictures.append(_read_picture(file, limits, len(files)))
-        if pictures[-1].shape != pictures[0].shape:
+        pixels.append(_read_image(file, limits, len(files)))
+        if pixels[-1].shape != pixels[0].shape:
             raise WireError("the images of one request must have one size.")
-    return np.stack(pictures).transpose(0, 3, 1, 2), message.get("prompts")
+    return np.stack(pixels).transpose(0, 3, 1, 2), message.get("prompts")  # [rows, 3, H, W]
 
 
-def _read_picture(text: str, limits: Limits, rows: int) -> UInt8[np.ndarray, "height width 3"]:
-    """One PNG or WebP file. Its size is checked before it is unpacked, so a small file cannot fill the memory."""
+def _read_image(text: str, limits: Limits, rows: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Read one PNG or WebP file; its size is checked before it is unpacked, so a small file cannot fill the memory."""
     try:
         data = base64.b64decode(text, validate=True)
         image = Image.open(io.BytesIO(data), formats=("PNG", "WEBP"))

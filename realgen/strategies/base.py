@@ -1,4 +1,4 @@
-"""What the strategies that shard a policy have in common: their process group, their set-up, their checkpoints."""
+"""The shared part of the strategies that shard a policy: process group, set-up and checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.optim import Optimizer
 
-from realgen.parallel import placed_like, plain_name, reshard
+from realgen.parallel import is_sharded, placed_like, plain_name, reshard
 from realgen.policies.base import Policy
 from realgen.rewards.base import Reward
 from realgen.strategies.checkpoint import gathered, placed_state, read_folder, template_like, write_folder
@@ -28,25 +28,27 @@ SINGLE_TYPES = ("bf16-true", "16-true")
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Shards the networks of a GRPO module's policy; everything else is on every rank.
+    """Shard the networks of a GRPO module's policy; everything else is on every rank.
 
     Each rank draws its own prompts and noise, and all hold equal weights. Ranks must make the same number of calls of a
     sharded network, which the modules and policies take care of.
 
     Args:
-        sharded_checkpoints: Whether a checkpoint is a folder with the shards of each rank.
-        frozen_on_demand: Whether text encoders, decoder and reward wait on the CPU while they are not needed.
-        timeout_minutes: How long a rank waits for another one.
-        process_group_backend: Of ``torch.distributed``; by default the device's own.
+        sharded_checkpoints: Write a folder with each rank's shards of the trained weights and the optimizer, which any
+            number of ranks resumes; False gathers them into one file, which every strategy resumes.
+        frozen_on_demand: Move text encoders, decoder and the reward's networks to the CPU while they are not needed.
+        timeout_minutes: How long a rank waits for another one before the run ends with an error, > 0.
+        process_group_backend: Of ``torch.distributed``; ``null``: nccl for GPUs (with gloo for ``cpu_offload``), else
+            gloo.
     """
 
     def __init__(
         self,
         *,
-        sharded_checkpoints: bool,
-        frozen_on_demand: bool,
-        timeout_minutes: float,
-        process_group_backend: str | None,
+        sharded_checkpoints: bool = True,
+        frozen_on_demand: bool = False,
+        timeout_minutes: float = 30.0,
+        process_group_backend: str | None = None,
     ) -> None:
         super().__init__(save_distributed_checkpoint=sharded_checkpoints, process_group_backend=process_group_backend)
         self.timeout_minutes = timeout_minutes
@@ -58,21 +60,17 @@ class ShardedStrategy(ModelParallelStrategy):
     def shard(self, policy: Policy) -> None:
         """Shard the policy's networks; they are on the CPU, whole and equal on all ranks."""
 
-    @abstractmethod
-    def is_sharded(self, policy: Policy) -> bool:
-        """Whether that is done already."""
-
     @property
     def timeout(self) -> timedelta:
-        """How long a rank waits for another one."""
+        """Return how long a rank waits for another one."""
         return timedelta(minutes=self.timeout_minutes)
 
     @property
     def policy(self) -> Policy:
-        """What is sharded.
+        """Return the policy that is sharded.
 
         Raises:
-            ValueError: If the module that is run has no policy.
+            ValueError: If the module has no policy.
         """
         policy = getattr(self.lightning_module, "policy", None)
         if not isinstance(policy, Policy):
@@ -84,10 +82,10 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def reward(self) -> Reward:
-        """What judges its samples.
+        """Return the reward of the policy's samples.
 
         Raises:
-            ValueError: If the module that is run has no reward.
+            ValueError: If the module has no reward.
         """
         reward = getattr(self.lightning_module, "reward", None)
         if not isinstance(reward, Reward):
@@ -95,9 +93,10 @@ class ShardedStrategy(ModelParallelStrategy):
         return reward
 
     def check(self) -> None:
-        """Refuse arguments that are out of their range, or do not fit the trainer's.
+        """Check the arguments' ranges and the trainer's precision.
 
-        Not for the constructor: ``trainer.strategy`` may be text too, and jsonargparse would say only why it is none.
+        Not in the constructor: ``trainer.strategy`` may be a text too, and jsonargparse would report only why the value
+        is no text.
 
         Raises:
             ValueError: If ``timeout_minutes`` is not above 0, or the trainer's precision rounds the trained weights.
@@ -114,7 +113,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Lightning hands the optimizers' states back, after the module has looked at the checkpoint."""
+        """Let Lightning restore the optimizers' states, after the module has checked the checkpoint."""
         return True
 
     def setup_environment(self) -> None:
@@ -134,7 +133,7 @@ class ShardedStrategy(ModelParallelStrategy):
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
         policy = self.policy
-        if not self.is_sharded(policy):
+        if not is_sharded(policy):
             check_types(policy)
             self.shard(policy)
         if self.frozen_on_demand and self._on_demand is None:
@@ -146,19 +145,19 @@ class ShardedStrategy(ModelParallelStrategy):
         self.setup_precision_plugin()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """One iteration, with the reward where it computes."""
+        """Run one iteration, with the reward on the device."""
         if self._on_demand is not None:
             self._on_demand.bring_reward(self.root_device)
         return super().training_step(*args, **kwargs)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The trained weights by name, as shards or, on the first rank alone, whole."""
+        """Return the trained weights by name, as shards or, on the first rank alone, whole."""
         assert self.lightning_module is not None
         weights: dict[str, Any] = {name: weight.detach() for name, weight in self._trained().items()}
         return weights if self.sharded_checkpoints else gathered(weights, keep=self.is_global_zero)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """An optimizer's state with its moments, as shards or, on the first rank alone, whole."""
+        """Return an optimizer's state with its moments, as shards or, on the first rank alone, whole."""
         state = optimizer.state_dict()
         return state if self.sharded_checkpoints else gathered(state, keep=self.is_global_zero)
 
@@ -167,7 +166,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
         Args:
             checkpoint: As Lightning makes it.
-            filepath: A file, or with ``sharded_checkpoints`` a folder; the first rank's counts.
+            filepath: A file, or with ``sharded_checkpoints`` a folder; the first rank's is used by all.
             storage_options: Must be None.
 
         Raises:
@@ -185,7 +184,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Read a checkpoint of either kind, whatever number of ranks wrote it; every rank must call it.
 
         Args:
-            checkpoint_path: The first rank's counts.
+            checkpoint_path: The first rank's is used by all.
             weights_only: For a file: refuse what is no plain data. A folder's ``meta.pt`` is always read so.
 
         Returns:
@@ -201,7 +200,7 @@ class ShardedStrategy(ModelParallelStrategy):
         """Copy the checkpoint's weights into the trained ones; the module has checked that they are the same.
 
         Args:
-            checkpoint: What ``load_checkpoint`` gave.
+            checkpoint: From ``load_checkpoint``.
             strict: Not used.
         """
         weights = self._trained()
@@ -211,12 +210,12 @@ class ShardedStrategy(ModelParallelStrategy):
                 weight.copy_(value if type(value) is type(weight.data) else placed_like(value, weight))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Hand each optimizer its state, with the moments where the weights are."""
+        """Give each optimizer its state, with the moments on the weights' devices."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             optimizer.load_state_dict(placed_state(state, optimizer))
 
     def _configure_launcher(self) -> None:
-        """Lightning calls this while it makes the trainer, when all settings are known and no process is started."""
+        """Check the arguments: Lightning calls this when all settings are known and no process is started yet."""
         self.check()
         super()._configure_launcher()
 
@@ -228,7 +227,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def check_types(policy: Policy) -> None:
-    """Refuse trained weights of several types, whose gradients could not be reduced together."""
+    """Raise ValueError if the trained weights have several types, as their gradients are reduced together."""
     kinds = {weight.dtype: name for name, weight in policy.trainable_parameters().items()}
     if len(kinds) > 1:
         found = ", ".join(f"{dtype} ({name})" for dtype, name in kinds.items())

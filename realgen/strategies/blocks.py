@@ -1,4 +1,4 @@
-"""Which parts of a policy are sharded, one unit after the other."""
+"""The parts of a policy that are sharded, one unit after the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from realgen.policies.base import Policy
 
 
 def policies_of(policy: Policy) -> Iterator[Policy]:
-    """A policy, or those that it consists of where it trains several."""
+    """Yield a policy, or the policies inside one that trains several."""
     inner = [child for child in policy.children() if isinstance(child, Policy)]
     if not inner:
         yield policy
@@ -20,7 +20,7 @@ def policies_of(policy: Policy) -> Iterator[Policy]:
 
 
 def networks_of(policy: Policy) -> list[nn.Module]:
-    """The networks that a policy trains, each with its frozen host; what is hidden from its state dict is none.
+    """Return the networks that a policy trains, adapters inside their frozen base; those outside its state dict not.
 
     Raises:
         ValueError: If the policy has no network to shard.
@@ -32,9 +32,9 @@ def networks_of(policy: Policy) -> list[nn.Module]:
 
 
 def blocks_of(policy: Policy) -> list[nn.Module]:
-    """The blocks of a policy's networks in order, gathered one at a time; what lies around them is one more unit.
+    """Return the blocks of a policy's networks in order; each is a unit of sharding, and the rest is one more.
 
-    A diffusion policy asks its backbone; a model of transformers declares its layers itself.
+    A diffusion policy's backbone names its blocks; a model of transformers declares its layers itself.
 
     Raises:
         ValueError: If a policy names no blocks.
@@ -51,12 +51,12 @@ def blocks_of(policy: Policy) -> list[nn.Module]:
 
 
 def frozen_of(policy: Policy) -> list[nn.Module]:
-    """Text encoders and decoders beside a policy's networks."""
+    """Return text encoders and decoders of a policy."""
     backbones: list[Any] = [part.backbone for part in policies_of(policy) if hasattr(part, "backbone")]
     return [part for backbone in backbones for part in backbone.frozen()]
 
 
 def _undivided(network: nn.Module) -> list[nn.Module]:
-    """The layers that a model of transformers says must not be split."""
+    """Return the layers that a model of transformers declares as not to be split."""
     kinds: Any = getattr(network, "_no_split_modules", None) or ()
     return [part for part in network.modules() if type(part).__name__ in kinds]

@@ -20,18 +20,18 @@ from torch.optim import Optimizer
 from realgen.parallel import placed_like, whole
 
 META = "meta.pt"
-"""What of a folder is no tensor."""
+"""File of everything in a checkpoint that is no tensor."""
 Template = Callable[[str, torch.Size, torch.dtype], Tensor]
-"""From the key, shape and type of a stored tensor to one of that kind, which is then filled."""
+"""Makes the tensor that a stored one is read into, from its key, shape and type."""
 
 
 def write_folder(checkpoint: dict[str, Any], folder: Path, *, first: bool) -> None:
-    """Write each rank's shards and, once, what all have; every rank must call it.
+    """Write each rank's shards and, once, what all ranks share; every rank must call it.
 
     Args:
         checkpoint: As Lightning makes it; sharded tensors stay sharded. Loses its tensors.
         folder: Made if missing.
-        first: Whether this is the rank that writes what all have.
+        first: Whether this rank writes what all ranks share.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save(_take_tensors(checkpoint), storage_writer=FileSystemWriter(folder))
@@ -39,55 +39,32 @@ def write_folder(checkpoint: dict[str, Any], folder: Path, *, first: bool) -> No
         torch.save(checkpoint, folder / META)
 
 
-def read_folder(folder: Path, template: Template, *, alone: bool = False) -> dict[str, Any]:
-    """Read what ``write_folder`` wrote; unless ``alone``, every rank must call it.
+def read_folder(folder: Path, template: Template) -> dict[str, Any]:
+    """Read what ``write_folder`` wrote; every rank must call it.
 
     The folder's ``.metadata`` is a pickle: read only folders that you trust.
 
     Args:
         folder: The checkpoint.
-        template: Says how each tensor shall lie on this machine.
-        alone: Whether one process reads without the others.
+        template: Decides how each tensor is sharded and placed here.
 
     Returns:
         The checkpoint.
     """
     stored: Any = FileSystemReader(folder).read_metadata().state_dict_metadata
     tensors = {key: template(key, each.size, each.properties.dtype) for key, each in stored.items()}
-    load(tensors, storage_reader=FileSystemReader(folder), no_dist=alone)
+    load(tensors, storage_reader=FileSystemReader(folder))
     checkpoint = torch.load(folder / META, map_location="cpu", weights_only=True)
     _put_tensors(checkpoint, tensors)
     return checkpoint
 
 
-def consolidate(folder: Path, file: Path) -> Path:
-    """Turn a sharded checkpoint into one file, which every strategy and a single device resume.
-
-    Needs neither a GPU nor the ranks that wrote it, only memory for the trained weights and their optimizer's state.
-
-    Args:
-        folder: The sharded checkpoint, such as ``RUN/checkpoints/last.ckpt``.
-        file: Where to write.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: If there is no sharded checkpoint in the folder.
-    """
-    if not (folder / META).is_file():
-        raise ValueError(f"folder must be a sharded checkpoint, with a {META} inside, got {str(folder)!r}.")
-    checkpoint = read_folder(folder, lambda _, size, dtype: torch.empty(size, dtype=dtype), alone=True)
-    torch.save(checkpoint, file)
-    return file
-
-
 def template_like(weights: Mapping[str, Tensor], optimizers: list[Optimizer]) -> Template:
-    """Tensors of a checkpoint that shall lie as the weights do: sharded alike, on the same device.
+    """Return a template that shards and places a checkpoint's tensors like the weights they belong to.
 
     Args:
         weights: The trained weights by name.
-        optimizers: Theirs; none where only weights are wanted.
+        optimizers: Of these weights; none if only weights are read.
     """
     owners = {f"weights/{name}": weight for name, weight in weights.items()}
     for number, optimizer in enumerate(optimizers):
@@ -95,7 +72,7 @@ def template_like(weights: Mapping[str, Tensor], optimizers: list[Optimizer]) ->
 
     def template(key: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
         owner = owners.get(key if key.startswith("weights/") else key.rpartition("/")[0])
-        if owner is None or owner.shape != size:  # of another policy, or no moment but a counter
+        if owner is None or owner.shape != size:  # of another policy, or a step counter
             return torch.empty(size, dtype=dtype)
         return torch.zeros_like(owner, dtype=dtype, requires_grad=False)
 
@@ -103,11 +80,11 @@ def template_like(weights: Mapping[str, Tensor], optimizers: list[Optimizer]) ->
 
 
 def gathered(value: Any, *, keep: bool) -> Any:
-    """A checkpoint's value with sharded tensors made whole, on the CPU; every rank must call it.
+    """Return a checkpoint's value with sharded tensors made whole, on the CPU; every rank must call it.
 
     Args:
         value: Mappings, lists and tensors.
-        keep: Whether this rank needs the result; others get empty tensors, so that only one holds it all.
+        keep: Whether this rank needs the result; other ranks get empty tensors to save their memory.
     """
     if isinstance(value, dict):
         return {key: gathered(child, keep=keep) for key, child in value.items()}
@@ -120,10 +97,10 @@ def gathered(value: Any, *, keep: bool) -> Any:
 
 
 def placed_state(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """An optimizer's state with each moment where its weight is, in the same shards.
+    """Return an optimizer's state with each moment on its weight's device, in the same shards.
 
     Args:
-        state: As ``Optimizer.state_dict`` gives it, of whole tensors or of shards as they are here.
+        state: As ``Optimizer.state_dict`` returns it, of whole tensors or of shards as they are here.
         optimizer: Of the same weights in the same order.
     """
     weights = _optimized(optimizer)

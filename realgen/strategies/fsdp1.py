@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
-from realgen.parallel import is_sharded, plain_name
+from realgen.parallel import plain_name
 from realgen.policies.base import Policy
 from realgen.strategies.base import ShardedStrategy
 from realgen.strategies.blocks import blocks_of, networks_of, policies_of
@@ -27,25 +27,11 @@ class FSDP1(ShardedStrategy):
 
     Args:
         sharded_checkpoints: Write a folder, as ``FSDP2`` does; False writes one file. Each resumes the other's.
-        frozen_on_demand: Move text encoders, decoder and the reward's networks to the CPU while they are not needed.
-        timeout_minutes: How long a rank waits for another one before the run ends with an error, > 0.
-        process_group_backend: Of ``torch.distributed``; ``null``: nccl for GPUs, else gloo.
+        **settings: Of ``ShardedStrategy``.
     """
 
-    def __init__(
-        self,
-        *,
-        sharded_checkpoints: bool = False,
-        frozen_on_demand: bool = False,
-        timeout_minutes: float = 30.0,
-        process_group_backend: str | None = None,
-    ) -> None:
-        super().__init__(
-            sharded_checkpoints=sharded_checkpoints,
-            frozen_on_demand=frozen_on_demand,
-            timeout_minutes=timeout_minutes,
-            process_group_backend=process_group_backend,
-        )
+    def __init__(self, *, sharded_checkpoints: bool = False, **settings: Any) -> None:
+        super().__init__(sharded_checkpoints=sharded_checkpoints, **settings)
 
     def shard(self, policy: Policy) -> None:
         """Wrap the blocks one by one, and the networks around them, all without their adapters.
@@ -69,10 +55,6 @@ class FSDP1(ShardedStrategy):
                     if id(child) in blocks:
                         setattr(parent, name, FullyShardedDataParallel(child, **settings))
             _replace(policy, network, FullyShardedDataParallel(network, **settings))
-
-    def is_sharded(self, policy: Policy) -> bool:
-        """Whether the policy is sharded already."""
-        return is_sharded(policy)
 
     def optimizer_step(
         self, optimizer: Optimizer, closure: Callable[[], Any], model: nn.Module | None = None, **kwargs: Any

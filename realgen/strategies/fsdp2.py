@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-from realgen.parallel import is_sharded
 from realgen.policies.base import Policy
 from realgen.strategies.base import ShardedStrategy
 from realgen.strategies.blocks import blocks_of, networks_of, policies_of
@@ -15,10 +16,10 @@ from realgen.strategies.blocks import blocks_of, networks_of, policies_of
 class FSDP2(ShardedStrategy):
     """Shards a policy block by block; a frozen base in bfloat16 and its float32 adapters keep their types.
 
-    Before a block is called, its weights are gathered from all ranks, each in its own type, and freed again after; so
-    what is computed is what one device computes, and the ratio of the first update is 1 as there. Gradients are
-    averaged in float32. ``gradient_checkpointing`` of the policy works with it. Each rank reads the policy whole, onto
-    its CPU, before it is sharded.
+    The weights of a block are gathered from all ranks before its call, each in its own type, and freed after it, so the
+    result equals that of one device, and the ratio of the first update is 1. Gradients are averaged in float32.
+    ``gradient_checkpointing`` of the policy works with it. Each rank reads the whole policy onto its CPU before it is
+    sharded.
 
     Args:
         ranks_per_copy: Ranks that hold one copy of the weights together, such as the GPUs of a node: between copies go
@@ -27,12 +28,7 @@ class FSDP2(ShardedStrategy):
             until the next update: no gathering in a rollout but the first, for the memory of the whole policy.
         cpu_offload: Keep the shards, gradients and optimizer on the CPU, and copy each block to the GPU for its calls.
             For diffusion policies.
-        sharded_checkpoints: Write a folder with each rank's shards of the trained weights and the optimizer, which any
-            number of ranks resumes; False gathers them into one file, which every strategy resumes.
-        frozen_on_demand: Move text encoders, decoder and the reward's networks to the CPU while they are not needed.
-        timeout_minutes: How long a rank waits for another one before the run ends with an error, > 0.
-        process_group_backend: Of ``torch.distributed``; ``null``: nccl for GPUs (with gloo for ``cpu_offload``), else
-            gloo.
+        **settings: Of ``ShardedStrategy``.
     """
 
     def __init__(
@@ -41,23 +37,15 @@ class FSDP2(ShardedStrategy):
         ranks_per_copy: int | None = None,
         reshard_after_forward: bool = True,
         cpu_offload: bool = False,
-        sharded_checkpoints: bool = True,
-        frozen_on_demand: bool = False,
-        timeout_minutes: float = 30.0,
-        process_group_backend: str | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            sharded_checkpoints=sharded_checkpoints,
-            frozen_on_demand=frozen_on_demand,
-            timeout_minutes=timeout_minutes,
-            process_group_backend=process_group_backend,
-        )
+        super().__init__(**settings)
         self.ranks_per_copy = ranks_per_copy
         self.reshard_after_forward = reshard_after_forward
         self.cpu_offload = cpu_offload
 
     def check(self) -> None:
-        """Refuse what the base refuses, and copies that do not share the ranks evenly.
+        """Check the arguments against the number of ranks too.
 
         Raises:
             ValueError: If ``ranks_per_copy`` does not divide the number of ranks.
@@ -88,7 +76,7 @@ class FSDP2(ShardedStrategy):
         trained = next(iter(policy.trainable_parameters().values())).dtype
         precision = MixedPrecisionPolicy(
             reduce_dtype=torch.promote_types(trained, torch.float32),
-            cast_forward_inputs=False,  # it would round timesteps and latents to the type of the weights
+            cast_forward_inputs=False,  # True would round timesteps and latents to the type of the weights
         )
         # Without a value for the network around the blocks its weights would stay gathered after a call, and what is
         # then written to them (an average, a checkpoint) would be lost.
@@ -100,10 +88,6 @@ class FSDP2(ShardedStrategy):
                 mp_policy=precision,
                 offload_policy=offload,
             )
-
-    def is_sharded(self, policy: Policy) -> bool:
-        """Whether the policy is sharded already."""
-        return is_sharded(policy)
 
     def model_to_device(self) -> None:
         """Move what is not sharded; shards that are offloaded stay on the CPU."""

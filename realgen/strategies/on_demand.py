@@ -1,4 +1,4 @@
-"""Frozen networks that wait on the CPU while they are not needed."""
+"""Frozen networks that stay on the CPU while they are not needed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ CPU = torch.device("cpu")
 
 
 class OnDemand:
-    """Moves text encoders, decoder and reward to the CPU and back. Exact; costs the copies.
+    """Move text encoders, decoder and reward to the CPU and back. Exact; costs the copies.
 
-    A text encoder or decoder comes to where its input is when it is called, and leaves at the transformer's next call.
-    The reward comes when an iteration begins and leaves at the transformer's first call with gradient, which is after
-    the last image was judged; so it may be judging in another thread while the policy samples. Prompts whose embeddings
-    are kept cost nothing.
+    A text encoder or decoder moves to its input's device when it is called, and back at the transformer's next call.
+    The reward moves to the device when an iteration begins, and back at the transformer's first call with gradient,
+    when the last image is scored; until then it may score in another thread while the policy samples. Prompts with
+    cached embeddings cause no copies.
 
     Args:
-        policy: Its text encoders and decoder wait.
-        reward: Waits too.
+        policy: Whose text encoders and decoder are moved.
+        reward: Moved too.
     """
 
     def __init__(self, policy: Policy, reward: Reward) -> None:
@@ -35,7 +35,7 @@ class OnDemand:
         self.reward = reward
         self._reward_is_here = True
         for part in self.parts:
-            # A decoder is entered by its method ``decode``, so its children are watched too.
+            # A VAE is called by its method ``decode``, which triggers only the hooks of its children.
             for entry in (part, *part.children()):
                 entry.register_forward_pre_hook(partial(self._bring, part), with_kwargs=True)
         for network in networks_of(policy):

@@ -9,10 +9,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, DINOv3ViTConfig, DIN
 from experiments.nano.forensic_chat import build_network
 from realgen.detectors import Effort, EffortNetwork, OmniAID, OmniAIDNetwork
 from realgen.detectors.checkpoint import save
+from realgen.detectors.configs import RoutedExperts
 from realgen.detectors.forensic_chat import ForensicChat
 from realgen.detectors.linear_probe import LinearProbe, ProbeConfig, save_probe
-from realgen.detectors.omniaid_config import RoutedExperts
-from realgen.detectors.omniaid_dino import OmniAIDDino
+from realgen.detectors.omniaid import OmniAIDDino
 from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
 from realgen.detectors.probe_backbone import load_backbone
 from realgen.functional.logistic_regression import LogisticHead
@@ -45,7 +45,9 @@ def clip_tower():
 @pytest.fixture
 def omniaid_network(clip_tower):
     """OmniAID on the tower, with experts that differ and a router that decides."""
-    network = OmniAIDNetwork.from_clip_vision(clip_tower, num_experts=4, rank=3, top_k=2, router_hidden=8)
+    network = OmniAIDNetwork.from_clip_vision(
+        clip_tower, RoutedExperts(num_experts=4, rank=3, top_k=2, router_hidden=8)
+    )
     return scramble(network, 0.1).eval()
 
 
@@ -53,7 +55,8 @@ def omniaid_network(clip_tower):
 def omniaid_lora_network(clip_tower):
     """OmniAID with adapters for experts, which moved, and the public build's router."""
     network = OmniAIDNetwork.from_clip_vision(
-        clip_tower, num_experts=3, rank=2, top_k=1, router_hidden=8, expert_type="lora", router_input="frozen_tower"
+        clip_tower,
+        RoutedExperts(num_experts=3, rank=2, top_k=1, router_hidden=8, expert_type="lora", router_input="frozen_tower"),
     )
     return scramble(network, 0.1).eval()
 

@@ -1,6 +1,7 @@
 """The contract that every detector keeps; a new one joins by existing (and by a fixture ``tiny_<name>``)."""
 
 import importlib
+import inspect
 import pkgutil
 
 import jaxtyping
@@ -17,7 +18,8 @@ def subclasses(base):
     for module in pkgutil.iter_modules(realgen.detectors.__path__, "realgen.detectors."):
         importlib.import_module(module.name)
     found = [cls for child in base.__subclasses__() for cls in (child, *subclasses(child))]
-    return sorted({cls for cls in found if cls.__module__.startswith("realgen.")}, key=lambda cls: cls.__name__)
+    ours = {cls for cls in found if cls.__module__.startswith("realgen.") and not inspect.isabstract(cls)}
+    return sorted(ours, key=lambda cls: cls.__name__)
 
 
 DETECTORS = subclasses(Detector)

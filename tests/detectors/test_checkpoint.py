@@ -179,6 +179,6 @@ def test_numbers_can_be_given_in_place_of_a_file(effort_network, tmp_path):
     assert read_config({"layer_norm_eps": 1}, EffortConfig).layer_norm_eps == 1.0
 
 
-def test_a_folded_network_is_not_saved(effort_network, tmp_path):
-    with pytest.raises(ValueError, match="a folded EffortNetwork cannot be saved"):
-        save(effort_network.fold(), tmp_path)
+def test_a_merged_network_is_not_saved(effort_network, tmp_path):
+    with pytest.raises(ValueError, match="a merged EffortNetwork cannot be saved"):
+        save(effort_network.merge(), tmp_path)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from realgen.detectors.clip_vision import ClipTower, fold_quick_gelu, measures, quick_gelu
+from realgen.detectors.clip_vision import clip_config, merge_quick_gelu, quick_gelu
+from realgen.detectors.configs import VisionConfig
 
 
 def test_quick_gelu_is_that_of_transformers():
@@ -13,16 +14,16 @@ def test_quick_gelu_is_that_of_transformers():
 
 
 @torch.no_grad()
-def test_folded_tower_is_the_same_with_plain_silu(clip_tower):
+def test_merged_tower_is_the_same_with_plain_silu(clip_tower):
     tower, pixels = clip_tower.double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
     expected = tower(pixel_values=pixels).pooler_output
-    fold_quick_gelu(tower)
+    merge_quick_gelu(tower)
     torch.testing.assert_close(tower(pixel_values=pixels).pooler_output, expected, atol=1e-12, rtol=1e-12)
 
 
 @torch.no_grad()
-def test_folded_tower_makes_no_copy_of_the_hidden_layer(clip_tower):
-    fold_quick_gelu(clip_tower)
+def test_merged_tower_makes_no_copy_of_the_hidden_layer(clip_tower):
+    merge_quick_gelu(clip_tower)
     for layer in clip_tower.encoder.layers:
         x = torch.tensor([-1.0, 0.0, 2.0])
         expected = x * torch.sigmoid(x)
@@ -31,7 +32,7 @@ def test_folded_tower_makes_no_copy_of_the_hidden_layer(clip_tower):
 
 
 def test_measures_are_read_from_the_tower(clip_tower):
-    assert ClipTower(**measures(clip_tower)) == ClipTower(24, 48, 2, 3, 8, 32, 1e-5)
+    assert clip_config(clip_tower) == VisionConfig(24, 48, 2, 3, 8, 32, 1e-5)
 
 
 def test_another_activation_is_refused():
@@ -41,7 +42,7 @@ def test_another_activation_is_refused():
         )
     )
     with pytest.raises(ValueError, match="hidden_act must be 'quick_gelu', got 'gelu'"):
-        measures(tower)
+        clip_config(tower)
 
 
 @pytest.mark.parametrize(
@@ -53,4 +54,4 @@ def test_another_activation_is_refused():
 )
 def test_impossible_measures(numbers, message):
     with pytest.raises(ValueError, match=message):
-        ClipTower(**numbers)
+        VisionConfig(**numbers)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from realgen.detectors import EffortConfig, EffortNetwork
 from realgen.detectors.clip_vision import PROJECTIONS
-from realgen.detectors.pixels import clip_pixels
+from realgen.functional.network_input import clip_pixels
 
 
 @torch.no_grad()
@@ -51,10 +51,10 @@ def test_names_are_the_published_ones(effort_network):
 
 
 @torch.no_grad()
-def test_folded_it_is_a_plain_clip_tower(effort_network, images):
+def test_merged_it_is_a_plain_clip_tower(effort_network, images):
     network = effort_network.double()
     expected = network(images.double())
-    torch.testing.assert_close(network.fold()(images.double()), expected, atol=1e-10, rtol=1e-10)
+    torch.testing.assert_close(network.merge()(images.double()), expected, atol=1e-10, rtol=1e-10)
     maps = [module for name, module in network.backbone.named_modules() if name.endswith(PROJECTIONS)]
     assert len(maps) == 2 * 4
     assert all(isinstance(module, nn.Linear) for module in maps)

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from realgen.detectors import OmniAIDNetwork
+from realgen.detectors import OmniAIDNetwork, RoutedExperts
 from realgen.detectors.clip_vision import PROJECTIONS
 from realgen.detectors.lora_experts import LoRAExpertLinear
-from realgen.detectors.pixels import clip_pixels
 from realgen.detectors.svd_experts import orthogonality_loss
+from realgen.functional.network_input import clip_pixels
 
 
 @torch.no_grad()
@@ -38,7 +38,9 @@ def test_adapters_start_at_nothing_with_the_published_spread():
 @torch.no_grad()
 @pytest.mark.parametrize("hybrid", [True, False])
 def test_starts_as_clip(clip_tower, images, hybrid):
-    network = OmniAIDNetwork.from_clip_vision(clip_tower, num_experts=3, rank=2, hybrid=hybrid, expert_type="lora")
+    network = OmniAIDNetwork.from_clip_vision(
+        clip_tower, RoutedExperts(num_experts=3, rank=2, hybrid=hybrid, expert_type="lora")
+    )
     expected = clip_tower(pixel_values=clip_pixels(images, 32)).pooler_output
     torch.testing.assert_close(network.features(images), expected, atol=1e-5, rtol=1e-5)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.nano.corpus import make_corpus
-from realgen.detectors import Effort, OmniAID, OmniAIDNetwork
+from realgen.detectors import Effort, OmniAID, OmniAIDDino, OmniAIDDinoConfig, OmniAIDNetwork, RoutedExperts
 from realgen.detectors.checkpoint import save
 from realgen.functional.images import from_uint8
 
@@ -26,7 +26,7 @@ def test_saved_and_read_again_it_answers_the_same(omniaid_network, tiny_omniaid,
 
 
 def test_reads_the_second_tower_as_older_transformers_named_it(clip_tower, images, tmp_path):
-    network = OmniAIDNetwork.from_clip_vision(clip_tower, rank=2, router_input="frozen_tower").eval()
+    network = OmniAIDNetwork.from_clip_vision(clip_tower, RoutedExperts(rank=2, router_input="frozen_tower")).eval()
     expected = OmniAID(str(save(network, tmp_path)))(images)
     old = {
         name.replace("feature_extractor.", "feature_extractor.vision_model."): value
@@ -72,3 +72,24 @@ def test_bfloat16_stays_near(nano, known, name):
     assert rough.dtype == torch.float32
     assert 0 < (exact - rough).abs().max() < 0.1
     assert (exact - rough).abs().mean() < 0.02
+
+
+def test_class_one_is_fake_on_dino(omniaid_dino_network, images, tmp_path):
+    with torch.no_grad():
+        omniaid_dino_network.head.weight.zero_()
+        omniaid_dino_network.head.bias.copy_(torch.tensor([1.0, 3.0]))
+    p_fake = OmniAIDDino(str(save(omniaid_dino_network, tmp_path)))(images)
+    torch.testing.assert_close(p_fake, torch.full((6,), 2.0).sigmoid())
+
+
+def test_preprocess_of_the_checkpoint_can_be_overridden_on_dino(omniaid_dino_network, images, tmp_path):
+    folder = str(save(omniaid_dino_network, tmp_path))
+    v1, v2 = (OmniAIDDino(folder, preprocess=version)(images) for version in ("v1", "v2"))
+    assert torch.equal(OmniAIDDino(folder)(images), v2)
+    assert (v1 - v2).abs().max() > 1e-4
+
+
+def test_the_published_numbers_are_the_defaults_on_dino():
+    config = OmniAIDDinoConfig()
+    assert (config.image_size, config.patch_size, config.rank, config.num_experts) == (448, 16, 1, 6)
+    assert config.router_input == "frozen_tower"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from realgen.detectors import OmniAIDConfig, OmniAIDNetwork
+from realgen.detectors import OmniAIDConfig, OmniAIDNetwork, RoutedExperts
 
 
 def test_names_are_the_published_ones(omniaid_network):
@@ -21,7 +21,7 @@ def test_names_are_the_published_ones(omniaid_network):
 
 
 def test_public_build_has_the_second_tower(clip_tower):
-    network = OmniAIDNetwork.from_clip_vision(clip_tower, rank=2, router_input="frozen_tower")
+    network = OmniAIDNetwork.from_clip_vision(clip_tower, RoutedExperts(rank=2, router_input="frozen_tower"))
     names = {name for name in network.state_dict() if name.startswith("feature_extractor.")}
     assert names == {f"feature_extractor.{name}" for name in clip_tower.state_dict()}
 
@@ -43,7 +43,7 @@ def test_published_recipe_trains_as_many_parameters_as_published():
     ],
 )
 def test_scopes(clip_tower, scope, inside, outside):
-    network = OmniAIDNetwork.from_clip_vision(clip_tower, rank=2, router_input="frozen_tower")
+    network = OmniAIDNetwork.from_clip_vision(clip_tower, RoutedExperts(rank=2, router_input="frozen_tower"))
     network.set_trainable(scope)
     names = " ".join(network.trainable_parameters())
     assert all(part in names for part in inside)

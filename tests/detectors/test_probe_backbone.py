@@ -54,7 +54,7 @@ def test_features_are_timms_on_files(vit, shape):
 
 
 @torch.no_grad()
-def test_a_folder_as_the_hub_has_them(vit, tmp_path):
+def test_a_mergeer_as_the_hub_has_them(vit, tmp_path):
     _, path = vit
     shutil.copy(path, tmp_path / "model.safetensors")
     entry = {

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 
 from realgen.detectors import Effort, OmniAID, OmniAIDNetwork
 from realgen.detectors.checkpoint import locate, read_config, read_state_dict
-from realgen.detectors.omniaid_config import OmniAIDConfig, RoutedExperts
-from realgen.detectors.omniaid_dino import OmniAIDDino
+from realgen.detectors.configs import OmniAIDConfig, RoutedExperts
+from realgen.detectors.omniaid import OmniAIDDino
 from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
 from realgen.detectors.published import plain_name, recognise
 from tests.helpers.published_layouts import published_file, published_state
@@ -18,7 +18,7 @@ from tests.helpers.published_layouts import published_file, published_state
 @pytest.fixture
 def public_network(clip_tower):
     network = OmniAIDNetwork.from_clip_vision(
-        clip_tower, num_experts=4, rank=3, router_hidden=8, router_input="frozen_tower"
+        clip_tower, RoutedExperts(num_experts=4, rank=3, router_hidden=8, router_input="frozen_tower")
     )
     return network.eval()
 
@@ -27,7 +27,7 @@ def public_network(clip_tower):
 def genimage_network(clip_tower):
     """The shape of OmniAID's GenImage build: 3 experts of rank 4, one of two chosen."""
     network = OmniAIDNetwork.from_clip_vision(
-        clip_tower, num_experts=3, rank=4, top_k=1, router_hidden=5, router_input="frozen_tower"
+        clip_tower, RoutedExperts(num_experts=3, rank=4, top_k=1, router_hidden=5, router_input="frozen_tower")
     )
     return network.eval()
 
@@ -153,9 +153,9 @@ def test_what_is_told_of_a_file_is_what_it_was_made_from(layout):
     build = recognise({plain_name(name): value for name, value in published_state(network).items()})
     assert build.family == network.family
     assert not build.differences(network.config)
-    assert {"hidden_size", "num_hidden_layers", "patch_size", "rank"} <= build.measures.keys()
+    assert {"hidden_size", "num_hidden_layers", "patch_size", "rank"} <= build.fields.keys()
     if build.family != "Effort":
-        assert {"num_experts", "expert_type", "router_input", "router_hidden", "hybrid"} <= build.measures.keys()
+        assert {"num_experts", "expert_type", "router_input", "router_hidden", "hybrid"} <= build.fields.keys()
 
 
 def test_what_is_no_detector_is_not_recognised():

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 
 from realgen.detectors import OmniAIDNetwork
 from realgen.detectors.clip_vision import PROJECTIONS
+from realgen.detectors.configs import RoutedExperts
 from realgen.detectors.dinov3 import DINO_PROJECTIONS
-from realgen.detectors.omniaid_config import RoutedExperts
 from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
-from realgen.detectors.pixels import clip_pixels, imagenet_pixels
+from realgen.detectors.routed_network import sparse_gates
+from realgen.functional.network_input import clip_pixels, imagenet_pixels
 
 ROUTER_INPUTS = pytest.mark.parametrize("router_input", ["patch_embeddings", "frozen_tower"])
 
@@ -25,7 +26,7 @@ class OnClip:
         self.tower = clip_tower
 
     def make(self, **experts):
-        return OmniAIDNetwork.from_clip_vision(self.tower, **experts)
+        return OmniAIDNetwork.from_clip_vision(self.tower, RoutedExperts(**experts))
 
 
 class OnDino:
@@ -130,3 +131,25 @@ def test_learns_and_leaves_the_frozen_part_alone(build, images):
     assert moved <= set(network.trainable_parameters())
     artifact = f"{build.network_layers}.0.{build.attention}.q_proj.U_experts.2"
     assert {"head.weight", artifact} <= moved
+
+
+def test_sparse_gates_by_hand():
+    gates = sparse_gates(torch.tensor([[0.0, 1.0, 3.0], [2.0, -9.0, 2.0]]), top_k=2)
+    low = 1 / (1 + torch.e**2)
+    torch.testing.assert_close(gates, torch.tensor([[0.0, low, 1 - low], [0.5, 0.0, 0.5]]))
+    assert sparse_gates(torch.tensor([[0.0, 1.0, 3.0]]), top_k=1).tolist() == [[0.0, 0.0, 1.0]]
+
+
+def layer_input(network):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 17, 24, generator=generator)
+    return hidden, torch.rand(3, network.config.num_experts, generator=generator)
+
+
+@torch.no_grad()
+def test_the_class_token_alone_gets_the_same_answer(omniaid_network):
+    hidden, gates = layer_input(omniaid_network)
+    layer = omniaid_network.encoder_layers[1]
+    alone = layer(hidden, gates, first_only=True)
+    assert alone.shape == (3, 1, 24)
+    torch.testing.assert_close(alone[:, 0], layer(hidden, gates)[:, 0], atol=1e-5, rtol=1e-5)

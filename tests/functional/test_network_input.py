@@ -1,11 +1,17 @@
 import pytest
-import timm.data
 import torch
 from PIL import Image
+from torchvision import transforms
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 
 from realgen.functional.images import from_uint8
-from realgen.functional.network_input import NetworkInput, covering, open_clip_input, timm_input, to_network_input
+from realgen.functional.network_input import NetworkInput, clip_pixels, covering, imagenet_pixels, to_network_input
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.25, 0.2)
 MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -16,8 +22,16 @@ def eight_bit(*shape):
     return from_uint8(torch.randint(64, 192, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8))
 
 
-def on_files(images, *transforms):
-    transform = Compose([*transforms, ToTensor(), Normalize(MEAN, STD)])
+@pytest.fixture
+def images():
+    """Six images of 40 x 48 pixels, each of its own colour and roughness."""
+    generator = torch.Generator().manual_seed(2)
+    colour, noise = torch.rand(6, 3, 1, 1, generator=generator), torch.rand(6, 3, 40, 48, generator=generator)
+    return colour.lerp(noise, torch.linspace(0.1, 0.9, 6).view(6, 1, 1, 1))
+
+
+def on_files(images, *steps):
+    transform = Compose([*steps, ToTensor(), Normalize(MEAN, STD)])
     files = [Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()) for image in images]
     return torch.stack([transform(file) for file in files])
 
@@ -53,34 +67,56 @@ def test_covering_is_tight(old, frame, expected):
     assert covering(old, frame) == expected
 
 
-def test_reads_timms_data_config():
-    config = {"input_size": (3, 160, 150), "mean": MEAN, "std": STD, "crop_pct": 0.95}
-    wanted = timm_input({**config, "interpolation": "bilinear", "crop_mode": "squash"})
-    assert wanted == NetworkInput((160, 150), MEAN, STD, "bilinear", keep_aspect=False, resize_to=(168, 157))
-    with pytest.raises(ValueError, match="crop_mode must be 'center' or 'squash', got 'border'"):
-        timm_input({**config, "interpolation": "bilinear", "crop_mode": "border"})
-    with pytest.raises(ValueError, match="interpolation must be 'bicubic' or 'bilinear', got 'lanczos'"):
-        timm_input({**config, "interpolation": "lanczos", "crop_mode": "center"})
+LEVELS = {"v1": 3.0, "v2": 1.5}
+"""Of 255, as the docstring says: Pillow rounds to 8 bits after each of the two passes of a resize."""
 
 
-@pytest.mark.parametrize("shape", [(40, 56), (190, 333), (160, 160)])
-@pytest.mark.parametrize("crop_mode", ["center", "squash"])
-def test_is_timms_own_transform(shape, crop_mode):
-    config = {"input_size": (3, 32, 32), "mean": MEAN, "std": STD, "crop_pct": 0.9, "interpolation": "bicubic"}
-    config["crop_mode"] = crop_mode
-    images = eight_bit(2, 3, *shape)
-    transform = timm.data.create_transform(**config, is_training=False)
-    files = [Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()) for image in images]
-    expected = torch.stack([transform(file) for file in files])
-    pixels = to_network_input(images, timm_input(config))
-    torch.testing.assert_close(pixels, expected, atol=2 / 255 / min(STD), rtol=0)
-
-
-def test_reads_open_clips_preprocess_config():
-    config = {"size": 32, "mean": list(MEAN), "std": list(STD), "resize_mode": "squash"}
-    assert open_clip_input({**config, "interpolation": "random"}) == NetworkInput(
-        (32, 32), MEAN, STD, keep_aspect=False
+def by_torchvision(images, sizes, mean, std):
+    """What the published scorers do, on Pillow images of 8 bits."""
+    transform = transforms.Compose(
+        [*(transforms.Resize((size, size)) for size in sizes), transforms.ToTensor(), transforms.Normalize(mean, std)]
     )
-    assert open_clip_input({**config, "size": [24, 32], "interpolation": "bilinear"}).size == (24, 32)
-    with pytest.raises(ValueError, match="resize_mode must be 'shortest' or 'squash', got 'longest'"):
-        open_clip_input({**config, "interpolation": "bicubic", "resize_mode": "longest"})
+    files = [Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()) for image in images]
+    return torch.stack([transform(file) for file in files])
+
+
+@pytest.mark.parametrize(("preprocess", "size"), [("v1", 336), ("v2", 336), ("v2", 32)])
+@pytest.mark.parametrize(
+    ("function", "mean", "std"),
+    [
+        (clip_pixels, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+        (imagenet_pixels, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    ],
+)
+def test_pixels_are_those_of_torchvision_on_pillow(images, preprocess, size, function, mean, std):
+    images = (images * 255).round() / 255
+    sizes = (512, size) if preprocess == "v1" else (size,)
+    expected = by_torchvision(images, sizes, mean, std)
+    got = function(images, size, preprocess=preprocess)
+    tolerance = LEVELS[preprocess] / 255 / min(std)
+    torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
+    assert (got - expected).abs().mean() < tolerance / 3
+
+
+def test_a_large_picture_is_shrunk_as_torchvision_shrinks_it():
+    noise = torch.rand(1, 3, 700, 500, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    for preprocess, sizes in (("v1", (512, 336)), ("v2", (336,))):
+        expected = by_torchvision(noise, sizes, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        got = clip_pixels(noise, 336, preprocess=preprocess)
+        torch.testing.assert_close(got, expected, rtol=0, atol=LEVELS[preprocess] / 255 / min(OPENAI_CLIP_STD))
+
+
+def test_the_two_ways_to_resize_differ(images):
+    difference = clip_pixels(images, 32, preprocess="v1") - clip_pixels(images, 32, preprocess="v2")
+    assert difference.abs().max() > 0.1
+
+
+def test_without_antialiasing_two_neighbours_are_averaged_and_the_rest_is_skipped():
+    """Half-pixel centres: from 8 to 2 pixels, the new ones lie at 1.5 and 5.5, as with OpenCV's INTER_LINEAR."""
+    row = torch.tensor([0.0, 0.2, 0.4, 0.9, 0.9, 0.6, 0.8, 0.1])
+    images = row.expand(1, 3, 8, 8)
+    unchanged = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "mode": "bilinear", "keep_aspect": False}
+    plain = to_network_input(images, NetworkInput((2, 2), antialias=False, **unchanged))
+    torch.testing.assert_close(plain, torch.tensor([0.3, 0.7]).expand(1, 3, 2, 2))
+    smooth = to_network_input(images, NetworkInput((2, 2), **unchanged))
+    assert (smooth - plain).abs().max() > 0.05

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.effort_network import SVDResidualLinear
-from realgen.detectors.network import DetectorNetwork
 from realgen.detectors.svd_experts import SVDExpertLinear
 
 
@@ -17,7 +17,7 @@ def published_state(network: DetectorNetwork, *, with_bases: bool = True) -> dic
     """Names and buffers of the published classes.
 
     Args:
-        network: Of ours, not folded.
+        network: Of ours, not merged.
         with_bases: Whether the file kept what only training uses: ``U_r``, ``V_r`` (Effort: ``S_r`` too) and the norm.
     """
     state = {}
@@ -43,7 +43,7 @@ def published_file(network: DetectorNetwork, *, with_bases: bool = True, wrapped
     """What a training script gives to ``torch.save``.
 
     Args:
-        network: Of ours, not folded.
+        network: Of ours, not merged.
         with_bases: See ``published_state``.
         wrapped: ``model``: under that key, beside epoch and arguments, as OmniAID does; ``module``: bare, with the
             prefix of data-parallel training, as Effort does; ``both``.

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from realgen.data import DetectorAugment, ImageFolders
 from realgen.detectors import Detector
-from realgen.detectors.network import DetectorNetwork, VisionTower
+from realgen.detectors.base import DetectorNetwork
+from realgen.detectors.configs import VisionConfig
 
 PLAIN = DetectorAugment(crop=0.0, flip=0.0, rescale=0.0, blur=0.0, jpeg=0.0)
 
@@ -19,7 +20,7 @@ PLAIN = DetectorAugment(crop=0.0, flip=0.0, rescale=0.0, blur=0.0, jpeg=0.0)
 class ColorNetwork(DetectorNetwork):
     """Logits linear in the mean of each channel; starts at zero, so that p_fake is one half."""
 
-    config = VisionTower()
+    config = VisionConfig()
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()

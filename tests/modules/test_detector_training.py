@@ -11,7 +11,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from realgen.callbacks import EMA, Export, LastCheckpoint
-from realgen.detectors import Effort, EffortNetwork, OmniAID, OmniAIDNetwork, save
+from realgen.detectors import Effort, EffortNetwork, OmniAID, OmniAIDNetwork, RoutedExperts, save
 from realgen.functional.corruptions import CHEATS, HARMLESS
 from realgen.modules import DetectorTraining
 from tests.helpers.toy_detector import ColorDetector, folders
@@ -43,7 +43,7 @@ def clip() -> Any:
 @pytest.fixture
 def omniaid(clip: Any, tmp_path: Path) -> OmniAID:
     """As training from CLIP starts: all experts the same."""
-    network = OmniAIDNetwork.from_clip_vision(clip, num_experts=4, rank=3, router_hidden=8)
+    network = OmniAIDNetwork.from_clip_vision(clip, RoutedExperts(4, rank=3, router_hidden=8))
     return OmniAID(str(save(network, tmp_path / "start")))
 
 

@@ -24,7 +24,8 @@ from experiments.nano.detectors import (
     round_trip,
     train_detector,
 )
-from realgen.detectors.clip_vision import ClipDetectorNetwork, ClipTower
+from realgen.detectors.base import DetectorNetwork
+from realgen.detectors.configs import VisionConfig
 
 
 def flat(value, rows=7):
@@ -37,10 +38,10 @@ def pictures():
     return Pictures(real=flat(10), decoded=flat(20), ai=flat(30), samples=flat(40))
 
 
-class Brightness(ClipDetectorNetwork):
+class Brightness(DetectorNetwork):
     """Takes bright pictures for generated."""
 
-    config = ClipTower()
+    config = VisionConfig()
 
     def __init__(self):
         super().__init__()

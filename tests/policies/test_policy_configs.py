@@ -40,7 +40,7 @@ def test_settings_change_on_the_command_line(sd3: str) -> None:
         "--policy.transition.noise_level=0.4",
         "--policy.num_steps=3",
     )
-    assert (policy.backbone.guidance_scale, policy.lora.rank, policy.num_steps) == (2.5, 3, 3)
+    assert (policy.backbone.cfg_scale, policy.lora.rank, policy.num_steps) == (2.5, 3, 3)
     assert policy.lora.alpha == 32.0
     assert policy.step_window.decisions(3) == 3
     assert (type(policy.transition).__name__, policy.transition.noise_level) == ("DanceSDE", 0.4)

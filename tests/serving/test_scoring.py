@@ -1,4 +1,4 @@
-"""Requests judged together: each gets its own rows, and an error stays with whom it belongs to."""
+"""Requests scored together: each gets its own rows, and an error stays with whom it belongs to."""
 
 import numpy as np
 import pytest

@@ -195,7 +195,7 @@ def test_damaged_requests_are_refused_or_read_but_raise_nothing_else(images, enc
     assert 400 in outcomes
 
 
-def test_answers_are_exact_and_null_is_not_judged():
+def test_answers_are_exact_and_null_is_not_scored():
     rewards = torch.tensor([1 / 3, -2.5e-8, torch.nan, torch.inf])
     answer = decode_rewards(json.dumps(encode_rewards(rewards)).encode(), 4)
     assert answer[:2] == rewards[:2].tolist()

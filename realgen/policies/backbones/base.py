@@ -22,11 +22,11 @@ class Schedule(NamedTuple):
     sigmas: Float[Tensor, " nodes"]
     """[T + 1] falling from at most 1 to 0; step i goes from sigmas[i] to sigmas[i + 1]."""
     timesteps: Float[Tensor, " steps"]
-    """[T] what the transformer is told at each step."""
+    """[T] the transformer's time argument at each step."""
 
 
 class Backbone(ABC):
-    """One base model. No ``nn.Module``: of its parts only ``transformer`` is trained, and the policy registers that.
+    """A base model. Not an ``nn.Module``: only its ``transformer`` is trained, and the policy registers that.
 
     The other parts (text encoders, VAE) are frozen, in eval mode, and stay out of state dicts, optimizers and shards.
     The constructor reads no weights.
@@ -34,7 +34,7 @@ class Backbone(ABC):
     Args:
         pretrained: Directory of the model in diffusers' format, or its hub id.
         cfg_scale: Classifier-free guidance (arXiv:2207.12598), with two transformer rows for each row; at ``cfg_off``
-            and below there is none. Subclasses call it what the model's pipeline calls it, ``cfg_setting``.
+            and below there is none. Subclasses name it as the model's pipeline does, ``cfg_setting``.
         negative_prompt: What guidance leads away from; only with guidance.
         cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
     """
@@ -77,22 +77,15 @@ class Backbone(ABC):
 
     @abstractmethod
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Shape of the latent of one image.
-
-        Args:
-            height: Pixels.
-            width: Pixels.
-
-        Returns:
-            Shape without the row axis, for example (C, h, w).
+        """Return the shape of one image's latent without the row axis, for example (C, h, w).
 
         Raises:
-            ValueError: If the model cannot draw this size.
+            ValueError: If the model cannot draw images of this height and width in pixels.
         """
 
     @abstractmethod
     def schedule(self, num_steps: int, height: int, width: int) -> Schedule:
-        """Sigmas and timesteps of a run of ``num_steps`` steps, on the CPU, in float32."""
+        """Return sigmas and timesteps of a run of ``num_steps`` steps, on the CPU, in float32."""
 
     @abstractmethod
     def velocity(
@@ -103,12 +96,12 @@ class Backbone(ABC):
     ) -> Float[Tensor, "rows *latent"]:
         """Predict noise minus data, guidance included.
 
-        Gradient flows through all of it, also through the negative prompt's part, from which RealGen cuts it for SD3.
+        Gradient flows through all of it, also through the negative prompt's part, where RealGen stops it for SD3.
 
         Args:
             latents: At least float32; the transformer gets its own type.
             timesteps: Entries of ``Schedule.timesteps``, one per row.
-            conditioning: What ``encode_prompts`` gave, one entry per row.
+            conditioning: What ``encode_prompts`` returned, one entry per row.
 
         Returns:
             Velocity, at least float32.
@@ -116,11 +109,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def decode(self, latents: Float[Tensor, "rows *latent"]) -> Float[Tensor, "rows 3 height width"]:
-        """Turn finished latents into images in [0, 1], in float32 even under autocast."""
+        """Decode finished latents into images in [0, 1], in float32 even under autocast."""
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
-        """The transformer's blocks in order, to be sharded one by one."""
+        """Return the transformer's blocks in order, to be sharded one by one."""
 
     @abstractmethod
     def save_adapter(self, directory: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -132,7 +125,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def frozen(self) -> list[nn.Module]:
-        """Text encoders and decoder."""
+        """Return text encoders and decoder."""
 
     @abstractmethod
     def encode(self, prompt: str) -> dict[str, Tensor]:
@@ -165,17 +158,13 @@ class Backbone(ABC):
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Embed prompts, each text once as long as it stays in the cache.
 
-        Texts are embedded one by one: the bits must not depend on which others came along, or a resumed run, whose
-        cache is empty, would go another way than the run it goes on from.
-
-        Args:
-            prompts: P texts.
-
         Returns:
             Parts with the first axis P; with guidance also those of the negative prompt, as ``negative_<part>``. Texts
             shorter than the longest end in zeros (false in ``mask``).
         """
         negative = self._embed(self.negative_prompt) if self.guided else {}
+        # One by one: the bits must not depend on the other prompts of a call, or a resumed run, whose cache is empty,
+        # would differ from an uninterrupted one.
         rows = [self._embed(prompt) for prompt in prompts]
         while len(self._embeddings) > self.cache_size:
             self._embeddings.popitem(last=False)

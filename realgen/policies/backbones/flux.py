@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.policies.backbones.pipeline import Dtype, PipelineBackbone
+from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
 
 
 class Flux(PipelineBackbone):
     """The parts of a ``FluxPipeline``, called in the order in which that pipeline calls them.
+
+    T5 pads every text to ``max_sequence_length`` tokens.
 
     Args:
         pretrained: Directory of a ``FluxPipeline``, or its hub id.
@@ -20,25 +22,13 @@ class Flux(PipelineBackbone):
             model that is not told one (FLUX.1-schnell).
         true_cfg_scale: Classifier-free guidance w on top, velocity = v_negative + w (v - v_negative), with two
             transformer rows for each row; at 1 and below there is none.
-        negative_prompt: What ``true_cfg_scale`` leads away from.
-        max_sequence_length: Tokens of the T5 encoder, 1 to 512; every text is padded to so many.
-        dtype: Type of the transformer and the text encoders; the VAE is always float32. For full fine-tuning take
-            float32 and let the trainer's precision do the rest.
-        cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
-        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+        **settings: Of ``PipelineBackbone``.
     """
 
     pipeline_class: ClassVar[str] = "FluxPipeline"
     cfg_setting: ClassVar[str] = "true_cfg_scale"
     lora_targets: tuple[str, ...] = (
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "add_q_proj",
-        "add_k_proj",
-        "add_v_proj",
-        "to_add_out",
+        *JOINT_ATTENTION,
         "ff.net.0.proj",
         "ff.net.2",
         "ff_context.net.0.proj",
@@ -51,21 +41,9 @@ class Flux(PipelineBackbone):
         *,
         guidance_scale: float | None = 3.5,
         true_cfg_scale: float = 1.0,
-        negative_prompt: str = "",
-        max_sequence_length: int = 512,
-        dtype: Dtype = "float32",
-        cache_size: int = 256,
-        local_files_only: bool = True,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            pretrained,
-            cfg_scale=true_cfg_scale,
-            negative_prompt=negative_prompt,
-            max_sequence_length=max_sequence_length,
-            dtype=dtype,
-            cache_size=cache_size,
-            local_files_only=local_files_only,
-        )
+        super().__init__(pretrained, cfg_scale=true_cfg_scale, **settings)
         if guidance_scale is not None and guidance_scale < 0:
             raise ValueError(f"guidance_scale must be at least 0, got {guidance_scale}.")
         self.guidance_scale = guidance_scale

@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.policies.backbones.pipeline import Dtype, PipelineBackbone
+from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
 
 
 class Flux2Klein(PipelineBackbone):
     """The parts of a ``Flux2KleinPipeline``, called in the order in which that pipeline calls them.
 
+    Every text, with its chat template, is padded to ``max_sequence_length`` tokens.
+
     Args:
         pretrained: Directory of a ``Flux2KleinPipeline``, or its hub id.
         guidance_scale: Classifier-free guidance w, velocity = v_negative + w (v - v_negative), with two transformer
             rows for each row; at 1 and below there is none. The models distilled to four steps must not have any.
-        negative_prompt: What guidance leads away from.
-        max_sequence_length: Tokens of a text with its chat template, 1 to 512; every text is padded to so many.
-        dtype: Type of the transformer and the text encoder; the VAE is always float32. For full fine-tuning take
-            float32 and let the trainer's precision do the rest.
-        cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
-        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+        **settings: Of ``PipelineBackbone``.
     """
 
     pipeline_class: ClassVar[str] = "Flux2KleinPipeline"
     lora_targets: tuple[str, ...] = (
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "add_q_proj",
-        "add_k_proj",
-        "add_v_proj",
-        "to_add_out",
+        *JOINT_ATTENTION,
         "ff.linear_in",
         "ff.linear_out",
         "ff_context.linear_in",
@@ -44,27 +34,8 @@ class Flux2Klein(PipelineBackbone):
         "to_qkv_mlp_proj",
     )
 
-    def __init__(
-        self,
-        pretrained: str,
-        *,
-        guidance_scale: float = 1.0,
-        negative_prompt: str = "",
-        max_sequence_length: int = 512,
-        dtype: Dtype = "float32",
-        cache_size: int = 256,
-        local_files_only: bool = True,
-    ) -> None:
-        super().__init__(
-            pretrained,
-            cfg_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            max_sequence_length=max_sequence_length,
-            dtype=dtype,
-            cache_size=cache_size,
-            local_files_only=local_files_only,
-        )
-        self.guidance_scale = guidance_scale
+    def __init__(self, pretrained: str, *, guidance_scale: float = 1.0, **settings: Any) -> None:
+        super().__init__(pretrained, cfg_scale=guidance_scale, **settings)
 
     def load(self) -> None:
         """Read the pipeline onto the CPU; a second call does nothing.
@@ -76,8 +47,7 @@ class Flux2Klein(PipelineBackbone):
         super().load()
         if self.guided and self._pipeline.config.is_distilled:
             raise ValueError(
-                f"guidance_scale must be at most 1 for {self.pretrained!r}, which is distilled, "
-                f"got {self.guidance_scale}."
+                f"guidance_scale must be at most 1 for {self.pretrained!r}, which is distilled, got {self.cfg_scale}."
             )
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:

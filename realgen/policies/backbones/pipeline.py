@@ -1,4 +1,4 @@
-"""What all backbones share that are made of a text-to-image pipeline of diffusers."""
+"""The shared part of all backbones that are made of a text-to-image pipeline of diffusers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.logging_filters import no_loading_bars, report_truncation_once
 from realgen.policies.backbones.base import Backbone, Schedule, channels_last
-from realgen.policies.chatter import no_loading_bars, tell_of_truncation_once
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+JOINT_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+"""Attention layers of a block with an image stream and a text stream."""
 
 
 class PipelineBackbone(Backbone):
-    """Loads a pipeline, calls its parts in the order in which the pipeline calls them, and saves for it.
+    """Load a pipeline, call its parts in the order in which the pipeline calls them, and save for it.
 
     Args:
         pretrained: Directory of a pipeline, or its hub id.
-        cfg_scale: Classifier-free guidance; see ``Backbone``.
-        negative_prompt: What guidance leads away from.
-        max_sequence_length: Text tokens, 1 to ``longest_text``.
-        dtype: Type of the transformer and the text encoders; the VAE is always float32.
-        cache_size: Prompts whose text embeddings are kept, at least 1.
+        max_sequence_length: Text tokens, 1 to ``longest_text``; the model pads or cuts every text to so many.
+        dtype: Type of the transformer and the text encoders; the VAE is always float32. For full fine-tuning take
+            float32 and let the trainer's precision do the rest.
         local_files_only: Whether a hub id is looked for only among the files already on this machine.
+        **settings: Of ``Backbone``.
     """
 
     pipeline_class: ClassVar[str]
@@ -42,14 +43,12 @@ class PipelineBackbone(Backbone):
         self,
         pretrained: str,
         *,
-        cfg_scale: float,
-        negative_prompt: str,
-        max_sequence_length: int,
-        dtype: Dtype,
-        cache_size: int,
-        local_files_only: bool,
+        max_sequence_length: int = 512,
+        dtype: Dtype = "float32",
+        local_files_only: bool = True,
+        **settings: Any,
     ) -> None:
-        super().__init__(pretrained, cfg_scale=cfg_scale, negative_prompt=negative_prompt, cache_size=cache_size)
+        super().__init__(pretrained, **settings)
         if not 1 <= max_sequence_length <= self.longest_text:
             raise ValueError(
                 f"max_sequence_length must be between 1 and {self.longest_text}, got {max_sequence_length}."
@@ -63,7 +62,7 @@ class PipelineBackbone(Backbone):
         """Read the pipeline onto the CPU; a second call does nothing.
 
         Raises:
-            ValueError: If ``pretrained`` holds no pipeline of this class.
+            ValueError: If ``pretrained`` holds no pipeline of ``pipeline_class``.
         """
         if self._pipeline is not None:
             return
@@ -90,9 +89,9 @@ class PipelineBackbone(Backbone):
         index = pipeline_class.load_config(self.pretrained, **where)
         if index["_class_name"] != self.pipeline_class:
             raise ValueError(f"it holds a {index['_class_name']}.")
-        # Diffusers wants it said that a part is missing, such as the T5 of Stable Diffusion 3.
+        # Diffusers reads a pipeline without one of its parts, such as SD3's T5, only if None is passed for it.
         absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
-        tell_of_truncation_once()
+        report_truncation_once()
         with torch.device("cpu"), no_loading_bars():
             return pipeline_class.from_pretrained(
                 self.pretrained, dtype={"vae": torch.float32, "default": self.dtype}, **where, **absent
@@ -109,23 +108,16 @@ class PipelineBackbone(Backbone):
         return 2
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """(C, h, w) of one image's latent.
-
-        Args:
-            height: Pixels, a multiple of VAE factor times patch size.
-            width: Pixels, the same.
-
-        Returns:
-            Shape without the row axis.
-
-        Raises:
-            ValueError: If height or width is no such multiple.
-        """
+        """Return (C, h, w) of one image's latent; height and width are multiples of VAE factor times patch size."""
         rows, columns = self.tokens(height, width)
         return (self.latent_channels, rows * self.patch_size, columns * self.patch_size)
 
     def tokens(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of image tokens that the transformer sees; arguments and error as of ``latent_shape``."""
+        """Return the rows and columns of image tokens that the transformer sees.
+
+        Raises:
+            ValueError: If height or width, in pixels, is no multiple of VAE factor times patch size.
+        """
         unit = self._pipeline.vae_scale_factor * self.patch_size
         for name, size in {"height": height, "width": width}.items():
             if size < unit or size % unit:
@@ -138,7 +130,7 @@ class PipelineBackbone(Backbone):
         return self._pipeline.vae.config.latent_channels
 
     def schedule(self, num_steps: int, height: int, width: int) -> Schedule:
-        """Sigmas and timesteps of the pipeline's scheduler: evenly spaced, then shifted by the number of tokens.
+        """Return the scheduler's sigmas and timesteps: evenly spaced, then shifted by the number of tokens.
 
         Raises:
             ValueError: If the scheduler cannot make so few steps.
@@ -169,19 +161,7 @@ class PipelineBackbone(Backbone):
         timesteps: Float[Tensor, " rows"],
         conditioning: Mapping[str, Tensor],
     ) -> Float[Tensor, "rows *latent"]:
-        """Predict noise minus data; with guidance in one call of twice the rows, the negative prompt's first.
-
-        Texts of different lengths would need a mask in one call, which fast attention kernels do not take: such a
-        backbone makes two calls, as its pipeline does.
-
-        Args:
-            latents: At least float32; the transformer gets its own type.
-            timesteps: Entries of ``Schedule.timesteps``, one per row; rounded by the transformer alone.
-            conditioning: Rows of what ``encode_prompts`` gave.
-
-        Returns:
-            Velocity, at least float32.
-        """
+        """Predict noise minus data; with guidance in one call of twice the rows, the negative prompt's first."""
         prefix = "negative_"
         text = {name: part for name, part in conditioning.items() if not name.startswith(prefix)}
         if not self.guided:
@@ -190,8 +170,8 @@ class PipelineBackbone(Backbone):
         if self.text_is_padded:
             both = {name: torch.cat([negative_text[name], part]) for name, part in text.items()}
             latents, timesteps = torch.cat([latents, latents]), torch.cat([timesteps, timesteps])
-            negative, positive = self._predict(latents, timesteps, both).chunk(2)
-        else:
+            negative, positive = self._predict(latents, timesteps, both).chunk(2)  # each [B, *latent]
+        else:  # one call would need a mask for texts of different lengths, which fast attention kernels do not take
             positive = self._predict(latents, timesteps, text)
             negative = self._predict(latents, timesteps, negative_text)
         return self.combine(positive, negative)
@@ -199,40 +179,38 @@ class PipelineBackbone(Backbone):
     def combine(
         self, positive: Float[Tensor, "rows *latent"], negative: Float[Tensor, "rows *latent"]
     ) -> Float[Tensor, "rows *latent"]:
-        """Guidance, v = v_negative + cfg_scale (v_positive - v_negative) unless the model's pipeline has another."""
+        """Apply guidance, v = v_negative + cfg_scale (v_positive - v_negative) unless the model has another rule."""
         return negative + self.cfg_scale * (positive - negative)
 
     def _predict(self, latents: Tensor, timesteps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         dtype = next(self.transformer.parameters()).dtype
         text = {name: part.to(dtype) if part.is_floating_point() else part for name, part in text.items()}
-        output = self.predict(latents.to(dtype), timesteps, text)
+        output = self.predict(latents.to(dtype), timesteps, text)  # the transformer rounds the timesteps itself
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
     @abstractmethod
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
     ) -> Float[Tensor, "rows *latent"]:
-        """The transformer's velocity, without guidance.
+        """Return the transformer's velocity, noise minus data, without guidance.
 
         Args:
             latents: In the transformer's type.
             timesteps: One per row, in float32.
-            text: Rows of what ``encode`` gives, in the transformer's type.
-
-        Returns:
-            Noise minus data, in whatever type the transformer answers.
+            text: Rows of what ``encode`` returned, in the transformer's type.
         """
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows 3 height width"]:
-        """Turn finished latents into images in [0, 1], in float32 even under autocast."""
+        """Decode finished latents into images in [0, 1], in float32 even under autocast."""
         vae, images = self._pipeline.vae, self._pipeline.image_processor
         with torch.autocast(latents.device.type, enabled=False):
             pixels = vae.decode(self.vae_latents(latents.to(vae.dtype)), return_dict=False)[0].contiguous()
-            return images.postprocess(pixels if pixels.ndim == 4 else pixels[:, :, 0], output_type="pt").float()
+            pixels = pixels if pixels.ndim == 4 else pixels[:, :, 0]  # a video VAE's [B, 3, frames, H, W]
+            return images.postprocess(pixels, output_type="pt").float()
 
     def vae_latents(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows *vae_latent"]:
-        """Latents on the scale, and of the shape, that the VAE decodes."""
+        """Return latents on the scale, and of the shape, that the VAE decodes."""
         config = self._pipeline.vae.config
         return latents / config.scaling_factor + config.shift_factor
 

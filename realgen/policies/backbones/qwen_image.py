@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.policies.backbones.pipeline import Dtype, PipelineBackbone
+from realgen.policies.backbones.pipeline import PipelineBackbone
 
 
 class QwenImage(PipelineBackbone):
@@ -17,17 +17,14 @@ class QwenImage(PipelineBackbone):
 
     The model throws away what its last block says on the text side, so adapters there would never get a gradient, which
     data parallelism and a resumed optimizer stumble over: by default that block's text side has none.
+    ``max_sequence_length`` is at most 1024, and longer texts are cut off. As the ``negative_prompt`` of guidance the
+    model's authors give a single space.
 
     Args:
         pretrained: Directory of a ``QwenImagePipeline``, or its hub id.
         true_cfg_scale: Classifier-free guidance w, velocity = v_negative + w (v - v_negative), each token of it then
             brought to the norm of v; two transformer calls for each. At 1 and below there is none.
-        negative_prompt: What guidance leads away from. The model's authors give a single space.
-        max_sequence_length: Most tokens of a text, 1 to 1024; the rest is cut off.
-        dtype: Type of the transformer and the text encoder; the VAE is always float32. For full fine-tuning take
-            float32 and let the trainer's precision do the rest.
-        cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
-        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+        **settings: Of ``PipelineBackbone``.
     """
 
     pipeline_class: ClassVar[str] = "QwenImagePipeline"
@@ -48,26 +45,8 @@ class QwenImage(PipelineBackbone):
     text_targets: ClassVar[tuple[str, ...]] = ("attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
     """The same in every block but the last."""
 
-    def __init__(
-        self,
-        pretrained: str,
-        *,
-        true_cfg_scale: float = 1.0,
-        negative_prompt: str = "",
-        max_sequence_length: int = 512,
-        dtype: Dtype = "float32",
-        cache_size: int = 256,
-        local_files_only: bool = True,
-    ) -> None:
-        super().__init__(
-            pretrained,
-            cfg_scale=true_cfg_scale,
-            negative_prompt=negative_prompt,
-            max_sequence_length=max_sequence_length,
-            dtype=dtype,
-            cache_size=cache_size,
-            local_files_only=local_files_only,
-        )
+    def __init__(self, pretrained: str, *, true_cfg_scale: float = 1.0, **settings: Any) -> None:
+        super().__init__(pretrained, cfg_scale=true_cfg_scale, **settings)
 
     def load(self) -> None:
         """Read the pipeline onto the CPU; a second call does nothing.

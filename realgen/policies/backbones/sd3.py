@@ -7,13 +7,13 @@ transformer's own config. Skip-layer guidance, an option of the pipeline, is not
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from realgen.policies.backbones.base import Schedule
-from realgen.policies.backbones.pipeline import Dtype, PipelineBackbone
+from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
 
 
 class SD3(PipelineBackbone):
@@ -23,48 +23,18 @@ class SD3(PipelineBackbone):
         pretrained: Directory of a ``StableDiffusion3Pipeline``, or its hub id.
         guidance_scale: Classifier-free guidance w, velocity = v_negative + w (v - v_negative), with two transformer
             rows for each row; at 1 and below there is no guidance.
-        negative_prompt: What guidance leads away from.
         max_sequence_length: Tokens of the T5 encoder, 1 to 512. A pipeline without T5 still pads its text with so many
             zeros, and attends to them.
-        dtype: Type of the transformer and the text encoders; the VAE is always float32. For full fine-tuning take
-            float32 and let the trainer's precision do the rest.
-        cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
-        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+        **settings: Of ``PipelineBackbone``.
     """
 
     pipeline_class: ClassVar[str] = "StableDiffusion3Pipeline"
-    lora_targets: tuple[str, ...] = (
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "add_q_proj",
-        "add_k_proj",
-        "add_v_proj",
-        "to_add_out",
-    )
+    lora_targets: tuple[str, ...] = JOINT_ATTENTION
 
     def __init__(
-        self,
-        pretrained: str,
-        *,
-        guidance_scale: float = 1.0,
-        negative_prompt: str = "",
-        max_sequence_length: int = 256,
-        dtype: Dtype = "float32",
-        cache_size: int = 256,
-        local_files_only: bool = True,
+        self, pretrained: str, *, guidance_scale: float = 1.0, max_sequence_length: int = 256, **settings: Any
     ) -> None:
-        super().__init__(
-            pretrained,
-            cfg_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            max_sequence_length=max_sequence_length,
-            dtype=dtype,
-            cache_size=cache_size,
-            local_files_only=local_files_only,
-        )
-        self.guidance_scale = guidance_scale
+        super().__init__(pretrained, cfg_scale=guidance_scale, max_sequence_length=max_sequence_length, **settings)
 
     @property
     def patch_size(self) -> int:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.policies.backbones.pipeline import Dtype, PipelineBackbone
+from realgen.policies.backbones.pipeline import PipelineBackbone
 
 
 class ZImage(PipelineBackbone):
     """The parts of a ``ZImagePipeline``, called in the order in which that pipeline calls them.
+
+    Texts that are longer than ``max_sequence_length`` tokens, chat template included, are cut off.
 
     Args:
         pretrained: Directory of a ``ZImagePipeline``, or its hub id.
@@ -21,12 +23,7 @@ class ZImage(PipelineBackbone):
             two transformer calls for each; at 0 (Z-Image-Turbo) there is none. Elsewhere the same is called 1 + g.
         cfg_normalization: Largest norm of an image's guided velocity, as a multiple of the norm of v; longer ones are
             cut to it. 0: no limit. 1 is the pipeline's ``cfg_normalization=True``.
-        negative_prompt: What guidance leads away from.
-        max_sequence_length: Most tokens of a text with its chat template, 1 to 512; the rest is cut off.
-        dtype: Type of the transformer and the text encoder; the VAE is always float32. For full fine-tuning take
-            float32 and let the trainer's precision do the rest.
-        cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
-        local_files_only: Whether a hub id is looked for only among the files already on this machine.
+        **settings: Of ``PipelineBackbone``.
     """
 
     pipeline_class: ClassVar[str] = "ZImagePipeline"
@@ -43,31 +40,13 @@ class ZImage(PipelineBackbone):
     )
 
     def __init__(
-        self,
-        pretrained: str,
-        *,
-        guidance_scale: float = 0.0,
-        cfg_normalization: float = 0.0,
-        negative_prompt: str = "",
-        max_sequence_length: int = 512,
-        dtype: Dtype = "float32",
-        cache_size: int = 256,
-        local_files_only: bool = True,
+        self, pretrained: str, *, guidance_scale: float = 0.0, cfg_normalization: float = 0.0, **settings: Any
     ) -> None:
-        super().__init__(
-            pretrained,
-            cfg_scale=guidance_scale,
-            negative_prompt=negative_prompt,
-            max_sequence_length=max_sequence_length,
-            dtype=dtype,
-            cache_size=cache_size,
-            local_files_only=local_files_only,
-        )
+        super().__init__(pretrained, cfg_scale=guidance_scale, **settings)
         if cfg_normalization < 0:
             raise ValueError(f"cfg_normalization must be at least 0, got {cfg_normalization}.")
         if cfg_normalization and not self.guided:
             raise ValueError(f"cfg_normalization has an effect only with guidance_scale above 0, got {guidance_scale}.")
-        self.guidance_scale = guidance_scale
         self.cfg_normalization = cfg_normalization
 
     def encode(self, prompt: str) -> dict[str, Tensor]:
@@ -100,7 +79,7 @@ class ZImage(PipelineBackbone):
         self, positive: Float[Tensor, "rows *latent"], negative: Float[Tensor, "rows *latent"]
     ) -> Float[Tensor, "rows *latent"]:
         """Guidance, v + g (v - v_negative), then the limit on its norm."""
-        guided = positive + self.guidance_scale * (positive - negative)
+        guided = positive + self.cfg_scale * (positive - negative)
         if not self.cfg_normalization:
             return guided
         norms = [torch.linalg.vector_norm(part, dim=(1, 2, 3), keepdim=True) for part in (positive, guided)]

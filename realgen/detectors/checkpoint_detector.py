@@ -1,0 +1,66 @@
+"""Detectors whose network is read from a checkpoint: a config and the weights that fit it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realgen.detectors.base import Detector, DetectorNetwork
+from realgen.detectors.checkpoint import load_exactly, locate, read_config, read_state_dict
+from realgen.detectors.configs import VisionConfig
+
+
+class CheckpointDetector(Detector):
+    """A ``DetectorNetwork`` from disk; ``p_fake`` is the softmax at class 1.
+
+    Args:
+        checkpoint: A folder with ``config.json`` and ``model.safetensors``, or a ``.safetensors`` or published
+            ``.pth`` file.
+        config: The network's config where it differs from the published one, or a JSON file with it; needed for a
+            checkpoint without ``config.json`` beside it.
+        dtype: ``float32`` is exact; ``bfloat16`` is several times faster where the hardware multiplies in it, for the
+            price that ``p_fake`` moves by some hundredths, and that it depends on the batch by as much.
+        batch_size: Images per forward pass; a CPU is fastest with 2 or so.
+
+    Raises:
+        ValueError: If a file is missing, or the config has an unknown key or impossible numbers.
+    """
+
+    config_type: ClassVar[type[VisionConfig]]
+    """Config of the network."""
+
+    def __init__(
+        self,
+        checkpoint: str,
+        config: dict[str, Any] | str | None = None,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__(batch_size)
+        self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+        self._files = locate(checkpoint, config)
+        self._config: Any = read_config(self._files.config, self.config_type)
+
+    @property
+    @abstractmethod
+    def network_type(self) -> Any:
+        """The ``DetectorNetwork`` made of a ``config_type``."""
+
+    def build(self) -> nn.Module:
+        """Read the weights.
+
+        Raises:
+            ValueError: Naming the weights that do not fit the config.
+        """
+        network: DetectorNetwork = self.network_type(self._config)
+        load_exactly(network, read_state_dict(self._files.weights), self._files.weights)
+        network.scoring_dtype = self._dtype
+        return network
+
+    def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """Return the probability that each image is generated."""
+        return network(images).float().softmax(-1)[:, 1]
