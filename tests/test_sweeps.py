@@ -16,7 +16,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.cli.training import parse_and_run
 from realgen.fit import check, main
-from realgen.modules.base import Training
+from realgen.modules.base import TrainableModule
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEPS = sorted((ROOT / "configs" / "sweeps").rglob("*.y*ml"))
@@ -168,5 +168,7 @@ def test_every_command_could_start(
     """As ``realgen.fit`` checks before it makes a folder: the parts fit together, the weights are there."""
     made: list[RealGenCLI] = []
     argv = [*arguments(sweep, combination), f"--output_dir={tmp_path / 'runs'}"]
-    assert parse_and_run(lambda cli: made.append(cli) or 0, Training, LightningDataModule, argv, check=check) == 0
+    assert (
+        parse_and_run(lambda cli: made.append(cli) or 0, TrainableModule, LightningDataModule, argv, check=check) == 0
+    )
     assert len(made) == 1

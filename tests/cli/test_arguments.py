@@ -81,7 +81,7 @@ def test_values_may_hold_anything() -> None:
     [
         (["--help"], True),
         (["-h"], True),
-        (["--model.help=realgen.modules.DiffusionGRPO"], True),
+        (["--model.help=realgen.modules.GRPOModule"], True),
         (["--callbacks.help", "EMA"], True),
         (["--model.helper=3"], False),
         (["--x=--help"], False),
