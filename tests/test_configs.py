@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
 from realgen.benchmark.arena.arena import Arena
 from realgen.cli.components import expand
 from realgen.cli.diagnosis import problems
-from realgen.cli.schema import place_of
+from realgen.cli.schema import group_of, slot_of
 from realgen.cli.tree import read_file
 from realgen.detectors import Detector
 from realgen.fit import main
@@ -29,11 +30,13 @@ from realgen.rewards import Reward
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
-KINDS: dict[str, type] = {
+KINDS: dict[str, Any] = {
     "arena": Arena,
+    "callbacks": dict[str, Callback | None],
     "data": LightningDataModule,
     "detectors": Detector,
     "judges": ArenaJudge,
+    "loggers": dict[str, Logger | None],
     "metrics": ImageMetric,
     "objectives": Objective,
     "policies": Policy,
@@ -46,7 +49,7 @@ FILES = sorted(CONFIGS.rglob("*.y*ml"))
 RECIPES = [path for path in FILES if path.parent == CONFIGS and not path.stem.startswith("realbench")]
 RUNNABLE = [path for path in RECIPES if not path.stem.startswith("diffusion_")]  # weights of the others are not here
 # tests/test_serve.py, test_sweeps.py, test_full_size_recipes.py and test_realbench.py have the others
-OTHERS = (CONFIGS, CONFIGS / "serve", CONFIGS / "sweeps", CONFIGS / "variants")
+OTHERS = (CONFIGS, CONFIGS / "serve", CONFIGS / "sweeps", CONFIGS / "trainer", CONFIGS / "variants")
 PARTS = [path for path in FILES if path.parent not in OTHERS]
 
 
@@ -59,22 +62,22 @@ def name(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
-def parse_part(path: Path, kind: type) -> None:
+def parse_part(path: Path, kind: Any) -> None:
     """As ``--model.part=path`` would be parsed.
 
     Raises:
         AssertionError: If it is refused.
     """
-    place = place_of(kind)
-    tree = expand(read_file(path), place)
-    assert not list(problems(tree, place, values=False))
+    slot = slot_of(kind)
+    tree = expand(read_file(path), slot)
+    assert not list(problems(tree, slot, values=False))
     parser = ArgumentParser(exit_on_error=False, parser_mode="omegaconf+")
     parser.add_argument("--seed_everything", default=0)  # parts may refer to it, as in the command's parser
     parser.add_argument("--part", type=kind)
     try:
         parser.parse_object({"part": tree.plain()})
     except ArgumentError as error:
-        raise AssertionError(list(problems(tree, place)) or str(error)) from error
+        raise AssertionError(list(problems(tree, slot)) or str(error)) from error
 
 
 def test_the_tree_is_walked() -> None:
@@ -94,6 +97,12 @@ def test_every_file_opens_with_what_it_is_for(path: Path) -> None:
 @pytest.mark.parametrize("path", PARTS, ids=name)
 def test_every_part_is_what_its_folder_says(path: Path, repository: Path) -> None:
     parse_part(path, KINDS[path.parent.name])
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "trainer").glob("*.yaml")), ids=name)
+def test_every_trainer_has_known_arguments(path: Path) -> None:
+    slot = group_of(Trainer)
+    assert not list(problems(expand(read_file(path), slot), slot))
 
 
 def test_a_part_of_another_kind_is_refused() -> None:
@@ -119,7 +128,32 @@ def leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from leaves(child, (*keys, key))
 
 
-RECIPE = yaml.safe_load((CONFIGS / "diffusion.yaml").read_text())
+RECIPE = read_file(CONFIGS / "diffusion.yaml").plain()
+for _key in ("callbacks", "loggers"):
+    RECIPE[_key] = read_file(CONFIGS / RECIPE[_key]).plain()
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The config that the default recipe and some arguments come to."""
+    with pytest.raises(SystemExit):
+        main(["--config", str(CONFIGS / "diffusion.yaml"), *arguments, "--print_config"])
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_what_recipes_share_can_be_changed_in_one_place(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = shown(capsys)
+    (tmp_path / "over.yaml").write_text("callbacks: {ema: {init_args: {decay: 0.5}}, progress: null}")
+    keys = ["--callbacks.ema=null", "--callbacks.samples.every_n_iterations=3", "--trainer.max_epochs=2"]
+    changed = shown(capsys, *keys)
+    assert changed["callbacks"]["samples"]["init_args"].pop("every_n_iterations") == 3
+    assert before["callbacks"]["samples"]["init_args"].pop("every_n_iterations") == 10
+    assert changed["callbacks"] == {**before["callbacks"], "ema": None}
+    assert changed["trainer"] == {**before["trainer"], "max_epochs": 2, "check_val_every_n_epoch": 2}
+    overlaid = shown(capsys, "--config", str(tmp_path / "over.yaml"))["callbacks"]
+    assert list(overlaid) == list(before["callbacks"])
+    assert (overlaid["ema"]["init_args"]["decay"], overlaid["progress"]) == (0.5, None)
 
 
 @pytest.fixture(scope="module")

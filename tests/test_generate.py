@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from realgen.functional.images import to_uint8
-from realgen.generate import main, open_studio, read_config, split_prompts
+from realgen.generate import config_reader, main, open_studio, read_config, split_prompts
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--policy.eval_num_steps=2", "--device=cpu"]
@@ -121,7 +121,7 @@ def test_pictures_of_other_settings_are_refused(
     before = state(drawn)
     assert main([PROMPTS[0], *again(drawn.parent), *changed]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: {str(drawn)!r} holds pictures of other settings: ")
+    assert error.startswith(f"error: {str(drawn)!r} holds images of other settings: ")
     assert message in error
     assert state(drawn) == before
 
@@ -177,7 +177,7 @@ def test_trained_adapters_draw_with_their_own_settings(
     assert not torch.equal(pixels(with_adapters), pixels(without))
     export(0.06)  # trained further, in the same place
     assert main([*command, f"--lora={directory}"]) == 1
-    assert "pictures of other settings: adapters." in capsys.readouterr().err
+    assert "images of other settings: adapters." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -232,11 +232,11 @@ def test_prompts_may_stand_anywhere_among_the_options() -> None:
 
 
 def test_a_part_and_its_keys_reach_the_policy(repository: Path) -> None:
-    config, groups = read_config(["--policy.num_steps=10", "--policy", "configs/policies/sd3_nano.yaml"])
+    reader = config_reader()
+    config = read_config(reader, ["--policy.num_steps=10", "--policy", "configs/policies/sd3_nano.yaml"])
     assert config["policy"]["init_args"]["num_steps"] == 12  # the later part wins
-    config, groups = read_config(["--policy", "configs/policies/sd3_nano.yaml", "--policy.num_steps=10"])
+    config = read_config(reader, ["--policy", "configs/policies/sd3_nano.yaml", "--policy.num_steps=10"])
     assert config["policy"]["init_args"]["num_steps"] == 10
-    assert groups["policy.lora"] == "LoRA"
     assert config["rewriter"] is None
 
 

@@ -1,0 +1,134 @@
+"""GRPO of a language model and an image policy at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+
+from realgen.metrics.base import ImageMetric
+from realgen.modules.background_rewards import BackgroundRewards
+from realgen.modules.grpo_module import GRPOModule, IterationData
+from realgen.modules.phases import PhaseClock
+from realgen.modules.policy_update import PolicyUpdate, reference_score
+from realgen.modules.statistics import advantage_statistics
+from realgen.objectives.base import Objective
+from realgen.parallel import gather_first_axis
+from realgen.policies.base import Policy
+from realgen.policies.joint_policy import JointPolicy
+from realgen.rewards.base import Reward, mean_over_images, rewards_by_row
+from realgen.types import PromptBatch
+
+
+class JointGRPOModule(GRPOModule):
+    """Trains a ``JointPolicy``: N images of each rewrite train the rewriter and the image policy at the same time.
+
+    A rewrite's reward is the mean over its N images, its group the G rewrites of the prompt; an image's group are the N
+    images of its text. One optimizer holds both, the image policy's weights in a group of their own; gradients are
+    clipped policy by policy. Statistics of the image policy begin with ``image/``.
+
+    Args:
+        policy: The policies to train.
+        reward: Scores the images, and the texts.
+        objective: The GRPO variant of the rewriter: advantages and loss over tokens.
+        image_objective: That of the image policy, over denoising steps.
+        optimizer: Builds the optimizer from both policies' parameters.
+        lr_scheduler: Builds a learning rate scheduler from the optimizer; it steps once per iteration.
+        image_lr: Learning rate of the image policy; ``null``: the optimizer's.
+        group_size: G, rewrites per prompt, >= 2.
+        inner_epochs: How often an iteration goes through its rollout, >= 1.
+        updates_per_epoch: Optimizer updates per inner epoch, >= 1; must divide prompts per rank times ``group_size``.
+        microbatch_size: Rows per forward and backward pass, >= 1. Changes memory and speed, not the gradient.
+        max_grad_norm: Gradients of a larger norm are scaled down to it, > 0; ``.inf`` only measures the norm.
+        skip_zero_advantages: As in ``GRPOModule``.
+        on_policy_tolerance: As in ``GRPOModule``, of both policies.
+        metrics: Metrics at validation that no reward ever sees, by name; ``null`` drops one.
+        validation_samples_per_prompt: Images drawn of each validation prompt, >= 1.
+        seed: Chooses every random number of training, together with rank and iteration.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    policy: JointPolicy
+
+    def __init__(
+        self,
+        policy: JointPolicy,
+        reward: Reward,
+        objective: Objective,
+        image_objective: Objective,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        image_lr: float | None = None,
+        group_size: int = 4,
+        inner_epochs: int = 1,
+        updates_per_epoch: int = 1,
+        microbatch_size: int = 16,
+        max_grad_norm: float = 1.0,
+        skip_zero_advantages: bool = True,
+        on_policy_tolerance: float = 1e-5,
+        metrics: dict[str, ImageMetric | None] | None = None,
+        validation_samples_per_prompt: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            policy=policy,
+            reward=reward,
+            objective=objective,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            group_size=group_size,
+            inner_epochs=inner_epochs,
+            updates_per_epoch=updates_per_epoch,
+            microbatch_size=microbatch_size,
+            max_grad_norm=max_grad_norm,
+            skip_zero_advantages=skip_zero_advantages,
+            on_policy_tolerance=on_policy_tolerance,
+            metrics=metrics,
+            validation_samples_per_prompt=validation_samples_per_prompt,
+            seed=seed,
+            overlap_rewards=False,  # nothing is left to do while they are scored
+        )
+        if image_lr is not None and not image_lr > 0:
+            raise ValueError(f"image_lr must be above 0, got {image_lr}.")
+        image_objective.check_policy(policy.image_policy)
+        self.image_objective = image_objective
+        self.image_lr = image_lr
+
+    def parameter_groups(self) -> list[Any]:
+        """Return the weights of both policies, each in a group of its own."""
+        image: dict[str, Any] = {"params": list(self.policy.image_policy.trainable_parameters().values())}
+        image |= {"prefix": "image/"} | ({} if self.image_lr is None else {"lr": self.image_lr})
+        return [{"params": list(self.policy.rewriter.trainable_parameters().values())}, image]
+
+    def check_policy(self, policy: Policy) -> None:
+        """Accept every policy of the constructor's type."""
+
+    def collect(self, batch: PromptBatch, generator: torch.Generator, clock: PhaseClock) -> IterationData:
+        """Write, draw and score; compare each rewrite with its prompt's group, and each image with its text's."""
+        with clock("rollout"):
+            rewriting, drawing = self.policy.rollouts(batch.prompts, self.group_size, generator=generator)
+        self._check_decisions(rewriting)
+        self._check_decisions(drawing)
+        with clock("reward"), BackgroundRewards(self.reward, batch.metadata, background=False) as scoring:
+            scoring.start(rewriting)
+            rewards = scoring.rewards()
+        statistics = self.reward_statistics(rewards)
+        updates = []
+        images = drawing.group_size
+        for policy, objective, rollout, grouped, prefix in (
+            (self.policy.rewriter, self.objective, rewriting, mean_over_images(rewards, images), ""),
+            (self.policy.image_policy, self.image_objective, drawing, rewards_by_row(rewards, images), "image/"),
+        ):
+            advantages = self.advantages(grouped, objective)
+            with clock("reference"):
+                reference = reference_score(policy, objective, rollout, self.microbatch_size)
+            update = PolicyUpdate(
+                policy, objective, rollout, advantages.flatten(), reference, prefix=prefix, **self.update_settings
+            )
+            updates.append(update)
+            values = advantage_statistics(gather_first_axis(advantages))
+            statistics |= {f"{prefix}{name}": value for name, value in values.items()}
+        return IterationData(rewriting, rewards, updates, statistics)
