@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from realgen.cli.config_error import ConfigError, nearest
+from realgen.cli.renamed import new_class
 
 
 def find_class(path: str, base: type) -> Any:
@@ -23,8 +24,10 @@ def find_class(path: str, base: type) -> Any:
         The class, or a function that makes one.
 
     Raises:
-        ConfigError: If there is no such module or class; names the nearest.
+        ConfigError: If there is no such module or class; names the new one of a renamed class, or the nearest.
     """
+    if (new := new_class(path)) is not None:
+        raise ConfigError(f"{path} is now {new}.")
     module_name, _, name = path.rpartition(".")
     if not module_name:
         known = {cls.__name__: cls for cls in _subclasses(base)}

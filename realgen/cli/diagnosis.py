@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from realgen.cli.classes import check_class, choices, find_class
 from realgen.cli.components import arguments_at, visit
 from realgen.cli.config_error import ConfigError, nearest
+from realgen.cli.renamed import KEYS
 from realgen.cli.schema import ConfigSlot, describe
 from realgen.cli.tree import Node
 
@@ -69,8 +70,9 @@ def _check_arguments(key: str, node: Node, known: Mapping[str, ConfigSlot], owne
         return
     for name, child in node.value.items():
         if name not in known:
-            full = f"{key}.{name}".removeprefix(".")
-            yield f"{full}: {owner} has no such key{_at(child)}. {nearest(name, known)}".rstrip()
+            full, new = f"{key}.{name}".removeprefix("."), KEYS.get(f"{owner}.{name}")
+            hint = nearest(name, known) if new is None else f"It is now called {new}."
+            yield f"{full}: {owner} has no such key{_at(child)}. {hint}".rstrip()
 
 
 def _check_component(key: str, node: Node, slot: ConfigSlot) -> Iterator[str]:
