@@ -48,14 +48,7 @@ LORA = {"lora": "policy", "rewriter_lora": "rewriter"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Returns:
-        Exit code: 0, 1 after an error, 130 after Ctrl-C.
-    """
+    """Run the command; return its exit code: 0, 1 after an error, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or {"-h", "--help"} & set(arguments):
         (sys.stdout if arguments else sys.stderr).write(f"usage: {USAGE}")
@@ -147,7 +140,7 @@ def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageG
 
 
 def config_reader() -> ConfigReader:
-    """What reads the options of this command."""
+    """Return the reader of this command's options."""
     from realgen.cli.config_reader import Argument, ConfigReader
     from realgen.generation import Request
     from realgen.policies import Policy, PromptPolicy
@@ -210,7 +203,7 @@ def _check_keys(keys: Sequence[str]) -> None:
 
 
 def _lora(directory: str, option: str) -> str:
-    """The setting that loads adapters as they were trained."""
+    """Return the setting that loads adapters with the rank, alpha and layers that they were trained with."""
     from realgen.policies.trained_adapters import find_adapters
 
     try:

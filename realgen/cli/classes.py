@@ -65,7 +65,7 @@ def check_class(cls: Any, base: type) -> None:
 
 
 def choices(base: type) -> str:
-    """The sentence that names the components of a kind which its own package offers; empty if there are none."""
+    """Return the sentence that lists the components of a kind in its own package; empty if there are none."""
     module = importlib.import_module(base.__module__)
     package = importlib.import_module(base.__module__.rpartition(".")[0] or base.__module__)
     home = package if candidates(package, base) else module
@@ -73,7 +73,7 @@ def choices(base: type) -> str:
 
 
 def candidates(module: ModuleType, base: type) -> list[str]:
-    """The names in a module of what derives from ``base`` and can be made."""
+    """Return the names of the classes in a module that derive from ``base`` and are not abstract."""
     names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
     found: dict[str, Any] = {name: getattr(module, name, None) for name in names}
     return [name for name, cls in found.items() if cls is not base and _fits(cls, base)]

@@ -16,7 +16,7 @@ KEYS = {"OpenAIJudge.patience": "retry"}
 
 
 def new_class(path: str) -> str | None:
-    """The new import path of a class; None if the old one is not known.
+    """Return the new import path of a class; None if the old one is not known.
 
     Example:
         >>> new_class("realgen.modules.PromptGRPO"), new_class("PromptGRPO"), new_class("realgen.modules.GRPOModule")

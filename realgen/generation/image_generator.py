@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from realgen.callbacks.picture_grid import picture_grid
-from realgen.data.picture_files import keep_settings, read_pictures, read_told, write_picture
+from realgen.data.generated_images import keep_settings, read_images, read_texts, write_image
 from realgen.generation.request import Request
 from realgen.policies import Policy, PromptPolicy
 from realgen.policies.completion import clean
@@ -106,7 +106,7 @@ def draw(generator: ImageGenerator, prompt: str, files: Sequence[ImageFile], bar
     batches = [files[start : start + size] for start in range(0, len(files), size)]
     missing = [batch for batch in batches if not all(file.path.exists() for file in batch)]
     if not missing:
-        return read_told(files[-1].path).get("rewriting", "")
+        return read_texts(files[-1].path).get("rewriting", "")
     bar.set_postfix_str("rewriting" if generator.rewriter else "")
     rewrite, rewriting = _rewrite(generator, prompt)
     generator.policy.progress = lambda _, done, total: bar.set_postfix_str(f"step {done}/{total}")
@@ -118,7 +118,7 @@ def draw(generator: ImageGenerator, prompt: str, files: Sequence[ImageFile], bar
                 raise ValueError(f"the policy drew NaN for {text!r} with seed {file.seed}.")
             if not file.path.exists():
                 how = {"prompt": prompt, "text": text, "seed": str(file.seed), "rewriting": rewriting}
-                write_picture(file.path, image, how | generator.texts)
+                write_image(file.path, image, how | generator.texts)
                 bar.update()
     return rewriting
 
@@ -136,12 +136,12 @@ def write_sheet(files: Sequence[ImageFile]) -> Path:
     captions = [_caption(file) for file in files]
     columns = 2 if any(file.rewritten for file in files) else min(len(files), COLUMNS)
     path = paths[0].parent / "sheet.png"
-    picture_grid(read_pictures(paths), captions, columns=columns, max_lines=CAPTION_LINES).save(path)
+    picture_grid(read_images(paths), captions, columns=columns, max_lines=CAPTION_LINES).save(path)
     return path
 
 
 def _caption(file: ImageFile) -> str:
-    texts = read_told(file.path)
+    texts = read_texts(file.path)
     rewritten = "kept as it is" if texts["rewriting"].startswith(KEPT) else "rewritten"
     return f"{rewritten if file.rewritten else 'as it is'}, seed {file.seed}\n{clean(texts['text'])}"
 
