@@ -27,7 +27,7 @@ from realgen.modules import GRPOModule
 from realgen.planning.meter import flop_counter
 from realgen.policies import DiffusionPolicy
 from realgen.rewards.base import Reward
-from realgen.types import RewardOutput, Rollout
+from realgen.types import RewardOutput, Rollout, Samples
 
 RATIOS = {
     "ratio": "iteration / bare calls",
@@ -44,15 +44,15 @@ class WatchedReward(Reward):
         self.reward = reward
         self.timeline = timeline
 
-    def __call__(self, rollout: Rollout) -> RewardOutput:
+    def __call__(self, samples: Samples) -> RewardOutput:
         self.timeline.enter("reward")
         try:
-            return self.reward(rollout)
+            return self.reward(samples)
         finally:
             self.timeline.leave()
 
-    def score(self, rollout: Rollout) -> Tensor:
-        return self.reward.score(rollout)
+    def score(self, samples: Samples) -> Tensor:
+        return self.reward.score(samples)
 
 
 class IterationBenchmark(Callback):
@@ -85,7 +85,7 @@ class IterationBenchmark(Callback):
             (policy, "_sample_chunk", "rollout"),
             (policy, "score", "scoring"),
             (module, "reference_score", "reference"),
-            (module, "updates", "update"),
+            (module, "update_policies", "update"),
             (module, "manual_backward", "backward"),
             (module.optimizers(), "step", "optimizer"),
             (module, "training_step", "iteration"),

@@ -61,11 +61,11 @@ class RewritingBenchmark(Callback):
         module.reward = WatchedReward(module.reward, self.timeline)
         self.write, policy.engine.write = policy.engine.write, self._count_tokens
         watched = [
-            (policy, "rollout", "rollout"),
+            (policy, "_rollout", "rollout"),
             (policy.engine, "write", "writing"),
             (policy, "_log_probs", "scoring"),
             (module, "reference_score", "reference"),
-            (module, "updates", "update"),
+            (module, "update_policies", "update"),
             (module, "manual_backward", "backward"),
             (module.optimizers(), "step", "optimizer"),
             (module, "training_step", "iteration"),
