@@ -19,7 +19,9 @@ def test_the_first_number_that_is_too_small_is_named() -> None:
 
 def test_an_unknown_word_is_refused_with_the_nearest() -> None:
     check_choice("kl", "k2", ("k2", "k3"))
-    with pytest.raises(ValueError, match=re.escape("kl must be one of latent, k3, got 'latents'; did you mean 'latent'?")):
+    with pytest.raises(
+        ValueError, match=re.escape("kl must be one of latent, k3, got 'latents'; did you mean 'latent'?")
+    ):
         check_choice("kl", "latents", ("latent", "k3"))
     with pytest.raises(ValueError, match=re.escape("kl must be one of latent, k3, got 'mean'.")):
         check_choice("kl", "mean", ("latent", "k3"))

@@ -1,85 +1,42 @@
-"""Whether a probability means what it says: reliability, calibration error, Brier score."""
+"""Whether a probability means what it says."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
-class Reliability(NamedTuple):
-    """Predictions in bins of equal width over [0, 1], the data of a reliability diagram."""
+def expected_calibration_error(
+    probabilities: Float[Tensor, " rows"],
+    labels: Int[Tensor, " rows"],
+    weights: Float[Tensor, " rows"] | None = None,
+    *,
+    bins: int = 15,
+) -> Float[Tensor, ""]:
+    """Return the mean gap between predicted probability and frequency, over bins of equal width.
 
-    confidence: Float[Tensor, " bins"]
-    """Mean predicted probability; NaN in an empty bin."""
-    frequency: Float[Tensor, " bins"]
-    """Share of positives; NaN in an empty bin."""
-    number: Float[Tensor, " bins"]
-    """Of predictions in the bin."""
-
-
-def reliability(probabilities: Float[Tensor, " rows"], labels: Int[Tensor, " rows"], *, bins: int = 15) -> Reliability:
-    """Compare what was predicted with what was the case, bin by bin (DeGroot and Fienberg 1983).
-
-    Bin b holds the predictions in [b / bins, (b + 1) / bins); the last one holds 1 as well.
-
-    Args:
-        probabilities: [B] predicted probability of label 1, in [0, 1].
-        labels: [B] 0 or 1.
-        bins: Number of bins, at least 1.
-
-    Returns:
-        Three tensors [bins].
-
-    Example:
-        >>> reliability(torch.tensor([0.1, 0.3, 0.9]), torch.tensor([0, 1, 1]), bins=2).frequency
-        tensor([0.5000, 1.0000])
-    """
-    index = (probabilities * bins).long().clamp(max=bins - 1)
-    number = torch.zeros(bins, dtype=probabilities.dtype, device=probabilities.device)
-    predicted, observed = number.clone(), number.clone()
-    number.index_add_(0, index, torch.ones_like(probabilities))
-    predicted.index_add_(0, index, probabilities)
-    observed.index_add_(0, index, labels.to(probabilities.dtype))
-    return Reliability(predicted / number, observed / number, number)
-
-
-def expected_calibration_error(bins: Reliability) -> Float[Tensor, ""]:
-    """Mean gap between confidence and frequency, each bin weighted by its predictions.
-
-        ECE = sum_b n_b / N |confidence_b - frequency_b|
+        ECE = sum_b n_b / N |confidence_b - frequency_b| = sum_b |sum_{i in b} w_i (p_i - y_i)| / sum_i w_i
 
     Source: Naeini et al. 2015; Guo et al., arXiv:1706.04599, equation 3, there of the predicted class and here of the
-    probability itself. It is biased upwards where bins hold few predictions, so compare it only at equal N and bins.
+    probability itself. Bin b holds the predictions in [b / bins, (b + 1) / bins), the last one 1 as well. It is biased
+    upwards where bins hold few predictions, so compare it only at equal N and bins. By hand, as torchmetrics' has no
+    weights.
 
     Args:
-        bins: Of at least one prediction.
+        probabilities: [N] predicted probability of label 1, in [0, 1]; at least one.
+        labels: [N] 0 or 1.
+        weights: [N] of the predictions; equal ones by default.
+        bins: Number of bins, at least 1.
 
     Returns:
         In [0, 1]; 0 = calibrated.
 
     Example:
-        >>> expected_calibration_error(reliability(torch.tensor([0.25, 0.25]), torch.tensor([0, 1]), bins=1))
+        >>> expected_calibration_error(torch.tensor([0.25, 0.25]), torch.tensor([0, 1]), bins=1)
         tensor(0.2500)
     """
-    gaps = (bins.confidence - bins.frequency).abs().nan_to_num(nan=0.0)
-    return (gaps * bins.number).sum() / bins.number.sum()
-
-
-def brier_score(probabilities: Float[Tensor, " rows"], labels: Int[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Mean squared error of a probability (Brier 1950); small only if it is both calibrated and sharp.
-
-    Args:
-        probabilities: [B] predicted probability of label 1.
-        labels: [B] 0 or 1.
-
-    Returns:
-        In [0, 1]; 0.25 is what answering one half always gives.
-
-    Example:
-        >>> brier_score(torch.tensor([0.5, 1.0]), torch.tensor([0, 1]))
-        tensor(0.1250)
-    """
-    return (probabilities - labels.to(probabilities.dtype)).square().mean()
+    weights = torch.ones_like(probabilities) if weights is None else weights
+    index = (probabilities * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=probabilities.dtype, device=probabilities.device)
+    return gaps.index_add_(0, index, weights * (probabilities - labels)).abs().sum() / weights.sum()
