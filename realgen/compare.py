@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from realgen.benchmark.comparison import Comparison, Measure, Section
+    from realgen.benchmark.comparison.comparison import Comparison, PromptMetric, Section
     from realgen.functional.bootstrap import Interval
 
 _EXAMPLE = """\
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 1 with the cause on standard error."""
     options = parse_arguments(arguments)
     # Imported here, so that --help does not wait for torch.
-    from realgen.benchmark.comparison import compare_runs
-    from realgen.benchmark.runs import read_runs
+    from realgen.benchmark.comparison.comparison import compare_runs
+    from realgen.benchmark.comparison.runs import read_runs
 
     try:
         runs = [run for folder in options.runs for run in read_runs(folder)]
@@ -72,18 +72,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def verdict(difference: Interval, *, one_seed: bool = False) -> str:
-    """Whether a measure where higher is better got better, worse, or neither can be said, as without an interval."""
+    """Whether a metric where higher is better got better, worse, or neither can be said, as without an interval."""
     if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
         return "not told apart"
     return ("better" if difference.low > 0 else "worse") + (", of one seed" if one_seed else "")
 
 
-def verdicts(measure: Measure, comparison: Comparison) -> list[str]:
+def verdicts(metric: PromptMetric, comparison: Comparison) -> list[str]:
     """Of each group but the first; one seed on either side is said."""
     alone = [len(group.runs) == 1 for group in comparison.groups]
     return [
         verdict(difference, one_seed=alone[0] or alone[number])
-        for number, difference in enumerate(measure.differences, start=1)
+        for number, difference in enumerate(metric.differences, start=1)
     ]
 
 
@@ -99,8 +99,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         for group in comparison.groups
     ]
     for section, shown in zip(comparison.sections, found["sections"], strict=True):
-        for measure, entry in zip(section.measures, shown["measures"], strict=True):
-            entry["verdicts"] = verdicts(measure, comparison)
+        for metric, entry in zip(section.metrics, shown["metrics"], strict=True):
+            entry["verdicts"] = verdicts(metric, comparison)
     return found
 
 
@@ -117,7 +117,7 @@ def show(comparison: Comparison, console: Console) -> None:
     left_out = f"; {comparison.left_out} that only some have are left out" if comparison.left_out else ""
     console.print(f"\n{comparison.prompts} prompts that all have{left_out}", highlight=False)
     console.print(
-        f"intervals: {100 * comparison.confidence:g} %, of each measure on its own, over prompts and seeds; "
+        f"intervals: {100 * comparison.confidence:g} %, of each metric on its own, over prompts and seeds; "
         "differences are paired by prompt",
         highlight=False,
     )
@@ -133,9 +133,9 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(section_title(section), highlight=False)
         for note in section_notes(section):
             console.print(f"[dim]{note}[/]", highlight=False)
-        console.print(measure_table(section, comparison))
-        if section.whole:
-            console.print(whole_table(section, comparison))
+        console.print(metric_table(section, comparison))
+        if section.corpus_metrics:
+            console.print(corpus_table(section, comparison))
 
 
 def section_title(section: Section) -> str:
@@ -157,13 +157,13 @@ def section_notes(section: Section) -> list[str]:
     return notes
 
 
-def measure_table(section: Section, comparison: Comparison) -> Table:
-    """The measures that every image has; higher is better in all of them."""
+def metric_table(section: Section, comparison: Comparison) -> Table:
+    """The metrics that every image has; higher is better in all of them."""
     from rich.box import SIMPLE
     from rich.table import Table
 
     table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("measure (higher is better)")
+    table.add_column("metric (higher is better)")
     names = [group.name for group in comparison.groups]
     for name in names:
         table.add_column(name, justify="right")
@@ -171,12 +171,12 @@ def measure_table(section: Section, comparison: Comparison) -> Table:
         table.add_column(f"{name} - {names[0]}", justify="right")
         table.add_column("")
     colors = {"better": "green", "worse": "red", "not": "dim"}
-    for measure in section.measures:
-        cells = [f"{value.value:.3f}" for value in measure.values]
-        for difference, said in zip(measure.differences, verdicts(measure, comparison), strict=True):
+    for metric in section.metrics:
+        cells = [f"{value.value:.3f}" for value in metric.values]
+        for difference, said in zip(metric.differences, verdicts(metric, comparison), strict=True):
             color = colors[said.replace(",", "").split()[0]]
             cells += [f"{difference.value:+.3f}{_limits(difference)}", f"[{color}]{said}[/]"]
-        table.add_row(measure.name, *cells)
+        table.add_row(metric.name, *cells)
     return table
 
 
@@ -187,13 +187,13 @@ def _limits(difference: Interval) -> str:
     return rf" \[{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
-def whole_table(section: Section, comparison: Comparison) -> Table:
-    """The measures of all images together: mean over the seeds and their range; no interval, so no verdict."""
+def corpus_table(section: Section, comparison: Comparison) -> Table:
+    """The metrics of all images together: mean over the seeds and their range; no interval, so no verdict."""
     from rich.box import SIMPLE
     from rich.table import Table
 
     table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("measure of all images together")
+    table.add_column("metric of all images together")
     names = [group.name for group in comparison.groups]
     for group in comparison.groups:
         several = ", mean (range over seeds)" if len(group.runs) > 1 else ""
@@ -201,14 +201,14 @@ def whole_table(section: Section, comparison: Comparison) -> Table:
     for name in names[1:]:
         table.add_column(f"{name} - {names[0]}", justify="right")
     directions = {True: " (higher is better)", False: " (lower is better)", None: ""}
-    for measure in section.whole:
-        means = [sum(values) / len(values) for values in measure.seeds]
+    for metric in section.corpus_metrics:
+        means = [sum(values) / len(values) for values in metric.seeds]
         cells = [
             f"{mean:.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if values[1:] else "")
-            for mean, values in zip(means, measure.seeds, strict=True)
+            for mean, values in zip(means, metric.seeds, strict=True)
         ]
         differences = [f"{mean - means[0]:+.3f}" for mean in means[1:]]
-        table.add_row(measure.name + directions[measure.higher_is_better], *cells, *differences)
+        table.add_row(metric.name + directions[metric.higher_is_better], *cells, *differences)
     return table
 
 

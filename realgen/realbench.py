@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from realgen.benchmark import Results
-    from realgen.benchmark.realbench import Part, RealBench
+    from realgen.benchmark.realbench import PromptSplit, RealBench
     from realgen.cli.plain_config import PlainConfig
     from realgen.policies import Policy
 
@@ -62,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     # Imported here, so that the lines above do not wait for torch.
     from realgen.cli import ConfigError
-    from realgen.cli.realbench_arguments import read_part
+    from realgen.cli.realbench_arguments import read_split
 
     try:
         plain, config = read_config(arguments)
-        part = read_part(config)
+        part = read_split(config)
         bench = prepare(plain, config)
         folder = run_folder(config, arguments)
         if config["dry_run"]:
@@ -114,9 +114,9 @@ def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
         ConfigError: If a constructor refuses its arguments, prompts and images do not fit together, or a judge that is
             to be asked lacks its key.
     """
-    from realgen.benchmark.detector_scoring import Judges
-    from realgen.benchmark.prompt_set import choose_evenly, read_prompt_set
-    from realgen.benchmark.realbench import Contestant, RealBench
+    from realgen.benchmark.detector_scoring import Scorers
+    from realgen.benchmark.inputs.prompt_set import choose_evenly, read_prompt_set
+    from realgen.benchmark.realbench import PolicyUnderTest, RealBench
     from realgen.cli import ConfigError
     from realgen.parallel import usable_device
 
@@ -130,9 +130,9 @@ def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
         bench = RealBench(
             prompts=choose_evenly(prompts, made.num_prompts),
             other_names=[prompt.name for prompt in prompts],
-            judges=Judges(_given(made.detectors), _given(made.rewards), _given(made.metrics)),
-            contestants={
-                name: Contestant(
+            scorers=Scorers(_given(made.detectors), _given(made.rewards), _given(made.metrics)),
+            policies={
+                name: PolicyUnderTest(
                     functools.partial(_make_policy, plain, config, name),
                     config["policies"][name],
                 )
@@ -190,9 +190,9 @@ def _run(
     config: Mapping[str, Any],
     folder: Path,
     argv: Sequence[str],
-    part: Part | None,
+    part: PromptSplit | None,
 ) -> int:
-    from realgen.benchmark.outputs import show, write_outputs
+    from realgen.benchmark.report.outputs import show, write_outputs
     from realgen.cli import ConfigError
 
     def terminate(number: int, _: Any) -> NoReturn:
@@ -235,7 +235,7 @@ def log(results: Results, plain: PlainConfig, config: Mapping[str, Any], folder:
     """
     from lightning.pytorch.loggers import WandbLogger
 
-    from realgen.benchmark.wandb_log import log_results
+    from realgen.benchmark.report.wandb_log import log_results
     from realgen.cli.quiet import drop_anonymous, quiet_wandb
 
     places = {"save_dir": str(folder), "name": f"{folder.parent.name}-{folder.name}"}

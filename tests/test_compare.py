@@ -49,7 +49,7 @@ def test_the_tables_say_who_is_better_and_how_sure(folders: list[str], capsys: p
     assert same[-3:] == ["not", "told", "apart"]
     kid = "kid (lower is better) 2.050 (2.000 to 2.100) 1.900 (1.800 to 2.000) -0.150"
     assert any(" ".join(words) == kid for words in lines)
-    assert "intervals: 95 %, of each measure on its own" in out
+    assert "intervals: 95 %, of each metric on its own" in out
     assert "seconds are comparable only on the same machine" in out
     assert "one seed" not in out
     assert "interpolated" not in out
@@ -78,7 +78,7 @@ def test_json_holds_all_of_it(folders: list[str], capsys: pytest.CaptureFixture[
     assert (found["prompts"], found["left_out"], found["confidence"]) == (4, 0, 0.9)
     assert [[run["seed"] for run in group["runs"]] for group in found["groups"]] == [[0, 1], [0, 1, 2]]
     assert [section["price"] for section in found["sections"]] == ["images", "seconds"]
-    reward = found["sections"][0]["measures"][0]
+    reward = found["sections"][0]["metrics"][0]
     assert reward["seeds"] == [pytest.approx([0.15, 0.16]), pytest.approx([0.35, 0.36, 0.37])]
     assert reward["differences"][0]["value"] == pytest.approx(0.205)
     assert reward["verdicts"] == ["better"]
@@ -94,7 +94,7 @@ def test_one_prompt_is_no_evidence(tmp_path: Path, capsys: pytest.CaptureFixture
     words = next(words for words in lines if words[:1] == ["reward"])
     assert words == ["reward", "0.100", "0.900", "+0.800", "not", "told", "apart"]
     assert main([*(str(run) for run in runs), "--json"]) == 0
-    (difference,) = json.loads(capsys.readouterr().out)["sections"][0]["measures"][0]["differences"]
+    (difference,) = json.loads(capsys.readouterr().out)["sections"][0]["metrics"][0]["differences"]
     assert (difference["low"], difference["high"]) == (None, None)
 
 

@@ -14,7 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.strategies import Strategy
 
-from realgen.benchmark.arena import Arena
+from realgen.benchmark.arena.arena import Arena
 from realgen.cli.components import expand
 from realgen.cli.diagnosis import problems
 from realgen.cli.schema import place_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -96,6 +97,39 @@ def module_files(name: str) -> list[Path]:
     stems = [ROOT.joinpath(*parts[: end + 1]) for end in range(len(parts))]
     candidates = [path for stem in stems for path in (stem / "__init__.py", stem.with_suffix(".py"))]
     return [path for path in candidates if path.is_file()]
+
+
+def import_graph(folder: Path) -> dict[str, set[str]]:
+    """Modules of the package below a folder, and which of them each imports anywhere, for type checking too."""
+    files = {
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in folder.joinpath("realgen").rglob("*.py")
+    }
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                dotted_names = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+                found |= {dotted if dotted in files else node.module for dotted in dotted_names.values()}
+        graph[name] = found & files.keys() - {name}
+    return graph
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = import_graph(ROOT)
+    assert len(graph) >= 200
+    graphlib.TopologicalSorter(graph).prepare()  # names the modules of a circle
+
+
+def test_a_circle_for_type_checking_is_found(tmp_path: Path) -> None:
+    (tmp_path / "realgen").mkdir()
+    (tmp_path / "realgen/a.py").write_text("import realgen.b")
+    (tmp_path / "realgen/b.py").write_text("if TYPE_CHECKING:\n    from realgen.a import A")
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(import_graph(tmp_path)).prepare()
 
 
 def test_start_up_imports_nothing_heavy() -> None:

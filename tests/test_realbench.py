@@ -50,7 +50,7 @@ def test_every_config_parses(path: Path, repository: Path) -> None:
         assert config["arena"]["class_path"] == "realgen.benchmark.Arena"
 
 
-def test_draws_judges_writes_and_shows(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_draws_scores_writes_and_shows(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(toys) == 0
     out = capsys.readouterr().out
     assert "RealBench, 4 prompts" in out
@@ -65,7 +65,7 @@ def test_draws_judges_writes_and_shows(toys: list[str], tmp_path: Path, capsys: 
     assert read_results(tmp_path / "again").models[0].scores == results.models[0].scores
 
 
-def test_folders_are_judged_and_nothing_is_drawn(
+def test_folders_are_scored_and_nothing_is_drawn(
     toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     GreyPolicy.drawn = 0
@@ -172,7 +172,7 @@ def test_dry_run_writes_nothing(toys: list[str], tmp_path: Path, capsys: pytest.
     assert main([*toys, *arena, f"--arena.judge.detector={TOYS}.Brightness", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "grey: 4 images to draw, 0 there already",
-        "8 images to judge, by bright",
+        "8 images to score, by bright",
         "arena: about 16 calls of the judge; images that are not drawn yet may turn out equal",
     ]
     assert not (tmp_path / "run").exists()
@@ -183,8 +183,8 @@ def test_dry_run_writes_nothing(toys: list[str], tmp_path: Path, capsys: pytest.
     [
         (["--prompts=nowhere"], "error: prompts must be a file or a folder, 'nowhere' does not exist."),
         (["--prompts=null"], "error: prompts: missing. Give a recipe: --config configs/realbench.yaml"),
-        (["--detectors.bright=null"], "error: there is no judge"),
-        (["--policies.grey=null"], "error: there is nothing to judge"),
+        (["--detectors.bright=null"], "error: there is nothing to score with"),
+        (["--policies.grey=null"], "error: there is nothing to score"),
         (["--images=none=nowhere"], "error: images.none must be a folder of images, 'nowhere'"),
         (["--matching={size: 0}"], "error: matching.size must be at least 1, got 0"),
         (["--matching={size: 16}"], "error: matching.size=16 would enlarge"),

@@ -1,8 +1,8 @@
-"""RealBench: how real a model's images look, measured against photographs of the same prompts."""
+"""RealBench: how real a model's images look, measured against real images of the same prompts."""
 
-from realgen.benchmark.arena import Arena, ArenaPlan
-from realgen.benchmark.arena_result import ArenaResult
-from realgen.benchmark.arena_scoring import Resampling
+from realgen.benchmark.arena.arena import Arena, ArenaPlan
+from realgen.benchmark.arena.result import ArenaResult
+from realgen.benchmark.arena.scoring import Resampling
 from realgen.benchmark.results import ImageRow, ModelResults, Results, Score
 
 __all__ = ["Arena", "ArenaPlan", "ArenaResult", "ImageRow", "ModelResults", "Resampling", "Results", "Score"]

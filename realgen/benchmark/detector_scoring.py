@@ -1,4 +1,4 @@
-"""Detector-Scoring: every image judged by detectors and rewards, every model compared with the photographs."""
+"""Detector-Scoring: every image judged by detectors and rewards, every model compared with the real images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from realgen.benchmark.drawing import rewritten_prompt
-from realgen.benchmark.image_sets import ImageSet
-from realgen.benchmark.image_stream import stream_images
-from realgen.benchmark.matching import FormatMatching
-from realgen.benchmark.prompt_set import BenchmarkPrompt, categories_of
+from realgen.benchmark.inputs.drawing import rewritten_prompt
+from realgen.benchmark.inputs.image_sets import ImageSet
+from realgen.benchmark.inputs.image_stream import stream_images
+from realgen.benchmark.inputs.matching import FormatMatching
+from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.benchmark.inputs.prompt_set import categories_of
 from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results, Score
 from realgen.detectors.base import Detector
 from realgen.functional.score_table import ScoreTable
@@ -37,7 +38,7 @@ CHECKS = {
 
 
 @dataclass(frozen=True)
-class Judges:
+class Scorers:
     """What judges the images.
 
     Raises:
@@ -70,7 +71,7 @@ class Judges:
         """Whether there is any."""
         return bool(self.names)
 
-    def to(self, device: torch.device | str) -> Judges:
+    def to(self, device: torch.device | str) -> Scorers:
         """Move what computes; returns self."""
         for detector in self.detectors.values():
             detector.to(device)
@@ -107,7 +108,7 @@ class ScoringSettings:
 
 
 class DetectorScoringRun:
-    """Judges the photographs, then one model after the other, all on the same prompts.
+    """Judges the real images, then one model after the other, all on the same prompts.
 
     Args:
         prompts: That every model has an image of.
@@ -121,36 +122,36 @@ class DetectorScoringRun:
     def __init__(
         self,
         prompts: Sequence[BenchmarkPrompt],
-        judges: Judges,
+        scorers: Scorers,
         *,
         matching: FormatMatching | None,
         settings: ScoringSettings,
         device: torch.device | str = "cpu",
         advance: Callable[[int], object] = lambda number: None,
     ) -> None:
-        self._prompts, self._judges, self._matching = prompts, judges, matching
+        self._prompts, self._scorers, self._matching = prompts, scorers, matching
         self._settings, self._device, self._advance = settings, device, advance
         self._categories = categories_of(prompts)
-        self._metrics = {name: metric.clone() for name, metric in judges.metrics.items()}
+        self._metrics = {name: metric.clone() for name, metric in scorers.metrics.items()}
         self._p_real: dict[str, Tensor] = {}
 
-    def photographs(self) -> tuple[ModelResults, list[ImageRow]]:
-        """Judge the photographs; the models that follow are compared with them.
+    def real_images(self) -> tuple[ModelResults, list[ImageRow]]:
+        """Judge the real images; the models that follow are compared with them.
 
         Raises:
             ValueError: If a prompt has none, or a file cannot be read.
         """
-        files = [prompt.photograph for prompt in self._prompts if prompt.photograph is not None]
+        files = [prompt.real_image for prompt in self._prompts if prompt.real_image is not None]
         if len(files) != len(self._prompts):
-            raise ValueError(f"real has photographs of {len(files)} of the {len(self._prompts)} prompts.")
+            raise ValueError(f"real has real images of {len(files)} of the {len(self._prompts)} prompts.")
         comparisons = [metric for metric in self._metrics.values() if isinstance(metric, RealComparison)]
 
-        def look(images: Tensor, prompts: list[str]) -> None:
+        def update_metrics(images: Tensor, prompts: list[str]) -> None:
             for metric in comparisons:
                 metric.add_photographs(images)
 
-        averages = self._judge(files, look, comparisons)
-        self._p_real = {name: averages[name].seen()[0] for name in self._judges.detectors}
+        averages = self._score_files(files, update_metrics, comparisons)
+        self._p_real = {name: averages[name].seen()[0] for name in self._scorers.detectors}
         real = ModelResults(REAL, *self._scores(averages), images=str(files[0].parent))
         return real, self._rows(REAL, files, averages)
 
@@ -164,16 +165,16 @@ class DetectorScoringRun:
             Its scores, and a row per image.
 
         Raises:
-            ValueError: If a file cannot be read, or a metric needs photographs and there are none.
+            ValueError: If a file cannot be read, or a metric needs real images and there are none.
         """
         files = [images.files[prompt.name] for prompt in self._prompts]
         metrics: dict[str, Any] = {name: metric.clone() for name, metric in self._metrics.items()}
 
-        def look(pictures: Tensor, prompts: list[str]) -> None:
+        def update_metrics(batch: Tensor, prompts: list[str]) -> None:
             for metric in metrics.values():
-                metric.update(pictures, prompts=prompts)
+                metric.update(batch, prompts=prompts)
 
-        averages = self._judge(files, look, list(metrics.values()))
+        averages = self._score_files(files, update_metrics, list(metrics.values()))
         scores, categories = self._scores(averages)
         for name, metric in metrics.items():
             value = float(metric.compute())
@@ -182,14 +183,14 @@ class DetectorScoringRun:
         found = ModelResults(images.name, scores, categories, checks, str(images.folder))
         return found, self._rows(images.name, files, averages)
 
-    def _judge(
-        self, files: Sequence[Path], look: Callable[[Tensor, list[str]], None], metrics: Sequence[ImageMetric]
+    def _score_files(
+        self, files: Sequence[Path], update_metrics: Callable[[Tensor, list[str]], None], metrics: Sequence[ImageMetric]
     ) -> dict[str, DetectorScoring | ImageScores]:
         """Let detectors and rewards judge files; ``look`` shows each batch to ``metrics`` too."""
         how: dict[str, Any] = {"resamples": self._settings.resamples, "confidence": self._settings.confidence}
         number = len(self._categories)
-        detectors = {name: DetectorScoring(judge, number, **how) for name, judge in self._judges.detectors.items()}
-        rewards = {name: ImageScores(number, **how) for name in self._judges.rewards}
+        detectors = {name: DetectorScoring(each, number, **how) for name, each in self._scorers.detectors.items()}
+        rewards = {name: ImageScores(number, **how) for name in self._scorers.rewards}
         stream = stream_images(
             files,
             self._matching,
@@ -205,9 +206,9 @@ class DetectorScoringRun:
             for metric in detectors.values():
                 metric.update(images, **where)
             for name, average in rewards.items():
-                judged = self._judges.rewards[name](rollout_of_images(images, texts))
-                average.update(judged.total[:, 0], **where)
-            look(images, texts)
+                output = self._scorers.rewards[name](rollout_of_images(images, texts))
+                average.update(output.total[:, 0], **where)
+            update_metrics(images, texts)
             for kept in (*detectors.values(), *rewards.values(), *metrics):
                 merge_states(kept)
             self._advance(len(rows))
@@ -229,7 +230,7 @@ class DetectorScoringRun:
         return groups[0], dict(zip(self._categories, groups[1:], strict=True))
 
     def _check(self, name: str, p_real: Tensor) -> dict[str, Score]:
-        """How well a detector tells a model's images from the photographs."""
+        """How well a detector tells a model's images from the real images."""
         quality = DetectorQuality()
         for label, values in enumerate((self._p_real[name], p_real)):
             quality.update(1 - values, torch.full_like(values, label).long(), values.isfinite())
@@ -258,25 +259,25 @@ class DetectorScoringRun:
         ]
 
 
-def score_models(run: DetectorScoringRun, sets: Sequence[ImageSet], judges: Judges, *, real: bool) -> Results:
+def score_models(run: DetectorScoringRun, sets: Sequence[ImageSet], scorers: Scorers, *, real: bool) -> Results:
     """Run Detector-Scoring.
 
     Args:
         run: Not begun.
         sets: Images of the models, of all prompts.
-        judges: That the run has.
-        real: Whether there are photographs to compare with.
+        scorers: Those of the run.
+        real: Whether there are real images to compare with.
 
     Returns:
         All that was found, without settings.
     """
-    photographs, rows = run.photographs() if real else (None, [])
+    real_images, rows = run.real_images() if real else (None, [])
     models = []
     for images in sets:
         model, model_rows = run.model(images)
         models.append(model)
         rows += model_rows
-    return Results(tuple(models), photographs, tuple(rows), tuple(judges.detectors))
+    return Results(tuple(models), real_images, tuple(rows), tuple(scorers.detectors))
 
 
 def _score(table: ScoreTable, row: int) -> Score:

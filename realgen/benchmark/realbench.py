@@ -10,14 +10,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from realgen.benchmark.arena import Arena
-from realgen.benchmark.arena_protocol import pair_questions, single_questions
-from realgen.benchmark.arena_scores import with_arena
-from realgen.benchmark.detector_scoring import DetectorScoringRun, Judges, ScoringSettings, score_models
-from realgen.benchmark.drawing import adapter_digests, check_settings, claim_folder, draw_images, missing_images
-from realgen.benchmark.image_sets import ImageSet, find_image_set, listed, pair, unpaired
-from realgen.benchmark.matching import FileFormats, FormatMatching, check_matching, survey
-from realgen.benchmark.prompt_set import BenchmarkPrompt
+from realgen.benchmark.arena.arena import Arena
+from realgen.benchmark.arena.questions import pair_questions, single_questions
+from realgen.benchmark.arena.scores import with_arena
+from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings, score_models
+from realgen.benchmark.inputs.drawing import (
+    adapter_digests,
+    check_settings,
+    draw_images,
+    missing_images,
+    reserve_folder,
+)
+from realgen.benchmark.inputs.image_sets import ImageSet, find_image_set, listed, pair, unpaired
+from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check_matching, survey
+from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results, with_digests
 from realgen.data.image_files import is_image
 from realgen.policies.base import Policy
@@ -27,7 +33,7 @@ IMAGES, ANSWERS = "images", "arena.jsonl"
 
 
 @dataclass(frozen=True)
-class Contestant:
+class PolicyUnderTest:
     """A policy whose images are judged."""
 
     make: Callable[[], Policy]
@@ -37,7 +43,7 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Part:
+class PromptSplit:
     """Every ``parts``-th prompt, from the ``number``-th on, so that several processes can share the drawing.
 
     Raises:
@@ -60,15 +66,15 @@ class RealBench:
     """One run of the benchmark.
 
     Raises:
-        ValueError: If there is nothing to judge or nobody who judges, two models have one name, or a number is out of
-            its range.
+        ValueError: If there is nothing to score or to score with, two models have one name, or a number is out of its
+            range.
     """
 
     prompts: Sequence[BenchmarkPrompt]
     """All prompts that are judged."""
-    judges: Judges
-    """What judges the images."""
-    contestants: Mapping[str, Contestant] = field(default_factory=dict)
+    scorers: Scorers
+    """Detectors, rewards and metrics."""
+    policies: Mapping[str, PolicyUnderTest] = field(default_factory=dict)
     """Policies whose images are drawn, by name."""
     images: Mapping[str, str] = field(default_factory=dict)
     """Folders of images made by anything, by name."""
@@ -87,28 +93,28 @@ class RealBench:
     draw_batch_size: int = 8
     """Images that a policy draws at a time."""
     device: str = "cpu"
-    """Where policies and judges compute."""
+    """Where policies, scorers and a local judge compute."""
 
     def __post_init__(self) -> None:
-        both = sorted(self.contestants.keys() & self.images.keys())
+        both = sorted(self.policies.keys() & self.images.keys())
         if both:
             raise ValueError(f"policies and images must have names of their own, both have {both[0]}.")
-        for name in (*self.contestants, *self.images):
+        for name in (*self.policies, *self.images):
             if name in ("", ".", "..", REAL) or "/" in name:
                 raise ValueError(f"the name of a model must be usable as a folder's, and not {REAL!r}; got {name!r}.")
-        if not self.judges and self.arena is None:
-            raise ValueError("there is no judge: give at least one of detectors, rewards, metrics and arena.")
-        if not self.contestants and not self.images:
-            raise ValueError("there is nothing to judge: give policies, or images (--images DIR).")
+        if not self.scorers and self.arena is None:
+            raise ValueError("there is nothing to score with: give one of detectors, rewards, metrics and arena.")
+        if not self.policies and not self.images:
+            raise ValueError("there is nothing to score: give policies, or images (--images DIR).")
         if self.draw_batch_size < 1:
             raise ValueError(f"draw_batch_size must be at least 1, got {self.draw_batch_size}.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be 0 to 2^32 - 1, got {self.seed}.")
 
     @property
-    def has_photographs(self) -> bool:
-        """Whether the prompts have photographs."""
-        return all(prompt.photograph is not None for prompt in self.prompts)
+    def has_real_images(self) -> bool:
+        """Whether the prompts have real images."""
+        return all(prompt.real_image is not None for prompt in self.prompts)
 
     def find_images(self) -> list[ImageSet]:
         """List the folders of images, and see that they fit the prompts; costs nothing, so it is done first.
@@ -129,7 +135,7 @@ class RealBench:
         Raises:
             ValueError: If images were drawn with other settings, from another prompt or seed.
         """
-        for name in self.contestants:
+        for name in self.policies:
             check_settings(folder / IMAGES / name, self._settings(name))
             missing_images(self.prompts, folder / IMAGES / name, seed=self.seed)
 
@@ -150,7 +156,7 @@ class RealBench:
             self.arena.judge.check()  # a missing key is said before anything is drawn
         given = self.find_images()
         prompts = pair(self.prompts, given, allow_missing=self.allow_missing)
-        drawn = [self._draw(name, prompts, folder / IMAGES / name) for name in self.contestants]
+        drawn = [self._draw(name, prompts, folder / IMAGES / name) for name in self.policies]
         sets = [*drawn, *given]
         formats = self._survey(prompts, sets)
         warnings = check_matching(self.matching, formats)
@@ -163,16 +169,16 @@ class RealBench:
         if self.arena is not None:
             self.arena.judge.to(self.device)
             held = self.arena.run(prompts, sets, folder / ANSWERS, matching=self.matching)
-        with self._bar((len(sets) + self.has_photographs) * len(prompts), "judging") as bar:
+        with self._bar((len(sets) + self.has_real_images) * len(prompts), "scoring") as bar:
             run = DetectorScoringRun(
                 prompts,
-                self.judges.to(self.device),
+                self.scorers.to(self.device),
                 matching=self.matching,
                 settings=self.scoring,
                 device=self.device,
                 advance=bar.update,
             )
-            results = score_models(run, sets, self.judges, real=self.has_photographs)
+            results = score_models(run, sets, self.scorers, real=self.has_real_images)
         if held is not None:
             results = with_arena(results, held)
         settings = {
@@ -189,24 +195,24 @@ class RealBench:
         }
         return relative_to(with_digests(replace(results, settings=settings), folder), folder)
 
-    def draw(self, folder: Path, part: Part) -> int:
-        """Draw the images of a part of the prompts; judge nothing.
+    def draw(self, folder: Path, split: PromptSplit) -> int:
+        """Draw the images of some prompts; score nothing.
 
         Args:
             folder: Of the run.
-            part: Which prompts.
+            split: Which prompts.
 
         Returns:
-            Images of this part that are there now.
+            Images of these prompts that are there now.
 
         Raises:
             ValueError: What ``run`` refuses.
         """
         paired = pair(self.prompts, self.find_images(), allow_missing=self.allow_missing)
-        prompts = paired[part.number - 1 :: part.parts]
-        for name in self.contestants if prompts else ():
+        prompts = paired[split.number - 1 :: split.parts]
+        for name in self.policies if prompts else ():
             self._draw(name, prompts, folder / IMAGES / name)
-        return len(prompts) * len(self.contestants)
+        return len(prompts) * len(self.policies)
 
     def plan(self, folder: Path) -> list[str]:
         """What ``run`` would do; reads files and writes nothing.
@@ -224,7 +230,7 @@ class RealBench:
         prompts = pair(self.prompts, given, allow_missing=self.allow_missing)
         lines, complete = [], True
         drawn = []
-        for name in self.contestants:
+        for name in self.policies:
             place = folder / IMAGES / name
             check_settings(place, self._settings(name))
             missing = missing_images(prompts, place, seed=self.seed)
@@ -232,8 +238,8 @@ class RealBench:
             lines.append(f"{name}: {len(missing)} images to draw, {len(prompts) - len(missing)} there already")
             drawn.append(ImageSet(name, place, {prompt.name: place / f"{prompt.name}.png" for prompt in prompts}))
         sets = [*drawn, *given]
-        number = (len(sets) + self.has_photographs) * len(prompts)
-        lines.append(f"{number} images to judge, by {', '.join(self.judges.names) or 'no detector'}")
+        number = (len(sets) + self.has_real_images) * len(prompts)
+        lines.append(f"{number} images to score, by {', '.join(self.scorers.names) or 'no detector'}")
         lines += _unpaired_texts(*self._unpaired(given))
         if self.arena is not None and complete:
             lines.append(f"arena: {self.arena.plan(prompts, sets, folder / ANSWERS, matching=self.matching)}")
@@ -245,10 +251,10 @@ class RealBench:
         return lines
 
     def _draw(self, name: str, prompts: Sequence[BenchmarkPrompt], folder: Path) -> ImageSet:
-        claim_folder(folder, self._settings(name))
+        reserve_folder(folder, self._settings(name))
         missing = missing_images(prompts, folder, seed=self.seed)
         if missing:
-            policy = self.contestants[name].make()
+            policy = self.policies[name].make()
             policy.load()
             policy.to(self.device)
             with self._bar(len(prompts), f"drawing {name}", done=len(prompts) - len(missing)) as bar:
@@ -258,22 +264,22 @@ class RealBench:
 
     def _settings(self, name: str) -> dict[str, Any]:
         """What the images of a policy depend on."""
-        config = self.contestants[name].config
+        config = self.policies[name].config
         return {"policy": config, "adapters": adapter_digests(config), "seed": self.seed}
 
     def _survey(self, prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet]) -> dict[str, FileFormats]:
         files = {images.name: [images.files[prompt.name] for prompt in prompts] for images in sets}
-        if self.has_photographs:
-            files[REAL] = [prompt.photograph for prompt in prompts if prompt.photograph is not None]
+        if self.has_real_images:
+            files[REAL] = [prompt.real_image for prompt in prompts if prompt.real_image is not None]
         with self._bar(sum(map(len, files.values())), "reading files") as bar:
             return {name: survey(paths, argument=name, advance=bar.update) for name, paths in files.items()}
 
     def _unpaired(self, given: Sequence[ImageSet]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """Images that belong to no prompt, and judged prompts without an image, by folder that was given."""
         judged = {prompt.name for prompt in self.prompts}
-        folders = {prompt.photograph.parent for prompt in self.prompts if prompt.photograph is not None}
-        photographs = {path.stem: path for folder in folders for path in folder.iterdir() if is_image(path)}
-        real = ImageSet(REAL, Path(), photographs)
+        folders = {prompt.real_image.parent for prompt in self.prompts if prompt.real_image is not None}
+        real_images = {path.stem: path for folder in folders for path in folder.iterdir() if is_image(path)}
+        real = ImageSet(REAL, Path(), real_images)
         strays, _ = unpaired([*given, real], judged.union(self.other_names))
         _, lacking = unpaired(given, judged)
         return strays, lacking
@@ -299,7 +305,7 @@ def relative_to(results: Results, folder: Path) -> Results:
 
 def _unpaired_texts(strays: Mapping[str, Sequence[str]], lacking: Mapping[str, Sequence[str]]) -> list[str]:
     texts = [
-        f"{name}: {len(names)} images belong to no prompt, nobody judges them: {listed(names)}"
+        f"{name}: {len(names)} images belong to no prompt, they are not scored: {listed(names)}"
         for name, names in strays.items()
     ]
     return texts + [f"{name}: {len(names)} prompts have no image: {listed(names)}" for name, names in lacking.items()]

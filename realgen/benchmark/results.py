@@ -13,7 +13,7 @@ from typing import Any
 
 RESULTS_FILE, IMAGES_FILE = "results.json", "images.csv"
 REAL = "real"
-"""Name of the photographs where they stand beside the models."""
+"""Name of the real images where they stand beside the models."""
 _COLUMNS = ("name", "model", "category", "prompt", "file", "rewritten")
 
 
@@ -35,18 +35,18 @@ class Score:
 
 @dataclass(frozen=True)
 class ModelResults:
-    """All scores of one model's images, or of the photographs."""
+    """All scores of one model's images, or of the real images."""
 
     name: str
-    """As the table calls it; ``real`` for the photographs."""
+    """As the table calls it; ``real`` for the real images."""
     scores: Mapping[str, Score]
     """Over all images, by name."""
     categories: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     """The same for each category of prompts; names of categories, then of scores."""
     checks: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
-    """How well each detector tells these images from the photographs: ``auroc``, ``calibration_error``, ``accuracy``.
+    """How well each detector tells these images from the real images: ``auroc``, ``calibration_error``, ``accuracy``.
 
-    Names of detectors, then of measures; empty for the photographs."""
+    Names of detectors, then of measures; empty for the real images."""
     images: str = ""
     """Folder that the images lie in."""
     digest: str = ""
@@ -60,7 +60,7 @@ class ImageRow:
     name: str
     """Stem of its file, the same for all images of one prompt."""
     model: str
-    """Whose image it is; ``real`` for a photograph."""
+    """Whose image it is; ``real`` for a real image."""
     category: str
     """Of the prompt; empty where the prompts have none."""
     prompt: str
@@ -84,9 +84,9 @@ class Results:
     models: tuple[ModelResults, ...]
     """In the order in which they were named."""
     real: ModelResults | None = None
-    """The photographs under the same measures; None where there were none."""
+    """The real images under the same measures; None where there were none."""
     rows: tuple[ImageRow, ...] = ()
-    """One per image, those of the photographs first."""
+    """One per image, those of the real images first."""
     detectors: tuple[str, ...] = ()
     """Names of the scores and values that are detectors' answers: mean P(real) x 100 and P(real)."""
     arena: Mapping[str, Any] | None = None

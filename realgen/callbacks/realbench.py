@@ -11,9 +11,9 @@ from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from realgen.benchmark.drawing import image_seed
-from realgen.benchmark.matching import FileFormats, FormatMatching, check_matching
-from realgen.benchmark.prompt_set import Length, categories_of, choose_evenly, read_prompt_set
+from realgen.benchmark.inputs.drawing import image_seed
+from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check_matching
+from realgen.benchmark.inputs.prompt_set import Length, categories_of, choose_evenly, read_prompt_set
 from realgen.callbacks.ema import averaged_weights
 from realgen.callbacks.run_context import iteration_of, trained_of
 from realgen.detectors import Detector

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import yaml
 from lightning.pytorch.loggers import Logger
 
-from realgen.benchmark.arena import Arena
+from realgen.benchmark.arena.arena import Arena
 from realgen.benchmark.detector_scoring import ScoringSettings
-from realgen.benchmark.image_sets import model_name
-from realgen.benchmark.matching import FormatMatching
-from realgen.benchmark.realbench import Part
+from realgen.benchmark.inputs.image_sets import model_name
+from realgen.benchmark.inputs.matching import FormatMatching
+from realgen.benchmark.realbench import PromptSplit
 from realgen.cli.config_error import ConfigError
 from realgen.cli.plain_config import Argument
 from realgen.detectors import Detector
@@ -104,7 +104,7 @@ def gather_images(argv: Sequence[str]) -> list[str]:
     return [*others[:place], *given, *others[place:]]
 
 
-def read_part(config: Mapping[str, Any]) -> Part | None:
+def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
     """Which prompts this process draws; None where all are drawn and judged.
 
     Args:
@@ -118,9 +118,9 @@ def read_part(config: Mapping[str, Any]) -> Part | None:
         ConfigError: If that folder is of another config: all parts must come of one.
 
     Example:
-        >>> read_part({"part": "2/8", "run_dir": "runs/shared"})
-        Part(number=2, parts=8)
-        >>> read_part({"part": "9/8", "run_dir": "runs/shared"})
+        >>> read_split({"part": "2/8", "run_dir": "runs/shared"})
+        PromptSplit(number=2, parts=8)
+        >>> read_split({"part": "9/8", "run_dir": "runs/shared"})
         Traceback (most recent call last):
         ...
         realgen.cli.config_error.ConfigError: part must be 1/8 to 8/8, got 9/8.
@@ -131,7 +131,7 @@ def read_part(config: Mapping[str, Any]) -> Part | None:
     if found is None:
         raise ConfigError(f"part must be K/N, such as 1/8, got {config['part']!r}.")
     try:
-        part = Part(int(found[1]), int(found[2]))
+        part = PromptSplit(int(found[1]), int(found[2]))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if config["run_dir"] is None:

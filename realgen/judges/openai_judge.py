@@ -197,9 +197,9 @@ class OpenAIJudge(ArenaJudge):
         return await self._ask("single", {"": image}, prompt)
 
     async def _ask(self, kind: Kind, images: Mapping[str, Tensor], prompt: str) -> Verdict:
+        answer_format, form = self.answer_format, FORMS[kind]  # of this question; another one may change the judge's
         write = partial(jpeg_data_url, quality=self.quality, max_side=self.max_side)
         urls = {label: await asyncio.to_thread(write, image) for label, image in images.items()}
-        answer_format, form = self.answer_format, FORMS[kind]  # of this question; another one may change the judge's
         message = user_message(self.questions.text(kind, answer_format, prompt), urls, detail=self.detail)
         request = {"model": self.model, "messages": [message], **self._settings}
         if answer_format == "json":

@@ -9,29 +9,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from realgen.benchmark.detector_scoring import DetectorScoringRun, Judges, ScoringSettings, score_models
-from realgen.benchmark.image_sets import find_image_set
-from realgen.benchmark.image_stream import stream_images
-from realgen.benchmark.matching import FormatMatching
-from realgen.benchmark.prompt_set import BenchmarkPrompt, read_prompt_set
+from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings, score_models
+from realgen.benchmark.inputs.image_sets import find_image_set
+from realgen.benchmark.inputs.image_stream import stream_images
+from realgen.benchmark.inputs.matching import FormatMatching
+from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.benchmark.inputs.prompt_set import read_prompt_set
 from realgen.benchmark.results import Results
 from realgen.metrics import ColorDistance, Diversity
 from tests.helpers.toy_bench import PROMPTS, Brightness, Letters, write_bench, write_grey, write_set
 
-JUDGES = Judges({"bright": Brightness()}, {"letters": Letters()}, {"color": ColorDistance()})
+JUDGES = Scorers({"bright": Brightness()}, {"letters": Letters()}, {"color": ColorDistance()})
 SETTINGS = ScoringSettings(batch_size=3, resamples=50)
 
 
-def score(folder: Path, *, judges: Judges = JUDGES, real: bool = True, workers: int = 0) -> Results:
-    """Photographs of levels 10 to 40; a dark model and a bright one."""
+def score(folder: Path, *, scorers: Scorers = JUDGES, real: bool = True, workers: int = 0) -> Results:
+    """Real images of levels 10 to 40; a dark model and a bright one."""
     prompts = read_prompt_set(write_bench(folder / "bench"))
     sets = [
         find_image_set("dark", str(write_set(folder / "dark", (0, 51, 0, 51)))),
         find_image_set("bright", str(write_set(folder / "bright", (255, 255, 204, 204)))),
     ]
     settings = ScoringSettings(batch_size=3, resamples=50, num_workers=workers)
-    run = DetectorScoringRun(prompts, judges, matching=None, settings=settings)
-    return score_models(run, sets, judges, real=real)
+    run = DetectorScoringRun(prompts, scorers, matching=None, settings=settings)
+    return score_models(run, sets, scorers, real=real)
 
 
 def test_scores_by_hand(tmp_path: Path) -> None:
@@ -90,8 +91,8 @@ def test_rows_hold_what_each_judge_said_of_each_image(tmp_path: Path) -> None:
 
 
 def test_without_photographs_there_are_no_checks(tmp_path: Path) -> None:
-    judges = Judges({"bright": Brightness()})
-    results = score(tmp_path, judges=judges, real=False)
+    scorers = Scorers({"bright": Brightness()})
+    results = score(tmp_path, scorers=scorers, real=False)
     assert results.real is None
     assert results.models[0].checks == {}
     assert len(results.rows) == 8
@@ -102,7 +103,7 @@ def test_without_photographs_there_are_no_checks(tmp_path: Path) -> None:
 def test_nothing_piles_up_over_the_batches(tmp_path: Path) -> None:
     """What outlives its batch, however small, keeps the large buffers of the next one from fitting in between."""
     write_set(tmp_path, [0] * 64)
-    prompts = [BenchmarkPrompt(i, f"{i:05d}", "p", photograph=tmp_path / f"{i:05d}.png") for i in range(64)]
+    prompts = [BenchmarkPrompt(i, f"{i:05d}", "p", real_image=tmp_path / f"{i:05d}.png") for i in range(64)]
     batches, alive = itertools.count(1), {}
 
     def count(_: int) -> None:
@@ -112,7 +113,7 @@ def test_nothing_piles_up_over_the_batches(tmp_path: Path) -> None:
 
     settings = ScoringSettings(batch_size=1, resamples=2)
     run = DetectorScoringRun(prompts, JUDGES, matching=None, settings=settings, advance=count)
-    real, _ = run.photographs()
+    real, _ = run.real_images()
     assert real.scores["letters"].count == 64
     run.model(find_image_set("again", str(tmp_path)))
     # Seven lists of states: after 15 batches each holds 4 tensors, after 63 it holds 6.
@@ -142,12 +143,12 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 def test_wrong_judges_and_settings() -> None:
     with pytest.raises(ValueError, match="names of their own, got a_judged_real twice"):
-        Judges({"a": Brightness()}, {"a_judged_real": Letters()})
+        Scorers({"a": Brightness()}, {"a_judged_real": Letters()})
     with pytest.raises(ValueError, match=r"metrics\.d: Diversity needs several images"):
-        Judges(metrics={"d": Diversity.__new__(Diversity)})
+        Scorers(metrics={"d": Diversity.__new__(Diversity)})
     for settings in ({"batch_size": 0}, {"num_workers": -1}, {"resamples": 0}, {"confidence": 1.0}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             ScoringSettings(**settings)
     run = DetectorScoringRun([BenchmarkPrompt(0, "0", "p")], JUDGES, matching=None, settings=SETTINGS)
-    with pytest.raises(ValueError, match="photographs of 0 of the 1 prompts"):
-        run.photographs()
+    with pytest.raises(ValueError, match="real images of 0 of the 1 prompts"):
+        run.real_images()

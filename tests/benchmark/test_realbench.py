@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from realgen.benchmark import Arena
-from realgen.benchmark.detector_scoring import Judges, ScoringSettings
-from realgen.benchmark.image_sets import pair
-from realgen.benchmark.matching import FormatMatching
-from realgen.benchmark.prompt_set import read_prompt_set
-from realgen.benchmark.realbench import Contestant, RealBench
+from realgen.benchmark.detector_scoring import Scorers, ScoringSettings
+from realgen.benchmark.inputs.image_sets import pair
+from realgen.benchmark.inputs.matching import FormatMatching
+from realgen.benchmark.inputs.prompt_set import read_prompt_set
+from realgen.benchmark.realbench import PolicyUnderTest, RealBench
 from realgen.judges import DetectorJudge, Verdict
 from realgen.remote_calls import RefusedError
 from tests.helpers.toy_bench import Brightness, GreyPolicy, write_bench, write_grey, write_set
@@ -21,8 +21,8 @@ from tests.helpers.toy_bench import Brightness, GreyPolicy, write_bench, write_g
 
 def bench(folder: Path, **settings: Any) -> RealBench:
     given: dict[str, Any] = {
-        "contestants": {"grey": Contestant(lambda: GreyPolicy(rewrites=True), {"size": 8})},
-        "judges": Judges({"bright": Brightness()}),
+        "policies": {"grey": PolicyUnderTest(lambda: GreyPolicy(rewrites=True), {"size": 8})},
+        "scorers": Scorers({"bright": Brightness()}),
         "scoring": ScoringSettings(resamples=20),
         "draw_batch_size": 3,
     }
@@ -52,9 +52,9 @@ def test_a_second_run_in_the_folder_draws_nothing_and_finds_the_same(tmp_path: P
     second = bench(tmp_path).run(tmp_path / "run")
     assert GreyPolicy.drawn == 0
     assert (second.models, second.rows) == (first.models, first.rows)
-    changed = {"grey": Contestant(GreyPolicy, {"size": 9})}
+    changed = {"grey": PolicyUnderTest(GreyPolicy, {"size": 9})}
     with pytest.raises(ValueError, match=r"other settings: policy\.size"):
-        bench(tmp_path, contestants=changed).run(tmp_path / "run")
+        bench(tmp_path, policies=changed).run(tmp_path / "run")
     with pytest.raises(ValueError, match="other settings: seed"):
         bench(tmp_path, seed=1).run(tmp_path / "run")
 
@@ -74,14 +74,14 @@ def test_what_a_folder_lacks_is_left_out_for_all(tmp_path: Path) -> None:
 
 def test_images_without_a_prompt_are_counted(tmp_path: Path) -> None:
     images = {name: str(write_set(tmp_path / name, (0,) * number)) for name, number in (("black", 4), ("more", 6))}
-    whole = bench(tmp_path, contestants={}, images=images)
+    whole = bench(tmp_path, policies={}, images=images)
     write_grey(tmp_path / "bench/real-img-benchmark/holiday.png", 9)
-    said = "more: 2 images belong to no prompt, nobody judges them: 00004, 00005"
+    said = "more: 2 images belong to no prompt, they are not scored: 00004, 00005"
     assert said in whole.plan(tmp_path / "run")
     results = whole.run(tmp_path / "run")
     assert results.settings["images without a prompt"] == {"more": 2, "real": 1}
     assert results.settings["prompts without an image"] == {}
-    assert {said, "real: 1 images belong to no prompt, nobody judges them: holiday"} <= {*results.settings["warnings"]}
+    assert {said, "real: 1 images belong to no prompt, they are not scored: holiday"} <= {*results.settings["warnings"]}
     # A part of the prompts: the images of the others have prompts.
     (tmp_path / "bench/real-img-benchmark/holiday.png").unlink()
     half = replace(whole, prompts=whole.prompts[:2], other_names=[prompt.name for prompt in whole.prompts])
@@ -90,10 +90,10 @@ def test_images_without_a_prompt_are_counted(tmp_path: Path) -> None:
 
 def test_results_tell_of_which_files_they_are(tmp_path: Path) -> None:
     images = {"black": str(write_set(tmp_path / "black", (0, 0, 0, 0)))}
-    first = bench(tmp_path, contestants={}, images=images).run(tmp_path / "first")
-    again = bench(tmp_path, contestants={}, images=images).run(tmp_path / "again")
+    first = bench(tmp_path, policies={}, images=images).run(tmp_path / "first")
+    again = bench(tmp_path, policies={}, images=images).run(tmp_path / "again")
     write_grey(tmp_path / "black" / "00003.png", 1)
-    other = bench(tmp_path, contestants={}, images=images).run(tmp_path / "other")
+    other = bench(tmp_path, policies={}, images=images).run(tmp_path / "other")
     digests = [results.models[0].digest for results in (first, again, other)]
     assert digests[0] == digests[1] != digests[2]
     assert first.real.digest == other.real.digest
@@ -102,9 +102,9 @@ def test_results_tell_of_which_files_they_are(tmp_path: Path) -> None:
 def test_arena_is_scored_beside_the_detectors(tmp_path: Path) -> None:
     arena = Arena(DetectorJudge(Brightness()))
     images = {"black": str(write_set(tmp_path / "black", (0, 1, 2, 3)))}
-    judged = bench(tmp_path, contestants={}, images=images, arena=arena)
+    judged = bench(tmp_path, policies={}, images=images, arena=arena)
     assert judged.plan(tmp_path / "run") == [
-        "8 images to judge, by bright",
+        "8 images to score, by bright",
         "arena: 16 calls of the judge (16 questions, 0 answered already)",  # 4 pairs x 2 orders, 8 images alone
     ]
     results = judged.run(tmp_path / "run")
@@ -122,7 +122,7 @@ def test_the_judge_computes_where_the_benchmark_does(tmp_path: Path, monkeypatch
     moved: list[object] = []
     monkeypatch.setattr(judge, "to", moved.append)
     images = {"black": str(write_set(tmp_path / "black", (0, 1, 2, 3)))}
-    bench(tmp_path, contestants={}, images=images, arena=Arena(judge), device="cpu").run(tmp_path / "run")
+    bench(tmp_path, policies={}, images=images, arena=Arena(judge), device="cpu").run(tmp_path / "run")
     assert moved == ["cpu"]
 
 
@@ -147,7 +147,7 @@ def test_a_judge_that_gives_up_has_wasted_no_scores(tmp_path: Path) -> None:
     images = {"black": str(write_set(tmp_path / "black", (0, 1, 2, 3)))}
     arena = Arena(Closed(Brightness()), single=False)
     with pytest.raises(RefusedError, match="no credit"):
-        bench(tmp_path, contestants={}, images=images, arena=arena, judges=Judges({"bright": Counting()})).run(
+        bench(tmp_path, policies={}, images=images, arena=arena, scorers=Scorers({"bright": Counting()})).run(
             tmp_path / "run"
         )
     assert Counting.shown == 0
@@ -155,16 +155,16 @@ def test_a_judge_that_gives_up_has_wasted_no_scores(tmp_path: Path) -> None:
 
 def test_a_plan_refuses_what_the_run_would(tmp_path: Path) -> None:
     bench(tmp_path).run(tmp_path / "run")
-    changed = {"grey": Contestant(GreyPolicy, {"size": 9})}
+    changed = {"grey": PolicyUnderTest(GreyPolicy, {"size": 9})}
     with pytest.raises(ValueError, match=r"other settings: policy\.size"):
-        bench(tmp_path, contestants=changed).plan(tmp_path / "run")
+        bench(tmp_path, policies=changed).plan(tmp_path / "run")
 
 
 def test_a_plan_before_anything_is_drawn(tmp_path: Path) -> None:
     arena = Arena(DetectorJudge(Brightness()))
     lines = bench(tmp_path, arena=arena).plan(tmp_path / "run")
     assert lines[0] == "grey: 4 images to draw, 0 there already"
-    assert lines[1] == "8 images to judge, by bright"
+    assert lines[1] == "8 images to score, by bright"
     assert lines[2].startswith("arena: about 16 calls")
     assert not (tmp_path / "run").exists()
 
@@ -172,11 +172,11 @@ def test_a_plan_before_anything_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"judges": Judges()}, "there is no judge"),
-        ({"contestants": {}}, "there is nothing to judge"),
+        ({"scorers": Scorers()}, "there is nothing to score with"),
+        ({"policies": {}}, "there is nothing to score"),
         ({"images": {"grey": "x"}}, "both have grey"),
-        ({"contestants": {}, "images": {"real": "x"}}, "usable as a folder's, and not 'real'; got 'real'"),
-        ({"contestants": {"a/b": Contestant(GreyPolicy, {})}}, "got 'a/b'"),
+        ({"policies": {}, "images": {"real": "x"}}, "usable as a folder's, and not 'real'; got 'real'"),
+        ({"policies": {"a/b": PolicyUnderTest(GreyPolicy, {})}}, "got 'a/b'"),
         ({"draw_batch_size": 0}, "draw_batch_size must be at least 1"),
         ({"seed": -1}, r"seed must be 0 to 2\^32 - 1"),
     ],

@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from realgen.benchmark.drawing import image_seed
-from realgen.benchmark.matching import FormatMatching
+from realgen.benchmark.inputs.drawing import image_seed
+from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.callbacks import RealBenchScoring
 from tests.helpers.toy_bench import PROMPTS, Brightness, GreyPolicy, write_bench
 from tests.helpers.toy_grpo import Prompts, module, trainer

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from realgen.benchmark.image_sets import ImageSet
-from realgen.benchmark.prompt_set import BenchmarkPrompt
+from realgen.benchmark.inputs.image_sets import ImageSet
+from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 
 SIZE = 16
 
@@ -27,9 +27,9 @@ def arena_images(
     root: Path, levels: Mapping[str, int], *, real: int | None = 120, number: int = 6
 ) -> tuple[list[BenchmarkPrompt], list[ImageSet]]:
     """Prompts with photographs of level ``real``, two categories, and an image set per model."""
-    photographs = {} if real is None else grey(root / "real", real, number)
+    real_images = {} if real is None else grey(root / "real", real, number)
     prompts = [
-        BenchmarkPrompt(i, f"{i:05d}", f"a grey {i}", "even" if i % 2 == 0 else "odd", photographs.get(f"{i:05d}"))
+        BenchmarkPrompt(i, f"{i:05d}", f"a grey {i}", "even" if i % 2 == 0 else "odd", real_images.get(f"{i:05d}"))
         for i in range(number)
     ]
     sets = [ImageSet(name, root / name, grey(root / name, level, number)) for name, level in levels.items()]

@@ -11,7 +11,7 @@ from PIL import Image
 from experiments.nano.captions import PHOTO_CUES, split_prompts
 from experiments.nano.photographs import SUBJECTS
 from experiments.nano.realbench import CATEGORIES, main
-from realgen.benchmark.prompt_set import categories_of, read_prompt_set
+from realgen.benchmark.inputs.prompt_set import categories_of, read_prompt_set
 
 
 def test_it_is_the_published_layout(nano: Path) -> None:

@@ -1,0 +1,1 @@
+"""Arena-Scoring: a judge compares images pair by pair."""

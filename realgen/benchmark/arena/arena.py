@@ -1,0 +1,249 @@
+"""Arena-Scoring: a judge compares images of the same prompts, pair by pair, and says which ones look real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from realgen.benchmark.arena.answer_log import AnswerLog
+from realgen.benchmark.arena.asking import Asking, times_to_ask
+from realgen.benchmark.arena.questions import (
+    Against,
+    PairQuestions,
+    Protocol,
+    Question,
+    QuestionKeys,
+    pair_questions,
+    single_questions,
+)
+from realgen.benchmark.arena.result import Answer, ArenaResult
+from realgen.benchmark.arena.scoring import Resampling, bias, pair_row, rank, score_matchups, score_singles, single_row
+from realgen.benchmark.inputs.image_sets import ImageSet
+from realgen.benchmark.inputs.matching import FormatMatching
+from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.judges.base import ArenaJudge, IdentityChangedError
+from realgen.remote_calls import run_async
+
+
+@dataclass(frozen=True)
+class ArenaPlan:
+    """What a run would do."""
+
+    questions: int
+    """That the arena consists of; equal ones are counted once."""
+    kept: int
+    """Of them done already."""
+    calls: int
+    """Questions that a run would ask; unreadable replies and failures come on top."""
+    most_calls: int
+    """Questions that it would ask if no reply could be read."""
+
+    def __str__(self) -> str:
+        """One line for the user."""
+        more = f", at most {self.most_calls} with repetitions" if self.most_calls > self.calls else ""
+        return f"{self.calls} calls of the judge{more} ({self.questions} questions, {self.kept} answered already)"
+
+
+class Arena:
+    """Compares models with real images and with each other, by a judge.
+
+    Against RealGen's published protocol (generated image first, always; no tie; replies that are not in its words are
+    lost) each pair is asked in both orders, a disagreement is a tie, the position bias is reported, and replies that
+    cannot be read are asked for again and then counted. ``protocol: published`` is theirs.
+
+    Args:
+        judge: Who is asked.
+        protocol: ``swapped``: both orders. ``published``: the model first, the real image second.
+        against: What models are compared with: the real images (``real``), each other (``models``), ``both``, ``none``.
+        single: Ask of each image alone whether it is real or fake, too; of the real images as well.
+        replies: Times that the judge is asked in all, over all runs, while its reply cannot be read, >= 1; one that
+            always replies the same is asked once.
+        ask_again: Ask questions again whose replies could not be read in an earlier run.
+        max_failures: Questions in a row without an answer after which the run stops, >= 1; the next one goes on.
+        resampling: How intervals are made; null for the defaults.
+
+    Raises:
+        ValueError: If a number is below 1, or nothing is to be asked.
+    """
+
+    def __init__(
+        self,
+        judge: ArenaJudge,
+        protocol: Protocol = "swapped",
+        against: Against = "real",
+        single: bool = True,
+        replies: int = 3,
+        ask_again: bool = False,
+        max_failures: int = 10,
+        resampling: Resampling | None = None,
+    ) -> None:
+        for name, number in {"replies": replies, "max_failures": max_failures}.items():
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}.")
+        if against == "none" and not single:
+            raise ValueError("against=none and single=false leave nothing to ask the judge.")
+        self.judge, self.protocol, self.against, self.single = judge, protocol, against, single
+        self.replies = 1 if judge.deterministic else replies
+        self.ask_again, self.max_failures = ask_again, max_failures
+        self.resampling = resampling or Resampling()
+
+    def plan(
+        self,
+        prompts: Sequence[BenchmarkPrompt],
+        sets: Sequence[ImageSet],
+        log: Path,
+        *,
+        matching: FormatMatching | None = None,
+    ) -> ArenaPlan:
+        """Count what ``run`` would ask; reads the image files, and the weights of a local judge, and asks nobody.
+
+        Args:
+            prompts: Of which every set has an image.
+            sets: Images of the models.
+            log: File of the answers.
+            matching: How images are made alike before they are shown.
+
+        Returns:
+            The plan.
+
+        Raises:
+            ValueError: If images are missing, or the file of the answers is none.
+        """
+        arena_run = _ArenaRun(self, prompts, sets, matching)
+        answers = AnswerLog(log)
+        times = [arena_run.times_to_ask(answers.get(key)) for key in arena_run.by_key]
+        calls = sum(number > 0 for number in times)
+        return ArenaPlan(len(times), len(times) - calls, calls, sum(times))
+
+    def run(
+        self,
+        prompts: Sequence[BenchmarkPrompt],
+        sets: Sequence[ImageSet],
+        log: Path,
+        *,
+        matching: FormatMatching | None = None,
+        progress: bool = True,
+    ) -> ArenaResult:
+        """Ask all questions that have no answer in the file yet, and score.
+
+        Args:
+            prompts: Of which every set has an image.
+            sets: Images of the models.
+            log: File of the answers, one JSON object per line; made if it does not exist. A run that was stopped goes
+                on from it.
+            matching: How images are made alike before they are shown.
+            progress: Whether a bar is drawn.
+
+        Returns:
+            All that was found; of questions that got no answer, their number.
+
+        Raises:
+            ValueError: If images are missing or broken, or the file is none of answers or written by another run.
+            RefusedError: If the judge refuses all questions.
+            RuntimeError: If ``max_failures`` questions in a row got no answer.
+            OSError: If an answer cannot be written.
+        """
+        self.judge.check()
+        arena_run = _ArenaRun(self, prompts, sets, matching)
+        answers = AnswerLog(log)
+        with answers.writing():
+            try:
+                asked, failed = self._ask(arena_run, answers, matching, progress)
+            except IdentityChangedError:  # answers have other keys from now on, and some may be kept already
+                arena_run = _ArenaRun(self, prompts, sets, matching)
+                asked, failed = self._ask(arena_run, answers, matching, progress)
+        return arena_run.result(answers, asked=asked, failed=failed)
+
+    def _ask(
+        self, arena_run: _ArenaRun, answers: AnswerLog, matching: FormatMatching | None, progress: bool
+    ) -> tuple[int, int]:
+        """Ask the open questions; return how many got an answer, and how many none."""
+        questions = arena_run.open_questions(answers)
+        with _bar(len(questions), progress) as advance:
+            asker = Asking(
+                self.judge,
+                answers,
+                matching=matching,
+                replies=self.replies,
+                ask_again=self.ask_again,
+                max_failures=self.max_failures,
+                advance=advance,
+            )
+            failed = run_async(asker.ask_all(questions))
+        return len(questions) - failed, failed
+
+
+class _ArenaRun:
+    """The questions of one arena over one set of images."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        prompts: Sequence[BenchmarkPrompt],
+        sets: Sequence[ImageSet],
+        matching: FormatMatching | None,
+    ) -> None:
+        self.arena = arena
+        self.pairs: list[PairQuestions] = pair_questions(prompts, sets, against=arena.against, protocol=arena.protocol)
+        self.singles = single_questions(prompts, sets) if arena.single else []
+        keys = QuestionKeys(arena.judge, matching)
+        orders = chain.from_iterable((pair.forward, pair.backward) for pair in self.pairs)
+        asked = chain((question for question in orders if question is not None), self.singles)
+        self.keys = {question: keys(question) for question in asked}
+        self.by_key: dict[str, Question] = {}
+        for question, key in self.keys.items():
+            self.by_key.setdefault(key, question)
+
+    def open_questions(self, answers: AnswerLog) -> list[tuple[str, Question]]:
+        """Questions without an answer, equal ones once, in order."""
+        return [(key, question) for key, question in self.by_key.items() if self.times_to_ask(answers.get(key))]
+
+    def times_to_ask(self, answer: Answer | None) -> int:
+        """How often a question with this answer is to be asked while its reply cannot be read."""
+        return times_to_ask(answer, replies=self.arena.replies, ask_again=self.arena.ask_again)
+
+    def result(self, answers: AnswerLog, *, asked: int, failed: int) -> ArenaResult:
+        """Score what the file holds."""
+        arena, resampling = self.arena, self.arena.resampling
+
+        def answer_of(question: Question) -> Answer | None:
+            return answers.get(self.keys[question])
+
+        pairs = tuple(pair_row(pair, answer_of) for pair in self.pairs)
+        images = tuple(single_row(question, answer_of) for question in self.singles)
+        first_share, disagreement = bias(pairs)
+        kept = [answer for answer in map(answers.get, self.by_key) if answer is not None]
+        return ArenaResult(
+            judge=arena.judge.name,
+            protocol=arena.protocol,
+            matchups=score_matchups(pairs, resampling),
+            singles=score_singles(images, resampling),
+            ranking=rank(pairs, resampling),
+            first_share=first_share,
+            disagreement_share=disagreement,
+            pairs=pairs,
+            images=images,
+            questions=len(self.by_key),
+            asked=asked,
+            unreadable=sum(answer.choice is None and answer.replies >= arena.replies for answer in kept),
+            failed=failed,
+            tokens_in=sum(answer.tokens_in for answer in kept),
+            tokens_out=sum(answer.tokens_out for answer in kept),
+            requests=sum(answer.requests for answer in kept),
+        )
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
+    """A bar on the terminal; what it yields moves it by one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("Arena"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not (shown and total and console.is_terminal)) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,155 @@
+"""Which questions an arena asks, in what order of images, and what makes two questions the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+from realgen.benchmark.inputs.image_sets import ImageSet
+from realgen.benchmark.inputs.matching import FormatMatching
+from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.benchmark.results import REAL
+from realgen.judges.base import ArenaJudge
+
+Protocol = Literal["swapped", "published"]
+Against = Literal["real", "models", "both", "none"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image in a question."""
+
+    model: str
+    """Whose; ``real`` for the real image."""
+    file: Path
+    """Where it lies."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a judge is asked once: a pair in one order, or a single image."""
+
+    prompt: BenchmarkPrompt
+    """Of the images."""
+    first: Shown
+    """The image shown first, or alone."""
+    second: Shown | None = None
+    """The image shown second; None for a single one."""
+
+    @property
+    def kind(self) -> Literal["compare", "single"]:
+        """A pair, or one image."""
+        return "single" if self.second is None else "compare"
+
+
+@dataclass(frozen=True)
+class PairQuestions:
+    """A pair in the orders in which it is asked."""
+
+    forward: Question
+    """The first contestant is shown first."""
+    backward: Question | None
+    """It is shown second; None in the published protocol."""
+
+
+def pair_questions(
+    prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet], *, against: Against, protocol: Protocol
+) -> list[PairQuestions]:
+    """All pairs of an arena, prompt by prompt, so that a run cut short has judged some prompts in full.
+
+    Args:
+        prompts: Of which every set has an image.
+        sets: Images of the models; of two, the earlier is the first contestant, and a model is before ``real``.
+        against: Each model against the real images, against each other model, both, or nothing.
+        protocol: ``published`` shows the first contestant first, always; ``swapped`` asks in both orders.
+
+    Returns:
+        Pairs.
+
+    Raises:
+        ValueError: If real images are missing that are asked for, or there is one model only to be compared.
+    """
+    if against in {"models", "both"} and len(sets) < 2:
+        raise ValueError(f"against={against} compares models with each other, and needs at least two; got {len(sets)}.")
+    if against in {"real", "both"}:
+        missing = [prompt.name for prompt in prompts if prompt.real_image is None]
+        if missing:
+            raise ValueError(
+                f"against={against} needs the real images; {len(missing)} prompts have none: {missing[0]}."
+            )
+    return [
+        PairQuestions(Question(prompt, one, two), Question(prompt, two, one) if protocol == "swapped" else None)
+        for prompt in prompts
+        for one, two in _contests(prompt, sets, against)
+    ]
+
+
+def single_questions(prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet]) -> list[Question]:
+    """Real or fake, of every model's images and of the real images, without which the former mean little.
+
+    Args:
+        prompts: Of which every set has an image.
+        sets: Images of the models.
+
+    Returns:
+        Questions, prompt by prompt.
+    """
+    return [Question(prompt, shown) for prompt in prompts for shown in _all_shown(prompt, sets)]
+
+
+class QuestionKeys:
+    """Tells questions apart by what their answer depends on: judge, question, content of the images, prompt if shown.
+
+    Args:
+        judge: Who is asked.
+        matching: How images are made alike before they are shown; None shows them as they are.
+    """
+
+    def __init__(self, judge: ArenaJudge, matching: FormatMatching | None) -> None:
+        self._identities = {kind: judge.identity(kind) for kind in ("compare", "single")}
+        self._reads_prompt = judge.reads_prompt
+        self._matching = None if matching is None else asdict(matching)
+        self._digest = cache(_digest_of_file)
+
+    def __call__(self, question: Question) -> str:
+        """The key; the files are read at their first question.
+
+        Raises:
+            ValueError: If a file cannot be read.
+        """
+        shown = [question.first] if question.second is None else [question.first, question.second]
+        content: Mapping[str, object] = {
+            "judge": self._identities[question.kind],
+            "images": [self._digest(image.file) for image in shown],
+            "matching": self._matching,
+            "prompt": question.prompt.prompt if self._reads_prompt else None,
+        }
+        text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _contests(prompt: BenchmarkPrompt, sets: Sequence[ImageSet], against: Against) -> Iterator[tuple[Shown, Shown]]:
+    models = [Shown(images.name, images.files[prompt.name]) for images in sets]
+    if against in {"real", "both"} and prompt.real_image is not None:
+        yield from ((shown, Shown(REAL, prompt.real_image)) for shown in models)
+    if against in {"models", "both"}:
+        yield from combinations(models, 2)
+
+
+def _all_shown(prompt: BenchmarkPrompt, sets: Sequence[ImageSet]) -> Iterator[Shown]:
+    yield from (Shown(images.name, images.files[prompt.name]) for images in sets)
+    if prompt.real_image is not None:
+        yield Shown(REAL, prompt.real_image)
+
+
+def _digest_of_file(path: Path) -> str:
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error

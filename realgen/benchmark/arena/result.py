@@ -1,0 +1,195 @@
+"""What an arena found: every pair and every single image, win rates, position bias, ranking, cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from realgen.functional.bootstrap import Interval
+from realgen.judges.base import Choice
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a judge said to one question, as it is kept."""
+
+    key: str
+    """Of the question: judge, question text, images, prompt if it was shown."""
+    kind: Literal["compare", "single"]
+    """A pair, or one image."""
+    judge: str
+    """The judge's name."""
+    name: str
+    """Of the prompt."""
+    first: str
+    """Model whose image was shown first, or alone; ``real`` for the real image."""
+    second: str
+    """Model whose image was shown second; empty where there was one image."""
+    choice: Choice | None
+    """None where no reply could be read."""
+    reason: str
+    """The judge's."""
+    reply: str
+    """The whole of its last reply."""
+    tokens_in: int
+    """Of all replies to this question."""
+    tokens_out: int
+    """Of all replies to this question."""
+    replies: int
+    """Times that the judge answered: more than 1 where a reply could not be read."""
+    requests: int
+    """Requests sent, failed ones included."""
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """Two images of one prompt, and what the judge said of them in each order."""
+
+    name: str
+    """Of the prompt."""
+    category: str
+    """Of the prompt; empty where there is none."""
+    first: str
+    """Contestant whose outcome it is: a model."""
+    second: str
+    """The other one: a model, or ``real``."""
+    first_file: str
+    """The first contestant's image."""
+    second_file: str
+    """The second contestant's image."""
+    outcome: float | None
+    """For the first contestant: 1 won, 0.5 tie, 0 lost; None where an order could not be judged."""
+    forward: Choice | None
+    """The judge's choice with the first contestant shown first."""
+    forward_reason: str
+    """Its reason."""
+    backward: Choice | None = None
+    """Its choice with the first contestant shown second, in the words of that order; None in the published protocol."""
+    backward_reason: str = ""
+    """Its reason; what it calls Image 1 is the second contestant's."""
+
+
+@dataclass(frozen=True)
+class SingleRow:
+    """One image, and whether the judge called it real."""
+
+    name: str
+    """Of the prompt."""
+    category: str
+    """Of the prompt; empty where there is none."""
+    model: str
+    """Whose image; ``real`` for the real image."""
+    file: str
+    """The image."""
+    choice: Choice | None
+    """``real`` or ``fake``; None where it could not be judged."""
+    reason: str
+    """The judge's."""
+
+
+@dataclass(frozen=True)
+class Matchup:
+    """All pairs of two contestants."""
+
+    first: str
+    """Contestant whose wins are counted."""
+    second: str
+    """The other one."""
+    win_rate: Interval | None
+    """Of the first contestant, ties as half, in [0, 1]; None where no pair was judged."""
+    categories: Mapping[str, Interval]
+    """The same for each category in which a pair was judged."""
+    wins: int
+    """Pairs."""
+    ties: int
+    """Pairs; ``disagreements`` are among them."""
+    losses: int
+    """Pairs."""
+    disagreements: int
+    """Pairs that are ties because the two orders disagreed."""
+    unjudged: int
+    """Pairs of which an order could not be judged."""
+    first_share: float | None
+    """Share of decided replies that chose the image shown first; 0.5 = no position bias. None without any."""
+    disagreement_share: float | None
+    """Share of pairs whose two orders disagreed; None where none was asked in both."""
+
+
+@dataclass(frozen=True)
+class SingleScore:
+    """How often a model's images, or the real images, were called real."""
+
+    model: str
+    """Or ``real``."""
+    real_share: Interval | None
+    """In [0, 1]; None where no image was judged."""
+    categories: Mapping[str, Interval]
+    """The same for each category in which an image was judged."""
+    unjudged: int
+    """Images."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A contestant's place."""
+
+    model: str
+    """Or ``real``."""
+    strength: Interval
+    """Bradley-Terry log-strength; that of all contestants has the mean 0. Without limits where nothing tells them."""
+    elo: Interval
+    """The same on Elo's scale, with the mean 1000."""
+
+
+@dataclass(frozen=True)
+class ArenaResult:
+    """All that an arena found."""
+
+    judge: str
+    """Name of the judge; a stand-in says that it is one."""
+    protocol: Literal["swapped", "published"]
+    """Whether both orders were asked, or the generated image was always shown first."""
+    matchups: tuple[Matchup, ...]
+    """Who met whom."""
+    singles: tuple[SingleScore, ...]
+    """Real or fake, by model; the real images last. Empty where that was not asked."""
+    ranking: tuple[Ranked, ...]
+    """Strongest first; empty where strengths do not exist."""
+    first_share: float | None
+    """Position bias over all replies: share of decided ones that chose the image shown first."""
+    disagreement_share: float | None
+    """Share of all pairs whose two orders disagreed."""
+    pairs: tuple[PairRow, ...]
+    """Every pair."""
+    images: tuple[SingleRow, ...]
+    """Every single image."""
+    questions: int
+    """That the arena consists of."""
+    asked: int
+    """Of them asked in this run; the others were kept from earlier ones."""
+    unreadable: int
+    """Questions to which no reply could be read."""
+    failed: int
+    """Questions to which no answer came; the next run asks them again."""
+    tokens_in: int
+    """Of all answers that count here, also of those kept from earlier runs."""
+    tokens_out: int
+    """Of all answers that count here."""
+    requests: int
+    """Sent for them, failed ones included."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: dicts, lists, numbers and texts; what is no number is None."""
+        found = _plain(asdict(self))
+        assert isinstance(found, dict)
+        return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(child) for name, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

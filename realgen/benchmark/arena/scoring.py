@@ -1,0 +1,216 @@
+"""From a judge's answers to win rates, shares and a ranking."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from realgen.benchmark.arena.questions import PairQuestions, Question
+from realgen.benchmark.arena.result import Answer, Matchup, PairRow, Ranked, SingleRow, SingleScore
+from realgen.benchmark.results import REAL
+from realgen.functional.arena import (
+    bradley_terry_intervals,
+    elo,
+    merge_orders,
+    position_bias,
+    win_matrices,
+    win_rate,
+)
+from realgen.functional.bootstrap import Interval
+from realgen.judges.base import Choice
+
+AnswerOf = Callable[[Question], Answer | None]
+_OUTCOMES: Mapping[Choice | None, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made: those of strengths by drawing prompts anew, those of win rates and shares in closed form.
+
+    Win rates have score intervals (``functional.proportion``): without ties, as of images called real, they are shares
+    over independent prompts (Wilson 1927); with ties, which count as half, they are means of 0, 0.5 and 1 (Tango 1998).
+    """
+
+    resamples: int = 2000
+    """How often the prompts are drawn anew for the strengths' intervals, >= 1."""
+    confidence: float = 0.95
+    """Of all intervals, in (0, 1)."""
+    seed: int = 0
+    """Of the draws."""
+
+
+def pair_row(pair: PairQuestions, answer_of: AnswerOf) -> PairRow:
+    """What the judge said of a pair.
+
+    Args:
+        pair: The pair.
+        answer_of: The answer to a question; None if there is none.
+
+    Returns:
+        The row; without an outcome where an order that was asked could not be judged.
+    """
+    question, other = pair.forward, pair.forward.second
+    assert other is not None
+    forward = answer_of(pair.forward)
+    backward = None if pair.backward is None else answer_of(pair.backward)
+    there, back = _outcome(forward), 1 - _outcome(backward)
+    if pair.backward is not None:
+        there = float(merge_orders(torch.tensor([there]), torch.tensor([back])))
+    return PairRow(
+        name=question.prompt.name,
+        category=question.prompt.category,
+        first=question.first.model,
+        second=other.model,
+        first_file=str(question.first.file),
+        second_file=str(other.file),
+        outcome=None if math.isnan(there) else there,
+        forward=None if forward is None else forward.choice,
+        forward_reason="" if forward is None else forward.reason,
+        backward=None if backward is None else backward.choice,
+        backward_reason="" if backward is None else backward.reason,
+    )
+
+
+def single_row(question: Question, answer_of: AnswerOf) -> SingleRow:
+    """What the judge said of an image.
+
+    Args:
+        question: Of one image.
+        answer_of: The answer to a question; None if there is none.
+    """
+    answer = answer_of(question)
+    return SingleRow(
+        name=question.prompt.name,
+        category=question.prompt.category,
+        model=question.first.model,
+        file=str(question.first.file),
+        choice=None if answer is None else answer.choice,
+        reason="" if answer is None else answer.reason,
+    )
+
+
+def score_matchups(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Matchup, ...]:
+    """Win rates of all who met, in the order in which they first did."""
+    met: dict[tuple[str, str], list[PairRow]] = {}
+    for pair in pairs:
+        met.setdefault((pair.first, pair.second), []).append(pair)
+    return tuple(_matchup(own, resampling) for own in met.values())
+
+
+def score_singles(rows: Sequence[SingleRow], resampling: Resampling) -> tuple[SingleScore, ...]:
+    """How often each model's images were called real; the real images last."""
+    models = sorted(dict.fromkeys(row.model for row in rows), key=lambda model: model == REAL)
+    scores = []
+    for model in models:
+        own = [row for row in rows if row.model == model]
+        values = torch.tensor([{"real": 1.0, "fake": 0.0}.get(row.choice or "", math.nan) for row in own])
+        share, categories = _rates(values, [row.category for row in own], resampling)
+        scores.append(SingleScore(model, share, categories, int(values.isnan().sum())))
+    return tuple(scores)
+
+
+def bias(pairs: Sequence[PairRow]) -> tuple[float | None, float | None]:
+    """Share of decided replies that chose the image shown first, and share of pairs whose two orders disagreed."""
+    found = position_bias(*_orders(pairs))
+    return _number(found.first_share), _number(found.disagreement)
+
+
+def rank(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ranked, ...]:
+    """Bradley-Terry strengths of all contestants, strongest first; none where they do not exist.
+
+    One virtual tie between those who met keeps the strength of a contestant that won or lost everything finite; its
+    interval, and all of a single prompt, are not known (``bradley_terry_intervals``).
+    """
+    judged = [pair for pair in pairs if pair.outcome is not None]
+    models = list(dict.fromkeys(model for pair in judged for model in (pair.first, pair.second)))
+    prompts = list(dict.fromkeys(pair.name for pair in judged))
+    if not judged:
+        return ()
+    places, rows = ({name: i for i, name in enumerate(names)} for names in (models, prompts))
+    wins = win_matrices(
+        torch.tensor([places[pair.first] for pair in judged]),
+        torch.tensor([places[pair.second] for pair in judged]),
+        torch.tensor([pair.outcome for pair in judged], dtype=torch.float64),
+        torch.tensor([rows[pair.name] for pair in judged]),
+        num_models=len(models),
+        num_prompts=len(prompts),
+    )
+    if not _all_met(wins.sum(0)):
+        return ()
+    found = bradley_terry_intervals(
+        wins, resamples=resampling.resamples, confidence=resampling.confidence, seed=resampling.seed
+    )
+    played = ((wins + wins.mT).sum(-1) > 0).sum(0).tolist()  # prompts of each contestant
+
+    def ranked(i: int) -> Ranked:
+        def interval(parts: Sequence[Tensor]) -> Interval:
+            value, low, high = (float(part[i]) for part in parts)
+            return Interval(value, _number(low), _number(high), played[i])
+
+        return Ranked(models[i], interval(found), interval([elo(part) for part in found]))
+
+    return tuple(ranked(i) for i in found.value.argsort(descending=True).tolist())
+
+
+def _matchup(pairs: Sequence[PairRow], resampling: Resampling) -> Matchup:
+    outcomes = torch.tensor([math.nan if pair.outcome is None else pair.outcome for pair in pairs])
+    rate, categories = _rates(outcomes, [pair.category for pair in pairs], resampling)
+    forward, backward = _orders(pairs)
+    first_share, disagreement = bias(pairs)
+    return Matchup(
+        first=pairs[0].first,
+        second=pairs[0].second,
+        win_rate=rate,
+        categories=categories,
+        wins=int((outcomes == 1).sum()),
+        ties=int((outcomes == 0.5).sum()),
+        losses=int((outcomes == 0).sum()),
+        disagreements=int(((forward != backward) & ~forward.isnan() & ~backward.isnan()).sum()),
+        unjudged=int(outcomes.isnan().sum()),
+        first_share=first_share,
+        disagreement_share=disagreement,
+    )
+
+
+def _rates(
+    values: Tensor, categories: Sequence[str], resampling: Resampling
+) -> tuple[Interval | None, dict[str, Interval]]:
+    """Mean over all prompts, and by category; none of what nobody judged."""
+
+    def rate(part: Tensor) -> Interval | None:
+        if bool(part.isnan().all()):
+            return None
+        return win_rate(part, confidence=resampling.confidence)
+
+    by_category = {
+        category: rate(values[torch.tensor([name == category for name in categories])])
+        for category in dict.fromkeys(categories)
+        if category
+    }
+    return rate(values), {name: found for name, found in by_category.items() if found is not None}
+
+
+def _orders(pairs: Sequence[PairRow]) -> tuple[Tensor, Tensor]:
+    """Outcomes for the first contestants in each order; NaN where there is none."""
+    forward = torch.tensor([_OUTCOMES.get(pair.forward, math.nan) for pair in pairs])
+    backward = torch.tensor([1 - _OUTCOMES.get(pair.backward, math.nan) for pair in pairs])
+    return forward, backward
+
+
+def _outcome(answer: Answer | None) -> float:
+    """For the image shown first; NaN where nothing could be read."""
+    return _OUTCOMES.get(None if answer is None else answer.choice, math.nan)
+
+
+def _all_met(wins: Tensor) -> bool:
+    """Whether everybody met everybody, directly or through others."""
+    met = ((wins + wins.mT) > 0).double() + torch.eye(len(wins), dtype=torch.float64)
+    return bool((torch.linalg.matrix_power(met, len(wins)) > 0).all())
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

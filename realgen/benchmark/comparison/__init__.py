@@ -1,0 +1,1 @@
+"""Runs of training or of the benchmark, held against each other."""

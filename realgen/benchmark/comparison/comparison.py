@@ -1,0 +1,272 @@
+"""Which of several runs is better, said honestly: the same prompts, the same price, all seeds, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from realgen.benchmark.comparison.groups import Group, group_runs
+from realgen.benchmark.comparison.runs import ImageKey, RecordedRun, ValidationPoint
+from realgen.functional.bootstrap import Interval, percentile_limits, resampled_means
+
+Price = Literal["images", "seconds"]
+
+
+@dataclass(frozen=True)
+class PromptMetric:
+    """One metric of all groups."""
+
+    name: str
+    values: tuple[Interval, ...]
+    """One per group: mean over prompts and seeds."""
+    seeds: tuple[tuple[float, ...], ...]
+    """The mean of each run, per group."""
+    differences: tuple[Interval, ...]
+    """Each group but the first, minus the first, paired by prompt."""
+
+
+@dataclass(frozen=True)
+class CorpusMetric:
+    """A metric of all images together: it has no value per prompt, so no interval over prompts."""
+
+    name: str
+    seeds: tuple[tuple[float, ...], ...]
+    """One value per run, per group."""
+    higher_is_better: bool | None
+    """None where it is not known."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """All metrics at one price."""
+
+    price: Price | None
+    """What is equal; None for a benchmark, which trains nothing."""
+    at: float
+    """Images or seconds of training, the most that all runs reached."""
+    iterations: tuple[tuple[float, ...], ...]
+    """Where each run stood then; between two validations both are interpolated."""
+    metrics: tuple[PromptMetric, ...]
+    corpus_metrics: tuple[CorpusMetric, ...]
+    interpolated: bool
+    """Whether a run stood between two validations."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What can be said of the groups."""
+
+    groups: tuple[Group, ...]
+    sections: tuple[Section, ...]
+    prompts: int
+    """Of which every run has images."""
+    left_out: int
+    """Prompts that only some of the runs have."""
+    confidence: float
+
+
+def compare_runs(
+    runs: Sequence[RecordedRun], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> Comparison:
+    """Compare groups of runs on the prompts that all of them have.
+
+    Args:
+        runs: Training runs, or models of benchmark runs, not both.
+        resamples: Of the bootstrap, >= 1.
+        confidence: Share of the resamples between the limits, in (0, 1).
+        seed: Of the bootstrap.
+
+    Returns:
+        One section at equal images and one at equal seconds; of benchmark runs a single one.
+
+    Raises:
+        ValueError: If the runs are of two kinds or fewer than two groups, a group has a seed twice, they have no prompt
+            or metric in common, or none was validated after training had begun.
+    """
+    kinds = {run.kind for run in runs}
+    if len(kinds) > 1:
+        raise ValueError("training runs and benchmark runs cannot be compared with each other; give one kind.")
+    if len(runs) == 1:
+        raise ValueError(f"{runs[0].name} is alone; give another run to compare it with.")
+    groups = group_runs(runs)
+    if len(groups) < 2:
+        raise ValueError(
+            f"all {len(runs)} are one group: the same config but for the seed; there is nothing to compare it with."
+        )
+    images = [_images_of(run) for run in runs]
+    everywhere, somewhere = set.intersection(*images), set.union(*images)
+    if not everywhere:
+        raise ValueError("the runs have no image of the same prompt, sample and noise in common.")
+    bootstrap = {"resamples": resamples, "confidence": confidence, "seed": seed}
+    sections = []
+    prices: list[Price | None] = [None] if kinds == {"benchmark"} else ["images", "seconds"]
+    for price in prices:
+        at = _common_price(runs, price)
+        if price != "seconds" or at > 0:  # a run may not have been timed
+            sections.append(_section(groups, everywhere, price, at, bootstrap))
+    prompts = {(image.key, image.prompt) for image in everywhere}
+    left_out = len({(image.key, image.prompt) for image in somewhere} - prompts)
+    return Comparison(tuple(groups), tuple(sections), len(prompts), left_out, confidence)
+
+
+def differences_of_groups(
+    values: Float[Tensor, "prompts runs"],
+    sizes: Sequence[int],
+    *,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[list[Interval], list[Interval]]:
+    """Means of groups of runs, and of what each has more than the first, with intervals over prompts and seeds.
+
+    Each resample draws prompts with replacement, the same for all runs, and of each group of S > 1 seeds S - 1 with
+    replacement, which gives the mean over seeds its right variance however few they are (Rao and Wu 1988).
+    A group of one run is taken as it is: its interval says nothing of other seeds. One prompt gives no interval.
+
+    Args:
+        values: [P, runs] a row per prompt, the runs of a group side by side; finite.
+        sizes: Runs of each group; together all columns.
+        resamples: >= 1.
+        confidence: In (0, 1).
+        seed: Of the draws.
+
+    Returns:
+        The means, one per group, and the differences, one per group but the first.
+
+    Example:
+        >>> values = torch.tensor([[0.1, 0.4], [0.3, 0.6]])
+        >>> print(differences_of_groups(values, [1, 1])[1][0])
+        0.300 [0.300, 0.300]
+    """
+    drawn = resampled_means(values, resamples=resamples, seed=seed)  # [R, runs]
+    generator = torch.Generator().manual_seed(seed + 1)  # not the stream that drew the prompts
+    columns = []
+    for part in drawn.split(list(sizes), dim=1):
+        size = part.shape[1]
+        chosen = torch.randint(size, (resamples, max(1, size - 1)), generator=generator)
+        columns.append(part.gather(1, chosen).mean(1))
+    means = torch.stack(columns, 1)  # [R, groups]
+    found = torch.stack([part.mean() for part in values.double().split(list(sizes), dim=1)])
+    return (
+        _intervals(found, means, confidence, len(values)),
+        _intervals(found[1:] - found[0], means[:, 1:] - means[:, :1], confidence, len(values)),
+    )
+
+
+def _intervals(
+    found: Float[Tensor, " columns"], drawn: Float[Tensor, "resamples columns"], confidence: float, number: int
+) -> list[Interval]:
+    limits = zip(found.tolist(), *(limit.tolist() for limit in percentile_limits(drawn, confidence)), strict=True)
+    known = number > 1  # one prompt says nothing of how prompts differ
+    return [Interval(value, low if known else None, high if known else None, number) for value, low, high in limits]
+
+
+@dataclass(frozen=True)
+class _Interpolated:
+    """Where a run stands at a price: at a validation, or a share of the way from one to the next."""
+
+    before: ValidationPoint
+    after: ValidationPoint
+    share: float
+
+    @property
+    def iteration(self) -> float:
+        return self.before.iteration + self.share * (self.after.iteration - self.before.iteration)
+
+    def value(self, name: str) -> float:
+        return self._between(self.before.corpus[name], self.after.corpus[name])
+
+    def prompt_means(self, name: str, images: Set[ImageKey]) -> dict[tuple[str, str], float]:
+        """Mean over the images of each prompt, of those among ``images`` that were judged both times."""
+        before, after = self.before.values[name], self.after.values[name]
+        found: dict[tuple[str, str], list[float]] = {}
+        for image in images & before.keys() & after.keys():
+            found.setdefault((image.key, image.prompt), []).append(self._between(before[image], after[image]))
+        return {prompt: fmean(values) for prompt, values in found.items()}
+
+    def _between(self, before: float, after: float) -> float:
+        return before + self.share * (after - before)
+
+
+def _place(run: RecordedRun, price: Price | None, at: float) -> _Interpolated:
+    if price is None:
+        return _Interpolated(run.points[0], run.points[0], 0.0)
+    paid = [getattr(point, price) for point in run.points]
+    index = max(number for number, each in enumerate(paid) if each <= at)
+    if paid[index] == at:
+        return _Interpolated(run.points[index], run.points[index], 0.0)
+    share = (at - paid[index]) / (paid[index + 1] - paid[index])
+    return _Interpolated(run.points[index], run.points[index + 1], share)
+
+
+def _common_price(runs: Sequence[RecordedRun], price: Price | None) -> float:
+    """The most that all runs have paid at a validation.
+
+    Raises:
+        ValueError: If a run was first validated later than that, or it is nothing.
+    """
+    if price is None:
+        return 0.0
+    cheapest = min(runs, key=lambda run: getattr(run.points[-1], price))
+    at = float(getattr(cheapest.points[-1], price))
+    if at == 0 and price == "images":
+        raise ValueError(f"{cheapest.name} was not validated after training had begun; there is nothing to compare.")
+    late = next((run for run in runs if getattr(run.points[0], price) > at), None)
+    if late is not None:
+        raise ValueError(
+            f"{late.name} was first validated after {getattr(late.points[0], price):,.0f} {price}, when "
+            f"{cheapest.name} had ended, after {at:,.0f}. Validate before the first iteration (baseline: true)."
+        )
+    return at
+
+
+def _section(
+    groups: Sequence[Group], images: Set[ImageKey], price: Price | None, at: float, bootstrap: Mapping[str, Any]
+) -> Section:
+    sizes = [len(group.runs) for group in groups]
+    places = [_place(run, price, at) for group in groups for run in group.runs]
+    points = [point for place in places for point in (place.before, place.after)]
+    metrics = []
+    for name in _common([point.values for point in points]):
+        columns = [place.prompt_means(name, images) for place in places]
+        prompts = sorted(set(columns[0]).intersection(*columns[1:]))
+        if prompts:
+            values = torch.tensor([[column[prompt] for column in columns] for prompt in prompts], dtype=torch.float64)
+            means, differences = differences_of_groups(values, sizes, **bootstrap)
+            metrics.append(PromptMetric(name, tuple(means), _split(values.mean(0).tolist(), sizes), tuple(differences)))
+    if not metrics:
+        raise ValueError("the runs have no metric in common on the prompts that they have in common.")
+    whole = [
+        CorpusMetric(name, _split([place.value(name) for place in places], sizes), _direction(groups, name))
+        for name in _common([point.corpus for point in points])
+    ]
+    iterations = _split([place.iteration for place in places], sizes)
+    between = any(place.share > 0 for place in places)
+    return Section(price, at, iterations, tuple(metrics), tuple(whole), between)
+
+
+def _direction(groups: Sequence[Group], name: str) -> bool | None:
+    """Whether higher is better; None where the runs do not know, or do not agree."""
+    said = {run.higher_is_better.get(name) for group in groups for run in group.runs}
+    return said.pop() if len(said) == 1 else None
+
+
+def _images_of(run: RecordedRun) -> set[ImageKey]:
+    return {image for point in run.points for values in point.values.values() for image in values}
+
+
+def _common(mappings: Sequence[Mapping[str, object]]) -> list[str]:
+    """The names that all have, in the order of the first."""
+    return [name for name in mappings[0] if all(name in each for each in mappings[1:])]
+
+
+def _split(values: Sequence[float], sizes: Sequence[int]) -> tuple[tuple[float, ...], ...]:
+    ends = list(accumulate(sizes))
+    return tuple(tuple(values[end - size : end]) for end, size in zip(ends, sizes, strict=True))

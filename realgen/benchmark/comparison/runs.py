@@ -1,0 +1,233 @@
+"""What training runs and benchmark runs have measured on each image, read from their folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from realgen.benchmark.results import RESULTS_FILE, ModelResults, read_results
+from realgen.data.picture_files import SETTINGS_FILE
+
+CONFIG_FILE, ROWS_FILE = "config.yaml", "validation.csv"
+_PLACE = ("iteration", "images", "seconds", "key", "sample", "seed", "prompt")
+_ASIDE = ("seed_everything", "seed", "loggers", "run_dir", "output_dir", "trainer.default_root_dir")
+"""The run's own seed, and settings that change nothing of what is measured."""
+
+
+_VERSION = "realgen"
+"""Setting that holds the version of this package."""
+
+
+class ImageKey(NamedTuple):
+    """Which image: the same four are the same prompt on the same noise."""
+
+    key: str
+    prompt: str
+    sample: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ValidationPoint:
+    """What was measured at one validation."""
+
+    iteration: int
+    """Finished iterations."""
+    images: int
+    """Drawn in training up to here."""
+    seconds: float
+    """Of training up to here."""
+    values: Mapping[str, Mapping[ImageKey, float]]
+    """By metric, then by image; higher is better. Without what could not be judged."""
+    corpus: Mapping[str, float]
+    """Metrics of all images together, which have no value for one of them (KID, diversity ...)."""
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """One training run, or one model of a benchmark run."""
+
+    name: str
+    """Its folder; of a benchmark run with the model's name behind it."""
+    kind: Literal["run", "benchmark"]
+    seed: int | None
+    """Of training, or of the images that a benchmark drew; None where it is not known, or images were given."""
+    settings: Mapping[str, Any]
+    """Its config by dotted key, without the seed above and without where it was written; the version of this package;
+    and of a benchmark what the config does not tell: which weights drew the images, or which files were given."""
+    points: tuple[ValidationPoint, ...]
+    """In the order of iterations; a benchmark run has one."""
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    """Of the metrics of all images together, where it is known."""
+
+
+def read_runs(folder: Path) -> list[RecordedRun]:
+    """Read what a folder holds: a training run, or all models of a benchmark run.
+
+    Args:
+        folder: As ``realgen.fit`` or ``realgen.realbench`` left it.
+
+    Returns:
+        At least one run.
+
+    Raises:
+        ValueError: If it is neither, or lacks the rows of its images.
+    """
+    if (folder / RESULTS_FILE).is_file():
+        return _benchmark_runs(folder)
+    if not (folder / CONFIG_FILE).is_file():
+        what = "has neither" if folder.is_dir() else "is no folder with"
+        raise ValueError(
+            f"{folder} {what} {CONFIG_FILE} (a run of realgen.fit) nor {RESULTS_FILE} (one of realgen.realbench)."
+        )
+    if not (folder / ROWS_FILE).is_file():
+        raise ValueError(
+            f"{folder} has no {ROWS_FILE}: it was not validated yet, or without the callback "
+            "realgen.callbacks.ValidationRows."
+        )
+    config, version = _read_config(folder / CONFIG_FILE)
+    seed = config.get("seed_everything")
+    settings = {**_settings(config), **version}
+    known = seed if isinstance(seed, int) else None
+    return [RecordedRun(str(folder), "run", known, settings, _validation_points(folder), _directions(settings))]
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The config, and the version of this package that wrote it, where its first line says so."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a mapping of settings, got {type(config).__name__}.")
+    header = re.match(r"# realgen (\S+):", text)
+    return config, {} if header is None else {_VERSION: header[1]}
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of a config by dotted key, ``init_args`` left out, without what tells no two settings apart.
+
+    Null counts as absent: a setting that was added between two runs begins as null. Seeds of parts stay: whether one
+    follows the run's own is seen beside other runs only.
+    """
+    return {
+        key: value
+        for key, value in _leaves(config)
+        if value is not None and not any(key == name or key.startswith(f"{name}.") for name in _ASIDE)
+    }
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, child in value.items():
+            yield from _leaves(child, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+    else:
+        yield key, value
+
+
+def _directions(settings: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether higher is better, of the metrics of this package that a config names."""
+    from realgen import metrics  # torchmetrics takes a second to import
+
+    found: dict[str, bool] = {}
+    for key, value in settings.items():
+        name = re.fullmatch(r"model\.metrics\.([^.]+)\.class_path", key)
+        if name is not None and str(value).startswith("realgen.metrics."):
+            higher = getattr(getattr(metrics, value.rpartition(".")[2], None), "higher_is_better", None)
+            found |= {} if higher is None else {name[1]: bool(higher)}
+    return found
+
+
+def _validation_points(folder: Path) -> tuple[ValidationPoint, ...]:
+    path = folder / ROWS_FILE
+    whole = _corpus_values(folder)
+    places: dict[int, tuple[int, float]] = {}
+    values: dict[int, dict[str, dict[ImageKey, float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in _PLACE if name not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{path} lacks the columns {', '.join(missing)}.")
+        for row in reader:
+            iteration = int(row["iteration"])
+            places[iteration] = (int(row["images"]), float(row["seconds"]))
+            image = ImageKey(row["key"], row["prompt"], int(row["sample"]), int(row["seed"]))
+            for name, cell in row.items():
+                if name not in _PLACE and cell:
+                    values.setdefault(iteration, {}).setdefault(name, {})[image] = float(cell)
+    if not places:
+        raise ValueError(f"{path} holds no validation.")
+    points = []
+    for iteration, (images, seconds) in sorted(places.items()):
+        by_image = values.get(iteration, {})
+        others = {name: value for name, value in whole.get(iteration, {}).items() if name not in by_image}
+        points.append(ValidationPoint(iteration, images, seconds, by_image, others))
+    return tuple(points)
+
+
+def _corpus_values(folder: Path) -> dict[int, dict[str, float]]:
+    """``val/<name>`` by iteration, from the CSV logs; a resumed run has several, and the newest counts."""
+    found: dict[int, dict[str, float]] = {}
+    logs = folder.glob("csv/version_*/metrics.csv")
+    for path in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                values = {name.removeprefix("val/"): cell for name, cell in row.items() if name.startswith("val/")}
+                numbers = {name: float(cell) for name, cell in values.items() if cell and math.isfinite(float(cell))}
+                if numbers:
+                    found.setdefault(int(float(row["step"])), {}).update(numbers)
+    return found
+
+
+def _benchmark_runs(folder: Path) -> list[RecordedRun]:
+    results = read_results(folder)
+    config, seed = results.settings.get("config"), results.settings.get("seed")
+    # Without a config nothing tells its settings from another's, so it is like no other.
+    settings = _settings(config) if isinstance(config, dict) else {"config": f"unknown, of {folder}"}
+    version = results.settings.get("versions", {}).get("realgen")
+    settings |= {} if version is None else {_VERSION: version}
+    settings |= {"real images": results.real.digest} if results.real is not None and results.real.digest else {}
+    runs = []
+    for model in results.models:
+        values: dict[str, dict[ImageKey, float]] = {}
+        for row in results.rows:
+            for name, value in row.values.items() if row.model == model.name else ():
+                if value is not None:
+                    values.setdefault(name, {})[ImageKey(row.name, row.prompt)] = value
+        whole = {name: score.value for name, score in model.scores.items() if score.value is not None}
+        others = {name: value for name, value in whole.items() if name not in values}
+        point = ValidationPoint(0, 0, 0.0, values, others)
+        name = f"{folder}:{model.name}"
+        known = seed if isinstance(seed, int) and _is_drawn(model) else None
+        settings_of_model = {"model": model.name, **settings, **_origin(folder, model)}
+        higher = {key: score.higher_is_better for key, score in model.scores.items()}
+        directions = {key: value for key, value in higher.items() if value is not None}
+        runs.append(RecordedRun(name, "benchmark", known, settings_of_model, (point,), directions))
+    if not runs:
+        raise ValueError(f"{folder / RESULTS_FILE} holds no model.")
+    return runs
+
+
+def _is_drawn(model: ModelResults) -> bool:
+    """Whether the benchmark drew the images; those that were given lie elsewhere, and know nothing of its seed."""
+    return not Path(model.images).is_absolute()
+
+
+def _origin(folder: Path, model: ModelResults) -> dict[str, str]:
+    """What the config does not tell of a model's images: the content of the adapters, or of the files given."""
+    if not _is_drawn(model):
+        return {"images": model.digest} if model.digest else {}
+    path = folder / model.images / SETTINGS_FILE
+    if not path.is_file():
+        return {}
+    adapters = json.loads(path.read_text(encoding="utf-8")).get("adapters", {})
+    return {f"adapters of {place}": digest for place, digest in adapters.items()}

@@ -1,0 +1,1 @@
+"""What is measured: prompts, folders of images, their file formats, and the images that policies draw."""

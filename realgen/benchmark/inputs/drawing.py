@@ -1,0 +1,155 @@
+"""Draws a policy's images of the prompts into a folder, one file per prompt, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from realgen import __version__
+from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.data import picture_files
+from realgen.data.order import prompt_seed
+from realgen.data.picture_files import keep_settings, write_picture
+from realgen.policies.base import Policy
+from realgen.policies.trained_adapters import PREFIXES
+
+CURE = "Choose another --run_dir, or the old settings."
+"""Where a folder holds images of other settings."""
+REWRITTEN = "rewritten"
+"""Of an image's metadata: what the image model was told, where a language model had rewritten the prompt."""
+
+
+def image_seed(seed: int, prompt: BenchmarkPrompt) -> int:
+    """Seed of a prompt's image: a function of the run's seed, the prompt and its name, not of the other prompts."""
+    return prompt_seed(f"{seed}/{prompt.name}", prompt.prompt)
+
+
+def reserve_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make the folder of a model's images, or see that what it holds was drawn with the same settings.
+
+    Args:
+        folder: Of the images.
+        settings: JSON values: what the images depend on.
+
+    Raises:
+        ValueError: If it holds images that were drawn with other settings; those that differ are named.
+    """
+    keep_settings(folder, settings, cure=CURE)
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """See that the images of a folder, if it holds any, were drawn with the same settings; writes nothing.
+
+    Args:
+        folder: Of the images; it need not exist.
+        settings: JSON values: what the images depend on.
+
+    Raises:
+        ValueError: If they were drawn with other settings; those that differ are named.
+    """
+    picture_files.check_settings(folder, settings, cure=CURE)
+
+
+def adapter_digests(config: Any) -> dict[str, str]:
+    """SHA-256 of the trained adapters that a config names, so that other weights of the same name are other settings.
+
+    Args:
+        config: JSON values.
+
+    Returns:
+        By folder.
+    """
+    if isinstance(config, dict | list):
+        parts = [adapter_digests(child) for child in (config.values() if isinstance(config, dict) else config)]
+        return {folder: digest for part in parts for folder, digest in part.items()}
+    paths = [path for name in PREFIXES if isinstance(config, str) and (path := Path(config, name)).is_file()]
+    return {str(path.parent): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def rewritten_prompt(path: Path) -> str:
+    """What the image model was told for an image of ``draw_images``; empty where that was the prompt itself."""
+    with Image.open(path) as image:
+        return str(image.info.get(REWRITTEN, ""))
+
+
+def missing_images(prompts: Sequence[BenchmarkPrompt], folder: Path, *, seed: int) -> list[BenchmarkPrompt]:
+    """The prompts that have no image yet.
+
+    Args:
+        prompts: All prompts.
+        folder: Of the images.
+        seed: Of the run.
+
+    Returns:
+        Those to draw, in order.
+
+    Raises:
+        ValueError: If an image that is there was drawn from another prompt or seed.
+    """
+    missing = []
+    for prompt in prompts:
+        path = folder / f"{prompt.name}.png"
+        if not path.exists():
+            missing.append(prompt)
+            continue
+        wanted = _metadata(prompt, seed)
+        with Image.open(path) as image:
+            found = {key: image.info.get(key) for key in wanted}
+        if found != wanted:
+            raise ValueError(f"{path} was drawn from {found}, expected {wanted}. Choose another --run_dir.")
+    return missing
+
+
+def draw_images(
+    policy: Policy,
+    prompts: Sequence[BenchmarkPrompt],
+    missing: Collection[BenchmarkPrompt],
+    folder: Path,
+    *,
+    seed: int,
+    batch_size: int,
+    advance: Callable[[int], object] = lambda number: None,
+) -> None:
+    """Draw prompts and save each image as a PNG file with prompt and seed in it; a file is there whole or not at all.
+
+    The batches are those of all prompts, also where only some are missing: an image's last bits depend on how many
+    others are computed beside it, so a run that was killed would else end with other images than one that was not.
+
+    Args:
+        policy: Loaded, on its device.
+        prompts: All prompts, in order.
+        missing: What ``missing_images`` gave; only their images are saved, and batches without any are not drawn.
+        folder: Where ``NAME.png`` goes; it exists.
+        seed: Of the run.
+        batch_size: Images of one call.
+        advance: Called with the number of saved images after each batch.
+
+    Raises:
+        ValueError: If the policy draws NaN, or cannot draw at all.
+    """
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        wanted = [row for row, prompt in enumerate(batch) if prompt in missing]
+        if not wanted:
+            continue
+        seeds = [image_seed(seed, prompt) for prompt in batch]
+        images, rewrites = policy.sample_rewritten([prompt.prompt for prompt in batch], seeds)
+        if images.shape[-1] == 0:
+            raise ValueError(f"{type(policy).__name__} draws no images; give it an image policy.")
+        finite = images.isfinite().flatten(1).all(dim=1).tolist()
+        for row in wanted:
+            prompt = batch[row]
+            if not finite[row]:
+                raise ValueError(f"the policy drew NaN for {prompt.name} ({prompt.prompt!r}).")
+            told = {} if rewrites is None else {REWRITTEN: rewrites[row].text}
+            how = {**_metadata(prompt, seed), **told, "software": f"realgen {__version__}"}
+            write_picture(folder / f"{prompt.name}.png", images[row], how)
+        advance(len(wanted))
+
+
+def _metadata(prompt: BenchmarkPrompt, seed: int) -> dict[str, str]:
+    return {"prompt": prompt.prompt, "seed": str(image_seed(seed, prompt))}

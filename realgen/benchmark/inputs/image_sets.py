@@ -1,0 +1,142 @@
+"""Folders of images: found, named after their model, and paired with the prompts by file name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.data.image_files import SUFFIXES, is_image
+
+PHOTO = "photo"
+"""Name of the folder in which the published layout has the images of a model: MODEL/photo/00000.jpg."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one model."""
+
+    name: str
+    """Of the model."""
+    folder: Path
+    """Where they lie."""
+    files: Mapping[str, Path]
+    """By stem."""
+
+
+def images_by_name(folder: Path, *, argument: str) -> dict[str, Path]:
+    """The images of a folder by the stem of their names; folders in it are not looked into.
+
+    Args:
+        folder: The folder; what is inside counts as an image by its suffix, whatever its content is.
+        argument: How the message calls it.
+
+    Returns:
+        Paths, in the order of their stems.
+
+    Raises:
+        ValueError: If it is no folder or cannot be listed, holds no image, or holds two of one stem.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if is_image(path) and path.is_file())
+    except OSError as error:
+        raise ValueError(f"{argument} must be a folder of images, {str(folder)!r}: {error.strerror}.") from error
+    if not paths:
+        raise ValueError(f"{argument} must hold images ({', '.join(SUFFIXES)}), {str(folder)!r} holds none.")
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            raise ValueError(f"{argument}: {folder} has {found[path.stem].name} and {path.name}; one of them must go.")
+        found[path.stem] = path
+    return found
+
+
+def model_name(folder: str) -> str:
+    """What a folder's model is called: its own name, or its parent's where the folder is called ``photo``.
+
+    Example:
+        >>> model_name("short-img/qwen-image/photo"), model_name("outputs/flux/")
+        ('qwen-image', 'flux')
+    """
+    path = Path(folder).resolve()
+    return path.parent.name if path.name == PHOTO else path.name
+
+
+def find_image_set(name: str, folder: str) -> ImageSet:
+    """List the images of a model.
+
+    Args:
+        name: Of the model.
+        folder: Where they lie, or where ``photo`` with them does.
+
+    Returns:
+        The set.
+
+    Raises:
+        ValueError: If ``images_by_name`` refuses the folder.
+    """
+    path = Path(folder)
+    if (path / PHOTO).is_dir() and not any(is_image(child) for child in path.iterdir()):
+        path = path / PHOTO
+    return ImageSet(name, path, images_by_name(path, argument=f"images.{name}"))
+
+
+def pair(
+    prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet], *, allow_missing: bool = False
+) -> list[BenchmarkPrompt]:
+    """The prompts of which every model has an image, so that all are judged on the same ones.
+
+    Images that belong to no prompt are passed over; ``unpaired`` counts them.
+
+    Args:
+        prompts: All prompts.
+        sets: Images of the models.
+        allow_missing: Leave prompts out of which a model has no image, for all models; else that is an error.
+
+    Returns:
+        Prompts, in order.
+
+    Raises:
+        ValueError: If images are missing and that is not allowed, or no prompt is left.
+    """
+    for images in sets:
+        missing = [prompt.name for prompt in prompts if prompt.name not in images.files]
+        if len(missing) == len(prompts):
+            has, wanted = listed(sorted(images.files)), listed(missing)
+            raise ValueError(
+                f"images.{images.name}: {images.folder} has an image of no prompt. They are paired by name: expected "
+                f"{wanted}, got {has}."
+            )
+        if missing and not allow_missing:
+            raise ValueError(
+                f"images.{images.name}: {images.folder} has no image of {listed(missing)}. Draw them, or leave "
+                "these prompts out for all models: --allow_missing=true"
+            )
+    kept = [prompt for prompt in prompts if all(prompt.name in images.files for images in sets)]
+    if not kept:
+        raise ValueError("there is no prompt of which every model has an image.")
+    return kept
+
+
+def unpaired(sets: Sequence[ImageSet], names: Collection[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Images that belong to no prompt, and prompts without an image, by set; sets that have none are left out.
+
+    Args:
+        sets: Images of the models.
+        names: Of all prompts.
+    """
+    strays = {images.name: sorted(images.files.keys() - set(names)) for images in sets}
+    lacking = {images.name: sorted(set(names) - images.files.keys()) for images in sets}
+    kept = ({name: found for name, found in each.items() if found} for each in (strays, lacking))
+    return next(kept), next(kept)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many there are.
+
+    Example:
+        >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], most=2)
+        ('a, b', 'a, b, ... (4 in all)')
+    """
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])}, ... ({len(names)} in all)"

@@ -1,0 +1,78 @@
+"""Images from files to the judges, a batch at a time; none is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from realgen.benchmark.inputs.matching import FormatMatching
+from realgen.data.image_files import read_image
+from realgen.functional.images import from_uint8, to_uint8
+
+
+class Files(Dataset[tuple[int, Tensor]]):
+    """Image files, read and made alike, as bytes.
+
+    Args:
+        files: To be read.
+        matching: How they are made alike; None leaves them as they are.
+    """
+
+    def __init__(self, files: Sequence[Path], matching: FormatMatching | None) -> None:
+        self._files, self._matching = files, matching
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self._files)
+
+    def __getitem__(self, row: int) -> tuple[int, UInt8[Tensor, "3 height width"]]:
+        """Row and image.
+
+        Raises:
+            ValueError: If the file cannot be decoded.
+        """
+        path = self._files[row]
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        return row, to_uint8(image if self._matching is None else self._matching(image[None])[0])
+
+
+def stream_images(
+    files: Sequence[Path],
+    matching: FormatMatching | None,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[list[int], Float[Tensor, "batch 3 height width"]]]:
+    """Read images in order; neighbours of one size come together, ``batch_size`` at most.
+
+    Args:
+        files: To be read.
+        matching: How they are made alike; None leaves them as they are.
+        batch_size: Images of one batch.
+        num_workers: Processes that read; 0 reads in this one.
+        device: Where the images go.
+
+    Yields:
+        Rows in ``files``, and their images in [0, 1].
+    """
+    loader = DataLoader(
+        Files(files, matching),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=list,
+        generator=torch.Generator(),  # else it would draw from the global one
+    )
+    for batch in loader:
+        for _, group in groupby(batch, key=lambda pair: tuple(pair[1].shape)):
+            rows, images = zip(*group, strict=True)
+            yield list(rows), from_uint8(torch.stack(images).to(device))

@@ -1,0 +1,113 @@
+"""The results as one page that needs nothing else: no server, no script, no file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from realgen.benchmark.report.arena_view import arena_view
+from realgen.benchmark.report.tables import INTERVALS, cells, everyone, remarks, score_names
+from realgen.benchmark.report.thumbnails import Thumbnail, thumbnails
+from realgen.benchmark.report.view import MEASURES, arrow, best_and_worst, charts, checks, grids
+from realgen.benchmark.results import ImageRow, Results
+
+REPORT_FILE = "report.html"
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+_ELSEWHERE = ("command", "config", "time", "prompts", "warnings")
+"""Settings that have places of their own in the page."""
+
+
+def write_report(
+    results: Results,
+    out: Path,
+    *,
+    title: str = "RealBench",
+    examples: int = 6,
+    pairs: int = 12,
+    budget: int = 8_000_000,
+) -> None:
+    """Write ``report.html``: scores with intervals, categories, what the detectors can, arena pairs, images, settings.
+
+    Pictures stand in the page as small JPEGs; one whose file is not there is named instead. Whatever comes from outside
+    (prompts, names, a judge's words) is escaped, and the page forbids itself scripts and requests.
+
+    Args:
+        results: To be shown.
+        out: The page; relative paths of images start at its folder.
+        title: Of the page.
+        examples: Most images at each end, of each model and detector, >= 0.
+        pairs: Most arena pairs, >= 0.
+        budget: Bytes for all pictures together, > 0; they become smaller where there are many.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+    for name, value, least in (("examples", examples, 0), ("pairs", pairs, 0), ("budget", budget, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    shown = best_and_worst(results, examples) if examples else []
+    arena = arena_view(results, pairs)
+    rows = [example.row for group in shown for example in (*group.best, *group.worst)]
+    rows += [row for pair in arena.pairs for row in (pair.first, pair.second)] if arena is not None else []
+    small = thumbnails([row.path(out.parent) for row in rows if row.file], budget=budget)
+
+    def thumbnail(row: ImageRow) -> Thumbnail | None:
+        return small.get(row.path(out.parent)) if row.file else None
+
+    settings = results.settings
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        models=[model.name for model in results.models],
+        columns=[model.name for model in everyone(results)],
+        scores=_score_lines(results),
+        intervals=INTERVALS,
+        has_real=results.real is not None,
+        charts=charts(results),
+        grids=grids(results),
+        checks=checks(results),
+        measures=list(MEASURES.values()),
+        arena=arena,
+        best_and_worst=shown,
+        thumbnail=thumbnail,
+        warnings=[*remarks(results), *settings.get("warnings", ())],
+        prompts=settings.get("prompts"),
+        time=settings.get("time"),
+        command=settings.get("command"),
+        config=_as_yaml(settings.get("config")),
+        settings=_flat(settings),
+        folders=[(model.name, model.images) for model in everyone(results) if model.images],
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+
+
+def _score_lines(results: Results) -> list[tuple[str, str, list[str]]]:
+    """Name, direction and a text per column of each score."""
+    lines = []
+    for name in score_names(results):
+        scores = [model.scores.get(name) for model in everyone(results)]
+        lines.append((name, arrow(scores), cells(scores)))
+    return lines
+
+
+def _flat(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and text of each setting; of a mapping one line for each of its keys."""
+    lines = []
+    for name, value in settings.items():
+        if name in _ELSEWHERE:
+            continue
+        inner = value.items() if isinstance(value, Mapping) else [("", value)]
+        lines += [(f"{name} {key}".strip(), str(child)) for key, child in inner]
+    return lines
+
+
+def _as_yaml(config: Any) -> str:
+    """A config to be read; empty where there is none."""
+    if not config:
+        return ""
+    return config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from realgen.benchmark.arena.result import ArenaResult, Matchup, PairRow, Ranked, SingleRow, SingleScore
+from realgen.benchmark.report.page import write_report
+from realgen.benchmark.results import ImageRow, ModelResults, Results, Score, read_results, write_results
+from realgen.functional.bootstrap import Interval
+
+HOSTILE = "\"'><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> & صورة {{ 7 * 7 }}"
+VOID = {"meta", "img", "rect", "line", "circle", "path"}
+
+
+class Page(HTMLParser):
+    """Elements, attributes and texts of a page; refuses tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.style = ""
+        self.tables: list[list[list[str]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            self.style += data
+            return
+        self.text += data
+        if self.open and self.open[-1] in ("th", "td"):
+            self.tables[-1][-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def table(self, first: str) -> dict[str, list[str]]:
+        """The rows by their first cell, of the table whose heading begins so."""
+        found = next(rows for rows in self.tables if rows[0][0] == first)
+        return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in found}
+
+
+def picture(path: Path, color: tuple[int, ...], size: tuple[int, int] = (64, 48)) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, color).save(path)
+    return str(path)
+
+
+def results(folder: Path, *, text: str = "a cat", auroc: float = 0.9, arena: dict[str, Any] | None = None) -> Results:
+    """Real images and two models of four prompts; ``text`` stands wherever a text comes from outside."""
+    rows = []
+    for level, model in enumerate(("real", "base", text)):
+        for number in range(4):
+            file = f"images/{level}/{number}.png"
+            picture(folder / file, (60 * level, 60 * number, 90))
+            values = {"omniaid": 0.1 * number + 0.2 * level, "hps": None}
+            rows.append(ImageRow(f"{number}", model, text, f"{text} {number}", file, values))
+    share = Score(42.5, 40.5, 44.5, 4, True)
+    check = {"auroc": Score(auroc), "accuracy": Score(0.75), "calibration_error": Score(None)}
+    models = [
+        ModelResults(name, {"omniaid": share, "kid": Score(1.25, higher_is_better=False)}, {text: {"omniaid": share}},
+                     {"omniaid": check}, text)
+        for name in ("base", text)
+    ]  # fmt: skip
+    real = ModelResults("real", {"omniaid": Score(90.0, 85.0, 95.0, 4, True)}, images=text)
+    settings = {
+        "command": f"python -m realgen.realbench {text}", "config": {text: [text]}, "time": text, "prompts": 4,
+        "files": {text: text}, "warnings": [text], "seconds": 83.2,
+    }  # fmt: skip
+    return Results(tuple(models), real, tuple(rows), ("omniaid",), arena, settings)
+
+
+def arena_of(text: str) -> dict[str, Any]:
+    pairs = (
+        PairRow("0", text, "base", "real", "x", "y", 1.0, "first", f"won {text}", "second", ""),
+        PairRow("1", text, "base", "real", "x", "y", 0.5, "first", "clear", "first", "the other way"),
+        PairRow("2", text, "base", "real", "x", "y", None, None, "", "first", "unread"),
+        PairRow("3", text, "base", "real", "x", "y", 0.0, "second", "lost", "first", "lost again"),
+        PairRow("9", text, "base", "real", "nowhere.png", "y", 0.5, "tie", "alike", "tie", "alike too"),
+    )
+    rate = Interval(0.5, 0.25, 0.75, 4)
+    return ArenaResult(
+        judge=text, protocol="swapped",
+        matchups=(Matchup("base", "real", rate, {text: rate}, 1, 2, 1, 1, 1, 0.625, 0.25),),
+        singles=(SingleScore("base", Interval(0.1, 0.0, 0.3, 10), {}, 2), SingleScore("real", None, {}, 0)),
+        ranking=(Ranked("real", Interval(0.2, 0.1, 0.3, 4), Interval(1034.7, 1017.4, 1052.1, 4)),),
+        first_share=0.625, disagreement_share=0.25, pairs=pairs,
+        images=(SingleRow("0", text, "base", "x", "fake", "waxy"),),
+        questions=1200, asked=900, unreadable=3, failed=2, tokens_in=123456, tokens_out=789, requests=950,
+    ).to_dict()  # fmt: skip
+
+
+def page(folder: Path, found: Results, **settings: Any) -> Page:
+    """The page as it is made of what lies on disk."""
+    write_results(found, folder)
+    write_report(read_results(folder), folder / "report.html", **settings)
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_scores_stand_in_the_table_and_as_bars(tmp_path: Path) -> None:
+    shown = page(tmp_path, results(tmp_path))
+    table = shown.table("score")
+    assert table["score"] == ["real", "base", "a cat"]
+    assert table["omniaid ↑"] == ["90.0 [85.0, 95.0]", "42.5 [40.5, 44.5]", "42.5 [40.5, 44.5]"]
+    assert table["kid ↓"] == ["-", "1.250", "1.250"]
+    assert shown.table("category")["a cat"] == ["42.5 [40.5, 44.5]"] * 2
+    widths = [attributes["width"] for attributes in shown.all("rect") if attributes.get("class") == "fill"]
+    assert widths == ["90.0%", "42.5%", "42.5%", "100.0%", "100.0%"]  # of 100, and of the axis of KID, to 1.25
+    whiskers = [(line["x1"], line["x2"]) for line in shown.all("line") if line["class"] == "whisker"]
+    assert whiskers[:4] == [("85.0%", "95.0%"), ("85.0%", "85.0%"), ("95.0%", "95.0%"), ("40.5%", "44.5%")]
+    assert len(whiskers) == 9  # three lines each; KID has no interval
+    assert {line["x1"] for line in shown.all("line") if line["class"] == "reference"} == {"90.0%"}  # the photographs
+    assert "0255075100" in shown.text
+
+
+def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path) -> None:
+    shown = page(tmp_path, results(tmp_path, text=HOSTILE, arena=arena_of(HOSTILE)), title=HOSTILE)
+    tags = {name for name, _ in shown.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "use", "image"}
+    assert len(shown.all("img")) >= 12
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in shown.all("img"))
+    for _, attributes in shown.elements:
+        assert not [name for name in attributes if name.startswith("on") or name in ("style", "srcset", "action")]
+    ids = {attributes["id"] for _, attributes in shown.elements if "id" in attributes}
+    links = [attributes["href"] for _, attributes in shown.elements if "href" in attributes]
+    assert len(links) == 6
+    assert all(link[:1] == "#" and link[1:] in ids for link in links)
+    assert not re.search(r"url\(|@import|expression", shown.style)
+    (policy,) = [meta["content"] for meta in shown.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_what_comes_from_outside_is_shown_as_it_is(tmp_path: Path) -> None:
+    shown = page(tmp_path, results(tmp_path, text=HOSTILE, arena=arena_of(HOSTILE)), title=HOSTILE)
+    assert f"Judge: {HOSTILE}." in shown.text
+    assert f"won {HOSTILE}" in shown.text
+    assert f"{HOSTILE} 3" in shown.text
+    assert f"python -m realgen.realbench {HOSTILE}" in shown.text
+    assert f"base: {HOSTILE} 3" in [image["alt"] for image in shown.all("img")]
+    assert HOSTILE in shown.table("score")["score"]
+    assert "49" not in re.sub(r"[\d.]*\d49|49\d", "", shown.text.replace(HOSTILE, ""))  # no template of theirs ran
+
+
+def test_the_best_and_the_worst_images_are_the_right_ones(tmp_path: Path) -> None:
+    shown = page(tmp_path, results(tmp_path), examples=1)
+    alts = [image["alt"] for image in shown.all("img")]
+    assert alts == ["base: a cat 3", "base: a cat 0", "a cat: a cat 3", "a cat: a cat 0"]
+    assert re.findall(r"(\d+\.\d)%", shown.text) == ["50.0", "20.0", "70.0", "40.0"]
+    best = Image.open(io.BytesIO(base64.b64decode(shown.all("img")[0]["src"].partition(",")[2])))
+    assert best.size == (64, 48)  # never enlarged
+    assert best.convert("RGB").getpixel((30, 20)) == pytest.approx((60, 180, 90), abs=3)
+    assert shown.all("img")[0]["class"] == "tiny"
+
+
+def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
+    found = results(tmp_path)
+    (tmp_path / "images/1/3.png").unlink()
+    shown = page(tmp_path, found, examples=1)
+    assert len(shown.all("img")) == 3
+    assert "images/1/3.png" in shown.text
+
+
+def test_a_detector_that_cannot_tell_is_warned_of(tmp_path: Path) -> None:
+    shown = page(tmp_path, results(tmp_path, auroc=0.55))
+    assert "omniaid hardly tells base's images from the real images (AUROC 0.55)" in " ".join(shown.text.split())
+    assert shown.table("detector")["omniaid"][:3] == ["a cat", "0.550", "0.750"]  # the later of the two models
+    calm = page(tmp_path / "calm", results(tmp_path / "calm"))
+    assert "hardly tells" not in calm.text
+    assert "is inverted on" not in calm.text
+
+
+def test_what_has_no_interval_is_shown_without(tmp_path: Path) -> None:
+    """One prompt, and a contestant that won everything."""
+    arena = arena_of("a cat")
+    arena["ranking"][0]["elo"] |= {"low": None, "high": None}
+    arena["ranking"][0]["strength"] |= {"low": None, "high": None}
+    arena["matchups"][0]["win_rate"] |= {"low": None, "high": None}
+    alone = Results((ModelResults("mine", {"omniaid": Score(42.5, None, None, 1, True)}),), arena=arena)
+    shown = page(tmp_path, alone)
+    assert shown.table("score")["omniaid ↑"] == ["42.5"]
+    assert shown.table("contestant")["real"] == ["1", "1035", "0.20"]
+    assert shown.table("contestants")["base against real"][0] == "50.0%"
+    assert "Who won all, lost all or tied all has no interval" in shown.text
+    assert "None" not in shown.text
+
+
+def test_elo_stands_around_its_mean_and_win_rates_around_one_half(tmp_path: Path) -> None:
+    shown = page(tmp_path, results(tmp_path, arena=arena_of("a cat")), examples=0)
+    lines = [line["x1"] for line in shown.all("line") if line["class"] == "reference"]
+    # Scores: three bars at the photographs' 90. Arena: a pair at one half, and the Elo of one contestant.
+    assert lines == ["90.0%"] * 3 + ["50.0%"] + ["0.0%"]
+    dots = [dot["cx"] for dot in shown.all("circle") if "cx" in dot and dot["cx"].endswith("%")]
+    assert dots == ["50.0%", "10.0%", "57.83%"]  # win rate, called real, Elo of 1034.7 between 1000 and 1060
+
+
+def test_arena_pairs_stand_side_by_side_with_the_reasons(tmp_path: Path) -> None:
+    shown = page(tmp_path, results(tmp_path, arena=arena_of("a cat")), examples=0)
+    text = " ".join(shown.text.split())
+    assert "The image shown first was chosen in 62% of the decided replies" in text
+    assert "1,200 questions, 900 of them asked in this run; 3 replies could not be read, 2 got no answer." in text
+    row = ["50.0% [25.0, 75.0]", "1", "2", "1", "1", "1", "62%"]
+    assert shown.table("contestants")["base against real"] == row
+    assert shown.table("contestant")["real"] == ["1", "1035 [1017, 1052]", "0.20 [0.10, 0.30]"]
+    alts = [image["alt"] for image in shown.all("img")]
+    # Won, disagreed, lost, agreed tie; the pair that was not judged is left out, and prompt 9 has no pictures.
+    assert alts == [f"{model}: a cat {number}" for number in (0, 1, 3) for model in ("base", "real")]
+    assert [a["class"] for a in shown.all("figure") if "class" in a and a["class"] not in ("plot", "chart")] == [
+        "chosen", "", "", "", "", "chosen", "", "",
+    ]  # fmt: skip
+    assert text.count("A tie: the two orders disagreed.") == 1
+    assert text.count("A tie: the judge preferred neither.") == 1
+    assert "with real shown first: lost again" in text
+    assert "unread " not in text
+    assert "nowhere.png" in text
+
+
+def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
+    for name, value in (("examples", -1), ("pairs", -1), ("budget", 0)):
+        with pytest.raises(ValueError, match=f"{name} must be at least"):
+            write_report(results(tmp_path), tmp_path / "report.html", **{name: value})
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_little_is_enough(tmp_path: Path) -> None:
+    """One model without real images, categories, rows or settings."""
+    shown = page(tmp_path, Results((ModelResults("mine", {"omniaid": Score(None)}),)))
+    assert shown.table("score") == {"score": ["mine"], "omniaid": ["-"]}
+    assert [link["href"] for link in shown.all("a")] == ["#scores", "#settings"]
+
+
+def test_the_page_keeps_to_its_budget(tmp_path: Path) -> None:
+    found = results(tmp_path)
+    for row in found.rows:
+        Image.effect_noise((400, 400), 120).convert("RGB").save(tmp_path / row.file)
+    sizes = {}
+    for budget in (40_000, 400_000):
+        shown = page(tmp_path, found, budget=budget)
+        uris = [image["src"] for image in shown.all("img")]
+        assert sum(map(len, uris)) <= budget
+        sizes[budget] = [int(image["width"]) for image in shown.all("img")]
+    assert len(sizes[40_000]) == len(sizes[400_000]) == 8
+    assert max(sizes[40_000]) < min(sizes[400_000])

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from realgen.benchmark.report.arena_view import chosen_pairs
+from realgen.benchmark.report.view import arrow, best_and_worst, calibration_points, charts, grids
+from realgen.benchmark.results import ImageRow, ModelResults, Results, Score
+
+
+def one(*models: tuple[str, Score], detectors: tuple[str, ...] = ()) -> Results:
+    return Results(tuple(ModelResults(name, {"score": score}) for name, score in models), detectors=detectors)
+
+
+def test_a_detector_is_shown_on_the_whole_scale() -> None:
+    (chart,) = charts(one(("a", Score(25.0)), detectors=("score",)))
+    assert (chart.bars[0].width, chart.bars[0].low, chart.ticks[-1].text) == (25, None, "100")
+    assert chart.reference is None
+
+
+def test_a_line_stands_at_the_photographs() -> None:
+    found = one(("a", Score(25.0)), detectors=("score",))
+    (chart,) = charts(replace(found, real=ModelResults("real", {"score": Score(90.0)})))
+    assert chart.reference == 90
+    assert [(bar.label, bar.real) for bar in chart.bars] == [("real", True), ("a", False)]
+
+
+def test_the_arenas_scores_stand_in_its_own_part() -> None:
+    scores = {"arena_elo": Score(1000.0), "d": Score(1.0)}
+    found = Results((ModelResults("m", scores, {"people": scores}),))
+    shown = [
+        [part.name for part in view(held)] for held in (found, replace(found, arena={})) for view in (charts, grids)
+    ]
+    assert shown == [["arena_elo", "d"], ["arena_elo", "d"], ["d"], ["d"]]
+
+
+def test_scores_that_could_not_be_computed_have_no_bar() -> None:
+    assert charts(one(("a", Score(None)))) == []
+    (chart,) = charts(one(("a", Score(0.0)), ("b", Score(None))))
+    assert [(bar.label, bar.width) for bar in chart.bars] == [("a", 0.0)]
+
+
+def test_the_arrow_needs_agreement() -> None:
+    up, down = Score(1.0, higher_is_better=True), Score(1.0, higher_is_better=False)
+    assert [arrow([up, None, up]), arrow([down]), arrow([Score(1.0)]), arrow([up, down])] == ["↑", "↓", "", ""]
+
+
+def test_a_calibrated_detector_lies_on_the_diagonal() -> None:
+    """p_fake of 100 images each, drawn by rejection so that of those at p the share p is generated."""
+    real = [p for p in (0.25, 0.75) for _ in range(round(400 * (1 - p)))]
+    generated = [p for p in (0.25, 0.75) for _ in range(round(400 * p))]
+    assert [(x, y) for x, y, _ in calibration_points(real, generated)] == [(25.0, 25.0), (75.0, 75.0)]
+
+
+def test_the_calibration_takes_both_kinds_alike() -> None:
+    few = calibration_points([0.55] * 3, [0.55])
+    assert [(x, y) for x, y, _ in few] == [(55.0, 50.0)]
+    assert calibration_points([], [0.5]) == ()
+    assert calibration_points([1.0], [1.0])[0][:2] == (100.0, 50.0)
+
+
+@pytest.mark.parametrize(("number", "best", "worst"), [(1, "c", "a"), (2, "cb", "a"), (9, "cb", "a")])
+def test_no_image_is_both_best_and_worst(number: int, best: str, worst: str) -> None:
+    rows = tuple(ImageRow(n, "m", "", n, "", {"d": v}) for n, v in zip("abcd", (0.1, 0.5, 0.9, None), strict=True))
+    (found,) = best_and_worst(Results((ModelResults("m", {}),), rows=rows, detectors=("d",)), number)
+    assert "".join(example.row.name for example in found.best) == best
+    assert "".join(example.row.name for example in found.worst) == worst
+
+
+def test_pairs_of_every_kind_come_in_turn() -> None:
+    def row(name: str, first: str, outcome: float | None, forward: str) -> dict[str, Any]:
+        return {"name": name, "first": first, "second": "real", "outcome": outcome, "forward": forward}
+
+    rows = [row(f"w{i}", "a", 1.0, "first") for i in range(5)]
+    rows += [row("t", "a", 0.5, "tie"), row("d", "a", 0.5, "first"), row("l", "b", 0.0, "second")]
+    rows += [row("n", "b", None, "first")]
+    assert [pair["name"] for pair in chosen_pairs(rows, 6)] == ["w0", "t", "d", "l", "w1", "w2"]
+    assert chosen_pairs(rows, 0) == []
