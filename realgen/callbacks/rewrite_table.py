@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
-from realgen.callbacks.picture_grid import to_picture
+from realgen.callbacks.image_grid import to_pil
 from realgen.callbacks.run_context import iteration_of, run_folder
 from realgen.types import RewardOutput, Rollout
 
@@ -87,7 +87,7 @@ class RewriteTable(Callback):
     def _lines(self, rollout: Rollout, rewards: RewardOutput, rows: list[int], before: int = 0) -> list[Line]:
         """Lines that keep no images but those that are shown: all of a validation would fill a GPU."""
         pictured = rows[: max(self.num_rows - before, 0)]
-        pictures = [to_picture(rollout.images[row]) for row in pictured] + [None] * (len(rows) - len(pictured))
+        pictures = [to_pil(rollout.images[row]) for row in pictured] + [None] * (len(rows) - len(pictured))
         return [Line(table_row(rollout, rewards, row), picture) for row, picture in zip(rows, pictures, strict=True)]
 
     def _write(self, trainer: Trainer, name: str, lines: list[Line]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from realgen.callbacks.picture_grid import picture_grid
+from realgen.callbacks.image_grid import image_grid
 from realgen.data.picture_files import keep_settings, read_pictures, read_told, write_picture
 from realgen.generation.request import Request
 from realgen.policies import Policy, PromptPolicy
@@ -137,7 +137,7 @@ def write_sheet(pictures: Sequence[Picture]) -> Path:
     captions = [_caption(picture) for picture in pictures]
     columns = 2 if any(picture.rewritten for picture in pictures) else min(len(pictures), COLUMNS)
     path = paths[0].parent / "sheet.png"
-    picture_grid(read_pictures(paths), captions, columns=columns, max_lines=CAPTION_LINES).save(path)
+    image_grid(read_pictures(paths), captions, columns=columns, max_lines=CAPTION_LINES).save(path)
     return path
 
 
