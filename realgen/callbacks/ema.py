@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from realgen.callbacks.run_context import callbacks_of, trained_of, trained_weights
+from realgen.checks import check_at_least
 from realgen.parallel import local_part, placed_like, reshard, whole
 
 
@@ -33,8 +34,7 @@ class EMA(Callback):
     def __init__(self, decay: float = 0.9, warmup: int = 10) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be 0 to below 1, got {decay}.")
-        if warmup < 1:
-            raise ValueError(f"warmup must be at least 1, got {warmup}.")
+        check_at_least(1, warmup=warmup)
         self.decay = decay
         self.warmup = warmup
         self.updates = 0

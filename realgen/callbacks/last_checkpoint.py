@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from realgen.callbacks.run_context import last_checkpoint
+from realgen.checks import check_at_least
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -29,8 +30,7 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, dirpath: str | None = None, every_n_epochs: int = 1) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}.")
+        check_at_least(1, every_n_epochs=every_n_epochs)
         super().__init__(
             dirpath=dirpath,
             save_last=True,

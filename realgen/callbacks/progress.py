@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from realgen.callbacks.run_context import iteration_of, trained_of
+from realgen.checks import check_at_least
 from realgen.policies.base import Policy
 
 
@@ -30,8 +31,7 @@ class IterationProgress(ProgressBar):
     """
 
     def __init__(self, every_n_iterations: int = 10) -> None:
-        if every_n_iterations < 1:
-            raise ValueError(f"every_n_iterations must be at least 1, got {every_n_iterations}.")
+        check_at_least(1, every_n_iterations=every_n_iterations)
         super().__init__()
         self.every_n_iterations = every_n_iterations
         self._enabled = True

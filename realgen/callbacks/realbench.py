@@ -16,6 +16,7 @@ from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check
 from realgen.benchmark.inputs.prompt_set import Length, categories_of, choose_evenly, read_prompt_set
 from realgen.callbacks.ema import averaged_weights
 from realgen.callbacks.run_context import iteration_of, trained_of
+from realgen.checks import check_at_least
 from realgen.detectors import Detector
 from realgen.functional.images import check_images, from_uint8, to_uint8
 from realgen.metrics import DetectorScoring
@@ -57,9 +58,7 @@ class RealBenchScoring(Callback):
         batch_size: int = 8,
         seed: int = 0,
     ) -> None:
-        for name, value in (("every_n_iterations", every_n_iterations), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(1, every_n_iterations=every_n_iterations, batch_size=batch_size)
         if not detectors:
             raise ValueError("detectors must name at least one.")
         self.prompts = choose_evenly(read_prompt_set(Path(prompts), length=length), num_prompts)

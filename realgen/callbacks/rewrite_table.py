@@ -12,6 +12,7 @@ from PIL import Image
 
 from realgen.callbacks.image_grid import to_pil
 from realgen.callbacks.run_context import iteration_of, run_folder
+from realgen.checks import check_at_least
 from realgen.types import RewardOutput, Rollout
 
 
@@ -41,9 +42,7 @@ class RewriteTable(Callback):
     """
 
     def __init__(self, every_n_iterations: int = 10, num_rows: int = 24) -> None:
-        for name, value in (("every_n_iterations", every_n_iterations), ("num_rows", num_rows)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(1, every_n_iterations=every_n_iterations, num_rows=num_rows)
         self.every_n_iterations = every_n_iterations
         self.num_rows = num_rows
         self._validated: list[Line] = []

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least
 from realgen.policies.trained_adapters import find_adapters, load_adapters
 
 ADAPTER = "default"
@@ -39,8 +40,7 @@ class LoRA:
     pretrained: str | None = None
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}.")
+        check_at_least(1, rank=self.rank)
         if not self.alpha > 0:
             raise ValueError(f"alpha must be above 0, got {self.alpha}.")
         if self.targets is not None and not self.targets:

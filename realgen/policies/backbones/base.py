@@ -52,8 +52,7 @@ class Backbone(ABC):
         self, pretrained: str, *, cfg_scale: float = 1.0, negative_prompt: str = "", cache_size: int = 256
     ) -> None:
         check_pretrained(pretrained)
-        if cfg_scale < 0:
-            raise ValueError(f"{self.cfg_setting} must be at least 0, got {cfg_scale}.")
+        check_at_least(0, **{self.cfg_setting: cfg_scale})
         if negative_prompt and cfg_scale <= self.cfg_off:
             off = f"{self.cfg_off:g}"
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least
 from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
 
 
@@ -44,8 +45,7 @@ class Flux(PipelineBackbone):
         **settings: Any,
     ) -> None:
         super().__init__(pretrained, cfg_scale=true_cfg_scale, **settings)
-        if guidance_scale is not None and guidance_scale < 0:
-            raise ValueError(f"guidance_scale must be at least 0, got {guidance_scale}.")
+        check_at_least(0, guidance_scale=guidance_scale)
         self.guidance_scale = guidance_scale
 
     def load(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least
 from realgen.policies.backbones.pipeline import PipelineBackbone
 
 
@@ -43,8 +44,7 @@ class ZImage(PipelineBackbone):
         self, pretrained: str, *, guidance_scale: float = 0.0, cfg_normalization: float = 0.0, **settings: Any
     ) -> None:
         super().__init__(pretrained, cfg_scale=guidance_scale, **settings)
-        if cfg_normalization < 0:
-            raise ValueError(f"cfg_normalization must be at least 0, got {cfg_normalization}.")
+        check_at_least(0, cfg_normalization=cfg_normalization)
         if cfg_normalization and not self.guided:
             raise ValueError(f"cfg_normalization has an effect only with guidance_scale above 0, got {guidance_scale}.")
         self.cfg_normalization = cfg_normalization
