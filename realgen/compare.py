@@ -7,8 +7,11 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from realgen.cli.error_frame import run_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,18 +34,18 @@ Seconds are comparable only on the same machine with nothing else running.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, or 1 with the cause on standard error."""
+    """Run the command; return its exit code."""
     options = parse_arguments(arguments)
+    return run_command(partial(_compare, options))
+
+
+def _compare(options: argparse.Namespace) -> int:
     # Imported here, so that --help does not wait for torch.
     from realgen.benchmark.comparison.comparison import compare_runs
     from realgen.benchmark.comparison.runs import read_runs
 
-    try:
-        runs = [run for folder in options.runs for run in read_runs(folder)]
-        comparison = compare_runs(runs, resamples=options.resamples, confidence=options.confidence, seed=options.seed)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    runs = [run for folder in options.runs for run in read_runs(folder)]
+    comparison = compare_runs(runs, resamples=options.resamples, confidence=options.confidence, seed=options.seed)
     if options.json:
         print(json.dumps(as_json(comparison), indent=2, ensure_ascii=False))
     else:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from realgen.cli.arguments import check_files, take_arguments
+from realgen.cli.error_frame import run_command
+
 if TYPE_CHECKING:
-    from realgen.cli import RealGenCLI
-    from realgen.modules import GRPOModule
+    from realgen.cli.realgen_cli import RealGenCLI
 
 USAGE = """python -m realgen.fit --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key=value ...]
 
@@ -43,16 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    if not (sys.argv[1:] if argv is None else argv):
+    arguments = take_arguments(argv)
+    if not arguments:
         sys.stderr.write(f"usage: {USAGE}")
         return 1
-    # Imported here, so that the lines above do not wait for torch.
+    return run_command(partial(_fit, arguments))
+
+
+def _fit(arguments: Sequence[str]) -> int:
+    check_files(arguments)
+    # Imported here, so that usage and a misspelt file do not wait for torch.
     from lightning.pytorch import LightningDataModule
 
-    from realgen.cli import command, train
-    from realgen.modules.base import Training
+    from realgen.cli.training import parse_and_run, train
+    from realgen.modules.base import TrainableModule
 
-    return command(train, Training, LightningDataModule, usage=USAGE, argv=argv, check=check)
+    return parse_and_run(train, TrainableModule, LightningDataModule, arguments, usage=USAGE, check=check)
 
 
 def check(cli: RealGenCLI) -> None:
@@ -71,47 +80,13 @@ def check(cli: RealGenCLI) -> None:
 
     model: Any = cli.model
     if isinstance(model, GRPOModule):
-        _check_noise(model)
-        _check_rows(model, cli.datamodule)
-        _check_diversity(model)
+        model.check(cli.datamodule)
     if isinstance(cli.datamodule, PromptShards):
         cli.datamodule.read(num_ranks=cli.trainer.num_devices * cli.trainer.num_nodes)
     elif isinstance(cli.datamodule, ImageFolders):
         cli.datamodule.read()
     model.configure_model()
     model.configure_optimizers()  # thrown away; only to see whether the optimizer takes its arguments
-
-
-def _check_diversity(model: GRPOModule) -> None:
-    from realgen.metrics import Diversity
-
-    name = next((name for name, metric in model.metrics.items() if isinstance(metric, Diversity)), None)
-    samples = model.validation.samples_per_prompt
-    if name is not None and samples < 2:
-        raise ValueError(
-            f"model.validation_samples_per_prompt: expected at least 2, because model.metrics.{name} compares the "
-            f"images of one prompt, got {samples}."
-        )
-
-
-def _check_noise(model: GRPOModule) -> None:
-    level = getattr(getattr(model.policy, "transition", None), "noise_level", None)
-    if level == 0:
-        raise ValueError(
-            "model.policy.transition.noise_level: expected above 0, because only steps with noise are decisions that "
-            f"can be trained, got {level}."
-        )
-
-
-def _check_rows(model: GRPOModule, datamodule: Any) -> None:
-    prompts = getattr(datamodule, "prompts_per_iteration", model.updates_per_epoch)
-    rows = prompts * model.group_size
-    if rows % model.updates_per_epoch:
-        raise ValueError(
-            f"model.updates_per_epoch: expected a divisor of the {rows} rows of an iteration "
-            f"(data.prompts_per_iteration={prompts} x model.group_size={model.group_size}), "
-            f"got {model.updates_per_epoch}."
-        )
 
 
 if __name__ == "__main__":

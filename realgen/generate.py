@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from realgen import __version__
+from realgen.cli.arguments import asks_for_help, pairs
+from realgen.cli.config_error import ConfigError
+from realgen.cli.error_frame import run_command
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
-
-    from realgen.cli.schema import Place
+    from realgen.cli.config_reader import ConfigReader
+    from realgen.cli.tree import Node
     from realgen.generation import Studio
 
 DEFAULT_POLICY = "configs/policies/sd3_nano.yaml"
@@ -59,25 +60,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         (sys.stdout if arguments else sys.stderr).write(f"usage: {USAGE}")
         return 0 if arguments else 1
-    try:
+
+    def command() -> int:
         prompts, options = split_prompts(arguments)
         # Imported here, so that the lines above do not wait for torch.
         from realgen.generation import generate
 
-        generate(*open_studio(options, prompts))
-    except (ValueError, ModuleNotFoundError, OSError, RuntimeError) as error:
-        return _report(error)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on\n")
-        return 130
-    return 0
+        try:
+            generate(*open_studio(options, prompts))
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted; the same command goes on\n")
+            raise
+        return 0
 
-
-def _report(error: Exception) -> int:
-    if os.environ.get("REALGEN_TRACEBACK", "0") not in ("", "0"):
-        raise error
-    sys.stderr.write(f"error: {error}\n")
-    return 1
+    return run_command(command)
 
 
 def split_prompts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -120,29 +116,22 @@ def open_studio(options: Sequence[str], given: Sequence[str]) -> tuple[Studio, l
         ConfigError: If an option is wrong, or a component refuses its arguments.
         ValueError: If there is no prompt, or weights cannot be loaded.
     """
-    from realgen.cli.config_error import ConfigError
-    from realgen.cli.diagnosis import blame
     from realgen.generation import Request, Studio, read_prompts
     from realgen.parallel import usable_device
     from realgen.policies import JointPolicy, PromptPolicy, RewrittenPolicy
 
-    config, groups = read_config(options)
-    parser = _parser()
-    try:
-        made = parser.instantiate(parser.parse_object(config))
-        request = Request(**{field.name: made[field.name] for field in dataclasses.fields(Request)})
-        if isinstance(made.policy, PromptPolicy | RewrittenPolicy | JointPolicy):
-            kind = type(made.policy).__name__
-            raise ConfigError(f"policy draws what it is told, and {kind} rewrites; give what rewrites as --rewriter.")
-        texts = read_prompts(given, request.prompts)
-        device = usable_device(request.device)
-        made.policy.load()
-        if made.rewriter is not None:
-            made.rewriter.load()
-    except ConfigError:
-        raise
-    except Exception as error:  # a constructor may raise anything
-        raise ConfigError(blame(error, config, groups)) from error
+    reader = config_reader()
+    config = read_config(reader, options)
+    made = reader.make(config)
+    request = Request(**{field.name: made[field.name] for field in dataclasses.fields(Request)})
+    if isinstance(made.policy, PromptPolicy | RewrittenPolicy | JointPolicy):
+        kind = type(made.policy).__name__
+        raise ConfigError(f"policy draws what it is told, and {kind} rewrites; give what rewrites as --rewriter.")
+    texts = read_prompts(given, request.prompts)
+    device = usable_device(request.device)
+    made.policy.load()
+    if made.rewriter is not None:
+        made.rewriter.load()
     parts = [part for part in (made.policy, made.rewriter) if part is not None]
     settings = {
         "software": f"realgen {__version__}",
@@ -157,80 +146,56 @@ def open_studio(options: Sequence[str], given: Sequence[str]) -> tuple[Studio, l
     return Studio(request, made.policy, made.rewriter, settings), texts
 
 
-def read_config(options: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def config_reader() -> ConfigReader:
+    """What reads the options of this command."""
+    from realgen.cli.config_reader import Argument, ConfigReader
+    from realgen.generation import Request
+    from realgen.policies import Policy, PromptPolicy
+
+    hints = get_type_hints(Request)
+    arguments = {
+        "policy": Argument(Policy, None, "What draws."),
+        "rewriter": Argument(PromptPolicy | None, None, "Rewrites each prompt."),
+        **{field.name: Argument(hints[field.name], field.default, "") for field in dataclasses.fields(Request)},
+    }
+    return ConfigReader(arguments, USAGE, owner="generate")
+
+
+def read_config(reader: ConfigReader, options: Sequence[str]) -> dict[str, Any]:
     """Read the options into a complete config.
 
     Args:
+        reader: See ``config_reader``.
         options: The command line without its prompts.
 
     Returns:
-        The config as plain values, defaults filled in; and the class names of what stands there without class_path.
+        The config as plain values, defaults filled in.
 
     Raises:
         ConfigError: If an option is wrong.
         SystemExit: After ``--policy.help CLASS``.
     """
-    from jsonargparse import ArgumentError
-    from omegaconf.errors import OmegaConfBaseException
+    from realgen.cli.components import assign
 
-    from realgen.cli.arguments import asks_for_help, pairs, read_arguments
-    from realgen.cli.components import assign, visit
-    from realgen.cli.config_error import ConfigError
-    from realgen.cli.diagnosis import condense, problems
+    def add_adapters(tree: Node) -> Node:
+        for option, part in LORA.items():
+            if (directory := tree.child(option)) is not None and directory.value is not None:
+                tree = assign(tree, f"{part}.lora", _lora(str(directory.value), option), reader.root)
+        if (rewriter := tree.child("rewriter")) is not None and rewriter.is_mapping:
+            # The policy draws; with an image policy in the rewriter, it would be in memory twice.
+            tree = assign(tree, "rewriter.image_policy", "null", reader.root)
+        return tree
 
-    parser, root = _parser(), _root()
-    if asks_for_help(options):
-        parser.parse_args(list(options))
-    keys = [key for key, _ in pairs(options)]
-    _check_keys(keys)
-    default = [] if "policy" in keys else [f"--policy={DEFAULT_POLICY}"]
-    tree = read_arguments([*default, *options], root)
-    for option, part in LORA.items():
-        if (directory := tree.child(option)) is not None and directory.value is not None:
-            tree = assign(tree, f"{part}.lora", _lora(str(directory.value), option), root)
-    if (rewriter := tree.child("rewriter")) is not None and rewriter.is_mapping:
-        tree = assign(tree, "rewriter.image_policy", "null", root)  # the policy draws, and it is in memory once
-    for problem in problems(tree, root, values=False):
-        raise ConfigError(problem)
-    try:
-        config = parser.parse_object(tree.plain()).as_dict()
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
-    except ArgumentError as error:
-        found = list(problems(tree, root))
-        raise ConfigError(found[0] if found else condense(str(error))) from error
-    return config, {key: place.owner for key, _, place in visit(tree, root) if key and place.arguments is not None}
-
-
-def _parser() -> ArgumentParser:
-    from jsonargparse import ArgumentParser
-
-    from realgen.generation import Request
-    from realgen.policies import Policy, PromptPolicy
-
-    parser = ArgumentParser(
-        parser_mode="omegaconf+", allow_abbrev=False, exit_on_error=False, usage=USAGE, description=""
-    )
-    parser.add_argument("--policy", type=Policy, help="What draws.")
-    parser.add_argument("--rewriter", type=PromptPolicy | None, help="Rewrites each prompt.")
-    parser.add_class_arguments(Request)
-    return parser
-
-
-def _root() -> Place:
-    """What may stand at the top."""
-    from realgen.cli.schema import Place, parameters, place_of
-    from realgen.generation import Request
-    from realgen.policies import Policy, PromptPolicy
-
-    parts = {"policy": place_of(Policy), "rewriter": place_of(PromptPolicy | None)}
-    return Place(arguments=parts | dict(parameters(Request)), owner="generate")
+    default: list[str] = []
+    if not asks_for_help(options):
+        keys = [key for key, _ in pairs(options)]
+        _check_keys(keys)
+        default = [] if "policy" in keys else [f"--policy={DEFAULT_POLICY}"]
+    return reader.read([*default, *options], change=add_adapters)
 
 
 def _check_keys(keys: Sequence[str]) -> None:
     """Refuse options that would do nothing."""
-    from realgen.cli.config_error import ConfigError
-
     for option, part in LORA.items():
         also = [key for key in keys if re.match(rf"{part}\.(init_args\.)?lora\b", key)]
         if option in keys and also:
@@ -246,7 +211,6 @@ def _check_keys(keys: Sequence[str]) -> None:
 
 def _lora(directory: str, option: str) -> str:
     """The setting that loads adapters as they were trained."""
-    from realgen.cli.config_error import ConfigError
     from realgen.policies.trained_adapters import find_adapters
 
     try:

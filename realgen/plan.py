@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from realgen.cli.arguments import check_files, fix_arguments, pairs
+from realgen.cli.error_frame import run_command
 
 if TYPE_CHECKING:
     from realgen.planning import GPU, Recipe
@@ -34,43 +37,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0, or 1 after an error.
-
-    Raises:
-        ValueError: With ``REALGEN_TRACEBACK=1``, in place of a line on standard error.
-        OSError: The same.
     """
     options, rest = parse_arguments(sys.argv[1:] if argv is None else argv)
-    # Imported here, so that --help does not wait for torch.
+    return run_command(partial(_plan, options, rest))
+
+
+def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    config = fix_arguments(rest)
+    check_files(config)
+    # Imported here, so that --help and a misspelt file do not wait for torch.
     from rich.console import Console
 
     from realgen.planning import make_plan
     from realgen.planning.forecast import forecast, read_measured
     from realgen.planning.table import as_json, show
 
-    try:
-        gpu = find_gpu(options)
-        measured = None if options.measured is None else read_measured(options.measured)
-        if options.measured is not None and not any(argument in ("-c", "--config") for argument in _keys(rest)):
-            rest = [f"--config={options.measured / 'config.yaml'}", *rest]
-        recipe = read_recipe(rest)
-        plan = make_plan(recipe, prompt_tokens=options.prompt_tokens)
-        rated = None if gpu is None else gpu.at_precision(recipe.float32_matmul_precision)
-        expected = None if rated is None else forecast(plan, rated, options.utilization)
-        if options.json is not None:
-            text = json.dumps(as_json(plan, expected, measured), indent=2) + "\n"
-            options.json.write_text(text, encoding="utf-8")
-    except (ValueError, OSError) as error:
-        if os.environ.get("REALGEN_TRACEBACK", "0") not in ("", "0"):
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    gpu = find_gpu(options)
+    measured = None if options.measured is None else read_measured(options.measured)
+    if options.measured is not None and not any(key == "config" for key, _ in pairs(config)):
+        config = [f"--config={options.measured / 'config.yaml'}", *config]
+    recipe = read_recipe(config)
+    plan = make_plan(recipe, prompt_tokens=options.prompt_tokens)
+    rated = None if gpu is None else gpu.at_precision(recipe.float32_matmul_precision)
+    expected = None if rated is None else forecast(plan, rated, options.utilization)
+    if options.json is not None:
+        options.json.write_text(json.dumps(as_json(plan, expected, measured), indent=2) + "\n", encoding="utf-8")
     # As wide as the table needs: where the output is no terminal it would be 80 columns, with numbers cut in two.
     show(plan, expected, measured, Console(soft_wrap=True, width=1000))
     return 0
-
-
-def _keys(argv: Sequence[str]) -> list[str]:
-    return [argument.partition("=")[0] for argument in argv]
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -125,7 +119,7 @@ def read_recipe(argv: Sequence[str]) -> Recipe:
     """Parse a config as ``realgen.fit`` does, and make of it only what a plan needs.
 
     Args:
-        argv: ``--config`` and dotted keys.
+        argv: ``--config`` and dotted keys, fixed up.
 
     Returns:
         The recipe; no weights are read, and nothing is written.
@@ -135,32 +129,19 @@ def read_recipe(argv: Sequence[str]) -> Recipe:
     """
     from lightning.pytorch import LightningDataModule
 
-    from realgen.cli import ConfigError, RealGenCLI
-    from realgen.cli.arguments import fix_arguments
+    from realgen.cli.realgen_cli import RealGenCLI
     from realgen.modules import GRPOModule
 
     class PlanCLI(RealGenCLI):
-        """Parses, and makes nothing: the trainer would look for GPUs, and the reward for weights."""
+        """Parse, and make nothing: the trainer would look for GPUs, and the reward for weights."""
 
         def before_instantiate_classes(self) -> None:
-            """No run, no folder."""
+            """Choose no folder."""
 
         def instantiate_classes(self) -> None:
-            """Make the recipe.
+            """Make nothing."""
 
-            Raises:
-                ConfigError: If a constructor refuses its arguments.
-            """
-            import yaml
-
-            try:
-                self.recipe = recipe_of(yaml.safe_load(self._config_text))
-            except Exception as error:  # a constructor may raise anything
-                raise ConfigError(self.blame(error)) from error
-
-    arguments = list(argv)
-    fix_arguments(arguments)
-    return PlanCLI(GRPOModule, LightningDataModule, argv=arguments).recipe
+    return recipe_of(PlanCLI(GRPOModule, LightningDataModule, argv=argv).config.as_dict())
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
@@ -177,6 +158,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     """
     from jsonargparse import ArgumentParser
 
+    from realgen.cli.component_keys import instantiate
     from realgen.modules import GRPOModule
     from realgen.planning import Recipe, sharding_of
     from realgen.planning.recipe import Unbuilt
@@ -188,7 +170,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=GRPOModule)
     model = {"class_path": config["model"]["class_path"], "init_args": settings}
-    made = parser.instantiate(parser.parse_object({"model": model}))
+    made = instantiate(parser, parser.parse_object({"model": model}))
     if "prompts_per_iteration" not in data:
         raise ValueError("data: a plan needs to know prompts_per_iteration, as realgen.data.PromptShards has it.")
     averages = [spec for spec in config["callbacks"].values() if spec and spec["class_path"].endswith(".EMA")]

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realgen.cli.error_frame import run_command
+
 if TYPE_CHECKING:
     from realgen.data.probe_files import Divided
     from realgen.detectors.probe_backbone import Backbone
@@ -34,14 +36,14 @@ calibrate its probabilities, and 15 % judge the result. Use it as a detector by 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, or 1 with the cause on standard error."""
+    """Run the command; return its exit code."""
     options = parse_arguments(arguments)
-    try:
+
+    def command() -> int:
         print(probe(**vars(options)))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+
+    return run_command(command)
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

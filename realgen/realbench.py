@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import json
 import os
 import shlex
 import signal
@@ -10,13 +10,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from realgen.cli.arguments import check_files, first_config, take_arguments
+from realgen.cli.config_error import ConfigError
+from realgen.cli.error_frame import INTERRUPTED, TERMINATED, run_command
 
 if TYPE_CHECKING:
     from realgen.benchmark import Results
     from realgen.benchmark.realbench import PromptSplit, RealBench
-    from realgen.cli.plain_config import PlainConfig
+    from realgen.cli.config_reader import ConfigReader
     from realgen.policies import Policy
 
 USAGE = """python -m realgen.realbench --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key=value ...]
@@ -44,7 +49,6 @@ Common overrides (a dotted key of the config; init_args may be left out; later w
   --print_config                            show the whole config and stop
 """
 RECIPE = "configs/realbench.yaml"
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,28 +60,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = take_arguments(argv)
     if not arguments:
         sys.stderr.write(f"usage: {USAGE}")
         return 1
-    # Imported here, so that the lines above do not wait for torch.
-    from realgen.cli import ConfigError
-    from realgen.cli.realbench_arguments import read_split
-
-    try:
-        plain, config = read_config(arguments)
-        part = read_split(config)
-        bench = prepare(plain, config)
-        folder = run_folder(config, arguments)
-        if config["dry_run"]:
-            print("\n".join(bench.plan(folder)))
-            return 0
-    except (ConfigError, ModuleNotFoundError, ValueError) as error:
-        return _report(error)
-    return _run(bench, plain, config, folder, arguments, part)
+    return run_command(partial(_realbench, arguments))
 
 
-def read_config(argv: Sequence[str]) -> tuple[PlainConfig, dict[str, Any]]:
+def _realbench(arguments: Sequence[str]) -> int:
+    reader, config = read_config(arguments)
+    from realgen.benchmark.realbench_config import read_split
+
+    part = read_split(config)
+    bench = prepare(reader, config)
+    folder = run_folder(config, arguments)
+    if config["dry_run"]:
+        print("\n".join(bench.plan(folder)))
+        return 0
+    return _run(bench, reader, config, folder, arguments, part)
+
+
+def read_config(argv: Sequence[str]) -> tuple[ConfigReader, dict[str, Any]]:
     """Read files and arguments into a complete config.
 
     Args:
@@ -90,21 +93,69 @@ def read_config(argv: Sequence[str]) -> tuple[PlainConfig, dict[str, Any]]:
         ConfigError: If the config or an argument is wrong.
         SystemExit: After ``--help`` and ``--print_config``.
     """
-    from realgen.cli.arguments import fix_arguments
-    from realgen.cli.plain_config import PlainConfig
-    from realgen.cli.realbench_arguments import gather_images, realbench_arguments
-
     given = gather_images(argv)
-    fix_arguments(given)
-    plain = PlainConfig(realbench_arguments(), USAGE)
-    return plain, plain.read(given)
+    check_files(given)
+    # Imported here, so that the usage and a misspelt file do not wait for torch.
+    from realgen.benchmark.realbench_config import realbench_arguments
+    from realgen.cli.config_reader import Argument, ConfigReader
+
+    reader = ConfigReader({name: Argument(*each) for name, each in realbench_arguments().items()}, USAGE)
+    return reader, reader.read(given)
 
 
-def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
+def gather_images(argv: Sequence[str]) -> list[str]:
+    """Put ``--images DIR --images NAME=DIR ...`` into one ``--images={...}``, and let nothing be drawn beside it.
+
+    ``--dry-run`` becomes ``--dry_run=true``.
+
+    Args:
+        argv: Arguments without the program.
+
+    Returns:
+        Arguments with one value per key; those that hold a whole mapping already are left alone.
+
+    Raises:
+        ConfigError: If two folders have one name, or a value is missing.
+
+    Example:
+        >>> gather_images(["--images", "out/flux", "--images=new=out/1"])[0]
+        '--policies={}'
+        >>> gather_images(["--images", "out/flux", "--images=new=out/1"])[1]
+        '--images={"flux": "out/flux", "new": "out/1"}'
+    """
+    others: list[str] = []
+    folders: dict[str, str] = {}
+    arguments = iter(argv)
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if argument == "--dry-run":
+            argument = "--dry_run=true"
+        if key != "--images" or value.startswith("{") or value == "null":
+            others.append(argument)
+            continue
+        value = value if equals else next(arguments, "")
+        if not value or value.startswith("--"):
+            raise ConfigError("--images needs a value: --images DIR, or --images NAME=DIR")
+        name, named, folder = value.partition("=")
+        if not named:
+            from realgen.benchmark.inputs.image_sets import model_name  # here, because it waits for torch
+
+            name, folder = model_name(value), value
+        if name in folders:
+            raise ConfigError(f"--images: {folders[name]} and {folder} are both called {name}. Give names: NAME=DIR")
+        folders[name] = folder
+    given = ["--policies={}", f"--images={json.dumps(folders)}"] if folders else []
+    # Behind the config files, which they override, and before what else the command line says.
+    ends = [i + 1 + ("=" not in a) for i, a in enumerate(others) if a.partition("=")[0] in ("-c", "--config")]
+    place = max(ends, default=0)
+    return [*others[:place], *given, *others[place:]]
+
+
+def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
     """Make what a config names, and read prompts and folders, to find mistakes before anything is computed.
 
     Args:
-        plain: What read the config.
+        reader: What read the config.
         config: The config.
 
     Returns:
@@ -117,41 +168,37 @@ def prepare(plain: PlainConfig, config: Mapping[str, Any]) -> RealBench:
     from realgen.benchmark.detector_scoring import Scorers
     from realgen.benchmark.inputs.prompt_set import choose_evenly, read_prompt_set
     from realgen.benchmark.realbench import PolicyUnderTest, RealBench
-    from realgen.cli import ConfigError
     from realgen.parallel import usable_device
 
-    made = plain.make(config)
+    made = reader.make(config)
     if made.prompts is None:
         raise ConfigError(f"prompts: missing. Give a recipe: --config {RECIPE}")
-    try:
-        prompts = read_prompt_set(
-            Path(made.prompts), real=_path(made.real), categories=_path(made.categories), length=made.length
-        )
-        bench = RealBench(
-            prompts=choose_evenly(prompts, made.num_prompts),
-            other_names=[prompt.name for prompt in prompts],
-            scorers=Scorers(_given(made.detectors), _given(made.rewards), _given(made.metrics)),
-            policies={
-                name: PolicyUnderTest(
-                    functools.partial(_make_policy, plain, config, name),
-                    config["policies"][name],
-                )
-                for name in _given(made.policies)
-            },
-            images=_given(made.images),
-            matching=made.matching,
-            arena=made.arena,
-            scoring=made.scoring,
-            allow_missing=made.allow_missing,
-            seed=made.seed,
-            draw_batch_size=made.draw_batch_size,
-            device=str(usable_device(made.device)),
-        )
-        bench.find_images()
-        if made.arena is not None and not config["dry_run"] and config["part"] is None:
-            made.arena.judge.check()
-    except ValueError as error:
-        raise ConfigError(plain.blame(error, config)) from error
+    prompts = read_prompt_set(
+        Path(made.prompts), real=_path(made.real), categories=_path(made.categories), length=made.length
+    )
+    bench = RealBench(
+        prompts=choose_evenly(prompts, made.num_prompts),
+        other_names=[prompt.name for prompt in prompts],
+        scorers=Scorers(_given(made.detectors), _given(made.rewards), _given(made.metrics)),
+        policies={
+            name: PolicyUnderTest(
+                partial(_make_policy, reader, config, name),
+                config["policies"][name],
+            )
+            for name in _given(made.policies)
+        },
+        images=_given(made.images),
+        matching=made.matching,
+        arena=made.arena,
+        scoring=made.scoring,
+        allow_missing=made.allow_missing,
+        seed=made.seed,
+        draw_batch_size=made.draw_batch_size,
+        device=str(usable_device(made.device)),
+    )
+    bench.find_images()
+    if made.arena is not None and not config["dry_run"] and config["part"] is None:
+        made.arena.judge.check()
     return bench
 
 
@@ -167,8 +214,6 @@ def run_folder(config: Mapping[str, Any], argv: Sequence[str]) -> Path:
     Returns:
         The folder; one that is given need not exist.
     """
-    from realgen.cli.arguments import first_config
-    from realgen.cli.realbench_arguments import gather_images
     from realgen.cli.run_dir import find_run
 
     if config["run_dir"] is not None:
@@ -181,19 +226,19 @@ def run_folder(config: Mapping[str, Any], argv: Sequence[str]) -> Path:
         environment=os.environ,
         now=datetime.now(),
     )
-    return found.path if config["dry_run"] else found.claim().path
+    return found.path if config["dry_run"] else found.reserve().path
 
 
 def _run(
     bench: RealBench,
-    plain: PlainConfig,
+    reader: ConfigReader,
     config: Mapping[str, Any],
     folder: Path,
     argv: Sequence[str],
     part: PromptSplit | None,
 ) -> int:
+    from realgen.benchmark.realbench_config import keep_config
     from realgen.benchmark.report.outputs import show, write_outputs
-    from realgen.cli import ConfigError
 
     def terminate(number: int, _: Any) -> NoReturn:
         raise SystemExit(TERMINATED)
@@ -201,7 +246,7 @@ def _run(
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         bench.check_folder(folder)
-        _keep_config(config, argv, folder)
+        keep_config(config, folder, command=_command(_without(argv, "part")))
         if part is not None:
             sys.stdout.write(f"{bench.draw(folder, part)} images are in {folder}\n")
             return 0
@@ -209,26 +254,22 @@ def _run(
         results = replace(results, settings={**_provenance(argv), **results.settings, "config": config})
         files = write_outputs(results, folder)
         show(results, files)
-        log(results, plain, config, folder, list(files.values()))
+        log(results, reader, config, folder, list(files.values()))
     except (KeyboardInterrupt, SystemExit) as stop:
         again = [*_without(argv, "run_dir"), f"--run_dir={folder}"]
         sys.stderr.write(f"stopped\ngo on: {_command(again)}\n")
         return TERMINATED if isinstance(stop, SystemExit) else INTERRUPTED
-    except ValueError as error:
-        return _report(ConfigError(plain.blame(error, config)))
-    except (OSError, RuntimeError) as error:
-        return _report(error)
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
 
 
-def log(results: Results, plain: PlainConfig, config: Mapping[str, Any], folder: Path, files: Sequence[Path]) -> None:
+def log(results: Results, reader: ConfigReader, config: Mapping[str, Any], folder: Path, files: Sequence[Path]) -> None:
     """Send results to the Weights & Biases loggers of a config, whose runs are written into the run's folder.
 
     Args:
         results: To be logged.
-        plain: What read the config.
+        reader: What read the config.
         config: The config.
         folder: Of the run.
         files: What goes into the artifact.
@@ -236,41 +277,17 @@ def log(results: Results, plain: PlainConfig, config: Mapping[str, Any], folder:
     from lightning.pytorch.loggers import WandbLogger
 
     from realgen.benchmark.report.wandb_log import log_results
-    from realgen.cli.quiet import drop_anonymous, quiet_wandb
+    from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments
 
-    places = {"save_dir": str(folder), "name": f"{folder.parent.name}-{folder.name}"}
     specs = _given(config["loggers"])
-    arguments = [spec["init_args"] for spec in specs.values() if spec["class_path"].endswith(WandbLogger.__name__)]
-    quiet_wandb(arguments)
-    for given in arguments:
-        given |= {name: value for name, value in places.items() if given.get(name) in (None, ".")}
-    loggers = _given(plain.make({"loggers": specs}).loggers).values()
+    fill_wandb_arguments(specs, {"save_dir": str(folder), "name": f"{folder.parent.name}-{folder.name}"})
+    loggers = _given(reader.make({"loggers": specs}).loggers).values()
     drop_anonymous(loggers)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_hyperparams(dict(config))
             log_results(logger.experiment, results, folder, files)
             logger.experiment.finish()
-
-
-def _keep_config(config: Mapping[str, Any], argv: Sequence[str], folder: Path) -> None:
-    """Write the config that the folder is of; one that is there stays unless it is another one, and that is said."""
-    import yaml
-
-    from realgen import __version__
-    from realgen.cli.realbench_arguments import config_changes
-
-    path = folder / "config.yaml"
-    changes = config_changes(path, config)
-    if path.exists() and not changes:
-        return
-    if changes:
-        sys.stderr.write(f"note: {folder} was of another config, its results are replaced: {changes}\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump({**config, "run_dir": None, "part": None}, sort_keys=False, allow_unicode=True)
-    whole = path.with_name(f".{path.name}.{os.getpid()}.part")  # a run that is killed leaves no half of a file
-    whole.write_text(f"# realgen {__version__}: {_command(_without(argv, 'part'))}\n{text}", encoding="utf-8")
-    os.replace(whole, path)
 
 
 def _without(argv: Sequence[str], key: str) -> list[str]:
@@ -287,8 +304,8 @@ def _command(argv: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "realgen.realbench", *argv])
 
 
-def _make_policy(plain: PlainConfig, config: Mapping[str, Any], name: str) -> Policy:
-    return plain.make({**config, "policies": {name: config["policies"][name]}}).policies[name]
+def _make_policy(reader: ConfigReader, config: Mapping[str, Any], name: str) -> Policy:
+    return reader.make({**config, "policies": {name: config["policies"][name]}}).policies[name]
 
 
 def _given(components: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -310,13 +327,6 @@ def _provenance(argv: Sequence[str]) -> dict[str, Any]:
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": {"realgen": __version__, "python": sys.version.split()[0], "torch": torch.__version__},
     }
-
-
-def _report(error: Exception) -> int:
-    if os.environ.get("REALGEN_TRACEBACK", "0") not in ("", "0"):
-        raise error
-    sys.stderr.write(f"error: {error}\n")
-    return 1
 
 
 if __name__ == "__main__":

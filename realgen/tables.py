@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from rich.box import HEAVY_HEAD, SIMPLE
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -40,7 +41,7 @@ def terminal_table(
     """
     table = Table(title=title, title_justify="left", box=HEAVY_HEAD if framed else SIMPLE, pad_edge=framed)
     for column, heading in enumerate(headings):
-        justify = "left" if column in text_columns else "right"
+        justify: JustifyMethod = "left" if column in text_columns else "right"
         table.add_column(Text(heading), justify=justify, no_wrap=column == 0 or not framed)
     for row in rows:
         if row is None:

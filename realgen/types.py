@@ -7,12 +7,12 @@ window); b rows of a micro-batch. Images are [rows, 3, H, W] in [0, 1]; latents 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -30,7 +30,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class PolicyScore:
-    """What a policy says of decisions already taken. Parts that a policy does not have are ``None``."""
+    """Log-probabilities of decisions already taken. Fields that a policy does not provide are ``None``."""
 
     log_probs: Float[Tensor, "rows decisions"]
     """[b, S] log-probability of each decision; for diffusion the mean over the elements of the latent."""
@@ -39,25 +39,83 @@ class PolicyScore:
     velocity: Float[Tensor, "rows decisions *latent"] | None = None
     """[b, S, C, h, w] guided flow velocity, noise minus data (diffusion only)."""
 
+    def select(self, rows: Int[Tensor, " picked"]) -> PolicyScore:
+        """Return the score of the given rows."""
+        gaussian = self.gaussian
+        if gaussian is not None:
+            gaussian = Gaussian(gaussian.mean[rows], gaussian.std[rows], gaussian.step_size[rows])
+        return PolicyScore(self.log_probs[rows], gaussian, None if self.velocity is None else self.velocity[rows])
+
+    @staticmethod
+    def concatenate(scores: Sequence[PolicyScore]) -> PolicyScore:
+        """Join the scores of consecutive rows; an optional field must be present in all of them or in none."""
+        gaussians = [score.gaussian for score in scores if score.gaussian is not None]
+        velocities = [score.velocity for score in scores if score.velocity is not None]
+        gaussian = None
+        if gaussians:
+            fields = ("mean", "std", "step_size")
+            gaussian = Gaussian(*(torch.cat([getattr(each, name) for each in gaussians]) for name in fields))
+        return PolicyScore(
+            torch.cat([score.log_probs for score in scores]), gaussian, torch.cat(velocities) if velocities else None
+        )
+
 
 @dataclass(frozen=True)
 class Rewrite:
-    """What a language model made of one prompt."""
+    """A language model's rewrite of one prompt."""
 
     text: str
-    """What the image model is told: the answer, or the user's prompt where there is no valid answer."""
+    """What the image model is given: the answer, or the user's prompt where there is no valid answer."""
     completion: str
-    """All that the language model wrote; empty where it was not asked."""
+    """All that the language model wrote; empty where it was not called."""
     formatted: bool
     """Whether the completion kept to the think/answer format."""
     truncated: bool
     """Whether the completion was cut off before its end."""
     skipped: bool
-    """Whether the language model was not asked: the prompt was empty or too long, or was to be kept as it is."""
+    """Whether the language model was not called: the prompt was empty or too long, or was to be kept as it is."""
+
+
+class _Rows:
+    """Prompts and texts by row, for data of P prompts with G rows each."""
+
+    prompts: tuple[str, ...]
+    group_size: int
+    rewrites: tuple[Rewrite, ...] | None
+
+    @property
+    def row_prompts(self) -> list[str]:
+        """The prompt of each row, as the user wrote it."""
+        return [prompt for prompt in self.prompts for _ in range(self.group_size)]
+
+    @property
+    def row_texts(self) -> list[str]:
+        """The text that the image model was given for each row."""
+        return self.row_prompts if self.rewrites is None else [rewrite.text for rewrite in self.rewrites]
 
 
 @dataclass(frozen=True)
-class Rollout:
+class Samples(_Rows):
+    """P prompts with G finished images each: all that a reward sees. One row is one image."""
+
+    prompts: tuple[str, ...]
+    """P prompts as the user wrote them."""
+    group_size: int
+    """G."""
+    images: Float[Tensor, "rows 3 height width"]
+    """[P * G, 3, H, W] in [0, 1]; no pixels (H = W = 0) where a policy of texts had no image policy to draw them."""
+    rewrites: tuple[Rewrite, ...] | None = None
+    """P * G rewrites of the prompts, one per row; ``None`` where the image model was given the prompts themselves."""
+    metadata: tuple[Mapping[str, Any], ...] = ()
+    """P mappings of the prompts' other fields (``PromptBatch.metadata``); empty mappings where none were given."""
+
+    def __post_init__(self) -> None:
+        if not self.metadata:
+            object.__setattr__(self, "metadata", ({},) * len(self.prompts))  # frozen: plain assignment is refused
+
+
+@dataclass(frozen=True)
+class Rollout(_Rows):
     """P groups of G samples with what is needed to score them again."""
 
     prompts: tuple[str, ...]
@@ -65,58 +123,78 @@ class Rollout:
     group_size: int
     """G."""
     images: Float[Tensor, "images 3 height width"]
-    """[B * images_per_row, 3, H, W] in [0, 1], those of a row together; no pixels (H = W = 0) where a policy of texts
-    had no image policy to draw them."""
+    """[B * images_per_row, 3, H, W] in [0, 1], those of a row together; see ``Samples.images``."""
     sampled: PolicyScore
     """The sampling policy's own score of its decisions, without gradient."""
     mask: Bool[Tensor, "rows decisions"]
     """[B, S] True where a decision counts (False pads completions)."""
-    trajectory: Mapping[str, Tensor] = field(default_factory=dict)
+    policy_state: Mapping[str, Tensor] = field(default_factory=dict)
     """What the policy needs to score its rows again; private to it, first axis B."""
     rewrites: tuple[Rewrite, ...] | None = None
-    """B rewrites of the prompts, one per row; ``None`` where the image model was told the prompts themselves."""
+    """B rewrites of the prompts, one per row; ``None`` where the image model was given the prompts themselves."""
     images_per_row: int = 1
     """N, images that were drawn of each row's text."""
 
-    @property
-    def by_image(self) -> Rollout:
-        """P groups of G * N rows with one image each, for what judges or shows images; the decisions stay behind."""
-        if self.images_per_row == 1:
-            return self
-        return Rollout(
-            prompts=self.prompts,
-            group_size=self.group_size * self.images_per_row,
-            images=self.images,
-            sampled=PolicyScore(self.images.new_zeros(len(self.images), 0)),
-            mask=self.images.new_zeros(len(self.images), 0, dtype=torch.bool),
-            rewrites=self.rewrites and tuple(rewrite for rewrite in self.rewrites for _ in range(self.images_per_row)),
+    def samples(self, metadata: Sequence[Mapping[str, Any]] = ()) -> Samples:
+        """Return the finished images, P groups of G * N rows with one image each.
+
+        Args:
+            metadata: P mappings with the prompts' other fields, or none.
+        """
+        count = self.images_per_row
+        rewrites = self.rewrites and tuple(rewrite for rewrite in self.rewrites for _ in range(count))
+        return Samples(self.prompts, self.group_size * count, self.images, rewrites, tuple(metadata))
+
+    def select_prompts(self, prompts: Int[Tensor, " picked"]) -> Rollout:
+        """Return the given prompts with their groups, in the order given.
+
+        Args:
+            prompts: Numbers from 0 to P - 1.
+        """
+        rows = (prompts[:, None] * self.group_size + torch.arange(self.group_size)).flatten()  # [picked * G]
+        images = (rows[:, None] * self.images_per_row + torch.arange(self.images_per_row)).flatten()
+        return replace(
+            self,
+            prompts=tuple(self.prompts[prompt] for prompt in prompts.tolist()),
+            images=self.images[images],
+            sampled=self.sampled.select(rows),
+            mask=self.mask[rows],
+            policy_state={name: state[rows] for name, state in self.policy_state.items()},
+            rewrites=self.rewrites and tuple(self.rewrites[row] for row in rows.tolist()),
         )
 
-    @property
-    def row_prompts(self) -> list[str]:
-        """The prompt of each of the B rows, as the user wrote it."""
-        return [prompt for prompt in self.prompts for _ in range(self.group_size)]
-
-    @property
-    def row_texts(self) -> list[str]:
-        """What the image model was told for each of the B rows."""
-        return self.row_prompts if self.rewrites is None else [rewrite.text for rewrite in self.rewrites]
+    @staticmethod
+    def concatenate(chunks: Sequence[Rollout]) -> Rollout:
+        """Join rollouts of consecutive prompts that agree in group size, images per row and number of decisions."""
+        first = chunks[0]
+        if len(chunks) == 1:
+            return first
+        rewrites = tuple(rewrite for chunk in chunks for rewrite in chunk.rewrites or ())
+        return replace(
+            first,
+            prompts=tuple(prompt for chunk in chunks for prompt in chunk.prompts),
+            images=torch.cat([chunk.images for chunk in chunks]),
+            sampled=PolicyScore.concatenate([chunk.sampled for chunk in chunks]),
+            mask=torch.cat([chunk.mask for chunk in chunks]),
+            policy_state={name: torch.cat([c.policy_state[name] for c in chunks]) for name in first.policy_state},
+            rewrites=None if first.rewrites is None else rewrites,
+        )
 
 
 @dataclass(frozen=True)
 class RewardOutput:
-    """Rewards of a rollout, in total and by part. Higher is better; NaN marks a sample that could not be judged."""
+    """Rewards of samples, in total and by component. Higher is better; NaN marks a sample that could not be scored."""
 
     total: Float[Tensor, "prompts group"]
-    """[P, G] weighted sum of the parts; NaN where a part that has a weight is NaN."""
-    parts: Mapping[str, Float[Tensor, "prompts group"]]
-    """Each part by name, [P, G], unweighted."""
+    """[P, G] weighted sum of the components; NaN where a component that has a weight is NaN."""
+    components: Mapping[str, Float[Tensor, "prompts group"]]
+    """Each component by name, [P, G], unweighted."""
     weights: Mapping[str, float]
-    """Weight of each part in the total."""
+    """Weight of each component in the total."""
 
     @property
     def valid(self) -> Bool[Tensor, "prompts group"]:
-        """[P, G] True where every part that has a weight could be judged."""
+        """[P, G] True where every component that has a weight could be scored."""
         return torch.isfinite(self.total)
 
 
@@ -125,13 +203,13 @@ class Minibatch:
     """The part of an iteration that one loss call sees."""
 
     advantages: Float[Tensor, " rows"]
-    """[b] one advantage per sample; 0 for samples that could not be judged."""
+    """[b] one advantage per sample; 0 for samples that could not be scored."""
     sampled: PolicyScore
     """The sampling policy's score of the same rows (old log-probs, old Gaussians)."""
     mask: Bool[Tensor, "rows decisions"]
     """[b, S] True where a decision counts."""
     reference: PolicyScore | None = None
-    """The reference policy's score of the same rows; present when the objective asks for it."""
+    """The reference policy's score of the same rows; present when the objective needs it."""
 
 
 # A NamedTuple and not a frozen dataclass: Lightning rebuilds batches field by field (devices, "bf16-true"), and refuses
@@ -150,4 +228,4 @@ class PromptBatch(NamedTuple):
     mask: Bool[Tensor, " prompts"]
     """[P] True where a prompt counts (False repeats a prompt, so that all ranks validate the same number of rows)."""
     images: Float[Tensor, "prompts 3 height width"] | None = None
-    """[P, 3, H, W] the photographs of the prompts in [0, 1]; None where the shards have none or none were asked for."""
+    """[P, 3, H, W] the prompts' real images in [0, 1]; None where the shards have none or none were requested."""

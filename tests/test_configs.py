@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import Strategy
 from realgen.benchmark.arena.arena import Arena
 from realgen.cli.components import expand
 from realgen.cli.diagnosis import problems
-from realgen.cli.schema import place_of
+from realgen.cli.schema import slot_of
 from realgen.cli.tree import read_file
 from realgen.detectors import Detector
 from realgen.fit import main
@@ -65,16 +65,16 @@ def parse_part(path: Path, kind: type) -> None:
     Raises:
         AssertionError: If it is refused.
     """
-    place = place_of(kind)
-    tree = expand(read_file(path), place)
-    assert not list(problems(tree, place, values=False))
+    slot = slot_of(kind)
+    tree = expand(read_file(path), slot)
+    assert not list(problems(tree, slot, values=False))
     parser = ArgumentParser(exit_on_error=False, parser_mode="omegaconf+")
     parser.add_argument("--seed_everything", default=0)  # parts may refer to it, as in the command's parser
     parser.add_argument("--part", type=kind)
     try:
         parser.parse_object({"part": tree.plain()})
     except ArgumentError as error:
-        raise AssertionError(list(problems(tree, place)) or str(error)) from error
+        raise AssertionError(list(problems(tree, slot)) or str(error)) from error
 
 
 def test_the_tree_is_walked() -> None:

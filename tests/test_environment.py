@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from realgen.rewards import per_prompt
-from realgen.types import PolicyScore, Rollout
+from realgen.types import PolicyScore, Samples
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -91,7 +91,7 @@ def test_shapes_are_checked_in_tests() -> None:
     with pytest.raises(TypeCheckError):
         PolicyScore(log_probs=torch.zeros(3))
     with pytest.raises(TypeCheckError):
-        per_prompt(torch.zeros(2, 1), Rollout, "reward")
+        per_prompt(torch.zeros(2, 1), Samples, "reward")
     assert PolicyScore(log_probs=torch.zeros(3, 1)).velocity is None
 
 

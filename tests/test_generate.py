@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from realgen.functional.images import to_uint8
-from realgen.generate import main, open_studio, read_config, split_prompts
+from realgen.generate import config_reader, main, open_studio, read_config, split_prompts
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--policy.eval_num_steps=2", "--device=cpu"]
@@ -232,11 +232,11 @@ def test_prompts_may_stand_anywhere_among_the_options() -> None:
 
 
 def test_a_part_and_its_keys_reach_the_policy(repository: Path) -> None:
-    config, groups = read_config(["--policy.num_steps=10", "--policy", "configs/policies/sd3_nano.yaml"])
+    reader = config_reader()
+    config = read_config(reader, ["--policy.num_steps=10", "--policy", "configs/policies/sd3_nano.yaml"])
     assert config["policy"]["init_args"]["num_steps"] == 12  # the later part wins
-    config, groups = read_config(["--policy", "configs/policies/sd3_nano.yaml", "--policy.num_steps=10"])
+    config = read_config(reader, ["--policy", "configs/policies/sd3_nano.yaml", "--policy.num_steps=10"])
     assert config["policy"]["init_args"]["num_steps"] == 10
-    assert groups["policy.lora"] == "LoRA"
     assert config["rewriter"] is None
 
 

@@ -15,7 +15,7 @@ from realgen.detectors import Effort, OmniAID
 from realgen.functional.images import from_uint8
 from realgen.metrics import TimmEncoder
 from realgen.rewards import Alignment
-from realgen.types import PolicyScore, Rollout
+from realgen.types import Samples
 
 DETECTORS = {"omniaid": OmniAID, "effort": Effort}
 FIRST_PROMPTS = [plain_prompts(subject)[0] for subject in SUBJECTS]
@@ -49,14 +49,8 @@ def figures(nano):
 def similarities(nano, images):
     """Alignment [prompts, images] of the first prompts with the images."""
     count = len(FIRST_PROMPTS)
-    rollout = Rollout(
-        prompts=tuple(FIRST_PROMPTS),
-        group_size=len(images),
-        images=images.repeat(count, 1, 1, 1),
-        sampled=PolicyScore(log_probs=torch.zeros(count * len(images), 1)),
-        mask=torch.ones(count * len(images), 1, dtype=torch.bool),
-    )
-    return Alignment(str(nano / "clip")).score(rollout).view(count, len(images))
+    samples = Samples(tuple(FIRST_PROMPTS), len(images), images.repeat(count, 1, 1, 1))
+    return Alignment(str(nano / "clip")).score(samples).view(count, len(images))
 
 
 def test_weights_are_20_megabytes_at_most(nano):

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from realgen.callbacks import EMA
 from realgen.modules import GRPOModule, OnPolicyError
-from realgen.modules.lesson import Lesson
+from realgen.modules.policy_update import PolicyUpdate
 from realgen.modules.statistics import combine_ranks, gather_rewards
 from realgen.objectives import GRPO
 from realgen.parallel import (
@@ -39,7 +39,7 @@ from realgen.parallel import (
 from realgen.policies.base import Policy
 from realgen.rewards import WeightedSum
 from realgen.types import PolicyScore, RewardOutput, Rollout
-from tests.helpers.toy_grpo import Color, GaussianPolicy, Prompts, module, naive_gradient, trainer, watched
+from tests.helpers.toy_grpo import Color, GaussianPolicy, Prompts, first_update, module, naive_gradient, trainer
 
 CPU = torch.device("cpu")
 
@@ -72,12 +72,12 @@ def check_gathers(rank: int) -> None:
     assert max_over_ranks(torch.tensor(torch.nan if rank else 0.0)).isnan()
     assert any_rank(rank == 1, CPU)
     assert not any_rank(False, CPU)
-    means = combine_ranks({"kl": torch.tensor(rank * 2.0), "ratio_max": torch.tensor(rank * 3.0)})
+    means = combine_ranks({"kl": torch.tensor(rank * 2.0), "top": torch.tensor(rank * 3.0)}, maxima={"top"})
     assert {name: float(value) for name, value in means.items()} == {"kl": 1.0, "ratio_max": 3.0}
     part = torch.full((1, 2), float(rank))
     everywhere = gather_rewards(RewardOutput(2 * part, {"red": part}, {"red": 2.0}))
     assert everywhere.total.tolist() == [[0, 0], [2, 2]]
-    assert everywhere.parts["red"].tolist() == [[0, 0], [1, 1]]
+    assert everywhere.components["red"].tolist() == [[0, 0], [1, 1]]
 
 
 def check_ddp(rank: int) -> None:
@@ -179,7 +179,7 @@ def check_a_rank_without_rewards(rank: int) -> None:
 
     class Spy(GRPO):
         def advantages(self, rewards: RewardOutput, *, std: Any = None) -> torch.Tensor:
-            seen.update(std, mine=rewards.parts["red"])
+            seen.update(std, mine=rewards.components["red"])
             return super().advantages(rewards, std=std)
 
     seen: dict[str, torch.Tensor] = {}
@@ -201,7 +201,7 @@ def check_fault_on_one_rank(rank: int) -> None:
             policy.bias += 0.01 * rank
 
     with pytest.raises(OnPolicyError, match="the weights changed"):
-        watched(GaussianPolicy(), between=shift).check()
+        first_update(GaussianPolicy(), between=shift)
 
 
 def check_shards_skip_nothing(rank: int) -> None:
@@ -212,7 +212,7 @@ def check_shards_skip_nothing(rank: int) -> None:
         rollout = Rollout(("a",), 2, torch.zeros(2, 3, 1, 1), PolicyScore(none), none.bool())
         settings = {"microbatch_size": 1, "tolerance": 1e-5, "skip_zero_advantages": True}
         objective = GRPO(clip_low=0.2, clip_high=0.2)
-        assert Lesson(policy, objective, rollout, torch.zeros(2), None, **settings).may_skip == may_skip
+        assert PolicyUpdate(policy, objective, rollout, torch.zeros(2), None, **settings).may_skip == may_skip
 
 
 def check_fit(rank: int) -> None:

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from realgen.benchmark.results import read_results
-from realgen.realbench import main, read_config
+from realgen.cli import ConfigError
+from realgen.realbench import gather_images, main, read_config
 from tests.helpers.toy_bench import GreyPolicy, write_bench, write_grey, write_set
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -245,3 +246,35 @@ def test_the_embedded_default(repository: Path, tmp_path: Path) -> None:
     assert all(row.rewritten.startswith(row.prompt) for row in results.rows if row.model == rewritten.name)
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert json.loads((tmp_path / "run/results.json").read_text())["arena"]["protocol"] == "swapped"
+
+
+def test_folders_may_be_given_again_and_again() -> None:
+    arguments = [
+        "--config",
+        "a.yaml",
+        "--images",
+        "x/flux",
+        "--num_prompts=3",
+        "--images=mine=y",
+        "--images",
+        "z/photo",
+    ]
+    assert gather_images(arguments) == [
+        "--config", "a.yaml", "--policies={}", '--images={"flux": "x/flux", "mine": "y", "z": "z/photo"}',
+        "--num_prompts=3",
+    ]  # fmt: skip
+    kept = ["--images={}", "--images=null", "--images.a=b", "--dry_run=true"]
+    assert gather_images([*kept[:3], "--dry-run"]) == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "a/x", "--images", "b/x"], "a/x and b/x are both called x. Give names"),
+        (["--images"], "--images needs a value"),
+        (["--images", "--real=x"], "--images needs a value"),
+    ],
+)
+def test_unclear_folders_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        gather_images(arguments)

@@ -69,6 +69,19 @@ def test_waits_double_up_to_their_limit_times_a_share_of_a_generator_of_their_ow
     assert waits == [longest * shares.random() for longest in (1.0, 2.0, 4.0, 5.0)]
 
 
+def test_a_call_can_be_cancelled_while_it_waits():
+    async def cancel():
+        retrier = Retrier("judge", QUICK)
+        retrier.pause(60.0)
+        call = asyncio.ensure_future(retrier.call(attempts_of("yes")))
+        await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(call, 5)
+
+    asyncio.run(cancel())
+
+
 def test_all_wait_during_a_pause_and_nobody_without_one():
     async def wait_five_times():
         retrier = Retrier("judge", QUICK)

@@ -21,10 +21,10 @@ import yaml
 from realgen.detectors import OmniAID
 from realgen.functional.images import from_uint8, to_uint8
 from realgen.rewards import Realism, RemoteReward
-from realgen.serve import check, load, main, read_config
+from realgen.serve import check, config_reader, load, main
 from realgen.serving import ConnectionSettings
-from realgen.serving.scoring import rollout_of_images
 from realgen.serving.wire import encode_request
+from realgen.types import Samples
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVED = sorted((ROOT / "configs" / "serve").glob("*.yaml"))
@@ -41,7 +41,7 @@ def test_the_walk_finds_the_configs() -> None:
 @pytest.mark.parametrize("path", SERVED, ids=lambda path: path.stem)
 def test_every_config_makes_a_reward(path: Path, repository: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("# ")
-    reward, settings, token = check(read_config(["--config", str(path)]))
+    reward, settings, token = check(config_reader().read(["--config", str(path)]))
     assert callable(reward.score)
     assert (settings.host, token) == ("127.0.0.1", None)
 
@@ -53,10 +53,10 @@ def test_every_config_has_a_port_of_its_own(path: Path) -> None:
 
 
 def test_what_is_loaded_scores(repository: Path, nano: Path) -> None:
-    reward = load(read_config(["--config", OMNIAID]), "cpu")
+    reward = load(config_reader().read(["--config", OMNIAID]), "cpu")
     images = torch.rand(2, 3, 32, 32)
     expected = 1 - OmniAID(str(nano / "omniaid"))(images)
-    assert torch.equal(reward.score(rollout_of_images(images, ["", ""])), expected)
+    assert torch.equal(reward.score(Samples(("", ""), 1, images)), expected)
 
 
 def test_print_config_can_be_read_back(repository: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_print_config_can_be_read_back(repository: Path, capsys: pytest.CaptureF
         main(["--config", OMNIAID, "--server.port=9000", "--print_config"])
     assert stop.value.code == 0
     (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
-    config = read_config(["--config", str(tmp_path / "shown.yaml")])
+    config = config_reader().read(["--config", str(tmp_path / "shown.yaml")])
     assert config["server"]["port"] == 9000
     assert config["detector"]["class_path"] == "realgen.detectors.OmniAID"
 
@@ -200,17 +200,17 @@ def local(nano: Path) -> Realism:
 
 @pytest.mark.slow
 def test_served_rewards_equal_local_ones(server: Server, local: Realism) -> None:
-    rollout = rollout_of_images(torch.rand(10, 3, 48, 40), [""] * 10)
-    served = server.remote(images_per_request=3).score(rollout)
-    torch.testing.assert_close(served, local.score(rollout), atol=1e-6, rtol=0)
+    samples = Samples(("",) * 10, 1, torch.rand(10, 3, 48, 40))
+    served = server.remote(images_per_request=3).score(samples)
+    torch.testing.assert_close(served, local.score(samples), atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["png", "webp"])
 def test_files_are_scored_as_the_rounded_images(encoding: str, server: Server, local: Realism) -> None:
     images = torch.rand(3, 3, 48, 40)
-    served = server.remote(encoding=encoding).score(rollout_of_images(images, [""] * 3))
-    rounded = local.score(rollout_of_images(from_uint8(to_uint8(images)), [""] * 3))
+    served = server.remote(encoding=encoding).score(Samples(("",) * 3, 1, images))
+    rounded = local.score(Samples(("",) * 3, 1, from_uint8(to_uint8(images))))
     torch.testing.assert_close(served, rounded, atol=1e-6, rtol=0)
 
 
@@ -225,7 +225,7 @@ def test_many_clients_at_once_each_get_their_own(server: Server, local: Realism)
     with ThreadPoolExecutor(16) as clients:
         answers = list(clients.map(ask, batches))
     for images, answer in zip(batches, answers, strict=True):
-        expected = local.score(rollout_of_images(images, [""] * len(images)))
+        expected = local.score(Samples(("",) * len(images), 1, images))
         torch.testing.assert_close(torch.tensor(answer), expected, atol=1e-6, rtol=0)
 
 
@@ -273,7 +273,7 @@ def test_without_the_token_only_health_is_open(server: Server) -> None:
 def test_a_wrong_token_stops_a_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REALGEN_TEST_TOKEN", "wrong")
     with pytest.raises(RuntimeError, match="401: a valid token is needed"):
-        server.remote(max_failed_share=1.0).score(rollout_of_images(torch.rand(1, 3, 32, 32), [""]))
+        server.remote(max_failed_share=1.0).score(Samples(("",), 1, torch.rand(1, 3, 32, 32)))
 
 
 @pytest.mark.slow
@@ -282,5 +282,5 @@ def test_a_worker_that_dies_is_replaced(server: Server, local: Realism) -> None:
     os.kill(worker, signal.SIGKILL)
     server.wait_until(503)
     server.wait_until(200)
-    rollout = rollout_of_images(torch.rand(2, 3, 32, 32), ["", ""])
-    torch.testing.assert_close(server.remote().score(rollout), local.score(rollout), atol=1e-6, rtol=0)
+    samples = Samples(("", ""), 1, torch.rand(2, 3, 32, 32))
+    torch.testing.assert_close(server.remote().score(samples), local.score(samples), atol=1e-6, rtol=0)

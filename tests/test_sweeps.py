@@ -13,9 +13,10 @@ import yaml
 from lightning.pytorch import LightningDataModule
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
-from realgen.cli import RealGenCLI, command
+from realgen.cli.realgen_cli import RealGenCLI
+from realgen.cli.training import parse_and_run
 from realgen.fit import check, main
-from realgen.modules.base import Training
+from realgen.modules.base import TrainableModule
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEPS = sorted((ROOT / "configs" / "sweeps").rglob("*.y*ml"))
@@ -162,11 +163,12 @@ def test_the_variants_of_an_objective_share_clip_and_leash(capsys: pytest.Captur
     ("sweep", "combination"), [case for case in CASES if not case.values[1].get("seed_everything")]
 )
 def test_every_command_could_start(
-    sweep: dict[str, Any], combination: dict[str, Any], nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep: dict[str, Any], combination: dict[str, Any], nano: Path, tmp_path: Path
 ) -> None:
     """As ``realgen.fit`` checks before it makes a folder: the parts fit together, the weights are there."""
     made: list[RealGenCLI] = []
     argv = [*arguments(sweep, combination), f"--output_dir={tmp_path / 'runs'}"]
-    ended = command(lambda cli: made.append(cli) or 0, Training, LightningDataModule, argv=argv, check=check)
-    assert ended == 0, capsys.readouterr().err
+    assert (
+        parse_and_run(lambda cli: made.append(cli) or 0, TrainableModule, LightningDataModule, argv, check=check) == 0
+    )
     assert len(made) == 1

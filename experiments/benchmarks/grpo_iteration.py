@@ -172,7 +172,7 @@ def predicted_rows(module: GRPOModule, policy: DiffusionPolicy, rollout: Rollout
     """Transformer rows that the settings ask for with Euler steps, if no row of zero advantage is spared."""
     group, scored = rollout.group_size, rollout.mask.numel()
     noises = group // policy.samples_per_noise
-    starts = rollout.trajectory["step_indices"][::group, 0].tolist()
+    starts = rollout.policy_state["step_indices"][::group, 0].tolist()
     sampled = sum(noises * start + group * (policy.num_steps - start) for start in starts)
     rows = (sampled, scored if module.objective.needs_reference else 0, scored * module.inner_epochs)
     return {phase: number * policy.backbone.evals_per_row for phase, number in zip(PHASES, rows, strict=True)}

@@ -154,7 +154,7 @@ class BaselineBenchmark(IterationBenchmark):
         ours = self._gradients()
         self._restore(before)
         rollout = again["rollout"]
-        samples = self._plain(batch, dict(again["rewards"].parts))
+        samples = self._plain(batch, dict(again["rewards"].components))
         plain = self._gradients()
         own = self.plain.judge(batch.prompts, samples)
         self.timeline.take()
@@ -168,7 +168,7 @@ class BaselineBenchmark(IterationBenchmark):
             "gradient_relative": max(distance.values()) / largest,
             **{
                 f"reward_{name}": float((own[name] - part.cpu()).abs().max())
-                for name, part in again["rewards"].parts.items()
+                for name, part in again["rewards"].components.items()
             },
             "largest_gradient": largest,
         }

@@ -22,7 +22,7 @@ from realgen.functional.score_table import ScoreTable
 from realgen.metrics import DetectorQuality, DetectorScoring, Diversity, ImageMetric, ImageScores, RealComparison
 from realgen.metrics.merging import merge_states
 from realgen.rewards.base import Reward
-from realgen.serving.scoring import rollout_of_images
+from realgen.types import Samples
 
 JUDGED_REAL = "_judged_real"
 """What follows a detector's name where the score is the share of images judged real."""
@@ -206,7 +206,7 @@ class DetectorScoringRun:
             for metric in detectors.values():
                 metric.update(images, **where)
             for name, average in rewards.items():
-                output = self._scorers.rewards[name](rollout_of_images(images, texts))
+                output = self._scorers.rewards[name](Samples(tuple(texts), 1, images))
                 average.update(output.total[:, 0], **where)
             update_metrics(images, texts)
             for kept in (*detectors.values(), *rewards.values(), *metrics):

@@ -110,6 +110,6 @@ def shorten(line: str, font: Font, width: int) -> str:
 
 def reward_lines(rewards: RewardOutput, row: int) -> str:
     """Write total and components of one row's reward, one per line; "failed" where it could not be scored."""
-    named = {"reward": rewards.total, **rewards.parts} if len(rewards.parts) > 1 else dict(rewards.parts)
+    named = {"reward": rewards.total, **rewards.components} if len(rewards.components) > 1 else dict(rewards.components)
     values = {name: float(value.flatten()[row]) for name, value in named.items()}
     return "\n".join(f"{name} {'failed' if math.isnan(value) else f'{value:.3f}'}" for name, value in values.items())

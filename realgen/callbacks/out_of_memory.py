@@ -20,11 +20,11 @@ HOST_SIGNS = ("can't allocate memory", "not enough memory")
 PHASES = {
     "encode_prompts": "text encoding",
     "decode": "decoding",
-    "_judge": "reward",
+    "_score": "reward",
     "reference_score": "reference",
     "validation_step": "validation",
     "rollout_chunks": "rollout",
-    "study": "update",
+    "gradients": "update",
     "update": "update",
 }
 """What goes on inside a function of this package; the innermost one counts."""

@@ -76,8 +76,8 @@ class RealBenchScoring(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
     ) -> None:
         """Score when it is time; images that are too small for ``matching`` are refused after the first iteration."""
-        if outputs["rollout"].images.shape[-1] > 0:  # a policy of texts may train without an image policy
-            self._check_size(outputs["rollout"].images)
+        if outputs["samples"].images.shape[-1] > 0:  # a policy of texts may train without an image policy
+            self._check_size(outputs["samples"].images)
         if iteration_of(pl_module) % self.every_n_iterations:
             return
         policy = _policy_of(pl_module)

@@ -13,7 +13,7 @@ from PIL import Image
 from realgen.callbacks.image_grid import to_pil
 from realgen.callbacks.run_context import iteration_of, run_folder
 from realgen.checks import check_at_least
-from realgen.types import RewardOutput, Rollout
+from realgen.types import RewardOutput, Samples
 
 
 class Line(NamedTuple):
@@ -52,14 +52,14 @@ class RewriteTable(Callback):
     ) -> None:
         """Write a table of the rollout when it is time."""
         iteration = iteration_of(pl_module)
-        rollout: Rollout = outputs["rollout"]
-        if iteration % self.every_n_iterations or rollout.rewrites is None or not trainer.is_global_zero:
+        drawn: Samples = outputs["samples"]
+        if iteration % self.every_n_iterations or drawn.rewrites is None or not trainer.is_global_zero:
             return
-        size = rollout.group_size
-        each = min(max(1, self.num_rows // len(rollout.prompts)), size)
+        size = drawn.group_size
+        each = min(max(1, self.num_rows // len(drawn.prompts)), size)
         samples = [sample * size // each for sample in range(each)]  # the images of one rewrite stand together
-        rows = [prompt * size + sample for prompt in range(len(rollout.prompts)) for sample in samples]
-        lines = self._lines(rollout, outputs["rewards"], rows[: self.num_rows])
+        rows = [prompt * size + sample for prompt in range(len(drawn.prompts)) for sample in samples]
+        lines = self._lines(drawn, outputs["rewards"], rows[: self.num_rows])
         self._write(trainer, f"iteration-{iteration:06d}", lines)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -70,11 +70,11 @@ class RewriteTable(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Keep the batch's rows that do not only pad it."""
-        rollout: Rollout = outputs["rollout"]
-        if rollout.rewrites is not None and trainer.is_global_zero:
-            counts = batch.mask.repeat_interleave(rollout.group_size)
+        drawn: Samples = outputs["samples"]
+        if drawn.rewrites is not None and trainer.is_global_zero:
+            counts = batch.mask.repeat_interleave(drawn.group_size)
             self._validated += self._lines(
-                rollout, outputs["rewards"], counts.nonzero().flatten().tolist(), before=len(self._validated)
+                drawn, outputs["rewards"], counts.nonzero().flatten().tolist(), before=len(self._validated)
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,11 +83,11 @@ class RewriteTable(Callback):
             self._write(trainer, f"validation-{iteration_of(pl_module):06d}", self._validated)
         self._validated = []
 
-    def _lines(self, rollout: Rollout, rewards: RewardOutput, rows: list[int], before: int = 0) -> list[Line]:
+    def _lines(self, drawn: Samples, rewards: RewardOutput, rows: list[int], before: int = 0) -> list[Line]:
         """Lines that keep no images but those that are shown: all of a validation would fill a GPU."""
         pictured = rows[: max(self.num_rows - before, 0)]
-        pictures = [to_pil(rollout.images[row]) for row in pictured] + [None] * (len(rows) - len(pictured))
-        return [Line(table_row(rollout, rewards, row), picture) for row, picture in zip(rows, pictures, strict=True)]
+        pictures = [to_pil(drawn.images[row]) for row in pictured] + [None] * (len(rows) - len(pictured))
+        return [Line(table_row(drawn, rewards, row), picture) for row, picture in zip(rows, pictures, strict=True)]
 
     def _write(self, trainer: Trainer, name: str, lines: list[Line]) -> None:
         path = run_folder(trainer) / "rewrites" / f"{name}.jsonl"
@@ -102,14 +102,14 @@ class RewriteTable(Callback):
                 logger.log_table(f"rewrites/{name.split('-')[0]}", [*lines[0].values, "image"], data)
 
 
-def table_row(rollout: Rollout, rewards: RewardOutput, row: int) -> dict[str, Any]:
-    """One image of a rollout with rewrites, in words and numbers."""
-    assert rollout.rewrites is not None
-    rewrite = rollout.rewrites[row]
-    values = {"reward": rewards.total, **rewards.parts}
+def table_row(drawn: Samples, rewards: RewardOutput, row: int) -> dict[str, Any]:
+    """One image of samples with rewrites, in words and numbers."""
+    assert drawn.rewrites is not None
+    rewrite = drawn.rewrites[row]
+    values = {"reward": rewards.total, **rewards.components}
     numbers = {name: float(value.flatten()[row]) for name, value in values.items()}
     return {
-        "prompt": rollout.row_prompts[row],
+        "prompt": drawn.row_prompts[row],
         "text": rewrite.text,
         "completion": rewrite.completion,
         "formatted": rewrite.formatted,

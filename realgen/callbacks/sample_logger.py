@@ -12,7 +12,7 @@ from PIL import Image
 from realgen.callbacks.image_grid import image_grid, reward_lines
 from realgen.callbacks.run_context import iteration_of, run_folder
 from realgen.checks import check_at_least
-from realgen.types import RewardOutput, Rollout
+from realgen.types import RewardOutput, Samples
 
 
 class SampleLogger(Callback):
@@ -42,29 +42,29 @@ class SampleLogger(Callback):
         iteration = iteration_of(pl_module)
         if iteration % self.every_n_iterations or not trainer.is_global_zero:
             return
-        sheet = sample_sheet(outputs["rollout"], outputs["rewards"], num_images=self.num_images, columns=self.columns)
+        sheet = sample_sheet(outputs["samples"], outputs["rewards"], num_images=self.num_images, columns=self.columns)
         path = run_folder(trainer) / "samples" / f"iteration-{iteration:06d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path)
         log_image(trainer, "samples", sheet, iteration)
 
 
-def sample_sheet(rollout: Rollout, rewards: RewardOutput, *, num_images: int, columns: int) -> Image.Image:
+def sample_sheet(samples: Samples, rewards: RewardOutput, *, num_images: int, columns: int) -> Image.Image:
     """Draw the first samples of each prompt, as many of each prompt as fit, with their rewrites if there are any.
 
     Args:
-        rollout: P prompts with G samples each.
-        rewards: Of the rollout.
+        samples: P prompts with G images each.
+        rewards: Of the samples.
         num_images: Most images; prompts beyond that are left out.
         columns: Images per row.
     """
-    prompts = min(len(rollout.prompts), num_images)
-    each = min(rollout.group_size, num_images // prompts)
-    rows = [prompt * rollout.group_size + sample for prompt in range(prompts) for sample in range(each)]
-    prompts_of, texts = rollout.row_prompts, rollout.row_texts
-    titles = [prompts_of[row] if rollout.rewrites is None else f"{prompts_of[row]}\nas: {texts[row]}" for row in rows]
+    prompts = min(len(samples.prompts), num_images)
+    each = min(samples.group_size, num_images // prompts)
+    rows = [prompt * samples.group_size + sample for prompt in range(prompts) for sample in range(each)]
+    prompts_of, texts = samples.row_prompts, samples.row_texts
+    titles = [prompts_of[row] if samples.rewrites is None else f"{prompts_of[row]}\nas: {texts[row]}" for row in rows]
     captions = [f"{text}\n{reward_lines(rewards, row)}" for text, row in zip(titles, rows, strict=True)]
-    images = rollout.images[torch.tensor(rows, device=rollout.images.device)]
+    images = samples.images[torch.tensor(rows, device=samples.images.device)]
     return image_grid(images, captions, columns=min(columns, len(rows)))
 
 

@@ -56,10 +56,10 @@ class Summary(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Keep the first image of each of the first prompts."""
-        rollout, rewards = outputs["rollout"], outputs["rewards"]
-        for prompt, text in enumerate(rollout.prompts):
+        samples, rewards = outputs["samples"], outputs["rewards"]
+        for prompt, text in enumerate(samples.prompts):
             if len(self._images) < self.num_images and bool(batch.mask[prompt]):
-                self._images.append(to_uint8(rollout.images[prompt * rollout.group_size].detach()).cpu())
+                self._images.append(to_uint8(samples.images[prompt * samples.group_size].detach()).cpu())
                 self._prompts.append(text)
                 self._rewards.append(float(rewards.total[prompt, 0]))
 

@@ -43,7 +43,7 @@ class ValidationRows(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the iteration."""
-        self.images += len(outputs["rollout"].images) * world_size()
+        self.images += len(outputs["samples"].images) * world_size()
         values = trainer.callback_metrics
         self.seconds += sum(float(value) for name, value in values.items() if name.startswith("seconds/"))
 
@@ -55,8 +55,7 @@ class ValidationRows(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
         """Take in the images of one batch, but not those that pad it."""
-        rollout, rewards = outputs["rollout"], outputs["rewards"]
-        samples = rollout.group_size
+        rewards, samples = outputs["rewards"], outputs["samples"].group_size
         measures = image_measures(rewards, getattr(pl_module, "metrics", {}), batch.mask, samples)
         when = {"iteration": iteration_of(pl_module), "images": self.images, "seconds": round(self.seconds, 3)}
         for prompt in batch.mask.nonzero().flatten().tolist():
@@ -96,7 +95,7 @@ def image_measures(
         mask: [P] False for prompts that pad the batch; of them a metric keeps nothing, and the result is NaN.
         samples: Images per prompt.
     """
-    measures = {"reward": rewards.total, **{f"reward/{name}": part for name, part in rewards.parts.items()}}
+    measures = {"reward": rewards.total, **{f"reward/{name}": value for name, value in rewards.components.items()}}
     for name, metric in metrics.items():
         if isinstance(metric, DetectorScore):
             realism = torch.full((len(mask), samples), torch.nan)

@@ -1,38 +1,55 @@
-"""The command line: its fix-ups, and its reading into a config tree."""
+"""The command line as text: its corrections, its options and values, and the config files that it names."""
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from realgen.cli.components import assign, expand
 from realgen.cli.config_error import ConfigError
-from realgen.cli.schema import Place
-from realgen.cli.tree import Node, merge, parse_text, read_file
+from realgen.cli.tree import Node, parse_text, read_file
 
 _CONFIG = ("-c", "--config")
 
 
-def fix_arguments(argv: list[str]) -> None:
-    """Rewrite arguments as a Weights & Biases agent prints them, in place.
+def take_arguments(argv: Sequence[str] | None) -> list[str]:
+    """The arguments of a command, fixed up.
 
-    ``model.lr=0.1`` becomes ``--model.lr=0.1``, and ``--x=None`` becomes ``--x=null``. In place, because Lightning's
-    launcher starts the other processes of this machine with ``sys.argv``.
+    Args:
+        argv: Arguments without the program; None takes those of this process, and fixes them up in place, because
+            Lightning's launcher starts the other processes of this machine with ``sys.argv``.
+
+    Returns:
+        The arguments.
+    """
+    arguments = fix_arguments(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        sys.argv[1:] = arguments
+    return arguments
+
+
+def fix_arguments(argv: Sequence[str]) -> list[str]:
+    """Rewrite arguments that a Weights & Biases agent writes.
+
+    ``model.lr=0.1`` becomes ``--model.lr=0.1``, and ``--x=None`` becomes ``--x=null``.
 
     Args:
         argv: The arguments, without the program.
 
+    Returns:
+        The rewritten ones.
+
     Example:
-        >>> argv = ["model.lr=0.1", "--data.workers=None"]
-        >>> fix_arguments(argv)
-        >>> argv
+        >>> fix_arguments(["model.lr=0.1", "--data.workers=None"])
         ['--model.lr=0.1', '--data.workers=null']
     """
-    for i, argument in enumerate(argv):
-        if re.match(r"[A-Za-z_][\w.]*=", argument) and not (i > 0 and _awaits_value(argv[i - 1])):
+    fixed: list[str] = []
+    for before, argument in zip(["", *argv], argv, strict=False):
+        if re.match(r"[A-Za-z_][\w.]*=", argument) and not _awaits_value(before):
             argument = f"--{argument}"
-        argv[i] = re.sub(r"^(--[\w.]+)=None$", r"\1=null", argument)
+        fixed.append(re.sub(r"^(--[\w.]+)=None$", r"\1=null", argument))
+    return fixed
 
 
 def _awaits_value(argument: str) -> bool:
@@ -104,24 +121,30 @@ def pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def read_arguments(argv: Sequence[str], root: Place) -> Node:
-    """Merge config files and arguments into one tree, in the order in which they stand; later wins.
+def check_files(argv: Sequence[str]) -> None:
+    """Find config files that do not exist or are no valid YAML, before the user has to wait for torch.
 
     Args:
         argv: The arguments, fixed up.
-        root: What may stand at the top.
-
-    Returns:
-        The tree, part files expanded.
 
     Raises:
         ConfigError: If an argument or a file cannot be read.
     """
-    tree = Node({})
-    for key, value in pairs(argv):
+    for key, value in pairs(split_print_config(argv)[0]) if not asks_for_help(argv) else ():
         if key == "config":
-            overlay = parse_text(value) if value.lstrip().startswith("{") else read_file(Path(value))
-            tree = expand(merge(tree, overlay), root)
-        else:
-            tree = assign(tree, key, value, root)
-    return tree
+            read_config_value(value)
+
+
+def read_config_value(value: str) -> Node:
+    """What ``--config`` is given: a file, or a mapping in braces.
+
+    Args:
+        value: The value of the option.
+
+    Returns:
+        Its tree.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    return parse_text(value) if value.lstrip().startswith("{") else read_file(Path(value))

@@ -9,63 +9,63 @@ from typing import Any
 
 from realgen.cli.classes import find_class
 from realgen.cli.config_error import ConfigError
-from realgen.cli.schema import Place, parameters, place_of
+from realgen.cli.schema import ConfigSlot, parameters, slot_of
 from realgen.cli.tree import Node, merge, parse_text, read_file
 
 _PART_SUFFIXES = (".yaml", ".yml", ".json")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def class_at(node: Node | None, place: Place) -> Any:
+def class_at(node: Node | None, slot: ConfigSlot) -> Any:
     """The class of a component; ``None`` where it is not chosen, computed, or cannot be imported."""
     chosen = node.child("class_path") if node is not None else None
-    if place.base is None or chosen is None or not isinstance(chosen.value, str) or chosen.is_interpolation:
+    if slot.base is None or chosen is None or not isinstance(chosen.value, str) or chosen.is_interpolation:
         return None
     try:
-        return find_class(chosen.value, place.base)
+        return find_class(chosen.value, slot.base)
     except ConfigError:
         return None
 
 
-def arguments_at(node: Node | None, place: Place) -> Mapping[str, Place]:
-    """The arguments that can be given at a place: those of its chosen class, or of its group."""
-    if place.arguments is not None:
-        return place.arguments
-    cls = class_at(node, place)
-    return {} if cls is None else parameters(cls, place.num_given)
+def arguments_at(node: Node | None, slot: ConfigSlot) -> Mapping[str, ConfigSlot]:
+    """The arguments that can be given at a slot: those of its chosen class, or of its group."""
+    if slot.arguments is not None:
+        return slot.arguments
+    cls = class_at(node, slot)
+    return {} if cls is None else parameters(cls, slot.num_given)
 
 
-def children(node: Node, place: Place) -> Iterator[tuple[str, Node, Place]]:
+def children(node: Node, slot: ConfigSlot) -> Iterator[tuple[str, Node, ConfigSlot]]:
     """The values directly inside a value: how the dotted key goes on, the value, and what may stand there."""
-    if place.arguments is not None or (place.base is not None and node.is_mapping):
-        inner = node if place.arguments is not None else node.child("init_args")
-        arguments = arguments_at(node, place)
+    if slot.arguments is not None or (slot.base is not None and node.is_mapping):
+        inner = node if slot.arguments is not None else node.child("init_args")
+        arguments = arguments_at(node, slot)
         if inner is not None and inner.is_mapping:
             for name, child in inner.value.items():
-                yield f".{name}", child, arguments.get(name, Place())
-    elif place.items is not None and node.is_mapping:
+                yield f".{name}", child, arguments.get(name, ConfigSlot())
+    elif slot.items is not None and node.is_mapping:
         for name, child in node.value.items():
-            yield f".{name}", child, place_of(place.items)
-    elif place.elements is not None and isinstance(node.value, list):
+            yield f".{name}", child, slot_of(slot.items)
+    elif slot.elements is not None and isinstance(node.value, list):
         for i, child in enumerate(node.value):
-            yield f"[{i}]", child, place_of(place.elements)
+            yield f"[{i}]", child, slot_of(slot.elements)
 
 
-def visit(node: Node, place: Place, key: str = "") -> Iterator[tuple[str, Node, Place]]:
-    """Every value of a config, outer ones first, with its dotted key (``init_args`` left out) and its place."""
-    yield key, node, place
-    for suffix, child, inner in children(node, place):
+def visit(node: Node, slot: ConfigSlot, key: str = "") -> Iterator[tuple[str, Node, ConfigSlot]]:
+    """Every value of a config, outer ones first, with its dotted key (``init_args`` left out) and its slot."""
+    yield key, node, slot
+    for suffix, child, inner in children(node, slot):
         yield from visit(child, inner, f"{key}{suffix}".removeprefix("."))
 
 
-def expand(node: Node, place: Place, key: str = "") -> Node:
-    """Put the content of part files in the place of their names, and ``{class_path: X}`` in the place of a bare X.
+def expand(node: Node, slot: ConfigSlot, key: str = "") -> Node:
+    """Replace the name of each part file by its content, and a bare class name X by ``{class_path: X}``.
 
     A part file may stand for every argument that takes a component, a mapping or a list.
 
     Args:
         node: A config, or a value in it.
-        place: What may stand there.
+        slot: What may stand there.
         key: Its dotted key.
 
     Returns:
@@ -74,21 +74,19 @@ def expand(node: Node, place: Place, key: str = "") -> Node:
     Raises:
         ConfigError: If a part file cannot be read.
     """
-    structured = place.arguments is not None or place.items is not None or place.elements is not None
-    if place.base is not None or (structured and not place.takes_text):
+    structured = slot.arguments is not None or slot.items is not None or slot.elements is not None
+    if slot.base is not None or (structured and not slot.takes_text):
         node = _read_part(node, key)
-    if place.base is not None and _names_class(node, place):
+    if slot.base is not None and _names_class(node, slot):
         return replace(node, value={"class_path": node})
-    if place.arguments is not None:
-        node = _unwrap(node, place.owner)
-    inside = [
-        expand(child, inner, f"{key}{suffix}".removeprefix(".")) for suffix, child, inner in children(node, place)
-    ]
+    if slot.arguments is not None:
+        node = _unwrap(node, slot.owner)
+    inside = [expand(child, inner, f"{key}{suffix}".removeprefix(".")) for suffix, child, inner in children(node, slot)]
     if not inside:
         return node
     if isinstance(node.value, list):
         return replace(node, value=inside)
-    if place.base is not None:
+    if slot.base is not None:
         init_args = node.value["init_args"]
         filled = replace(init_args, value=dict(zip(init_args.value, inside, strict=True)))
         return replace(node, value={**node.value, "init_args": filled})
@@ -105,13 +103,13 @@ def _unwrap(node: Node, owner: str) -> Node:
     return merge(replace(node, value=others), Node({}) if init_args is None else init_args)
 
 
-def _names_class(node: Node, place: Place) -> bool:
+def _names_class(node: Node, slot: ConfigSlot) -> bool:
     if not isinstance(node.value, str) or not _IMPORT_PATH.fullmatch(node.value):
         return False
     if not isinstance(parse_text(node.value).value, str):
         return False  # true, false, null, which come from the command line as text
     # Where text may stand too (trainer.strategy: ddp), only a dotted name is a class.
-    return "." in node.value or not place.takes_text
+    return "." in node.value or not slot.takes_text
 
 
 def _read_part(node: Node, key: str) -> Node:
@@ -123,7 +121,7 @@ def _read_part(node: Node, key: str) -> Node:
         raise ConfigError(f"{key}: {error} ({node.origin})") from error
 
 
-def assign(tree: Node, key: str, text: str, root: Place) -> Node:
+def assign(tree: Node, key: str, text: str, root: ConfigSlot) -> Node:
     """Set one dotted key, as ``--key=text`` on the command line does.
 
     ``init_args`` may be left out: ``model.reward.detector.checkpoint``. What the key does not name stays.
@@ -143,27 +141,27 @@ def assign(tree: Node, key: str, text: str, root: Place) -> Node:
     return expand(merge(tree, _nest(key.split("."), text, tree, root, "")), root)
 
 
-def _nest(parts: list[str], text: str, node: Node | None, place: Place, key: str) -> Node:
+def _nest(parts: list[str], text: str, node: Node | None, slot: ConfigSlot, key: str) -> Node:
     """The overlay that sets ``parts`` below ``node`` to the value of ``text``."""
     if not parts:
-        return _value(text, place)
+        return _value(text, slot)
     head, *rest = parts
     if node is not None and isinstance(node.value, list):
         raise ConfigError(f"{key}: this is a list, whose elements have no keys. Give the whole list: --{key}='[...]'")
-    if place.base is None and node is not None and node.child("class_path") is not None:
-        place = Place(base=object)
-    if place.base is not None and head != "class_path":
-        group = Place(arguments=arguments_at(node, place))
+    if slot.base is None and node is not None and node.child("class_path") is not None:
+        slot = ConfigSlot(base=object)
+    if slot.base is not None and head != "class_path":
+        group = ConfigSlot(arguments=arguments_at(node, slot))
         below = rest if head == "init_args" and rest else parts
         return Node({"init_args": _nest(below, text, node and node.child("init_args"), group, key)})
-    inner = place_of(place.items) if place.items is not None else (place.arguments or {}).get(head, Place())
+    inner = slot_of(slot.items) if slot.items is not None else (slot.arguments or {}).get(head, ConfigSlot())
     return Node({head: _nest(rest, text, node and node.child(head), inner, f"{key}.{head}".removeprefix("."))})
 
 
-def _value(text: str, place: Place) -> Node:
+def _value(text: str, slot: ConfigSlot) -> Node:
     if text == "null":
         return Node(None)
     # Scalars stay text: jsonargparse reads them by the argument's type.
-    if text.startswith(("{", "[")) and place.hint is not str:
+    if text.startswith(("{", "[")) and slot.hint is not str:
         return replace(parse_text(text), replaces=True)
     return Node(text)

@@ -12,34 +12,33 @@ from enum import Enum
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, set_dumper
+from jsonargparse import set_dumper
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from omegaconf.errors import OmegaConfBaseException
+from lightning.pytorch.loggers import CSVLogger, Logger
 
 from realgen import __version__
-from realgen.cli.arguments import asks_for_help, first_config, read_arguments, split_print_config
-from realgen.cli.components import visit
-from realgen.cli.config_error import ConfigError
-from realgen.cli.diagnosis import blame, condense, problems
+from realgen.cli.arguments import first_config
+from realgen.cli.component_keys import ConfigPlace, constructing, instantiate
+from realgen.cli.config_reader import PARSER_SETTINGS, read_config
 from realgen.cli.matmul_precision import MatmulPrecision, SetMatmulPrecision
-from realgen.cli.quiet import drop_anonymous, quiet_lightning, quiet_wandb
 from realgen.cli.run_dir import LAST, Run, find_run
 from realgen.cli.save_config import SaveConfig
-from realgen.cli.schema import Place, group_of, place_of
-from realgen.cli.tree import Node
+from realgen.cli.schema import ConfigSlot, group_of, slot_of
+from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments
+from realgen.logging_filters import quiet_lightning
 
 
 class RealGenCLI(LightningCLI):
-    """Parses a config, instantiates what it names, and places the run on disk; starts nothing.
+    """Parse a config, make what it names, and place the run on disk; nothing is started.
 
-    All that it writes is the empty folder of a new run, which keeps others from taking the name; a config that is wrong
-    leaves none.
+    All of it happens in the constructor: that of LightningCLI calls ``add_arguments_to_parser``, ``parse_arguments``,
+    ``before_instantiate_classes`` and ``instantiate_classes`` in this order, which are overridden here. It writes only
+    the empty folder of a new run, so that no other run takes the name; if the config is wrong, no folder is left.
 
     Beyond LightningCLI: callbacks and loggers stand in dicts (``callbacks.summary``, ``loggers.wandb``), so that an
     overlay changes one of them; files and arguments merge by the rules of ``realgen.cli.tree``; whatever is wrong is a
-    ``ConfigError`` of one or two lines. Checkpoints, logs and ``trainer.default_root_dir`` follow the run's folder.
+    ``ConfigError`` of one or two lines. Checkpoints, logs and ``trainer.default_root_dir`` go into the run's folder.
 
     Args:
         model_class: Class from which the model must derive.
@@ -51,6 +50,8 @@ class RealGenCLI(LightningCLI):
         ConfigError: If the config or an argument is wrong.
     """
 
+    config_text: str
+    """The whole config as YAML, under a comment with the command."""
     run: Run
     """Where the run lives and what it goes on from."""
 
@@ -63,15 +64,10 @@ class RealGenCLI(LightningCLI):
         argv: Sequence[str] | None = None,
     ) -> None:
         self.argv = list(sys.argv[1:] if argv is None else argv)
-        self._config_text = ""
+        self.config_text = ""
+        self._root = _root(model_class, datamodule_class)
         quiet_lightning()
         set_dumper("yaml", _to_yaml)
-        self._root = _root(model_class, datamodule_class)
-        self._tree = Node({})
-        if not asks_for_help(self.argv):
-            self._tree = read_arguments(split_print_config(self.argv)[0], self._root)
-            for problem in problems(self._tree, self._root, values=False):
-                raise ConfigError(problem)
         super().__init__(
             model_class,
             datamodule_class,
@@ -83,13 +79,7 @@ class RealGenCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             args=self.argv,
-            parser_kwargs={
-                "parser_mode": "omegaconf+",
-                "allow_abbrev": False,
-                "exit_on_error": False,
-                "usage": usage,
-                "description": "",
-            },
+            parser_kwargs={**PARSER_SETTINGS, "usage": usage},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -98,32 +88,18 @@ class RealGenCLI(LightningCLI):
             parser.add_argument(f"--{name}", type=hint, default=default, help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Let jsonargparse check and complete what was read, into ``self.config``.
+        """Read files and arguments into ``self.config``, and keep it as text for the folder of the run.
 
         Raises:
-            ConfigError: If a value is wrong.
+            ConfigError: If the config or an argument is wrong.
             SystemExit: After ``--help`` and ``--print_config``.
         """
-        try:
-            if asks_for_help(args):
-                parser.parse_args(args)
-            self.config = parser.parse_object(self._tree.plain())
-        except OmegaConfBaseException as error:
-            raise ConfigError(_interpolation_problem(error, self._tree)) from error
-        except ArgumentError as error:
-            found = [] if asks_for_help(args) else list(problems(self._tree, self._root))
-            raise ConfigError(found[0] if found else condense(str(error))) from error
-        flags = split_print_config(args)[1]
-        if flags is not None:
-            skip = "skip_default" in flags
-            sys.stdout.write(parser.dump(self.config, skip_default=skip, skip_unset=skip))
-            raise SystemExit(0)
+        self.config = read_config(parser, args, self._root)
         # Without what places this run, so that it starts the same run in another folder.
         saved = self.config.clone()
         saved.run_dir = saved.ckpt_path = None
         command = shlex.join(["python", "-m", "realgen.fit", *self.argv])
-        text = parser.dump(saved, skip_unset=False)
-        self._config_text = f"# realgen {__version__}: {command}\n{text}"
+        self.config_text = f"# realgen {__version__}: {command}\n{parser.dump(saved, skip_unset=False)}"
 
     def before_instantiate_classes(self) -> None:
         """Choose the folder of the run, and lead checkpoints and loggers there."""
@@ -134,17 +110,13 @@ class RealGenCLI(LightningCLI):
             ckpt_path=self.config.ckpt_path,
             environment=os.environ,
             now=datetime.now(),
-        ).claim()
+        ).reserve()
         self.config.trainer.default_root_dir = str(self.run.path)
-        for _, arguments in _chosen(self.config.callbacks):
+        for callback in self.config.callbacks.values():
+            arguments = {} if callback is None else callback.get("init_args", {})
             if "dirpath" in arguments and arguments["dirpath"] is None:
                 arguments["dirpath"] = str(self.run.path / LAST.parent)
-        loggers = [arguments for name, arguments in _chosen(self.config.loggers) if name == WandbLogger.__name__]
-        quiet_wandb(loggers)
-        for arguments in loggers:
-            for name, value in _wandb_arguments(self.run).items():
-                if arguments[name] in (None, "."):
-                    arguments[name] = value
+        fill_wandb_arguments(self.config.loggers, _wandb_arguments(self.run))
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer.
@@ -152,29 +124,23 @@ class RealGenCLI(LightningCLI):
         Raises:
             ConfigError: If a constructor refuses its arguments.
         """
-        with self.run.given_back_on_error():
-            try:
-                super().instantiate_classes()
-            except Exception as error:  # a constructor may raise anything
-                raise ConfigError(self.blame(error)) from error
-
-    def blame(self, error: Exception) -> str:
-        """What an error says, led by the dotted key of the component that raised it."""
-        places = visit(self._tree, self._root)
-        groups = {key: place.owner for key, _, place in places if place.arguments is not None}
-        return blame(error, yaml.safe_load(self._config_text), groups)
+        with self.run.cleanup_on_error():
+            self.config_init = instantiate(self.parser, self.config)
+            self.model, self.datamodule = self.config_init.model, self.config_init.data
+            self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the callbacks and loggers of the config."""
         callbacks = [callback for callback in self.config_init.callbacks.values() if callback is not None]
         callbacks.append(SetMatmulPrecision(self.config_init.float32_matmul_precision))
-        callbacks.append(SaveConfig(self._config_text, self.run.path / "config.yaml"))
+        callbacks.append(SaveConfig(self.config_text, self.run.path / "config.yaml"))
         trainer_config = {**self.config_init.trainer, **kwargs}
         if trainer_config["logger"] is None:
             loggers = [logger for logger in self.config_init.loggers.values() if logger is not None]
             drop_anonymous(loggers)
             trainer_config["logger"] = [*loggers, CSVLogger(self.run.path, name="csv", flush_logs_every_n_steps=1)]
-        return self._instantiate_trainer(trainer_config, callbacks)
+        with constructing(ConfigPlace("trainer", trainer_config)):
+            return self._instantiate_trainer(trainer_config, callbacks)
 
 
 _ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
@@ -192,15 +158,15 @@ _ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
 }
 
 
-def _root(model_class: type, datamodule_class: type) -> Place:
+def _root(model_class: type, datamodule_class: type) -> ConfigSlot:
     """What may stand at the top of a config."""
-    return Place(
+    return ConfigSlot(
         arguments={
-            "seed_everything": place_of(bool | int),
-            **{name: place_of(hint) for name, (hint, _, _) in _ARGUMENTS.items()},
+            "seed_everything": slot_of(bool | int),
+            **{name: slot_of(hint) for name, (hint, _, _) in _ARGUMENTS.items()},
             "trainer": group_of(Trainer),
-            "model": replace(place_of(model_class), required=True),
-            "data": replace(place_of(datamodule_class), required=True),
+            "model": replace(slot_of(model_class), required=True),
+            "data": replace(slot_of(datamodule_class), required=True),
         }
     )
 
@@ -218,22 +184,7 @@ def _without_enums(value: Any) -> Any:
     return value.name if isinstance(value, Enum) else value
 
 
-def _chosen(components: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Class name and arguments of the components that are not null."""
-    specs = [spec for spec in components.values() if spec is not None]
-    return [(spec["class_path"].rpartition(".")[2], spec.get("init_args", {})) for spec in specs]
-
-
 def _wandb_arguments(run: Run) -> dict[str, str]:
     """A run that goes on keeps its id; an agent's run has one already."""
     arguments = {"save_dir": str(run.path), "name": run.name}
     return arguments if "WANDB_RUN_ID" in os.environ else {**arguments, "id": run.name}
-
-
-def _interpolation_problem(error: OmegaConfBaseException, tree: Node) -> str:
-    node: Node | None = tree
-    for part in (error.full_key or "").split("."):
-        node = node and node.child(part)
-    key = (error.full_key or "").replace(".init_args.", ".")
-    origin = f" ({node.origin})" if node is not None else ""
-    return f"{key}: {str(error).splitlines()[0]}{origin}. Interpolations write init_args out: ${{model.init_args.x}}"

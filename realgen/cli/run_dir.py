@@ -39,11 +39,11 @@ class Run:
         """A name for loggers, the same whenever the run goes on."""
         return f"{self.recipe}-{self.path.name}"
 
-    def claim(self) -> Run:
-        """Make a new folder, so that nobody else takes its name: another run may have begun since it was chosen.
+    def reserve(self) -> Run:
+        """Create a new folder, so that nobody else takes its name: another run may have begun since it was chosen.
 
         Returns:
-            The run where it lives now; itself where the folder was given, or is that of several processes.
+            The run in the folder that it got; itself if its folder was given, or is shared by several processes.
         """
         if self.chosen is None:
             return self
@@ -54,8 +54,8 @@ class Run:
                 break
         return replace(self, path=path, made=(path, *around))
 
-    def give_back(self) -> None:
-        """Remove what was made for a run that did not begin."""
+    def cleanup(self) -> None:
+        """Remove the folders that were created for a run that did not begin."""
         for folder in self.made[:1]:
             shutil.rmtree(folder)
         with contextlib.suppress(OSError):  # another run may have come into them by now
@@ -63,15 +63,15 @@ class Run:
                 folder.rmdir()
 
     @contextlib.contextmanager
-    def given_back_on_error(self) -> Iterator[None]:
-        """Give back what was made if what happens inside does not come to its end, be it by Ctrl-C."""
+    def cleanup_on_error(self) -> Iterator[None]:
+        """Remove the created folders if the body does not finish, also after Ctrl-C."""
         done = False
         try:
             yield
             done = True
         finally:
             if not done:
-                self.give_back()
+                self.cleanup()
 
 
 def find_run(
@@ -83,7 +83,7 @@ def find_run(
     environment: Mapping[str, str],
     now: datetime,
 ) -> Run:
-    """Choose the folder of a run; looks at the disk and writes nothing, see ``Run.claim``.
+    """Choose the folder of a run; looks at the disk and writes nothing, see ``Run.reserve``.
 
     A new run gets ``<output_dir>/<recipe>/<date>-<time>``, with the id of its SLURM job and, under an agent of a W&B
     sweep, of its trial behind it. All processes of a run agree: those that Lightning starts are told by the first one,
@@ -106,9 +106,9 @@ def find_run(
             common id.
     """
     folder = Path(output_dir, recipe)
-    told = environment.get(RUN_DIR_VARIABLE) if "LOCAL_RANK" in environment else None
+    shared = environment.get(RUN_DIR_VARIABLE) if "LOCAL_RANK" in environment else None
     if ckpt_path == "last":
-        given = told or run_dir
+        given = shared or run_dir
         path = Path(given) if given else _newest(folder)
         if path is None or not (path / LAST).exists():
             raise ConfigError(f"ckpt_path: found no {LAST} in {path or f'any run of {folder}'}. Leave it out to start.")
@@ -120,8 +120,8 @@ def find_run(
             raise ConfigError(f"ckpt_path: there is no {checkpoint}. Expected a checkpoint, or: last.")
         if run_dir is None and checkpoint.parent.name == LAST.parent.name:
             run_dir = str(checkpoint.parent.parent)
-    if told:
-        return Run(Path(told), recipe, checkpoint)
+    if shared:
+        return Run(Path(shared), recipe, checkpoint)
     if run_dir is None and _is_alone(environment):
         name = _new_name(environment, now)
         return Run(next(path for path in _numbered(folder, name) if not path.exists()), recipe, checkpoint, chosen=name)

@@ -1,4 +1,4 @@
-"""What may stand at each place of a config, read from the constructors' signatures."""
+"""What may stand at each place of a config, read from the signatures of the constructors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_COMPONENTS = (*_NUMBERS, str, bytes, Enum, os.PathLike, dict, list, tuple, s
 
 
 @dataclass(frozen=True)
-class Place:
+class ConfigSlot:
     """What a type hint lets stand at one place of a config."""
 
     hint: Any = Any
@@ -45,13 +45,13 @@ class Place:
     """Whether the argument has no default."""
     default: Any = None
     """The argument's default."""
-    arguments: Mapping[str, Place] | None = None
+    arguments: Mapping[str, ConfigSlot] | None = None
     """Keys that stand here themselves, without ``class_path``: at the top, under ``trainer``, and for dataclasses."""
     owner: str = "config"
     """Whose arguments these are."""
 
 
-def place_of(hint: Any) -> Place:
+def slot_of(hint: Any) -> ConfigSlot:
     """Read a type hint.
 
     Args:
@@ -61,9 +61,9 @@ def place_of(hint: Any) -> Place:
         What may stand there.
 
     Example:
-        >>> place_of(dict[str, int | None]).items
+        >>> slot_of(dict[str, int | None]).items
         int | None
-        >>> place_of(int).takes_null, place_of(int | None).takes_null
+        >>> slot_of(int).takes_null, slot_of(int | None).takes_null
         (False, True)
     """
     options = list(_options(hint))
@@ -71,7 +71,7 @@ def place_of(hint: Any) -> Place:
     for option in options:
         origin, arguments = get_origin(option), get_args(option)
         if origin is collections.abc.Callable and len(arguments) == 2:
-            made = place_of(arguments[1]).base
+            made = slot_of(arguments[1]).base
             kinds |= {"base": made, "num_given": len(arguments[0])} if made and isinstance(arguments[0], list) else {}
         elif inspect.isclass(origin) and issubclass(origin, Mapping) and len(arguments) == 2:
             kinds["items"] = arguments[1]
@@ -84,7 +84,7 @@ def place_of(hint: Any) -> Place:
     unknown = any(option is Any or not (inspect.isclass(option) or get_origin(option)) for option in options)
     classes = [option for option in options if inspect.isclass(option) and option is not Any]
     literal = any(get_origin(option) is Literal for option in options)
-    return Place(
+    return ConfigSlot(
         hint=hint,
         takes_text=unknown or literal or any(issubclass(option, str | os.PathLike) for option in classes),
         takes_plain=unknown
@@ -112,9 +112,9 @@ def _is_component(option: type) -> bool:
     return option.__module__ != "builtins" and option is not Any and not issubclass(option, _NO_COMPONENTS)
 
 
-def group_of(function: type) -> Place:
-    """A place where the arguments of one fixed class stand, without ``class_path``."""
-    return Place(
+def group_of(function: type) -> ConfigSlot:
+    """A slot where the arguments of one fixed class stand, without ``class_path``."""
+    return ConfigSlot(
         hint=function,
         arguments=parameters(function),
         owner=function.__name__,
@@ -125,7 +125,7 @@ def group_of(function: type) -> Place:
 
 
 @cache
-def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, Place]:
+def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, ConfigSlot]:
     """The arguments of a class or function that a config can give, with what may stand there.
 
     The names are those that jsonargparse accepts, so arguments that reach a parent through ``**kwargs`` are among them.
@@ -151,14 +151,14 @@ def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, Pl
             with suppress(NameError, TypeError, ValueError):  # what cannot be read jsonargparse alone judges
                 signature |= inspect.signature(maker).parameters
                 hints |= get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
-    places = {}
+    slots = {}
     for name in dict.fromkeys(name.split(".")[0] for name in names):
         if name not in given:
             own = signature.get(name)
             required = own is not None and own.default is inspect.Parameter.empty
             default = None if own is None or required else own.default
-            places[name] = replace(place_of(hints.get(name, Any)), required=required, default=default)
-    return places
+            slots[name] = replace(slot_of(hints.get(name, Any)), required=required, default=default)
+    return slots
 
 
 def describe(hint: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,21 +13,19 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from realgen.callbacks.run_context import last_checkpoint
-from realgen.cli.arguments import fix_arguments
-from realgen.cli.config_error import ConfigError
+from realgen.cli.component_keys import explain
+from realgen.cli.error_frame import INTERRUPTED, TERMINATED, wants_traceback
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.cli.run_dir import LAST, RUN_DIR_VARIABLE, Run, resume_command
 
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
-
-def command(
+def parse_and_run(
     run: Callable[[RealGenCLI], int],
     model_class: type[LightningModule],
     datamodule_class: type[LightningDataModule],
+    argv: Sequence[str],
     *,
     usage: str | None = None,
-    argv: Sequence[str] | None = None,
     check: Callable[[RealGenCLI], None] = lambda cli: None,
 ) -> int:
     """Parse the command line and run something with it.
@@ -37,34 +34,17 @@ def command(
         run: What to do, such as ``train``; returns the exit code.
         model_class: Class from which the model must derive.
         datamodule_class: Class from which the data must derive.
+        argv: Arguments without the program, see ``take_arguments``.
         usage: What ``--help`` says first.
-        argv: Arguments without the program; ``sys.argv[1:]`` by default, which is then fixed up in place.
-        check: Looks for mistakes that show only when the parts are put together; raises ``ValueError``.
+        check: Looks for mistakes that show only when the components are put together; if it raises anything, no folder
+            is left.
 
     Returns:
-        The exit code; 1 with one or two lines on stderr if the config is wrong.
-
-    Raises:
-        ConfigError: With ``REALGEN_TRACEBACK=1``, in place of the lines.
+        The exit code.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    fix_arguments(arguments)
-    if argv is None:
-        sys.argv[1:] = arguments
-    try:
-        cli = RealGenCLI(model_class, datamodule_class, usage=usage, argv=arguments)
-        with cli.run.given_back_on_error():
-            try:
-                check(cli)
-            except ValueError as error:
-                raise ConfigError(cli.blame(error)) from error
-    except ConfigError as error:
-        if _wants_traceback():
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    cli = RealGenCLI(model_class, datamodule_class, usage=usage, argv=argv)
+    with cli.run.cleanup_on_error():
+        check(cli)
     return run(cli)
 
 
@@ -96,11 +76,11 @@ def train(cli: RealGenCLI) -> int:
         _say_how_to_go_on(cli)
         return code
     except Exception as error:  # whatever it was: a line for the user, and the traceback in a file
-        if _wants_traceback():
+        if wants_traceback():
             raise
         if isinstance(error, ValueError) and run.path in run.made and not _has_begun(cli):
-            _take_back(run)
-            sys.stderr.write(f"error: {cli.blame(error)}\n")
+            _discard(run)
+            sys.stderr.write(f"error: {explain(error)}\n")
             return 1
         return _report(error, cli)
     finally:
@@ -140,20 +120,16 @@ def _has_begun(cli: RealGenCLI) -> bool:
     return cli.trainer.num_devices * cli.trainer.num_nodes > 1 or (cli.run.path / "config.yaml").exists()
 
 
-def _take_back(run: Run) -> None:
+def _discard(run: Run) -> None:
     import wandb
 
     wandb.finish(exit_code=1)  # or it would go on writing there
-    run.give_back()
+    run.cleanup()
 
 
 def _report(error: Exception, cli: RealGenCLI) -> int:
     log = cli.run.path / f"error{cli.trainer.global_rank or ''}.log"
     log.write_text("".join(traceback.format_exception(error)))
-    cause = cli.blame(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    cause = explain(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     sys.stderr.write(f"error: {cause.splitlines()[0]}\n       traceback: {log}\n")
     return 1
-
-
-def _wants_traceback() -> bool:
-    return os.environ.get("REALGEN_TRACEBACK", "0") not in ("", "0")

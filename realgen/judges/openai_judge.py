@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -70,7 +70,8 @@ class OpenAIJudge(ArenaJudge):
         max_side: Longest side, in pixels, that images are scaled down to; null sends them as large as they are.
         detail: Resolution at which the model is to look, as far as the endpoint knows that.
         answer_format: ``json``: by a schema (``response_format``), and in two lines from the moment on when the
-            endpoint refuses that. ``lines``: in the two lines of the published evaluation.
+            endpoint refuses that. ``lines``: in the two lines of the published evaluation; to be set for an endpoint
+            that is known to refuse schemas, so that a dry run counts the answers that are kept.
         temperature: Of sampling; null leaves it to the endpoint, as published.
         max_tokens: Longest reply, reasoning included; null leaves it to the endpoint. A reply cut off is unreadable.
         max_tokens_name: What the endpoint calls that; older ones know ``max_tokens`` only.
@@ -165,12 +166,9 @@ class OpenAIJudge(ArenaJudge):
                 "endpoint without keys wants null."
             )
 
-    def session(self) -> AbstractAsyncContextManager[object]:
-        """Return a context that holds the connections to the endpoint."""
-        return self._connected()
-
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[None]:
+    async def session(self) -> AsyncIterator[None]:
+        """Hold the connections to the endpoint."""
         from openai import AsyncOpenAI
 
         self.check()
@@ -201,7 +199,7 @@ class OpenAIJudge(ArenaJudge):
         write = partial(jpeg_data_url, quality=self.quality, max_side=self.max_side)
         urls = {label: await asyncio.to_thread(write, image) for label, image in images.items()}
         message = user_message(self.questions.text(kind, answer_format, prompt), urls, detail=self.detail)
-        request = {"model": self.model, "messages": [message], **self._settings}
+        request: dict[str, Any] = {"model": self.model, "messages": [message], **self._settings}
         if answer_format == "json":
             request["response_format"] = form.response_format()
         completion, attempts = await self._retrier.call(partial(self._attempt, request))

@@ -28,6 +28,8 @@ class ImageMetric(Metric, ABC):
     is_differentiable: bool = False
     higher_is_better: bool
     full_state_update: bool = False
+    min_samples_per_prompt: int = 1
+    """Fewest images of each prompt that the metric needs."""
 
     generated: list[Tensor]
     """Descriptions of the generated images, [rows, ...] per update."""

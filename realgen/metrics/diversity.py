@@ -27,6 +27,7 @@ class Diversity(ImageMetric):
     """
 
     higher_is_better: bool = True
+    min_samples_per_prompt: int = 2
 
     prompt_ids: list[Tensor]
     """Which prompt each row of ``generated`` belongs to, [rows] per update."""

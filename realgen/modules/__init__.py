@@ -1,11 +1,9 @@
-"""The floor that knows Lightning: one GRPO iteration, what each kind of policy adds to it; a detector's training."""
+"""The floor that knows Lightning: one GRPO iteration for every policy, and the training of a detector."""
 
-from realgen.modules.base import Training
+from realgen.modules.base import TrainableModule
 from realgen.modules.detector_training import DetectorTraining
-from realgen.modules.diffusion_grpo import DiffusionGRPO
 from realgen.modules.grpo_module import GRPOModule
-from realgen.modules.joint_grpo import JointGRPO
+from realgen.modules.joint_grpo_module import JointGRPOModule
 from realgen.modules.on_policy import OnPolicyError
-from realgen.modules.prompt_grpo import PromptGRPO
 
-__all__ = ["DetectorTraining", "DiffusionGRPO", "GRPOModule", "JointGRPO", "OnPolicyError", "PromptGRPO", "Training"]
+__all__ = ["DetectorTraining", "GRPOModule", "JointGRPOModule", "OnPolicyError", "TrainableModule"]

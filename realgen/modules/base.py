@@ -1,4 +1,4 @@
-"""What ``python -m realgen.fit`` trains."""
+"""The contract of a module that ``python -m realgen.fit`` trains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule
 
 
-class Training(LightningModule, ABC):
+class TrainableModule(LightningModule, ABC):
     """A module that reads its weights late and counts its iterations over resumed runs.
 
     The command calls ``configure_model`` and ``configure_optimizers`` once before it makes the run's folder, so that

@@ -19,7 +19,7 @@ from realgen.detectors.base import Detector, DetectorNetwork
 from realgen.detectors.checkpoint import save
 from realgen.functional.corruptions import CHEATS, HARMLESS
 from realgen.metrics.detector_quality import DetectorQuality, Quality
-from realgen.modules.base import Training
+from realgen.modules.base import TrainableModule
 from realgen.modules.seeds import mix_seed
 
 PLAIN = "plain"
@@ -28,7 +28,7 @@ VALIDATION_SEED = 0
 """Of the corruptions' random numbers, the same in every validation of every run."""
 
 
-class DetectorTraining(Training):
+class DetectorTraining(TrainableModule):
     """Trains a detector with soft labels; measures it on held-out images as they are and under corruptions.
 
         L = CE(softmax(logits), (1 - s, s) for real and (s, 1 - s) for generated) + w * orthogonality

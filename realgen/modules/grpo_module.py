@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,49 +10,46 @@ from jaxtyping import Float, Int
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from realgen.checks import check_at_least
 from realgen.functional.advantages import rewards_std
 from realgen.metrics.base import ImageMetric
-from realgen.modules.base import Training
-from realgen.modules.judging import Judge, mean_over_images
-from realgen.modules.lesson import Lesson, check_pair, reference_score
-from realgen.modules.minibatches import shuffled_minibatches
+from realgen.modules.background_rewards import BackgroundRewards
 from realgen.modules.phases import PhaseClock
+from realgen.modules.policy_module import PolicyModule
+from realgen.modules.policy_update import PolicyUpdate, reference_score, shuffled_minibatches
 from realgen.modules.seeds import iteration_generator
 from realgen.modules.statistics import (
     advantage_statistics,
-    check_any_judged,
+    check_any_scored,
     combine_microbatches,
     combine_ranks,
     gather_rewards,
     reward_statistics,
 )
-from realgen.modules.trained_weights import check_trained, keep_trained
-from realgen.modules.validation import Validation
 from realgen.objectives.base import Objective
-from realgen.parallel import any_rank, gather_first_axis, gradient_sync, whole
+from realgen.parallel import any_rank, gather_first_axis, gradient_sync, whole, world_size
 from realgen.policies.base import Policy
-from realgen.policies.joined import concatenate_rollouts
-from realgen.rewards.base import Reward
-from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rollout
+from realgen.policies.joint_policy import JointPolicy
+from realgen.rewards.base import Reward, mean_over_images
+from realgen.types import PromptBatch, RewardOutput, Rollout
 
 
-class Experience(NamedTuple):
-    """What an iteration has seen before it learns."""
+class IterationData(NamedTuple):
+    """What an iteration has collected before its updates."""
 
     rollout: Rollout
     """What was sampled."""
     rewards: RewardOutput
     """Of each image."""
-    lessons: list[Lesson]
-    """What is to be learned of it; one per trained policy."""
+    updates: list[PolicyUpdate]
+    """What the rewards change; one per trained policy."""
     statistics: dict[str, Tensor]
     """Scalars to log, over all ranks."""
 
 
-class GRPOModule(Training):
+class GRPOModule(PolicyModule):
     """Trains a policy with GRPO (DeepSeekMath, arXiv:2402.03300, algorithm 1; Flow-GRPO, arXiv:2505.05470).
 
     One ``training_step`` is one iteration: rollout, rewards, advantages, updates. Optimisation is manual, so the
@@ -63,9 +59,12 @@ class GRPOModule(Training):
     All randomness of an iteration comes from (seed, rank, iteration), and ``iteration`` is in the checkpoint, so a
     resumed run goes on as if it had not stopped. The checkpoint holds trained weights only.
 
+    Logged beside rewards, advantages, loss and seconds: ``images_per_second`` over all ranks, ``transformer_evals``
+    (rows that this rank's image transformer was called with), and what ``Policy.statistics`` says.
+
     Args:
-        policy: What is trained.
-        reward: What judges the samples.
+        policy: The policy to train; a ``JointPolicy`` needs ``JointGRPOModule``.
+        reward: Scores the samples.
         objective: The GRPO variant: advantages and loss.
         optimizer: Builds the optimizer from the trained parameters.
         lr_scheduler: Builds a learning rate scheduler from the optimizer; it steps once per iteration.
@@ -74,18 +73,18 @@ class GRPOModule(Training):
         updates_per_epoch: Optimizer updates per inner epoch, >= 1; must divide prompts per rank times ``group_size``.
         microbatch_size: Rows per forward and backward pass, >= 1. Changes memory and speed, not the gradient.
         max_grad_norm: Gradients of a larger norm are scaled down to it, > 0; ``.inf`` only measures the norm.
-        skip_zero_advantages: Spare the passes of rows whose advantage is zero, when the objective has no KL. Exact, as
+        skip_zero_advantages: Skip the passes of rows whose advantage is zero, when the objective has no KL. Exact, as
             their gradient is zero; statistics of the loss are then over the other rows. Does nothing with FSDP, where
             all ranks must make the same calls.
         on_policy_tolerance: Largest |ln ratio| that passes before the first update of an iteration; above it, the run
             stops and names the likely cause.
-        metrics: Measures at validation that no reward ever sees, by name; ``null`` drops one.
+        metrics: Metrics at validation that no reward ever sees, by name; ``null`` drops one.
         validation_samples_per_prompt: Images drawn of each validation prompt, >= 1.
         seed: Chooses every random number of training, together with rank and iteration.
-        overlap_rewards: Judge in another thread while the policy goes on; exact. Off for a reward that cannot.
+        overlap_rewards: Score in another thread while the policy goes on; exact. Off for a reward that cannot.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of its range, or policy, module and objective do not fit each other.
     """
 
     def __init__(
@@ -107,7 +106,8 @@ class GRPOModule(Training):
         seed: int = 0,
         overlap_rewards: bool = True,
     ) -> None:
-        super().__init__()
+        self.check_policy(policy)
+        super().__init__(policy, reward, optimizer, lr_scheduler, metrics, validation_samples_per_prompt)
         check_at_least(2, ": a group of one has no one to be better than", group_size=group_size)
         check_at_least(
             1, inner_epochs=inner_epochs, updates_per_epoch=updates_per_epoch, microbatch_size=microbatch_size
@@ -116,14 +116,9 @@ class GRPOModule(Training):
             raise ValueError(f"max_grad_norm must be above 0 (.inf for no limit), got {max_grad_norm}.")
         check_at_least(0, on_policy_tolerance=on_policy_tolerance)
         policy.check_group_size(group_size)
-        check_pair(policy, objective)
+        objective.check_policy(policy)
         self.automatic_optimization = False
-        self.strict_loading = False
-        self.policy = policy
-        self.reward = reward
         self.objective = objective
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
         self.group_size = group_size
         self.inner_epochs = inner_epochs
         self.updates_per_epoch = updates_per_epoch
@@ -131,131 +126,128 @@ class GRPOModule(Training):
         self.max_grad_norm = max_grad_norm
         self.skip_zero_advantages = skip_zero_advantages
         self.on_policy_tolerance = on_policy_tolerance
-        self.metrics = {name: metric for name, metric in (metrics or {}).items() if metric is not None}
-        self.validation = Validation(self.metrics, samples_per_prompt=validation_samples_per_prompt)
         self.seed = seed
         self.overlap_rewards = overlap_rewards
-        self.iteration = 0
         self._grad_norms: dict[str, Tensor] = {}
 
-    def configure_model(self) -> None:
-        """Read the policy's weights; Lightning calls this before every fit and validation, ``load`` works once."""
-        self.policy.load()
+    def check_policy(self, policy: Policy) -> None:
+        """Raise ValueError if this module cannot train the policy."""
+        if isinstance(policy, JointPolicy):
+            raise ValueError("policy JointPolicy trains two policies; take realgen.modules.JointGRPOModule for it.")
 
-    def configure_optimizers(self) -> Any:
-        """Optimizer of the trained parameters, and the scheduler if there is one.
+    def check(self, datamodule: Any) -> None:
+        """Raise ValueError for settings that do not fit together, before anything is loaded.
+
+        Args:
+            datamodule: Of the run; how many prompts an iteration has is read from it where it says so.
 
         Raises:
-            ValueError: If the policy trains nothing, or the scheduler needs a metric.
+            ValueError: If no decision can be trained, the updates do not divide the rows, or a metric needs more images
+                of each prompt.
         """
-        if not self.policy.trainable_parameters():
-            raise ValueError(f"policy {type(self.policy).__name__} has no trainable parameter after load().")
-        optimizer = self.optimizer(self.parameter_groups())
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise ValueError("lr_scheduler must not wait for a metric, got ReduceLROnPlateau; take one of the others.")
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        self.policy.check_trainable("model.policy")
+        self.check_rows(getattr(datamodule, "prompts_per_iteration", self.updates_per_epoch))
+        self.validation.check()
 
-    def parameter_groups(self) -> list[Any]:
-        """What the optimizer is given: parameters, or groups of them; ``prefix`` is that of a group's statistics."""
-        return list(self.policy.trainable_parameters().values())
-
-    def on_fit_start(self) -> None:
-        """Move the reward to the policy's device."""
-        self.reward.to(self.device)
-        # Both are meant: a policy may keep its frozen host in eval mode, and the iteration is the data's cursor.
-        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-        warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+    def check_rows(self, prompts: int) -> None:
+        """Raise ValueError if the updates do not divide the rows that this many prompts give a rank."""
+        rows = prompts * self.group_size
+        if rows % self.updates_per_epoch:
+            raise ValueError(
+                f"model.updates_per_epoch: expected a divisor of the {rows} rows of an iteration "
+                f"(data.prompts_per_iteration={prompts} x model.group_size={self.group_size}), "
+                f"got {self.updates_per_epoch}."
+            )
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
-        """One GRPO iteration.
+        """Run one GRPO iteration.
 
         Args:
             batch: The P prompts of this rank.
             batch_idx: Not used; ``iteration`` counts over resumed runs.
 
         Returns:
-            ``rollout`` and ``rewards`` of this rank, for callbacks.
+            ``rollout``, ``samples`` and ``rewards`` of this rank, for callbacks.
 
         Raises:
-            ValueError: If the score lacks what the objective needs, or ``updates_per_epoch`` does not divide the rows.
-            RuntimeError: If no sample could be judged, or a gradient is not finite.
+            ValueError: If ``updates_per_epoch`` does not divide the rows, or no decision counts.
+            RuntimeError: If no sample could be scored, or a gradient is not finite.
             OnPolicyError: If the policy that is trained is not the one that sampled.
         """
-        self._check_rows(len(batch.prompts))
-        clock = PhaseClock(self.device)
+        self.check_rows(len(batch.prompts))
+        clock, evals = PhaseClock(self.device), self.policy.transformer_evals
         generator = iteration_generator(self.seed, self.global_rank, self.iteration)
         self.policy.iteration = self.iteration
-        seen = self.experience(batch.prompts, generator, clock)
+        data = self.collect(batch, generator, clock)
         with clock("update"):
-            statistics = seen.statistics | self.updates(seen.lessons, generator)
+            statistics = data.statistics | self.update_policies(data.updates, generator)
         self.iteration += 1
-        self._log_iteration(seen.rollout, statistics, clock)
-        return {"rollout": seen.rollout.by_image, "rewards": seen.rewards}
+        self._log_iteration(data.rollout, statistics, self.policy.transformer_evals - evals, clock)
+        return {"rollout": data.rollout, "samples": data.rollout.samples(batch.metadata), "rewards": data.rewards}
 
-    def experience(self, prompts: Sequence[str], generator: torch.Generator, clock: PhaseClock) -> Experience:
-        """Sample, judge, and see how good each sample is against its group."""
-        with Judge(self.reward, background=self.overlap_rewards) as judge:
+    def collect(self, batch: PromptBatch, generator: torch.Generator, clock: PhaseClock) -> IterationData:
+        """Sample, score, and compare each sample with its group."""
+        with BackgroundRewards(self.reward, batch.metadata, background=self.overlap_rewards) as scoring:
             with clock("rollout"):
-                chunks = self.policy.rollout_chunks(prompts, self.group_size, generator=generator)
-                rollout = concatenate_rollouts([judge.start(chunk) for chunk in chunks])
-            self._check_rollout(rollout, self.objective)
+                chunks = []
+                for chunk in self.policy.rollout_chunks(batch.prompts, self.group_size, generator=generator):
+                    scoring.start(chunk)  # while the next one is sampled
+                    chunks.append(chunk)
+                rollout = Rollout.concatenate(chunks)
+            self._check_decisions(rollout)
             with clock("reference"):
-                reference = self.reference_score(rollout)
+                reference = reference_score(self.policy, self.objective, rollout, self.microbatch_size)
             with clock("reward"):  # only what is still to be waited for
-                rewards = judge.rewards()
-        statistics = {"busy_seconds/reward": torch.tensor(judge.seconds), **self.reward_statistics(rewards)}
+                rewards = scoring.rewards()
+        statistics = {"busy_seconds/reward": torch.tensor(scoring.seconds), **self.reward_statistics(rewards)}
         advantages = self.advantages(mean_over_images(rewards, rollout.images_per_row), self.objective)
-        lesson = Lesson(self.policy, self.objective, rollout, advantages.flatten(), reference, **self._lesson_settings)
-        return Experience(rollout, rewards, [lesson], statistics | advantage_statistics(gather_first_axis(advantages)))
+        statistics |= advantage_statistics(gather_first_axis(advantages))
+        update = PolicyUpdate(
+            self.policy, self.objective, rollout, advantages.flatten(), reference, **self.update_settings
+        )
+        return IterationData(rollout, rewards, [update], statistics)
 
     def reward_statistics(self, rewards: RewardOutput) -> dict[str, Float[Tensor, ""]]:
-        """What all ranks' rewards say; refuses an iteration that teaches nothing because the rewards failed."""
+        """Return the statistics of all ranks' rewards; raise RuntimeError if not one sample could be scored."""
         everywhere = gather_rewards(rewards)
-        check_any_judged(everywhere, self.iteration)
+        check_any_scored(everywhere, self.iteration)
         return reward_statistics(everywhere)
 
     def advantages(self, rewards: RewardOutput, objective: Objective) -> Float[Tensor, "prompts group"]:
-        """This rank's advantages; the global standard deviation, where it is asked for, is over all ranks."""
+        """Return this rank's advantages; the global standard deviation, if requested, is over all ranks."""
         std = None
         if objective.global_std:
             everywhere = gather_rewards(rewards)
-            std = {name: rewards_std(part, everywhere.valid) for name, part in everywhere.parts.items()}
+            std = {name: rewards_std(values, everywhere.valid) for name, values in everywhere.components.items()}
         return objective.advantages(rewards, std=std)
 
-    def reference_score(self, rollout: Rollout) -> PolicyScore | None:
-        """The reference's score of all rows, if the objective reads it."""
-        return reference_score(self.policy, self.objective, rollout, self.microbatch_size)
-
-    def updates(self, lessons: Sequence[Lesson], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
-        """All optimizer updates of the iteration; returns the mean of their statistics over updates and ranks."""
+    def update_policies(
+        self, updates: Sequence[PolicyUpdate], generator: torch.Generator
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Take all optimizer steps of the iteration; return their statistics, joined over steps and ranks."""
+        maxima = frozenset[str]().union(*(update.maxima for update in updates))
         statistics = []
         for epoch in range(self.inner_epochs):
-            dealt = [shuffled_minibatches(lesson.num_rows, self.updates_per_epoch, generator) for lesson in lessons]
+            dealt = [shuffled_minibatches(update.num_rows, self.updates_per_epoch, generator) for update in updates]
             for index, minibatches in enumerate(zip(*dealt, strict=True)):
-                statistics.append(self.update(lessons, minibatches, watch=epoch == index == 0))
-        means = combine_ranks(combine_microbatches(statistics, [1.0] * len(statistics)))
-        return means | {f"{lesson.prefix}ratio/on_policy_deviation": lesson.guard.deviation for lesson in lessons}
+                statistics.append(self.update(updates, minibatches, first_update=epoch == index == 0))
+        means = combine_ranks(combine_microbatches(statistics, [1.0] * len(statistics), maxima=maxima), maxima=maxima)
+        return means | {f"{update.prefix}ratio/on_policy_deviation": update.deviation for update in updates}
 
     def update(
-        self, lessons: Sequence[Lesson], minibatches: Sequence[Int[Tensor, "..."]], *, watch: bool
+        self, updates: Sequence[PolicyUpdate], minibatches: Sequence[Int[Tensor, "..."]], *, first_update: bool
     ) -> dict[str, Float[Tensor, ""]]:
-        """One optimizer update: the gradient of each lesson's loss over its minibatch, whatever the microbatches."""
+        """Take one optimizer step, with the gradient of each policy's loss over its minibatch."""
         model, optimizer = self.trainer.strategy.model, self.optimizers()
         assert model is not None  # the strategy has set both up
         assert isinstance(optimizer, LightningOptimizer)
         optimizer.zero_grad()
         last, statistics = torch.zeros((), device=self.device), dict[str, Tensor]()
-        for lesson, rows in zip(lessons, minibatches, strict=True):
-            loss, values = lesson.study(rows, model, self.manual_backward, watch=watch)
+        for update, rows in zip(updates, minibatches, strict=True):
+            loss, values = update.gradients(rows, model, self.manual_backward, first_update=first_update)
             last, statistics = last + loss, statistics | values
-        with gradient_sync(model, enabled=True):  # in one pass: it must see all weights that are averaged over ranks
+        with gradient_sync(model, enabled=True):  # in one pass: it must reach all weights that are averaged over ranks
             self.manual_backward(last)
-        if watch:
-            for lesson in lessons:
-                lesson.guard.check()
         optimizer.step()  # clips first, in on_before_optimizer_step
         return statistics | self._grad_norms
 
@@ -276,68 +268,30 @@ class GRPOModule(Training):
                     "are. Lower the learning rate or look for a non-finite reward or log-probability."
                 )
 
-    def on_validation_start(self) -> None:
-        """Move the reward to the policy's device and forget the last validation."""
-        self.reward.to(self.device)
-        self.validation.start(self.device)
-
-    def validation_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
-        """Draw and judge images of held-out prompts; returns ``rollout``, ``rewards`` and ``seeds`` for callbacks."""
-        return self.validation.step(self.policy, self.reward, batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/reward``, ``val/reward/<part>`` and ``val/<metric>``."""
-        values = {f"val/{name}": value.float() for name, value in self.validation.results().items()}
-        values["step"] = torch.tensor(float(self.iteration))
-        # Equal on all ranks already; sync_dist only tells Lightning that this is known.
-        self.log_dict(values, sync_dist=True, batch_size=1)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the iteration, and of the weights only the trained ones."""
-        checkpoint["iteration"] = self.iteration
-        checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.policy)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the iteration, and see that the checkpoint fits the policy.
-
-        Raises:
-            ValueError: If the checkpoint's weights are not those that the policy trains.
-        """
-        self.iteration = checkpoint["iteration"]
-        if "state_dict" in checkpoint:  # a sharded checkpoint brings its weights another way
-            check_trained(checkpoint["state_dict"], self.policy)
-
-    def policy_statistics(self, rollout: Rollout, seconds: dict[str, float]) -> dict[str, float]:
-        """What only this kind of policy can say of an iteration; a subclass adds to it."""
-        return {}
-
     @property
-    def _lesson_settings(self) -> dict[str, Any]:
+    def update_settings(self) -> dict[str, Any]:
+        """Arguments that every ``PolicyUpdate`` of this module gets."""
         return {
             "microbatch_size": self.microbatch_size,
             "tolerance": self.on_policy_tolerance,
             "skip_zero_advantages": self.skip_zero_advantages,
         }
 
-    def _check_rows(self, prompts: int) -> None:
-        if (rows := prompts * self.group_size) % self.updates_per_epoch:
-            raise ValueError(
-                f"updates_per_epoch={self.updates_per_epoch} must divide the rows of an iteration on each rank: "
-                f"{prompts} prompts x group_size={self.group_size} = {rows}."
-            )
-
-    def _check_rollout(self, rollout: Rollout, objective: Objective) -> None:
-        objective.check(rollout.sampled)
+    def _check_decisions(self, rollout: Rollout) -> None:
         if not any_rank(bool(rollout.mask.any()), rollout.mask.device):
             why = "is noise_level 0, or were all prompts skipped, or all completions cut off and masked?"
             raise ValueError(f"policy {type(self.policy).__name__} took no decision that counts; {why}")
 
-    def _log_iteration(self, rollout: Rollout, statistics: dict[str, Float[Tensor, ""]], clock: PhaseClock) -> None:
+    def _log_iteration(
+        self, rollout: Rollout, statistics: dict[str, Float[Tensor, ""]], transformer_evals: int, clock: PhaseClock
+    ) -> None:
         lrs = {f"{group.get('prefix', '')}lr": group["lr"] for group in self.trainer.optimizers[0].param_groups}
         if isinstance(scheduler := self.lr_schedulers(), LRScheduler):
             scheduler.step()
         # "step" is Lightning's name of the x-axis; by default it lags one behind and counts optimizer updates.
-        step = float(self.iteration)
-        own = self.policy_statistics(rollout, clock.seconds)
-        extra = {"step": step, "iteration": step, **lrs, **clock.statistics(), **own}
-        self.log_dict({**{name: value.float() for name, value in statistics.items()}, **extra})
+        values = {"step": float(self.iteration), "iteration": float(self.iteration), **lrs, **clock.statistics()}
+        # Rank 0 logs, and every rank draws as many images in about the same time.
+        values["images_per_second"] = len(rollout.images) * world_size() / sum(clock.seconds.values())
+        values["transformer_evals"] = float(transformer_evals)
+        values |= self.policy.statistics(rollout)
+        self.log_dict({**{name: value.float() for name, value in statistics.items()}, **values})

@@ -1,12 +1,12 @@
-"""Judging the policy on held-out prompts: the rewards it is trained with, and measures it never sees."""
+"""Validation on held-out prompts: the rewards that the policy is trained with, and metrics that it never sees."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from realgen.checks import check_at_least
@@ -15,14 +15,14 @@ from realgen.modules.seeds import sample_seeds
 from realgen.parallel import gather_first_axis
 from realgen.policies.base import Policy
 from realgen.rewards.base import Reward
-from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rewrite, Rollout
+from realgen.types import PromptBatch, RewardOutput, Samples
 
 
 class Validation:
     """Means of the rewards, and the metrics, over one pass of the validation prompts on all ranks.
 
     Args:
-        metrics: Measures by name.
+        metrics: Metrics by name.
         samples_per_prompt: Images drawn of each prompt, >= 1; the module's ``validation_samples_per_prompt``.
 
     Raises:
@@ -35,6 +35,15 @@ class Validation:
         self.samples_per_prompt = samples_per_prompt
         self._sums: dict[str, Tensor] = {}
 
+    def check(self) -> None:
+        """Raise ValueError if a metric needs more images of each prompt."""
+        for name, metric in self.metrics.items():
+            if self.samples_per_prompt < metric.min_samples_per_prompt:
+                raise ValueError(
+                    f"model.validation_samples_per_prompt: expected at least {metric.min_samples_per_prompt}, because "
+                    f"model.metrics.{name} compares the images of one prompt, got {self.samples_per_prompt}."
+                )
+
     def start(self, device: torch.device) -> None:
         """Forget the last pass."""
         self._sums = {}
@@ -42,57 +51,41 @@ class Validation:
             metric.to(device).reset()
 
     def step(self, policy: Policy, reward: Reward, batch: PromptBatch) -> dict[str, Any]:
-        """Draw and judge the images of one batch.
+        """Draw and score the images of one batch.
 
         Args:
             policy: Draws the images.
-            reward: Judges them.
+            reward: Scores them.
             batch: Held-out prompts with their seeds.
 
         Returns:
-            ``rollout`` (without decisions), ``rewards`` and ``seeds`` (of the rows), for callbacks that show images.
+            ``samples``, ``rewards`` and ``seeds`` (of the rows), for callbacks that show images.
         """
         prompts, seeds = list(batch.prompts), sample_seeds(batch.seeds, self.samples_per_prompt)
         rows = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         images, rewrites = policy.sample_rewritten(rows, seeds)
-        rollout = rollout_without_decisions(prompts, self.samples_per_prompt, images, rewrites)
-        rewards = reward(rollout)
+        texts = None if rewrites is None else tuple(rewrites)
+        samples = Samples(batch.prompts, self.samples_per_prompt, images, texts, batch.metadata)
+        rewards = reward(samples)
         self._add_rewards(rewards, batch.mask.to(rewards.total.device))
         for sample in range(self.samples_per_prompt):
-            # A photograph counts once, however often its prompt is drawn.
+            # A real image counts once, however often its prompt is drawn.
             real = batch.images if sample == 0 else None
             for metric in self.metrics.values():
                 metric.update(images[sample :: self.samples_per_prompt], prompts=prompts, real=real, valid=batch.mask)
-        return {"rollout": rollout, "rewards": rewards, "seeds": seeds}
+        return {"samples": samples, "rewards": rewards, "seeds": seeds}
 
     def results(self) -> dict[str, Tensor]:
-        """Rewards and metrics of the whole pass, the same on every rank; a reward that never judged gives NaN."""
-        sums = torch.stack(list(self._sums.values())) if self._sums else torch.zeros(0, 2)  # [parts, 2]
+        """Rewards and metrics of the whole pass, the same on every rank; a reward that scored nothing gives NaN."""
+        sums = torch.stack(list(self._sums.values())) if self._sums else torch.zeros(0, 2)  # [names, 2]
         totals = gather_first_axis(sums[None]).sum(0)
         means = {name: total / count for name, (total, count) in zip(self._sums, totals, strict=True)}
         return {**means, **{name: metric.compute() for name, metric in self.metrics.items()}}
 
     def _add_rewards(self, rewards: RewardOutput, valid: Bool[Tensor, " prompts"]) -> None:
-        values = {"reward": rewards.total, **{f"reward/{name}": part for name, part in rewards.parts.items()}}
+        components = {f"reward/{name}": values for name, values in rewards.components.items()}
+        values = {"reward": rewards.total, **components}
         for name, value in values.items():
             counts = value.isfinite() & valid[:, None]
             added = torch.stack([torch.where(counts, value, 0.0).sum(), counts.sum()]).double()
             self._sums[name] = self._sums[name] + added if name in self._sums else added
-
-
-def rollout_without_decisions(
-    prompts: Sequence[str],
-    group_size: int,
-    images: Float[Tensor, "rows 3 height width"],
-    rewrites: Sequence[Rewrite] | None = None,
-) -> Rollout:
-    """A rollout of finished images, for rewards; it cannot be scored."""
-    no_decisions = torch.zeros(len(images), 0, device=images.device)
-    return Rollout(
-        prompts=tuple(prompts),
-        group_size=group_size,
-        images=images,
-        sampled=PolicyScore(no_decisions),
-        mask=no_decisions.bool(),
-        rewrites=None if rewrites is None else tuple(rewrites),
-    )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import fields
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from realgen.policies.base import Policy
 from realgen.types import Minibatch, PolicyScore, RewardOutput
 
 
 class Objective(ABC):
     """Turns rewards into advantages, and scored decisions into a loss. Knows neither images nor tokens."""
+
+    maxima: frozenset[str] = frozenset()
+    """Names of the statistics of ``loss`` that are maxima. They are joined over microbatches, updates and ranks by
+    their maximum, all others by their mean."""
 
     @property
     def requires(self) -> frozenset[str]:
@@ -34,19 +38,24 @@ class Objective(ABC):
     def advantages(
         self, rewards: RewardOutput, *, std: Mapping[str, Float[Tensor, ""]] | None = None
     ) -> Float[Tensor, "prompts group"]:
-        """Advantages [P, G]; 0 for samples that could not be judged.
+        """Return advantages [P, G]; 0 for samples that could not be scored.
 
         Args:
             rewards: Rewards of whole groups.
-            std: Standard deviation of each part over all ranks; given when ``global_std`` is set.
+            std: Standard deviation of each component over all ranks; given when ``global_std`` is set.
         """
 
     @abstractmethod
     def loss(self, score: PolicyScore, batch: Minibatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """Loss (a mean over rows and decisions) and detached statistics to log."""
+        """Return the loss (a mean over rows and decisions) and detached statistics to log.
+
+        Args:
+            score: Of the current policy, with gradient; it has the fields that ``requires`` names.
+            batch: The same rows as they were sampled, their advantages, and the reference if it is needed.
+        """
 
     def row_weights(self, mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, " rows"]:
-        """How much each row weighs in the mean that ``loss`` is; from it, parts of a batch are put together again.
+        """Return how much each row weighs in the mean that ``loss`` is; microbatches are joined by it.
 
         Args:
             mask: True where a decision counts.
@@ -56,16 +65,6 @@ class Objective(ABC):
         """
         return mask.sum(1).double()
 
-    def check(self, score: PolicyScore) -> None:
-        """Refuse a policy that does not give what the loss reads.
-
-        Raises:
-            ValueError: Naming the objective, the missing part and what the policy gives.
-        """
-        missing = sorted(part for part in self.requires if getattr(score, part) is None)
-        if missing:
-            given = [part.name for part in fields(score) if getattr(score, part.name) is not None]
-            raise ValueError(
-                f"objective {type(self).__name__} needs {', '.join(missing)} from the policy's score; this policy "
-                f"gives only {', '.join(given)}."
-            )
+    def check_policy(self, policy: Policy) -> None:
+        """Raise ValueError if the policy lacks what the loss reads; nothing needs to be loaded for it."""
+        policy.check_objective(type(self).__name__, self.requires, reference=self.needs_reference)

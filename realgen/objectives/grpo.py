@@ -1,4 +1,4 @@
-"""GRPO: group-relative advantages, a clipped surrogate and an optional leash to the reference."""
+"""GRPO: group-relative advantages, a clipped surrogate and an optional KL penalty to the reference."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class GRPO(Objective):
         kl: What ``kl_coef`` multiplies: the Gaussian KL of each step (``latent``), the mean squared difference of
             velocities (``velocity``), or an estimate from log-probs alone (``k2``, ``k3``), meant for tokens. ``k1`` is
             no choice: its gradient averages to zero, and that of ``k2`` is what it was meant to have.
-        kl_coef: Weight of the leash to the reference, >= 0; 0 spares the reference's forward passes.
+        kl_coef: Weight of the KL penalty, >= 0; 0 saves the reference's forward passes.
         divide_by_weights: Divide the weighted sum of advantages by the sum of the rewards' weights.
         average: How the loss is averaged where samples differ in length: all ``decisions`` of all ranks alike (DAPO,
             equation 8), all ``samples`` alike, each by its own mean (the paper, equation 3), or by a ``constant``, the
@@ -57,6 +57,8 @@ class GRPO(Objective):
     Raises:
         ValueError: If a number is out of its range, or a name is unknown.
     """
+
+    maxima = frozenset({"ratio_max_deviation"})
 
     def __init__(
         self,
@@ -99,28 +101,28 @@ class GRPO(Objective):
 
     @property
     def requires(self) -> frozenset[str]:
-        """The steps' Gaussians or velocities, when there is a leash made of them."""
+        """The steps' Gaussians or velocities, when the KL penalty is made of them."""
         part = {"latent": "gaussian", "velocity": "velocity"}.get(self.kl)
         return frozenset({part}) if part and self.needs_reference else frozenset()
 
     @property
     def global_std(self) -> bool:
-        """Whether ``advantages`` wants each part's standard deviation over all prompts of all ranks."""
+        """Whether ``advantages`` needs each component's standard deviation over all prompts of all ranks."""
         return self.advantage_std == "global"
 
     @property
     def needs_reference(self) -> bool:
-        """Whether there is a leash."""
+        """Whether there is a KL penalty."""
         return self.kl_coef > 0
 
     def advantages(
         self, rewards: RewardOutput, *, std: Mapping[str, Float[Tensor, ""]] | None = None
     ) -> Float[Tensor, "prompts group"]:
-        """Weighted sum of each reward's group-relative advantages, clipped.
+        """Return the weighted sum of each reward's group-relative advantages, clipped.
 
         Args:
             rewards: Rewards of whole groups; samples that are not ``valid`` get 0 and count in no statistic.
-            std: Standard deviation of each part, see ``rewards_std``; only with ``advantage_std="global"``.
+            std: Standard deviation of each component, see ``rewards_std``; only with ``advantage_std="global"``.
 
         Returns:
             Advantages [P, G].
@@ -134,7 +136,7 @@ class GRPO(Objective):
                 f"{None if std is None else sorted(std)}."
             )
         advantages = weighted_advantages(
-            rewards.parts,
+            rewards.components,
             rewards.weights,
             valid=rewards.valid,
             std_normalize=self.advantage_std != "none",
@@ -144,21 +146,20 @@ class GRPO(Objective):
         return advantages.clamp(-self.advantage_clip, self.advantage_clip)
 
     def loss(self, score: PolicyScore, batch: Minibatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """Mean clipped surrogate, plus ``kl_coef`` times the mean KL.
+        """Return the mean clipped surrogate, plus ``kl_coef`` times the mean KL.
 
         Args:
             score: Of the current policy, with gradient.
             batch: The same rows as they were sampled, and their advantages.
 
         Returns:
-            Loss, and detached means over the decisions that count: ``policy_loss``, ``kl`` (if there is a leash),
+            Loss, and detached means over the decisions that count: ``policy_loss``, ``kl`` (if it is penalised),
             ``ratio_mean``, ``ratio_max_deviation`` (largest |ratio - 1|), ``clip_fraction`` and ``approx_kl`` (from the
             sampling policy to the current one, by k3).
 
         Raises:
-            ValueError: If the policy does not give what the loss reads, or the reference is missing.
+            ValueError: If the reference is missing.
         """
-        self.check(score)
         ratio = self.ratio(score, batch)
         surrogate = clipped_surrogate(ratio, batch.advantages, self.clip_low, self.clip_high)
         policy_loss = loss = self.mean(surrogate * self.decision_weight(batch.sampled), batch.mask)
@@ -186,29 +187,25 @@ class GRPO(Objective):
         )
 
     def row_weights(self, mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, " rows"]:
-        """How much each row weighs in the loss: by its decisions, or all alike."""
-        return (
-            super().row_weights(mask)
-            if self.average == "decisions"
-            else torch.ones(len(mask), dtype=torch.float64, device=mask.device)
-        )
+        """Return how much each row weighs in the loss: by its decisions, or all alike."""
+        decisions = mask.sum(1).double()
+        return decisions if self.average == "decisions" else torch.ones_like(decisions)
 
     def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
-        """Importance ratio of each decision."""
+        """Return the importance ratio of each decision."""
         return importance_ratio(score.log_probs, batch.sampled.log_probs)
 
     def decision_weight(self, sampled: PolicyScore) -> Float[Tensor, "rows decisions"]:
-        """Weight of each decision's surrogate."""
+        """Return the weight of each decision's surrogate."""
         return torch.ones_like(sampled.log_probs)
 
     def divergence(self, score: PolicyScore, reference: PolicyScore | None) -> Float[Tensor, "rows decisions"]:
-        """How far each decision's distribution is from the reference's."""
+        """Return how far each decision's distribution is from the reference's."""
         if reference is None:
             raise ValueError(f"kl_coef={self.kl_coef} needs the reference's score in the minibatch, got None.")
-        self.check(reference)
         match self.kl:
             case "latent":
-                assert score.gaussian is not None  # `check` has seen to these
+                assert score.gaussian is not None  # `check_policy` has refused policies without it
                 assert reference.gaussian is not None
                 return gaussian_kl(score.gaussian.mean, reference.gaussian.mean, score.gaussian.std)
             case "velocity":

@@ -19,24 +19,22 @@ class GRPOGuard(GRPO):
 
     The settings are GRPO's, but mind two scales. A ratio departs from 1 by about rms(mean - old_mean) over the root of
     the latent's size, so a smaller latent wants a wider clip (RealGen: 2e-6 to 4e-6 for FLUX, 1e-4 for Z-Image). And
-    the policy loss is multiplied by about ``num_steps``, so the same ``kl_coef`` leashes less than in GRPO.
+    the policy loss is multiplied by about ``num_steps``, so the same ``kl_coef`` weighs less than in GRPO.
     """
 
     @property
     def requires(self) -> frozenset[str]:
-        """The steps' Gaussians, and what the leash needs."""
+        """The steps' Gaussians, and what the KL penalty reads."""
         return super().requires | {"gaussian"}
 
     def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
-        """Ratio of each decision, normalised by RatioNorm."""
-        sampled = batch.sampled
-        self.check(sampled)
-        new, old = score.gaussian, sampled.gaussian
-        assert new is not None  # `check` has seen to these
+        """Return the ratio of each decision, normalised by RatioNorm."""
+        new, old = score.gaussian, batch.sampled.gaussian
+        assert new is not None  # `check_policy` has refused policies without them
         assert old is not None
-        return ratio_norm(score.log_probs, sampled.log_probs, new.mean, old.mean, old.std)
+        return ratio_norm(score.log_probs, batch.sampled.log_probs, new.mean, old.mean, old.std)
 
     def decision_weight(self, sampled: PolicyScore) -> Float[Tensor, "rows decisions"]:
-        """Inverse step size of each decision."""
-        assert sampled.gaussian is not None  # `ratio` has checked
+        """Return the inverse step size of each decision."""
+        assert sampled.gaussian is not None
         return 1 / sampled.gaussian.step_size

@@ -15,7 +15,7 @@ class GSPO(GRPO):
 
     J = 1/G sum_i min(s_i A_i, clip(s_i, 1 - clip_low, 1 + clip_high) A_i) with s_i the geometric mean of the ratios of
     completion i's tokens. A completion is clipped or kept as a whole, and a token's gradient is the completion's
-    divided by its length. A leash is still a mean over the tokens of each completion.
+    divided by its length. A KL penalty is still a mean over the tokens of each completion.
 
     Args:
         clip_low: How far the ratio may fall below 1 before a bad sample is left alone, 0 to 1. A mean over tokens
@@ -25,7 +25,7 @@ class GSPO(GRPO):
             prompts of all ranks, or by ``none``.
         advantage_clip: Largest size of an advantage, > 0; ``.inf`` leaves them alone.
         kl: What ``kl_coef`` multiplies, as in ``GRPO``.
-        kl_coef: Weight of the leash to the reference, >= 0; 0 spares the reference's forward passes.
+        kl_coef: Weight of the KL penalty, >= 0; 0 saves the reference's forward passes.
         divide_by_weights: Divide the weighted sum of advantages by the sum of the rewards' weights.
 
     Raises:
@@ -54,5 +54,5 @@ class GSPO(GRPO):
         )
 
     def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
-        """Ratio of each decision's sample."""
+        """Return the ratio of each decision's sample."""
         return sequence_ratio(score.log_probs, batch.sampled.log_probs, batch.mask)

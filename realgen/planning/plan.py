@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from realgen.logging_filters import errors_only
 from realgen.planning.architecture import find_architecture
 from realgen.planning.cautions import find_cautions
 from realgen.planning.memory import Memory, find_memory
@@ -15,7 +16,6 @@ from realgen.planning.prices import find_prices
 from realgen.planning.recipe import Recipe
 from realgen.planning.rehearsal import rehearse
 from realgen.planning.rewards import RewardCost, reward_costs
-from realgen.planning.silence import silence
 
 WORD = "a "
 """A prompt of N of these has N tokens, or somewhat fewer or more."""
@@ -68,7 +68,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
     architecture = find_architecture(policy.backbone.pretrained)
     untouched = copy.deepcopy(policy)
     policy.compile_blocks = False  # nothing is gained on tensors without numbers
-    with silence():
+    with errors_only():
         load_on_meta(policy, architecture)
     counts = rehearse(
         untouched,
@@ -80,7 +80,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
         inner_epochs=module.inner_epochs,
         updates_per_epoch=module.updates_per_epoch,
     )
-    with silence():  # a tokenizer of letters cuts the prompt off
+    with errors_only():  # a tokenizer of letters cuts the prompt off
         prices = find_prices(policy, counts.rows, prompt=(WORD * prompt_tokens).strip())
     rewards = reward_costs(recipe.reward, height=policy.height, width=policy.width)
     memory = find_memory(recipe, counts, prices, rewards)

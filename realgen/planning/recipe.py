@@ -13,13 +13,13 @@ from realgen.modules import GRPOModule
 from realgen.policies import DiffusionPolicy, RewrittenPolicy
 from realgen.policies.backbones.pipeline import PipelineBackbone
 from realgen.rewards.base import Reward
-from realgen.types import Rollout
+from realgen.types import Samples
 
 
 class Unbuilt(Reward):
     """Stands where a recipe's reward would stand; a plan reads the reward's settings and does not build it."""
 
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Nothing is judged in a plan.
 
         Raises:

@@ -17,12 +17,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from realgen.modules.lesson import reference_score
-from realgen.modules.minibatches import shuffled_minibatches
+from realgen.modules.policy_update import reference_score, shuffled_minibatches
 from realgen.objectives.base import Objective
 from realgen.policies import DiffusionPolicy
 from realgen.policies.backbones.base import Backbone, Schedule
-from realgen.policies.joined import concatenate_rollouts
 from realgen.policies.step_window import StepWindow
 from realgen.types import PolicyScore, Rollout
 
@@ -200,7 +198,7 @@ def rehearse(
         actor, prompter = _actor(policy, backbone, counts, FixedWindow(policy.step_window, start))
         generator = torch.Generator().manual_seed(0)
         texts = [f"prompt {index}" for index in range(prompts)]
-        rollout = concatenate_rollouts(list(actor.rollout_chunks(texts, group_size, generator=generator)))
+        rollout = Rollout.concatenate(list(actor.rollout_chunks(texts, group_size, generator=generator)))
         with _phase(prompter, "reference"):
             reference = reference_score(actor, objective, rollout, microbatch_size)
         counts.images = len(rollout.images)
@@ -245,7 +243,7 @@ def _phase(prompter: _Prompter, name: str) -> Iterator[None]:
 
 def _stored(rollout: Rollout, reference: PolicyScore | None) -> int:
     """Latents in what is kept until the update; a latent is one number here."""
-    kept: list[Tensor] = list(rollout.trajectory.values())
+    kept: list[Tensor] = list(rollout.policy_state.values())
     for score in (rollout.sampled, reference):
         if score is not None:
             kept += [] if score.velocity is None else [score.velocity]

@@ -15,8 +15,8 @@ from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.checkpoint import CONFIG_NAME, read_config
 from realgen.detectors.checkpoint_detector import CheckpointDetector
 from realgen.detectors.forensic_chat import ForensicChat
+from realgen.logging_filters import errors_only
 from realgen.planning.meter import Work, metered, num_bytes
-from realgen.planning.silence import silence
 from realgen.planning.vlm_cost import vlm_cost
 from realgen.rewards.alignment import Alignment
 from realgen.rewards.base import Reward
@@ -173,7 +173,7 @@ def _clip_cost(name: str, kind: type[Reward], settings: Mapping[str, Any]) -> Re
         model_name = settings.get("architecture") or "ViT-L-14-quickgelu"
     else:
         return _not_counted(name, f"a plan does not know the network of {kind.__name__}")
-    with silence():  # it warns that weights are random
+    with errors_only():  # it warns that weights are random
         model: Any = open_clip.create_model(model_name, load_weights=False).eval().to("meta")
     length = 248 if issubclass(kind, LongClip) else model.context_length
     if length != model.context_length:

@@ -12,9 +12,9 @@ import torch
 import yaml
 from torch import nn
 
+from realgen.logging_filters import errors_only
 from realgen.planning.architecture import find_folder
 from realgen.planning.meter import Work, add, metered, num_bytes
-from realgen.planning.silence import silence
 
 TEMPLATE_TOKENS, LETTERS_PER_TOKEN = 32, 4
 """Of a chat's frame, and of English, where no tokenizer is at hand; the image has many more tokens."""
@@ -96,11 +96,11 @@ def _count(
 
     folder, facts = find_folder(pretrained, "config.json"), _published()
     config = _config(facts["config"] if folder is None else folder)
-    with silence(), torch.device("meta"):
+    with errors_only(), torch.device("meta"):
         model: Any = Qwen2_5_VLForConditionalGeneration(config).to(getattr(torch, dtype)).eval()
     eye, mind = model.base_model.visual, model.base_model.language_model
     limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    with silence():
+    with errors_only():
         read = None if folder is None else _read(folder, question, height, width, limits)
     notes = []
     if folder is None:

@@ -26,8 +26,8 @@ class Policy(nn.Module, ABC):
 
     iteration: int = 0
     """GRPO iteration, set by the module before each rollout; what changes over a run (a sliding window) reads it."""
-    gives: frozenset[str] = frozenset({"gaussian", "velocity"})
-    """Optional parts of its ``PolicyScore``."""
+    score_fields: frozenset[str] = frozenset()
+    """Optional fields of ``PolicyScore`` that its scores have."""
     progress: Callable[[str, int, int], None] | None = None
     """Called with (phase, done, total) while something long goes on; phase is "rollout", "sample" or "update"."""
 
@@ -35,9 +35,9 @@ class Policy(nn.Module, ABC):
     def load(self) -> None:
         """Read the weights and attach the adapters; a second call does nothing."""
 
-    @abstractmethod
     def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
         """Sample ``group_size`` samples of each prompt, without gradient. All randomness comes from ``generator``."""
+        return Rollout.concatenate(list(self.rollout_chunks(prompts, group_size, generator=generator)))
 
     def rollout_chunks(
         self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator
@@ -93,16 +93,36 @@ class Policy(nn.Module, ABC):
         Raises:
             ValueError: If the policy gives not all of the parts, or has no reference.
         """
-        if missing := ", ".join(sorted(parts - self.gives)):
-            given = ", ".join(["log_probs", *sorted(self.gives)])
-            cure = "" if self.gives else "; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
+        if missing := ", ".join(sorted(parts - self.score_fields)):
+            given = ", ".join(["log_probs", *sorted(self.score_fields)])
+            cure = "" if self.score_fields else "; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
             own = f"{type(self).__name__} gives only {given}{cure}"
             raise ValueError(f"objective {name} needs {missing} from the policy's score; {own}.")
         if reference and not self.has_reference:
             raise ValueError(
-                f"objective {name} has a leash (kl_coef), and policy {type(self).__name__} has no reference: set lora, "
-                "or keep_reference=true for full fine-tuning, or kl_coef=0."
+                f"objective {name} has a KL penalty (kl_coef), and policy {type(self).__name__} has no reference: set "
+                "lora, or keep_reference=true for full fine-tuning, or kl_coef=0."
             )
+
+    def check_trainable(self, key: str) -> None:
+        """Raise ValueError for settings under which no decision could be trained; costs nothing.
+
+        Args:
+            key: The policy's key in the config, for the message.
+        """
+
+    @property
+    def transformer_evals(self) -> int:
+        """Rows that an image transformer has been called with so far, those for guidance included."""
+        return 0
+
+    def statistics(self, rollout: Rollout) -> dict[str, float]:
+        """Return what only this kind of policy can tell of a rollout that it sampled on this rank, as scalars to log.
+
+        Args:
+            rollout: What ``rollout`` returned.
+        """
+        return {}
 
     @property
     def device(self) -> torch.device:

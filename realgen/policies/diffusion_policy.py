@@ -28,7 +28,6 @@ from realgen.policies.backbones.base import Backbone, Schedule
 from realgen.policies.base import Policy
 from realgen.policies.compiled_blocks import compile_blocks
 from realgen.policies.denoising import Denoising, StepPlan, VelocityField
-from realgen.policies.joined import concatenate_rollouts
 from realgen.policies.lora import LoRA, adapter_config, adapter_weights
 from realgen.policies.solvers import Euler, Solver
 from realgen.policies.step_window import StepWindow
@@ -68,6 +67,8 @@ class DiffusionPolicy(Policy):
             is sampled. Exact, but calls are no larger than a chunk. ``None``: all prompts at once.
     """
 
+    score_fields = frozenset({"gaussian", "velocity"})
+
     def __init__(
         self,
         backbone: Backbone,
@@ -106,8 +107,7 @@ class DiffusionPolicy(Policy):
         self.gradient_checkpointing = gradient_checkpointing
         self.compile_blocks = compile_blocks
         self.prompts_per_chunk = prompts_per_chunk
-        self.transformer_evals = 0
-        """Rows that the transformer has been called with, those for guidance included."""
+        self._transformer_evals = 0
         self._frozen_start: tuple[nn.Module, ...] = ()  # a tuple hides the copy from state_dict and optimizers
         self._check_arguments()
 
@@ -161,15 +161,24 @@ class DiffusionPolicy(Policy):
             module.eval()
         return self
 
+    @property
+    def transformer_evals(self) -> int:
+        """Rows that the transformer has been called with so far, those for guidance included."""
+        return self._transformer_evals
+
+    def check_trainable(self, key: str) -> None:
+        """Raise ValueError if the window's steps have no noise."""
+        if self.transition.noise_level == 0:
+            raise ValueError(
+                f"{key}.transition.noise_level: expected above 0, because only steps with noise are decisions that can "
+                f"be trained, got {self.transition.noise_level}."
+            )
+
     def check_group_size(self, group_size: int) -> None:
         """Refuse a group size that ``samples_per_noise`` does not divide."""
         super().check_group_size(group_size)
         if group_size % self.samples_per_noise:
             raise ValueError(f"samples_per_noise={self.samples_per_noise} must divide group_size, got {group_size}.")
-
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        """Sample ``group_size`` images of each prompt; see ``rollout_chunks``."""
-        return concatenate_rollouts(list(self.rollout_chunks(prompts, group_size, generator=generator)))
 
     def rollout_chunks(
         self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator
@@ -207,7 +216,7 @@ class DiffusionPolicy(Policy):
             images=self._decode(latents),
             sampled=trajectory.score(),
             mask=trajectory.std > 0,
-            trajectory={"latents": trajectory.latents, "step_indices": trajectory.step_indices},
+            policy_state={"latents": trajectory.latents, "step_indices": trajectory.step_indices},
         )
 
     def score(self, rollout: Rollout, rows: Int[Tensor, " rows"]) -> PolicyScore:
@@ -221,8 +230,8 @@ class DiffusionPolicy(Policy):
             Log-probabilities, Gaussians and velocities, with gradient if it is enabled.
         """
         self.backbone.to(self.device)
-        path = rollout.trajectory["latents"][rows].to(self.device)
-        step_indices = rollout.trajectory["step_indices"][rows].to(self.device)
+        path = rollout.policy_state["latents"][rows].to(self.device)
+        step_indices = rollout.policy_state["step_indices"][rows].to(self.device)
         steps = step_indices.flatten()
         owners, owner = torch.unique(rows.cpu() // rollout.group_size, return_inverse=True)
         conditioning = self.backbone.encode_prompts([rollout.prompts[p] for p in owners.tolist()])
@@ -231,7 +240,7 @@ class DiffusionPolicy(Policy):
         latents, sigmas = path[:, :-1].flatten(0, 1), field.schedule.sigmas
         calls = math.ceil(len(latents) / self.rollout_batch_size)
         velocity = field(latents, steps, owner, calls=calls, guided=self.guided_window)
-        self.transformer_evals += field.evals
+        self._transformer_evals += field.evals
         noisy = torch.ones_like(steps, dtype=torch.bool)
         mean, std = next_gaussian(self.transition, field.schedule, latents, velocity, steps, noisy)
         step_size = (sigmas[steps] - sigmas[steps + 1]).to(std.dtype)
@@ -243,9 +252,6 @@ class DiffusionPolicy(Policy):
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Inside this context the policy is its frozen start: adapters off, or the copy that was kept.
-
-        Yields:
-            Nothing.
 
         Raises:
             ValueError: If the whole transformer is trained and no copy was kept.
@@ -268,13 +274,6 @@ class DiffusionPolicy(Policy):
     def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
         """Draw one image per (prompt, seed) with the ODE, as the stock pipeline does with one CPU generator per image.
 
-        Args:
-            prompts: One text per image.
-            seeds: One seed per image.
-
-        Returns:
-            [rows, 3, H, W] in [0, 1].
-
         Raises:
             ValueError: If there are not as many seeds as prompts.
         """
@@ -291,7 +290,7 @@ class DiffusionPolicy(Policy):
             directory: Made if missing.
 
         Returns:
-            The directory: for the pipeline's ``load_lora_weights``, or the transformer's ``from_pretrained``.
+            The directory, for ``load_lora_weights`` or ``from_pretrained``.
         """
         adapters = self.lora is not None
         weights = gathered_weights(self.transformer, trained_only=adapters)
@@ -330,7 +329,7 @@ class DiffusionPolicy(Policy):
         denoising = Denoising(field, plan, self.rollout_batch_size, report, trajectory)
         owner = torch.arange(len(prompts), device=self.device).repeat_interleave(len(latents) // len(prompts))
         finished = denoising.run(latents.to(self.device, self._latent_dtype), owner)
-        self.transformer_evals += field.evals
+        self._transformer_evals += field.evals
         return finished
 
     @property

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.policies.base import Policy
-from realgen.policies.joined import concatenate_rollouts, select_prompts
 from realgen.policies.prompt_policy import PromptPolicy
 from realgen.types import PolicyScore, Rewrite, Rollout
 
@@ -64,6 +63,19 @@ class JointPolicy(Policy):
         """Refuse what the rewriter refuses."""
         self.rewriter.check_objective(name, parts, reference=reference)
 
+    @property
+    def transformer_evals(self) -> int:
+        """Those of the image policy."""
+        return self.image_policy.transformer_evals
+
+    def statistics(self, rollout: Rollout) -> dict[str, float]:
+        """Return the rewriter's statistics."""
+        return self.rewriter.statistics(rollout)
+
+    def check_trainable(self, key: str) -> None:
+        """Raise ValueError if the image policy has no decision that could be trained."""
+        self.image_policy.check_trainable(f"{key}.image_policy")
+
     def check_group_size(self, group_size: int) -> None:
         """Refuse what the rewriter refuses."""
         self.rewriter.check_group_size(group_size)
@@ -96,7 +108,7 @@ class JointPolicy(Policy):
             same = torch.Generator(generator.device).manual_seed(seed)
             parts.append(self.image_policy.rollout(texts[sample::group_size], self.images_per_rewrite, generator=same))
         by_sample = torch.arange(len(texts)).view(group_size, len(prompts))
-        drawing = select_prompts(concatenate_rollouts(parts), by_sample.T.flatten())
+        drawing = Rollout.concatenate(parts).select_prompts(by_sample.T.flatten())
         rewriting = replace(rewriting, images=drawing.images, images_per_row=self.images_per_rewrite)
         return JointRollout(rewriting, drawing)
 

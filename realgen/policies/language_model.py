@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from realgen.policies.chatter import no_loading_bars
+from realgen.logging_filters import no_loading_bars
 
 NAMES_SHOWN = 3
 

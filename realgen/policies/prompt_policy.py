@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from realgen.checks import check_at_least, check_pretrained
+from realgen.logging_filters import no_loading_bars
 from realgen.parallel import autocast_without_cache, is_sharded, world_size
 from realgen.policies.base import Policy
 from realgen.policies.chat import Chat, check_instruction
-from realgen.policies.chatter import no_loading_bars
 from realgen.policies.completion import INSTRUCTION
 from realgen.policies.language_model import checkpointed_layers, end_token_ids, linear_layers, load_language_model
 from realgen.policies.lora import LoRA
-from realgen.policies.rewriting import read_rewrites
+from realgen.policies.rewriting import read_rewrites, rewrite_statistics
 from realgen.policies.text_engine import TextEngine, TransformersEngine, WritingTask
 from realgen.policies.token_sampler import Completions
-from realgen.policies.token_scoring import score_tokens, token_trajectory
+from realgen.policies.token_scoring import score_tokens, token_state
 from realgen.types import PolicyScore, Rewrite, Rollout
 
 
@@ -73,8 +73,6 @@ class PromptPolicy(Policy):
     Raises:
         ValueError: If a number is out of range, ``instruction`` lacks ``{prompt}``, or a folder or the engine is bad.
     """
-
-    gives = frozenset()
 
     def __init__(
         self,
@@ -200,16 +198,16 @@ class PromptPolicy(Policy):
         owners = [prompt for prompt in prompts for _ in range(group_size)]
         rewrites = read_rewrites(owners, chats, completions, self.chat)
         mask = completions.mask & completions.ended[:, None] if self.mask_truncated else completions.mask
-        trajectory = token_trajectory(chats, completions, self.chat.pad_id)
+        state = token_state(chats, completions, self.chat.pad_id)
         texts = [rewrite.text for rewrite in rewrites for _ in range(self.images_per_rewrite)]
         images = self._draw(texts, seeds.repeat_interleave(group_size, 0).flatten().tolist())
         return Rollout(
             prompts=tuple(prompts),
             group_size=group_size,
             images=images,
-            sampled=PolicyScore(self._log_probs(trajectory, torch.arange(len(chats)))),
+            sampled=PolicyScore(self._log_probs(state, torch.arange(len(chats)))),
             mask=mask,
-            trajectory=trajectory,
+            policy_state=state,
             rewrites=tuple(rewrites),
             images_per_row=self.images_per_rewrite,
         )
@@ -224,7 +222,7 @@ class PromptPolicy(Policy):
         Returns:
             Log-probabilities, with gradient if it is enabled.
         """
-        return PolicyScore(self._log_probs(rollout.trajectory, rows))
+        return PolicyScore(self._log_probs(rollout.policy_state, rows))
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -294,6 +292,15 @@ class PromptPolicy(Policy):
         rewrites = self.rewrite(prompts, seeds)
         return self._draw([rewrite.text for rewrite in rewrites], seeds), rewrites
 
+    @property
+    def transformer_evals(self) -> int:
+        """Those of the image policy."""
+        return self._image_policy[0].transformer_evals if self._image_policy else 0
+
+    def statistics(self, rollout: Rollout) -> dict[str, float]:
+        """Return ``rewrite/format_rate`` and the other statistics of the rewrites; see ``rewrite_statistics``."""
+        return {f"rewrite/{name}": value for name, value in rewrite_statistics(rollout).items()}
+
     def export(self, directory: Path) -> Path:
         """Write what was trained, for plain transformers and PEFT. Every rank must call it; the first one writes.
 
@@ -330,13 +337,11 @@ class PromptPolicy(Policy):
             )
         )
 
-    def _log_probs(
-        self, trajectory: Mapping[str, Tensor], rows: Int[Tensor, " rows"]
-    ) -> Float[Tensor, "rows decisions"]:
+    def _log_probs(self, state: Mapping[str, Tensor], rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows decisions"]:
         frozen = self._in_reference and bool(self._frozen_start)
         model = self._frozen_start[0].to(self.device) if frozen else self.model
         with checkpointed_layers(model), autocast_without_cache(self.device.type):
-            return score_tokens(model, trajectory, rows, temperature=self.temperature, batch_size=self.score_batch_size)
+            return score_tokens(model, state, rows, temperature=self.temperature, batch_size=self.score_batch_size)
 
     def _draw(self, texts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
         if not self._image_policy:

@@ -65,11 +65,11 @@ def rewrite_statistics(rollout: Rollout) -> dict[str, float]:
         "truncated_rate": sum(rewrite.truncated for rewrite in asked),
         "completion_tokens": int(mask.sum()),
     }
-    gap = (rollout.trajectory["sampler_log_probs"] - rollout.sampled.log_probs).abs()
+    gap = (rollout.policy_state["sampler_log_probs"] - rollout.sampled.log_probs).abs()
     return {
         **{name: count / max(len(asked), 1) for name, count in counts.items()},
         "skipped_rate": 1 - len(asked) / len(rewrites),
         "distinct_rate": len({rewrite.text for rewrite in rewrites}) / len(rewrites),
-        "entropy": float(masked_mean(rollout.trajectory["entropy"], mask)),
+        "entropy": float(masked_mean(rollout.policy_state["entropy"], mask)),
         "sampler_gap_max": float(torch.where(mask, gap, 0).amax()),
     }

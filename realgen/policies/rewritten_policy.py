@@ -68,6 +68,15 @@ class RewrittenPolicy(Policy):
         """Refuse what the image policy refuses."""
         self.image_policy.check_objective(name, parts, reference=reference)
 
+    @property
+    def transformer_evals(self) -> int:
+        """Those of the image policy."""
+        return self.image_policy.transformer_evals
+
+    def check_trainable(self, key: str) -> None:
+        """Raise ValueError if the image policy has no decision that could be trained."""
+        self.image_policy.check_trainable(f"{key}.image_policy")
+
     def check_group_size(self, group_size: int) -> None:
         """Refuse what the image policy refuses."""
         self.image_policy.check_group_size(group_size)

@@ -13,7 +13,7 @@ from realgen.functional.token_sampling import truncated_log_softmax, unpack_bits
 from realgen.policies.token_sampler import Completions
 
 
-def token_trajectory(prompts: Sequence[Sequence[int]], completions: Completions, pad_id: int) -> dict[str, Tensor]:
+def token_state(prompts: Sequence[Sequence[int]], completions: Completions, pad_id: int) -> dict[str, Tensor]:
     """What is needed to score completions again.
 
     Args:
@@ -33,13 +33,13 @@ def token_trajectory(prompts: Sequence[Sequence[int]], completions: Completions,
     for row, head in enumerate(heads):
         tokens[row, : len(head)] = torch.tensor(head, device=device)
         tokens[row, len(head) : len(head) + size] = completions.tokens[row]
-    trajectory = {"tokens": tokens, "prompt_lengths": lengths}
-    trajectory |= {"sampler_log_probs": completions.log_probs, "entropy": completions.entropy}
-    return trajectory if completions.kept is None else {**trajectory, "kept": completions.kept}
+    state = {"tokens": tokens, "prompt_lengths": lengths}
+    state |= {"sampler_log_probs": completions.log_probs, "entropy": completions.entropy}
+    return state if completions.kept is None else {**state, "kept": completions.kept}
 
 
 def score_tokens(
-    model: Any, trajectory: Mapping[str, Tensor], rows: Int[Tensor, " picked"], *, temperature: float, batch_size: int
+    model: Any, state: Mapping[str, Tensor], rows: Int[Tensor, " picked"], *, temperature: float, batch_size: int
 ) -> Float[Tensor, "picked decisions"]:
     """Log-probabilities of the completions' tokens, in chunks of one shape: what is scored beside a row changes no bit.
 
@@ -47,7 +47,7 @@ def score_tokens(
 
     Args:
         model: Causal language model of transformers, in eval mode.
-        trajectory: What ``token_trajectory`` gave.
+        state: What ``token_state`` gave.
         rows: Which rows, in any order.
         temperature: That they were drawn with, > 0.
         batch_size: Rows of each forward pass; a shorter last chunk is filled up with its first row.
@@ -58,8 +58,8 @@ def score_tokens(
     chunks = []
     for chunk in rows.split(batch_size):
         filled = torch.cat([chunk, chunk[:1].expand(batch_size - len(chunk))])
-        part = {name: tensor[filled.to(tensor.device)].to(model.device) for name, tensor in trajectory.items()}
-        shortest = int(trajectory["prompt_lengths"].min())  # of all rows: the shape must not depend on the chunk
+        part = {name: tensor[filled.to(tensor.device)].to(model.device) for name, tensor in state.items()}
+        shortest = int(state["prompt_lengths"].min())  # of all rows: the shape must not depend on the chunk
         chunks.append(_score_chunk(model, part, shortest, temperature)[: len(chunk)])
     return torch.cat(chunks)
 

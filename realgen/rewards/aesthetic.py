@@ -20,7 +20,7 @@ from realgen.functional.published_input import open_clip_input
 from realgen.rewards.base import Reward
 from realgen.rewards.published_weights import check_file, local_file
 from realgen.rewards.transformers_model import load_pretrained, load_processor, transformers_preprocess
-from realgen.types import Rollout
+from realgen.types import Samples
 
 WIDTHS = {"0": 1024, "2": 128, "4": 64, "6": 16, "7": 1}
 """Of the head's linear layers, by their published number; between them training has dropout, and nothing else."""
@@ -105,12 +105,12 @@ class Aesthetic(Reward):
         return self
 
     @torch.no_grad()
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Rating of each row's image [B]; NaN for images with NaN."""
-        check_images(rollout.images)
+        check_images(samples.images)
         with torch.autocast(self._device.type, enabled=False):
-            ratings = [self._ratings(chunk) for chunk in rollout.images.split(self.batch_size)]
-        return torch.cat(ratings).to(rollout.images.device)
+            ratings = [self._ratings(chunk) for chunk in samples.images.split(self.batch_size)]
+        return torch.cat(ratings).to(samples.images.device)
 
     def _ratings(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         clip, head, wanted = self.parts

@@ -16,7 +16,7 @@ from realgen.functional.images import check_images
 from realgen.functional.network_input import to_network_input
 from realgen.functional.published_input import open_clip_input
 from realgen.rewards.base import Reward
-from realgen.types import Rollout
+from realgen.types import Samples
 
 TEXT_CACHE_SIZE = 4096
 """Prompts whose text features are kept; the oldest make room."""
@@ -75,13 +75,13 @@ class ClipSimilarity(Reward):
         return self
 
     @torch.no_grad()
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Similarity of each row's image and prompt [B]; NaN for images with NaN."""
-        check_images(rollout.images)
+        check_images(samples.images)
         with torch.autocast(self._device.type, enabled=False):
-            texts = self._text_features(rollout.prompts).repeat_interleave(rollout.group_size, dim=0)
-            images = torch.cat([self._image_features(chunk) for chunk in rollout.images.split(self.batch_size)])
-        products = (images * texts).sum(-1).to(rollout.images.device)
+            texts = self._text_features(samples.prompts).repeat_interleave(samples.group_size, dim=0)
+            images = torch.cat([self._image_features(chunk) for chunk in samples.images.split(self.batch_size)])
+        products = (images * texts).sum(-1).to(samples.images.device)
         return products if self.similarity == "cosine" else products / 100
 
     def _image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:

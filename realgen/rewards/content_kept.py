@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from realgen.functional.text import content_kept, invented, words
 from realgen.rewards.text_reward import TextReward
+from realgen.rewards.word_overlap import content_kept, invented, words
 
 
 class ContentKept(TextReward):
     """max(0, share of the prompt's content words that the answer has - penalty * number of invented subjects).
 
-    Content words are all but function words, with case and plural folded (``realgen.functional.text``, English; words
+    Content words are all but function words, without case and plural (``realgen.rewards.word_overlap``, English; words
     of other languages count as they are written). A synonym or a translation counts as lost. 0 where the completion
-    broke the format, 1 where the language model was not asked.
+    broke the format, 1 where the language model was not called.
 
     Args:
         subjects: Words or phrases for what a picture may be of; one that stands in the answer and not in the prompt is

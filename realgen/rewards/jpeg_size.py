@@ -8,16 +8,16 @@ from torchvision.transforms.functional import to_pil_image
 
 from realgen.functional.images import to_uint8
 from realgen.rewards.base import Reward
-from realgen.types import Rollout
+from realgen.types import Samples
 
 
 class JpegSize(Reward):
     """Kilobytes of each image as a JPEG file: detail pays, and so does noise (DDPO, arXiv:2305.13301)."""
 
-    def score(self, rollout: Rollout) -> Float[torch.Tensor, " rows"]:
+    def score(self, samples: Samples) -> Float[torch.Tensor, " rows"]:
         """Size per row [B]; NaN for an image with NaN, so that nothing is learnt from it."""
-        sizes = [kilobytes(image) if image.isfinite().all() else torch.nan for image in rollout.images]
-        return torch.tensor(sizes, device=rollout.images.device)
+        sizes = [kilobytes(image) if image.isfinite().all() else torch.nan for image in samples.images]
+        return torch.tensor(sizes, device=samples.images.device)
 
 
 def kilobytes(image: Float[torch.Tensor, "3 height width"]) -> float:

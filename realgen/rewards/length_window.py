@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from realgen.functional.text import length_window, words
 from realgen.rewards.text_reward import TextReward
+from realgen.rewards.word_overlap import length_window, words
 
 
 class LengthWindow(TextReward):

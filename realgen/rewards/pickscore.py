@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders
 from realgen.rewards.transformers_model import load_pretrained, load_processor, transformers_preprocess
-from realgen.types import Rollout
+from realgen.types import Samples
 
 
 class PickScore(ClipSimilarity):
@@ -51,9 +51,9 @@ class PickScore(ClipSimilarity):
         images = load_processor(CLIPImageProcessor, self.processor)
         return Encoders(ClipModelTowers(model), tokenize, transformers_preprocess(images, self.processor))
 
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Score of each row's image and prompt [B]; NaN for images with NaN."""
-        cosine = super().score(rollout)
+        cosine = super().score(samples)
         return cosine * self.encoders.model.logit_scale.exp().to(cosine)
 
 

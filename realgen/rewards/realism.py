@@ -8,7 +8,7 @@ from torch import Tensor
 
 from realgen.detectors.base import Detector
 from realgen.rewards.base import Reward
-from realgen.types import Rollout
+from realgen.types import Samples
 
 
 class Realism(Reward):
@@ -21,9 +21,9 @@ class Realism(Reward):
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
 
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Realism per row [B]; NaN for images with NaN."""
-        return 1 - self.detector(rollout.images)
+        return 1 - self.detector(samples.images)
 
     def to(self, device: torch.device | str) -> Realism:
         """Move the detector; returns self."""

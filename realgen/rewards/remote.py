@@ -1,4 +1,4 @@
-"""A reward that is computed by servers: ``python -m realgen.serve`` there, ``RemoteReward`` here."""
+"""A reward that is computed by servers that ``python -m realgen.serve`` runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from realgen.remote_calls import UnavailableError, run_async
 from realgen.rewards.base import Reward
 from realgen.serving.client import ConnectionSettings, RewardClient
 from realgen.serving.wire import Encoding, encode_request
-from realgen.types import Rollout
+from realgen.types import Samples
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,21 +28,21 @@ _LOGGER = logging.getLogger(__name__)
 class RemoteReward(Reward):
     """Any reward or detector that ``realgen.serve`` serves, on this machine or another; a detector as 1 - p_fake.
 
-    With ``encoding: safetensors`` the numbers are those of the same reward at home. A sample whose reward cannot be had
-    (server away, slow, dying or lying) is NaN, counts in ``failed/<part>``, and no objective learns from it; when more
-    than ``max_failed_share`` of the recent samples failed, the run stops. A server that refuses the requests (wrong
-    token, over its limits) stops the run at once.
+    With ``encoding: safetensors`` the numbers equal those of the same reward in this process. A sample without a valid
+    answer (server down, slow or wrong) is NaN, counts in ``failed/<component>``, and no objective learns from it; when
+    more than ``max_failed_share`` of the recent samples failed, the run stops. A server that refuses the requests
+    (wrong token, over its limits) stops the run at once.
 
     Args:
         urls: Servers of the same reward, ``http://host:port`` each; they share the work.
         encoding: How images travel: ``safetensors`` is exact, ``png`` and ``webp`` are smaller and round to 8 bits.
         images_per_request: Images in one request, >= 1; at most the server's ``max_images``.
         send_prompts: Whether the reward reads prompts. A served detector does not.
-        low: Lowest possible reward; an answer below it is a lie.
-        high: Highest possible reward; an answer above it is a lie.
+        low: Lowest possible reward; an answer below it is invalid.
+        high: Highest possible reward; an answer above it is invalid.
         max_failed_share: Largest share of failed samples, in [0, 1], that the run goes on with.
         failure_window: Number of most recent samples among which the share is taken, >= 1.
-        cache_size: Rewards of images that are kept, so that the same image (and prompt) is not sent again; 0 for none.
+        cache_size: Number of rewards kept, so that the same image (and prompt) is not sent again; 0 for none.
         token_variable: Environment variable with the servers' token; null for none.
         connection: Timeouts, repetitions, circuit breaker; null for the defaults.
 
@@ -83,15 +83,15 @@ class RemoteReward(Reward):
         self._cache: dict[bytes, float] = {}
         self._failed: deque[bool] = deque(maxlen=failure_window)
 
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
-        """Rewards per row [B]; NaN for images with NaN, and for rows whose reward could not be had.
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
+        """Return the reward of each row [B]; NaN for images with NaN, and for rows without a valid answer.
 
         Raises:
             RuntimeError: If more than ``max_failed_share`` of the recent samples failed, or a server refuses.
         """
-        check_images(rollout.images)
-        images = rollout.images.detach().to("cpu", torch.float32)
-        prompts = rollout.row_prompts if self.send_prompts else None
+        check_images(samples.images)
+        images = samples.images.detach().to("cpu", torch.float32)
+        prompts = samples.row_prompts if self.send_prompts else None
         rewards = torch.full((len(images),), torch.nan)
         rows_by_key: dict[bytes, list[int]] = {}
         for row in images.isfinite().flatten(1).all(1).nonzero().flatten().tolist():
@@ -107,12 +107,12 @@ class RemoteReward(Reward):
                 rewards[rows] = answer
                 self._remember(key, answer)
         self._count([answer is None for answer in answers], causes)
-        return rewards.to(rollout.images.device)
+        return rewards.to(samples.images.device)
 
     async def _ask(
         self, images: Tensor, prompts: Sequence[str] | None, rows: Sequence[int]
     ) -> tuple[list[float | None], list[str]]:
-        """Rewards of some rows, None where they could not be had, and why not."""
+        """Return the rewards of some rows, None for those without a valid answer, and the causes of failures."""
         chunks = [rows[i : i + self.images_per_request] for i in range(0, len(rows), self.images_per_request)]
         places = asyncio.Semaphore(self.client.connection.concurrency)
         causes: list[str] = []
@@ -133,7 +133,7 @@ class RemoteReward(Reward):
         return [answer for chunk in answers for answer in chunk], causes
 
     def _key(self, image: Tensor, prompt: str, row: int) -> bytes:
-        """What tells a sample from others: a hash of its content, or its row where nothing is kept."""
+        """Return the key of a sample in the cache: a hash of its content, or its row number without a cache."""
         if self.cache_size == 0:
             return row.to_bytes(8)
         content = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
@@ -142,7 +142,7 @@ class RemoteReward(Reward):
         return content.digest()
 
     def _remember(self, key: bytes, reward: float) -> None:
-        if self.cache_size == 0 or math.isnan(reward):  # what could not be scored may be judged the next time
+        if self.cache_size == 0 or math.isnan(reward):  # what could not be scored may be scored the next time
             return
         self._cache[key] = reward
         if len(self._cache) > self.cache_size:

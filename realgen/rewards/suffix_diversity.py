@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from realgen.checks import check_at_least
-from realgen.functional.text import added_ngrams, mean_overlaps
 from realgen.rewards.text_reward import TextReward
+from realgen.rewards.word_overlap import added_ngrams, mean_overlaps
 
 
 class SuffixDiversity(TextReward):
@@ -14,7 +14,7 @@ class SuffixDiversity(TextReward):
 
     Added are the content words of the answer that its prompt does not have. One suffix copied everywhere gets 0, words
     that no other rewrite added get 1; adding nothing counts as one n-gram, which all that add nothing share. The others
-    are all different rewrites of all prompts of the rollout: a rewrite that stands in several rows of its prompt, as
+    are all different rewrites of all prompts of the samples: a rewrite that stands in several rows of its prompt, as
     when several images of it are drawn, counts once. 0 where the completion broke the format, 1 where the language
     model was not asked. So it depends on what is judged together: with ``prompts_per_chunk`` a rewrite is held against
     those of its chunk, at validation against those of its batch.

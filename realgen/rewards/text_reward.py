@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from realgen.rewards.base import Reward
-from realgen.types import Rollout
+from realgen.types import Samples
 
 
 class TextReward(Reward):
@@ -25,11 +25,11 @@ class TextReward(Reward):
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
         """One number in [0, 1] for each answer; ``prompts`` are the user's, of the same rows."""
 
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """One number per row [B].
 
         Args:
-            rollout: Of a policy that rewrites prompts.
+            samples: Of a policy that rewrites prompts.
 
         Returns:
             In [0, 1].
@@ -37,14 +37,14 @@ class TextReward(Reward):
         Raises:
             ValueError: If the rollout has no rewrites.
         """
-        rewrites = rollout.rewrites
+        rewrites = samples.rewrites
         if rewrites is None:
             raise ValueError(
                 f"{type(self).__name__} judges rewritten prompts, and the rollout has none: it needs a policy that "
                 "rewrites, such as realgen.policies.PromptPolicy (configs/policies/llm_nano.yaml)."
             )
         answered = [row for row, rewrite in enumerate(rewrites) if rewrite.formatted]
-        prompts, scores = rollout.row_prompts, torch.tensor([float(rewrite.skipped) for rewrite in rewrites])
+        prompts, scores = samples.row_prompts, torch.tensor([float(rewrite.skipped) for rewrite in rewrites])
         judged = self.judge([prompts[row] for row in answered], [rewrites[row].text for row in answered])
         scores[answered] = torch.tensor(judged)
-        return scores.to(rollout.images.device)
+        return scores.to(samples.images.device)

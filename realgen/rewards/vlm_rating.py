@@ -1,4 +1,4 @@
-"""A rating in words: a vision-language model is asked how good a picture is, and answers with a number."""
+"""A rating from a vision-language model that is asked how good an image is, and writes a number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from realgen.checks import check_at_least
 from realgen.functional.images import check_images, to_uint8
 from realgen.rewards.base import Reward
 from realgen.rewards.transformers_model import load_pretrained, load_processor
-from realgen.types import Rollout
+from realgen.types import Samples
 
 QUESTION = (
     "You are doing the image quality assessment task. Here is the question: What is your overall rating on the quality "
@@ -29,8 +29,8 @@ ANSWER = "Output the final answer with only one score in <answer> </answer> tags
 LOWEST, HIGHEST = 1.0, 5.0
 
 
-class Judge(NamedTuple):
-    """A model that writes, and what it reads."""
+class VlmHandle(NamedTuple):
+    """A model, its processor, and the prompt around the image."""
 
     model: Any
     processor: Any
@@ -41,15 +41,15 @@ class Judge(NamedTuple):
 class VlmRating(Reward):
     """Rating from 1 to 5 that a Qwen2.5-VL writes about an image, as VisualQuality-R1 does (arXiv:2505.14460).
 
-    It does not see the prompt. An answer in which no single number from 1 to 5 can be read is NaN: the sample is masked
-    and counted, where the published code draws a random rating and RealGen takes the worst. Decoding is greedy, where
-    theirs is sampled, so the same image always gets the same rating.
+    It does not see the prompt. An answer without a single number from 1 to 5 is NaN: the sample is masked and counted,
+    where the published code draws a random rating and RealGen takes the worst. Decoding is greedy, where theirs is
+    sampled, so the same image always gets the same rating.
 
     Args:
         pretrained: A ``Qwen2_5_VLForConditionalGeneration`` and its processor: folder, or hub id
             (``TianheWu/VisualQuality-R1-7B``).
         thinking: Let the model reason first. Better, and tens of times slower.
-        question: What is asked; how to answer is said after it.
+        question: The question; how to answer is said behind it.
         max_new_tokens: Longest answer, reasoning included; one that is cut off before its rating is NaN.
         max_pixels: Largest area, in pixels, that images are scaled down to; null for what the processor's config says.
         dtype: Of weights and computation.
@@ -77,11 +77,11 @@ class VlmRating(Reward):
         self.max_new_tokens, self.max_pixels, self.batch_size = max_new_tokens, max_pixels, batch_size
         self.dtype: torch.dtype = getattr(torch, dtype)
         self._device = torch.device("cpu")
-        self._built: Judge | None = None
+        self._built: VlmHandle | None = None
 
     @property
-    def judge(self) -> Judge:
-        """The frozen model and its processor, read at the first use.
+    def handle(self) -> VlmHandle:
+        """The frozen model and its processor, loaded at the first use.
 
         Raises:
             ValueError: If one of them cannot be read; weights that are missing, unknown or of another shape are named.
@@ -96,19 +96,19 @@ class VlmRating(Reward):
             prompt = processor.apply_chat_template(
                 [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, add_vision_id=True
             )
-            self._built = Judge(model.eval().requires_grad_(False).to(self._device), processor, prompt)
+            self._built = VlmHandle(model.eval().requires_grad_(False).to(self._device), processor, prompt)
         return self._built
 
     def to(self, device: torch.device | str) -> VlmRating:
         """Move the model; returns self."""
         self._device = torch.device(device)
-        self.judge.model.to(device)
+        self.handle.model.to(device)
         return self
 
     @torch.no_grad()
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Rating of each row's image [B]; NaN where the image has NaN or the answer no rating."""
-        images = rollout.images
+        images = samples.images
         check_images(images)
         drawn = images.isfinite().flatten(1).all(1).nonzero().flatten()
         ratings = torch.full((len(images),), torch.nan)
@@ -118,7 +118,7 @@ class VlmRating(Reward):
         return ratings.to(images.device)
 
     def answers(self, images: Float[Tensor, "batch 3 height width"]) -> list[str]:
-        """What the model writes about each image.
+        """Return what the model writes about each image.
 
         Args:
             images: [B, 3, H, W] in [0, 1]; rounded to 8 bits, as files are.
@@ -126,7 +126,7 @@ class VlmRating(Reward):
         Returns:
             B texts.
         """
-        model, processor, prompt = self.judge
+        model, processor, prompt = self.handle
         encoded = processor(
             text=[prompt] * len(images),
             images=list(to_uint8(images)),
@@ -140,13 +140,13 @@ class VlmRating(Reward):
 
 
 def parse_rating(answer: str) -> float:
-    """The one number from 1 to 5 of an answer.
+    """Read the one number from 1 to 5 of an answer.
 
-    It is looked for between the last pair of answer tags; without tags, in all that follows the reasoning. "out of 5"
-    and "/5" behind it are no second number.
+    It stands between the last pair of answer tags; without tags, anywhere behind the reasoning. "out of 5" and "/5" are
+    no second number.
 
     Args:
-        answer: What the model wrote.
+        answer: The text of the model.
 
     Returns:
         The rating; NaN if there is no number, more than one, or one outside 1 to 5.

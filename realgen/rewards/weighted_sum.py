@@ -11,19 +11,19 @@ from torch import Tensor
 
 from realgen.functional.images import check_images
 from realgen.rewards.base import Reward, per_prompt
-from realgen.types import RewardOutput, Rollout
+from realgen.types import RewardOutput, Samples
 
 
 class WeightedSum(Reward):
-    """total = sum_m w_m R_m; every part is kept under its name, unweighted.
+    """total = sum_m w_m R_m; every component is kept under its name, unweighted.
 
-    A sample that a part of positive weight cannot judge (NaN) is NaN in the total, so no objective learns from it. An
-    error in a part stops the run.
+    A sample that a component of positive weight cannot score (NaN) is NaN in the total, so it changes no policy. An
+    error in a component stops the run.
 
     Args:
         rewards: Rewards by name; ``null`` drops one, so that a second config can.
-        weights: Weight of each in the total, finite and >= 0; 1 where not given. A reward of weight 0 is judged and
-            logged, and moves nothing.
+        weights: Weight of each in the total, finite and >= 0; 1 where not given. A reward of weight 0 is computed and
+            logged, and changes no policy.
 
     Raises:
         ValueError: If no reward has a positive weight, a weight is negative or not finite, or has no reward.
@@ -42,25 +42,25 @@ class WeightedSum(Reward):
         if not any(self.weights.values()):
             raise ValueError(f"rewards must hold at least one with a positive weight, got {self.weights}.")
 
-    def __call__(self, rollout: Rollout) -> RewardOutput:
-        """Judge a rollout by every part.
+    def __call__(self, samples: Samples) -> RewardOutput:
+        """Score samples by every component.
 
         Raises:
-            ValueError: If the images have another shape, type or range, or a part returns another number of rows than
-                the rollout has.
+            ValueError: If the images have another shape, type or range, or a component returns another number of rows
+                than there are samples.
         """
-        check_images(rollout.images, may_lack_pixels=True)  # a reward of texts needs none
-        parts = {name: per_prompt(reward.score(rollout), rollout, name) for name, reward in self.rewards.items()}
-        # 0 times NaN is NaN, so a part without weight stays out altogether.
-        total = torch.stack([self.weights[name] * part for name, part in parts.items() if self.weights[name]]).sum(0)
-        return RewardOutput(total=total, parts=parts, weights=dict(self.weights))
+        check_images(samples.images, may_lack_pixels=True)  # a reward of texts needs none
+        components = {name: per_prompt(reward.score(samples), samples, name) for name, reward in self.rewards.items()}
+        # 0 times NaN is NaN, so a component without weight is left out of the sum.
+        total = torch.stack([weight * components[name] for name, weight in self.weights.items() if weight]).sum(0)
+        return RewardOutput(total=total, components=components, weights=dict(self.weights))
 
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
-        """The total per row [B]."""
-        return self(rollout).total.flatten()
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
+        """Return the total per row [P * G]."""
+        return self(samples).total.flatten()
 
     def to(self, device: torch.device | str) -> WeightedSum:
-        """Move every part; returns self."""
+        """Move every component; return self."""
         for reward in self.rewards.values():
             reward.to(device)
         return self

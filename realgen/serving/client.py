@@ -160,7 +160,8 @@ class RewardClient:
         said = f"answered {response.status_code}{_detail(content)}"
         if response.status_code in _REFUSALS:
             raise RefusedError(f"{replica.url} refuses the request: it {said}")
-        replica.busy_until = time.monotonic() + retry_after(response.headers, now=time.time())
+        seconds = retry_after(response.headers, now=time.time())
+        self.replicas.asked_to_wait(replica, until=time.monotonic() + seconds)
         raise TransientError(said)
 
 

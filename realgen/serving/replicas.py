@@ -60,6 +60,10 @@ class Replicas:
             chosen.resting_until = now + self.rest_seconds  # this request is its trial; the others wait for the outcome
         return chosen
 
+    def asked_to_wait(self, replica: Replica, *, until: float) -> None:
+        """Note that a replica asked to be left alone; an earlier end than it asked for before does not count."""
+        replica.busy_until = max(replica.busy_until, until)
+
     def seconds_until_free(self, *, now: float) -> float:
         """Return how long every replica asked to be left alone; 0 if one of them did not."""
         return max(0.0, min(replica.busy_until for replica in self.all) - now)

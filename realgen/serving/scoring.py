@@ -1,4 +1,4 @@
-"""Requests in, rewards out: several requests judged as one rollout, and none harmed by its neighbours."""
+"""Requests in, rewards out: several requests scored together, and none harmed by its neighbours."""
 
 from __future__ import annotations
 
@@ -10,30 +10,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from realgen.serving.wire import RewardRequest
-from realgen.types import PolicyScore, Rollout
+from realgen.types import Samples
 
 
 @runtime_checkable
 class Scorer(Protocol):
     """What a server needs of a reward."""
 
-    def score(self, rollout: Rollout) -> Float[Tensor, " rows"]:
-        """One number per row, higher is better; NaN for a row that could not be judged."""
-
-
-def rollout_of_images(images: Float[Tensor, "rows 3 height width"], prompts: Sequence[str]) -> Rollout:
-    """A rollout of finished images, one per prompt, for rewards; it holds no decisions.
-
-    Example:
-        >>> rollout_of_images(torch.rand(2, 3, 4, 4), ["a cat", "a dog"]).row_prompts
-        ['a cat', 'a dog']
-    """
-    no_decisions = torch.zeros(len(images), 0)
-    return Rollout(tuple(prompts), 1, images, PolicyScore(no_decisions), no_decisions.bool())
+    def score(self, samples: Samples) -> Float[Tensor, " rows"]:
+        """One number per row, higher is better; NaN for a row that could not be scored."""
 
 
 def score_requests(scorer: Scorer, requests: Sequence[RewardRequest]) -> list[Tensor | Exception]:
-    """Judge requests, those with images of one size together.
+    """Score requests, those with images of one size together.
 
     Args:
         scorer: The reward.
@@ -63,7 +52,7 @@ def _attempt(scorer: Scorer, requests: Sequence[RewardRequest]) -> Sequence[Tens
     rows = [len(request.images) for request in requests]
     prompts = [prompt for request in requests for prompt in request.prompts or [""] * len(request.images)]
     try:
-        rewards = scorer.score(rollout_of_images(images, prompts)).detach().float().cpu()
+        rewards = scorer.score(Samples(tuple(prompts), 1, images)).detach().float().cpu()
         if rewards.shape != (len(images),):
             raise ValueError(f"the reward must be one number per row, {len(images)}, got {list(rewards.shape)}.")
     except torch.AcceleratorError:

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from realgen.callbacks import RewriteTable
-from realgen.types import Rewrite, Rollout
+from realgen.types import Rewrite, Rollout, Samples
 from tests.helpers.toy_grpo import PROMPTS, GaussianPolicy, Prompts, module, trainer
 
 
@@ -114,7 +114,7 @@ def test_no_more_images_of_a_validation_are_kept_than_are_shown(tmp_path: Path) 
 
     trainer(tmp_path, callbacks=[table, Look()]).validate(module(policy=Shouting()), Prompts(), verbose=False)
     assert [line.picture is not None for line in kept] == [True, False, False]
-    assert not any(isinstance(value, Tensor | Rollout) for line in kept for value in line.values.values())
+    assert not any(isinstance(value, Tensor | Samples) for line in kept for value in line.values.values())
 
 
 @pytest.mark.parametrize("name", ["every_n_iterations", "num_rows"])

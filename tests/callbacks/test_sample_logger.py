@@ -10,7 +10,7 @@ from PIL import Image
 
 from realgen.callbacks import SampleLogger
 from realgen.callbacks.sample_logger import log_image, sample_sheet
-from realgen.types import PolicyScore, RewardOutput, Rollout
+from realgen.types import RewardOutput, Samples
 from tests.helpers.toy_grpo import Prompts, module, trainer
 
 
@@ -30,10 +30,9 @@ def test_sheets_are_saved_every_so_many_iterations(tmp_path: Path) -> None:
 )
 def test_every_prompt_is_shown_before_a_second_sample_is(num_images: int, rows: list[int]) -> None:
     images = torch.arange(6).view(6, 1, 1, 1).expand(6, 3, 192, 192) / 5
-    score = PolicyScore(torch.zeros(6, 1))
-    rollout = Rollout(("a", "b"), 3, images, score, torch.ones(6, 1, dtype=torch.bool))
+    samples = Samples(("a", "b"), 3, images)
     reward = torch.zeros(2, 3)
-    sheet = sample_sheet(rollout, RewardOutput(reward, {"r": reward}, {"r": 1.0}), num_images=num_images, columns=6)
+    sheet = sample_sheet(samples, RewardOutput(reward, {"r": reward}, {"r": 1.0}), num_images=num_images, columns=6)
     shown = np.asarray(sheet)[100, 100::200, 0]
     assert shown.tolist() == [51 * row for row in rows]
 

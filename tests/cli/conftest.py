@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import LightningDataModule
 
-from realgen.cli import RealGenCLI, command, train
+from realgen.cli.error_frame import run_command
+from realgen.cli.realgen_cli import RealGenCLI
+from realgen.cli.training import parse_and_run, train
 from tests.helpers.cli_toys import Base
 
 RECIPE = """\
@@ -53,6 +55,11 @@ data:
 """
 
 
+def run(argv: list[str], check: Callable[[RealGenCLI], None] = lambda cli: None) -> int:
+    """As ``realgen.fit`` does it, with toys."""
+    return run_command(lambda: parse_and_run(train, Base, LightningDataModule, argv, check=check))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with ``toy.yaml``."""
@@ -65,7 +72,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def fit(folder: Path) -> Callable[..., int]:
     """``realgen.fit`` on the small recipe; takes the arguments behind it, returns the exit code."""
-    return lambda *argv: command(train, Base, LightningDataModule, argv=["--config", "toy.yaml", *argv])
+    return lambda *argv: run(["--config", "toy.yaml", *argv])
 
 
 @pytest.fixture

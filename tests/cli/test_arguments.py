@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from realgen.cli.arguments import asks_for_help, first_config, fix_arguments, pairs, read_arguments
+from realgen.cli.arguments import asks_for_help, check_files, first_config, fix_arguments, pairs, take_arguments
 from realgen.cli.config_error import ConfigError
-from realgen.cli.schema import Place, place_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -22,9 +25,36 @@ from realgen.cli.schema import Place, place_of
         (["-c", "a=b.yaml"], ["-c", "a=b.yaml"]),
     ],
 )
-def test_arguments_are_fixed_in_place(given: list[str], fixed: list[str]) -> None:
-    fix_arguments(given)
-    assert given == fixed
+def test_arguments_are_fixed(given: list[str], fixed: list[str]) -> None:
+    assert fix_arguments(given) == fixed
+
+
+def test_those_of_the_process_are_fixed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["fit.py", "model.lr=0.1"])
+    assert take_arguments(None) == sys.argv[1:] == ["--model.lr=0.1"]  # Lightning starts other processes with them
+    assert take_arguments(["data.n=3"]) == ["--data.n=3"]
+    assert sys.argv[1:] == ["--model.lr=0.1"]
+
+
+def test_files_are_checked_without_torch() -> None:
+    code = (
+        "import sys; from realgen.fit import main; code = main(['--config', 'configs/difusion.yaml'])\n"
+        "sys.exit(code if 'torch' not in sys.modules else 3)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    expected = (
+        "error: cannot read configs/difusion.yaml: No such file or directory. Did you mean configs/diffusion.yaml?"
+    )
+    assert ended.stderr == f"{expected}\n"
+
+
+def test_files_are_checked_unless_help_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("x: {")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        check_files(["-c", str(tmp_path / "a.yaml")])
+    check_files(["-c", "nowhere.yaml", "--help"])
+    check_files(["-c", "{x: 7}", "--print_config"])
 
 
 @pytest.mark.parametrize(
@@ -51,7 +81,7 @@ def test_values_may_hold_anything() -> None:
     [
         (["--help"], True),
         (["-h"], True),
-        (["--model.help=realgen.modules.DiffusionGRPO"], True),
+        (["--model.help=realgen.modules.GRPOModule"], True),
         (["--callbacks.help", "EMA"], True),
         (["--model.helper=3"], False),
         (["--x=--help"], False),
@@ -59,16 +89,6 @@ def test_values_may_hold_anything() -> None:
 )
 def test_asks_for_help(argv: list[str], asked: bool) -> None:
     assert asks_for_help(argv) is asked
-
-
-def test_files_and_arguments_count_in_their_order(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("{x: 1, y: 1}")
-    (tmp_path / "b.yaml").write_text("{x: 2}")
-    root = Place(arguments={"x": place_of(int), "y": place_of(int)})
-    a, b = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
-    assert read_arguments(["-c", a, "--config", b, "--y=3"], root).plain() == {"x": 2, "y": "3"}
-    assert read_arguments(["-c", a, "--x=5", f"--config={b}"], root).plain() == {"x": 2, "y": 1}
-    assert read_arguments(["-c", "{x: 7}"], root).plain() == {"x": 7}
 
 
 def test_the_recipe_is_the_first_file() -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from realgen.cli.components import assign, expand, visit
 from realgen.cli.config_error import ConfigError
-from realgen.cli.schema import Place, group_of, place_of
+from realgen.cli.schema import ConfigSlot, group_of, slot_of
 from realgen.cli.tree import parse_text, read_file
 from tests.helpers.cli_toys import Base, Reward
 
@@ -24,13 +24,13 @@ class Adapter:
     alpha: float = 1.0
 
 
-ROOT = Place(
+ROOT = ConfigSlot(
     arguments={
-        "model": place_of(Base),
-        "rewards": place_of(dict[str, Reward | None]),
-        "stages": place_of(list[Reward]),
-        "adapter": place_of(Adapter | None),
-        "name": place_of(str | None),
+        "model": slot_of(Base),
+        "rewards": slot_of(dict[str, Reward | None]),
+        "stages": slot_of(list[Reward]),
+        "adapter": slot_of(Adapter | None),
+        "name": slot_of(str | None),
         "trainer": group_of(Trainer),
     }
 )
@@ -131,7 +131,7 @@ def test_a_dataclass_is_written_with_and_without_init_args(assignment: str, expe
     ],
 )
 def test_text_stays_text(assignment: str, value: Any) -> None:
-    root = Place(arguments={"name": place_of(str)})
+    root = ConfigSlot(arguments={"name": slot_of(str)})
     key, _, text = assignment.partition("=")
     assert assign(parse_text("{}"), key, text, root).plain() == {"name": value}
 

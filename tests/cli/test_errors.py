@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from lightning.pytorch import LightningDataModule
 
-from realgen.cli import ConfigError, RealGenCLI, command, train
-from realgen.cli.diagnosis import blame, condense
-from tests.helpers.cli_toys import Base, Data
+from realgen.cli import ConfigError
+from realgen.cli.diagnosis import condense
+from realgen.cli.realgen_cli import RealGenCLI
+from tests.cli.conftest import run
+from tests.helpers.cli_toys import Data
 
 Fit = Callable[..., int]
-
-
-@dataclass
-class Adapter:
-    """A component that stands in a config more than once."""
-
-    rank: int = 4
-    path: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.path == "nowhere":
-            raise ValueError("path must be a folder.")
-        self.path = self.path or "of its own"
-        if self.rank < 1:
-            raise ValueError("rank must be at least 1.")
 
 
 TOYS = "tests.helpers.cli_toys"
@@ -161,7 +146,7 @@ def test_files_that_cannot_be_read(failure: Callable[..., str], folder: Path) ->
 
 
 def test_without_a_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(train, Base, LightningDataModule, argv=["--baseline=false"]) == 1
+    assert run(["--baseline=false"]) == 1
     assert capsys.readouterr().err == "error: model: missing. Give a recipe: --config configs/diffusion.yaml\n"
 
 
@@ -183,8 +168,7 @@ def test_what_shows_only_when_the_parts_are_put_together(folder: Path, capsys: p
     def check(cli: RealGenCLI) -> None:
         cli.model.reward.rewards["other"].load()
 
-    code = command(train, Base, LightningDataModule, argv=["--config", "toy.yaml"], check=check)
-    assert code == 1
+    assert run(["--config", "toy.yaml"], check) == 1
     message = "error: model.reward.rewards.other.checkpoint must hold weights, got 'x'.\n"
     assert capsys.readouterr().err == message
     assert [path.name for path in folder.iterdir()] == ["toy.yaml"]
@@ -240,13 +224,3 @@ def test_what_was_there_before_stays(fit: Fit, folder: Path, monkeypatch: pytest
     assert [path.name for path in (folder / "runs" / "toy").iterdir()] == ["other"]
     assert (folder / "mine" / "notes.txt").exists()
     assert (folder / "mine" / "error.log").read_text().startswith("Traceback")
-
-
-def test_two_components_of_a_class_are_told_apart() -> None:
-    config = {"images": {"rank": 4, "path": None}, "texts": {"rank": 4, "path": "nowhere"}, "bad": {"rank": 0}}
-    config["bad"]["path"] = None
-    groups = dict.fromkeys(config, "Adapter")
-    for key, message in (("texts", "texts.path must be a folder."), ("bad", "bad.rank must be at least 1.")):
-        with pytest.raises(ValueError, match="must be") as caught:
-            Adapter(**config[key])
-        assert blame(caught.value, config, groups) == message

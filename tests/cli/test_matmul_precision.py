@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from realgen.cli import ConfigError, RealGenCLI
+from realgen.cli import ConfigError
+from realgen.cli.realgen_cli import RealGenCLI
 from tests.helpers.cli_toys import Model
 
 Fit = Callable[..., int]

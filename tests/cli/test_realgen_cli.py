@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import CSVLogger
 
 from realgen.callbacks import LastCheckpoint
-from realgen.cli import ConfigError, RealGenCLI
+from realgen.cli import ConfigError
+from realgen.cli.realgen_cli import RealGenCLI
 
 Parse = Callable[..., RealGenCLI]
 TOYS = "tests.helpers.cli_toys"

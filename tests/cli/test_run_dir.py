@@ -48,44 +48,44 @@ def test_runs_that_start_at_once_get_folders_of_their_own(tmp_path: Path) -> Non
     chosen = [find(tmp_path) for _ in range(16)]
     assert {run.path for run in chosen} == {tmp_path / "toy" / NAME}
     with ThreadPoolExecutor(len(chosen)) as pool:
-        claimed = list(pool.map(Run.claim, chosen))
+        reserved = list(pool.map(Run.reserve, chosen))
     names = {NAME, *(f"{NAME}_{number}" for number in range(2, 17))}
-    assert {run.path.name for run in claimed} == names == {path.name for path in (tmp_path / "toy").iterdir()}
-    assert all(run.path.is_dir() and run.name == f"toy-{run.path.name}" for run in claimed)
+    assert {run.path.name for run in reserved} == names == {path.name for path in (tmp_path / "toy").iterdir()}
+    assert all(run.path.is_dir() and run.name == f"toy-{run.path.name}" for run in reserved)
 
 
 def test_a_run_that_does_not_begin_gives_its_folder_back(tmp_path: Path) -> None:
     first, second = find(tmp_path / "new"), find(tmp_path / "new")
-    first, second = first.claim(), second.claim()
+    first, second = first.reserve(), second.reserve()
     (first.path / "notes.txt").touch()
-    first.give_back()
+    first.cleanup()
     assert [path.name for path in (tmp_path / "new" / "toy").iterdir()] == [f"{NAME}_2"]
     (tmp_path / "new" / "toy" / NAME).mkdir()  # of a third one
-    second.give_back()
+    second.cleanup()
     assert [path.name for path in (tmp_path / "new" / "toy").iterdir()] == [NAME]
-    alone = find(tmp_path / "other").claim()
-    with pytest.raises(KeyboardInterrupt), alone.given_back_on_error():
+    alone = find(tmp_path / "other").reserve()
+    with pytest.raises(KeyboardInterrupt), alone.cleanup_on_error():
         raise KeyboardInterrupt
     assert not (tmp_path / "other").exists()
-    kept = find(tmp_path / "other").claim()
-    with kept.given_back_on_error():
+    kept = find(tmp_path / "other").reserve()
+    with kept.cleanup_on_error():
         pass
     assert kept.path.exists()
 
 
-def test_a_given_folder_is_taken_and_never_given_back(tmp_path: Path) -> None:
+def test_a_given_folder_is_taken_and_never_removed(tmp_path: Path) -> None:
     run = find(tmp_path, run_dir=str(tmp_path / "x"))
     assert run.path == tmp_path / "x"
-    assert run.claim() is run
+    assert run.reserve() is run
     assert not run.path.exists()
     run.path.mkdir()
-    run.give_back()
+    run.cleanup()
     assert run.path.exists()
 
 
 def test_several_processes_all_come_to_the_same_folder(tmp_path: Path) -> None:
     environments = [{"WORLD_SIZE": "2", "RANK": rank, "TORCHELASTIC_RUN_ID": "night"} for rank in "01"]
-    assert {find(tmp_path, environment).claim().path.name for environment in environments} == {"torchrun-night"}
+    assert {find(tmp_path, environment).reserve().path.name for environment in environments} == {"torchrun-night"}
 
 
 @pytest.mark.parametrize("trace", ["config.yaml", "checkpoints/last.ckpt"])

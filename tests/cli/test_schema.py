@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import WandbLogger
 
-from realgen.cli.schema import describe, parameters, place_of
+from realgen.cli.schema import describe, parameters, slot_of
 from realgen.policies.backbones import SD3
 from tests.helpers.cli_toys import Bright, Model, Reward
 
@@ -39,14 +39,14 @@ class Settings:
         (Settings | None, "owner", "Settings"),
     ],
 )
-def test_place_of_finds_what_it_holds(hint: Any, kind: str, value: Any) -> None:
-    assert getattr(place_of(hint), kind) == value
+def test_slot_of_finds_what_it_holds(hint: Any, kind: str, value: Any) -> None:
+    assert getattr(slot_of(hint), kind) == value
 
 
 @pytest.mark.parametrize("hint", [int, float | torch.Tensor, str, Path, bool, tuple[int, int], Literal["a"], None, Any])
 def test_plain_values_are_no_components(hint: Any) -> None:
-    place = place_of(hint)
-    assert (place.base, place.items, place.elements, place.arguments) == (None, None, None, None)
+    slot = slot_of(hint)
+    assert (slot.base, slot.items, slot.elements, slot.arguments) == (None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -61,23 +61,23 @@ def test_plain_values_are_no_components(hint: Any) -> None:
         (Literal["a", "b"] | Reward, True, False),
     ],
 )
-def test_place_of_tells_text_and_null(hint: Any, text: bool, null: bool) -> None:
-    assert (place_of(hint).takes_text, place_of(hint).takes_null) == (text, null)
+def test_slot_of_tells_text_and_null(hint: Any, text: bool, null: bool) -> None:
+    assert (slot_of(hint).takes_text, slot_of(hint).takes_null) == (text, null)
 
 
 @pytest.mark.parametrize(
     ("hint", "plain"),
     [(Reward | None, False), (Reward | int, True), (Reward | bool, True), (Literal["a"] | Reward, True), (Any, True)],
 )
-def test_place_of_tells_whether_a_scalar_may_stand(hint: Any, plain: bool) -> None:
-    assert place_of(hint).takes_plain is plain
+def test_slot_of_tells_whether_a_scalar_may_stand(hint: Any, plain: bool) -> None:
+    assert slot_of(hint).takes_plain is plain
 
 
 def test_parameters_of_a_class() -> None:
-    places = parameters(Model)
-    assert list(places) == ["reward", "group_size", "lr", "metrics", "optimizer", "fail_at"]
-    assert [name for name, place in places.items() if place.required] == ["reward"]
-    assert places["optimizer"].default is torch.optim.SGD
+    slots = parameters(Model)
+    assert list(slots) == ["reward", "group_size", "lr", "metrics", "optimizer", "fail_at"]
+    assert [name for name, slot in slots.items() if slot.required] == ["reward"]
+    assert slots["optimizer"].default is torch.optim.SGD
 
 
 def test_parameters_leave_out_what_the_code_passes() -> None:
@@ -100,9 +100,9 @@ def test_parameters_of_a_dataclass_and_of_a_function() -> None:
 
 
 def test_every_argument_of_the_trainer_is_known() -> None:
-    places = parameters(Trainer)
-    assert {"max_epochs", "limit_train_batches", "strategy", "logger", "callbacks"} <= set(places)
-    assert places["strategy"].takes_text
+    slots = parameters(Trainer)
+    assert {"max_epochs", "limit_train_batches", "strategy", "logger", "callbacks"} <= set(slots)
+    assert slots["strategy"].takes_text
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningDataModule
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from realgen.cli import command, train
+from tests.cli.conftest import run
 from tests.helpers import cli_toys
-from tests.helpers.cli_toys import Base, Model
+from tests.helpers.cli_toys import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 Fit = Callable[..., int]
@@ -60,7 +59,7 @@ def test_a_run_leaves_config_checkpoint_and_csv(fit: Fit, folder: Path) -> None:
 
 def test_the_saved_config_starts_the_same_run_elsewhere(fit: Fit, folder: Path) -> None:
     assert fit("--run_dir=first", "--model.lr=0.25") == 0
-    assert command(train, Base, LightningDataModule, argv=["--config=first/config.yaml"]) == 0
+    assert run(["--config=first/config.yaml"]) == 0
     (second,) = (folder / "runs" / "config").iterdir()
     assert weight(second) == weight(folder / "first")
 
@@ -163,10 +162,9 @@ def test_a_signal_during_the_baseline_is_not_forgotten(
 
 RUN = """
 import sys
-from lightning.pytorch import LightningDataModule
-from realgen.cli import command, train
-from tests.helpers.cli_toys import Base
-sys.exit(command(train, Base, LightningDataModule))
+from realgen.cli.arguments import take_arguments
+from tests.cli.conftest import run
+sys.exit(run(take_arguments(None)))
 """
 
 

@@ -41,7 +41,7 @@ def write_run(
     """
     folder.mkdir(parents=True)
     arguments = {"optimizer": {"lr": lr}, "seed": seed, "metrics": metrics}
-    model = {"class_path": "realgen.modules.DiffusionGRPO", "init_args": arguments}
+    model = {"class_path": "realgen.modules.GRPOModule", "init_args": arguments}
     settings = {
         "seed_everything": seed,
         "model": model,

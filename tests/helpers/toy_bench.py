@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from realgen.detectors import Detector
 from realgen.policies.base import Policy
 from realgen.rewards import Reward
-from realgen.types import Rewrite, Rollout
+from realgen.types import Rewrite, Rollout, Samples
 
 PROMPTS = ["a cat", "a dog", "a house", "a tower"]
 
@@ -32,8 +32,8 @@ class Brightness(Detector):
 class Letters(Reward):
     """Number of the prompt's letters, spaces too; NaN where it names a dog."""
 
-    def score(self, rollout: Rollout) -> Tensor:
-        return torch.tensor([float("nan") if "dog" in prompt else float(len(prompt)) for prompt in rollout.row_prompts])
+    def score(self, samples: Samples) -> Tensor:
+        return torch.tensor([float("nan") if "dog" in prompt else float(len(prompt)) for prompt in samples.row_prompts])
 
 
 class GreyPolicy(Policy):

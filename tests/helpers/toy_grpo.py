@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from realgen.metrics import ImageMetric
 from realgen.modules import GRPOModule
-from realgen.modules.minibatches import make_minibatch
-from realgen.modules.on_policy import OnPolicyGuard
+from realgen.modules.policy_update import PolicyUpdate
 from realgen.modules.seeds import iteration_generator
 from realgen.objectives import GRPO
 from realgen.policies.base import Policy
 from realgen.rewards import WeightedSum
 from realgen.rewards.base import Reward
-from realgen.types import Gaussian, PolicyScore, PromptBatch, Rollout
+from realgen.types import Gaussian, PolicyScore, PromptBatch, Rollout, Samples
 
 
 class GaussianPolicy(Policy):
@@ -30,6 +29,8 @@ class GaussianPolicy(Policy):
     The image's red and green are sigmoid(mean of x over decisions). ``fault`` may break ``score``:
     "conditioning" sees another prompt, "random" adds noise, "nan" gives NaN.
     """
+
+    score_fields = frozenset({"gaussian"})
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class GaussianPolicy(Policy):
         self.scored_rows += len(rows)
         prompts = rollout.row_prompts
         mean = self.mean([prompts[row] for row in rows.tolist()])
-        score = self.describe(rollout.trajectory["x"][rows].to(self.dtype), mean)
+        score = self.describe(rollout.policy_state["x"][rows].to(self.dtype), mean)
         return PolicyScore(score.log_probs * math.nan) if self.fault == "nan" else score
 
     @contextmanager
@@ -122,8 +123,8 @@ class Color(Reward):
     def __init__(self, channel: int, failing: Sequence[int] = (), constant: bool = False) -> None:
         self.channel, self.failing, self.constant = channel, list(failing), constant
 
-    def score(self, rollout: Rollout) -> Tensor:
-        scores = rollout.images[:, self.channel].mean((1, 2)).clone()
+    def score(self, samples: Samples) -> Tensor:
+        scores = samples.images[:, self.channel].mean((1, 2)).clone()
         if self.constant:
             scores[:] = 0.3
         scores[self.failing] = torch.nan
@@ -236,13 +237,20 @@ def naive_gradient(failing: Sequence[int] = (), rank: int = 0) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(policy.trainable_parameters().values()))])
 
 
-def watched(policy: Policy, *, tolerance: float = 1e-5, between: Any = None) -> OnPolicyGuard:
-    """A guard that has seen the score of one rollout; ``between`` happens after the rollout."""
+def update_of(policy: Policy, rollout: Rollout, *, tolerance: float = 1e-5) -> PolicyUpdate:
+    """The update of a rollout that the policy has just sampled, every row with advantage 1."""
+    settings = {"microbatch_size": 3, "tolerance": tolerance, "skip_zero_advantages": False}
+    advantages = torch.ones(len(rollout.mask), dtype=rollout.sampled.log_probs.dtype)
+    return PolicyUpdate(policy, GRPO(clip_low=0.2, clip_high=0.2), rollout, advantages, None, **settings)
+
+
+def first_update(policy: Policy, *, tolerance: float = 1e-5, between: Any = None) -> PolicyUpdate:
+    """Sample and take the gradients of the first update; ``between`` happens after the rollout."""
     policy.load()
-    rollout = policy.rollout(["a cat", "a red fox"], 2, generator=iteration_generator(0, 0, 0))
-    rows = torch.arange(4)
-    guard = OnPolicyGuard(policy, rollout, tolerance=tolerance)
+    update = update_of(
+        policy, policy.rollout(["a cat", "a red fox"], 2, generator=iteration_generator(0, 0, 0)), tolerance=tolerance
+    )
     if between is not None:
         between(policy)
-    guard.watch(policy.score(rollout, rows), make_minibatch(rollout, torch.ones(4), None, rows), rows)
-    return guard
+    update.gradients(torch.arange(4), policy, torch.Tensor.backward, first_update=True)
+    return update

@@ -8,11 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from realgen.modules import DiffusionGRPO, GRPOModule, OnPolicyError
+from realgen.modules import GRPOModule, OnPolicyError
 from realgen.modules.seeds import mix_seed
 from realgen.objectives import GRPO, GRPOGuard
 from realgen.rewards import WeightedSum
-from tests.helpers.toy_grpo import Color, GaussianPolicy, MeanBlue, Prompts, module, naive_gradient, trainer
+from realgen.types import Rollout, Samples
+from tests.helpers.toy_grpo import (
+    PROMPTS,
+    Color,
+    GaussianPolicy,
+    MeanBlue,
+    Prompts,
+    batch_of,
+    module,
+    naive_gradient,
+    trainer,
+)
 
 
 def fit(folder: Path, iterations: int = 1, **settings: Any) -> GRPOModule:
@@ -100,7 +111,7 @@ def test_skipping_zero_advantages_is_exact(tmp_path: Path, constant: bool) -> No
     assert fewer_rows < all_rows
 
 
-def test_rows_with_zero_advantage_are_scored_when_there_is_a_leash(tmp_path: Path) -> None:
+def test_rows_with_zero_advantage_are_scored_when_there_is_a_kl_penalty(tmp_path: Path) -> None:
     objective = GRPO(clip_low=0.2, clip_high=0.2, kl="k3", kl_coef=0.1)
     trained = fit(tmp_path, reward=Color(0, constant=True), objective=objective)
     assert trained.policy.scored_rows == 8 + 8
@@ -108,12 +119,12 @@ def test_rows_with_zero_advantage_are_scored_when_there_is_a_leash(tmp_path: Pat
 
 
 def test_the_reference_is_scored_once_per_rollout_and_only_when_needed(tmp_path: Path) -> None:
-    leash = GRPO(clip_low=0.2, clip_high=0.2, kl="k3", kl_coef=0.1)
-    assert fit(tmp_path, 2, objective=leash, inner_epochs=3).policy.references == 2
+    penalty = GRPO(clip_low=0.2, clip_high=0.2, kl="k3", kl_coef=0.1)
+    assert fit(tmp_path, 2, objective=penalty, inner_epochs=3).policy.references == 2
     assert fit(tmp_path, 2, inner_epochs=3).policy.references == 0
 
 
-def test_the_leash_pulls_towards_the_reference(tmp_path: Path) -> None:
+def test_the_kl_penalty_pulls_towards_the_reference(tmp_path: Path) -> None:
     start = GaussianPolicy()
     start.load()
     origin = torch.cat([start.weight.flatten(), start.bias])
@@ -179,21 +190,25 @@ def test_the_log_says_what_happened(tmp_path: Path) -> None:
     assert trained.policy.iterations == [0, 1, 2]
 
 
-def test_diffusion_grpo_counts_images_and_evaluations(tmp_path: Path) -> None:
-    policy = GaussianPolicy()
-    trained = DiffusionGRPO(policy, Color(0), GRPO(0.2, 0.2), group_size=4, skip_zero_advantages=False)
-    policy.transformer_evals = 1000
-    count = type(policy).score
+def test_images_evaluations_and_the_policys_own_statistics_are_logged(tmp_path: Path) -> None:
+    class Counting(GaussianPolicy):
+        evals = 1000
 
-    def score(*args: Any) -> Any:
-        policy.transformer_evals += 7
-        return count(policy, *args)
+        @property
+        def transformer_evals(self) -> int:
+            return self.evals
 
-    policy.score = score
-    lightning = trainer(tmp_path, max_epochs=1, limit_train_batches=2, limit_val_batches=0)
-    lightning.fit(trained, Prompts())
-    metrics = {name: float(value) for name, value in lightning.callback_metrics.items()}
+        def score(self, *args: Any) -> Any:
+            self.evals += 7
+            return super().score(*args)
+
+        def statistics(self, rollout: Rollout) -> dict[str, float]:
+            return {"rows": float(len(rollout.mask))}
+
+    trained = fit(tmp_path, 2, policy=Counting(), skip_zero_advantages=False, microbatch_size=16)
+    metrics = {name: float(value) for name, value in trained.trainer.callback_metrics.items()}
     assert metrics["transformer_evals"] == 7  # one microbatch in the last iteration
+    assert metrics["rows"] == 8
     seconds = sum(value for name, value in metrics.items() if name.startswith("seconds/"))
     assert metrics["images_per_second"] == pytest.approx(8 / seconds, rel=1e-3)
 
@@ -235,7 +250,7 @@ def test_the_guard_stops_the_fit_before_the_first_update(tmp_path: Path) -> None
 
 
 def test_an_iteration_without_any_reward_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="not one of the 8 samples of iteration 0 could be judged"):
+    with pytest.raises(RuntimeError, match="not one of the 8 samples of iteration 0 could be scored"):
         fit(tmp_path, reward=Color(0, failing=range(8)))
 
 
@@ -261,7 +276,7 @@ def test_global_std_divides_by_the_spread_of_all_prompts(tmp_path: Path) -> None
             return super().advantages(rewards, std=std)
 
     fit(tmp_path, objective=Spy(0.2, 0.2, advantage_std="global"))
-    expected = seen["rewards"].parts["red"].double().flatten().numpy().std()
+    expected = seen["rewards"].components["red"].double().flatten().numpy().std()
     assert float(seen["red"]) == pytest.approx(expected, rel=1e-5)
 
 
@@ -283,20 +298,19 @@ def test_impossible_numbers_are_refused_at_once(settings: dict[str, Any], messag
 
 
 def test_updates_must_divide_the_rows(tmp_path: Path) -> None:
-    message = "updates_per_epoch=3 must divide the rows of an iteration on each rank: 2 prompts x group_size=4 = 8."
+    message = (
+        "model.updates_per_epoch: expected a divisor of the 8 rows of an iteration (data.prompts_per_iteration=2 x "
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         fit(tmp_path, updates_per_epoch=3)
 
 
-def test_an_objective_that_the_policy_cannot_serve_is_refused(tmp_path: Path) -> None:
+def test_an_objective_that_the_policy_cannot_serve_is_refused() -> None:
     class NoGaussian(GaussianPolicy):
-        def rollout(self, *args: Any, **kwargs: Any) -> Any:
-            rollout = super().rollout(*args, **kwargs)
-            object.__setattr__(rollout.sampled, "gaussian", None)
-            return rollout
+        score_fields = frozenset()
 
     with pytest.raises(ValueError, match="objective GRPOGuard needs gaussian"):
-        fit(tmp_path, policy=NoGaussian(), objective=GRPOGuard())
+        module(policy=NoGaussian(), objective=GRPOGuard())
 
 
 def test_a_policy_without_decisions_or_weights_is_refused(tmp_path: Path) -> None:
@@ -317,3 +331,41 @@ def test_a_policy_without_decisions_or_weights_is_refused(tmp_path: Path) -> Non
 
 def test_a_dropped_metric_is_not_there() -> None:
     assert set(module(metrics={"blue": MeanBlue(), "gone": None}).metrics) == {"blue"}
+
+
+def test_an_own_statistic_is_a_mean_unless_the_objective_calls_it_a_maximum(tmp_path: Path) -> None:
+    """Two microbatches of four rows each; the name alone decides nothing."""
+
+    class Own(GRPO):
+        maxima = frozenset({"entropy"})
+
+        def loss(self, score: Any, batch: Any) -> Any:
+            calls.append(len(batch.advantages))
+            value = torch.tensor(float(2 * len(calls) - 1))  # 1, then 3
+            return super().loss(score, batch)[0], {"softmax_entropy": value, "entropy": value}
+
+    calls: list[int] = []
+    trained = fit(tmp_path, objective=Own(0.2, 0.2), microbatch_size=4, skip_zero_advantages=False)
+    assert calls == [4, 4]
+    metrics = trained.trainer.callback_metrics
+    assert float(metrics["objective/softmax_entropy"]) == 2
+    assert float(metrics["objective/entropy"]) == 3
+
+
+def test_the_rewards_see_the_metadata_of_their_prompts(tmp_path: Path) -> None:
+    class Listening(Color):
+        def score(self, samples: Samples) -> Tensor:
+            heard.append((samples.prompts, samples.metadata))
+            return super().score(samples)
+
+    class Tagged(Prompts):
+        def train_dataloader(self) -> Any:
+            batch = batch_of([0, 1])._replace(metadata=({"tag": "first"}, {}))
+            return torch.utils.data.DataLoader([batch], batch_size=None, collate_fn=lambda only: only)
+
+    heard: list[Any] = []
+    for overlap in (True, False):
+        trained = module(reward=Listening(0), overlap_rewards=overlap)
+        trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=1).fit(trained, Tagged())
+    training, validation = (PROMPTS[:2], ({"tag": "first"}, {})), (PROMPTS[:2], ({}, {}))
+    assert heard == [training, validation] * 2

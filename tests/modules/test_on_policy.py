@@ -5,31 +5,26 @@ from typing import Any
 import pytest
 import torch
 
-from realgen.modules.minibatches import make_minibatch
-from realgen.modules.on_policy import OnPolicyError, OnPolicyGuard
+from realgen.modules.on_policy import OnPolicyError
 from realgen.modules.seeds import iteration_generator
 from realgen.policies.base import Policy
-from tests.helpers.toy_grpo import GaussianPolicy, watched
+from tests.helpers.toy_grpo import GaussianPolicy, first_update, update_of
 
 
 def test_an_honest_policy_passes_at_tolerance_zero() -> None:
-    guard = watched(GaussianPolicy(), tolerance=0.0)
-    guard.check()
-    assert float(guard.deviation) == 0
+    assert float(first_update(GaussianPolicy(), tolerance=0.0).deviation) == 0
 
 
 def test_the_deviation_is_the_largest_log_ratio_of_decisions_that_count() -> None:
     policy = GaussianPolicy()
     policy.load()
     rollout = policy.rollout(["a cat"], 2, generator=iteration_generator(0, 0, 0))
-    batch = make_minibatch(rollout, torch.ones(2), None, torch.arange(2))
-    batch.sampled.log_probs[0, 0] += 0.25
-    batch.sampled.log_probs[1, 2] -= 100.0
-    batch.mask[1, 2] = False
-    guard = OnPolicyGuard(policy, rollout, tolerance=1.0)
-    guard.watch(policy.score(rollout, torch.arange(2)), batch, torch.arange(2))
-    guard.check()
-    assert float(guard.deviation) == pytest.approx(0.25, abs=1e-6)
+    rollout.sampled.log_probs[0, 0] += 0.25
+    rollout.sampled.log_probs[1, 2] -= 100.0
+    rollout.mask[1, 2] = False
+    update = update_of(policy, rollout, tolerance=1.0)
+    update.gradients(torch.arange(2), policy, torch.Tensor.backward, first_update=True)
+    assert float(update.deviation) == pytest.approx(0.25, abs=1e-6)
 
 
 def shift(policy: Policy) -> None:
@@ -51,23 +46,21 @@ def shift(policy: Policy) -> None:
 )
 def test_each_fault_is_named(policy: Policy, between: Any, cause: str) -> None:
     with pytest.raises(OnPolicyError, match=cause) as error:
-        watched(policy, between=between).check()
+        first_update(policy, between=between)
     assert "on_policy_tolerance=1e-05" in str(error.value)
 
 
 def test_autocast_is_named() -> None:
-    policy = GaussianPolicy()
-    guard = watched(policy)
-    guard.deviation += 1.0
+    update = first_update(GaussianPolicy())
+    update.deviation += 1.0
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(OnPolicyError, match="autocast is on for cpu"):
-        guard.check()
+        update.gradients(torch.arange(4), update.policy, torch.Tensor.backward, first_update=True)
 
 
 def test_low_precision_passes_under_a_tolerance_that_allows_it() -> None:
-    guard = watched(GaussianPolicy(stored=torch.bfloat16), tolerance=1.0)
-    guard.check()
-    assert 1e-4 < float(guard.deviation) < 1.0
+    update = first_update(GaussianPolicy(stored=torch.bfloat16), tolerance=1.0)
+    assert 1e-4 < float(update.deviation) < 1.0
 
 
 def test_dropout_in_eval_mode_is_no_fault() -> None:
-    watched(GaussianPolicy(dropout=0.5).eval(), tolerance=0.0).check()
+    first_update(GaussianPolicy(dropout=0.5).eval(), tolerance=0.0)

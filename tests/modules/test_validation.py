@@ -49,7 +49,7 @@ def test_samples_that_failed_count_in_no_mean() -> None:
     policy, validation = loaded(), Validation({}, samples_per_prompt=1)
     validation.start(torch.device("cpu"))
     step = validation.step(policy, Color(0, failing=[0]), batch_of([0, 1]))
-    assert float(validation.results()["reward"]) == pytest.approx(float(step["rollout"].images[1, 0].mean()))
+    assert float(validation.results()["reward"]) == pytest.approx(float(step["samples"].images[1, 0].mean()))
     validation.start(torch.device("cpu"))
     validation.step(policy, Color(0, failing=[0, 1]), batch_of([0, 1]))
     assert validation.results()["reward"].isnan()
@@ -63,12 +63,12 @@ def test_several_samples_of_a_prompt_come_from_derived_seeds_and_bring_the_photo
     mask = torch.tensor([True, False])
     step = validation.step(policy, REWARD, batch_of([0, 1])._replace(images=photographs, mask=mask))
     assert step["seeds"] == [100, mix_seed(100, 1), 101, mix_seed(101, 1)]
-    assert step["rollout"].group_size == 2
-    assert step["rollout"].row_prompts == ["a", "a", "a cat", "a cat"]
-    assert torch.equal(step["rollout"].images, policy.sample(["a", "a", "a cat", "a cat"], step["seeds"]))
+    assert step["samples"].group_size == 2
+    assert step["samples"].row_prompts == ["a", "a", "a cat", "a cat"]
+    assert torch.equal(step["samples"].images, policy.sample(["a", "a", "a cat", "a cat"], step["seeds"]))
     first, second = spy.calls
-    assert torch.equal(first["images"], step["rollout"].images[[0, 2]])
-    assert torch.equal(second["images"], step["rollout"].images[[1, 3]])
+    assert torch.equal(first["images"], step["samples"].images[[0, 2]])
+    assert torch.equal(second["images"], step["samples"].images[[1, 3]])
     assert first["real"] is photographs
     assert second["real"] is None
     assert first["prompts"] == ["a", "a cat"]

@@ -48,9 +48,9 @@ def test_grpo_takes_each_completions_own_mean():
     """Equations 3 and 4 of arXiv:2402.03300."""
     loss, stats = OBJECTIVES["grpo"].loss(PolicyScore(log_probs()), batch())
     surrogate = [(1.1 + 1.2 + 1.2 + 0.5) / 4, -1.6, 0.5 * (0.9 + 1.2) / 2]
-    leash = [sum(k3(r) for r in (1.1, 1.2, 1.5, 0.5)) / 4, k3(0.7), (k3(0.9) + k3(1.25)) / 2]
-    assert stats["kl"].item() == pytest.approx(sum(leash) / 3, rel=1e-5)
-    assert loss.item() == pytest.approx(-sum(surrogate) / 3 + 0.04 * sum(leash) / 3, rel=1e-5)
+    penalty = [sum(k3(r) for r in (1.1, 1.2, 1.5, 0.5)) / 4, k3(0.7), (k3(0.9) + k3(1.25)) / 2]
+    assert stats["kl"].item() == pytest.approx(sum(penalty) / 3, rel=1e-5)
+    assert loss.item() == pytest.approx(-sum(surrogate) / 3 + 0.04 * sum(penalty) / 3, rel=1e-5)
 
 
 def test_dr_grpo_divides_by_a_constant():
@@ -58,9 +58,9 @@ def test_dr_grpo_divides_by_a_constant():
     loss, stats = OBJECTIVES["dr_grpo"].loss(PolicyScore(log_probs()), batch())
     surrogate = (1.1 + 1.2 + 1.2 + 0.5) - 1.6 + 0.5 * (0.9 + 1.2)
     gaps = (RATIOS.log() + 0.5)[MASK]
-    leash = (gaps**2).sum().item() / 2 / 30
-    assert stats["kl"].item() == pytest.approx(leash)
-    assert loss.item() == pytest.approx(-surrogate / 30 + 0.1 * leash)
+    penalty = (gaps**2).sum().item() / 2 / 30
+    assert stats["kl"].item() == pytest.approx(penalty)
+    assert loss.item() == pytest.approx(-surrogate / 30 + 0.1 * penalty)
 
 
 def test_gradients_of_unclipped_tokens():

@@ -12,6 +12,7 @@ import torch
 import realgen.objectives
 from realgen.objectives import Objective
 from realgen.types import PolicyScore, RewardOutput
+from tests.helpers.toy_grpo import GaussianPolicy
 
 
 def objective_classes() -> list[type[Objective]]:
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.parametrize("objective", [c() for c in CLASSES], ids=[c
 
 def rewards(total: list[list[float]]) -> RewardOutput:
     values = torch.tensor(total)
-    return RewardOutput(total=values, parts={"realism": values}, weights={"realism": 1.0})
+    return RewardOutput(total=values, components={"realism": values}, weights={"realism": 1.0})
 
 
 def stds(objective: Objective) -> dict[str, torch.Tensor] | None:
@@ -48,12 +49,14 @@ def test_requires_names_optional_parts_of_the_score(objective):
     assert objective.requires <= {f.name for f in fields(PolicyScore) if f.default is None}
 
 
-def test_a_policy_without_the_required_parts_is_refused(objective, toy):
-    score = toy.score(toy.moved())
-    objective.check(score)
-    for part in objective.requires:
-        with pytest.raises(ValueError, match=f"{type(objective).__name__} needs {part} .* gives only log_probs"):
-            objective.loss(replace(score, **{part: None}), toy.batch([1.0, -1.0, 1.0, -1.0]))
+def test_a_policy_without_the_required_fields_is_refused(objective):
+    policy = GaussianPolicy()
+    policy.score_fields = objective.requires
+    objective.check_policy(policy)
+    for name in objective.requires:
+        policy.score_fields = objective.requires - {name}
+        with pytest.raises(ValueError, match=f"{type(objective).__name__} needs {name} .* gives only log_probs"):
+            objective.check_policy(policy)
 
 
 def test_better_samples_get_larger_advantages(objective):
@@ -67,7 +70,7 @@ def test_groups_that_teach_nothing_get_zeros(objective):
     assert torch.equal(advantages, torch.zeros(2, 3))
 
 
-def test_samples_not_judged_get_zero_and_do_not_count(objective):
+def test_samples_not_scored_get_zero_and_do_not_count(objective):
     with_nan = objective.advantages(rewards([[0.1, torch.nan, 0.9]]), std=stds(objective))
     without = objective.advantages(rewards([[0.1, 0.9]]), std=stds(objective))
     assert with_nan[0, 1] == 0

@@ -1,4 +1,4 @@
-"""GRPO: loss, leash and advantages by hand; settings that make no sense are refused."""
+"""GRPO: loss, KL penalty and advantages by hand; settings that make no sense are refused."""
 
 import math
 from dataclasses import replace
@@ -17,7 +17,7 @@ def rewards(**parts: list[list[float]]) -> RewardOutput:
     tensors = {name: torch.tensor(values) for name, values in parts.items()}
     weights = dict(zip(tensors, (1.0, 3.0), strict=False))
     total = sum(weights[name] * values for name, values in tensors.items())
-    return RewardOutput(total=total, parts=tensors, weights=weights)
+    return RewardOutput(total=total, components=tensors, weights=weights)
 
 
 def test_on_policy_gradient_is_the_policy_gradient(toy, gradient):
@@ -43,7 +43,7 @@ def test_clip_holds_back_rows_that_went_far_enough(toy, gradient):
 
 
 @pytest.mark.parametrize(("kl", "part"), [("latent", "gaussian"), ("velocity", "velocity"), ("k2", None), ("k3", None)])
-def test_leash_asks_for_what_it_needs_only_when_it_pulls(kl, part):
+def test_kl_penalty_asks_for_what_it_needs_only_when_it_pulls(kl, part):
     slack, tight = GRPO(kl=kl), GRPO(kl=kl, kl_coef=0.1)
     assert slack.requires == frozenset()
     assert not slack.needs_reference
@@ -51,7 +51,7 @@ def test_leash_asks_for_what_it_needs_only_when_it_pulls(kl, part):
     assert tight.needs_reference
 
 
-def expected_leash(toy, kl: str) -> torch.Tensor:
+def expected_kl(toy, kl: str) -> torch.Tensor:
     """Mean divergence of the sampling policy from the reference."""
     gap = (toy.old_mean - toy.ref_mean).square().mean((2, 3, 4))
     log_ratio = toy.score(toy.ref_mean).log_probs - toy.score(toy.old_mean).log_probs
@@ -64,17 +64,17 @@ def expected_leash(toy, kl: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kl", ["latent", "velocity", "k2", "k3"])
-def test_leash_is_added_with_its_weight(toy, kl):
+def test_kl_penalty_is_added_with_its_weight(toy, kl):
     # On-policy the surrogate is -mean A = -0.625.
     loss, stats = GRPO(kl=kl, kl_coef=0.1).loss(toy.score(toy.moved()), toy.batch(ADVANTAGES))
-    torch.testing.assert_close(stats["kl"], expected_leash(toy, kl))
-    torch.testing.assert_close(loss.detach(), -0.625 + 0.1 * expected_leash(toy, kl))
+    torch.testing.assert_close(stats["kl"], expected_kl(toy, kl))
+    torch.testing.assert_close(loss.detach(), -0.625 + 0.1 * expected_kl(toy, kl))
     assert stats["policy_loss"].item() == pytest.approx(-0.625)
     assert not stats["kl"].requires_grad
 
 
 @pytest.mark.parametrize("kl", ["latent", "velocity"])
-def test_leash_pulls_towards_the_reference(toy, gradient, kl):
+def test_kl_penalty_pulls_towards_the_reference(toy, gradient, kl):
     mean = toy.moved()
     loss, _ = GRPO(kl=kl, kl_coef=0.1).loss(toy.score(mean), toy.batch([0.0] * 4))
     direction = torch.cosine_similarity(
@@ -83,7 +83,7 @@ def test_leash_pulls_towards_the_reference(toy, gradient, kl):
     torch.testing.assert_close(direction, torch.ones_like(direction))
 
 
-def test_leash_without_reference_is_refused(toy):
+def test_kl_penalty_without_reference_is_refused(toy):
     batch = replace(toy.batch(ADVANTAGES), reference=None)
     with pytest.raises(ValueError, match=r"kl_coef=0.1 needs the reference's score"):
         GRPO(kl_coef=0.1).loss(toy.score(toy.moved()), batch)

@@ -31,7 +31,7 @@ def test_on_policy_gradient_in_closed_form(toy, gradient):
     torch.testing.assert_close(gradient(loss, mean), -scale * toy.noise / 8 / 12, rtol=1e-10, atol=1e-16)
 
 
-def test_leash_is_not_divided_by_the_step_size(toy):
+def test_kl_penalty_is_not_divided_by_the_step_size(toy):
     _, guard = GRPOGuard(kl_coef=0.1).loss(toy.score(toy.moved()), toy.batch(ADVANTAGES))
     _, plain = GRPO(kl_coef=0.1).loss(toy.score(toy.moved()), toy.batch(ADVANTAGES))
     assert guard["kl"] == plain["kl"]

@@ -54,7 +54,7 @@ def test_on_policy_it_is_minus_the_mean_advantage():
     assert stats["ratio_mean"] == 1
 
 
-def test_leash_is_a_mean_over_each_completions_tokens():
+def test_kl_penalty_is_a_mean_over_each_completions_tokens():
     reference = PolicyScore(OLD - math.log(2))
     made = batch([0.0, 0.0])
     made = Minibatch(made.advantages, made.sampled, made.mask, reference)

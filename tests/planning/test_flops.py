@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 
-from realgen.cli import RealGenCLI
+from realgen.cli.realgen_cli import RealGenCLI
 from realgen.functional.flow_sde import FlowSDE
 from realgen.modules import GRPOModule
 from realgen.modules.phases import PhaseClock

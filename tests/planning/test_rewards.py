@@ -100,7 +100,7 @@ def test_a_written_rating_has_the_flops_that_torch_counts(nano: Path) -> None:
         rating(nano / "forensic_chat", dtype="float32", thinking=True, max_new_tokens=48), height=64, width=64
     )
     reward = VlmRating(str(nano / "forensic_chat"), dtype="float32", thinking=True, max_new_tokens=48)
-    reward.judge.model.generation_config.min_new_tokens = 48
+    reward.handle.model.generation_config.min_new_tokens = 48
     with flop_counter() as counter:
         reward.answers(torch.rand(1, 3, 64, 64))
     assert total(cost.image or {}) == pytest.approx(counter.get_total_flops(), rel=0.02)

@@ -54,8 +54,8 @@ def test_an_objective_that_the_policy_cannot_serve_is_refused_at_once(make_rewri
         module(policy=tokens, objective=GRPOGuard())
     with pytest.raises(ValueError, match="objective GRPO needs velocity"):
         module(policy=tokens, objective=GRPO(0.2, 0.2, kl="velocity", kl_coef=0.1))
-    leash = GRPO(0.2, 0.2, kl="k3", kl_coef=0.1)
-    with pytest.raises(ValueError, match=r"has a leash .* PromptPolicy has no reference: set lora, or keep_"):
-        module(policy=whole, objective=leash)
+    penalty = GRPO(0.2, 0.2, kl="k3", kl_coef=0.1)
+    with pytest.raises(ValueError, match=r"has a KL penalty .* PromptPolicy has no reference: set lora, or keep_"):
+        module(policy=whole, objective=penalty)
     for policy in (tokens, make_rewriter(lora=None, keep_reference=True)):
-        assert module(policy=policy, objective=leash).objective is leash
+        assert module(policy=policy, objective=penalty).objective is penalty

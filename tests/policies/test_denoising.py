@@ -104,7 +104,7 @@ def test_rows_go_where_they_would_go_alone(make, stock, settings, how) -> None:
     noise = torch.randn(12, WINDOW, 4, 8, 8, generator=source).double()
     paths, ends = zip(*naive(stock, starts, first, noise, **how), strict=True)
     # Text is embedded in float32 by the one and in float64 by the other; diffusers' steps are float32.
-    torch.testing.assert_close(rollout.trajectory["latents"][:, :WINDOW], torch.stack(paths), rtol=0, atol=2e-6)
+    torch.testing.assert_close(rollout.policy_state["latents"][:, :WINDOW], torch.stack(paths), rtol=0, atol=2e-6)
     torch.testing.assert_close(finished[0], torch.stack(ends), rtol=0, atol=2e-6)
 
 
@@ -140,7 +140,7 @@ def test_rows_are_paid_for_as_promised(make, settings) -> None:
     policy = make(**settings)
     calls = count_rows(policy)
     rollout = roll(policy)
-    starts = rollout.trajectory["step_indices"][:, 0].tolist()
+    starts = rollout.policy_state["step_indices"][:, 0].tolist()
     assert policy.transformer_evals == sum(rows for rows, _ in calls) == sum(rows_paid(settings, s) for s in starts)
     policy.score(rollout, torch.arange(3))
     assert calls[-1][0] == 3 * WINDOW * (1 if settings.get("guided_window") is False else 2)

@@ -8,7 +8,6 @@ import torch
 from realgen.functional.flow_sde import CPS, FlowSDE
 from realgen.policies import AllSteps, LoRA, RandomWindow, SlidingWindow
 from realgen.policies.backbones import SD3
-from realgen.policies.joined import concatenate_rollouts
 from realgen.types import Rollout
 
 PROMPTS = ["a red fox", "old harbour, film grain"]
@@ -35,10 +34,10 @@ def test_shapes_and_order(make_policy) -> None:
     assert rollout.sampled.log_probs.shape == rollout.mask.shape == (8, 3)
     assert rollout.mask.all()
     assert rollout.sampled.gaussian.mean.shape == rollout.sampled.velocity.shape == (8, 3, 4, 8, 8)
-    assert rollout.trajectory["latents"].shape == (8, 4, 4, 8, 8)
-    assert rollout.trajectory["latents"].dtype == torch.float32
-    assert not any(tensor.requires_grad for tensor in rollout.trajectory.values())
-    steps = rollout.trajectory["step_indices"]
+    assert rollout.policy_state["latents"].shape == (8, 4, 4, 8, 8)
+    assert rollout.policy_state["latents"].dtype == torch.float32
+    assert not any(tensor.requires_grad for tensor in rollout.policy_state.values())
+    steps = rollout.policy_state["step_indices"]
     assert (steps.diff(dim=1) == 1).all()
     assert (steps.view(2, 4, 3) == steps.view(2, 4, 3)[:, :1]).all()  # a group shares its window
 
@@ -63,12 +62,12 @@ def test_chunks_of_the_same_calls_are_the_whole_to_the_bit(make_policy) -> None:
     # Four rows a call are the four rows of one prompt in both, so every matrix product has the same operands.
     chunks, whole = chunks_and_whole(make_policy(rollout_batch_size=4, decode_batch_size=4), 1)
     assert [chunk.prompts for chunk in chunks] == [(prompt,) for prompt in whole.prompts]
-    joined = concatenate_rollouts(chunks)
+    joined = Rollout.concatenate(chunks)
     assert torch.equal(joined.images, whole.images)
     assert torch.equal(joined.sampled.log_probs, whole.sampled.log_probs)
     assert torch.equal(joined.sampled.velocity, whole.sampled.velocity)
-    assert torch.equal(joined.trajectory["latents"], whole.trajectory["latents"])
-    assert torch.equal(joined.trajectory["step_indices"], whole.trajectory["step_indices"])
+    assert torch.equal(joined.policy_state["latents"], whole.policy_state["latents"])
+    assert torch.equal(joined.policy_state["step_indices"], whole.policy_state["step_indices"])
     assert torch.equal(joined.mask, whole.mask)
 
 
@@ -79,11 +78,11 @@ def test_chunks_of_other_calls_are_the_whole_but_for_rounding(make_policy, size:
     chunks, whole = chunks_and_whole(policy, size)
     assert [len(chunk.prompts) for chunk in chunks] == {1: [1, 1, 1], 2: [2, 1], 5: [3]}[size]
     joined = policy.rollout(whole.prompts, 4, generator=generator())
-    for rollout in (joined, concatenate_rollouts(chunks)):
+    for rollout in (joined, Rollout.concatenate(chunks)):
         assert rollout.prompts == whole.prompts
         torch.testing.assert_close(rollout.images, whole.images, rtol=0, atol=1e-5)
         torch.testing.assert_close(rollout.sampled.log_probs, whole.sampled.log_probs, rtol=0, atol=1e-5)
-        assert torch.equal(rollout.trajectory["step_indices"], whole.trajectory["step_indices"])
+        assert torch.equal(rollout.policy_state["step_indices"], whole.policy_state["step_indices"])
     score = policy.score(joined, torch.tensor([9, 2])).log_probs.detach()
     torch.testing.assert_close(score, whole.sampled.log_probs[[9, 2]], rtol=0, atol=1e-5)
 
@@ -118,18 +117,18 @@ def test_noise_is_float32_whatever_the_trainers_precision(make_policy) -> None:
         halved, drawn = roll(policy), policy.sample(PROMPTS, [0, 1])
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.equal(halved.trajectory["latents"], rollout.trajectory["latents"])
+    assert torch.equal(halved.policy_state["latents"], rollout.policy_state["latents"])
     assert torch.equal(drawn, images)
 
 
 def test_windows_vary_over_rollouts_and_follow_the_iteration(make_policy) -> None:
     policy = make_policy(step_window=RandomWindow(1))
-    windows = {tuple(roll(policy, 1, seed).trajectory["step_indices"][:, 0].tolist()) for seed in range(8)}
+    windows = {tuple(roll(policy, 1, seed).policy_state["step_indices"][:, 0].tolist()) for seed in range(8)}
     assert len(windows) > 3
     policy = make_policy(step_window=SlidingWindow(2, interval=2))
     seen = []
     for policy.iteration in range(6):
-        seen.append(roll(policy, 1).trajectory["step_indices"][0].tolist())
+        seen.append(roll(policy, 1).policy_state["step_indices"][0].tolist())
     assert seen == [[0, 1], [0, 1], [1, 2], [1, 2], [2, 3], [2, 3]]
 
 
@@ -143,7 +142,7 @@ def test_log_probs_are_those_of_the_noise_that_was_drawn(make_policy) -> None:
     truth = -noise.square().mean(dim=(2, 3, 4)) / 2 - gaussian.std.log() - math.log(2 * math.pi) / 2
     torch.testing.assert_close(rollout.sampled.log_probs, truth, rtol=0, atol=2e-6)
     reached = gaussian.mean + gaussian.std[..., None, None, None] * noise
-    torch.testing.assert_close(rollout.trajectory["latents"][:, 1:], reached, rtol=0, atol=1e-6)
+    torch.testing.assert_close(rollout.policy_state["latents"][:, 1:], reached, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
@@ -317,7 +316,7 @@ def test_an_update_under_autocast_reaches_the_next_score(make_policy, stir) -> N
         stir(policy)
         after = policy.score(rollout, all_rows(rollout))
     assert all(parameter.grad is not None for parameter in policy.trainable_parameters().values())
-    assert rollout.trajectory["latents"].dtype == before.log_probs.dtype == torch.float32
+    assert rollout.policy_state["latents"].dtype == before.log_probs.dtype == torch.float32
     assert torch.equal(before.log_probs.detach(), rollout.sampled.log_probs)
     assert (after.velocity - before.velocity).abs().max() > 1e-2
 

@@ -94,7 +94,7 @@ def test_gradients_equal_the_naive_loops(make_policy, stock) -> None:
 
 
 def test_samples_of_one_noise_share_their_first_latent(make_policy) -> None:
-    first = roll(make_policy(samples_per_noise=2)).trajectory["latents"][:, 0].view(3, 2, 2, 4, 8, 8)
+    first = roll(make_policy(samples_per_noise=2)).policy_state["latents"][:, 0].view(3, 2, 2, 4, 8, 8)
     assert torch.equal(first[:, :, 0], first[:, :, 1])
     assert not torch.equal(first[:, 0], first[:, 1])
 
@@ -112,7 +112,7 @@ def test_sharing_equals_not_sharing(make_policy, seed: int) -> None:
     left, right = roll(shared, seed=seed), roll(alone, seed=seed)
     torch.testing.assert_close(left.images, right.images, rtol=0, atol=1e-6)
     torch.testing.assert_close(left.sampled.log_probs, right.sampled.log_probs, rtol=0, atol=1e-6)
-    torch.testing.assert_close(left.trajectory["latents"], right.trajectory["latents"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(left.policy_state["latents"], right.policy_state["latents"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("guidance_scale", "rows"), [(1.0, 1), (3.0, 2)])
@@ -123,7 +123,7 @@ def test_transformer_evaluations_are_counted_and_saved(make_policy, guidance_sca
         lambda module, args, inputs: calls.append(len(inputs["hidden_states"])), with_kwargs=True
     )
     rollout = roll(policy, group_size=8)
-    starts = rollout.trajectory["step_indices"][::8, 0].tolist()
+    starts = rollout.policy_state["step_indices"][::8, 0].tolist()
     # k rows before the window, then G, for each prompt
     assert policy.transformer_evals == sum(calls) == rows * sum(start * 2 + (STEPS - start) * 8 for start in starts)
     policy.score(rollout, torch.arange(5))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from realgen.modules import JointGRPO
+from realgen.modules import JointGRPOModule
 from realgen.modules.seeds import iteration_generator
 from realgen.objectives import GRPO
 from realgen.policies import JointPolicy
@@ -33,7 +33,7 @@ def make(make_rewriter):
     return make
 
 
-def joint(policy: JointPolicy, **settings) -> JointGRPO:
+def joint(policy: JointPolicy, **settings) -> JointGRPOModule:
     defaults = {
         "policy": policy,
         "reward": WeightedSum({"red": Color(0), "words": Words()}, {"words": 0.5}),
@@ -45,7 +45,7 @@ def joint(policy: JointPolicy, **settings) -> JointGRPO:
         "max_grad_norm": math.inf,
         "on_policy_tolerance": 0.0,
     }
-    return JointGRPO(**{**defaults, **settings})
+    return JointGRPOModule(**{**defaults, **settings})
 
 
 def test_both_rollouts_tell_of_the_same_images(make) -> None:
@@ -56,7 +56,7 @@ def test_both_rollouts_tell_of_the_same_images(make) -> None:
     assert drawing.group_size == N
     assert rewriting.images is drawing.images
     assert len(drawing.images) == 2 * G * N
-    assert rewriting.by_image.row_prompts == [prompt for prompt in PROMPTS[:2] for _ in range(G * N)]
+    assert rewriting.samples().row_prompts == [prompt for prompt in PROMPTS[:2] for _ in range(G * N)]
     score = policy.image_policy.score(drawing, torch.arange(2 * G * N))
     torch.testing.assert_close(score.log_probs, drawing.sampled.log_probs, rtol=0, atol=0)
 
@@ -64,7 +64,7 @@ def test_both_rollouts_tell_of_the_same_images(make) -> None:
 def test_the_texts_of_a_group_are_drawn_from_the_same_noise(make) -> None:
     policy = make()
     _, drawing = policy.rollouts(PROMPTS[:2], G, generator=torch.Generator().manual_seed(0))
-    noise = drawing.trajectory["x"] - drawing.sampled.gaussian.mean
+    noise = drawing.policy_state["x"] - drawing.sampled.gaussian.mean
     noise = noise.view(2, G, N, -1)
     for sample in range(1, G):
         torch.testing.assert_close(noise[:, sample], noise[:, 0])
@@ -168,4 +168,5 @@ def test_bad_arguments_are_named(make, make_rewriter) -> None:
         JointPolicy(make_rewriter(images_per_rewrite=2), image_policy=GaussianPolicy())
     with pytest.raises(ValueError, match=r"image_lr must be above 0, got 0"):
         joint(make(), image_lr=0.0)
-    assert module(policy=make()).group_size == 4
+    with pytest.raises(ValueError, match=r"JointPolicy trains two policies; take realgen\.modules\.JointGRPOModule"):
+        module(policy=make())

@@ -70,7 +70,7 @@ def test_log_probs_are_those_of_plain_transformers_row_by_row(make_rewriter, tin
         turn = [{"role": "user", "content": prompt}]
         head = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
         size = int(rollout.mask[row].sum())
-        tail = rollout.trajectory["tokens"][row, len(head) : len(head) + size]
+        tail = rollout.policy_state["tokens"][row, len(head) : len(head) + size]
         said = tail if rewrite.truncated else tail[:-1]
         assert tokenizer.decode(said, clean_up_tokenization_spaces=False) == rewrite.completion
         with torch.no_grad():
@@ -100,7 +100,7 @@ def test_the_cached_sampler_agrees_with_the_score(make_rewriter, stir, settings)
     policy = make_rewriter(**settings)
     stir(policy)
     rollout = roll(policy)
-    gap = (rollout.trajectory["sampler_log_probs"] - rollout.sampled.log_probs)[rollout.mask].abs()
+    gap = (rollout.policy_state["sampler_log_probs"] - rollout.sampled.log_probs)[rollout.mask].abs()
     assert gap.max() < 5e-5
 
 
@@ -120,22 +120,22 @@ def test_the_nucleus_is_a_distribution(make_rewriter):
     policy = make_rewriter(top_p=0.3, max_tokens=1)
     rollout = roll(policy, prompts=("a cat",), group_size=400)
     pairs = zip(
-        rollout.trajectory["tokens"][:, -1].tolist(), rollout.sampled.log_probs[:, 0].exp().tolist(), strict=True
+        rollout.policy_state["tokens"][:, -1].tolist(), rollout.sampled.log_probs[:, 0].exp().tolist(), strict=True
     )
     assert sum(dict(pairs).values()) == pytest.approx(1, abs=0.02)
-    assert len(dict.fromkeys(rollout.trajectory["tokens"][:, -1].tolist())) < 40
+    assert len(dict.fromkeys(rollout.policy_state["tokens"][:, -1].tolist())) < 40
 
 
 def test_rollouts_are_repeatable_and_do_not_depend_on_chunks(make_rewriter):
     first, again, other = roll(make_rewriter()), roll(make_rewriter()), roll(make_rewriter(), seed=1)
-    assert torch.equal(first.trajectory["tokens"], again.trajectory["tokens"])
+    assert torch.equal(first.policy_state["tokens"], again.policy_state["tokens"])
     assert torch.equal(first.sampled.log_probs, again.sampled.log_probs)
     assert first.rewrites != other.rewrites
     for size in (1, 5):
         chunked = roll(make_rewriter(rollout_batch_size=size))
         assert chunked.rewrites == first.rewrites
         assert torch.equal(chunked.mask, first.mask)
-        assert torch.equal(chunked.trajectory["tokens"], first.trajectory["tokens"])
+        assert torch.equal(chunked.policy_state["tokens"], first.policy_state["tokens"])
 
 
 def test_the_global_generator_is_left_alone(make_rewriter):
@@ -241,8 +241,8 @@ def test_checkpointed_gradients_are_the_same_and_the_cache_stays(make_rewriter, 
         policy.score(rollouts[-1], ROWS).log_probs.sum().backward()
         gradients.append([p.grad for p in policy.trainable_parameters().values()])
         assert not any(part.training for part in policy.model.modules())
-    assert torch.equal(rollouts[0].trajectory["tokens"], rollouts[1].trajectory["tokens"])
-    assert torch.equal(rollouts[0].trajectory["sampler_log_probs"], rollouts[1].trajectory["sampler_log_probs"])
+    assert torch.equal(rollouts[0].policy_state["tokens"], rollouts[1].policy_state["tokens"])
+    assert torch.equal(rollouts[0].policy_state["sampler_log_probs"], rollouts[1].policy_state["sampler_log_probs"])
     for plain, checkpointed in zip(*gradients, strict=True):
         assert plain.abs().sum() > 0
         torch.testing.assert_close(plain, checkpointed)
@@ -297,7 +297,7 @@ def test_exported_adapters_work_in_peft_and_transformers(make_rewriter, stir, ti
     rollout = roll(policy)
     directory = policy.export(tmp_path / "adapter")
     assert not (directory / "model.safetensors").exists()
-    tokens = rollout.trajectory["tokens"]
+    tokens = rollout.policy_state["tokens"]
     with torch.no_grad():
         expected = policy.model(tokens).logits
         peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llm), directory)(tokens).logits
@@ -390,13 +390,11 @@ def test_every_rewrite_is_drawn_from_the_seeds_of_its_prompt(make_rewriter):
     assert len(set(seeds)) == 9
     assert rollout.images_per_row == 3
     assert len(rollout.images) == 36
-    by_image = rollout.by_image
-    assert (by_image.group_size, len(by_image.rewrites)) == (12, 36)
-    assert by_image.row_texts == texts
-    assert by_image.row_prompts == [prompt for prompt in PROMPTS for _ in range(12)]
-    assert by_image.images is rollout.images
-    plain = roll(make_rewriter())
-    assert plain.by_image is plain
+    samples = rollout.samples()
+    assert (samples.group_size, len(samples.rewrites)) == (12, 36)
+    assert samples.row_texts == texts
+    assert samples.row_prompts == [prompt for prompt in PROMPTS for _ in range(12)]
+    assert samples.images is rollout.images
 
 
 def test_raw_samples_of_a_group_keep_the_prompt_and_hold_no_decision(make_rewriter):
@@ -434,3 +432,8 @@ def test_bad_counts_are_named(make_rewriter, settings, message):
 def test_a_group_of_raw_prompts_alone_is_refused(make_rewriter):
     with pytest.raises(ValueError, match="raw_per_group must be below group_size=4, got 4"):
         make_rewriter(raw_per_group=4).check_group_size(4)
+
+
+def test_a_language_model_is_loaded_and_saved_without_bars(make_rewriter, tmp_path, capsys) -> None:
+    make_rewriter().export(tmp_path)
+    assert "it/s" not in capsys.readouterr().err

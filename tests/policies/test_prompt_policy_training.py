@@ -23,8 +23,8 @@ class Short(Reward):
     def __init__(self) -> None:
         self.lengths = []
 
-    def score(self, rollout):
-        lengths = rollout.mask.sum(1).float()
+    def score(self, samples):
+        lengths = torch.tensor([float(len(rewrite.completion)) for rewrite in samples.rewrites])
         self.lengths.append(lengths.mean().item())
         return -lengths / 10
 

@@ -73,7 +73,7 @@ def test_statistics_by_hand(chat, completions):
         images=torch.zeros(4, 3, 0, 0),
         sampled=PolicyScore(log_probs),
         mask=mask,
-        trajectory={"sampler_log_probs": sampler, "entropy": entropy},
+        policy_state={"sampler_log_probs": sampler, "entropy": entropy},
         rewrites=tuple(rewrites),
     )
     assert rewrite_statistics(rollout) == {

@@ -75,7 +75,7 @@ def compare(rank: int, port: int, directory: str, lora: LoRA | None, output: Pat
     torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-6)
     torch.testing.assert_close(log_probs[0], log_probs[1], rtol=0, atol=1e-6)
     gathered = [None, None]
-    torch.distributed.all_gather_object(gathered, rollout.trajectory["step_indices"].tolist())
+    torch.distributed.all_gather_object(gathered, rollout.policy_state["step_indices"].tolist())
     assert gathered[0] != gathered[1]  # the ranks' rows branched at different steps
     for left, right in zip(*(policy.trainable_parameters().values() for policy in policies), strict=True):
         torch.distributed.all_reduce(right.grad)

@@ -75,4 +75,4 @@ def test_transformers_write_where_nothing_else_does(make_rewriter):
     named, default = make_rewriter(engine=TransformersEngine()), make_rewriter()
     assert isinstance(default.engine, TransformersEngine)
     first, second = (p.rollout(PROMPTS, 2, generator=torch.Generator().manual_seed(0)) for p in (named, default))
-    assert torch.equal(first.trajectory["tokens"], second.trajectory["tokens"])
+    assert torch.equal(first.policy_state["tokens"], second.policy_state["tokens"])

@@ -7,7 +7,7 @@ import torch
 
 from realgen.functional.token_sampling import pack_bits
 from realgen.policies.token_sampler import Completions
-from realgen.policies.token_scoring import score_tokens, token_trajectory
+from realgen.policies.token_scoring import score_tokens, token_state
 
 PAD = 4
 TABLE = torch.arange(1.0, 26.0).view(5, 5)
@@ -34,7 +34,7 @@ def completions(kept: torch.Tensor | None = None) -> Completions:
 
 
 def test_prompt_completion_padding():
-    trajectory = token_trajectory([[0, 1, 0], [2]], completions(), PAD)
+    trajectory = token_state([[0, 1, 0], [2]], completions(), PAD)
     assert trajectory["tokens"].tolist() == [[0, 1, 0, 1, 2, 3], [2, 3, PAD, PAD, PAD, PAD]]
     assert trajectory["prompt_lengths"].tolist() == [3, 1]
     assert all(len(tensor) == 2 for tensor in trajectory.values())
@@ -42,14 +42,14 @@ def test_prompt_completion_padding():
 
 
 def test_an_empty_prompt_is_a_padding_token():
-    trajectory = token_trajectory([[0, 1], []], completions(), PAD)
+    trajectory = token_state([[0, 1], []], completions(), PAD)
     assert trajectory["tokens"].tolist() == [[0, 1, 1, 2, 3], [PAD, 3, PAD, PAD, PAD]]
     assert trajectory["prompt_lengths"].tolist() == [2, 1]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_scores_by_hand_in_chunks_of_one_shape(batch_size):
-    trajectory = token_trajectory([[0, 1, 0], [2]], completions(), PAD)
+    trajectory = token_state([[0, 1, 0], [2]], completions(), PAD)
     model = Table()
     rows = torch.tensor([1, 0, 1])
     log_probs = score_tokens(model, trajectory, rows, temperature=1.0, batch_size=batch_size)
@@ -60,7 +60,7 @@ def test_scores_by_hand_in_chunks_of_one_shape(batch_size):
 
 
 def test_temperature_sharpens():
-    trajectory = token_trajectory([[0], [2]], completions(), PAD)
+    trajectory = token_state([[0], [2]], completions(), PAD)
     log_probs = score_tokens(Table(), trajectory, torch.tensor([0]), temperature=0.5, batch_size=1)
     assert log_probs[0, 0].exp().item() == pytest.approx(4 / (1 + 4 + 9 + 16 + 25))
 
@@ -68,7 +68,7 @@ def test_temperature_sharpens():
 def test_what_was_outside_the_nucleus_has_no_share():
     kept = torch.zeros(2, 3, 5, dtype=torch.bool)
     kept[0, 0, :2] = kept[0, 1, 2] = kept[0, 2, 2:4] = kept[1, 0, 3:] = True
-    trajectory = token_trajectory([[0], [2]], completions(pack_bits(kept)), PAD)
+    trajectory = token_state([[0], [2]], completions(pack_bits(kept)), PAD)
     log_probs = score_tokens(Table(), trajectory, torch.tensor([0, 1]), temperature=1.0, batch_size=2)
     torch.testing.assert_close(log_probs[0].exp(), torch.tensor([2 / 3, 1.0, 14 / 27]))
     assert log_probs[1, 0].exp().item() == pytest.approx(14 / 29)

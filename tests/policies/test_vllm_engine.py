@@ -79,11 +79,11 @@ def test_completions_are_what_vllm_wrote_and_score_as_it_said(make, llm, stir):
     ends = set(policy.chat.end_ids)
     for row, rewrite in enumerate(rollout.rewrites):
         size = lengths[row]
-        start = int(rollout.trajectory["prompt_lengths"][row])
-        tail = rollout.trajectory["tokens"][row, start : start + size].tolist()
+        start = int(rollout.policy_state["prompt_lengths"][row])
+        tail = rollout.policy_state["tokens"][row, start : start + size].tolist()
         assert not ends.intersection(tail[:-1])
         assert rewrite.truncated == (size > 0 and tail[-1] not in ends)
-        assert rollout.trajectory["tokens"][row, start + size :].eq(policy.chat.pad_id).all()
+        assert rollout.policy_state["tokens"][row, start + size :].eq(policy.chat.pad_id).all()
         assert rewrite.completion == policy.chat.decode(tail if rewrite.truncated else tail[:-1])
 
 

@@ -1,4 +1,4 @@
-"""Rollouts of given images and rewrites, a detector that answers by brightness, and a tiny open_clip model on disk."""
+"""Samples of given images and rewrites, a detector that answers by brightness, and a tiny open_clip model on disk."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
 from realgen.detectors import Detector
-from realgen.types import PolicyScore, Rewrite, Rollout
+from realgen.types import Rewrite, Samples
 
 WORDS = ["<pad>", "<unk>", "<start>", "a", "photo", "of", "the", "moon", "cat", "with", "grain", "<end>"]
 PREPROCESS = {
@@ -40,25 +40,18 @@ def brightness():
 
 
 @pytest.fixture
-def make_rollout():
+def make_samples():
     def make(images, prompts, group_size):
-        rows = len(prompts) * group_size
-        return Rollout(
-            prompts=tuple(prompts),
-            group_size=group_size,
-            images=images,
-            sampled=PolicyScore(log_probs=torch.zeros(rows, 1)),
-            mask=torch.ones(rows, 1, dtype=torch.bool),
-        )
+        return Samples(prompts=tuple(prompts), group_size=group_size, images=images)
 
     return make
 
 
 @pytest.fixture
-def rollout(make_rollout):
+def samples(make_samples):
     """Two prompts, three images each; image i is flat at i / 10."""
     images = (torch.arange(6) / 10).view(6, 1, 1, 1).expand(6, 3, 4, 4)
-    return make_rollout(images, ["a photo of the moon", "a cat with grain"], group_size=3)
+    return make_samples(images, ["a photo of the moon", "a cat with grain"], group_size=3)
 
 
 @pytest.fixture(scope="session")
@@ -153,8 +146,8 @@ def transformers_clip(tmp_path_factory):
 
 
 @pytest.fixture
-def rewritten(rollout):
-    """Makes the rollout's rewrites of texts; ``None`` stands for a broken format, the prompt itself for not asked."""
+def rewritten(samples):
+    """Makes the samples' rewrites of texts; ``None`` stands for a broken format, the prompt itself for not called."""
 
     def make(texts):
         rewrites = tuple(
@@ -165,8 +158,8 @@ def rewritten(rollout):
                 truncated=False,
                 skipped=text == prompt,
             )
-            for prompt, text in zip(rollout.row_prompts, texts, strict=True)
+            for prompt, text in zip(samples.row_prompts, texts, strict=True)
         )
-        return replace(rollout, rewrites=rewrites)
+        return replace(samples, rewrites=rewrites)
 
     return make

@@ -40,40 +40,40 @@ def by_transformers(folder, head, images):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (40, 56)])
-def test_is_the_published_rating(transformers_clip, published, head, make_rollout, shape):
+def test_is_the_published_rating(transformers_clip, published, head, make_samples, shape):
     images = eight_bit(4, 3, *shape)
-    score = Aesthetic(str(transformers_clip), str(published), batch_size=3).score(make_rollout(images, PROMPTS, 2))
+    score = Aesthetic(str(transformers_clip), str(published), batch_size=3).score(make_samples(images, PROMPTS, 2))
     expected = by_transformers(transformers_clip, head, images)
     assert expected.std() > 1e-4
     torch.testing.assert_close(score, expected, atol=1e-6 if shape == (32, 32) else 2e-4, rtol=0)
 
 
-def test_batch_equals_one_by_one_and_the_prompt_does_not_count(transformers_clip, published, make_rollout):
+def test_batch_equals_one_by_one_and_the_prompt_does_not_count(transformers_clip, published, make_samples):
     images = eight_bit(6, 3, 40, 32)
     rewards = [Aesthetic(str(transformers_clip), str(published), batch_size=size) for size in (64, 1)]
     scores = [
-        reward.score(make_rollout(images, prompts, 3))
+        reward.score(make_samples(images, prompts, 3))
         for reward, prompts in zip(rewards, (PROMPTS, ["", "x"]), strict=True)
     ]
     torch.testing.assert_close(scores[0], scores[1], atol=1e-5, rtol=0)
 
 
-def test_frozen_and_a_broken_image_is_nan(transformers_clip, published, make_rollout):
+def test_frozen_and_a_broken_image_is_nan(transformers_clip, published, make_samples):
     images = eight_bit(2, 3, 32, 32)
     images[0, 0, 0, 0] = torch.nan
     reward = Aesthetic(str(transformers_clip), str(published))
-    assert reward(make_rollout(images, ["a cat"], 2)).valid.tolist() == [[False, True]]
+    assert reward(make_samples(images, ["a cat"], 2)).valid.tolist() == [[False, True]]
     assert reward.to("cpu") is reward
     for network in reward.parts[:2]:
         assert not network.training
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_the_trainers_autocast_does_not_change_the_answer(transformers_clip, published, make_rollout):
-    rollout = make_rollout(eight_bit(2, 3, 32, 32), PROMPTS, 1)
-    exact = Aesthetic(str(transformers_clip), str(published)).score(rollout)
+def test_the_trainers_autocast_does_not_change_the_answer(transformers_clip, published, make_samples):
+    samples = make_samples(eight_bit(2, 3, 32, 32), PROMPTS, 1)
+    exact = Aesthetic(str(transformers_clip), str(published)).score(samples)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(Aesthetic(str(transformers_clip), str(published)).score(rollout), exact)
+        assert torch.equal(Aesthetic(str(transformers_clip), str(published)).score(samples), exact)
 
 
 def test_the_head_of_another_clip_or_another_network_is_refused(transformers_clip, tmp_path):

@@ -36,92 +36,92 @@ def by_open_clip(folder, images, prompts):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (40, 56), (90, 33)])
-def test_equals_open_clip_on_files(clip_folder, make_rollout, shape):
+def test_equals_open_clip_on_files(clip_folder, make_samples, shape):
     images = eight_bit(4, 3, *shape)
-    rollout = make_rollout(images, PROMPTS, group_size=2)
-    score = Alignment(str(clip_folder), batch_size=3).score(rollout)
-    expected = by_open_clip(clip_folder, images, rollout.row_prompts)
+    samples = make_samples(images, PROMPTS, group_size=2)
+    score = Alignment(str(clip_folder), batch_size=3).score(samples)
+    expected = by_open_clip(clip_folder, images, samples.row_prompts)
     assert score.std() > 0.01
     # A file that is resized is rounded to 8 bits on the way.
     torch.testing.assert_close(score, expected, atol=1e-5 if shape == (32, 32) else 5e-3, rtol=0)
 
 
-def test_stays_in_range_and_batch_size_does_not_matter(clip_folder, make_rollout):
-    rollout = make_rollout(eight_bit(6, 3, 32, 32), PROMPTS, group_size=3)
-    whole, single = (Alignment(str(clip_folder), batch_size=size).score(rollout) for size in (64, 1))
+def test_stays_in_range_and_batch_size_does_not_matter(clip_folder, make_samples):
+    samples = make_samples(eight_bit(6, 3, 32, 32), PROMPTS, group_size=3)
+    whole, single = (Alignment(str(clip_folder), batch_size=size).score(samples) for size in (64, 1))
     torch.testing.assert_close(whole, single, atol=1e-5, rtol=0)
     assert whole.abs().max() <= 1 + 1e-6
 
 
-def test_length_of_the_features_does_not_count(clip_folder, make_rollout):
-    rollout = make_rollout(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
+def test_length_of_the_features_does_not_count(clip_folder, make_samples):
+    samples = make_samples(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
     reward = Alignment(str(clip_folder))
-    before = reward.score(rollout)
+    before = reward.score(samples)
     with torch.no_grad():
         reward.encoders.model.visual.proj.mul_(7)
-    torch.testing.assert_close(reward.score(rollout), before)
+    torch.testing.assert_close(reward.score(samples), before)
 
 
-def test_the_trainers_autocast_does_not_change_the_answer(clip_folder, make_rollout):
-    rollout = make_rollout(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
-    exact = Alignment(str(clip_folder)).score(rollout)
+def test_the_trainers_autocast_does_not_change_the_answer(clip_folder, make_samples):
+    samples = make_samples(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
+    exact = Alignment(str(clip_folder)).score(samples)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(Alignment(str(clip_folder)).score(rollout), exact)
+        assert torch.equal(Alignment(str(clip_folder)).score(samples), exact)
 
 
-def test_text_is_encoded_once_per_prompt(clip_folder, make_rollout, monkeypatch):
+def test_text_is_encoded_once_per_prompt(clip_folder, make_samples, monkeypatch):
     reward = Alignment(str(clip_folder))
     seen = []
     model = reward.encoders.model
     encode = model.encode_text
     monkeypatch.setattr(model, "encode_text", lambda tokens: seen.append(len(tokens)) or encode(tokens))
     images = eight_bit(3, 3, 32, 32)
-    first = reward.score(make_rollout(images, ["a cat", "the moon", "a cat"], group_size=1))
-    again = reward.score(make_rollout(images[1:], ["the moon", "a photo"], group_size=1))
+    first = reward.score(make_samples(images, ["a cat", "the moon", "a cat"], group_size=1))
+    again = reward.score(make_samples(images[1:], ["the moon", "a photo"], group_size=1))
     assert seen == [2, 1]
     assert again[0] == first[1]
 
 
-def test_old_prompts_make_room(clip_folder, make_rollout, monkeypatch):
+def test_old_prompts_make_room(clip_folder, make_samples, monkeypatch):
     monkeypatch.setattr(clip_similarity, "TEXT_CACHE_SIZE", 2)
     reward = Alignment(str(clip_folder))
     images = eight_bit(3, 3, 32, 32)
     prompts = ["a cat", "the moon", "a photo"]
-    assert reward.score(make_rollout(images, prompts, group_size=1)).shape == (3,)
+    assert reward.score(make_samples(images, prompts, group_size=1)).shape == (3,)
     assert list(reward._text_cache) == prompts[1:]
 
 
-def test_frozen_and_a_broken_image_is_nan(clip_folder, make_rollout):
+def test_frozen_and_a_broken_image_is_nan(clip_folder, make_samples):
     reward = Alignment(str(clip_folder))
     images = eight_bit(2, 3, 32, 32)
     images[0, 0, 0, 0] = torch.nan
-    output = reward(make_rollout(images, ["a cat"], group_size=2))
+    output = reward(make_samples(images, ["a cat"], group_size=2))
     assert output.valid.tolist() == [[False, True]]
-    assert list(output.parts) == ["alignment"]
+    assert list(output.components) == ["alignment"]
     assert not any(p.requires_grad for p in reward.encoders.model.parameters())
     assert not reward.encoders.model.training
 
 
-def test_moves_with_its_cached_prompts(clip_folder, make_rollout):
+def test_moves_with_its_cached_prompts(clip_folder, make_samples):
     reward = Alignment(str(clip_folder))
-    rollout = make_rollout(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
-    before = reward.score(rollout)
+    samples = make_samples(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
+    before = reward.score(samples)
     assert reward.to("cpu") is reward
-    assert torch.equal(reward.score(rollout), before)
+    assert torch.equal(reward.score(samples), before)
 
 
-def test_a_named_architecture_with_a_file_of_weights(clip_folder, make_rollout, tmp_path):
+def test_a_named_architecture_with_a_file_of_weights(clip_folder, make_samples, tmp_path):
     name = "realgen-test-clip"
     model_cfg = json.loads((clip_folder / "open_clip_config.json").read_text())["model_cfg"]
     model_cfg["text_cfg"]["hf_tokenizer_name"] = str(clip_folder)
     (tmp_path / f"{name}.json").write_text(json.dumps(model_cfg))
     open_clip.add_model_config(tmp_path)
-    rollout = make_rollout(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
+    samples = make_samples(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
     named = Alignment(name, pretrained=str(clip_folder / "open_clip_model.safetensors"))
     # The same weights; a bare architecture has open_clip's default mean and standard deviation, not the folder's.
     assert named.encoders.preprocess["mean"] == open_clip.OPENAI_DATASET_MEAN
     named.encoders.preprocess.update(Alignment(str(clip_folder)).encoders.preprocess)
-    torch.testing.assert_close(named.score(rollout), Alignment(str(clip_folder)).score(rollout))
+    torch.testing.assert_close(named.score(samples), Alignment(str(clip_folder)).score(samples))
 
 
 def test_mistakes(clip_folder, tmp_path):

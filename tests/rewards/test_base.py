@@ -11,30 +11,30 @@ class Given(Reward):
     def __init__(self, scores):
         self.scores = scores
 
-    def score(self, rollout):
+    def score(self, samples):
         return self.scores
 
 
-def test_rows_are_folded_prompt_by_prompt(rollout):
-    output = Given(torch.arange(6.0))(rollout)
+def test_rows_are_folded_prompt_by_prompt(samples):
+    output = Given(torch.arange(6.0))(samples)
     assert output.total.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
-    assert torch.equal(output.parts["given"], output.total)
+    assert torch.equal(output.components["given"], output.total)
     assert output.weights == {"given": 1.0}
     assert bool(output.valid.all())
 
 
-def test_what_is_not_finite_becomes_nan(rollout):
+def test_what_is_not_finite_becomes_nan(samples):
     scores = torch.tensor([1.0, torch.inf, -torch.inf, torch.nan, 2.0, 3.0], dtype=torch.float64)
-    folded = per_prompt(scores, rollout, "given")
+    folded = per_prompt(scores, samples, "given")
     assert folded.dtype == torch.float32
     assert folded.isnan().tolist() == [[False, True, True], [True, False, False]]
-    assert Given(scores)(rollout).valid.tolist() == [[True, False, False], [False, True, True]]
+    assert Given(scores)(samples).valid.tolist() == [[True, False, False], [False, True, True]]
 
 
 @pytest.mark.parametrize("rows", [5, 7])
-def test_another_number_of_rows_is_an_error(rollout, rows):
+def test_another_number_of_rows_is_an_error(samples, rows):
     with pytest.raises(ValueError, match=r"reward 'given' must return one score per row, shape \(6,\), got"):
-        Given(torch.zeros(rows))(rollout)
+        Given(torch.zeros(rows))(samples)
 
 
 @pytest.mark.parametrize("reward", [JpegSize(), WeightedSum({"size": JpegSize()})], ids=["alone", "in a sum"])
@@ -47,8 +47,8 @@ def test_another_number_of_rows_is_an_error(rollout, rows):
         (torch.zeros(2, 1, 8, 8), r"images must have shape .*, got \[2, 1, 8, 8\]"),
     ],
 )
-def test_wrong_images_are_refused_and_never_scored(reward, images, message, make_rollout, monkeypatch):
+def test_wrong_images_are_refused_and_never_scored(reward, images, message, make_samples, monkeypatch):
     """Even by a reward that looks at nothing: ``JpegSize`` would take an image of 2s for a white one."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # off as in training, or it objects first
     with pytest.raises(ValueError, match=message):
-        reward(make_rollout(images, ["a"], 2))
+        reward(make_samples(images, ["a"], 2))

@@ -76,8 +76,8 @@ def test_the_walk_finds_the_parts():
 
 @pytest.mark.usefixtures("nano")
 @pytest.mark.parametrize("path", here(REWARDS), ids=lambda path: path.stem)
-def test_reward_parts_judge(path, rollout, rewritten):
-    texts = [f"{prompt}, film grain" for prompt in rollout.row_prompts]
+def test_reward_parts_judge(path, samples, rewritten):
+    texts = [f"{prompt}, film grain" for prompt in samples.row_prompts]
     output = build(Reward, f"--part={path}")(rewritten(texts))
     assert output.total.shape == (2, 3)
     assert bool(output.valid.all())
@@ -85,8 +85,8 @@ def test_reward_parts_judge(path, rollout, rewritten):
 
 @pytest.mark.usefixtures("nano")
 @pytest.mark.parametrize("path", here(DETECTORS), ids=lambda path: path.stem)
-def test_detector_parts_judge(path, rollout):
-    assert build(Detector, f"--part={path}")(rollout.images).shape == (6,)
+def test_detector_parts_judge(path, samples):
+    assert build(Detector, f"--part={path}")(samples.images).shape == (6,)
 
 
 @pytest.mark.parametrize(("stem", "kind"), PUBLISHED.items())
@@ -121,16 +121,16 @@ def test_the_default_is_realism_and_half_as_much_alignment():
 
 
 @pytest.mark.usefixtures("nano")
-def test_the_language_models_part_adds_its_texts(rollout, rewritten):
+def test_the_language_models_part_adds_its_texts(samples, rewritten):
     reward = build(Reward, f"--part={CONFIGS / 'rewards/llm.yaml'}")
     added = {"format": 0.2, "length": 0.1, "content": 0.2, "diversity": 0.1}
     assert reward.weights == {"omniaid": 1.0, "alignment": 0.5, **added}
     texts = ["the moon, film grain", "the moon, film grain", None, "a cat with grain", "rocket, film grain", "a cat"]
-    parts = reward(rewritten(texts)).parts
+    parts = reward(rewritten(texts)).components
     assert parts["format"].tolist() == [[1, 1, 0], [1, 1, 1]]
     assert parts["content"][0].tolist() == [1, 1, 0]
     assert parts["content"][1].tolist() == [1, 0, 0.5]
-    aligned = Alignment("data/nano/clip")(rollout).total  # that saw no rewrite
+    aligned = Alignment("data/nano/clip")(samples).total  # that saw no rewrite
     torch.testing.assert_close(parts["alignment"], aligned)
 
 

@@ -5,8 +5,8 @@ import yaml
 
 from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, plain_prompts
 from experiments.nano.photographs import SUBJECTS
-from realgen.functional.text import invented
 from realgen.rewards import ContentKept
+from realgen.rewards.word_overlap import invented
 
 PART = Path(__file__).resolve().parents[2] / "configs" / "rewards" / "content_kept.yaml"
 

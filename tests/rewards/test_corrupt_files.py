@@ -35,10 +35,10 @@ def reward(request, clip_folder, transformers_clip, architecture, weights, tmp_p
 
 
 @pytest.mark.parametrize("content", ["half", "garbage", "nothing"])
-def test_corrupt_weights_are_one_clear_line(reward, content, rollout, tmp_path):
+def test_corrupt_weights_are_one_clear_line(reward, content, samples, tmp_path):
     for path in [*tmp_path.rglob("*.safetensors"), *tmp_path.rglob("*.pt")]:
         whole = path.read_bytes()
         path.write_bytes({"half": whole[: len(whole) // 2], "garbage": b"garbage" * 1000, "nothing": b""}[content])
     with pytest.raises(ValueError, match=str(tmp_path)) as error:
-        reward(rollout)
+        reward(samples)
     assert "\n" not in str(error.value)

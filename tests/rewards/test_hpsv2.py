@@ -36,31 +36,31 @@ def by_open_clip(model, images, prompts):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (48, 70)])
-def test_is_the_published_score(published, architecture, plain_clip, make_rollout, shape):
+def test_is_the_published_score(published, architecture, plain_clip, make_samples, shape):
     images = torch.randint(64, 192, (4, 3, *shape)).float() / 255
-    rollout = make_rollout(images, PROMPTS, group_size=2)
-    score = HPSv2(str(published), architecture).score(rollout)
-    expected = by_open_clip(plain_clip, images, rollout.row_prompts)
+    samples = make_samples(images, PROMPTS, group_size=2)
+    score = HPSv2(str(published), architecture).score(samples)
+    expected = by_open_clip(plain_clip, images, samples.row_prompts)
     assert score.std() > 1e-3
     torch.testing.assert_close(score, expected, atol=1e-5, rtol=0)
 
 
-def test_batch_equals_one_by_one(published, architecture, make_rollout):
-    rollout = make_rollout(torch.rand(6, 3, 40, 32), PROMPTS, group_size=3)
-    whole, single = (HPSv2(str(published), architecture, batch_size=size).score(rollout) for size in (64, 1))
+def test_batch_equals_one_by_one(published, architecture, make_samples):
+    samples = make_samples(torch.rand(6, 3, 40, 32), PROMPTS, group_size=3)
+    whole, single = (HPSv2(str(published), architecture, batch_size=size).score(samples) for size in (64, 1))
     torch.testing.assert_close(whole, single, atol=1e-5, rtol=0)
 
 
-def test_half_precision_and_safetensors_files(published, architecture, plain_clip, make_rollout, tmp_path):
-    rollout = make_rollout(torch.rand(2, 3, 32, 32), PROMPTS, group_size=1)
-    expected = HPSv2(str(published), architecture).score(rollout)
+def test_half_precision_and_safetensors_files(published, architecture, plain_clip, make_samples, tmp_path):
+    samples = make_samples(torch.rand(2, 3, 32, 32), PROMPTS, group_size=1)
+    expected = HPSv2(str(published), architecture).score(samples)
     halves = {name: value.half() for name, value in plain_clip.state_dict().items()}
     torch.save({"state_dict": halves}, tmp_path / "half.pt")
     half = HPSv2(str(tmp_path / "half.pt"), architecture)
-    torch.testing.assert_close(half.score(rollout), expected, atol=5e-3, rtol=0)
+    torch.testing.assert_close(half.score(samples), expected, atol=5e-3, rtol=0)
     assert half.encoders.model.logit_scale.dtype == torch.float32
     save_file(plain_clip.state_dict(), tmp_path / "weights.safetensors")
-    assert torch.equal(HPSv2(str(tmp_path / "weights.safetensors"), architecture).score(rollout), expected)
+    assert torch.equal(HPSv2(str(tmp_path / "weights.safetensors"), architecture).score(samples), expected)
 
 
 def test_another_layout_is_refused_by_name(architecture, plain_clip, tmp_path):

@@ -37,56 +37,56 @@ def published_text_features(model, state, tokens):
     return x[torch.arange(len(tokens)), tokens.argmax(-1)] @ model.text_projection
 
 
-def published_products(model, state, rollout):
+def published_products(model, state, samples):
     mean, std = (
         torch.tensor(values).view(3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )
-    tokens = open_clip.get_tokenizer("ViT-L-14", context_length=248)(rollout.row_prompts)
+    tokens = open_clip.get_tokenizer("ViT-L-14", context_length=248)(samples.row_prompts)
     with torch.no_grad():
-        images = model.encode_image((rollout.images - mean) / std)
+        images = model.encode_image((samples.images - mean) / std)
     return images, published_text_features(model, state, tokens)
 
 
-def test_is_the_published_forward_pass(published, state, architecture, plain_clip, make_rollout):
-    rollout = make_rollout(torch.rand(4, 3, 32, 32), PROMPTS, group_size=2)
-    images, texts = published_products(plain_clip, state, rollout)
-    cosine = LongClip(str(published), architecture).score(rollout)
+def test_is_the_published_forward_pass(published, state, architecture, plain_clip, make_samples):
+    samples = make_samples(torch.rand(4, 3, 32, 32), PROMPTS, group_size=2)
+    images, texts = published_products(plain_clip, state, samples)
+    cosine = LongClip(str(published), architecture).score(samples)
     torch.testing.assert_close(cosine, F.cosine_similarity(images, texts), atol=1e-5, rtol=0)
-    dot = LongClip(str(published), architecture, similarity="dot").score(rollout)
+    dot = LongClip(str(published), architecture, similarity="dot").score(samples)
     torch.testing.assert_close(dot, (images * texts).sum(-1) / 100, atol=1e-5, rtol=1e-5)
 
 
-def test_words_behind_token_77_count_and_behind_248_do_not(published, architecture, make_rollout):
+def test_words_behind_token_77_count_and_behind_248_do_not(published, architecture, make_samples):
     images = torch.rand(1, 3, 32, 32).repeat(2, 1, 1, 1)
     reward = LongClip(str(published), architecture)
-    cat, dog = reward.score(make_rollout(images, PROMPTS, group_size=1)).tolist()
+    cat, dog = reward.score(make_samples(images, PROMPTS, group_size=1)).tolist()
     assert abs(cat - dog) > 1e-4
     endless = [f"{LONG} {LONG} and a {word}" for word in ("cat", "dog")]
-    cat, dog = reward.score(make_rollout(images, endless, group_size=1)).tolist()
+    cat, dog = reward.score(make_samples(images, endless, group_size=1)).tolist()
     assert cat == dog
 
 
-def test_batch_equals_one_by_one(published, architecture, make_rollout):
-    rollout = make_rollout(torch.rand(4, 3, 40, 32), PROMPTS, group_size=2)
-    whole, single = (LongClip(str(published), architecture, batch_size=size).score(rollout) for size in (64, 1))
+def test_batch_equals_one_by_one(published, architecture, make_samples):
+    samples = make_samples(torch.rand(4, 3, 40, 32), PROMPTS, group_size=2)
+    whole, single = (LongClip(str(published), architecture, batch_size=size).score(samples) for size in (64, 1))
     torch.testing.assert_close(whole, single, atol=1e-5, rtol=0)
 
 
-def test_a_plain_clip_is_stretched_only_on_demand(plain_clip, architecture, make_rollout, tmp_path):
+def test_a_plain_clip_is_stretched_only_on_demand(plain_clip, architecture, make_samples, tmp_path):
     state = {**plain_clip.state_dict(), "context_length": torch.tensor(77), "vocab_size": torch.tensor(49408)}
     torch.save(state, tmp_path / "clip.pt")
     with pytest.raises(ValueError, match=r"must hold Long-CLIP's two tables.*stretch: true"):
         LongClip(str(tmp_path / "clip.pt"), architecture).to("cpu")
-    rollout = make_rollout(torch.rand(2, 3, 32, 32), PROMPTS, group_size=1)
+    samples = make_samples(torch.rand(2, 3, 32, 32), PROMPTS, group_size=1)
     table = stretch_positions(state["positional_embedding"])
     images, texts = published_products(
-        plain_clip, {"positional_embedding": table, "positional_embedding_res": table}, rollout
+        plain_clip, {"positional_embedding": table, "positional_embedding_res": table}, samples
     )
-    score = LongClip(str(tmp_path / "clip.pt"), architecture, stretch=True).score(rollout)
+    score = LongClip(str(tmp_path / "clip.pt"), architecture, stretch=True).score(samples)
     torch.testing.assert_close(score, F.cosine_similarity(images, texts), atol=1e-5, rtol=0)
 
 
-def test_short_prompts_are_read_as_by_the_clip_that_was_stretched(plain_clip, architecture, make_rollout, tmp_path):
+def test_short_prompts_are_read_as_by_the_clip_that_was_stretched(plain_clip, architecture, make_samples, tmp_path):
     """Up to 20 tokens, positions are the old ones."""
     torch.save(plain_clip.state_dict(), tmp_path / "clip.pt")
     reward = LongClip(str(tmp_path / "clip.pt"), architecture, stretch=True)

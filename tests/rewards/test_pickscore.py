@@ -30,48 +30,48 @@ def by_transformers(folder, images, prompts):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (40, 56), (45, 32)])
-def test_is_the_published_score(transformers_clip, make_rollout, shape):
+def test_is_the_published_score(transformers_clip, make_samples, shape):
     images = eight_bit(4, 3, *shape)
-    rollout = make_rollout(images, PROMPTS, group_size=2)
-    score = PickScore(str(transformers_clip), batch_size=3).score(rollout)
-    expected = by_transformers(transformers_clip, images, rollout.row_prompts)
+    samples = make_samples(images, PROMPTS, group_size=2)
+    score = PickScore(str(transformers_clip), batch_size=3).score(samples)
+    expected = by_transformers(transformers_clip, images, samples.row_prompts)
     assert score.std() > 0.05
     # A file that is resized is rounded to 8 bits on the way.
     torch.testing.assert_close(score, expected, atol=1e-4 if shape == (32, 32) else 0.1, rtol=0)
 
 
-def test_the_scale_is_the_models(transformers_clip, make_rollout):
-    rollout = make_rollout(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
+def test_the_scale_is_the_models(transformers_clip, make_samples):
+    samples = make_samples(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
     reward = PickScore(str(transformers_clip))
-    before = reward.score(rollout)
+    before = reward.score(samples)
     with torch.no_grad():
         reward.encoders.model.logit_scale.add_(torch.tensor(3.0).log())
-    torch.testing.assert_close(reward.score(rollout), 3 * before)
+    torch.testing.assert_close(reward.score(samples), 3 * before)
 
 
-def test_batch_equals_one_by_one(transformers_clip, make_rollout):
-    rollout = make_rollout(eight_bit(6, 3, 40, 32), PROMPTS, group_size=3)
-    whole, single = (PickScore(str(transformers_clip), batch_size=size).score(rollout) for size in (64, 1))
+def test_batch_equals_one_by_one(transformers_clip, make_samples):
+    samples = make_samples(eight_bit(6, 3, 40, 32), PROMPTS, group_size=3)
+    whole, single = (PickScore(str(transformers_clip), batch_size=size).score(samples) for size in (64, 1))
     torch.testing.assert_close(whole, single, atol=1e-5, rtol=0)
 
 
-def test_a_broken_image_is_nan_and_nothing_is_trained(transformers_clip, make_rollout):
+def test_a_broken_image_is_nan_and_nothing_is_trained(transformers_clip, make_samples):
     images = eight_bit(3, 3, 32, 32)
     images[1, 2, 3] = torch.nan
     reward = PickScore(str(transformers_clip))
-    output = reward(make_rollout(images, ["a cat"], group_size=3))
+    output = reward(make_samples(images, ["a cat"], group_size=3))
     assert output.valid.tolist() == [[True, False, True]]
-    assert list(output.parts) == ["pickscore"]
+    assert list(output.components) == ["pickscore"]
     assert not any(p.requires_grad for p in reward.encoders.model.parameters())
     assert reward.to("cpu") is reward
 
 
-def test_model_and_processor_may_lie_apart(transformers_clip, make_rollout, tmp_path):
+def test_model_and_processor_may_lie_apart(transformers_clip, make_samples, tmp_path):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(transformers_clip / name, tmp_path / name)
-    rollout = make_rollout(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
+    samples = make_samples(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
     apart = PickScore(str(tmp_path), processor=str(transformers_clip))
-    assert torch.equal(apart.score(rollout), PickScore(str(transformers_clip)).score(rollout))
+    assert torch.equal(apart.score(samples), PickScore(str(transformers_clip)).score(samples))
     with pytest.raises(ValueError, match="transformers cannot read"):
         PickScore(str(tmp_path)).to("cpu")
 

@@ -14,7 +14,7 @@ from tests.helpers.hostile_server import die, hang, hostile_server, say
 
 QUICK = ConnectionSettings(backoff=0.001, timeout=5.0, retries=1, concurrency=2)
 BRIGHTNESS = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
-"""Of the six images of the fixture ``rollout``."""
+"""Of the six images of the fixture ``samples``."""
 
 
 def honest(handler, _):
@@ -36,19 +36,19 @@ def one_at_a_time():
 
 
 @pytest.mark.parametrize("encoding", ["safetensors", "png", "webp"])
-def test_rows_keep_their_rewards(encoding, rollout, one_at_a_time):
+def test_rows_keep_their_rewards(encoding, samples, one_at_a_time):
     with hostile_server(honest) as server:
-        scores = remote(server, encoding=encoding, connection=one_at_a_time).score(rollout)
+        scores = remote(server, encoding=encoding, connection=one_at_a_time).score(samples)
     torch.testing.assert_close(
         scores, torch.tensor(BRIGHTNESS), atol=1e-6 if encoding == "safetensors" else 0.002, rtol=0
     )
     assert len(server.requests) == 3
 
 
-def test_prompts_travel_with_their_rows(rollout, one_at_a_time):
+def test_prompts_travel_with_their_rows(samples, one_at_a_time):
     with hostile_server(honest) as server:
-        scores = remote(server, send_prompts=True, connection=one_at_a_time).score(rollout)
-    lengths = [len(prompt) for prompt in rollout.row_prompts]
+        scores = remote(server, send_prompts=True, connection=one_at_a_time).score(samples)
+    lengths = [len(prompt) for prompt in samples.row_prompts]
     torch.testing.assert_close(scores, torch.tensor(BRIGHTNESS) + torch.tensor(lengths))
 
 
@@ -63,93 +63,93 @@ def test_prompts_travel_with_their_rows(rollout, one_at_a_time):
         say(200, b'{"rewards":[NaN,0]}'),
     ],
 )
-def test_a_chunk_that_fails_is_nan_and_not_zero(wrong, rollout, one_at_a_time, caplog):
+def test_a_chunk_that_fails_is_nan_and_not_zero(wrong, samples, one_at_a_time, caplog):
     with hostile_server(lambda handler, number: (wrong if number == 1 else honest)(handler, number)) as server:
         reward = WeightedSum({"served": remote(server, connection=one_at_a_time)})
-        output = reward(rollout)
+        output = reward(samples)
     assert output.total.isnan().tolist() == [[False, False, True], [True, False, False]]
-    assert output.parts["served"].isnan().sum() == 2
+    assert output.components["served"].isnan().sum() == 2
     assert "2 of 6 samples got no remote reward" in caplog.text
     assert server.url in caplog.text
 
 
 @pytest.mark.parametrize("wrong", [say(500, {"detail": "out of memory"}), hang, die])
-def test_too_many_failures_stop_the_run(wrong, rollout):
+def test_too_many_failures_stop_the_run(wrong, samples):
     quick = ConnectionSettings(backoff=0.001, timeout=0.5, retries=0)
     with hostile_server(wrong) as server, pytest.raises(RuntimeError, match="6 of the last 6 samples") as error:
-        remote(server, connection=quick).score(rollout)
+        remote(server, connection=quick).score(samples)
     assert "max_failed_share=0.5" in str(error.value)
     assert server.url in str(error.value)
 
 
-def test_the_share_is_taken_over_the_recent_samples(make_rollout, one_at_a_time):
+def test_the_share_is_taken_over_the_recent_samples(make_samples, one_at_a_time):
     with hostile_server(lambda handler, number: (say(500, b"") if number >= 4 else honest)(handler, number)) as server:
         reward = remote(server, connection=one_at_a_time, max_failed_share=0.4, failure_window=4, images_per_request=1)
         for sample in range(5):
-            reward.score(make_rollout(torch.full((1, 3, 4, 4), sample / 10), ["a"], 1))
+            reward.score(make_samples(torch.full((1, 3, 4, 4), sample / 10), ["a"], 1))
         with pytest.raises(RuntimeError, match="2 of the last 4 samples"):
-            reward.score(make_rollout(torch.full((1, 3, 4, 4), 0.9), ["a"], 1))
+            reward.score(make_samples(torch.full((1, 3, 4, 4), 0.9), ["a"], 1))
 
 
-def test_a_share_of_one_never_stops(rollout):
+def test_a_share_of_one_never_stops(samples):
     with hostile_server(say(503, b"")) as server:
-        assert bool(remote(server, max_failed_share=1.0).score(rollout).isnan().all())
+        assert bool(remote(server, max_failed_share=1.0).score(samples).isnan().all())
 
 
-def test_a_refusal_stops_the_run_whatever_the_share(rollout):
+def test_a_refusal_stops_the_run_whatever_the_share(samples):
     refuse = say(401, {"detail": "a valid token is needed"})
     with hostile_server(refuse) as server, pytest.raises(RuntimeError, match="401: a valid token is needed"):
-        remote(server, max_failed_share=1.0).score(rollout)
+        remote(server, max_failed_share=1.0).score(samples)
 
 
-def test_an_image_with_nan_is_nan_and_not_sent(rollout, one_at_a_time):
-    rollout.images.data = rollout.images.clone()
-    rollout.images[2, 0, 0, 0] = torch.nan
+def test_an_image_with_nan_is_nan_and_not_sent(samples, one_at_a_time):
+    samples.images.data = samples.images.clone()
+    samples.images[2, 0, 0, 0] = torch.nan
     with hostile_server(honest) as server:
-        scores = remote(server, connection=one_at_a_time, encoding="png").score(rollout)
+        scores = remote(server, connection=one_at_a_time, encoding="png").score(samples)
     assert scores.isnan().nonzero().flatten().tolist() == [2]
     sent = [len(json.loads(body)["images"]) for _, body in server.requests]
     assert sent == [2, 2, 1]
 
 
-def test_a_row_that_the_server_could_not_score_is_no_failure(make_rollout):
+def test_a_row_that_the_server_could_not_score_is_no_failure(make_samples):
     with hostile_server(say(200, {"rewards": [None, 0.5]})) as server:
         reward = remote(server, max_failed_share=0.0)
-        scores = reward.score(make_rollout(torch.rand(2, 3, 4, 4), ["a"], 2))
+        scores = reward.score(make_samples(torch.rand(2, 3, 4, 4), ["a"], 2))
     assert scores.isnan().tolist() == [True, False]
 
 
-def test_images_out_of_range_are_the_callers_mistake(make_rollout):
+def test_images_out_of_range_are_the_callers_mistake(make_samples):
     with pytest.raises(ValueError, match=r"images must lie in \[0, 1\]"):
-        RemoteReward(["http://127.0.0.1:1"]).score(make_rollout(torch.full((1, 3, 4, 4), 2.0), ["a"], 1))
+        RemoteReward(["http://127.0.0.1:1"]).score(make_samples(torch.full((1, 3, 4, 4), 2.0), ["a"], 1))
 
 
-def test_the_same_image_is_sent_once(rollout, make_rollout, one_at_a_time):
+def test_the_same_image_is_sent_once(samples, make_samples, one_at_a_time):
     with hostile_server(honest) as server:
         reward = remote(server, connection=one_at_a_time)
-        first = reward.score(rollout)
+        first = reward.score(samples)
         assert len(server.requests) == 3
-        assert torch.equal(reward.score(rollout), first)
+        assert torch.equal(reward.score(samples), first)
         assert len(server.requests) == 3
-        doubled = make_rollout(torch.full((4, 3, 4, 4), 0.7), ["a"], 4)
+        doubled = make_samples(torch.full((4, 3, 4, 4), 0.7), ["a"], 4)
         torch.testing.assert_close(reward.score(doubled), torch.full((4,), 0.7))
         assert len(server.requests) == 4
-        flipped = make_rollout(torch.full((1, 3, 8, 2), 0.7), ["a"], 1)  # the same bytes in another shape
+        flipped = make_samples(torch.full((1, 3, 8, 2), 0.7), ["a"], 1)  # the same bytes in another shape
         reward.score(flipped)
         assert len(server.requests) == 5
 
 
-def test_the_prompt_is_part_of_the_sample(make_rollout, one_at_a_time):
+def test_the_prompt_is_part_of_the_sample(make_samples, one_at_a_time):
     image = torch.full((1, 3, 4, 4), 0.5)
     with hostile_server(honest) as server:
         reward = remote(server, connection=one_at_a_time, send_prompts=True)
-        assert reward.score(make_rollout(image, ["a"], 1)).item() == 1.5
-        assert reward.score(make_rollout(image, ["abc"], 1)).item() == 3.5
+        assert reward.score(make_samples(image, ["a"], 1)).item() == 1.5
+        assert reward.score(make_samples(image, ["abc"], 1)).item() == 3.5
 
 
-def test_the_cache_is_bounded_and_forgets_the_oldest(make_rollout, one_at_a_time):
+def test_the_cache_is_bounded_and_forgets_the_oldest(make_samples, one_at_a_time):
     def one(level):
-        return make_rollout(torch.full((1, 3, 4, 4), level), ["a"], 1)
+        return make_samples(torch.full((1, 3, 4, 4), level), ["a"], 1)
 
     with hostile_server(honest) as server:
         reward = remote(server, connection=one_at_a_time, cache_size=2)
@@ -164,14 +164,14 @@ def test_the_cache_is_bounded_and_forgets_the_oldest(make_rollout, one_at_a_time
         assert len(server.requests) == 6
 
 
-def test_failures_are_not_kept(rollout, one_at_a_time):
+def test_failures_are_not_kept(samples, one_at_a_time):
     with hostile_server(lambda handler, number: (die if number < 3 else honest)(handler, number)) as server:
         reward = remote(server, connection=one_at_a_time, max_failed_share=1.0)
-        assert bool(reward.score(rollout).isnan().all())
-        assert bool(reward.score(rollout).isfinite().all())
+        assert bool(reward.score(samples).isnan().all())
+        assert bool(reward.score(samples).isfinite().all())
 
 
-def test_replicas_share_the_work_at_the_same_time(rollout):
+def test_replicas_share_the_work_at_the_same_time(samples):
     both = threading.Barrier(2, timeout=10.0)
 
     def meet(handler, _):
@@ -180,25 +180,25 @@ def test_replicas_share_the_work_at_the_same_time(rollout):
         say(200, {"rewards": [0.5, 0.5, 0.5]})(handler, 0)
 
     with hostile_server(meet) as first, hostile_server(meet) as second:
-        scores = remote(first, second, images_per_request=3).score(rollout)
+        scores = remote(first, second, images_per_request=3).score(samples)
     assert scores.tolist() == [0.5] * 6
     assert len(first.requests) == len(second.requests) == 1
 
 
-def test_inside_an_event_loop_too(rollout, one_at_a_time):
+def test_inside_an_event_loop_too(samples, one_at_a_time):
     async def in_a_notebook():
-        return remote(server, connection=one_at_a_time).score(rollout)
+        return remote(server, connection=one_at_a_time).score(samples)
 
     with hostile_server(honest) as server:
         torch.testing.assert_close(asyncio.run(in_a_notebook()), torch.tensor(BRIGHTNESS))
 
 
-def test_a_token_comes_from_the_environment(rollout, monkeypatch, one_at_a_time):
+def test_a_token_comes_from_the_environment(samples, monkeypatch, one_at_a_time):
     with pytest.raises(ValueError, match="'JUDGE_TOKEN', which is not set"):
         RemoteReward(["http://127.0.0.1:1"], token_variable="JUDGE_TOKEN")
     monkeypatch.setenv("JUDGE_TOKEN", "secret")
     with hostile_server(honest) as server:
-        remote(server, connection=one_at_a_time, token_variable="JUDGE_TOKEN").score(rollout)
+        remote(server, connection=one_at_a_time, token_variable="JUDGE_TOKEN").score(samples)
     assert {headers["authorization"] for headers, _ in server.requests} == {"Bearer secret"}
 
 

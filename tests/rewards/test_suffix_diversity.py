@@ -38,12 +38,12 @@ def test_adding_nothing_is_a_suffix_too(rewritten):
     assert SuffixDiversity().score(rewritten(alone)).tolist() == [1] * 6
 
 
-def test_several_images_of_a_rewrite_change_nothing(rewritten, make_rollout):
+def test_several_images_of_a_rewrite_change_nothing(rewritten, make_samples):
     texts = ["moon, red blue", "moon, red", "moon, green", "cat, red", "cat, pink", "cat, blue green"]
     once = rewritten(texts)
     images = once.images.repeat_interleave(4, dim=0)
     fourfold = replace(
-        make_rollout(images, once.prompts, 12), rewrites=tuple(rewrite for rewrite in once.rewrites for _ in range(4))
+        make_samples(images, once.prompts, 12), rewrites=tuple(rewrite for rewrite in once.rewrites for _ in range(4))
     )
     reward = SuffixDiversity()
     assert torch.equal(reward.score(fourfold), reward.score(once).repeat_interleave(4))

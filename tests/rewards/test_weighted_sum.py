@@ -11,7 +11,7 @@ class Given(Reward):
         self.scores = torch.tensor(scores)
         self.device = None
 
-    def score(self, rollout):
+    def score(self, samples):
         return self.scores
 
     def to(self, device):
@@ -22,61 +22,61 @@ class Given(Reward):
 class Failing(Reward):
     """Cannot judge anything."""
 
-    def score(self, rollout):
+    def score(self, samples):
         raise RuntimeError("the server is down")
 
 
 ONES = (1.0,) * 6
 
 
-def test_total_by_hand(rollout):
+def test_total_by_hand(samples):
     reward = WeightedSum({"a": Given(0.0, 1.0, 2.0, 3.0, 4.0, 5.0), "b": Given(*ONES)}, weights={"b": 0.5})
-    output = reward(rollout)
+    output = reward(samples)
     assert output.total.tolist() == [[0.5, 1.5, 2.5], [3.5, 4.5, 5.5]]
-    assert output.parts["a"].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
-    assert output.parts["b"].tolist() == [[1.0] * 3] * 2, "parts are logged unweighted"
+    assert output.components["a"].tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert output.components["b"].tolist() == [[1.0] * 3] * 2, "parts are logged unweighted"
     assert output.weights == {"a": 1.0, "b": 0.5}
-    assert reward.score(rollout).tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    assert reward.score(samples).tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
 
 
-def test_nan_of_a_part_masks_the_sample_and_is_counted(rollout):
+def test_nan_of_a_part_masks_the_sample_and_is_counted(samples):
     nan = torch.nan
     parts = {"a": Given(nan, 1.0, torch.inf, 1.0, 1.0, 1.0), "b": Given(1.0, 1.0, 1.0, 1.0, 1.0, nan)}
-    output = WeightedSum(parts)(rollout)
+    output = WeightedSum(parts)(samples)
     assert output.valid.tolist() == [[False, True, False], [True, True, False]]
     assert output.total[output.valid].tolist() == [2.0] * 3
-    assert output.parts["a"].isnan().tolist() == [[True, False, True], [False, False, False]]
-    assert output.parts["b"].isnan().tolist() == [[False, False, False], [False, False, True]]
+    assert output.components["a"].isnan().tolist() == [[True, False, True], [False, False, False]]
+    assert output.components["b"].isnan().tolist() == [[False, False, False], [False, False, True]]
 
 
-def test_an_error_in_a_part_is_not_swallowed(rollout):
+def test_an_error_in_a_part_is_not_swallowed(samples):
     with pytest.raises(RuntimeError, match="the server is down"):
-        WeightedSum({"a": Given(*ONES), "b": Failing()})(rollout)
+        WeightedSum({"a": Given(*ONES), "b": Failing()})(samples)
 
 
-def test_a_part_of_another_length_is_named(rollout):
+def test_a_part_of_another_length_is_named(samples):
     with pytest.raises(ValueError, match="reward 'short' must return one score per row"):
-        WeightedSum({"short": Given(1.0, 1.0)})(rollout)
+        WeightedSum({"short": Given(1.0, 1.0)})(samples)
 
 
-def test_null_drops_a_part_and_its_weight_stays_legal(rollout):
-    output = WeightedSum({"a": Given(*ONES), "b": None}, weights={"a": 2.0, "b": 0.5})(rollout)
-    assert list(output.parts) == ["a"]
+def test_null_drops_a_part_and_its_weight_stays_legal(samples):
+    output = WeightedSum({"a": Given(*ONES), "b": None}, weights={"a": 2.0, "b": 0.5})(samples)
+    assert list(output.components) == ["a"]
     assert output.weights == {"a": 2.0}
 
 
-def test_a_part_of_weight_zero_is_logged_and_moves_nothing(rollout):
-    output = WeightedSum({"a": Given(*ONES), "b": Given(*ONES)}, weights={"b": 0.0})(rollout)
-    assert set(output.parts) == {"a", "b"}
+def test_a_part_of_weight_zero_is_logged_and_moves_nothing(samples):
+    output = WeightedSum({"a": Given(*ONES), "b": Given(*ONES)}, weights={"b": 0.0})(samples)
+    assert set(output.components) == {"a", "b"}
     assert output.total.tolist() == [[1.0] * 3] * 2
 
 
-def test_a_part_of_weight_zero_masks_nothing(rollout):
+def test_a_part_of_weight_zero_masks_nothing(samples):
     nan = torch.nan
-    output = WeightedSum({"a": Given(*ONES), "b": Given(nan, *ONES[1:])}, weights={"b": 0.0})(rollout)
+    output = WeightedSum({"a": Given(*ONES), "b": Given(nan, *ONES[1:])}, weights={"b": 0.0})(samples)
     assert output.total.tolist() == [[1.0] * 3] * 2
     assert bool(output.valid.all())
-    assert output.parts["b"].isnan().sum() == 1
+    assert output.components["b"].isnan().sum() == 1
 
 
 def test_moves_every_part():

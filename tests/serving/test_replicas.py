@@ -47,10 +47,11 @@ def test_one_request_tries_a_rested_replica(replicas):
 
 def test_a_replica_is_left_alone_as_long_as_it_asks(replicas):
     a, b = replicas.all
-    a.busy_until = 5.0
+    replicas.asked_to_wait(a, until=5.0)
+    replicas.asked_to_wait(a, until=1.0)
     assert {replicas.pick(now=4.9).url for _ in range(4)} == {"b"}
     assert replicas.seconds_until_free(now=1.0) == 0.0
-    b.busy_until = 3.0
+    replicas.asked_to_wait(b, until=3.0)
     assert replicas.pick(now=2.0) is None
     assert replicas.seconds_until_free(now=1.0) == 2.0
     replicas.answered(b)  # to a request that was sent before it asked

@@ -24,7 +24,6 @@ from realgen.parallel import gathered_weights, plain_name, whole
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
 from realgen.policies.backbones import SD3, Backbone
 from realgen.rewards import WeightedSum
-from realgen.types import Rollout
 from tests.helpers.toy_grpo import Color, Prompts, batch_of, trainer
 
 GROUP, MICROBATCH = 4, 3
@@ -41,8 +40,8 @@ class CoarseColor(Color):
     Samples of a group differ by little, so their advantages would tell a rounding of 1e-7 a thousand times louder.
     """
 
-    def score(self, rollout: Rollout) -> Tensor:
-        return super().score(rollout).round(decimals=4)
+    def score(self, samples: Samples) -> Tensor:
+        return super().score(samples).round(decimals=4)
 
 
 class RankPrompts(Prompts):

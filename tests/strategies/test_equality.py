@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from realgen.modules import GRPOModule
-from realgen.modules.minibatches import make_minibatch
+from realgen.modules.policy_update import PolicyUpdate
 from realgen.modules.seeds import iteration_generator
 from realgen.parallel import gather_first_axis, is_sharded
 from realgen.strategies import FSDP1, FSDP2
@@ -58,14 +58,15 @@ def one_rank(module: GRPOModule, rank: int, iteration: int) -> tuple[dict[str, f
     policy, rows = module.policy, torch.arange(2 * GROUP)
     generator = iteration_generator(0, rank, iteration)
     rollout = policy.rollout(prompts_of(iteration, rank, 2).prompts, GROUP, generator=generator)
-    advantages = module.objective.advantages(module.reward(rollout)).flatten()
+    advantages = module.objective.advantages(module.reward(rollout.samples())).flatten()
     with torch.no_grad(), policy.reference():
         reference = policy.score(rollout, rows)
+    update = PolicyUpdate(policy, module.objective, rollout, advantages, reference, **module.update_settings)
     policy.zero_grad()
     means: Counter[str] = Counter()
     for part in torch.randperm(len(rows), generator=generator).split(MICROBATCH):
         score = policy.score(rollout, part)
-        loss, values = module.objective.loss(score, make_minibatch(rollout, advantages, reference, part))
+        loss, values = module.objective.loss(score, update.minibatch(part))
         share = len(part) / len(rows)
         (loss * share).backward()
         means.update({name: share * float(values[name]) for name in ("policy_loss", "kl")})

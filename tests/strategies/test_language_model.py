@@ -13,15 +13,14 @@ from realgen.policies import LoRA, PromptPolicy
 from realgen.rewards.base import Reward
 from realgen.strategies import FSDP1, FSDP2
 from realgen.strategies.blocks import blocks_of
-from realgen.types import Rollout
 from tests.strategies.ranks import fit, on_ranks
 
 
 class Spread(Reward):
     """Prefers completions of many different letters."""
 
-    def score(self, rollout: Rollout) -> torch.Tensor:
-        return torch.tensor([float(len(set(rewrite.completion))) for rewrite in rollout.rewrites])
+    def score(self, samples: Samples) -> torch.Tensor:
+        return torch.tensor([float(len(set(rewrite.completion))) for rewrite in samples.rewrites])
 
 
 def make_rewriter(directory: str, lora: LoRA | None) -> PromptPolicy:

@@ -14,9 +14,9 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from realgen.cli import RealGenCLI
+from realgen.cli.realgen_cli import RealGenCLI
 from realgen.fit import main
-from realgen.modules.base import Training
+from realgen.modules.base import TrainableModule
 from realgen.rewards import WeightedSum
 from realgen.strategies import FSDP1, FSDP2
 from realgen.strategies.base import ShardedStrategy, check_types
@@ -36,7 +36,7 @@ def test_a_part_file_chooses_the_strategy(
     part: str, kind: type, timeout: str, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = f"--trainer.strategy=configs/strategies/{part}.yaml"
-    cli = RealGenCLI(Training, LightningDataModule, argv=[*RECIPE, chosen])
+    cli = RealGenCLI(TrainableModule, LightningDataModule, argv=[*RECIPE, chosen])
     assert type(cli.trainer.strategy) is kind
     assert getattr(cli.trainer.strategy, timeout) == timedelta(minutes=30)
     assert cli.trainer.world_size == 2

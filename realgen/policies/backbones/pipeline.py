@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.logging_filters import no_loading_bars, report_truncation_once
 from realgen.policies.backbones.base import Backbone, Schedule, channels_last
-from realgen.policies.chatter import no_loading_bars, tell_of_truncation_once
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 JOINT_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -91,7 +91,7 @@ class PipelineBackbone(Backbone):
             raise ValueError(f"it holds a {index['_class_name']}.")
         # Diffusers reads a pipeline without one of its parts, such as SD3's T5, only if None is passed for it.
         absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
-        tell_of_truncation_once()
+        report_truncation_once()
         with torch.device("cpu"), no_loading_bars():
             return pipeline_class.from_pretrained(
                 self.pretrained, dtype={"vae": torch.float32, "default": self.dtype}, **where, **absent

@@ -10,7 +10,7 @@ from realgen.benchmark.inputs.image_sets import ImageSet
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.cli.components import expand
-from realgen.cli.schema import place_of
+from realgen.cli.schema import slot_of
 from realgen.cli.tree import read_file
 from realgen.judges import ArenaJudge, OpenAIJudge
 
@@ -21,7 +21,7 @@ def build(path):
     """The judge of a part, as the command line would make it."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--judge", type=ArenaJudge)
-    parsed = parser.parse_object({"judge": expand(read_file(path), place_of(ArenaJudge)).plain()})
+    parsed = parser.parse_object({"judge": expand(read_file(path), slot_of(ArenaJudge)).plain()})
     return parser.instantiate(parsed).judge
 
 

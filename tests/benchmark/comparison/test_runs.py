@@ -22,7 +22,7 @@ def test_a_run_is_read_with_its_place_and_without_what_tells_nothing(tmp_path: P
     (run,) = read_runs(tmp_path / "run")
     assert (run.kind, run.seed, run.name) == ("run", 3, str(tmp_path / "run"))
     assert run.settings == {
-        "model.class_path": "realgen.modules.DiffusionGRPO", "model.optimizer.lr": 1e-3, "model.seed": 3,
+        "model.class_path": "realgen.modules.GRPOModule", "model.optimizer.lr": 1e-3, "model.seed": 3,
         "trainer.max_epochs": 6,
     }  # fmt: skip
     assert [(point.iteration, point.images, point.seconds) for point in run.points] == [(0, 0, 0), (10, 1000, 100)]

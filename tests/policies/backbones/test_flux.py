@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from realgen.logging_filters import report_truncation_once
 from realgen.policies.backbones import Flux
-from realgen.policies.chatter import tell_of_truncation_once
 from tests.helpers.tiny_pipelines import flux_pipeline
 
 PROMPTS = ["a red fox", "moon"]
@@ -37,10 +37,10 @@ def test_a_model_that_knows_no_guidance_is_told_none(tiny, tmp_path: Path) -> No
 
 
 def test_clips_short_memory_is_mentioned_once(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    tell_of_truncation_once()
+    report_truncation_once()
     handler, screen = logging.getLogger("diffusers").handlers[0], io.StringIO()
     monkeypatch.setattr(handler, "stream", screen)
-    monkeypatch.setattr(handler.filters[0], "told", False)
+    monkeypatch.setattr(handler.filters[0], "reported", False)
     for _ in range(2):
         backbone = Flux(tiny("flux"), max_sequence_length=64)
         backbone.load()

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from realgen.modules import GRPOModule
-from realgen.modules.judging import Judge, mean_over_images, rewards_by_row
+from realgen.modules.background_rewards import BackgroundRewards
 from realgen.objectives import GRPO
-from realgen.policies.joined import concatenate_rollouts, select_prompts
 from realgen.rewards import WeightedSum
-from realgen.rewards.base import Reward
-from realgen.types import PolicyScore, RewardOutput, Rollout
+from realgen.rewards.base import Reward, mean_over_images, rewards_by_row
+from realgen.types import PolicyScore, RewardOutput, Rollout, Samples
 from tests.helpers.toy_grpo import Color, GaussianPolicy, Prompts, module, trainer
 
 PATIENCE = 20.0
@@ -30,12 +29,12 @@ PATIENCE = 20.0
 class Told(Reward):
     """The mean of each image; ``told`` is called with each chunk first."""
 
-    def __init__(self, told: Callable[[Rollout], Any]) -> None:
+    def __init__(self, told: Callable[[Samples], Any]) -> None:
         self.told = told
 
-    def score(self, rollout: Rollout) -> Tensor:
-        self.told(rollout)
-        return rollout.images.mean((1, 2, 3))
+    def score(self, samples: Samples) -> Tensor:
+        self.told(samples)
+        return samples.images.mean((1, 2, 3))
 
 
 class ChunkedPolicy(GaussianPolicy):
@@ -47,7 +46,7 @@ class ChunkedPolicy(GaussianPolicy):
         whole = self.rollout(prompts, group_size, generator=generator)
         for index, prompt in enumerate(prompts):
             self.before(prompt)
-            yield select_prompts(whole, torch.tensor([index]))
+            yield whole.select_prompts(torch.tensor([index]))
 
     def reference(self) -> Any:
         self.before("reference")
@@ -76,32 +75,34 @@ def test_rewards_come_in_the_order_of_the_chunks(background: bool) -> None:
     reward = WeightedSum(
         {"mean": Told(lambda _: threads.append(threading.current_thread().name)), "red": Color(0)}, {"red": 2.0}
     )
-    with Judge(reward, background=background) as judge:
-        chunks = [judge.start(chunk(value, value + 0.1)) for value in (0.0, 0.5, 0.25)]
-        rewards = judge.rewards()
+    with BackgroundRewards(reward, background=background) as scoring:
+        chunks = [chunk(value, value + 0.1) for value in (0.0, 0.5, 0.25)]
+        for each in chunks:
+            scoring.start(each)
+        rewards = scoring.rewards()
     rows = torch.tensor([[0.0, 0.1], [0.5, 0.6], [0.25, 0.35]])
-    torch.testing.assert_close(rewards.parts["mean"], rows)
+    torch.testing.assert_close(rewards.components["mean"], rows)
     torch.testing.assert_close(rewards.total, 3 * rows)
     assert rewards.weights == {"mean": 1.0, "red": 2.0}
-    whole = reward(concatenate_rollouts(chunks))
+    whole = reward(Rollout.concatenate(chunks).samples())
     assert torch.equal(rewards.total, whole.total)
     assert all(name.startswith("reward") == background for name in threads[:3])
-    assert judge.seconds > 0
+    assert scoring.seconds > 0
 
 
 def test_the_barrier_waits_for_every_chunk() -> None:
     arrived, go = threading.Event(), threading.Event()
     answer: Future[Any] = Future()
 
-    def wait(_: Rollout) -> None:
+    def wait(_: Samples) -> None:
         arrived.set()
         assert go.wait(PATIENCE)
 
-    with Judge(Told(wait)) as judge:
-        judge.start(chunk(0.1))
-        judge.start(chunk(0.2))
+    with BackgroundRewards(Told(wait)) as scoring:
+        scoring.start(chunk(0.1))
+        scoring.start(chunk(0.2))
         assert arrived.wait(PATIENCE)
-        barrier = threading.Thread(target=lambda: answer.set_result(judge.rewards()))
+        barrier = threading.Thread(target=lambda: answer.set_result(scoring.rewards()))
         barrier.start()
         assert not answer.done()  # the first is on its way, and cannot end before ``go``
         go.set()
@@ -110,37 +111,37 @@ def test_the_barrier_waits_for_every_chunk() -> None:
 
 
 def test_an_error_keeps_its_message_and_stops_the_next_chunk() -> None:
-    judged: list[float] = []
+    scored: list[float] = []
 
-    def fail(rollout: Rollout) -> None:
-        judged.append(float(rollout.images.mean()))
+    def fail(rollout: Samples) -> None:
+        scored.append(float(rollout.images.mean()))
         raise RuntimeError("the judge is asleep")
 
-    with Judge(Told(fail)) as judge:
-        judge.start(chunk(0.0))
+    with BackgroundRewards(Told(fail)) as scoring:
+        scoring.start(chunk(0.0))
         with pytest.raises(RuntimeError, match="the judge is asleep"):
-            judge.rewards()
+            scoring.rewards()
         with pytest.raises(RuntimeError, match="the judge is asleep"):
-            judge.start(chunk(1.0))
-    assert judged == [0.0]
+            scoring.start(chunk(1.0))
+    assert scored == [0.0]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_error_of_the_policy_does_not_wait_for_the_reward(error: type[BaseException]) -> None:
     begun, go = threading.Event(), threading.Event()
-    judged: list[float] = []
+    scored: list[float] = []
     outputs: list[Future[Any]] = []
 
-    def hang(rollout: Rollout) -> None:
-        judged.append(float(rollout.images.mean()))
+    def hang(rollout: Samples) -> None:
+        scored.append(float(rollout.images.mean()))
         begun.set()
         assert go.wait(PATIENCE)
 
     def sample() -> None:
-        with Judge(Told(hang)) as judge:
-            judge.start(chunk(0.0))
-            judge.start(chunk(1.0))
-            outputs.extend(judge._outputs)
+        with BackgroundRewards(Told(hang)) as scoring:
+            scoring.start(chunk(0.0))
+            scoring.start(chunk(1.0))
+            outputs.extend(scoring._outputs)
             assert begun.wait(PATIENCE)
             raise error
 
@@ -150,58 +151,58 @@ def test_an_error_of_the_policy_does_not_wait_for_the_reward(error: type[BaseExc
     assert outputs[1].cancelled()
     go.set()
     outputs[0].result(PATIENCE)
-    assert judged == [0.0]
+    assert scored == [0.0]
 
 
 def test_the_thread_takes_over_autocast_and_gradient_mode() -> None:
     seen = []
 
-    def look(rollout: Rollout) -> None:
+    def look(rollout: Samples) -> None:
         product = torch.ones(2, 2, requires_grad=True) @ torch.ones(2, 2)
         seen.append((product.dtype, product.requires_grad))
 
-    with Judge(Told(look)) as judge:
-        judge.start(chunk(0.0))
+    with BackgroundRewards(Told(look)) as scoring:
+        scoring.start(chunk(0.0))
         with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
-            judge.start(chunk(0.0))
-        judge.rewards()
+            scoring.start(chunk(0.0))
+        scoring.rewards()
     assert seen == [(torch.float32, True), (torch.bfloat16, False)]
 
 
 def test_the_global_generators_stay_as_they_are() -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # Python's own moves with beartype
-    with Judge(WeightedSum({"red": Color(0), "green": Color(1, failing=[0])})) as judge:
-        judge.start(chunk(0.0, 0.5))
-        judge.start(chunk(0.2, 0.3))
-        judge.rewards()
+    with BackgroundRewards(WeightedSum({"red": Color(0), "green": Color(1, failing=[0])})) as scoring:
+        scoring.start(chunk(0.0, 0.5))
+        scoring.start(chunk(0.2, 0.3))
+        scoring.rewards()
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
 
 
-def test_the_next_chunk_is_sampled_while_one_is_judged(tmp_path: Path) -> None:
+def test_the_next_chunk_is_sampled_while_one_is_scored(tmp_path: Path) -> None:
     """Each chunk's reward ends only when what comes after its sampling has begun."""
     reached = {name: threading.Event() for name in ("a", "a cat", "reference")}
     following = iter(["a cat", "reference"])
     missed = []
 
-    def wait(_: Rollout) -> None:
+    def wait(_: Samples) -> None:
         name = next(following)
         if not reached[name].wait(PATIENCE):
             missed.append(name)
 
     policy = ChunkedPolicy()
     policy.before = lambda what: reached[what].set()
-    leash = GRPO(clip_low=0.2, clip_high=0.2, kl="k3", kl_coef=0.1)
-    fit(tmp_path, policy=policy, reward=Told(wait), objective=leash)
+    penalty = GRPO(clip_low=0.2, clip_high=0.2, kl="k3", kl_coef=0.1)
+    fit(tmp_path, policy=policy, reward=Told(wait), objective=penalty)
     assert not missed
     assert next(following, None) is None
 
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_overlap_and_chunks_leave_the_training_as_it_is(tmp_path: Path, kl_coef: float) -> None:
-    leash = GRPO(clip_low=0.2, clip_high=0.2, kl="k3", kl_coef=kl_coef)
+    penalty = GRPO(clip_low=0.2, clip_high=0.2, kl="k3", kl_coef=kl_coef)
     runs = [
-        fit(tmp_path, 3, policy=policy(), objective=leash, overlap_rewards=overlap)
+        fit(tmp_path, 3, policy=policy(), objective=penalty, overlap_rewards=overlap)
         for policy in (GaussianPolicy, ChunkedPolicy)
         for overlap in (False, True)
     ]
@@ -217,9 +218,9 @@ def test_failed_samples_of_a_chunk_are_masked(tmp_path: Path) -> None:
     class FailsAtTheSecond(Color):
         """Cannot judge the first two samples of the second prompt, rows 4 and 5 of the whole."""
 
-        def score(self, rollout: Rollout) -> Tensor:
-            scores = super().score(rollout)
-            rows = [row for row, prompt in enumerate(rollout.row_prompts) if prompt == "a cat"][:2]
+        def score(self, samples: Samples) -> Tensor:
+            scores = super().score(samples)
+            rows = [row for row, prompt in enumerate(samples.row_prompts) if prompt == "a cat"][:2]
             scores[rows] = torch.nan
             return scores
 
@@ -230,11 +231,11 @@ def test_failed_samples_of_a_chunk_are_masked(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_reward_stops_the_fit_with_its_own_message(tmp_path: Path) -> None:
-    def fail(_: Rollout) -> None:
-        raise RuntimeError("remote reward: 8 of the last 8 samples could not be judged")
+    def fail(_: Samples) -> None:
+        raise RuntimeError("remote reward: 8 of the last 8 samples could not be scored")
 
     trained = module(policy=ChunkedPolicy(), reward=Told(fail))
-    with pytest.raises(RuntimeError, match="remote reward: 8 of the last 8 samples could not be judged"):
+    with pytest.raises(RuntimeError, match="remote reward: 8 of the last 8 samples could not be scored"):
         trainer(tmp_path, limit_val_batches=0).fit(trained, Prompts())
     start = GaussianPolicy()
     start.load()
@@ -245,28 +246,28 @@ def test_an_error_of_the_reward_stops_the_fit_with_its_own_message(tmp_path: Pat
     assert not any(thread.is_alive() for thread in judging)
 
 
-def test_a_row_has_the_mean_of_its_images_that_could_be_judged() -> None:
+def test_a_row_has_the_mean_of_its_images_that_could_be_scored() -> None:
     nan = torch.nan
     red = torch.tensor([[0.0, 1.0, 0.5, 0.5], [nan, 0.4, nan, nan]])
     green = torch.tensor([[1.0, 3.0, nan, 5.0], [9.0, 0.2, 0.1, 0.1]])
     rewards = RewardOutput(red + green, {"red": red, "green": green}, {"red": 1.0, "green": 1.0})
     rows = mean_over_images(rewards, 2)
     # Prompt 1: both images of row 0, the second of row 1. Prompt 2: the second of row 0, none of row 1.
-    torch.testing.assert_close(rows.parts["red"], torch.tensor([[0.5, 0.5], [0.4, nan]]), equal_nan=True)
-    torch.testing.assert_close(rows.parts["green"], torch.tensor([[2.0, 5.0], [0.2, nan]]), equal_nan=True)
+    torch.testing.assert_close(rows.components["red"], torch.tensor([[0.5, 0.5], [0.4, nan]]), equal_nan=True)
+    torch.testing.assert_close(rows.components["green"], torch.tensor([[2.0, 5.0], [0.2, nan]]), equal_nan=True)
     torch.testing.assert_close(rows.total, torch.tensor([[2.5, 5.5], [0.6, nan]]), equal_nan=True)
     assert rows.valid.tolist() == [[True, True], [True, False]]
     assert mean_over_images(rewards, 1) is rewards
     by_row = rewards_by_row(rewards, 2)
-    assert by_row.parts["green"][0].tolist() == [1.0, 3.0]
+    assert by_row.components["green"][0].tolist() == [1.0, 3.0]
     assert by_row.total.shape == (4, 2)
 
 
 def test_the_reward_sees_every_image() -> None:
     seen = []
     rollout = replace(chunk(0.0, 0.5), images=torch.rand(4, 3, 2, 2), images_per_row=2)
-    with Judge(Told(lambda judged: seen.append((judged.group_size, len(judged.images))))) as judge:
-        judge.start(rollout)
-        rewards = judge.rewards()
+    with BackgroundRewards(Told(lambda samples: seen.append((samples.group_size, len(samples.images))))) as scoring:
+        scoring.start(rollout)
+        rewards = scoring.rewards()
     assert seen == [(4, 4)]
     assert rewards.total.shape == (1, 4)

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from realgen.metrics.base import ImageMetric
-from realgen.modules.grpo_module import Experience
-from realgen.modules.judging import Judge, mean_over_images, rewards_by_row
-from realgen.modules.lesson import Lesson, check_pair, reference_score
+from realgen.modules.background_rewards import BackgroundRewards
+from realgen.modules.grpo_module import GRPOModule, IterationData
 from realgen.modules.phases import PhaseClock
-from realgen.modules.prompt_grpo import PromptGRPO
+from realgen.modules.policy_update import PolicyUpdate, reference_score
 from realgen.modules.statistics import advantage_statistics
 from realgen.objectives.base import Objective
 from realgen.parallel import gather_first_axis
+from realgen.policies.base import Policy
 from realgen.policies.joint_policy import JointPolicy
-from realgen.rewards.base import Reward
+from realgen.rewards.base import Reward, mean_over_images, rewards_by_row
+from realgen.types import PromptBatch
 
 
-class JointGRPO(PromptGRPO):
-    """Trains a ``JointPolicy``: N images of each rewrite teach the rewriter and the image policy at the same time.
+class JointGRPOModule(GRPOModule):
+    """Trains a ``JointPolicy``: N images of each rewrite train the rewriter and the image policy at the same time.
 
     A rewrite's reward is the mean over its N images, its group the G rewrites of the prompt; an image's group are the N
     images of its text. One optimizer holds both, the image policy's weights in a group of their own; gradients are
     clipped policy by policy. Statistics of the image policy begin with ``image/``.
 
     Args:
-        policy: What is trained.
-        reward: What judges the images, and the texts.
+        policy: The policies to train.
+        reward: Scores the images, and the texts.
         objective: The GRPO variant of the rewriter: advantages and loss over tokens.
         image_objective: That of the image policy, over denoising steps.
         optimizer: Builds the optimizer from both policies' parameters.
@@ -43,7 +43,7 @@ class JointGRPO(PromptGRPO):
         max_grad_norm: Gradients of a larger norm are scaled down to it, > 0; ``.inf`` only measures the norm.
         skip_zero_advantages: As in ``GRPOModule``.
         on_policy_tolerance: As in ``GRPOModule``, of both policies.
-        metrics: Measures at validation that no reward ever sees, by name; ``null`` drops one.
+        metrics: Metrics at validation that no reward ever sees, by name; ``null`` drops one.
         validation_samples_per_prompt: Images drawn of each validation prompt, >= 1.
         seed: Chooses every random number of training, together with rank and iteration.
 
@@ -89,48 +89,46 @@ class JointGRPO(PromptGRPO):
             metrics=metrics,
             validation_samples_per_prompt=validation_samples_per_prompt,
             seed=seed,
-            overlap_rewards=False,  # nothing is left to do while they are judged
+            overlap_rewards=False,  # nothing is left to do while they are scored
         )
         if image_lr is not None and not image_lr > 0:
             raise ValueError(f"image_lr must be above 0, got {image_lr}.")
-        check_pair(policy.image_policy, image_objective)
+        image_objective.check_policy(policy.image_policy)
         self.image_objective = image_objective
         self.image_lr = image_lr
 
     def parameter_groups(self) -> list[Any]:
-        """The weights of both policies, each in a group of its own."""
+        """Return the weights of both policies, each in a group of its own."""
         image: dict[str, Any] = {"params": list(self.policy.image_policy.trainable_parameters().values())}
         image |= {"prefix": "image/"} | ({} if self.image_lr is None else {"lr": self.image_lr})
         return [{"params": list(self.policy.rewriter.trainable_parameters().values())}, image]
 
-    def experience(self, prompts: Sequence[str], generator: torch.Generator, clock: PhaseClock) -> Experience:
-        """Write, draw and judge; what each image says of its text, and of how it was drawn."""
+    def check_policy(self, policy: Policy) -> None:
+        """Accept every policy of the constructor's type."""
+
+    def collect(self, batch: PromptBatch, generator: torch.Generator, clock: PhaseClock) -> IterationData:
+        """Write, draw and score; compare each rewrite with its prompt's group, and each image with its text's."""
         with clock("rollout"):
-            rewriting, drawing = self.policy.rollouts(prompts, self.group_size, generator=generator)
-        self._check_rollout(rewriting, self.objective)
-        self._check_rollout(drawing, self.image_objective)
-        with clock("reward"), Judge(self.reward, background=False) as judge:
-            judge.start(rewriting)
-            rewards = judge.rewards()
+            rewriting, drawing = self.policy.rollouts(batch.prompts, self.group_size, generator=generator)
+        self._check_decisions(rewriting)
+        self._check_decisions(drawing)
+        with clock("reward"), BackgroundRewards(self.reward, batch.metadata, background=False) as scoring:
+            scoring.start(rewriting)
+            rewards = scoring.rewards()
         statistics = self.reward_statistics(rewards)
-        lessons = []
-        for policy, objective, rollout, judged, prefix in (
-            (self.policy.rewriter, self.objective, rewriting, mean_over_images(rewards, drawing.group_size), ""),
-            (
-                self.policy.image_policy,
-                self.image_objective,
-                drawing,
-                rewards_by_row(rewards, drawing.group_size),
-                "image/",
-            ),
+        updates = []
+        images = drawing.group_size
+        for policy, objective, rollout, grouped, prefix in (
+            (self.policy.rewriter, self.objective, rewriting, mean_over_images(rewards, images), ""),
+            (self.policy.image_policy, self.image_objective, drawing, rewards_by_row(rewards, images), "image/"),
         ):
-            advantages = self.advantages(judged, objective)
+            advantages = self.advantages(grouped, objective)
             with clock("reference"):
                 reference = reference_score(policy, objective, rollout, self.microbatch_size)
-            lesson = Lesson(
-                policy, objective, rollout, advantages.flatten(), reference, prefix=prefix, **self._lesson_settings
+            update = PolicyUpdate(
+                policy, objective, rollout, advantages.flatten(), reference, prefix=prefix, **self.update_settings
             )
-            lessons.append(lesson)
+            updates.append(update)
             values = advantage_statistics(gather_first_axis(advantages))
             statistics |= {f"{prefix}{name}": value for name, value in values.items()}
-        return Experience(rewriting, rewards, lessons, statistics)
+        return IterationData(rewriting, rewards, updates, statistics)

@@ -1,10 +1,12 @@
+"""Filters for what libraries print."""
+
 from __future__ import annotations
 
 import logging
 
 from diffusers.utils import logging as diffusers_logging
 
-from realgen.policies.chatter import TRUNCATED, no_loading_bars, tell_of_truncation_once
+from realgen.logging_filters import TRUNCATED, no_loading_bars, report_truncation_once
 
 
 def test_bars_are_back_afterwards() -> None:
@@ -14,29 +16,24 @@ def test_bars_are_back_afterwards() -> None:
     assert diffusers_logging.is_progress_bar_enabled() == shown
 
 
-def test_a_language_model_is_loaded_and_saved_without_bars(make_rewriter, tmp_path, capsys) -> None:
-    make_rewriter().export(tmp_path)
-    assert "it/s" not in capsys.readouterr().err
-
-
-def test_truncation_is_told_of_once_and_all_else_always() -> None:
+def test_truncation_is_reported_once_and_all_else_always() -> None:
     logger = diffusers_logging.get_logger("diffusers.pipelines.some_pipeline")
-    tell_of_truncation_once()
-    tell_of_truncation_once()
+    report_truncation_once()
+    report_truncation_once()
     handler = logging.getLogger("diffusers").handlers[0]  # the others are pytest's
     (once,) = handler.filters
-    once.told = False
+    once.reported = False
     messages = [f"{TRUNCATED} because CLIP can only handle: ['a']", "something else", f"{TRUNCATED}: ['b']", "and more"]
     records = [logger.makeRecord(logger.name, logging.WARNING, "", 0, text, (), None) for text in messages]
     assert [bool(handler.filter(record)) for record in records] == [True, True, False, True]
 
 
-def test_truncation_is_told_of_in_short() -> None:
+def test_truncation_is_reported_in_short() -> None:
     logger = diffusers_logging.get_logger("diffusers.pipelines.some_pipeline")
-    tell_of_truncation_once()
+    report_truncation_once()
     handler = logging.getLogger("diffusers").handlers[0]
     (once,) = handler.filters
-    once.told = False
+    once.reported = False
     record = logger.makeRecord(logger.name, logging.WARNING, "", 0, f"{TRUNCATED}: %s", (["cat"] * 5000,), None)
     assert handler.filter(record)
     assert record.getMessage().startswith(f"{TRUNCATED}: ['cat', 'cat'")

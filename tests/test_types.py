@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import torch
 
-from realgen.policies.joined import concatenate_rollouts, concatenate_scores, select_prompts, select_rows
 from realgen.types import Gaussian, PolicyScore, Rewrite, Rollout
 
 
@@ -23,7 +22,7 @@ def rollout(first: int, prompts: str, *, rewritten: bool = False) -> Rollout:
 
 
 def test_scores_are_joined_in_every_part() -> None:
-    joined, whole = concatenate_scores([score(range(2)), score(range(2, 3)), score(range(3, 5))]), score(range(5))
+    joined, whole = PolicyScore.concatenate([score(range(2)), score(range(2, 3)), score(range(3, 5))]), score(range(5))
     assert torch.equal(joined.log_probs, whole.log_probs)
     assert torch.equal(joined.gaussian.mean, whole.gaussian.mean)
     assert torch.equal(joined.gaussian.std, whole.gaussian.std)
@@ -32,12 +31,12 @@ def test_scores_are_joined_in_every_part() -> None:
 
 
 def test_missing_parts_of_scores_stay_missing() -> None:
-    bare = concatenate_scores([score(range(1), full=False), score(range(1, 2), full=False)])
+    bare = PolicyScore.concatenate([score(range(1), full=False), score(range(1, 2), full=False)])
     assert (bare.gaussian, bare.velocity) == (None, None)
 
 
 def test_rollouts_are_joined_in_every_part() -> None:
-    joined = concatenate_rollouts([rollout(0, "ab", rewritten=True), rollout(4, "c", rewritten=True)])
+    joined = Rollout.concatenate([rollout(0, "ab", rewritten=True), rollout(4, "c", rewritten=True)])
     whole = rollout(0, "abc", rewritten=True)
     assert (joined.prompts, joined.group_size) == (("a", "b", "c"), 2)
     assert joined.rewrites == whole.rewrites
@@ -45,33 +44,48 @@ def test_rollouts_are_joined_in_every_part() -> None:
     assert torch.equal(joined.images, whole.images)
     assert torch.equal(joined.sampled.log_probs, whole.sampled.log_probs)
     assert torch.equal(joined.mask, whole.mask)
-    assert joined.trajectory["x"].tolist() == list(range(6))
-    assert concatenate_rollouts([rollout(0, "a"), rollout(2, "b")]).rewrites is None
+    assert joined.policy_state["x"].tolist() == list(range(6))
+    assert Rollout.concatenate([rollout(0, "a"), rollout(2, "b")]).rewrites is None
 
 
 def test_one_rollout_is_left_as_it_is() -> None:
     alone = rollout(0, "ab")
-    assert concatenate_rollouts([alone]) is alone
+    assert Rollout.concatenate([alone]) is alone
 
 
-def test_select_rows_takes_every_part_in_the_given_order() -> None:
-    picked = select_rows(score(range(4)), torch.tensor([3, 1]))
+def test_select_takes_every_part_in_the_given_order() -> None:
+    picked = score(range(4)).select(torch.tensor([3, 1]))
     assert picked.log_probs.tolist() == [[6, 7], [2, 3]]
     assert picked.gaussian.mean[:, 1].tolist() == [[7, 7, 7], [3, 3, 3]]
     assert picked.gaussian.std.tolist() == [[7, 8], [3, 4]]
     assert picked.gaussian.step_size.tolist() == [[8, 9], [4, 5]]
     assert picked.velocity[1, 1].tolist() == [-3, -3, -3]
-    bare = select_rows(score(range(2), full=False), torch.tensor([0]))
+    bare = score(range(2), full=False).select(torch.tensor([0]))
     assert (bare.gaussian, bare.velocity) == (None, None)
 
 
 def test_select_prompts_takes_whole_groups_with_all_their_images() -> None:
     whole = rollout(0, "abc", rewritten=True)
     two_each = replace(whole, images=torch.arange(12.0)[:, None, None, None].expand(-1, 3, 1, 1), images_per_row=2)
-    picked = select_prompts(two_each, torch.tensor([2, 0]))
+    picked = two_each.select_prompts(torch.tensor([2, 0]))
     assert picked.prompts == ("c", "a")
     assert [rewrite.text for rewrite in picked.rewrites] == ["text 4", "text 5", "text 0", "text 1"]
     assert picked.images[:, 0, 0, 0].tolist() == [8, 9, 10, 11, 0, 1, 2, 3]
-    assert picked.trajectory["x"].tolist() == [4, 5, 0, 1]
+    assert picked.policy_state["x"].tolist() == [4, 5, 0, 1]
     assert torch.equal(picked.sampled.log_probs, whole.sampled.log_probs[[4, 5, 0, 1]])
     assert torch.equal(picked.mask, whole.mask[[4, 5, 0, 1]])
+
+
+def test_samples_of_a_rollout_have_a_row_for_each_image() -> None:
+    whole = rollout(0, "abc", rewritten=True)
+    images = torch.arange(12.0)[:, None, None, None].expand(-1, 3, 1, 1)
+    samples = replace(whole, images=images, images_per_row=2).samples([{"key": 1}, {}, {"key": 3}])
+    assert (samples.prompts, samples.group_size) == (("a", "b", "c"), 4)
+    assert samples.images is images
+    assert samples.row_prompts == ["a"] * 4 + ["b"] * 4 + ["c"] * 4
+    assert samples.row_texts == [f"text {row // 2}" for row in range(12)]
+    assert samples.metadata == ({"key": 1}, {}, {"key": 3})
+    plain = rollout(0, "ab").samples()
+    assert plain.rewrites is None
+    assert plain.metadata == ({}, {})
+    assert plain.row_texts == plain.row_prompts == ["a", "a", "b", "b"]

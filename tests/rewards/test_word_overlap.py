@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from realgen.functional.text import (
+from realgen.rewards.word_overlap import (
     FUNCTION_WORDS,
     IRREGULAR,
     added_ngrams,

@@ -1,4 +1,4 @@
-"""What the screen is spared."""
+"""What Weights & Biases is told of a run."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from realgen.cli import RealGenCLI
-from realgen.cli.quiet import drop_anonymous
+from realgen.cli.realgen_cli import RealGenCLI
+from realgen.cli.wandb_logger import drop_anonymous
 
 LOGGERS = "{wandb: {class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: p, offline: true}}}"
 

@@ -1,0 +1,160 @@
+"""The dotted key of each component of a config, so that an error can name the component that raised it."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from realgen.cli.config_error import ConfigError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
+"""Errors whose message says enough; another one is a mistake of the program."""
+_ATTRIBUTE = "_config_place"
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class ConfigPlace(NamedTuple):
+    """Where a component stands in the config."""
+
+    key: str
+    """Its dotted key, without ``init_args``."""
+    arguments: Collection[str]
+    """The names of its arguments."""
+
+
+def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Make the components of a config; each remembers its dotted key.
+
+    Args:
+        parser: The parser of the config.
+        config: What the parser gave. A component that is made later, such as an optimizer, is covered, too.
+
+    Returns:
+        The config with objects in place of components.
+
+    Raises:
+        ConfigError: If a constructor refuses its arguments, or anything else is wrong.
+    """
+    construct = _Constructor(config.as_dict())
+    try:
+        return parser.instantiate(config, instantiators=[(construct, object, True)])
+    except Exception as error:  # a constructor may raise anything
+        raise ConfigError(explain(error)) from error
+
+
+@contextmanager
+def constructing(place: ConfigPlace) -> Iterator[None]:
+    """Turn the error of a constructor into one that begins with the dotted key.
+
+    Args:
+        place: Of the component that is made.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ConfigError: If the constructor raises anything.
+    """
+    try:
+        yield
+    except Exception as error:  # a constructor may raise anything
+        raise ConfigError(_lead([*_raisers(error), place], error)) from error
+
+
+def explain(error: Exception) -> str:
+    """The message of an error, led by the dotted key of the component that raised it.
+
+    Args:
+        error: What came out of a constructor or a method.
+
+    Returns:
+        The message; without a key if no component raised it. It begins with the type of an error that a user does not
+        expect, see ``EXPECTED_ERRORS``.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigError):
+        cause = cause.__cause__  # jsonargparse wraps the error of a constructor where a type is a union
+    return str(cause) if cause is not None else _lead(_raisers(error), error)
+
+
+def _lead(places: Sequence[ConfigPlace], error: Exception) -> str:
+    """The message behind the key of the first place that has the argument with which it begins, or of the first one."""
+    message = str(error) if isinstance(error, EXPECTED_ERRORS) else f"{type(error).__name__}: {error}"
+    first = re.match(r"\w*", message)
+    for place in places:
+        if first and first[0] in place.arguments:
+            return f"{place.key}.{message}"
+    return f"{places[0].key}: {message}" if places else message
+
+
+def _raisers(error: Exception) -> list[ConfigPlace]:
+    """The places of the components whose methods raised the error, the innermost first."""
+    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
+    places = (getattr(names.get("self"), "__dict__", {}).get(_ATTRIBUTE) for names in reversed(frames))
+    return [place for place in places if place is not None]
+
+
+class _Constructor:
+    """Makes each component, finding its key by its class and the arguments that it gets.
+
+    Args:
+        config: The config that is instantiated, as plain values.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._specs = list(_specs(config, ""))
+        self._taken: set[str] = set()
+
+    def __call__(self, component: type, *args: Any, **kwargs: Any) -> Any:
+        key = self._key(component.__name__, kwargs)
+        if key is None:  # of a default that is not in the config
+            return component(*args, **kwargs)
+        place = ConfigPlace(key, frozenset(kwargs))
+        with constructing(place):
+            made = component(*args, **kwargs)
+        with suppress(AttributeError):  # one without attributes cannot remember
+            object.__setattr__(made, _ATTRIBUTE, place)
+        return made
+
+    def _key(self, name: str, arguments: Mapping[str, Any]) -> str | None:
+        found = [
+            key
+            for key, class_name, given in self._specs
+            if (class_name == name or (class_name is None and set(given) == set(arguments)))
+            and all(_fits(value, arguments.get(argument), f"{key}.{argument}") for argument, value in given.items())
+        ]
+        # Of components that are equal in all, the first is made first.
+        key = next((key for key in found if key not in self._taken), found[0] if found else None)
+        self._taken |= {key} if key is not None else set()
+        return key
+
+
+def _specs(value: Any, key: str) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
+    """Dotted key, class name and arguments of every component; a mapping without class name may be a dataclass."""
+    if isinstance(value, dict):
+        chosen = value.get("class_path")
+        arguments = value if chosen is None else value.get("init_args") or {}
+        yield key, chosen and chosen.rpartition(".")[2], arguments
+        for name, child in arguments.items():
+            yield from _specs(child, f"{key}.{name}".removeprefix("."))
+    elif isinstance(value, list):
+        for i, child in enumerate(value):
+            yield from _specs(child, f"{key}[{i}]")
+
+
+def _fits(given: Any, made: Any, key: str) -> bool:
+    """Whether an argument of a constructor can be what the config says under a key."""
+    place = getattr(made, "__dict__", {}).get(_ATTRIBUTE)
+    if place is not None:
+        return place.key == key
+    if isinstance(given, dict) and isinstance(made, Mapping):
+        return all(_fits(value, made.get(name), f"{key}.{name}") for name, value in given.items())
+    if isinstance(given, list) and isinstance(made, list) and len(given) == len(made):
+        return all(_fits(value, made[i], f"{key}[{i}]") for i, value in enumerate(given))
+    return not (isinstance(given, _PLAIN) and isinstance(made, _PLAIN)) or given == made

@@ -1,0 +1,93 @@
+"""Filters for what Lightning, diffusers and transformers print, so that the screen shows what a user asked for."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TRUNCATED = "The following part of your input was truncated"
+"""Start of the message that diffusers logs for every text that is too long for CLIP."""
+LETTERS_SHOWN = 200
+"""Length at which that message is cut; it repeats all truncated words, of which there may be thousands."""
+
+_LIGHTNING_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
+_UNWANTED = ("Seed set to", "GPU available: False", "TPU available: False", "\N{ELECTRIC LIGHT BULB} Tip")
+
+
+def quiet_lightning() -> None:
+    """Drop Lightning's lines about missing devices, its advertisements, and a deprecation warning about its own code.
+
+    Other warnings and errors are still shown.
+    """
+    for name in _LIGHTNING_LOGGERS:
+        logging.getLogger(name).addFilter(_is_wanted)
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_UNWANTED)
+
+
+@contextmanager
+def no_loading_bars() -> Iterator[None]:
+    """Hide the progress bars of diffusers and transformers for weights on disk; those of downloads are still shown.
+
+    Yields:
+        Nothing.
+    """
+    from diffusers.utils import logging as diffusers_bars
+    from transformers.utils import logging as transformers_bars
+
+    shown = diffusers_bars.is_progress_bar_enabled()
+    diffusers_bars.disable_progress_bar()
+    hook = transformers_bars.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **{**kwargs, "disable": True}))
+    try:
+        yield
+    finally:
+        transformers_bars.set_tqdm_hook(hook)
+        if shown:
+            diffusers_bars.enable_progress_bar()
+
+
+@contextmanager
+def errors_only() -> Iterator[None]:
+    """Log nothing below an error.
+
+    Yields:
+        Nothing.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def report_truncation_once() -> None:
+    """Let diffusers report, shortened, only the first text that is too long for CLIP; there may be thousands."""
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.get_logger("diffusers")  # creates the handler together with the first logger
+    for handler in logging.getLogger("diffusers").handlers:
+        if not any(isinstance(known, _FirstTruncation) for known in handler.filters):
+            handler.addFilter(_FirstTruncation())
+
+
+class _FirstTruncation(logging.Filter):
+    """Pass only the first truncation message, shortened, and every other message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reported = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if not message.startswith(TRUNCATED):
+            return True
+        if len(message) > LETTERS_SHOWN:
+            record.msg, record.args = f"{message[:LETTERS_SHOWN]} ...", ()
+        first, self.reported = not self.reported, True
+        return first

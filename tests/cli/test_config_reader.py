@@ -1,0 +1,78 @@
+"""Configs of commands without a trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from realgen.cli import ConfigError
+from realgen.cli.config_reader import Argument, ConfigReader, read_arguments
+from realgen.cli.schema import ConfigSlot, slot_of
+from realgen.detectors import Detector
+
+TOYS = "tests.helpers.toy_bench"
+ARGUMENTS = {
+    "detectors": Argument(dict[str, Detector | None], {}, "Detectors."),
+    "number": Argument(int, 3, "A number."),
+}
+
+
+@pytest.fixture
+def reader() -> ConfigReader:
+    return ConfigReader(ARGUMENTS, "usage of this")
+
+
+def test_files_and_arguments_merge(reader: ConfigReader, tmp_path: Path) -> None:
+    (tmp_path / "part.yaml").write_text(f"class_path: {TOYS}.Brightness\ninit_args: {{batch_size: 5}}\n")
+    (tmp_path / "a.yaml").write_text(f"detectors: {{a: part.yaml, b: {TOYS}.Brightness}}\nnumber: 4\n")
+    config = reader.read(["--config", str(tmp_path / "a.yaml"), "--detectors.b=null", "--detectors.a.batch_size=6"])
+    made = reader.make(config)
+    assert (made.number, made.detectors["b"], made.detectors["a"].batch_size) == (4, None, 6)
+    assert reader.make(config).detectors["a"] is not made.detectors["a"]
+    assert config["detectors"]["a"]["init_args"]["batch_size"] == 6  # still plain values
+
+
+def test_defaults_stand_where_nothing_is_given(reader: ConfigReader) -> None:
+    assert reader.read([]) == {"detectors": {}, "number": 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--numberx=1"], "numberx: config has no such key .* Did you mean number"),
+        (["--number=x"], "number: expected int, got 'x'"),
+        (["--detectors.a=torch.nn.Linear"], "detectors.a: .*Linear is no Detector"),
+        ([f"--detectors.a={TOYS}.Brightness", "--detectors.a.batch=1"], "has no such key .* Did you mean batch_size"),
+        (["--config", "none.yaml"], "cannot read none.yaml"),
+    ],
+)
+def test_mistakes_take_one_line(reader: ConfigReader, arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        reader.read(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_constructor_that_refuses_is_named(reader: ConfigReader) -> None:
+    config = reader.read([f"--detectors.a={TOYS}.Brightness", "--detectors.a.batch_size=0"])
+    with pytest.raises(ConfigError, match=r"^detectors\.a\.batch_size must be at least 1, got 0"):
+        reader.make(config)
+
+
+def test_help_and_config_are_printed(reader: ConfigReader, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        reader.read(["--help"])
+    assert capsys.readouterr().out.startswith("usage: usage of this")
+    with pytest.raises(SystemExit):
+        reader.read(["--number=7", "--print_config"])
+    assert "number: 7" in capsys.readouterr().out
+
+
+def test_files_and_arguments_count_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("{x: 1, y: 1}")
+    (tmp_path / "b.yaml").write_text("{x: 2}")
+    root = ConfigSlot(arguments={"x": slot_of(int), "y": slot_of(int)})
+    a, b = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
+    assert read_arguments(["-c", a, "--config", b, "--y=3"], root).plain() == {"x": 2, "y": "3"}
+    assert read_arguments(["-c", a, "--x=5", f"--config={b}"], root).plain() == {"x": 2, "y": 1}
+    assert read_arguments(["-c", "{x: 7}"], root).plain() == {"x": 7}
