@@ -18,7 +18,7 @@ SRGB_TO_XYZ = (
 
 
 def luma(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch height width"]:
-    """Brightness as the eye weighs it, Y' = 0.299 R' + 0.587 G' + 0.114 B' (ITU-R BT.601).
+    """Return the perceived brightness, Y' = 0.299 R' + 0.587 G' + 0.114 B' (ITU-R BT.601).
 
     Args:
         images: [B, 3, H, W] sRGB in [0, 1].

@@ -1,4 +1,8 @@
-"""How far apart two samples are, and how wide one is."""
+"""Distances between two samples, and the spread of one.
+
+AUROC and Wasserstein distance are as short here as calls of scikit-learn and SciPy with their conversions, and pass NaN
+on; torchmetrics' kernel distance draws random subsets.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ def kernel_distance(
 
     Args:
         generated: [N, D] features x of generated images.
-        real: [M, D] features y of photographs; M may differ from N.
+        real: [M, D] features y of real images; M may differ from N.
 
     Returns:
         The distance. Zero in expectation for samples of one distribution, so a little below zero is possible.
@@ -80,11 +84,11 @@ def auroc(positive: Float[Tensor, " positive"], negative: Float[Tensor, " negati
     """Probability that a positive scores above a negative, ties counted half (Mann and Whitney 1947).
 
     Args:
-        positive: [N] scores of what the judge should rate high.
-        negative: [M] scores of what it should rate low.
+        positive: [N] scores that should be high.
+        negative: [M] scores that should be low.
 
     Returns:
-        Area under the ROC curve in [0, 1]: 1 = always told apart, 0.5 = not at all. NaN if a score is NaN.
+        Area under the ROC curve in [0, 1]: 1 = perfectly separated, 0.5 = not at all. NaN if a score is NaN.
 
     Example:
         >>> auroc(torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.5]))  # 1, 1, 1 and a tie
