@@ -27,8 +27,8 @@ from realgen.policies.base import Policy
 class RealBenchScoring(Callback):
     """Draw a benchmark's prompts with the policy (of ``EMA``, if there is one) and log how real detectors find them.
 
-    ``realbench/NAME`` is mean P(real) x 100, ``realbench/NAME_judged_real`` the share with P(real) > 0.5 in percent, and
-    ``realbench/NAME/CATEGORY`` the mean of each category; images with NaN are in none of them, and
+    ``realbench/NAME`` is mean P(real) x 100, ``realbench/NAME_judged_real`` the share with P(real) > 0.5 in percent,
+    and ``realbench/NAME/CATEGORY`` the mean of each category; images with NaN are in none of them, and
     ``realbench/failed/NAME`` counts them. Prompts and seeds are those of ``realgen.realbench`` with the same ``seed``;
     the ranks share the prompts. A detector of the reward would show how well the policy learned it, not how real the
     images are: give others.
@@ -141,6 +141,6 @@ def _policy_of(module: LightningModule) -> Policy:
 
 
 def _as_written(images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows 3 height width"]:
-    """Rounded to 8 bits as in the benchmark's files; an image with NaN becomes NaN throughout, and is not scored."""
+    """Round to 8 bits as in the benchmark's files; an image with NaN becomes NaN throughout, and is not scored."""
     drawn = images.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
     return torch.where(drawn, from_uint8(to_uint8(images)), torch.nan)

@@ -128,7 +128,7 @@ def random_rescale(
 def random_blur(
     images: Float[Tensor, "batch 3 height width"], *, sigma: Interval, generator: torch.Generator
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Gaussian blur; against the shortcut of sharpness.
+    """Blur with a Gaussian; against the shortcut of sharpness.
 
     Args:
         images: [B, 3, H, W] in [0, 1], H and W above 3 sigma.

@@ -17,7 +17,7 @@ information."""
 def power_spectrum(
     gray: Float[Tensor, "batch height width"], *, hann: bool = False
 ) -> Float[Tensor, "batch height width"]:
-    """Periodogram |F(w (x - mean))|^2 / sum(w^2) (Welch 1967): white noise of variance s^2 gives s^2 everywhere.
+    """Compute the periodogram |F(w (x - mean))|^2 / sum(w^2) (Welch 1967), s^2 for white noise of variance s^2.
 
     Args:
         gray: [B, H, W] in any unit.
@@ -44,7 +44,7 @@ def power_spectrum(
 
 
 def radial_spectrum(images: Float[Tensor, "batch 3 height width"], num_rings: int) -> Float[Tensor, "batch rings"]:
-    """Log power of the luma in rings of equal spatial frequency, 10 log10(mean power of the ring + floor).
+    """Compute the log power of the luma in rings of equal spatial frequency, 10 log10(mean power of the ring + floor).
 
     The azimuthal average of Durall et al. (arXiv:2003.01826, equation 4), with two deviations: a Hann window, because
     images do not wrap around, and rings in cycles per pixel, so that oblong images have the same ones.
@@ -121,7 +121,7 @@ def grid_excess(images: Float[Tensor, "batch 3 height width"], period: int) -> F
 def decibel_distance(
     generated: Float[Tensor, "generated rings"], real: Float[Tensor, "real rings"]
 ) -> Float[Tensor, ""]:
-    """Root mean square over the rings of the difference of two mean log spectra.
+    """Return the root mean square over the rings of the difference of two mean log spectra.
 
     Args:
         generated: [N, R] log spectra of generated images, in dB.
