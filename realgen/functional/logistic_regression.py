@@ -26,7 +26,7 @@ class SigmoidCalibration(NamedTuple):
     """p = sigmoid(scale * logit + shift)."""
 
     scale: float
-    """Above 0 where the logits point the right way; 1 / scale is the temperature."""
+    """Above 0; 1 / scale is the temperature."""
     shift: float
     """0 where only the temperature was fitted."""
 
@@ -82,7 +82,7 @@ def fit_platt(
         Scale and shift.
 
     Raises:
-        ValueError: If one class has no row, or the logits point the wrong way.
+        ValueError: If one class has no row, or the logits are no better than chance.
 
     Example:
         >>> logits = torch.tensor([-8.0, -6.0, 6.0, 8.0])  # far too sure for four rows

@@ -98,7 +98,7 @@ class PipelineBackbone(Backbone):
             )
 
     def frozen(self) -> list[nn.Module]:
-        """The text encoders and the VAE."""
+        """Return the text encoders and the VAE."""
         parts = self._pipeline.components.items()
         return [part for name, part in parts if isinstance(part, nn.Module) and name != "transformer"]
 
