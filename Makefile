@@ -19,7 +19,7 @@ STAMP :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help fit test coverage lint format nano pin clean
+.PHONY: help fit test coverage lint format docs nano pin clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)  ## build the documentation as a site in site/, strictly and offline
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
+
 nano: $(STAMP)  ## retrain the small models of data/nano from scratch
 	$(BIN)/python -m experiments.nano.build $(ARGS)
 
@@ -52,8 +55,8 @@ pin: $(STAMP)  ## write the installed versions to constraints.txt
 	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.tmp
 	mv constraints.tmp constraints.txt
 
-clean:  ## remove .venv and the caches; never what runs wrote
-	rm -rf .venv *.egg-info .coverage .coverage.* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove .venv, the site and the caches; never what runs wrote
+	rm -rf .venv site *.egg-info .coverage .coverage.* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find realgen tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/.installed: constraints.txt pyproject.toml

@@ -44,6 +44,14 @@ def test_contracts_are_kept() -> None:
     assert f"Contracts: {len(contracts)} kept, 0 broken." in result.stdout
 
 
+def test_contributing_shows_the_floors() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["id"] == "floors")
+    rows = re.findall(r"^\| [\w ]+ \| (`.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    shown = [set(re.findall(r"`([a-z_]+)`", row)) for row in rows]
+    assert shown[: len(layers)] == [set(layer.split(" | ")) for layer in layers]
+
+
 @pytest.mark.parametrize(
     ("module", "line", "broken"),
     [

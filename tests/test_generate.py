@@ -121,7 +121,7 @@ def test_pictures_of_other_settings_are_refused(
     before = state(drawn)
     assert main([PROMPTS[0], *again(drawn.parent), *changed]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: {str(drawn)!r} holds pictures of other settings: ")
+    assert error.startswith(f"error: {str(drawn)!r} holds images of other settings: ")
     assert message in error
     assert state(drawn) == before
 
@@ -177,7 +177,7 @@ def test_trained_adapters_draw_with_their_own_settings(
     assert not torch.equal(pixels(with_adapters), pixels(without))
     export(0.06)  # trained further, in the same place
     assert main([*command, f"--lora={directory}"]) == 1
-    assert "pictures of other settings: adapters." in capsys.readouterr().err
+    assert "images of other settings: adapters." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

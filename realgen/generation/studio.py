@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from realgen.callbacks.image_grid import image_grid
-from realgen.data.picture_files import keep_settings, read_pictures, read_told, write_picture
+from realgen.data.generated_images import keep_settings, read_images, read_texts, write_image
 from realgen.generation.request import Request
 from realgen.policies import Policy, PromptPolicy
 from realgen.policies.completion import clean
@@ -55,7 +55,7 @@ def generate(studio: Studio, prompts: Sequence[str]) -> None:
         prompts: What is drawn.
 
     Raises:
-        ValueError: If the folder holds pictures of other settings.
+        ValueError: If the folder holds images of other settings.
     """
     out = Path(studio.request.out)
     keep_settings(out, studio.settings, cure="Take another folder.")
@@ -107,7 +107,7 @@ def draw(studio: Studio, prompt: str, pictures: Sequence[Picture], bar: tqdm[Any
     batches = [pictures[start : start + size] for start in range(0, len(pictures), size)]
     missing = [batch for batch in batches if not all(picture.path.exists() for picture in batch)]
     if not missing:
-        return read_told(pictures[-1].path).get("rewriting", "")
+        return read_texts(pictures[-1].path).get("rewriting", "")
     bar.set_postfix_str("rewriting" if studio.rewriter else "")
     text, rewriting = _rewrite(studio, prompt)
     studio.policy.progress = lambda _, done, total: bar.set_postfix_str(f"step {done}/{total}")
@@ -119,7 +119,7 @@ def draw(studio: Studio, prompt: str, pictures: Sequence[Picture], bar: tqdm[Any
                 raise ValueError(f"the policy drew no picture but NaN for {told!r} with seed {picture.seed}.")
             if not picture.path.exists():
                 how = {"prompt": prompt, "text": told, "seed": str(picture.seed), "rewriting": rewriting}
-                write_picture(picture.path, image, how | studio.told)
+                write_image(picture.path, image, how | studio.told)
                 bar.update()
     return rewriting
 
@@ -137,12 +137,12 @@ def write_sheet(pictures: Sequence[Picture]) -> Path:
     captions = [_caption(picture) for picture in pictures]
     columns = 2 if any(picture.rewritten for picture in pictures) else min(len(pictures), COLUMNS)
     path = paths[0].parent / "sheet.png"
-    image_grid(read_pictures(paths), captions, columns=columns, max_lines=CAPTION_LINES).save(path)
+    image_grid(read_images(paths), captions, columns=columns, max_lines=CAPTION_LINES).save(path)
     return path
 
 
 def _caption(picture: Picture) -> str:
-    told = read_told(picture.path)
+    told = read_texts(picture.path)
     rewritten = "kept as it is" if told["rewriting"].startswith(KEPT) else "rewritten"
     return f"{rewritten if picture.rewritten else 'as it is'}, seed {picture.seed}\n{clean(told['text'])}"
 

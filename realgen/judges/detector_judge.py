@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,10 +41,9 @@ class DetectorJudge(ArenaJudge):
         self.detector = detector
         self.label = label or type(detector).__name__
         self.tie_margin = tie_margin
-        self._fixed = device is not None
-        self._device = torch.device(device or "cpu")
+        self.device = torch.device(device or "cpu")
+        self._has_own_device = device is not None
         self._answers: dict[bytes, float] = {}
-        self._weights = ""
 
     @property
     def name(self) -> str:
@@ -52,12 +52,11 @@ class DetectorJudge(ArenaJudge):
 
     def identity(self, kind: Kind) -> Mapping[str, Any]:
         """Return the detector, its settings and weights, and the margin; reads the weights."""
-        self._weights = self._weights or weights_digest(self.detector.network)
         return {
             "judge": "detector",
             "detector": f"{type(self.detector).__module__}.{type(self.detector).__qualname__}",
             "settings": plain_settings(self.detector),
-            "weights": self._weights,
+            "weights": self.weights,
             **({"tie_margin": self.tie_margin} if kind == "compare" else {}),
         }
 
@@ -81,9 +80,14 @@ class DetectorJudge(ArenaJudge):
 
     def to(self, device: torch.device | str) -> DetectorJudge:
         """Compute on a device, unless ``device`` was given; return self."""
-        if not self._fixed:
-            self._device = torch.device(device)
+        if not self._has_own_device:
+            self.device = torch.device(device)
         return self
+
+    @cached_property
+    def weights(self) -> str:
+        """Hash of the detector's weights, which are loaded for it."""
+        return weights_digest(self.detector.network)
 
     def p_fake(self, image: Float[Tensor, "3 height width"]) -> float:
         """Return the detector's answer to one image; cached, because an arena shows the same image many times.
@@ -102,6 +106,6 @@ class DetectorJudge(ArenaJudge):
         content.update(image.detach().float().cpu().contiguous().numpy().tobytes())
         key = content.digest()
         if key not in self._answers:
-            self.detector.to(self._device)
-            self._answers[key] = float(self.detector(image.unsqueeze(0).to(self._device)))
+            self.detector.to(self.device)
+            self._answers[key] = float(self.detector(image.unsqueeze(0).to(self.device)))
         return self._answers[key]

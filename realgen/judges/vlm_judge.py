@@ -14,7 +14,6 @@ from realgen.detectors.forensic_chat import QUESTION, ForensicChat
 from realgen.functional.images import check_images, to_uint8
 from realgen.judges.base import ArenaJudge, Kind, Verdict
 from realgen.judges.detector_judge import DetectorJudge
-from realgen.judges.identity import weights_digest
 from realgen.judges.questions import COMPARE, SINGLE, Questions
 from realgen.judges.verdict_form import FORMS
 
@@ -63,10 +62,7 @@ class VlmJudge(ArenaJudge):
         self.questions = Questions(compare_question, single_question, show_prompt=show_prompt)
         self.max_new_tokens, self.max_pixels, self.dtype = max_new_tokens, max_pixels, dtype
         self.reads_prompt = show_prompt
-        self._fixed = device is not None
-        self._device = torch.device(device or "cpu")
         self._model = ForensicChat(pretrained, question=logits_question, dtype=dtype, max_pixels=max_pixels)
-        self._weights = ""
         self._by_logits = DetectorJudge(self._model, tie_margin=tie_margin, device=device)
 
     @property
@@ -81,7 +77,7 @@ class VlmJudge(ArenaJudge):
         return {
             "judge": "vlm words",
             "pretrained": self.pretrained,
-            "weights": self._digest(),
+            "weights": self._by_logits.weights,
             "question": self.questions.text(kind, "lines"),
             "max_new_tokens": self.max_new_tokens,
             "max_pixels": self.max_pixels,
@@ -102,20 +98,15 @@ class VlmJudge(ArenaJudge):
 
     def to(self, device: torch.device | str) -> VlmJudge:
         """Compute on a device, unless ``device`` was given; return self."""
-        if not self._fixed:
-            self._device = torch.device(device)
         self._by_logits.to(device)
         return self
-
-    def _digest(self) -> str:
-        self._weights = self._weights or weights_digest(self._model.network)
-        return self._weights
 
     @torch.no_grad()
     def _written(self, kind: Kind, images: Mapping[str, Tensor], prompt: str) -> Verdict:
         for image in images.values():
             check_images(image.unsqueeze(0))
-        self._model.to(self._device)
+        device = self._by_logits.device
+        self._model.to(device)
         network: Any = self._model.network
         processor = network.processor
         content: list[dict[str, str]] = [{"type": "text", "text": self.questions.text(kind, "lines", prompt)}]
@@ -129,7 +120,7 @@ class VlmJudge(ArenaJudge):
             add_generation_prompt=True,
         )
         pixels = [to_uint8(image) for image in images.values()]
-        encoded = processor(text=[text], images=pixels, return_tensors="pt").to(self._device)
+        encoded = processor(text=[text], images=pixels, return_tensors="pt").to(device)
         plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         written = network.model.generate(**encoded, max_new_tokens=self.max_new_tokens, **plain)
         tokens_in = encoded["input_ids"].shape[1]

@@ -1,4 +1,4 @@
-"""Where the shape of a model is written: in its own folder, in the hub's cache, or among the published facts here."""
+"""Find the shape of a model: in its own folder, in the hub's cache, or among the published numbers of this package."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Component:
     kind: str
     """Name of its class there."""
     config: Mapping[str, Any]
-    """What its ``config.json`` holds, or as much of it as differs from the class's defaults."""
+    """Content of its ``config.json``; what is missing has the class's defaults."""
     folder: Path | None = None
-    """Where its files are, if they are here."""
+    """Where its files are; None if they are not on this machine."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Architecture:
     pipeline: str
     """Name of its class in diffusers."""
     components: Mapping[str, Component]
-    """By name; parts that the model does not have are left out."""
+    """By name, without those that the model does not have."""
     settings: Mapping[str, Any]
-    """What the pipeline's constructor takes beside its components; None for parts that the model does not have."""
+    """Other arguments of the pipeline's constructor; None for components that the model does not have."""
     source: str
-    """Where all this was read, for the reader of a plan."""
+    """Where this was read, for the reader of a plan."""
 
 
 def find_architecture(pretrained: str) -> Architecture:
-    """Look in the folder, then in the hub's cache on this machine, then among the published facts; never online.
+    """Look in the folder, then in the hub's cache on this machine, then among the published numbers; never online.
 
     Args:
         pretrained: Folder of a diffusers pipeline, or its hub id.
@@ -53,7 +53,7 @@ def find_architecture(pretrained: str) -> Architecture:
         The architecture.
 
     Raises:
-        ValueError: If the shape of this model is nowhere to be found.
+        ValueError: If the shape of this model is in none of them.
     """
     folder = find_folder(pretrained, MODEL_INDEX)
     if folder is not None:
@@ -71,14 +71,14 @@ def find_architecture(pretrained: str) -> Architecture:
 
 
 def find_folder(pretrained: str, needed: str) -> Path | None:
-    """Where the files of a model are on this machine.
+    """Find the files of a model on this machine.
 
     Args:
         pretrained: Folder, or hub id.
-        needed: A file without which the hub's cache of it is of no use.
+        needed: A file that the hub's cache must hold.
 
     Returns:
-        The folder itself, or that of the hub's cache; None if there is neither.
+        The folder itself, or that in the hub's cache; None if there is neither.
     """
     if Path(pretrained).is_dir():
         return Path(pretrained)
@@ -96,8 +96,8 @@ def read_folder(folder: Path, pretrained: str) -> Architecture:
     """Read the configs of a pipeline's folder.
 
     Args:
-        folder: With ``model_index.json``, and a folder for each part.
-        pretrained: What the user calls it.
+        folder: With ``model_index.json``, and a folder for each component.
+        pretrained: Folder or hub id as the user gave it.
 
     Returns:
         The architecture.
@@ -129,7 +129,7 @@ def _read(file: Path) -> Any:
 
 
 def published() -> dict[str, Architecture]:
-    """The architectures in this package's folder ``architectures``, by hub id."""
+    """Read the architectures in this package's folder ``architectures``, by hub id."""
     found = {}
     for file in files("realgen.planning").joinpath("architectures").iterdir():
         if not file.name.endswith(".yaml"):

@@ -45,7 +45,7 @@ def serve(
         restart_workers=True,
         disable_openapi_url=True,
     )
-    server.app.state.limits = settings.limits
+    server.app.state.limits = settings
     server.app.state.needs_prompts = needs_prompts
     try:
         server.run(

@@ -11,8 +11,8 @@ from realgen.serving.wire import Limits
 
 
 @dataclass(frozen=True)
-class ServerSettings:
-    """Address, devices and limits of a reward server."""
+class ServerSettings(Limits):
+    """Address and devices of a reward server, and the largest request that it accepts."""
 
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = "127.0.0.1"
     """Interface: for this machine alone, or for every one that can reach it (IPv4, IPv6)."""
@@ -32,12 +32,6 @@ class ServerSettings:
     """Seconds after which a request is answered with status 504, > 0."""
     max_concurrency: int = 64
     """Largest number of connections at a time, >= 1; more get status 503."""
-    max_bytes: int = Limits.max_bytes
-    """Largest body of a request, >= 1."""
-    max_images: int = Limits.max_images
-    """Most images of a request, >= 1."""
-    max_pixels: int = Limits.max_pixels
-    """Most pixels of all images of a request together, >= 1."""
     token_variable: str | None = None
     """Environment variable with a token that clients must send; null for none."""
 
@@ -52,11 +46,6 @@ class ServerSettings:
             raise ValueError(f"devices must be a number from 1 on, a list of indices, or null, got {self.devices}.")
         if self.batch_timeout >= self.timeout:
             raise ValueError(f"batch_timeout must be below timeout={self.timeout}, got {self.batch_timeout}.")
-
-    @property
-    def limits(self) -> Limits:
-        """The largest request that is accepted."""
-        return Limits(max_bytes=self.max_bytes, max_images=self.max_images, max_pixels=self.max_pixels)
 
 
 _COUNTS = ("workers_per_device", "max_batch_size", "max_concurrency", "max_bytes", "max_images", "max_pixels")

@@ -59,11 +59,11 @@ class Limits:
     """The largest request that a server accepts."""
 
     max_bytes: int = 2**28
-    """Of the body."""
+    """Largest body of a request, >= 1."""
     max_images: int = 64
-    """In one request."""
+    """Largest number of images in a request, >= 1."""
     max_pixels: int = 2**24
-    """Of all images of a request together; checked before a file is unpacked."""
+    """Largest number of pixels of all images of a request together, >= 1; checked before a file is unpacked."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Settings of a server, and the numbers that make no sense."""
 
+from dataclasses import asdict
+
 import pytest
 
 from realgen.serving import Limits, ServerSettings
@@ -7,7 +9,10 @@ from realgen.serving import Limits, ServerSettings
 
 def test_it_is_this_machine_only_by_default():
     assert ServerSettings().host == "127.0.0.1"
-    assert ServerSettings().limits == Limits()
+
+
+def test_its_limits_are_those_of_requests_by_default():
+    assert {name: getattr(ServerSettings(), name) for name in asdict(Limits())} == asdict(Limits())
 
 
 @pytest.mark.parametrize(

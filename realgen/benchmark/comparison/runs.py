@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from realgen.benchmark.results import RESULTS_FILE, ModelResults, read_results
-from realgen.data.picture_files import SETTINGS_FILE
+from realgen.data.generated_images import SETTINGS_FILE
 
 CONFIG_FILE, ROWS_FILE = "config.yaml", "validation.csv"
 _PLACE = ("iteration", "images", "seconds", "key", "sample", "seed", "prompt")

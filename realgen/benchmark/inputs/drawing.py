@@ -11,9 +11,9 @@ from PIL import Image
 
 from realgen import __version__
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
-from realgen.data import picture_files
+from realgen.data import generated_images
+from realgen.data.generated_images import keep_settings, write_image
 from realgen.data.order import prompt_seed
-from realgen.data.picture_files import keep_settings, write_picture
 from realgen.policies.base import Policy
 from realgen.policies.trained_adapters import PREFIXES
 
@@ -51,7 +51,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If they were drawn with other settings; those that differ are named.
     """
-    picture_files.check_settings(folder, settings, cure=CURE)
+    generated_images.check_settings(folder, settings, cure=CURE)
 
 
 def adapter_digests(config: Any) -> dict[str, str]:
@@ -147,7 +147,7 @@ def draw_images(
                 raise ValueError(f"the policy drew NaN for {prompt.name} ({prompt.prompt!r}).")
             told = {} if rewrites is None else {REWRITTEN: rewrites[row].text}
             how = {**_metadata(prompt, seed), **told, "software": f"realgen {__version__}"}
-            write_picture(folder / f"{prompt.name}.png", images[row], how)
+            write_image(folder / f"{prompt.name}.png", images[row], how)
         advance(len(wanted))
 
 

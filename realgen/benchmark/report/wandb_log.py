@@ -10,7 +10,7 @@ from PIL import Image
 
 from realgen.benchmark.report.tables import everyone, score_names
 from realgen.benchmark.results import REAL, ImageRow, Results
-from realgen.data.photograph import upright_rgb
+from realgen.data.image_decoding import upright_rgb
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -1,0 +1,255 @@
+"""One iteration run with the policy's own code, in which every latent is one number and no network answers.
+
+The number of calls and rows that the policy's settings lead to is counted, not predicted by a formula.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from realgen.modules.policy_update import reference_score, shuffled_minibatches
+from realgen.objectives.base import Objective
+from realgen.policies import DiffusionPolicy
+from realgen.policies.backbones.base import Backbone, Schedule
+from realgen.policies.step_window import StepWindow
+from realgen.types import PolicyScore, Rollout
+
+MAX_STARTS = 8
+"""Starts of the window that are run; where there are more, as many, evenly spread and symmetric."""
+
+
+class CallKind(NamedTuple):
+    """Calls of the velocity that cost the same for each row."""
+
+    phase: str
+    """``rollout``, ``reference`` or ``update``."""
+    guided: bool
+    """Whether the negative prompt is evaluated too."""
+    rounded: bool
+    """Whether autocast computes in a lower precision than the weights have."""
+
+
+@dataclass
+class Counts:
+    """What one iteration of one rank computes, as a mean over the starts of the window."""
+
+    rows: dict[CallKind, float] = field(default_factory=dict)
+    """Rows of velocity calls; guidance makes two transformer evaluations of each."""
+    largest_call: Counter[CallKind] = field(default_factory=Counter)
+    """Most rows of one call."""
+    graph_rows: int = 0
+    """Most rows whose activations wait for one backward pass."""
+    encoded: float = 0.0
+    """Prompts that are embedded, each once."""
+    decoded: float = 0.0
+    """Latents that are decoded."""
+    decode_batch: int = 0
+    """Most latents decoded at a time."""
+    stored_latents: int = 0
+    """Latents that the rollout and the reference's score keep until the update."""
+    images: int = 0
+    """Images of the rollout."""
+    updates: int = 0
+    """Optimizer updates."""
+
+    def evals(self, phase: str) -> float:
+        """Count the rows that the transformer is called with in a phase."""
+        return sum((rows * (1 + kind.guided) for kind, rows in self.rows.items() if kind.phase == phase), 0.0)
+
+
+class FixedWindow(StepWindow):
+    """A window that always begins at one step.
+
+    Args:
+        real: The policy's own.
+        start: The step.
+    """
+
+    def __init__(self, real: StepWindow, start: int) -> None:
+        self.real, self.start = real, start
+
+    def decisions(self, num_steps: int) -> int:
+        """Return the real window's size."""
+        return self.real.decisions(num_steps)
+
+    def starts(self, num_steps: int) -> range:
+        """Return all starts of the real window: a solver may fit its steps to all of them."""
+        return self.real.starts(num_steps)
+
+    def sample(
+        self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
+    ) -> Int[Tensor, " prompts"]:
+        """Return ``start`` for every prompt."""
+        return torch.full((num_prompts,), self.start, dtype=torch.long, device=generator.device)
+
+
+class FakeTransformer(nn.Module):
+    """One weight, which has a device and a type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+
+class CountingBackbone(Backbone):
+    """Count the calls, and answer with zeros.
+
+    Args:
+        real: The backbone that is counted for; its schedule and guidance hold.
+        counts: Takes the counts.
+    """
+
+    def __init__(self, real: Backbone, counts: Counts) -> None:
+        # Above its own cfg_off, 1, exactly where the real one is above its own: 0 for some models.
+        super().__init__("dry_run", cfg_scale=2.0 if real.guided else 1.0, cache_size=real.cache_size)
+        self.real, self.counts = real, counts
+        self.phase = "rollout"
+
+    def load(self) -> None:
+        """Make the fake transformer."""
+        self.transformer = FakeTransformer()
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Return the shape of one number."""
+        return (1, 1, 1)
+
+    def schedule(self, num_steps: int, height: int, width: int) -> Schedule:
+        """Return the real schedule."""
+        return self.real.schedule(num_steps, height, width)
+
+    def velocity(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        """Count the rows."""
+        counts, rows = self.counts, len(latents)
+        kind = CallKind(self.phase, self.guided, torch.is_autocast_enabled(latents.device.type))
+        counts.rows[kind] = counts.rows.get(kind, 0.0) + rows
+        counts.largest_call[kind] = max(counts.largest_call[kind], rows)
+        return torch.zeros_like(latents)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Count the latents."""
+        self.counts.decoded += len(latents)
+        self.counts.decode_batch = max(self.counts.decode_batch, len(latents))
+        return latents.new_zeros(len(latents), 3, 1, 1)
+
+    def encode(self, prompt: str) -> dict[str, Tensor]:
+        """Count the prompt; the negative one is embedded once in a run, and does not count."""
+        self.counts.encoded += bool(prompt)
+        return {"embeds": torch.zeros(1)}
+
+    def blocks(self) -> list[nn.Module]:
+        """Return none."""
+        return []
+
+    def frozen(self) -> list[nn.Module]:
+        """Return none."""
+        return []
+
+    def save_adapter(self, directory: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def save_transformer(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write nothing."""
+
+
+def count_calls(
+    policy: DiffusionPolicy,
+    backbone: Backbone,
+    objective: Objective,
+    *,
+    prompts: int,
+    group_size: int,
+    microbatch_size: int,
+    inner_epochs: int,
+    updates_per_epoch: int,
+) -> Counts:
+    """Count what one iteration of one rank computes, as if no row had zero advantage.
+
+    Args:
+        policy: Not loaded; left as it is.
+        backbone: The same policy's, loaded, for its schedule and guidance.
+        objective: Decides whether the reference is scored.
+        prompts: P.
+        group_size: G.
+        microbatch_size: Rows of one loss.
+        inner_epochs: Passes over the rollout.
+        updates_per_epoch: Optimizer updates of each pass.
+
+    Returns:
+        Means over the starts of the window.
+    """
+    starts = _spread(policy.step_window.starts(policy.num_steps))
+    counts = Counts(updates=inner_epochs * updates_per_epoch)
+    for start in starts:
+        counting = CountingBackbone(backbone, counts)
+        fake = fake_policy(policy, counting, FixedWindow(policy.step_window, start))
+        generator = torch.Generator().manual_seed(0)
+        texts = [f"prompt {index}" for index in range(prompts)]
+        rollout = Rollout.concatenate(list(fake.rollout_chunks(texts, group_size, generator=generator)))
+        with _phase(counting, "reference"):
+            reference = reference_score(fake, objective, rollout, microbatch_size)
+        counts.images = len(rollout.images)
+        counts.stored_latents = _stored(rollout, reference)
+        with _phase(counting, "update"):
+            for _ in range(inner_epochs):
+                for rows in shuffled_minibatches(len(rollout.mask), updates_per_epoch, generator):
+                    for part in rows.split(microbatch_size):
+                        fake.score(rollout, part)
+                        counts.graph_rows = max(counts.graph_rows, rollout.mask[part].numel())
+    counts.rows = {kind: rows / len(starts) for kind, rows in counts.rows.items()}
+    counts.encoded /= len(starts)
+    counts.decoded /= len(starts)
+    return counts
+
+
+def _spread(starts: range) -> list[int]:
+    """Choose all, or a symmetric few: of what grows evenly with the start, they have the mean of all."""
+    if len(starts) <= MAX_STARTS:
+        return list(starts)
+    half = [starts[0] + round(i * (len(starts) - 1) / (MAX_STARTS - 1)) for i in range(MAX_STARTS // 2)]
+    return [*half, *(starts[0] + starts[-1] - start for start in reversed(half))]
+
+
+def fake_policy(policy: DiffusionPolicy, backbone: CountingBackbone, window: StepWindow) -> DiffusionPolicy:
+    """Copy a policy onto another backbone and window, and load it.
+
+    Args:
+        policy: Not loaded; left as it is.
+        backbone: Of the copy.
+        window: Of the copy.
+
+    Returns:
+        The copy. Its reference is a second fake transformer, which needs no layers that adapters could change.
+    """
+    fake = copy.deepcopy(policy)
+    fake.backbone, fake.step_window = backbone, window
+    fake.lora, fake.keep_reference = None, True
+    fake.gradient_checkpointing = fake.compile_blocks = False
+    fake.load()
+    return fake
+
+
+@contextmanager
+def _phase(backbone: CountingBackbone, name: str) -> Iterator[None]:
+    before, backbone.phase = backbone.phase, name
+    yield
+    backbone.phase = before
+
+
+def _stored(rollout: Rollout, reference: PolicyScore | None) -> int:
+    """Count the latents in what is kept until the update; a latent is one number here."""
+    kept: list[Tensor] = list(rollout.policy_state.values())
+    for score in (rollout.sampled, reference):
+        if score is not None:
+            kept += [] if score.velocity is None else [score.velocity]
+            kept += [] if score.gaussian is None else [score.gaussian.mean]
+    return sum(part.numel() for part in kept if part.ndim > 2)

@@ -1,0 +1,82 @@
+"""Pictures of all modes: what a viewer would show, worked out by hand."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from realgen.data.image_decoding import decode_image, upright_rgb
+
+
+def reread(image: Image.Image, kind: str, **how: Any) -> np.ndarray:
+    """Saved as a file of a kind, and opened."""
+    image.save(file := io.BytesIO(), kind, **how)
+    found = decode_image(file.getvalue())
+    assert found.mode == "RGB"
+    return np.array(found)
+
+
+def test_it_is_turned_upright(make_image: Callable[..., Image.Image]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held sideways: turn by 90 degrees clockwise
+    side = make_image(height=6, width=4)
+    np.testing.assert_array_equal(reread(side, "PNG", exif=exif), np.rot90(np.array(side), k=-1))
+
+
+def test_what_is_transparent_lets_white_through(make_image: Callable[..., Image.Image]) -> None:
+    colours = np.array(make_image())
+    alpha = np.full((6, 4), 255, np.uint8)
+    alpha[0], alpha[1] = 0, 51
+    found = reread(Image.fromarray(np.dstack([colours, alpha])), "PNG")
+    assert (found[0] == 255).all()
+    np.testing.assert_allclose(found[1], 0.2 * colours[1] + 0.8 * 255, atol=0.5)
+    np.testing.assert_array_equal(found[2:], colours[2:])  # what is opaque keeps its bytes
+
+
+def test_grey_with_transparency() -> None:
+    pixels = np.array([[[0, 0], [0, 255], [100, 102]]], np.uint8)  # level, alpha
+    np.testing.assert_array_equal(reread(Image.fromarray(pixels, "LA"), "PNG")[0, :, 1], [255, 0, 193])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_transparent_colour_of_a_palette(kind: str) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    np.testing.assert_array_equal(reread(image, kind, transparency=0), [[[255, 255, 255], [0, 0, 255]]])
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("RGB", (255, 0, 0)), ("L", 7), ("I;16", 7)])
+def test_a_transparent_colour_without_a_palette(mode: str, seen: Any) -> None:
+    image = Image.new(mode, (2, 1), seen)
+    image.putpixel((0, 0), (0, 0, 9) if mode == "RGB" else 9)
+    found = reread(image, "PNG", transparency=(0, 0, 9) if mode == "RGB" else 9)
+    assert (found[0, 0] == 255).all()
+    assert found[0, 1].tolist() == {"RGB": [255, 0, 0], "L": [7, 7, 7], "I;16": [0, 0, 0]}[mode]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_become_8(kind: str) -> None:
+    deep = Image.fromarray(np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16))
+    assert reread(deep, kind)[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+def test_cmyk_is_light_where_there_is_no_ink() -> None:
+    image = Image.new("CMYK", (32, 16))
+    image.paste((0, 255, 255, 0), (16, 0, 32, 16))  # magenta and yellow make red
+    found = reread(image, "JPEG", quality=95)
+    np.testing.assert_allclose(found[8, 4], (255, 255, 255), atol=4)
+    np.testing.assert_allclose(found[8, 28], (255, 0, 0), atol=4)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_range_that_is_not_known_is_refused(mode: str) -> None:
+    with pytest.raises(ValueError, match=rf"32-bit pixels \(mode {mode}\) is not known"):
+        upright_rgb(Image.new(mode, (2, 2)))
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        reread(Image.new(mode, (2, 2)), "TIFF")
