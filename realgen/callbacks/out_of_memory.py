@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from realgen.callbacks.run_context import iteration_of
+from realgen.error_phase import phase_of
 from realgen.parallel import is_sharded
 from realgen.policies.base import Policy
 
@@ -17,19 +17,8 @@ NUM_SETTINGS = 3
 HOST_SIGNS = ("can't allocate memory", "not enough memory")
 """Messages of PyTorch's CPU allocator."""
 
-PHASES = {
-    "encode_prompts": "text encoding",
-    "decode": "decoding",
-    "_score": "reward",
-    "reference_score": "reference",
-    "validation_step": "validation",
-    "rollout_chunks": "rollout",
-    "gradients": "update",
-    "update": "update",
-}
-"""What goes on inside a function of this package; the innermost one counts."""
 START = "start"
-"""The phase outside of these, in which weights are moved to their device."""
+"""Outside of all phases, where weights are moved to their device."""
 
 SETTINGS = {
     "text encoding": ("frozen_on_demand", "backbone.dtype", "strategy", "backbone.max_sequence_length", "height"),
@@ -72,18 +61,9 @@ def ran_out_of_memory(exception: BaseException) -> bool:
     return isinstance(exception, RuntimeError) and any(sign in str(exception) for sign in HOST_SIGNS)
 
 
-def phase_of(exception: BaseException) -> str:
-    """The phase of an iteration in which an error was raised, by the functions on its way."""
-    frames = traceback.walk_tb(exception.__traceback__)
-    names = [
-        frame.f_code.co_name for frame, _ in frames if str(frame.f_globals.get("__name__", "")).startswith("realgen.")
-    ]
-    return next((PHASES[name] for name in reversed(names) if name in PHASES), START)
-
-
 def explanation(exception: BaseException, trainer: Trainer, module: LightningModule, policy: Policy) -> str:
     """Return one line: phase, iteration, the allocator's first line and ``NUM_SETTINGS`` settings by dotted key."""
-    phase = phase_of(exception)
+    phase = phase_of(exception) or START
     names = dict.fromkeys((*SETTINGS[phase], *ALWAYS))
     found = [text for name in names for text in _suggestion(name, trainer, module, policy)]
     cause = (str(exception).strip().splitlines() or [type(exception).__name__])[0].split(". GPU")[0].rstrip(".")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from realgen.checks import check_at_least, check_pretrained
+from realgen.error_phase import phase
 
 
 class Schedule(NamedTuple):
@@ -153,6 +154,7 @@ class Backbone(ABC):
             self.device = device
         return self
 
+    @phase("text encoding")
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Embed prompts, each text once as long as it stays in the cache.
