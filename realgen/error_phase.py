@@ -31,7 +31,7 @@ def phase(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # noted and raised again
         if phase_of(error) is None:
             setattr(error, _NAME, name)
         raise
