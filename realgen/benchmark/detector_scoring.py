@@ -16,16 +16,15 @@ from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.benchmark.inputs.prompt_set import categories_of
-from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results, Score
+from realgen.benchmark.results import JUDGED_REAL, REAL, ImageRow, ModelResults, Results
 from realgen.detectors.base import Detector
+from realgen.functional.estimate import Estimate
 from realgen.functional.score_table import ScoreTable
 from realgen.metrics import DetectorQuality, DetectorScoring, Diversity, ImageMetric, ImageScores, RealComparison
 from realgen.metrics.merging import merge_states
 from realgen.rewards.base import Reward
 from realgen.types import Samples
 
-JUDGED_REAL = "_judged_real"
-"""What follows a detector's name where the score is the share of images judged real."""
 CHECKS = {
     "auroc": True,
     "accuracy": True,
@@ -178,7 +177,7 @@ class DetectorScoringRun:
         scores, categories = self._scores(averages)
         for name, metric in metrics.items():
             value = float(metric.compute())
-            scores[name] = Score(_or_none(value), count=len(files), higher_is_better=metric.higher_is_better)
+            scores[name] = Estimate(_or_none(value), count=len(files), higher_is_better=metric.higher_is_better)
         checks = {name: self._check(name, averages[name].seen()[0]) for name in self._p_real}
         found = ModelResults(images.name, scores, categories, checks, str(images.folder))
         return found, self._rows(images.name, files, averages)
@@ -216,7 +215,7 @@ class DetectorScoringRun:
 
     def _scores(
         self, averages: Mapping[str, DetectorScoring | ImageScores]
-    ) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
+    ) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
         """Scores over all prompts, and of each category."""
         tables: dict[str, ScoreTable] = {}
         for name, average in averages.items():
@@ -229,7 +228,7 @@ class DetectorScoringRun:
         groups = [{name: _score(table, row) for name, table in tables.items()} for row in rows]
         return groups[0], dict(zip(self._categories, groups[1:], strict=True))
 
-    def _check(self, name: str, p_real: Tensor) -> dict[str, Score]:
+    def _check(self, name: str, p_real: Tensor) -> dict[str, Estimate]:
         """How well a detector tells a model's images from the real images."""
         quality = DetectorQuality()
         for label, values in enumerate((self._p_real[name], p_real)):
@@ -237,7 +236,7 @@ class DetectorScoringRun:
         found = quality.compute()
         count = 2 * len(p_real)
         return {
-            key: Score(_or_none(float(getattr(found, key))), count=count, higher_is_better=higher)
+            key: Estimate(_or_none(float(getattr(found, key))), count=count, higher_is_better=higher)
             for key, higher in CHECKS.items()
         }
 
@@ -280,10 +279,10 @@ def score_models(run: DetectorScoringRun, sets: Sequence[ImageSet], scorers: Sco
     return Results(tuple(models), real_images, tuple(rows), tuple(scorers.detectors))
 
 
-def _score(table: ScoreTable, row: int) -> Score:
+def _score(table: ScoreTable, row: int) -> Estimate:
     # Of one number torchmetrics makes a scalar.
     mean, low, high = (_or_none(float(part.reshape(-1)[row])) for part in (table.mean, table.low, table.high))
-    return Score(mean, low, high, int(table.number.reshape(-1)[row]), higher_is_better=True)
+    return Estimate(mean, low, high, int(table.number.reshape(-1)[row]), higher_is_better=True)
 
 
 def _or_none(value: float) -> float | None:

@@ -1,42 +1,99 @@
-"""Whether a probability means what it says."""
+"""Whether a probability means what it says: reliability and calibration error."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def expected_calibration_error(
+class Reliability(NamedTuple):
+    """Predictions in bins of equal width over [0, 1], the data of a reliability diagram."""
+
+    confidence: Float[Tensor, " bins"]
+    """Mean predicted probability; NaN in an empty bin."""
+    frequency: Float[Tensor, " bins"]
+    """Share of positives; NaN in an empty bin."""
+    number: Float[Tensor, " bins"]
+    """Sum of the weights of the predictions in the bin."""
+
+
+def reliability(
     probabilities: Float[Tensor, " rows"],
     labels: Int[Tensor, " rows"],
     weights: Float[Tensor, " rows"] | None = None,
     *,
     bins: int = 15,
-) -> Float[Tensor, ""]:
-    """Return the mean gap between predicted probability and frequency, over bins of equal width.
+) -> Reliability:
+    """Compare predicted probability and frequency, bin by bin (DeGroot and Fienberg 1983).
 
-        ECE = sum_b n_b / N |confidence_b - frequency_b| = sum_b |sum_{i in b} w_i (p_i - y_i)| / sum_i w_i
-
-    Source: Naeini et al. 2015; Guo et al., arXiv:1706.04599, equation 3, there of the predicted class and here of the
-    probability itself. Bin b holds the predictions in [b / bins, (b + 1) / bins), the last one 1 as well. It is biased
-    upwards where bins hold few predictions, so compare it only at equal N and bins. By hand, as torchmetrics' has no
-    weights.
+    Bin b holds the predictions in [b / bins, (b + 1) / bins); the last one holds 1 as well.
 
     Args:
-        probabilities: [N] predicted probability of label 1, in [0, 1]; at least one.
-        labels: [N] 0 or 1.
-        weights: [N] of the predictions; equal ones by default.
+        probabilities: [B] predicted probability of label 1, in [0, 1].
+        labels: [B] 0 or 1.
+        weights: [B] of the predictions; 1 each by default.
         bins: Number of bins, at least 1.
+
+    Returns:
+        Three tensors [bins].
+
+    Example:
+        >>> reliability(torch.tensor([0.1, 0.3, 0.9]), torch.tensor([0, 1, 1]), bins=2).frequency
+        tensor([0.5000, 1.0000])
+    """
+    index = (probabilities * bins).long().clamp(max=bins - 1)
+    number = torch.zeros(bins, dtype=probabilities.dtype, device=probabilities.device)
+    predicted, observed = number.clone(), number.clone()
+    weights = torch.ones_like(probabilities) if weights is None else weights
+    number.index_add_(0, index, weights)
+    predicted.index_add_(0, index, weights * probabilities)
+    observed.index_add_(0, index, weights * labels)
+    return Reliability(predicted / number, observed / number, number)
+
+
+def balanced_reliability(
+    real: Float[Tensor, " real"], generated: Float[Tensor, " generated"], *, bins: int = 15
+) -> Reliability:
+    """Return the reliability of p_fake as if there were as many real images as generated ones.
+
+    Args:
+        real: p_fake of real images, at least one.
+        generated: p_fake of generated images, at least one.
+        bins: Number of bins, at least 1.
+
+    Returns:
+        Three tensors [bins]; ``number`` is in shares of a class and sums to 2.
+
+    Example:
+        >>> balanced_reliability(torch.tensor([0.2, 0.7, 0.7, 0.7]), torch.tensor([0.9]), bins=2).frequency
+        tensor([0.0000, 0.5714])
+    """
+    classes = (real, generated)
+    labels = torch.cat([torch.full_like(p, y) for y, p in enumerate(classes)]).long()
+    weights = torch.cat([torch.full_like(p, 1 / len(p)) for p in classes])
+    return reliability(torch.cat(classes), labels, weights, bins=bins)
+
+
+def expected_calibration_error(bins: Reliability) -> Float[Tensor, ""]:
+    """Return the mean gap between confidence and frequency, each bin weighted by its predictions.
+
+        ECE = sum_b n_b / N |confidence_b - frequency_b|
+
+    Source: Naeini et al. 2015; Guo et al., arXiv:1706.04599, equation 3, there of the predicted class and here of the
+    probability itself. It is biased upwards where bins hold few predictions, so compare it only at equal N and bins.
+
+    Args:
+        bins: Of at least one prediction.
 
     Returns:
         In [0, 1]; 0 = calibrated.
 
     Example:
-        >>> expected_calibration_error(torch.tensor([0.25, 0.25]), torch.tensor([0, 1]), bins=1)
+        >>> expected_calibration_error(reliability(torch.tensor([0.25, 0.25]), torch.tensor([0, 1]), bins=1))
         tensor(0.2500)
     """
-    weights = torch.ones_like(probabilities) if weights is None else weights
-    index = (probabilities * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins, dtype=probabilities.dtype, device=probabilities.device)
-    return gaps.index_add_(0, index, weights * (probabilities - labels)).abs().sum() / weights.sum()
+    gaps = (bins.confidence - bins.frequency).abs().nan_to_num(nan=0.0)
+    return (gaps * bins.number).sum() / bins.number.sum()

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from realgen.functional.bootstrap import Interval, bootstrap_mean
+from realgen.functional.bootstrap import bootstrap_mean
+from realgen.functional.estimate import Estimate
 from realgen.functional.proportion import share_limits
 
 
@@ -69,22 +70,19 @@ def score_table(
     if shares and bool((judged & (values != 0) & (values != 1)).any()):
         raise ValueError("values of shares must be 0, 1 or NaN, got others; leave shares=False for means.")
     means, category = _prompt_means(values[judged].double().cpu(), prompts[judged].cpu(), categories[judged].cpu())
-    columns = []
+    found = []
     for group in range(-1, num_categories):
         chosen = means if group < 0 else means[category == group]
         if len(chosen) == 0:
-            columns.append((torch.nan, torch.nan, torch.nan, 0))
-            continue
-        if shares and (_plain(chosen) or bool((chosen == chosen[0]).all())):
+            found.append(Estimate(None))
+        elif shares and (_plain(chosen) or bool((chosen == chosen[0]).all())):
             value = float(chosen.mean())
-            found = Interval(value, *share_limits(value, len(chosen), confidence=confidence), len(chosen))
+            found.append(Estimate(value, *share_limits(value, len(chosen), confidence=confidence), len(chosen)))
         else:
-            found = bootstrap_mean(chosen, resamples=resamples, confidence=confidence, seed=seed)
-        low_limit, high_limit = (torch.nan if limit is None else limit for limit in (found.low, found.high))
-        columns.append((found.value, low_limit, high_limit, found.number))
-    mean, low, high, number = (list(column) for column in zip(*columns, strict=True))
-    means, lows, highs = (torch.tensor(column, dtype=torch.float64) for column in (mean, low, high))
-    return ScoreTable(means, lows, highs, torch.tensor(number))
+            found.append(bootstrap_mean(chosen, resamples=resamples, confidence=confidence, seed=seed))
+    ends = [[torch.nan if end is None else end for end in (each.value, each.low, each.high)] for each in found]
+    mean, low, high = torch.tensor(ends, dtype=torch.float64).unbind(1)
+    return ScoreTable(mean, low, high, torch.tensor([each.count for each in found]))
 
 
 def _plain(shares: Float[Tensor, " prompts"]) -> bool:

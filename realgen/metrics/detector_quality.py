@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from realgen.functional.calibration import expected_calibration_error
+from realgen.functional.calibration import balanced_reliability, expected_calibration_error
 from realgen.functional.distribution_distance import auroc
 
 
@@ -65,10 +65,9 @@ class DetectorQuality(Metric):
         rates = torch.stack([(real <= 0.5).double().mean(), (fake > 0.5).double().mean()])
         found = {"accuracy": rates.nanmean(), "real_accuracy": rates[0], "fake_accuracy": rates[1]}
         if len(real) and len(fake):
-            weights = torch.where(labels == 1, 0.5 / len(fake), 0.5 / len(real)).double()
             found["auroc"] = auroc(fake, real)
-            found["calibration_error"] = expected_calibration_error(p_fake, labels, weights)
-            found["brier"] = (weights * (p_fake - labels).square()).sum()  # mean squared error (Brier 1950)
+            found["calibration_error"] = expected_calibration_error(balanced_reliability(real, fake))
+            found["brier"] = (real.square().mean() + (1 - fake).square().mean()) / 2  # squared error (Brier 1950)
         nan = torch.tensor(torch.nan)
         return Quality(*(found.get(name, nan).float().to(self.device) for name in Quality._fields))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from realgen.benchmark.results import ModelResults, Results, Score
+from realgen.benchmark.results import ModelResults, Results
+from realgen.functional.estimate import Estimate
 from realgen.tables import markdown_table, styled, terminal_table
 
 TABLE_FILE = "results.md"
@@ -19,39 +20,29 @@ INTERVALS = (
     "The interval in brackets is that of other prompts of the same kind; a number without one is of a single prompt, "
     "of all images together, or has none that could be told."
 )
-_NONE = "-"
 
 
-def cell(score: Score | None) -> str:
+def cell(score: Estimate | None) -> str:
     """A score with its interval, three digits behind the point where it is small; the value alone where it has none.
 
     Example:
-        >>> cell(Score(47.2, 45.12, 49.26)), cell(Score(0.1234)), cell(Score(None)), cell(None)
+        >>> cell(Estimate(47.2, 45.12, 49.26)), cell(Estimate(0.1234)), cell(Estimate(None)), cell(None)
         ('47.2 [45.1, 49.3]', '0.123', '-', '-')
     """
     return cells([score])[0]
 
 
-def cells(scores: Sequence[Score | None]) -> list[str]:
+def cells(scores: Sequence[Estimate | None]) -> list[str]:
     """Scores that are read side by side, as ``cell`` writes one, all with the digits of the largest.
 
     Example:
-        >>> cells([Score(4.25, 2.0, 9.5), None, Score(12.0, 8.0, 16.5)])
+        >>> cells([Estimate(4.25, 2.0, 9.5), None, Estimate(12.0, 8.0, 16.5)])
         ['4.2 [2.0, 9.5]', '-', '12.0 [8.0, 16.5]']
     """
     known = [score for score in scores if score is not None]
     largest = max((abs(end) for s in known for end in (s.value, s.low, s.high) if end is not None), default=0.0)
-    digits = 3 if largest < 10 else 1 if largest < 1000 else 0
-
-    def text(score: Score | None) -> str:
-        if score is None or score.value is None:
-            return _NONE
-        value = f"{score.value:.{digits}f}"
-        if score.low is None or score.high is None:
-            return value
-        return f"{value} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
-
-    return [text(score) for score in scores]
+    form = ".3f" if largest < 10 else ".1f" if largest < 1000 else ".0f"
+    return ["-" if score is None else score.text(form) for score in scores]
 
 
 def score_names(results: Results) -> list[str]:
@@ -149,7 +140,7 @@ def write_markdown(results: Results, folder: Path) -> None:
     (folder / TABLE_FILE).write_text(markdown(results), encoding="utf-8")
 
 
-def _best(scores: Iterable[Score | None]) -> Score | None:
+def _best(scores: Iterable[Estimate | None]) -> Estimate | None:
     """The best of the scores whose direction is known; None where two are best."""
     known = [score for score in scores if score is not None and score.value is not None]
     if not known or known[0].higher_is_better is None:
