@@ -55,9 +55,9 @@ def find_architecture(pretrained: str) -> Architecture:
     Raises:
         ValueError: If the shape of this model is in none of them.
     """
-    folder = find_folder(pretrained, MODEL_INDEX)
+    folder = _find_folder(pretrained)
     if folder is not None:
-        return read_folder(folder, pretrained)
+        return _read_folder(folder, pretrained)
     facts = published()
     if pretrained not in facts:
         near = difflib.get_close_matches(pretrained, facts, n=1, cutoff=0.0)
@@ -70,16 +70,8 @@ def find_architecture(pretrained: str) -> Architecture:
     return facts[pretrained]
 
 
-def find_folder(pretrained: str, needed: str) -> Path | None:
-    """Find the files of a model on this machine.
-
-    Args:
-        pretrained: Folder, or hub id.
-        needed: A file that the hub's cache must hold.
-
-    Returns:
-        The folder itself, or that in the hub's cache; None if there is neither.
-    """
+def _find_folder(pretrained: str) -> Path | None:
+    """Return the folder itself, or that in the hub's cache on this machine; None if there is neither."""
     if Path(pretrained).is_dir():
         return Path(pretrained)
     from huggingface_hub import snapshot_download
@@ -89,22 +81,11 @@ def find_folder(pretrained: str, needed: str) -> Path | None:
         cached = Path(snapshot_download(pretrained, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         return None
-    return cached if (cached / needed).is_file() else None
+    return cached if (cached / MODEL_INDEX).is_file() else None
 
 
-def read_folder(folder: Path, pretrained: str) -> Architecture:
-    """Read the configs of a pipeline's folder.
-
-    Args:
-        folder: With ``model_index.json``, and a folder for each component.
-        pretrained: Folder or hub id as the user gave it.
-
-    Returns:
-        The architecture.
-
-    Raises:
-        ValueError: If a file is missing.
-    """
+def _read_folder(folder: Path, pretrained: str) -> Architecture:
+    """Read the configs of a pipeline's folder; raises ValueError if a file is missing."""
     index = _read(folder / MODEL_INDEX)
     named = {name: entry for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[0]}
     components = {}

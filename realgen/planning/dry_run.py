@@ -191,7 +191,7 @@ def count_calls(
     counts = Counts(updates=inner_epochs * updates_per_epoch)
     for start in starts:
         counting = CountingBackbone(backbone, counts)
-        fake = fake_policy(policy, counting, FixedWindow(policy.step_window, start))
+        fake = _fake_policy(policy, counting, FixedWindow(policy.step_window, start))
         generator = torch.Generator().manual_seed(0)
         texts = [f"prompt {index}" for index in range(prompts)]
         rollout = Rollout.concatenate(list(fake.rollout_chunks(texts, group_size, generator=generator)))
@@ -219,19 +219,11 @@ def _spread(starts: range) -> list[int]:
     return [*half, *(starts[0] + starts[-1] - start for start in reversed(half))]
 
 
-def fake_policy(policy: DiffusionPolicy, backbone: CountingBackbone, window: StepWindow) -> DiffusionPolicy:
-    """Copy a policy onto another backbone and window, and load it.
-
-    Args:
-        policy: Not loaded; left as it is.
-        backbone: Of the copy.
-        window: Of the copy.
-
-    Returns:
-        The copy. Its reference is a second fake transformer, which needs no layers that adapters could change.
-    """
+def _fake_policy(policy: DiffusionPolicy, backbone: CountingBackbone, window: StepWindow) -> DiffusionPolicy:
+    """Copy a policy that is not loaded onto another backbone and window, and load the copy."""
     fake = copy.deepcopy(policy)
     fake.backbone, fake.step_window = backbone, window
+    # The reference is a second fake transformer: neither has layers that adapters could change.
     fake.lora, fake.keep_reference = None, True
     fake.gradient_checkpointing = fake.compile_blocks = False
     fake.load()

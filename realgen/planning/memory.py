@@ -65,7 +65,7 @@ def find_memory(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: Seque
     on_gpu = 0 if sharding.offloads else 1
     frozen_networks = {id(part): num_bytes([*part.parameters(), *part.buffers()]) for part in backbone.frozen()}
     vae = frozen_networks[id(backbone.vae)]
-    state = optimizer_bytes(recipe)
+    state = _optimizer_state(recipe)
     uncounted = any(cost.memory is None for cost in rewards)
     sizes: dict[str, int | None] = {
         "frozen weights": on_gpu * frozen_bytes // sharding.base,
@@ -144,15 +144,8 @@ def _gradients(recipe: Recipe, trained_bytes: int) -> int:
     return size * (2 if sharding.buckets else 1)
 
 
-def optimizer_bytes(recipe: Recipe) -> int | None:
-    """Count the state that the recipe's optimizer keeps of all trained weights, by a step on the meta device.
-
-    Args:
-        recipe: Its policy loaded, on the meta device.
-
-    Returns:
-        Bytes; None if this optimizer does not work there.
-    """
+def _optimizer_state(recipe: Recipe) -> int | None:
+    """Return the bytes of the optimizer's state, by a step on the meta device; None if it does not work there."""
     trained = list(recipe.policy.trainable_parameters().values())
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)

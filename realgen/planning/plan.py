@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
+from realgen.checks import check_at_least
 from realgen.logging_filters import errors_only
 from realgen.planning.architecture import find_architecture
 from realgen.planning.dry_run import Counts, count_calls
@@ -77,8 +78,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
         ValueError: If the model's shape is nowhere to be found, or the policy is not one that can be planned.
         ValueError: If module or policy refuse their settings: rows, noise, size, window, LoRA targets and others.
     """
-    if prompt_tokens < 1:
-        raise ValueError(f"prompt_tokens must be at least 1, got {prompt_tokens}.")
+    check_at_least(1, prompt_tokens=prompt_tokens)
     module, policy = recipe.module, recipe.policy
     module.policy.check_trainable("model.policy")
     module.check_rows(recipe.prompts)
