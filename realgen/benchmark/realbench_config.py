@@ -64,12 +64,6 @@ def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
 def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
     """Which prompts this process draws; None where all are drawn and judged.
 
-    Args:
-        config: Complete.
-
-    Returns:
-        The part.
-
     Raises:
         ValueError: If ``part`` is not K/N with K from 1 to N, or the folder that all parts share is not given.
         ValueError: If that folder is of another config: all parts must come of one.
