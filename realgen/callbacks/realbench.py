@@ -21,7 +21,7 @@ from realgen.detectors import Detector
 from realgen.functional.images import check_images, from_uint8, to_uint8
 from realgen.metrics import DetectorScoring
 from realgen.parallel import world_size
-from realgen.policies.base import Policy
+from realgen.policies.base import Policy, Progress
 
 
 class RealBenchScoring(Callback):
@@ -82,15 +82,16 @@ class RealBenchScoring(Callback):
             return
         policy = _policy_of(pl_module)
         with averaged_weights(trainer, policy):
-            values = self.scores(policy, rank=trainer.global_rank)
+            values = self.scores(policy, rank=trainer.global_rank, progress=getattr(pl_module, "progress", None))
         pl_module.log_dict({f"realbench/{name}": value for name, value in values.items()})
 
-    def scores(self, policy: Policy, *, rank: int = 0) -> dict[str, float]:
+    def scores(self, policy: Policy, *, rank: int = 0, progress: Progress | None = None) -> dict[str, float]:
         """Draw and score this rank's share of the prompts, and combine the ranks' results.
 
         Args:
             policy: Loaded, on its device.
             rank: Of this process.
+            progress: Called while images are drawn.
 
         Returns:
             Scores by name, the same on every rank.
@@ -106,7 +107,7 @@ class RealBenchScoring(Callback):
             numbers = rows[start : start + self.batch_size]
             chosen = [self.prompts[number % len(self.prompts)] for number in numbers]
             seeds = [image_seed(self.seed, prompt) for prompt in chosen]
-            images = policy.sample([prompt.prompt for prompt in chosen], seeds)
+            images = policy.sample([prompt.prompt for prompt in chosen], seeds, progress=progress)
             check_images(images)
             self._check_size(images)
             images = _as_written(images)

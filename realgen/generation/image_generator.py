@@ -109,10 +109,13 @@ def draw(generator: ImageGenerator, prompt: str, files: Sequence[ImageFile], bar
         return read_texts(files[-1].path).get("rewriting", "")
     bar.set_postfix_str("rewriting" if generator.rewriter else "")
     rewrite, rewriting = _rewrite(generator, prompt)
-    generator.policy.progress = lambda _, done, total: bar.set_postfix_str(f"step {done}/{total}")
+
+    def progress(_: str, done: int, total: int) -> None:
+        bar.set_postfix_str(f"step {done}/{total}")
+
     for batch in missing:
         texts = [rewrite if file.rewritten else prompt for file in batch]
-        images = generator.policy.sample(texts, [file.seed for file in batch])
+        images = generator.policy.sample(texts, [file.seed for file in batch], progress=progress)
         for file, text, image in zip(batch, texts, images, strict=True):
             if not image.isfinite().all():
                 raise ValueError(f"the policy drew NaN for {text!r} with seed {file.seed}.")
