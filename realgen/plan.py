@@ -30,14 +30,7 @@ GPUs: a100-40, a100-80, h100, h200, b200, l40s, rtx4090, a6000.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Returns:
-        Exit code: 0, or 1 after an error.
-    """
+    """Run the command; return its exit code: 0, or 1 after an error."""
     options, rest = parse_arguments(sys.argv[1:] if argv is None else argv)
     return run_command(partial(_plan, options, rest))
 

@@ -252,7 +252,7 @@ def _check(output: Path, *, held_out: float, l2: float, batch_size: int, num_wor
 
 
 def _write_part(output: Path, backbone: str) -> None:
-    """A detector by this probe, as a part of a config."""
+    """Write the part file of a detector that uses this probe."""
     import yaml
 
     part = {"class_path": "realgen.detectors.LinearProbe", "init_args": {"backbone": backbone, "probe": str(output)}}

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
@@ -40,7 +40,7 @@ class ModelResults:
     images: str = ""
     """Folder that the images lie in."""
     digest: str = ""
-    """Of the files that were judged, their names and content; empty where it is not known."""
+    """Of the files that were scored, their names and content; empty where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ImageRow:
     file: str
     """Where the image lies: inside the run's folder a path relative to it, elsewhere an absolute one."""
     values: Mapping[str, float | None] = field(default_factory=dict)
-    """P(real) in [0, 1] by each detector, and each reward, by name; None where it could not be judged."""
+    """P(real) in [0, 1] by each detector, and each reward, by name; None where it could not be scored."""
     rewritten: str = ""
     """What the image model was told, where a language model had rewritten the prompt."""
 
@@ -84,13 +84,14 @@ class Results:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """``command``, ``config``, ``versions``, ``time``, ``seconds``, ``seed``, ``matching`` of the file formats."""
 
+    def map_models(self, change: Callable[[ModelResults], ModelResults]) -> Results:
+        """Return the results with each model, and the real images, changed."""
+        real = None if self.real is None else change(self.real)
+        return replace(self, real=real, models=tuple(map(change, self.models)))
+
 
 def with_digests(results: Results, folder: Path) -> Results:
     """Results that tell by ``ModelResults.digest`` which images they are of; reads every file once.
-
-    Args:
-        results: With rows.
-        folder: That relative paths start at.
 
     Raises:
         OSError: If a file cannot be read.
@@ -104,11 +105,7 @@ def with_digests(results: Results, folder: Path) -> Results:
             digest.update(f"{row.name} {content}\n".encode())
         found[model] = digest.hexdigest()
 
-    def told(model: ModelResults) -> ModelResults:
-        return replace(model, digest=found.get(model.name, ""))
-
-    real = None if results.real is None else told(results.real)
-    return replace(results, real=real, models=tuple(map(told, results.models)))
+    return results.map_models(lambda model: replace(model, digest=found.get(model.name, "")))
 
 
 def write_results(results: Results, folder: Path) -> None:
@@ -128,12 +125,6 @@ def write_results(results: Results, folder: Path) -> None:
 def read_results(folder: Path) -> Results:
     """Read what ``write_results`` wrote.
 
-    Args:
-        folder: Of the run.
-
-    Returns:
-        The same results.
-
     Raises:
         ValueError: If a file is missing or is not what ``write_results`` writes.
     """
@@ -151,7 +142,7 @@ def read_results(folder: Path) -> Results:
 
 
 def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
-    """Write one line per image: what it is, then a column per value; an empty one was not judged.
+    """Write one line per image: what it is, then a column per value; an empty one was not scored.
 
     Args:
         rows: Of any models; a value that a row does not have stays empty.
@@ -169,9 +160,6 @@ def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
 
 def read_rows(path: Path) -> tuple[ImageRow, ...]:
     """Read what ``write_rows`` wrote.
-
-    Args:
-        path: The CSV file.
 
     Returns:
         One row per image; every row has all columns.

@@ -23,7 +23,7 @@ PHASES = {
     "_score": "reward",
     "reference_score": "reference",
     "validation_step": "validation",
-    "rollout_chunks": "rollout",
+    "collect": "rollout",
     "gradients": "update",
     "update": "update",
 }

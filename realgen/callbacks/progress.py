@@ -118,10 +118,9 @@ class IterationProgress(ProgressBar):
             self._phase.close()
             self._phase = None
 
-    def _watch(self, module: LightningModule) -> None:
-        trained = trained_of(module)
-        if isinstance(trained, Policy):
-            trained.progress = self.show_phase
+    def _watch(self, module: Any) -> None:
+        if isinstance(trained_of(module), Policy):
+            module.progress = self.show_phase
 
     @property
     def _on_terminal(self) -> bool:
@@ -133,10 +132,9 @@ class IterationProgress(ProgressBar):
         epochs, batches = self.trainer.max_epochs, self.trainer.num_training_batches
         return int(epochs * batches) if epochs is not None and epochs >= 0 and math.isfinite(batches) else None
 
-    def _close(self, module: LightningModule) -> None:
-        trained = trained_of(module)
-        if isinstance(trained, Policy):
-            trained.progress = None
+    def _close(self, module: Any) -> None:
+        if isinstance(trained_of(module), Policy):
+            module.progress = None
         for bar in (self._phase, self._bar):
             if bar is not None:
                 bar.close()

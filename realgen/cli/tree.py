@@ -48,11 +48,11 @@ class Node:
         return isinstance(self.value, str) and "${" in self.value
 
     def child(self, key: str) -> Node | None:
-        """The value under ``key``; ``None`` if there is none."""
+        """Return the value under ``key``; ``None`` if there is none."""
         return self.value.get(key) if isinstance(self.value, dict) else None
 
     def plain(self) -> Any:
-        """The value as dicts, lists and scalars."""
+        """Return the value as dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
         if isinstance(self.value, list):

@@ -29,17 +29,17 @@ class Hungry(GaussianPolicy):
         self.height, self.width = 32, 48
         vars(self).update(settings)
 
-    def rollout(self, *args: Any, **settings: Any) -> Any:
+    def roll(self, *args: Any) -> Any:
         self.eat("rollout")
-        return super().rollout(*args, **settings)
+        return super().roll(*args)
 
     def score(self, *args: Any) -> Any:
         self.eat("reference" if self.on_reference else "score")
         return super().score(*args)
 
-    def sample(self, *args: Any) -> Any:
+    def sample(self, *args: Any, **how: Any) -> Any:
         self.eat("sample")
-        return super().sample(*args)
+        return super().sample(*args, **how)
 
     def eat(self, place: str) -> None:
         if place == self.where:
@@ -113,7 +113,7 @@ def test_memory_that_lacks_at_the_start(tmp_path: Path) -> None:
 
 def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
     class Broken(GaussianPolicy):
-        def rollout(self, *args: Any, **settings: Any) -> Any:
+        def roll(self, *args: Any) -> Any:
             raise RuntimeError("a shape is wrong")
 
     assert str(message(tmp_path, Broken())) == "a shape is wrong"

@@ -15,10 +15,6 @@ WIN_RATE, CALLED_REAL, ELO = "arena_win_rate", "arena_called_real", "arena_elo"
 def with_arena(results: Results, arena: ArenaResult) -> Results:
     """Results with an arena's findings, in full and as scores of each model.
 
-    Args:
-        results: Of the same models.
-        arena: What was found.
-
     Returns:
         The results, with ``arena_win_rate``, ``arena_called_real`` and ``arena_elo`` where the arena has them.
     """
@@ -30,8 +26,7 @@ def with_arena(results: Results, arena: ArenaResult) -> Results:
         by_category = {name: {**model.categories.get(name, {}), **own.get(name, {})} for name in names}
         return replace(model, scores={**model.scores, **scores.get(model.name, {})}, categories=by_category)
 
-    real = None if results.real is None else scored(results.real)
-    return replace(results, real=real, models=tuple(map(scored, results.models)), arena=arena)
+    return replace(results.map_models(scored), arena=arena)
 
 
 def _scores(arena: ArenaResult) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, dict[str, Estimate]]]]:

@@ -185,7 +185,7 @@ class _Interpolated:
         return self._between(self.before.corpus[name], self.after.corpus[name])
 
     def prompt_means(self, name: str, images: Set[ImageKey]) -> dict[tuple[str, str], float]:
-        """Mean over the images of each prompt, of those among ``images`` that were judged both times."""
+        """Mean over the images of each prompt, of those among ``images`` that were scored both times."""
         before, after = self.before.values[name], self.after.values[name]
         found: dict[tuple[str, str], list[float]] = {}
         for image in images & before.keys() & after.keys():

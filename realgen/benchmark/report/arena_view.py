@@ -48,12 +48,7 @@ class ArenaView:
 
 
 def arena_view(results: Results, number: int) -> ArenaView | None:
-    """The arena's part of the report; None where no arena was held.
-
-    Args:
-        results: Of the run.
-        number: Most pairs.
-    """
+    """The arena's part of the report; None where no arena was held."""
     arena = results.arena
     if arena is None:
         return None
@@ -74,12 +69,7 @@ def arena_view(results: Results, number: int) -> ArenaView | None:
 
 
 def chosen_pairs(pairs: Sequence[PairRow], number: int) -> list[PairRow]:
-    """Pairs of every kind in turn: won, lost, disagreement, tie, of each matchup; those that were not judged stay out.
-
-    Args:
-        pairs: In the order of the prompts.
-        number: Most pairs.
-    """
+    """Return pairs of every kind in turn: won, lost, disagreement, tie, of each matchup; none that was not judged."""
     kinds: dict[tuple[Any, ...], list[PairRow]] = {}
     for pair in pairs:
         if pair.outcome is not None:

@@ -10,9 +10,9 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from realgen.benchmark.report.arena_view import arena_view
-from realgen.benchmark.report.tables import INTERVALS, cells, everyone, remarks, score_names
+from realgen.benchmark.report.tables import INTERVALS, arrow, cells, everyone, remarks, score_names
 from realgen.benchmark.report.thumbnails import Thumbnail, thumbnails
-from realgen.benchmark.report.view import CHECKS, arrow, best_and_worst, charts, checks, grids
+from realgen.benchmark.report.view import CHECKS, best_and_worst, charts, checks, grids
 from realgen.benchmark.results import ImageRow, Results
 from realgen.checks import check_at_least
 

@@ -45,6 +45,12 @@ def cells(scores: Sequence[Estimate | None]) -> list[str]:
     return ["-" if score is None else score.text(form) for score in scores]
 
 
+def arrow(scores: Iterable[Estimate | None]) -> str:
+    """Which way is better, as a sign; empty where nobody says."""
+    directions = {score.higher_is_better for score in scores if score is not None}
+    return "↑" if directions == {True} else "↓" if directions == {False} else ""
+
+
 def score_names(results: Results) -> list[str]:
     """Names of all scores, in the order of the first model that has them."""
     return list(dict.fromkeys(name for model in everyone(results) for name in model.scores))
@@ -59,18 +65,14 @@ def score_table(results: Results) -> Table:
     """Scores over all prompts, for the terminal: one line per score, one column per model.
 
     The best model of a line is bold, where one is better than the others.
-
-    Args:
-        results: To be shown.
     """
     rows = []
     for name in score_names(results):
         scores = [model.scores.get(name) for model in everyone(results)]
         best = _best(model.scores.get(name) for model in results.models) if len(results.models) > 1 else None
-        arrow = {True: " ↑", False: " ↓", None: ""}[next(s.higher_is_better for s in scores if s is not None)]
         texts = zip(scores, cells(scores), strict=True)
         shown = (styled("bold" if best is not None and score is best else "", text)[0] for score, text in texts)
-        rows.append([f"{name}{arrow}", *shown])
+        rows.append([f"{name} {arrow(scores)}".strip(), *shown])
     headings = ["score", *(model.name for model in everyone(results))]
     return terminal_table(headings, rows, title=f"RealBench, {_count(results)} prompts")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from markupsafe import Markup
 
 from realgen.benchmark.arena.scores import CALLED_REAL, ELO, WIN_RATE
-from realgen.benchmark.report.tables import cell, cells, everyone, score_names
+from realgen.benchmark.report.tables import arrow, cell, cells, everyone, score_names
 from realgen.benchmark.results import JUDGED_REAL, REAL, ImageRow, Results
 from realgen.charts import Bar, bar_chart, calibration_chart
 from realgen.functional.calibration import balanced_reliability
@@ -83,12 +83,6 @@ class BestAndWorst:
     worst: tuple[Example, ...]
 
 
-def arrow(scores: Iterable[Estimate | None]) -> str:
-    """Which way is better, as a sign; empty where nobody says."""
-    directions = {score.higher_is_better for score in scores if score is not None}
-    return "↑" if directions == {True} else "↓" if directions == {False} else ""
-
-
 def chart_of(
     name: str,
     scores: Sequence[tuple[str, Estimate | None]],
@@ -98,16 +92,7 @@ def chart_of(
     note: str = "",
     **how: Any,
 ) -> Chart | None:
-    """Draw a score of several models; the real images stand out. Return None where nobody has a value.
-
-    Args:
-        name: Of the score.
-        scores: By model.
-        texts: As the scores are written beside.
-        arrow: Which way is better.
-        note: What the scale and the line mean.
-        **how: Passed to ``realgen.charts.bar_chart``.
-    """
+    """Draw a score of several models; the real images stand out. Return None where nobody has a value."""
     bars = [
         Bar(label, score.value, score.low, score.high, text, label == REAL)
         for (label, score), text in zip(scores, texts, strict=True)
@@ -180,10 +165,6 @@ def calibration_points(real: Sequence[float], generated: Sequence[float]) -> lis
     """Of images whose p_fake is alike, how many are generated: on the diagonal for a calibrated detector.
 
     The share is what it were with as many real images as generated ones (``balanced_reliability``).
-
-    Args:
-        real: p_fake of the real images.
-        generated: p_fake of the generated images.
 
     Returns:
         For each of ten bins that holds an image: mean p_fake and share generated in percent, and a radius that grows

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from realgen.benchmark.inputs.drawing import (
+    CURE,
     adapter_digests,
-    check_settings,
     draw_images,
     image_seed,
     missing_images,
-    reserve_folder,
     rewritten_prompt,
 )
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.data.generated_images import check_settings, keep_settings
 from tests.helpers.toy_bench import GreyPolicy
 
 PROMPTS = [BenchmarkPrompt(number, f"{number:05d}", f"prompt {number} ü") for number in range(5)]
@@ -67,7 +68,7 @@ def test_a_killed_run_goes_on_and_draws_nothing_twice(tmp_path: Path) -> None:
 class Crowded(GreyPolicy):
     """Draws a grey that tells how many images are drawn together, and which of them it is."""
 
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Any = None) -> torch.Tensor:
         levels = torch.arange(len(prompts)) + 10.0 * len(prompts)
         return (levels / 255).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
 
@@ -95,22 +96,22 @@ def test_images_of_another_seed_or_prompt_are_not_taken(tmp_path: Path) -> None:
 
 def test_changed_settings_are_refused_by_name(tmp_path: Path) -> None:
     settings = {"policy": {"init_args": {"num_steps": 4, "lora": None}}, "seed": 0}
-    reserve_folder(tmp_path / "m", settings)
-    reserve_folder(tmp_path / "m", settings)
+    keep_settings(tmp_path / "m", settings, cure=CURE)
+    keep_settings(tmp_path / "m", settings, cure=CURE)
     changed = {"policy": {"init_args": {"num_steps": 5, "lora": {"rank": 1}}}, "seed": 0}
     message = (
         r"other settings: policy\.lora\.rank was not set, .*; policy\.num_steps was 4, now it is 5\. Choose another"
     )
     with pytest.raises(ValueError, match=message):
-        reserve_folder(tmp_path / "m", changed)
+        keep_settings(tmp_path / "m", changed, cure=CURE)
 
 
 def test_settings_are_checked_without_writing(tmp_path: Path) -> None:
-    check_settings(tmp_path / "m", {"seed": 0})
+    check_settings(tmp_path / "m", {"seed": 0}, cure=CURE)
     assert not (tmp_path / "m").exists()
-    reserve_folder(tmp_path / "m", {"seed": 0})
+    keep_settings(tmp_path / "m", {"seed": 0}, cure=CURE)
     with pytest.raises(ValueError, match="other settings: seed"):
-        check_settings(tmp_path / "m", {"seed": 1})
+        check_settings(tmp_path / "m", {"seed": 1}, cure=CURE)
 
 
 def test_trained_adapters_are_told_by_content(tmp_path: Path) -> None:

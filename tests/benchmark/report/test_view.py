@@ -6,7 +6,8 @@ import pytest
 
 from realgen.benchmark.arena.result import ArenaResult, PairRow
 from realgen.benchmark.report.arena_view import chosen_pairs
-from realgen.benchmark.report.view import arrow, best_and_worst, calibration_points, charts, grids
+from realgen.benchmark.report.tables import arrow
+from realgen.benchmark.report.view import best_and_worst, calibration_points, charts, grids
 from realgen.benchmark.results import ImageRow, ModelResults, Results
 from realgen.functional.estimate import Estimate
 from realgen.judges.base import Choice
