@@ -29,8 +29,8 @@ class Ragged(GaussianPolicy):
         super().__init__(dtype=torch.float64)
         self.kept = kept
 
-    def rollout(self, *args: Any, **kwargs: Any) -> Rollout:
-        rollout = super().rollout(*args, **kwargs)
+    def roll(self, *args: Any) -> Rollout:
+        rollout = super().roll(*args)
         rank = torch.distributed.get_rank() if world_size() > 1 else 0
         rollout.mask[:, DECISIONS[rank] if self.kept is None else self.kept :] = False
         return rollout
@@ -39,9 +39,9 @@ class Ragged(GaussianPolicy):
 class Half(Ragged):
     """Decides on the first rank alone."""
 
-    def rollout(self, *args: Any, **kwargs: Any) -> Rollout:
+    def roll(self, *args: Any) -> Rollout:
         self.kept = 3 * (torch.distributed.get_rank() == 0)
-        return super().rollout(*args, **kwargs)
+        return super().roll(*args)
 
 
 class SaveWeights(Callback):
