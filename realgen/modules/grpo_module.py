@@ -33,7 +33,7 @@ from realgen.parallel import any_rank, gather_first_axis, gradient_sync, whole, 
 from realgen.policies.base import Policy
 from realgen.policies.joint_policy import JointPolicy
 from realgen.rewards.base import Reward, mean_over_images
-from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rollout
+from realgen.types import PromptBatch, RewardOutput, Rollout
 
 
 class IterationData(NamedTuple):
@@ -196,7 +196,7 @@ class GRPOModule(PolicyModule):
                 rollout = Rollout.concatenate(chunks)
             self._check_decisions(rollout)
             with clock("reference"):
-                reference = self.reference_score(rollout)
+                reference = reference_score(self.policy, self.objective, rollout, self.microbatch_size)
             with clock("reward"):  # only what is still to be waited for
                 rewards = scoring.rewards()
         statistics = {"busy_seconds/reward": torch.tensor(scoring.seconds), **self.reward_statistics(rewards)}
@@ -220,10 +220,6 @@ class GRPOModule(PolicyModule):
             everywhere = gather_rewards(rewards)
             std = {name: rewards_std(values, everywhere.valid) for name, values in everywhere.components.items()}
         return objective.advantages(rewards, std=std)
-
-    def reference_score(self, rollout: Rollout) -> PolicyScore | None:
-        """Return the reference's score of all rows, or ``None`` if the objective does not need it."""
-        return reference_score(self.policy, self.objective, rollout, self.microbatch_size)
 
     def update_policies(
         self, updates: Sequence[PolicyUpdate], generator: torch.Generator
