@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.functional.policy_loss import sequence_ratio
+from realgen.functional.sequence_loss import sequence_ratio
 from realgen.objectives.grpo import GRPO, KL, AdvantageStd
 from realgen.types import Minibatch, PolicyScore
 

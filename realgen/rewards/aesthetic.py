@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from realgen.checks import check_at_least
 from realgen.detectors.checkpoint import load_exactly, read_state_dict
-from realgen.functional.images import check_images
-from realgen.functional.network_input import NetworkInput, to_network_input
+from realgen.functional.network_input import NetworkInput, check_images, to_network_input
 from realgen.functional.published_input import open_clip_input
 from realgen.rewards.base import Reward
 from realgen.rewards.published_weights import check_file, local_file

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from realgen.checks import check_at_least
-from realgen.functional.images import check_images
-from realgen.functional.network_input import NetworkInput, to_network_input
+from realgen.functional.network_input import NetworkInput, check_images, to_network_input
 from realgen.rewards.base import Reward
 from realgen.types import Samples
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from realgen.checks import check_at_least
-from realgen.functional.images import check_images, to_uint8
+from realgen.functional.images import to_uint8
+from realgen.functional.network_input import check_images
 from realgen.rewards.base import Reward
 from realgen.rewards.transformers_model import load_pretrained, load_processor
 from realgen.types import Samples
