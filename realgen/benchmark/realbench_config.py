@@ -62,7 +62,7 @@ def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
 
 
 def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
-    """Which prompts this process draws; None where all are drawn and judged.
+    """Return which prompts this process draws; None where all are drawn and scored.
 
     Raises:
         ValueError: If ``part`` is not K/N with K from 1 to N, or the folder that all parts share is not given.
@@ -81,10 +81,7 @@ def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", config["part"])
     if found is None:
         raise ValueError(f"part must be K/N, such as 1/8, got {config['part']!r}.")
-    try:
-        part = PromptSplit(int(found[1]), int(found[2]))
-    except ValueError as error:
-        raise ValueError(str(error)) from error
+    part = PromptSplit(int(found[1]), int(found[2]))
     if config["run_dir"] is None:
         raise ValueError("part: give the folder that all parts draw into: --run_dir=FOLDER")
     changes = config_changes(Path(config["run_dir"], "config.yaml"), config)
