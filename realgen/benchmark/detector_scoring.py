@@ -16,7 +16,7 @@ from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.benchmark.inputs.prompt_set import categories_of
-from realgen.benchmark.results import JUDGED_REAL, REAL, ImageRow, ModelResults, Results
+from realgen.benchmark.results import CHECKS, JUDGED_REAL, REAL, ImageRow, ModelResults, Results
 from realgen.checks import check_at_least
 from realgen.detectors.base import Detector
 from realgen.functional.estimate import Estimate
@@ -25,16 +25,6 @@ from realgen.metrics import DetectorQuality, DetectorScoring, Diversity, ImageMe
 from realgen.metrics.merging import merge_states
 from realgen.rewards.base import Reward
 from realgen.types import Samples
-
-CHECKS = {
-    "auroc": True,
-    "accuracy": True,
-    "real_accuracy": True,
-    "fake_accuracy": True,
-    "calibration_error": False,
-    "brier": False,
-}
-"""Of ``DetectorQuality``, and whether higher is better for the detector."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +221,7 @@ class DetectorScoringRun:
         count = 2 * len(p_real)
         return {
             key: Estimate(_or_none(float(getattr(found, key))), count=count, higher_is_better=higher)
-            for key, higher in CHECKS.items()
+            for key, (_, higher) in CHECKS.items()
         }
 
     def _rows(

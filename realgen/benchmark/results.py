@@ -20,6 +20,15 @@ REAL = "real"
 """Name of the real images where they stand beside the models."""
 JUDGED_REAL = "_judged_real"
 """What follows a detector's name where the score is the share of images called real."""
+CHECKS = {
+    "auroc": ("AUROC", True),
+    "accuracy": ("accuracy", True),
+    "real_accuracy": ("accuracy on real images", True),
+    "fake_accuracy": ("accuracy on generated images", True),
+    "calibration_error": ("calibration error", False),
+    "brier": ("Brier score", False),
+}
+"""Numbers of ``DetectorQuality`` that each detector has on each model: heading, and whether higher is better."""
 _COLUMNS = ("name", "model", "category", "prompt", "file", "rewritten")
 
 
@@ -34,9 +43,8 @@ class ModelResults:
     categories: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     """The same for each category of prompts; names of categories, then of scores."""
     checks: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    """How well each detector tells these images from the real images: ``auroc``, ``calibration_error``, ``accuracy``.
-
-    Names of detectors, then of measures; empty for the real images."""
+    """How well each detector tells these images from the real images: by detector, then by name in ``CHECKS``; empty
+    for the real images."""
     images: str = ""
     """Folder that the images lie in."""
     digest: str = ""
@@ -74,7 +82,7 @@ class Results:
     models: tuple[ModelResults, ...]
     """In the order in which they were named."""
     real: ModelResults | None = None
-    """The real images under the same measures; None where there were none."""
+    """The real images, scored alike; None where there were none."""
     rows: tuple[ImageRow, ...] = ()
     """One per image, those of the real images first."""
     detectors: tuple[str, ...] = ()
