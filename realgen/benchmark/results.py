@@ -68,10 +68,10 @@ class ImageRow:
     values: Mapping[str, float | None] = field(default_factory=dict)
     """P(real) in [0, 1] by each detector, and each reward, by name; None where it could not be scored."""
     rewritten: str = ""
-    """What the image model was told, where a language model had rewritten the prompt."""
+    """The text that the image model read, where a language model had rewritten the prompt."""
 
     def path(self, folder: Path) -> Path:
-        """The image's file, of a run in ``folder``."""
+        """Return the image's file, of a run in ``folder``."""
         return folder / self.file
 
 
@@ -99,7 +99,7 @@ class Results:
 
 
 def with_digests(results: Results, folder: Path) -> Results:
-    """Results that tell by ``ModelResults.digest`` which images they are of; reads every file once.
+    """Add the ``digest`` of each model's images; reads every file once.
 
     Raises:
         OSError: If a file cannot be read.
@@ -117,12 +117,7 @@ def with_digests(results: Results, folder: Path) -> Results:
 
 
 def write_results(results: Results, folder: Path) -> None:
-    """Write ``results.json`` and ``images.csv``.
-
-    Args:
-        results: To be written.
-        folder: Of the run; made if it does not exist.
-    """
+    """Write ``results.json`` and ``images.csv`` into a folder, which is made if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = {key: value for key, value in asdict(results).items() if key != "rows"}
     text = json.dumps(_without_nan(kept), indent=2, ensure_ascii=False, allow_nan=False)
@@ -150,12 +145,7 @@ def read_results(folder: Path) -> Results:
 
 
 def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
-    """Write one line per image: what it is, then a column per value; an empty one was not scored.
-
-    Args:
-        rows: Of any models; a value that a row does not have stays empty.
-        path: The CSV file.
-    """
+    """Write one line per image: what it is, then a column per value; an empty one was not scored."""
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -167,10 +157,7 @@ def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
 
 
 def read_rows(path: Path) -> tuple[ImageRow, ...]:
-    """Read what ``write_rows`` wrote.
-
-    Returns:
-        One row per image; every row has all columns.
+    """Read what ``write_rows`` wrote; every row has all columns.
 
     Raises:
         ValueError: If the file has other columns.
