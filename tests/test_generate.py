@@ -243,7 +243,9 @@ def test_a_part_and_its_keys_reach_the_policy(repository: Path) -> None:
 def test_a_policy_that_draws_nan_is_reported_and_leaves_no_image(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("realgen.policies.DiffusionPolicy.sample", lambda *_: torch.full((1, 3, 8, 8), torch.nan))
+    monkeypatch.setattr(
+        "realgen.policies.DiffusionPolicy.sample", lambda *_, **how: torch.full((1, 3, 8, 8), torch.nan)
+    )
     assert main(["a cat", "--n=1", f"--out={tmp_path}", *FAST]) == 1
     assert "error: the policy drew NaN for 'a cat' with seed 0." in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.png"))
@@ -252,7 +254,7 @@ def test_a_policy_that_draws_nan_is_reported_and_leaves_no_image(
 def test_an_interrupted_run_says_how_to_go_on(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **how: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("realgen.policies.DiffusionPolicy.sample", interrupt)

@@ -37,6 +37,8 @@ Sigma = Float[Tensor, "*#lead"]
 """[*lead], the leading axes of the latents."""
 Level = float | Float[Tensor, "*#lead"]
 """One number for all rows, or [*lead]."""
+Rows = Bool[Tensor, "*#lead"] | None
+"""[*lead] which rows take part; ``None``: all."""
 Step = tuple[Float[Tensor, "..."], Float[Tensor, "..."]]
 """Mean [*lead, *latent] and std [*lead] of the next latents."""
 
@@ -170,17 +172,11 @@ class Transition(ABC):
             raise ValueError(f"noise_level must be finite and at least 0, got {noise_level}.")
         self.noise_level = noise_level
 
-    def __call__(
-        self,
-        latents: Latents,
-        velocity: Latents,
-        sigma: Sigma,
-        next_sigma: Sigma,
-        sigma_max: Level,
-        *,
-        stochastic: Bool[Tensor, "*#lead"] | None = None,
+    @abstractmethod
+    def step(
+        self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, sigma_max: Level, noisy: Rows = None
     ) -> Step:
-        """Give mean and std of the next latents.
+        """Return mean and std of the next latents.
 
         Args:
             latents: x at ``sigma``.
@@ -188,21 +184,15 @@ class Transition(ABC):
             sigma: Noise level of the latents, (0, 1].
             next_sigma: Noise level to go to, below ``sigma``.
             sigma_max: Second entry of the sigma table.
-            stochastic: False where a step lies outside the SDE window and is Euler's; ``None``: all are stochastic.
+            noisy: False for rows outside the SDE window, which take the Euler step; ``None``: all are inside.
 
         Returns:
-            Mean, and std of the noise to add; 0 where not stochastic.
+            Mean, and std of the noise to add; 0 where not noisy.
         """
-        noise_level: Level = self.noise_level
-        if stochastic is not None:
-            noise_level = stochastic.to(_working_dtype(latents, velocity)) * self.noise_level
-        return self.step(latents, velocity, sigma, next_sigma, noise_level, sigma_max)
 
-    @abstractmethod
-    def step(
-        self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, noise_level: Level, sigma_max: Level
-    ) -> Step:
-        """Take the step with each row's own noise level."""
+    def _level(self, latents: Tensor, velocity: Tensor, noisy: Tensor | None) -> Level:
+        """Noise level of each row, 0 where the step is Euler's."""
+        return self.noise_level if noisy is None else noisy.to(_working_dtype(latents, velocity)) * self.noise_level
 
 
 class FlowSDE(Transition):
@@ -216,10 +206,11 @@ class FlowSDE(Transition):
         super().__init__(noise_level)
 
     def step(
-        self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, noise_level: Level, sigma_max: Level
+        self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, sigma_max: Level, noisy: Rows = None
     ) -> Step:
         """Take ``flow_sde_step``."""
-        return flow_sde_step(latents, velocity, sigma, next_sigma, noise_level=noise_level, sigma_max=sigma_max)
+        level = self._level(latents, velocity, noisy)
+        return flow_sde_step(latents, velocity, sigma, next_sigma, noise_level=level, sigma_max=sigma_max)
 
 
 class DanceSDE(Transition):
@@ -235,10 +226,11 @@ class DanceSDE(Transition):
         super().__init__(noise_level)
 
     def step(
-        self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, noise_level: Level, sigma_max: Level
+        self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, sigma_max: Level, noisy: Rows = None
     ) -> Step:
-        """Take ``dance_sde_step``, which has no use for ``sigma_max``."""
-        return dance_sde_step(latents, velocity, sigma, next_sigma, noise_level=noise_level)
+        """Take ``dance_sde_step``, which does not need ``sigma_max``."""
+        level = self._level(latents, velocity, noisy)
+        return dance_sde_step(latents, velocity, sigma, next_sigma, noise_level=level)
 
 
 class CPS(Transition):
@@ -256,10 +248,11 @@ class CPS(Transition):
             raise ValueError(f"noise_level of CPS must be 0 to 1, got {noise_level}.")
 
     def step(
-        self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, noise_level: Level, sigma_max: Level
+        self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, sigma_max: Level, noisy: Rows = None
     ) -> Step:
-        """Take ``cps_step``, which has no use for ``sigma_max``."""
-        return cps_step(latents, velocity, sigma, next_sigma, noise_level=noise_level)
+        """Take ``cps_step``, which does not need ``sigma_max``."""
+        level = self._level(latents, velocity, noisy)
+        return cps_step(latents, velocity, sigma, next_sigma, noise_level=level)
 
 
 def _working_dtype(*tensors: Tensor) -> torch.dtype:

@@ -38,7 +38,7 @@ def velocity_kl(
 ) -> Float[Tensor, "rows decisions"]:
     """Mean squared difference of two velocities: the KL without its step-dependent weight (RealGen's velocity KL).
 
-    Not a divergence: it leashes all steps alike, where ``gaussian_kl`` leashes the steps of little noise hardest.
+    Not a divergence: it weighs all steps alike, where ``gaussian_kl`` weighs the steps of little noise most.
 
     Args:
         velocity: Of the policy.
@@ -52,28 +52,6 @@ def velocity_kl(
         tensor([[4.]])
     """
     return (velocity - ref_velocity).square().flatten(2).mean(dim=-1)
-
-
-def k1(
-    log_probs: Float[Tensor, "rows decisions"], ref_log_probs: Float[Tensor, "rows decisions"]
-) -> Float[Tensor, "rows decisions"]:
-    """Schulman's k1 estimator of KL(policy || reference), -ln r with r = reference / policy.
-
-    From "Approximating KL Divergence" (joschu.net/blog/kl-approx.html). Unbiased, of high variance, may be negative.
-    For reading, not for a loss: its gradient has expectation 0.
-
-    Args:
-        log_probs: Of decisions sampled from the policy, under the policy.
-        ref_log_probs: Of the same decisions, under the reference.
-
-    Returns:
-        Estimate of each decision.
-
-    Example:
-        >>> k1(torch.tensor([[-1.0]]), torch.tensor([[-3.0]]))
-        tensor([[2.]])
-    """
-    return log_probs - ref_log_probs
 
 
 def k2(

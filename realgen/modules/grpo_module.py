@@ -177,7 +177,6 @@ class GRPOModule(PolicyModule):
         self.check_rows(len(batch.prompts))
         clock, evals = PhaseClock(self.device), self.policy.transformer_evals
         generator = iteration_generator(self.seed, self.global_rank, self.iteration)
-        self.policy.iteration = self.iteration
         data = self.collect(batch, generator, clock)
         with clock("update"):
             statistics = data.statistics | self.update_policies(data.updates, generator)
@@ -190,7 +189,8 @@ class GRPOModule(PolicyModule):
         with BackgroundRewards(self.reward, batch.metadata, background=self.overlap_rewards) as scoring:
             with clock("rollout"):
                 chunks = []
-                for chunk in self.policy.rollout_chunks(batch.prompts, self.group_size, generator=generator):
+                how: dict[str, Any] = {"generator": generator, "iteration": self.iteration, "progress": self.progress}
+                for chunk in self.policy.rollout_chunks(batch.prompts, self.group_size, **how):
                     scoring.start(chunk)  # while the next one is sampled
                     chunks.append(chunk)
                 rollout = Rollout.concatenate(chunks)
@@ -275,6 +275,7 @@ class GRPOModule(PolicyModule):
             "microbatch_size": self.microbatch_size,
             "tolerance": self.on_policy_tolerance,
             "skip_zero_advantages": self.skip_zero_advantages,
+            "progress": self.progress,
         }
 
     def _check_decisions(self, rollout: Rollout) -> None:

@@ -109,7 +109,8 @@ class JointGRPOModule(GRPOModule):
     def collect(self, batch: PromptBatch, generator: torch.Generator, clock: PhaseClock) -> IterationData:
         """Write, draw and score; compare each rewrite with its prompt's group, and each image with its text's."""
         with clock("rollout"):
-            rewriting, drawing = self.policy.rollouts(batch.prompts, self.group_size, generator=generator)
+            how: dict[str, Any] = {"generator": generator, "iteration": self.iteration, "progress": self.progress}
+            rewriting, drawing = self.policy.rollouts(batch.prompts, self.group_size, **how)
         self._check_decisions(rewriting)
         self._check_decisions(drawing)
         with clock("reward"), BackgroundRewards(self.reward, batch.metadata, background=False) as scoring:

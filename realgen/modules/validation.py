@@ -13,7 +13,7 @@ from realgen.checks import check_at_least
 from realgen.metrics.base import ImageMetric
 from realgen.modules.seeds import sample_seeds
 from realgen.parallel import gather_first_axis
-from realgen.policies.base import Policy
+from realgen.policies.base import Policy, Progress
 from realgen.rewards.base import Reward
 from realgen.types import PromptBatch, RewardOutput, Samples
 
@@ -50,20 +50,23 @@ class Validation:
         for metric in self.metrics.values():
             metric.to(device).reset()
 
-    def step(self, policy: Policy, reward: Reward, batch: PromptBatch) -> dict[str, Any]:
+    def step(
+        self, policy: Policy, reward: Reward, batch: PromptBatch, *, progress: Progress | None = None
+    ) -> dict[str, Any]:
         """Draw and score the images of one batch.
 
         Args:
             policy: Draws the images.
             reward: Scores them.
             batch: Held-out prompts with their seeds.
+            progress: Called while images are drawn.
 
         Returns:
             ``samples``, ``rewards`` and ``seeds`` (of the rows), for callbacks that show images.
         """
         prompts, seeds = list(batch.prompts), sample_seeds(batch.seeds, self.samples_per_prompt)
         rows = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
-        images, rewrites = policy.sample_rewritten(rows, seeds)
+        images, rewrites = policy.sample_rewritten(rows, seeds, progress=progress)
         texts = None if rewrites is None else tuple(rewrites)
         samples = Samples(batch.prompts, self.samples_per_prompt, images, texts, batch.metadata)
         rewards = reward(samples)

@@ -66,5 +66,5 @@ class Objective(ABC):
         return mask.sum(1).double()
 
     def check_policy(self, policy: Policy) -> None:
-        """Raise ValueError if the policy lacks what the loss reads; nothing needs to be loaded for it."""
+        """Raise ValueError if the policy lacks what the loss reads; works before the policy's ``load``."""
         policy.check_objective(type(self).__name__, self.requires, reference=self.needs_reference)

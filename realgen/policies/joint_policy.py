@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from realgen.checks import check_at_least
-from realgen.policies.base import Policy
+from realgen.policies.base import Policy, Progress
 from realgen.policies.prompt_policy import PromptPolicy
 from realgen.types import PolicyScore, Rewrite, Rollout
 
@@ -59,9 +59,9 @@ class JointPolicy(Policy):
         self.rewriter.load()
         self.image_policy.load()
 
-    def check_objective(self, name: str, parts: frozenset[str], *, reference: bool) -> None:
-        """Refuse what the rewriter refuses."""
-        self.rewriter.check_objective(name, parts, reference=reference)
+    def check_objective(self, name: str, fields: frozenset[str], *, reference: bool) -> None:
+        """Raise ValueError where the rewriter does."""
+        self.rewriter.check_objective(name, fields, reference=reference)
 
     @property
     def transformer_evals(self) -> int:
@@ -77,15 +77,32 @@ class JointPolicy(Policy):
         self.image_policy.check_trainable(f"{key}.image_policy")
 
     def check_group_size(self, group_size: int) -> None:
-        """Refuse what the rewriter refuses."""
+        """Raise ValueError where the rewriter does."""
         self.rewriter.check_group_size(group_size)
 
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        """The rewriter's part of ``rollouts``."""
-        return self.rollouts(prompts, group_size, generator=generator).rewriting
+    def rollout_chunks(
+        self,
+        prompts: Sequence[str],
+        group_size: int,
+        *,
+        generator: torch.Generator,
+        iteration: int = 0,
+        progress: Progress | None = None,
+    ) -> Iterator[Rollout]:
+        """Yield the rewriter's part of ``rollouts``, in one chunk."""
+        how: dict[str, Any] = {"generator": generator, "iteration": iteration, "progress": progress}
+        yield self.rollouts(prompts, group_size, **how).rewriting
 
     @torch.no_grad()
-    def rollouts(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> JointRollout:
+    def rollouts(
+        self,
+        prompts: Sequence[str],
+        group_size: int,
+        *,
+        generator: torch.Generator,
+        iteration: int = 0,
+        progress: Progress | None = None,
+    ) -> JointRollout:
         """Write ``group_size`` texts for each prompt, and sample the images of each.
 
         The generator gives what the rewriter draws, then the seed of all that the image policy draws; that is the same
@@ -95,20 +112,23 @@ class JointPolicy(Policy):
             prompts: P texts.
             group_size: G.
             generator: All randomness.
+            iteration: GRPO iteration, for both policies.
+            progress: Called while either goes on.
 
         Returns:
             Both rollouts.
         """
-        self._hand_on()
-        rewriting = self.rewriter.rollout(prompts, group_size, generator=generator)
+        how: dict[str, Any] = {"iteration": iteration, "progress": progress}
+        rewriting = self.rewriter.rollout(prompts, group_size, generator=generator, **how)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         texts = rewriting.row_texts
-        parts = []
+        chunks = []
         for sample in range(group_size):  # the sample-th text of every prompt
             same = torch.Generator(generator.device).manual_seed(seed)
-            parts.append(self.image_policy.rollout(texts[sample::group_size], self.images_per_rewrite, generator=same))
-        by_sample = torch.arange(len(texts)).view(group_size, len(prompts))
-        drawing = Rollout.concatenate(parts).select_prompts(by_sample.T.flatten())
+            own = texts[sample::group_size]
+            chunks.append(self.image_policy.rollout(own, self.images_per_rewrite, generator=same, **how))
+        by_sample = torch.arange(len(texts)).view(group_size, len(prompts))  # [G, P], as the chunks follow each other
+        drawing = Rollout.concatenate(chunks).select_prompts(by_sample.T.flatten())
         rewriting = replace(rewriting, images=drawing.images, images_per_row=self.images_per_rewrite)
         return JointRollout(rewriting, drawing)
 
@@ -120,24 +140,21 @@ class JointPolicy(Policy):
         """Inside this context the rewriter is its frozen start."""
         return self.rewriter.reference()
 
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+    def sample(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
+    ) -> Float[Tensor, "rows 3 height width"]:
         """Rewrite each prompt and draw what was written, both from the row's seed."""
-        return self.sample_rewritten(prompts, seeds)[0]
+        return self.sample_rewritten(prompts, seeds, progress=progress)[0]
 
     def sample_rewritten(
-        self, prompts: Sequence[str], seeds: Sequence[int]
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
     ) -> tuple[Float[Tensor, "rows 3 height width"], list[Rewrite]]:
-        """``sample``, and the rewrites."""
-        self._hand_on()
-        rewrites = self.rewriter.rewrite(prompts, seeds)
-        return self.image_policy.sample([rewrite.text for rewrite in rewrites], seeds), rewrites
+        """Return ``sample``, and the rewrites."""
+        rewrites = self.rewriter.rewrite(prompts, seeds, progress=progress)
+        return self.image_policy.sample([rewrite.text for rewrite in rewrites], seeds, progress=progress), rewrites
 
     def export(self, directory: Path) -> Path:
         """Write the trained weights of both, into ``rewriter`` and ``images``."""
         self.rewriter.export(directory / "rewriter")
         self.image_policy.export(directory / "images")
         return directory
-
-    def _hand_on(self) -> None:
-        for policy in (self.rewriter, self.image_policy):
-            policy.iteration, policy.progress = self.iteration, self.progress

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.policies.base import Policy
+from realgen.policies.base import Policy, Progress
 from realgen.policies.prompt_policy import PromptPolicy
 from realgen.types import PolicyScore, Rewrite, Rollout
 
@@ -64,9 +64,9 @@ class RewrittenPolicy(Policy):
         self.rewriter.load()
         self.rewriter.requires_grad_(False)
 
-    def check_objective(self, name: str, parts: frozenset[str], *, reference: bool) -> None:
-        """Refuse what the image policy refuses."""
-        self.image_policy.check_objective(name, parts, reference=reference)
+    def check_objective(self, name: str, fields: frozenset[str], *, reference: bool) -> None:
+        """Raise ValueError where the image policy does."""
+        self.image_policy.check_objective(name, fields, reference=reference)
 
     @property
     def transformer_evals(self) -> int:
@@ -78,39 +78,33 @@ class RewrittenPolicy(Policy):
         self.image_policy.check_trainable(f"{key}.image_policy")
 
     def check_group_size(self, group_size: int) -> None:
-        """Refuse what the image policy refuses."""
+        """Raise ValueError where the image policy does."""
         self.image_policy.check_group_size(group_size)
 
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        """Rewrite, then sample; see ``rollout_chunks``."""
-        texts = self._rewrite(prompts, generator)
-        self._hand_on()
-        rollout = self.image_policy.rollout([text.text for text in texts], group_size, generator=generator)
-        return _told(rollout, prompts, texts)
-
     def rollout_chunks(
-        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator
+        self,
+        prompts: Sequence[str],
+        group_size: int,
+        *,
+        generator: torch.Generator,
+        iteration: int = 0,
+        progress: Progress | None = None,
     ) -> Iterator[Rollout]:
         """Rewrite all prompts, then sample the image policy's chunks.
 
         The generator gives, in this order: which prompts stay as they are, one seed for each rewrite, and what the
         image policy draws.
 
-        Args:
-            prompts: P texts.
-            group_size: G.
-            generator: All randomness.
-
         Yields:
-            Rollouts of some of the prompts, with the rewrites that the image policy was told.
+            Rollouts of some of the prompts, with the rewrites that the image policy was given.
         """
-        texts = self._rewrite(prompts, generator)
-        self._hand_on()
-        told = [text.text for text in texts]
+        rewrites = self._rewrite(prompts, generator)
+        texts = [rewrite.text for rewrite in rewrites]
+        how: dict[str, Any] = {"generator": generator, "iteration": iteration, "progress": progress}
         start = 0
-        for chunk in self.image_policy.rollout_chunks(told, group_size, generator=generator):
+        for chunk in self.image_policy.rollout_chunks(texts, group_size, **how):
             part = slice(start, start + len(chunk.prompts))
-            yield _told(chunk, prompts[part], texts[part])
+            yield _with_rewrites(chunk, prompts[part], rewrites[part])
             start = part.stop
 
     def score(self, rollout: Rollout, rows: Tensor) -> PolicyScore:
@@ -121,26 +115,23 @@ class RewrittenPolicy(Policy):
         """Inside this context the image policy is its frozen start."""
         return self.image_policy.reference()
 
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+    def sample(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
+    ) -> Float[Tensor, "rows 3 height width"]:
         """Rewrite each prompt and draw what was written, both from the row's seed."""
-        return self.sample_rewritten(prompts, seeds)[0]
+        return self.sample_rewritten(prompts, seeds, progress=progress)[0]
 
     def sample_rewritten(
-        self, prompts: Sequence[str], seeds: Sequence[int]
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
     ) -> tuple[Float[Tensor, "rows 3 height width"], list[Rewrite]]:
-        """``sample``, and the rewrites."""
-        self._hand_on()
+        """Return ``sample``, and the rewrites."""
         rewrites = self.rewriter.to(self.device).rewrite(prompts, seeds)
-        return self.image_policy.sample([rewrite.text for rewrite in rewrites], seeds), rewrites
+        return self.image_policy.sample([rewrite.text for rewrite in rewrites], seeds, progress=progress), rewrites
 
     def export(self, directory: Path) -> Path:
         """Write the image policy's trained weights; the rewriter's stay where they came from."""
         return self.image_policy.export(directory)
 
-    def _hand_on(self) -> None:
-        self.image_policy.iteration, self.image_policy.progress = self.iteration, self.progress
-
-    @torch.no_grad()
     def _rewrite(self, prompts: Sequence[str], generator: torch.Generator) -> list[Rewrite]:
         """One rewrite for each prompt; the prompt itself for those that stay as they are."""
         how: dict[str, Any] = {"generator": generator, "device": generator.device}
@@ -157,7 +148,7 @@ class RewrittenPolicy(Policy):
         return rewrites
 
 
-def _told(rollout: Rollout, prompts: Sequence[str], texts: Sequence[Rewrite]) -> Rollout:
+def _with_rewrites(rollout: Rollout, prompts: Sequence[str], texts: Sequence[Rewrite]) -> Rollout:
     """A rollout of texts as one of the prompts that they were made from."""
     rewrites = tuple(text for text in texts for _ in range(rollout.group_size))
     return replace(rollout, prompts=tuple(prompts), rewrites=rewrites)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from realgen.checks import check_at_least
+from realgen.functional.flow_sde import Transition
 
 
 class StepWindow(ABC):
@@ -43,14 +44,14 @@ class StepWindow(ABC):
         """
 
     def check(self, num_steps: int) -> None:
-        """Refuse a number of steps that the window does not fit in.
+        """Raise ValueError for a number of steps that the window does not fit in.
 
         Args:
             num_steps: Denoising steps of the rollout.
 
         Raises:
             ValueError: If the window is empty or longer than the steps.
-            ValueError: If it cannot start anywhere, or would end behind the last step.
+            ValueError: If it cannot start anywhere, or would end after the last step.
         """
         name, decisions, starts = type(self).__name__, self.decisions(num_steps), self.starts(num_steps)
         if not 1 <= decisions <= num_steps:
@@ -61,6 +62,30 @@ class StepWindow(ABC):
             raise ValueError(
                 f"step_window {name} of {decisions} steps may start at steps {starts.start} to {starts.stop - 1}; "
                 f"with num_steps={num_steps} it can start at 0 to {num_steps - decisions}."
+            )
+
+    def check_noise(self, transition: Transition, sigmas: Float[Tensor, " nodes"]) -> None:
+        """Raise ValueError if the window may cover a step to which the transition adds no noise.
+
+        Such a decision has no log-probability. With noise_level 0 that is intended: the whole rollout is the ODE's.
+
+        Args:
+            transition: How a stochastic step is taken.
+            sigmas: The noise levels of all steps.
+
+        Raises:
+            ValueError: If there is such a step.
+        """
+        num_steps = len(sigmas) - 1
+        starts = self.starts(num_steps)
+        steps = torch.arange(starts[0], starts[-1] + self.decisions(num_steps))
+        state = torch.zeros(len(steps), 1)
+        _, std = transition.step(state, state, sigmas[steps], sigmas[steps + 1], sigmas[1].item())
+        without = steps[std == 0].tolist()
+        if without and transition.noise_level > 0:
+            raise ValueError(
+                f"step_window may cover steps {without} of {num_steps}, to which transition "
+                f"{type(transition).__name__} adds no noise; choose a window that leaves them out."
             )
 
 

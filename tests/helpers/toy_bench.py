@@ -48,7 +48,7 @@ class GreyPolicy(Policy):
     def load(self) -> None:
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
+    def rollout_chunks(self, prompts: Sequence[str], group_size: int, **how: Any) -> Any:
         raise AssertionError("the benchmark only samples")
 
     def score(self, rollout: Rollout, rows: Tensor) -> Any:
@@ -60,7 +60,7 @@ class GreyPolicy(Policy):
     def export(self, directory: Path) -> Path:
         raise AssertionError("the benchmark only samples")
 
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Any = None) -> Tensor:
         if self.stop_after is not None and GreyPolicy.drawn >= self.stop_after:
             raise KeyboardInterrupt
         GreyPolicy.drawn += len(prompts)
@@ -69,7 +69,9 @@ class GreyPolicy(Policy):
         images = torch.stack([grey(seed, self.size) for seed in seeds])
         return images * torch.nan if self.fault == "nan" else images
 
-    def sample_rewritten(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, list[Rewrite] | None]:
+    def sample_rewritten(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Any = None
+    ) -> tuple[Tensor, list[Rewrite] | None]:
         texts = [Rewrite(f"{p}, film grain", p, formatted=True, truncated=False, skipped=False) for p in prompts]
         return self.sample(prompts, seeds), texts if self.rewrites else None
 

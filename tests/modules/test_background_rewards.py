@@ -42,8 +42,10 @@ class ChunkedPolicy(GaussianPolicy):
 
     before: Callable[[str], Any] = staticmethod(lambda what: None)
 
-    def rollout_chunks(self, prompts: Any, group_size: int, *, generator: torch.Generator) -> Iterator[Rollout]:
-        whole = self.rollout(prompts, group_size, generator=generator)
+    def rollout_chunks(
+        self, prompts: Any, group_size: int, *, generator: torch.Generator, **how: Any
+    ) -> Iterator[Rollout]:
+        whole = self.roll(prompts, group_size, generator)
         for index, prompt in enumerate(prompts):
             self.before(prompt)
             yield whole.select_prompts(torch.tensor([index]))

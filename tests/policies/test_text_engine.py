@@ -39,9 +39,12 @@ def test_an_engine_learns_all_that_it_needs(make_rewriter, tiny_llm):
     engine, told = Typist(), []
     policy = make_rewriter(engine=engine, temperature=0.8, eval_temperature=0.5, rollout_batch_size=3)
     assert engine.checked == [(LoRA(rank=4, alpha=8.0), (0.8, 0.5), 1.0)]
-    policy.progress = lambda *report: told.append(report)
-    policy.rollout(PROMPTS, 2, generator=torch.Generator().manual_seed(0))
-    policy.rewrite(PROMPTS, [0, 1])
+
+    def progress(*report):
+        return told.append(report)
+
+    policy.rollout(PROMPTS, 2, generator=torch.Generator().manual_seed(0), progress=progress)
+    policy.rewrite(PROMPTS, [0, 1], progress=progress)
     rollout, deployed = engine.tasks
     chat = policy.chat.encode("a cat")
     assert rollout.asked == [chat, chat, [], []]

@@ -1,10 +1,8 @@
-"""Velocities outside the window that serve for several steps."""
+"""Velocities outside the window that are reused for several steps."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from realgen.policies.solvers.base import EvaluateStep, Solver
+from realgen.policies.solvers.base import Solver, WindowPhase
 
 
 class CachedVelocity(Solver):
@@ -19,13 +17,13 @@ class CachedVelocity(Solver):
         every: k, at least 2. Steps 0, k, 2k ... are evaluated for all rows, the others only inside the window.
     """
 
+    reuses_velocity = True
+
     def __init__(self, every: int = 2) -> None:
         if every < 2:
             raise ValueError(f"every must be at least 2, got {every}; solver=null evaluates every step.")
         self.every = every
 
-    def velocity(self, step: int, last: Tensor | None, evaluate: EvaluateStep) -> Tensor:
-        """The transformer's at every k-th step and inside the window, the last one elsewhere."""
-        if step % self.every == 0:
-            return evaluate("before", "inside", "after")
-        return evaluate("inside", otherwise=last)
+    def evaluated(self, step: int) -> frozenset[WindowPhase]:
+        """Return all phases at every k-th step, and only the window's elsewhere."""
+        return super().evaluated(step) if step % self.every == 0 else frozenset({"inside"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.policies.backbones.base import Schedule
-from realgen.policies.solvers.base import EvaluateRows, EvaluateStep, Solver
+from realgen.policies.solvers.base import Solver, WindowPhase
 from realgen.policies.step_window import StepWindow
 
 
@@ -42,7 +43,7 @@ class HigherOrderTail(Solver):
         self.solver_order = solver_order
 
     def check(self, step_window: StepWindow, num_steps: int) -> None:
-        """Refuse a tail that is longer than what every window leaves.
+        """Raise ValueError for a tail that is longer than what every window leaves.
 
         Args:
             step_window: Which steps are stochastic.
@@ -62,16 +63,16 @@ class HigherOrderTail(Solver):
         """Until the last window is over."""
         return starts[-1] + size
 
-    def velocity(self, step: int, last: Tensor | None, evaluate: EvaluateStep) -> Tensor:
-        """The transformer's up to the window's end; behind it rows wait for the others."""
-        return evaluate("before", "inside")
+    def evaluated(self, step: int) -> frozenset[WindowPhase]:
+        """Return the phases up to the window's end; behind it rows wait for the others."""
+        return frozenset({"before", "inside"})
 
     def finish(
         self,
         latents: Float[Tensor, "rows *latent"],
         ends: Int[Tensor, " rows"],
         schedule: Schedule,
-        evaluate: EvaluateRows,
+        velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Float[Tensor, "rows *latent"]:
         """Take the tail of every row, those with the same end by one scheduler.
 
@@ -79,7 +80,7 @@ class HigherOrderTail(Solver):
             latents: Of all rows, at the ends of their windows.
             ends: First step behind each row's window.
             schedule: The noise levels of all steps.
-            evaluate: The transformer.
+            velocity: The transformer's, of (latents, the step of each row, which rows to evaluate).
 
         Returns:
             Latents at sigma = 0.
@@ -92,11 +93,11 @@ class HigherOrderTail(Solver):
             going = {end: ends == end for end in schedulers if index < len(nodes[end]) - 1}
             for end, rows in going.items():
                 steps[rows] = nodes[end][index]
-            asked = torch.stack([*going.values(), torch.zeros_like(ends, dtype=torch.bool)]).any(dim=0)
-            velocity = evaluate(latents, steps, asked)
+            rows_going = torch.stack([*going.values(), torch.zeros_like(ends, dtype=torch.bool)]).any(dim=0)
+            answer = velocity(latents, steps, rows_going)
             for end, rows in going.items():
                 scheduler = schedulers[end]
-                step = scheduler.step(velocity[rows], scheduler.timesteps[index], latents[rows], return_dict=False)
+                step = scheduler.step(answer[rows], scheduler.timesteps[index], latents[rows], return_dict=False)
                 following[rows] = step[0].to(latents.dtype)
             latents = following
         return latents
