@@ -7,6 +7,9 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""All that Pillow was seen to raise on damaged files."""
+
 
 def decode_image(data: bytes) -> Image.Image:
     """Decode an image as ``upright_rgb`` shows it.
@@ -22,8 +25,7 @@ def decode_image(data: bytes) -> Image.Image:
     """
     try:
         return upright_rgb(Image.open(io.BytesIO(data)))
-    # All that Pillow was seen to raise on damaged files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         raise ValueError(f"the image cannot be decoded ({error})") from error
 
 

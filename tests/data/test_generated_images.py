@@ -39,6 +39,14 @@ def test_a_half_written_image_is_named(tmp_path):
         read_texts(path)
 
 
+def test_a_png_file_that_pillow_refuses_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    write_image(path, torch.rand(3, 80, 80), {"prompt": "a cat"})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"a\.png' cannot be read as a PNG file: .*decompression bomb"):
+        read_texts(path)
+
+
 def test_settings_are_written_once_and_compared(tmp_path):
     folder = tmp_path / "new" / "out"
     settings = {"policy": {"class_path": "A", "init_args": {"steps": 2, "targets": ["x"]}}, "rewriter": None}

@@ -72,6 +72,7 @@ def test_existing_shards(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     ("content", "message"),
     [
         (b'{"prompt": "a"}\n\n{"prompt": "b"\n', "a.jsonl, line 3: not JSON: "),
+        (b"[" * 100_000, "a.jsonl, line 1: not JSON: "),
         (b'{"prompt": "a"}\n[1]\n', "a.jsonl, line 2: expected an object with a 'prompt', got list"),
         (b'{"prompt": "a"}\n{"prompt": ""}\n', "a.jsonl, line 2: sample 1: 'prompt' must be a text that is not empty"),
         (b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "a.jsonl, line 2: 'utf-8' codec can't decode"),

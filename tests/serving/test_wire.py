@@ -167,6 +167,11 @@ def test_a_small_file_of_a_huge_picture_is_refused_before_it_is_unpacked():
     assert error.status in (400, 413)
 
 
+def test_tensors_without_metadata_may_say_null():
+    header = b'{"__metadata__":null,"images":{"dtype":"F32","shape":[1,3,1,1],"data_offsets":[0,12]}}'
+    assert decode_request(struct.pack("<Q", len(header)) + header + bytes(12), SAFETENSORS, LIMITS).prompts is None
+
+
 def test_garbage_is_refused():
     assert refused(b"\x80\x04K\x01.", SAFETENSORS).status == 400
     assert refused(b"", SAFETENSORS).status == 400
@@ -210,6 +215,7 @@ def test_answers_are_exact_and_null_is_not_scored():
         (b'{"rewards": [0.5, NaN]}', "no JSON: NaN"),
         (b'{"rewards": [0.5, Infinity]}', "no JSON: Infinity"),
         (b'{"rewards": [0.5, 1e999]}', "a reward must be a number"),
+        (b'{"rewards": [0.5, -1' + b"0" * 400 + b"]}", "a reward must be a number"),
         (b'{"rewards": [0.5, "1"]}', "a reward must be a number"),
         (b'{"rewards": [0.5, true]}', "a reward must be a number"),
         (b'{"rewards": [0.5, 1.01]}', "from 0.0 to 1.0"),
