@@ -1,4 +1,4 @@
-"""PNG files with what was told, and a folder for one setting."""
+"""PNG files with texts, and a folder for one setting."""
 
 import re
 
