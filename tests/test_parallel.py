@@ -73,7 +73,7 @@ def check_gathers(rank: int) -> None:
     assert any_rank(rank == 1, CPU)
     assert not any_rank(False, CPU)
     means = combine_ranks({"kl": torch.tensor(rank * 2.0), "top": torch.tensor(rank * 3.0)}, maxima={"top"})
-    assert {name: float(value) for name, value in means.items()} == {"kl": 1.0, "ratio_max": 3.0}
+    assert {name: float(value) for name, value in means.items()} == {"kl": 1.0, "top": 3.0}
     part = torch.full((1, 2), float(rank))
     everywhere = gather_rewards(RewardOutput(2 * part, {"red": part}, {"red": 2.0}))
     assert everywhere.total.tolist() == [[0, 0], [2, 2]]

@@ -61,7 +61,7 @@ class RewritingBenchmark(Callback):
         module.reward = WatchedReward(module.reward, self.timeline)
         self.write, policy.engine.write = policy.engine.write, self._count_tokens
         watched = [
-            (policy, "rollout", "rollout"),
+            (policy, "_rollout", "rollout"),
             (policy.engine, "write", "writing"),
             (policy, "_log_probs", "scoring"),
             (grpo_module, "reference_score", "reference"),

@@ -147,7 +147,7 @@ class DetectorScoringRun:
 
         def update_metrics(images: Tensor, prompts: list[str]) -> None:
             for metric in comparisons:
-                metric.add_photographs(images)
+                metric.add_real(images)
 
         averages = self._score_files(files, update_metrics, comparisons)
         self._p_real = {name: averages[name].seen()[0] for name in self._scorers.detectors}

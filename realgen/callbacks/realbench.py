@@ -1,4 +1,4 @@
-"""Detector-Scoring while a policy is trained, every so many iterations."""
+"""RealBench's Detector-Scoring during the training of a policy."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from realgen.policies.base import Policy, Progress
 
 
 class RealBenchScoring(Callback):
-    """Draws a benchmark's prompts with the policy (of ``EMA``, if there is one) and logs how real detectors find them.
+    """Draw a benchmark's prompts with the policy (of ``EMA``, if there is one) and log how real detectors find them.
 
-    ``realbench/NAME`` is mean P(real) x 100, ``realbench/NAME_judged_real`` the share called real in percent, and
-    ``realbench/NAME/CATEGORY`` the mean of each category; images with NaN are in none of them, and
+    ``realbench/NAME`` is mean P(real) x 100, ``realbench/NAME_judged_real`` the share with P(real) > 0.5 in percent,
+    and ``realbench/NAME/CATEGORY`` the mean of each category; images with NaN are in none of them, and
     ``realbench/failed/NAME`` counts them. Prompts and seeds are those of ``realgen.realbench`` with the same ``seed``;
-    the ranks share the prompts. A detector that is part of the reward measures how well it was learned, not how real
-    the images are: give others.
+    the ranks share the prompts. A detector of the reward would show how well the policy learned it, not how real the
+    images are: give others.
 
     Args:
         prompts: Folder in RealBench's layout, or a file of prompts.
         detectors: Detectors by name.
         every_n_iterations: GRPO iterations between two scorings, >= 1.
         length: Of a folder, whether its short or its long prompts.
-        num_prompts: Only so many prompts, evenly spaced; null for all.
-        matching: How images are made alike, as the benchmark does it; null leaves them as they are.
+        num_prompts: Number of prompts, evenly spaced; null for all.
+        matching: How the benchmark makes images alike; null leaves them unchanged.
         batch_size: Images that a rank draws at a time, >= 1.
         seed: Of the images.
 
@@ -69,13 +69,13 @@ class RealBenchScoring(Callback):
         self.seed = seed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot draw."""
+        """Raise TypeError if the module trains no policy."""
         _policy_of(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
     ) -> None:
-        """Score when it is time; images that are too small for ``matching`` are refused after the first iteration."""
+        """Score every ``every_n_iterations``; check after the first one that ``matching`` would not enlarge images."""
         if outputs["samples"].images.shape[-1] > 0:  # a policy of texts may train without an image policy
             self._check_size(outputs["samples"].images)
         if iteration_of(pl_module) % self.every_n_iterations:
@@ -86,7 +86,7 @@ class RealBenchScoring(Callback):
         pl_module.log_dict({f"realbench/{name}": value for name, value in values.items()})
 
     def scores(self, policy: Policy, *, rank: int = 0, progress: Progress | None = None) -> dict[str, float]:
-        """Draw and score this rank's share of the prompts, and put the ranks' together.
+        """Draw and score this rank's share of the prompts, and combine the ranks' results.
 
         Args:
             policy: Loaded, on its device.
@@ -128,7 +128,7 @@ class RealBenchScoring(Callback):
         return values
 
     def _check_size(self, images: Float[Tensor, "rows 3 height width"]) -> None:
-        """Refuse images that ``matching`` would enlarge, as the benchmark does with files."""
+        """Raise ValueError if ``matching`` would enlarge images, as the benchmark does for files."""
         height, width = images.shape[-2:]
         drawn = FileFormats(len(images), 0.0, None, min(height, width), "the policy's images", float(height == width))
         check_matching(self.matching, {"policy": drawn})
@@ -142,6 +142,6 @@ def _policy_of(module: LightningModule) -> Policy:
 
 
 def _as_written(images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows 3 height width"]:
-    """Rounded to 8 bits as in the benchmark's files; one with NaN becomes NaN throughout, and is not scored."""
+    """Round to 8 bits as in the benchmark's files; an image with NaN becomes NaN throughout, and is not scored."""
     drawn = images.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
     return torch.where(drawn, from_uint8(to_uint8(images)), torch.nan)

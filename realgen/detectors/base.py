@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least
 from realgen.detectors.configs import VisionConfig
 from realgen.functional.images import check_images
 
@@ -28,8 +29,7 @@ class FrozenNetwork(ABC):
     """
 
     def __init__(self, batch_size: int = 64) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        check_at_least(1, batch_size=batch_size)
         self.batch_size = batch_size
         self._network: nn.Module | None = None
 

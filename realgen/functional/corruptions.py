@@ -1,8 +1,8 @@
-"""What files go through, and ways to cheat a detector: changes of images [rows, 3, H, W] in [0, 1].
+"""Corruptions of images [rows, 3, H, W] in [0, 1]: what files go through, and ways to cheat a detector.
 
-Under ``HARMLESS`` a photograph stays a photograph and a generated image a generated one; a detector is measured by how
-much worse it becomes. What ``CHEATS`` make of any picture must count as generated: a policy that is rewarded by the
-detector finds them.
+``HARMLESS`` ones keep a real image real and a generated one generated; a detector is measured by how much worse it
+becomes. Results of ``CHEATS`` must count as generated, whatever the image: a policy that is rewarded by the detector
+finds them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Corruption = Callable[[Images, torch.Generator], Images]
 
 
 def uniform(images: Tensor, low: float, high: float, generator: torch.Generator) -> Float[Tensor, "rows 1 1 1"]:
-    """One number per image."""
+    """Draw one number per image."""
     return torch.empty(len(images), 1, 1, 1).uniform_(low, high, generator=generator).to(images.device)
 
 
@@ -46,7 +46,7 @@ def flat(images: Images, generator: torch.Generator) -> Images:
 
 
 def grid(images: Images, generator: torch.Generator) -> Images:
-    """A grid of 4 or 8 pixels laid over the picture, 0.06 to 0.2 bright."""
+    """A grid of 4 or 8 pixels added to the image, 0.06 to 0.2 bright."""
     period = 4 if torch.rand((), generator=generator) < 0.5 else 8
     line = torch.zeros(max(images.shape[-2:]), device=images.device)
     line[::period] = 1.0
@@ -61,7 +61,7 @@ def over_contrast(images: Images, generator: torch.Generator) -> Images:
 
 
 def blots(images: Images, generator: torch.Generator) -> Images:
-    """Soft blots of random colour, with no picture left in them."""
+    """Soft blots of random colour, with nothing left of the image."""
     coarse = torch.rand(len(images), 3, 6, 6, generator=generator).to(images.device)
     return F.interpolate(coarse, size=images.shape[-2:], mode="bicubic").mul(1.6).sub(0.3).clamp(0, 1)
 
@@ -87,7 +87,7 @@ def crop(images: Images, generator: torch.Generator) -> Images:
 
 
 def squeeze(images: Images, generator: torch.Generator) -> Images:
-    """A 4:3 picture made square: the middle three quarters of the height, stretched."""
+    """The middle three quarters of the height, stretched, as when a 4:3 image is made square."""
     height, width = images.shape[-2:]
     top = height // 8
     return resize(images[..., top : height - top, :], (height, width))
@@ -112,7 +112,7 @@ HARMLESS: dict[str, Corruption] = {
     "squeeze": squeeze,
     "grain": grain,
 }
-"""What happens to files on their way; the label stays."""
+"""Changes of files in everyday use; the label stays."""
 
 CHEATS: dict[str, Corruption] = {
     "blur": blur,
@@ -122,4 +122,4 @@ CHEATS: dict[str, Corruption] = {
     "over_contrast": over_contrast,
     "blots": blots,
 }
-"""What must count as generated, whatever it was made from."""
+"""Changes after which any image must count as generated."""

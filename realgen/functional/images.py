@@ -1,7 +1,7 @@
 """Images as tensors: range checks, 8-bit conversion, antialiased resizing and the JPEG round trip.
 
-Everywhere in this package an image is a floating tensor [3, H, W] in [0, 1]. An image with NaN could not be drawn;
-NaN passes through every function here but the 8-bit ones, so that a detector answers NaN for it.
+Everywhere in this package an image is a floating tensor [3, H, W] in [0, 1]. An image with NaN is one that failed;
+NaN passes through every function here but the 8-bit ones, so that a detector returns NaN for it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ RANGE_TOLERANCE = 1e-3
 
 
 def check_images(images: Tensor, name: str = "images", *, may_lack_pixels: bool = False) -> None:
-    """Refuse what is not a batch of RGB images in [0, 1]; NaN is let through.
+    """Raise ValueError for what is not a batch of RGB images in [0, 1]; NaN passes.
 
     Args:
         images: To be checked; expected [B, 3, H, W], floating, in [0, 1] up to ``RANGE_TOLERANCE``.
-        name: How the message calls them.
-        may_lack_pixels: Whether height or width may be 0, as where a policy of texts had nothing drawn.
+        name: Of the argument, for messages.
+        may_lack_pixels: Whether height or width may be 0, as for a policy of texts without an image model.
 
     Raises:
         ValueError: If the tensor is not 4-D, has other than 3 channels or no pixels, is not floating, or leaves [0, 1].
@@ -50,7 +50,7 @@ def check_images(images: Tensor, name: str = "images", *, may_lack_pixels: bool 
     if bool((low >= -RANGE_TOLERANCE) & (high <= 1 + RANGE_TOLERANCE)):
         return
     outside = (images < -RANGE_TOLERANCE) | (images > 1 + RANGE_TOLERANCE)
-    if bool(outside.any()):  # it is not where the least and the largest value are NaN
+    if bool(outside.any()):  # False if minimum and maximum were NaN
         values = images[outside]
         raise ValueError(
             f"{name} must lie in [0, 1], got {values.numel()} values outside, from {values.min():.4g} to "

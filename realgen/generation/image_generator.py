@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from realgen.callbacks.picture_grid import picture_grid
+from realgen.callbacks.image_grid import image_grid
 from realgen.data.generated_images import keep_settings, read_images, read_texts, write_image
 from realgen.generation.request import Request
 from realgen.policies import Policy, PromptPolicy
@@ -139,7 +139,7 @@ def write_sheet(files: Sequence[ImageFile]) -> Path:
     captions = [_caption(file) for file in files]
     columns = 2 if any(file.rewritten for file in files) else min(len(files), COLUMNS)
     path = paths[0].parent / "sheet.png"
-    picture_grid(read_images(paths), captions, columns=columns, max_lines=CAPTION_LINES).save(path)
+    image_grid(read_images(paths), captions, columns=columns, max_lines=CAPTION_LINES).save(path)
     return path
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from realgen.error_phase import phase
 from realgen.parallel import autocast_without_cache
 from realgen.rewards.base import Reward, concatenate_rewards
 from realgen.types import RewardOutput, Rollout, Samples
@@ -84,6 +85,7 @@ class BackgroundRewards:
         here = [self._score(samples, []) for samples in self._waiting]
         return concatenate_rewards([*here, *(output.result() for output in self._outputs)])
 
+    @phase("reward")
     def _score(self, samples: Samples, surroundings: Sequence[_Context]) -> RewardOutput:
         with ExitStack() as stack:
             for context in surroundings:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from realgen.error_phase import phase
+
 
 class PhaseClock:
     """Adds up seconds by phase; waits for the device at each border, so that the time lands in the right phase.
@@ -34,11 +36,12 @@ class PhaseClock:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Time what happens inside."""
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time what happens inside, and note the phase on an error of it."""
         start = self._time()
-        yield
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + self._time() - start
+        with phase(name):
+            yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + self._time() - start
 
     def statistics(self) -> dict[str, float]:
         """``seconds/<phase>``; on a GPU also ``gpu_peak_gib``, the most that its tensors took in the run so far."""

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from realgen.error_phase import phase
 from realgen.metrics.base import ImageMetric
 from realgen.modules.base import TrainableModule
 from realgen.modules.validation import Validation
@@ -88,6 +89,7 @@ class PolicyModule(TrainableModule):
         self.reward.to(self.device)
         self.validation.start(self.device)
 
+    @phase("validation")
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
         """Draw and score images of held-out prompts; return ``samples``, ``rewards`` and ``seeds`` for callbacks."""
         return self.validation.step(self.policy, self.reward, batch, progress=self.progress)

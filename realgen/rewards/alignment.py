@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from realgen.functional.published_input import open_clip_input
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders, Similarity
 
 
@@ -50,4 +51,4 @@ class Alignment(ClipSimilarity):
             weights = "" if self.pretrained is None else f" with pretrained={self.pretrained!r}"
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"open_clip cannot load model {self.model!r}{weights}: {cause}") from error
-        return Encoders(model, open_clip.get_tokenizer(self.model), model.visual.preprocess_cfg)
+        return Encoders(model, open_clip.get_tokenizer(self.model), open_clip_input(model.visual.preprocess_cfg))

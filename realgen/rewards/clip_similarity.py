@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from realgen.checks import check_at_least
 from realgen.functional.images import check_images
-from realgen.functional.network_input import to_network_input
-from realgen.functional.published_input import open_clip_input
+from realgen.functional.network_input import NetworkInput, to_network_input
 from realgen.rewards.base import Reward
 from realgen.types import Samples
 
@@ -32,8 +31,8 @@ class Encoders(NamedTuple):
     """A module with ``encode_image`` and ``encode_text``, as open_clip's."""
     tokenize: Callable[[list[str]], Tensor]
     """Prompts to tokens [P, T]."""
-    preprocess: Mapping[str, Any]
-    """``size``, ``mean``, ``std``, ``interpolation`` and ``resize_mode``, as open_clip's ``preprocess_cfg``."""
+    wanted: NetworkInput
+    """How images are prepared for it."""
 
 
 class ClipSimilarity(Reward):
@@ -86,7 +85,7 @@ class ClipSimilarity(Reward):
 
     def _image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         encoders = self.encoders
-        pixels = open_clip_pixels(images.to(self._device).float(), encoders.preprocess)
+        pixels = to_network_input(images.to(self._device).float(), encoders.wanted)
         return self._scaled(encoders.model.encode_image(pixels))
 
     def _text_features(self, prompts: Sequence[str]) -> Float[Tensor, "prompts features"]:
@@ -103,28 +102,3 @@ class ClipSimilarity(Reward):
 
     def _scaled(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
         return F.normalize(features.float(), dim=-1) if self.similarity == "cosine" else features.float()
-
-
-def open_clip_pixels(
-    images: Float[Tensor, "batch 3 height width"], preprocess: Mapping[str, Any]
-) -> Float[Tensor, "batch 3 new_height new_width"]:
-    """Prepare tensors the way open_clip's evaluation transform prepares files: resize, crop, normalise.
-
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        preprocess: A model's ``preprocess_cfg``: ``size``, ``mean``, ``std``, ``interpolation``, ``resize_mode``.
-
-    Returns:
-        [B, 3, *size].
-
-    Raises:
-        ValueError: If ``resize_mode`` is another than ``shortest`` (shorter side to size, centre crop) or ``squash``
-            (both sides to size).
-
-    Example:
-        >>> half = {"size": 2, "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
-        >>> open_clip_pixels(torch.zeros(1, 3, 4, 6), {**half, "resize_mode": "shortest"})[0, 0]
-        tensor([[-1., -1.],
-                [-1., -1.]])
-    """
-    return to_network_input(images, open_clip_input(preprocess))

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from realgen.functional.published_input import open_clip_input
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders
 from realgen.rewards.transformers_model import load_pretrained, load_processor, transformers_preprocess
 from realgen.types import Samples
@@ -49,7 +50,9 @@ class PickScore(ClipSimilarity):
             return tokenizer(prompts, **settings).input_ids
 
         images = load_processor(CLIPImageProcessor, self.processor)
-        return Encoders(ClipModelTowers(model), tokenize, transformers_preprocess(images, self.processor))
+        return Encoders(
+            ClipModelTowers(model), tokenize, open_clip_input(transformers_preprocess(images, self.processor))
+        )
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Score of each row's image and prompt [B]; NaN for images with NaN."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from realgen.detectors.checkpoint import load_exactly
+from realgen.functional.published_input import open_clip_input
 from realgen.rewards.clip_similarity import Encoders
 
 HUB = "hf-hub:"
@@ -102,4 +103,5 @@ def clip_encoders(
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    return Encoders(model, open_clip.get_tokenizer(architecture, context_length=context_length), preprocess)
+    tokenize = open_clip.get_tokenizer(architecture, context_length=context_length)
+    return Encoders(model, tokenize, open_clip_input(preprocess))

@@ -21,8 +21,8 @@ from realgen.strategies.blocks import blocks_of, networks_of, policies_of
 class FSDP1(ShardedStrategy):
     """Shards the frozen base, block by block; the adapters are whole on every rank, their gradients averaged.
 
-    FSDP1 joins the weights of a block to one flat tensor of one type, so a bfloat16 base and float32 adapters cannot go
-    together. Adapters are small; left whole, they are averaged, clipped, saved and exported as on one device. Takes
+    FSDP1 concatenates a block's weights into one flat tensor of one type, which a bfloat16 base and float32 adapters
+    cannot share. Adapters are small; left whole, they are averaged, clipped, saved and exported as on one device. For
     adapters only (a policy with ``lora``). For everything else, and by default, take ``FSDP2``.
 
     Args:
@@ -106,7 +106,7 @@ def _replace(policy: Policy, network: nn.Module, wrapped: nn.Module) -> None:
 
 
 def _renamed(value: Any, rename: Callable[[str], str]) -> Any:
-    """Nested mappings with their text keys renamed."""
+    """Rename the text keys of nested mappings."""
     if isinstance(value, dict):
         return {rename(k) if isinstance(k, str) else k: _renamed(child, rename) for k, child in value.items()}
     return [_renamed(child, rename) for child in value] if isinstance(value, list) else value

@@ -95,9 +95,8 @@ def test_embedded_networks_have_the_flops_that_torch_counts(nano: Path) -> None:
             detector(image)
         assert NETWORKS[f"data/nano/{name}"].image == pytest.approx(counter.get_total_flops(), rel=0.02), name
     encoders = Alignment(str(nano / "clip")).encoders
-    size = encoders.preprocess["size"]
     with torch.no_grad(), flop_counter() as counter:
-        encoders.model.encode_image(torch.rand(1, 3, *((size, size) if isinstance(size, int) else size)))
+        encoders.model.encode_image(torch.rand(1, 3, *encoders.wanted.size))
         encoders.model.encode_text(encoders.tokenize(["a cat"]))
     clip = NETWORKS["data/nano/clip"]
     assert clip.image + clip.prompt == pytest.approx(counter.get_total_flops(), rel=0.02)

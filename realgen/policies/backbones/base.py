@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from realgen.checks import check_at_least, check_pretrained
+from realgen.error_phase import phase
 
 
 class Schedule(NamedTuple):
@@ -52,8 +53,7 @@ class Backbone(ABC):
         self, pretrained: str, *, cfg_scale: float = 1.0, negative_prompt: str = "", cache_size: int = 256
     ) -> None:
         check_pretrained(pretrained)
-        if cfg_scale < 0:
-            raise ValueError(f"{self.cfg_setting} must be at least 0, got {cfg_scale}.")
+        check_at_least(0, **{self.cfg_setting: cfg_scale})
         if negative_prompt and cfg_scale <= self.cfg_off:
             off = f"{self.cfg_off:g}"
             raise ValueError(
@@ -154,6 +154,7 @@ class Backbone(ABC):
             self.device = device
         return self
 
+    @phase("text encoding")
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Embed prompts, each text once as long as it stays in the cache.

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.error_phase import phase
 from realgen.logging_filters import no_loading_bars, report_truncation_once
 from realgen.policies.backbones.base import Backbone, Schedule, channels_last
 
@@ -119,7 +120,7 @@ class PipelineBackbone(Backbone):
         return self._pipeline.vae
 
     def frozen(self) -> list[nn.Module]:
-        """The text encoders and the VAE."""
+        """Return the text encoders and the VAE."""
         parts = self._pipeline.components.items()
         return [part for name, part in parts if isinstance(part, nn.Module) and name != "transformer"]
 
@@ -221,6 +222,7 @@ class PipelineBackbone(Backbone):
             text: Rows of what ``encode`` returned, in the transformer's type.
         """
 
+    @phase("decoding")
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows 3 height width"]:
         """Decode finished latents into images in [0, 1], in float32 even under autocast."""
