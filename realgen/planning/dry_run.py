@@ -109,7 +109,7 @@ class CountingBackbone(Backbone):
         counts: Takes the counts.
     """
 
-    lora_targets = ()  # the fake transformer has no layers for adapters
+    lora_targets = ()  # the fake transformer has no layers
 
     def __init__(self, real: Backbone, counts: Counts) -> None:
         # Above its own cfg_off, 1, exactly where the real one is above its own: 0 for some models.
