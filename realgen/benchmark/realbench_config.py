@@ -33,7 +33,7 @@ def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
     """Return the keys at the top of a config: type, default and help of each."""
     return {
         "prompts": (str | None, None, "Folder in RealBench's layout, or a file of prompts (.txt, .json)."),
-        "real": (str | None, None, "Folder of photographs; by default the one in the folder of the prompts."),
+        "real": (str | None, None, "Folder of real images; by default the one in the folder of the prompts."),
         "categories": (str | None, None, "JSON file: first and last line of each category of prompts."),
         "length": (Literal["short", "long"] | None, None, "Which prompts of a folder: short (default), long."),
         "num_prompts": (int | None, None, "Only so many prompts, evenly spaced."),
@@ -44,14 +44,14 @@ def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
         "rewards": (dict[str, Reward | None], {}, "Rewards by name; null drops one."),
         "metrics": (dict[str, ImageMetric | None], {}, "Metrics over all images, by name; null drops one."),
         "arena": (Arena | None, None, "Who compares the images pair by pair: a judge and its protocol."),
-        "dry_run": (bool, False, "Only say what would be drawn, judged and asked; --dry-run for short."),
+        "dry_run": (bool, False, "Only say what would be drawn, scored and asked; --dry-run for short."),
         "matching": (FormatMatching | None, None, "How file formats are made alike; null leaves them."),
         "scoring": (ScoringSettings, ScoringSettings(), "How images are read and intervals computed."),
         "draw_batch_size": (int, 8, "Images that a policy draws at a time."),
         "part": (
             str | None,
             None,
-            "K/N draws every N-th prompt from the K-th on and judges nothing: one process per GPU.",
+            "K/N draws every N-th prompt from the K-th on, scores nothing: one process per GPU.",
         ),
         "seed": (int, 0, "Of the drawn images."),
         "device": (str, "auto", "Where it computes; auto is a GPU if there is one."),
@@ -62,7 +62,7 @@ def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
 
 
 def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
-    """Which prompts this process draws; None where all are drawn and judged.
+    """Read which prompts this process draws; None where all are drawn and scored.
 
     Raises:
         ValueError: If ``part`` is not K/N with K from 1 to N, or the folder that all parts share is not given.
@@ -81,10 +81,7 @@ def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", config["part"])
     if found is None:
         raise ValueError(f"part must be K/N, such as 1/8, got {config['part']!r}.")
-    try:
-        part = PromptSplit(int(found[1]), int(found[2]))
-    except ValueError as error:
-        raise ValueError(str(error)) from error
+    part = PromptSplit(int(found[1]), int(found[2]))
     if config["run_dir"] is None:
         raise ValueError("part: give the folder that all parts draw into: --run_dir=FOLDER")
     changes = config_changes(Path(config["run_dir"], "config.yaml"), config)
@@ -101,7 +98,7 @@ def config_changes(path: Path, config: Mapping[str, Any]) -> str:
         config: Complete.
 
     Returns:
-        The first differences for the user to read; empty if there are none.
+        The first differences, as text; empty if there are none.
 
     Raises:
         ValueError: If the file cannot be read.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings, score_models
+from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings
 from realgen.benchmark.inputs.image_sets import find_image_set
 from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
@@ -32,7 +32,7 @@ def score(folder: Path, *, scorers: Scorers = JUDGES, real: bool = True, workers
     ]
     settings = ScoringSettings(batch_size=3, resamples=50, num_workers=workers)
     run = DetectorScoringRun(prompts, scorers, matching=None, settings=settings)
-    return score_models(run, sets, scorers, real=real)
+    return run.run(sets, real=real)
 
 
 def test_scores_by_hand(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from typing import Literal
 from realgen.functional.estimate import Estimate
 from realgen.judges.base import Choice
 
+COUNTS = ("tokens_in", "tokens_out", "replies", "requests")
+"""Numbers of an answer that add up over the replies to a question."""
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -13,11 +13,7 @@ WIN_RATE, CALLED_REAL, ELO = "arena_win_rate", "arena_called_real", "arena_elo"
 
 
 def with_arena(results: Results, arena: ArenaResult) -> Results:
-    """Results with an arena's findings, in full and as scores of each model.
-
-    Returns:
-        The results, with ``arena_win_rate``, ``arena_called_real`` and ``arena_elo`` where the arena has them.
-    """
+    """Add an arena's findings to results, in full and as the scores above of each model that has them."""
     scores, categories = _scores(arena)
 
     def scored(model: ModelResults) -> ModelResults:

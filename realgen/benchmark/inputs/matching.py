@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from realgen.checks import check_at_least
+from realgen.data.image_files import read_image
 from realgen.data.jpeg_files import jpeg_quality
 from realgen.functional.augment import center_square
 from realgen.functional.images import jpeg_round_trip
@@ -44,16 +45,22 @@ class FormatMatching:
             raise ValueError(f"quality must be 1 to 100, or null, got {self.quality}.")
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
-        """Make images alike.
-
-        Args:
-            images: [B, 3, H, W] in [0, 1].
-
-        Returns:
-            [B, 3, size, size] in [0, 1].
-        """
+        """Make images in [0, 1] alike."""
         images = center_square(images, self.size)
         return images if self.quality is None else jpeg_round_trip(images, self.quality)
+
+
+def read_matched(path: Path, matching: FormatMatching | None) -> Float[Tensor, "3 height width"]:
+    """Read an image, made alike unless ``matching`` is None.
+
+    Raises:
+        ValueError: If the file cannot be decoded; it is named.
+    """
+    try:
+        image = read_image(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}.") from error
+    return image if matching is None else matching(image[None])[0]
 
 
 @dataclass(frozen=True)
