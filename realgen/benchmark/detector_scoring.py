@@ -15,7 +15,7 @@ from realgen.benchmark.inputs.image_sets import ImageSet
 from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
-from realgen.benchmark.inputs.prompt_set import categories_of
+from realgen.benchmark.inputs.prompt_set import categories_of, category_numbers
 from realgen.benchmark.results import CHECKS, JUDGED_REAL, REAL, ImageRow, ModelResults, Results
 from realgen.checks import check_at_least
 from realgen.detectors.base import Detector
@@ -197,8 +197,7 @@ class DetectorScoringRun:
         )
         for rows, images in stream:
             prompts = [self._prompts[row] for row in rows]
-            category = [self._categories.index(p.category) if p.category else -1 for p in prompts]
-            where = {"prompts": torch.tensor(rows), "categories": torch.tensor(category)}
+            where = {"prompts": torch.tensor(rows), "categories": category_numbers(prompts, self._categories)}
             texts = [prompt.prompt for prompt in prompts]
             for metric in detectors.values():
                 metric.update(images, **where)

@@ -28,7 +28,6 @@ class Shown:
     model: str
     """Whose; ``real`` for the real image."""
     file: Path
-    """Where it lies."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class Question:
     """What a judge is asked once: a pair in one order, or a single image."""
 
     prompt: BenchmarkPrompt
-    """Of the images."""
     first: Shown
     """The image shown first, or alone."""
     second: Shown | None = None
@@ -44,7 +42,7 @@ class Question:
 
     @property
     def kind(self) -> Literal["compare", "single"]:
-        """A pair, or one image."""
+        """Return whether it is of a pair or of one image."""
         return "single" if self.second is None else "compare"
 
 
