@@ -127,9 +127,6 @@ class Arena:
             matching: How images are made alike before they are shown.
             progress: Whether a bar is drawn.
 
-        Returns:
-            All that was found; of questions that got no answer, their number.
-
         Raises:
             ValueError: If images are missing or broken, or the file is none of answers or written by another run.
             RefusedError: If the judge refuses all questions.

@@ -91,12 +91,7 @@ def single_questions(prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet
 
 
 class QuestionKeys:
-    """Tells questions apart by what their answer depends on: judge, question, content of the images, prompt if shown.
-
-    Args:
-        judge: Who is asked.
-        matching: How images are made alike before they are shown; None shows them as they are.
-    """
+    """Tells questions apart by what their answer depends on: judge, question, images as shown, prompt if it is read."""
 
     def __init__(self, judge: ArenaJudge, matching: FormatMatching | None) -> None:
         self._identities = {kind: judge.identity(kind) for kind in ("compare", "single")}

@@ -127,10 +127,6 @@ def survey(files: Sequence[Path], *, argument: str, advance: Callable[[], object
 def check_matching(matching: FormatMatching | None, formats: dict[str, FileFormats]) -> list[str]:
     """Check whether the files can be made alike; return warnings of what remains of their difference.
 
-    Args:
-        matching: How; None leaves them as they are.
-        formats: Of each set, by name; the real images among them.
-
     Raises:
         ValueError: If images are smaller than ``matching.size``.
     """
