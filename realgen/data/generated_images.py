@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from realgen.data.image_decoding import DECODING_ERRORS
 from realgen.data.image_files import read_image
 from realgen.functional.images import to_uint8
 
@@ -108,13 +109,13 @@ def read_texts(path: Path) -> dict[str, str]:
         Texts by keyword.
 
     Raises:
-        ValueError: If it is no PNG file.
+        ValueError: If it cannot be read as a PNG file.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
             assert isinstance(image, PngImageFile)
             return {keyword: str(text) for keyword, text in image.text.items()}
-    except (OSError, SyntaxError) as error:
+    except DECODING_ERRORS as error:
         raise ValueError(f"{str(path)!r} cannot be read as a PNG file: {error}") from error
 
 

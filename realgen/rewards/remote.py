@@ -100,8 +100,8 @@ class RemoteReward(Reward):
                 rewards[row] = self._cache[key] = self._cache.pop(key)  # to the end: the oldest make room first
             else:
                 rows_by_key.setdefault(key, []).append(row)
-        asked = [rows[0] for rows in rows_by_key.values()]
-        answers, causes = run_async(self._ask(images, prompts, asked))
+        sent = [rows[0] for rows in rows_by_key.values()]
+        answers, causes = run_async(self._ask(images, prompts, sent))
         for (key, rows), answer in zip(rows_by_key.items(), answers, strict=True):
             if answer is not None:
                 rewards[rows] = answer

@@ -133,7 +133,7 @@ def test_the_type_decides_bytes_and_rate() -> None:
     assert fast.image == {"bf16": total(exact.image or {})}
 
 
-def test_what_is_not_in_the_table_is_told_as_not_counted() -> None:
+def test_what_is_not_in_the_table_is_named_as_not_counted() -> None:
     components = {
         "dropped": None,
         "probe": realism("LinearProbe", backbone="vit", probe="nowhere"),
