@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.checks import check_at_least
+from realgen.checks import check_at_least, check_confidence
 from realgen.functional.estimate import Estimate
 
 _DRAWS_AT_ONCE = 2**22
@@ -103,7 +103,6 @@ def percentile_limits(
         >>> percentile_limits(torch.arange(11.0).unsqueeze(1), confidence=0.8)
         (tensor([1.]), tensor([9.]))
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, both excluded, got {confidence}.")
+    check_confidence(confidence)
     low, high = (resampled.quantile((1 + sign * confidence) / 2, dim=0) for sign in (-1, 1))
     return low, high

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from realgen.checks import check_at_least
+from realgen.checks import check_at_least, check_confidence
 
 _HALVINGS = 60
 """Of the bracket around a limit; it is then narrower than the rounding of a float64."""
@@ -101,6 +101,5 @@ def _upper_rate(wins: int, ties: int, losses: int, z: float) -> float:
 
 def _quantile(confidence: float) -> float:
     """Return z, beyond which a standard normal number lies with half of what the confidence leaves."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, both excluded, got {confidence}.")
+    check_confidence(confidence)
     return NormalDist().inv_cdf((1 + confidence) / 2)

@@ -444,3 +444,6 @@ def test_mistakes(tmp_path):
             make(server, replies=0)
         with pytest.raises(ValueError, match="max_failures must be at least 1"):
             make(server, max_failures=0)
+    for settings in ({"resamples": 0}, {"confidence": 1.0}):
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            Resampling(**settings)
