@@ -279,7 +279,7 @@ def test_replies_before_a_failure_are_kept_and_count(tmp_path, failure, error):
     assert (result.failed, result.unreadable, result.tokens_in, result.requests) == (0, 1, 300, 3)
 
 
-def test_a_full_disk_stops_the_run_and_nothing_is_judged_twice(tmp_path):
+def test_a_full_disk_stops_the_run_and_nothing_is_asked_twice(tmp_path):
     images, log = arena_images(tmp_path, LEVELS), tmp_path / "arena.jsonl"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with arena_server() as server:
