@@ -119,7 +119,9 @@ def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageG
     request = Request(**{field.name: made[field.name] for field in dataclasses.fields(Request)})
     if isinstance(made.policy, PromptPolicy | RewrittenPolicy | JointPolicy):
         kind = type(made.policy).__name__
-        raise ConfigError(f"policy draws what it is told, and {kind} rewrites; give what rewrites as --rewriter.")
+        raise ConfigError(
+            f"policy: expected one that draws, got {kind}, which rewrites. Give a language model as --rewriter."
+        )
     texts = read_prompts(given, request.prompts)
     device = usable_device(request.device)
     made.policy.load()
@@ -215,7 +217,7 @@ def _lora(directory: str, option: str) -> str:
 
 
 def _digests(part: Any) -> dict[str, str]:
-    """SHA-256 of the adapters that a policy has loaded, by their directory."""
+    """Return the SHA-256 of the adapters that a policy has loaded, by their directory."""
     from realgen.policies.trained_adapters import find_adapters
 
     directory = getattr(getattr(part, "lora", None), "pretrained", None)

@@ -143,6 +143,7 @@ def probe(
     qualities = {path: quality for path, quality in found.items() if quality is not None}
     print(compare_formats(divided, qualities, match_jpeg=match_jpeg), file=sys.stderr)
     network = load_backbone(backbone, pretrained)
+    output.mkdir(parents=True, exist_ok=True)  # before hours of work, and after all that may be mistyped
     network.to(place)
     resaved = matching_qualities(divided.files, qualities) if match_jpeg else {}
     splits = extract(network, divided, resaved, batch_size=batch_size, num_workers=num_workers)
@@ -248,7 +249,6 @@ def _check(output: Path, *, held_out: float, l2: float, batch_size: int, num_wor
         raise ValueError(f"--batch_size must be at least 1 and --num_workers 0, got {batch_size} and {num_workers}.")
     if (output / "config.json").exists() and not overwrite:
         raise ValueError(f"--output {output} already holds a probe; --overwrite replaces it.")
-    output.mkdir(parents=True, exist_ok=True)
 
 
 def _write_part(output: Path, backbone: str) -> None:

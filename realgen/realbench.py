@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from realgen.cli.arguments import check_files, first_config, take_arguments
+from realgen.cli.arguments import check_files, first_config, take_arguments, without_options
 from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import INTERRUPTED, TERMINATED, run_command
 
@@ -217,7 +217,7 @@ def _run(
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         bench.check_folder(folder)
-        keep_config(config, folder, command=_command(_without(argv, "part")))
+        keep_config(config, folder, command=_command(without_options(argv, "part")))
         if part is not None:
             sys.stdout.write(f"{bench.draw(folder, part)} images are in {folder}\n")
             return 0
@@ -227,7 +227,7 @@ def _run(
         show(results, files)
         log(results, reader, config, folder, list(files.values()))
     except (KeyboardInterrupt, SystemExit) as stop:
-        again = [*_without(argv, "run_dir"), f"--run_dir={folder}"]
+        again = [*without_options(argv, "run_dir"), f"--run_dir={folder}"]
         sys.stderr.write(f"stopped\ngo on: {_command(again)}\n")
         return TERMINATED if isinstance(stop, SystemExit) else INTERRUPTED
     finally:
@@ -251,16 +251,6 @@ def log(results: Results, reader: ConfigReader, config: Mapping[str, Any], folde
             logger.log_hyperparams(dict(config))
             log_results(logger.experiment, results, folder, files)
             logger.experiment.finish()
-
-
-def _without(argv: Sequence[str], key: str) -> list[str]:
-    """Return the arguments without ``--key=value`` and ``--key value``."""
-    values = {place + 1 for place, argument in enumerate(argv) if argument == f"--{key}"}
-    return [
-        argument
-        for place, argument in enumerate(argv)
-        if argument.partition("=")[0] != f"--{key}" and place not in values
-    ]
 
 
 def _command(argv: Sequence[str]) -> str:

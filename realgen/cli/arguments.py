@@ -121,6 +121,22 @@ def pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
+def without_options(argv: Sequence[str], *keys: str) -> list[str]:
+    """Return the arguments without ``--key=value`` and ``--key value`` of some keys.
+
+    Example:
+        >>> without_options(["--config", "a.yaml", "--run_dir", "runs/a", "--seed=1"], "run_dir", "seed")
+        ['--config', 'a.yaml']
+    """
+    dropped = {f"--{key}" for key in keys}
+    values = {place + 1 for place, argument in enumerate(argv) if argument in dropped}
+    return [
+        argument
+        for place, argument in enumerate(argv)
+        if place not in values and argument.partition("=")[0] not in dropped
+    ]
+
+
 def check_files(argv: Sequence[str]) -> None:
     """Find config files that do not exist or are no valid YAML, before the user has to wait for torch.
 

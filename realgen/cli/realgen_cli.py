@@ -22,7 +22,7 @@ from realgen.callbacks.matmul_precision import MatmulPrecision, SetMatmulPrecisi
 from realgen.callbacks.save_config import SaveConfig
 from realgen.cli.arguments import first_config
 from realgen.cli.component_keys import ConfigPlace, constructing, instantiate
-from realgen.cli.config_reader import PARSER_SETTINGS, read_config
+from realgen.cli.config_reader import PARSER_SETTINGS, document_fields, read_config
 from realgen.cli.run_dir import LAST, Run, find_run
 from realgen.cli.schema import ConfigSlot, group_of, slot_of
 from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments
@@ -68,6 +68,7 @@ class RealGenCLI(LightningCLI):
         self._root = _root(model_class, datamodule_class)
         quiet_lightning()
         set_dumper("yaml", _to_yaml)
+        document_fields(self.argv)
         super().__init__(
             model_class,
             datamodule_class,

@@ -35,7 +35,7 @@ class ImageGenerator(NamedTuple):
 
     @property
     def texts(self) -> dict[str, str]:
-        """The settings as texts for the files of the images."""
+        """Return the settings as texts for the files of the images."""
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.settings.items()}
 
 
