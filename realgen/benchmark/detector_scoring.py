@@ -15,9 +15,9 @@ from realgen.benchmark.inputs.image_sets import ImageSet
 from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
-from realgen.benchmark.inputs.prompt_set import categories_of
+from realgen.benchmark.inputs.prompt_set import categories_of, category_numbers
 from realgen.benchmark.results import CHECKS, JUDGED_REAL, REAL, ImageRow, ModelResults, Results
-from realgen.checks import check_at_least
+from realgen.checks import check_at_least, check_confidence
 from realgen.detectors.base import Detector
 from realgen.functional.estimate import Estimate, none_if_nan
 from realgen.functional.score_table import ScoreTable
@@ -92,8 +92,7 @@ class ScoringSettings:
     def __post_init__(self) -> None:
         check_at_least(1, batch_size=self.batch_size, resamples=self.resamples)
         check_at_least(0, num_workers=self.num_workers)
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}.")
+        check_confidence(self.confidence)
 
 
 class DetectorScoringRun:
@@ -197,8 +196,7 @@ class DetectorScoringRun:
         )
         for rows, images in stream:
             prompts = [self._prompts[row] for row in rows]
-            category = [self._categories.index(p.category) if p.category else -1 for p in prompts]
-            where = {"prompts": torch.tensor(rows), "categories": torch.tensor(category)}
+            where = {"prompts": torch.tensor(rows), "categories": category_numbers(prompts, self._categories)}
             texts = [prompt.prompt for prompt in prompts]
             for metric in detectors.values():
                 metric.update(images, **where)

@@ -67,11 +67,8 @@ class RealBench:
     """
 
     prompts: Sequence[BenchmarkPrompt]
-    """All prompts that are scored."""
     scorers: Scorers
-    """Detectors, rewards and metrics."""
     policies: Mapping[str, PolicyUnderTest] = field(default_factory=dict)
-    """Policies whose images are drawn, by name."""
     images: Mapping[str, str] = field(default_factory=dict)
     """Folders of images made by anything, by name."""
     matching: FormatMatching | None = None
@@ -79,7 +76,6 @@ class RealBench:
     arena: Arena | None = None
     """Who compares the images pair by pair; None for nobody."""
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
-    """How images are read and intervals computed."""
     allow_missing: bool = False
     """Leave prompts out of which a folder has no image."""
     other_names: Collection[str] = ()
@@ -89,7 +85,7 @@ class RealBench:
     draw_batch_size: int = 8
     """Images that a policy draws at a time."""
     device: str = "cpu"
-    """Where policies, scorers and a local judge compute."""
+    """Of policies, scorers and a local judge."""
 
     def __post_init__(self) -> None:
         both = sorted(self.policies.keys() & self.images.keys())
@@ -131,10 +127,7 @@ class RealBench:
             missing_images(self.prompts, folder / IMAGES / name, seed=self.seed)
 
     def run(self, folder: Path) -> Results:
-        """Draw, look at the files, and score them.
-
-        Args:
-            folder: Of the run; drawn images go to ``images/NAME``, and those that are there are kept.
+        """Draw what the run's folder lacks in ``images/NAME``, look at the files, and score them.
 
         Returns:
             What was found; paths of images in ``folder`` are relative to it.
@@ -185,14 +178,7 @@ class RealBench:
         return relative_to(with_digests(replace(results, settings=settings), folder), folder)
 
     def draw(self, folder: Path, split: PromptSplit) -> int:
-        """Draw the images of some prompts; score nothing.
-
-        Returns:
-            Images of these prompts that are there now.
-
-        Raises:
-            ValueError: As ``run`` does.
-        """
+        """Draw the images of some prompts, score nothing; return how many are there now. Raises as ``run`` does."""
         prompts = self.find_images()[0][split.number - 1 :: split.parts]
         for name in self.policies if prompts else ():
             self._draw(name, prompts, folder / IMAGES / name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -18,6 +16,7 @@ from realgen.benchmark.arena.arena import Arena
 from realgen.benchmark.detector_scoring import ScoringSettings
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.realbench import PromptSplit
+from realgen.data.generated_images import settings_changes, write_whole
 from realgen.detectors import Detector
 from realgen.metrics import ImageMetric
 from realgen.policies import Policy
@@ -25,8 +24,6 @@ from realgen.rewards import Reward
 
 PASSING = ("part", "run_dir", "output_dir", "dry_run", "device", "draw_batch_size", "loggers")
 """Keys that may change from one start of a run to the next: where and how it computes, not what."""
-NAMED = 3
-"""Changes that a message names."""
 
 
 def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
@@ -106,18 +103,13 @@ def config_changes(path: Path, config: Mapping[str, Any]) -> str:
     if not path.exists():
         return ""
     try:
-        before = _leaves(yaml.safe_load(path.read_text(encoding="utf-8")))
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("no mapping")
     except (OSError, ValueError, yaml.YAMLError) as error:
         cause = str(error).splitlines()[0]
         raise ValueError(f"run_dir: cannot read {path} ({cause}). Choose another --run_dir, or delete it.") from error
-    now = _leaves(config)
-    changes = [
-        f"{key.replace('.init_args', '')} was {_shown(before, key)}, now it is {_shown(now, key)}"
-        for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key) and key.partition(".")[0] not in PASSING
-    ]
-    more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
-    return "; ".join(changes[:NAMED]) + more
+    return settings_changes(*({key: each[key] for key in each if key not in PASSING} for each in (before, config)))
 
 
 def keep_config(config: Mapping[str, Any], folder: Path, *, command: str) -> None:
@@ -139,18 +131,4 @@ def keep_config(config: Mapping[str, Any], folder: Path, *, command: str) -> Non
         sys.stderr.write(f"note: {folder} was of another config, its results are replaced: {changes}\n")
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump({**config, "run_dir": None, "part": None}, sort_keys=False, allow_unicode=True)
-    whole = path.with_name(f".{path.name}.{os.getpid()}.part")  # a run that is killed leaves no half of a file
-    whole.write_text(f"# realgen {__version__}: {command}\n{text}", encoding="utf-8")
-    os.replace(whole, path)
-
-
-def _leaves(value: Any, key: str = "") -> dict[str, Any]:
-    """Return the values by dotted key; what is null or empty counts as not set."""
-    if not isinstance(value, dict):
-        return {} if value is None else {key: value}
-    parts = (_leaves(child, f"{key}.{name}".removeprefix(".")) for name, child in value.items())
-    return {name: leaf for part in parts for name, leaf in part.items()}
-
-
-def _shown(leaves: Mapping[str, Any], key: str) -> str:
-    return json.dumps(leaves[key]) if key in leaves else "not set"
+    write_whole(path, f"# realgen {__version__}: {command}\n{text}".encode())

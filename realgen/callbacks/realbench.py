@@ -13,7 +13,7 @@ from torch import Tensor
 
 from realgen.benchmark.inputs.drawing import image_seed
 from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check_matching
-from realgen.benchmark.inputs.prompt_set import Length, categories_of, choose_evenly, read_prompt_set
+from realgen.benchmark.inputs.prompt_set import Length, categories_of, category_numbers, choose_evenly, read_prompt_set
 from realgen.callbacks.ema import averaged_weights
 from realgen.callbacks.run_context import iteration_of, trained_of
 from realgen.checks import check_at_least
@@ -114,7 +114,7 @@ class RealBenchScoring(Callback):
             images = _as_written(images)
             where = {
                 "prompts": torch.tensor([prompt.number for prompt in chosen]),
-                "categories": torch.tensor([categories.index(p.category) if p.category else -1 for p in chosen]),
+                "categories": category_numbers(chosen, categories),
                 "valid": torch.tensor([number < len(self.prompts) for number in numbers]),
             }
             for metric in metrics.values():

@@ -35,7 +35,7 @@ class Strengths(NamedTuple):
 
 
 def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -> Estimate:
-    """Share of comparisons won, a tie counting as half a win, with its score interval over prompts.
+    """Compute the share of comparisons won, a tie counting as half a win, with its score interval over prompts.
 
     Without ties that is Wilson's interval of a share, with ties Tango's (``functional.proportion``). Both have a width
     of their own where all prompts agree and where there is one, where a bootstrap has none.
@@ -145,7 +145,7 @@ def win_matrices(
 def bradley_terry(
     wins: Float[Tensor, "*batch models models"], *, tolerance: float = 1e-8
 ) -> Float[Tensor, "*batch models"]:
-    """Maximum-likelihood strengths of paired comparisons (Bradley and Terry 1952), ties counted as half wins.
+    """Fit maximum-likelihood strengths of paired comparisons (Bradley and Terry 1952), ties counted as half wins.
 
         P(i beats j) = 1 / (1 + exp(theta_j - theta_i)),   theta = argmax sum_ij wins_ij log P(i beats j)
 
@@ -205,7 +205,7 @@ def bradley_terry_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Strengths:
-    """Strengths of models with percentile bootstrap intervals, by fitting them anew to prompts drawn with replacement.
+    """Fit strengths with percentile bootstrap intervals, by fitting them anew to prompts drawn with replacement.
 
     A model that beat everyone it met, or lost to everyone, has a strength because of the virtual ties only: drawing
     prompts again gives the same record, and could not tell how far above or below the others it may be. Its limits are
@@ -245,7 +245,7 @@ def bradley_terry_intervals(
 
 
 def elo(strengths: Float[Tensor, " *models"], *, mean: float = 1000.0) -> Float[Tensor, " *models"]:
-    """Log-strengths on Elo's scale, where 400 points more mean odds of ten to one.
+    """Convert log-strengths to Elo's scale, where 400 points more mean odds of ten to one.
 
     Args:
         strengths: Log-strengths.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from realgen.checks import check_at_least
+from realgen.checks import check_at_least, check_confidence
 from realgen.detectors.base import Detector
 from realgen.functional.network_input import check_images
 from realgen.functional.score_table import ScoreTable, score_table
@@ -45,8 +45,7 @@ class PromptAverage(Metric, ABC):
         super().__init__()
         check_at_least(0, num_categories=num_categories)
         check_at_least(1, resamples=resamples)
-        if not 0 < confidence < 1:
-            raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
+        check_confidence(confidence)
         self.num_categories = num_categories
         self.resamples, self.confidence, self.seed = resamples, confidence, seed
         for name in ("values", "prompts", "categories"):

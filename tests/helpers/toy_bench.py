@@ -1,4 +1,4 @@
-"""A benchmark that can be computed by hand: plain grey pictures, and a detector that reads their brightness."""
+"""A benchmark that can be computed by hand: plain grey images, and a detector that reads their brightness."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def write_set(folder: Path, levels: Sequence[int], suffix: str = ".png") -> Path
 
 
 def write_bench(folder: Path, levels: Sequence[int] = (10, 20, 30, 40)) -> Path:
-    """Four prompts of two categories with photographs, in the published layout."""
+    """Four prompts of two categories with real images, in the published layout."""
     write_set(folder / "real-img-benchmark", levels)
     (folder / "prompt.txt").write_text("\n".join(PROMPTS) + "\n")
     (folder / "long_prompts.txt").write_text("\n".join(f"{prompt}, film grain" for prompt in PROMPTS))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+
+from tqdm import tqdm
 
 from realgen.benchmark.arena.answer_log import AnswerLog
 from realgen.benchmark.arena.asking import Asking, AskingLimits
@@ -126,9 +127,6 @@ class Arena:
             matching: How images are made alike before they are shown.
             progress: Whether a bar is drawn.
 
-        Returns:
-            All that was found; of questions that got no answer, their number.
-
         Raises:
             ValueError: If images are missing or broken, or the file is none of answers or written by another run.
             RefusedError: If the judge refuses all questions.
@@ -151,8 +149,9 @@ class Arena:
     ) -> tuple[int, int]:
         """Ask the open questions; return how many got an answer, and how many none."""
         questions = arena_run.open_questions(answers)
-        with _bar(len(questions), progress) as advance:
-            asker = Asking(self.judge, answers, self.limits, matching=matching, advance=advance)
+        hidden = None if progress and questions else True  # None hides it where there is no terminal
+        with tqdm(total=len(questions), desc="arena", unit="question", disable=hidden) as bar:
+            asker = Asking(self.judge, answers, self.limits, matching=matching, advance=bar.update)
             failed = run_async(asker.ask_all(questions))
         return len(questions) - failed, failed
 
@@ -212,16 +211,3 @@ class _ArenaRun:
             tokens_out=sum(answer.tokens_out for answer in kept),
             requests=sum(answer.requests for answer in kept),
         )
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
-    """Draw a bar on the terminal; what it yields moves it by one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("Arena"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (shown and total and console.is_terminal)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)

@@ -28,7 +28,6 @@ class Shown:
     model: str
     """Whose; ``real`` for the real image."""
     file: Path
-    """Where it lies."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class Question:
     """What a judge is asked once: a pair in one order, or a single image."""
 
     prompt: BenchmarkPrompt
-    """Of the images."""
     first: Shown
     """The image shown first, or alone."""
     second: Shown | None = None
@@ -44,7 +42,7 @@ class Question:
 
     @property
     def kind(self) -> Literal["compare", "single"]:
-        """A pair, or one image."""
+        """Return whether it is of a pair or of one image."""
         return "single" if self.second is None else "compare"
 
 
@@ -93,12 +91,7 @@ def single_questions(prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet
 
 
 class QuestionKeys:
-    """Tells questions apart by what their answer depends on: judge, question, content of the images, prompt if shown.
-
-    Args:
-        judge: Who is asked.
-        matching: How images are made alike before they are shown; None shows them as they are.
-    """
+    """Tells questions apart by what their answer depends on: judge, question, images as shown, prompt if it is read."""
 
     def __init__(self, judge: ArenaJudge, matching: FormatMatching | None) -> None:
         self._identities = {kind: judge.identity(kind) for kind in ("compare", "single")}

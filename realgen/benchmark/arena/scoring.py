@@ -12,6 +12,7 @@ from torch import Tensor
 from realgen.benchmark.arena.questions import PairQuestions, Question
 from realgen.benchmark.arena.result import Answer, Matchup, PairRow, Ranked, SingleRow, SingleScore
 from realgen.benchmark.results import REAL
+from realgen.checks import check_at_least, check_confidence
 from realgen.functional.arena import (
     bradley_terry_intervals,
     connected,
@@ -35,6 +36,9 @@ class Resampling:
 
     Win rates have score intervals (``functional.proportion``): without ties, as of images called real, they are shares
     over independent prompts (Wilson 1927); with ties, which count as half, they are means of 0, 0.5 and 1 (Tango 1998).
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     resamples: int = 2000
@@ -43,6 +47,10 @@ class Resampling:
     """Of all intervals, in (0, 1)."""
     seed: int = 0
     """Of the draws."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, resamples=self.resamples)
+        check_confidence(self.confidence)  # before a judge is paid
 
 
 def pair_row(pair: PairQuestions, answer_of: AnswerOf) -> PairRow:

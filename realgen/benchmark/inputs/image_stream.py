@@ -16,12 +16,7 @@ from realgen.functional.images import from_uint8, to_uint8
 
 
 class Files(Dataset[tuple[int, Tensor]]):
-    """Image files, read and made alike, as bytes.
-
-    Args:
-        files: To be read.
-        matching: How they are made alike; None leaves them as they are.
-    """
+    """Image files, read and made alike unless ``matching`` is None, as bytes."""
 
     def __init__(self, files: Sequence[Path], matching: FormatMatching | None) -> None:
         self._files, self._matching = files, matching
@@ -44,13 +39,6 @@ def stream_images(
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch 3 height width"]]]:
     """Read images in order; neighbours of one size come together, ``batch_size`` at most.
-
-    Args:
-        files: To be read.
-        matching: How they are made alike; None leaves them as they are.
-        batch_size: Images of one batch.
-        num_workers: Processes that read; 0 reads in this one.
-        device: Where the images go.
 
     Yields:
         Rows in ``files``, and their images in [0, 1].

@@ -81,7 +81,7 @@ class FileFormats:
     """Share of them that are square."""
 
     def __str__(self) -> str:
-        """One line for the user to read."""
+        """Return one line for the user to read."""
         quality = "" if self.jpeg_quality is None else f" (median quality {self.jpeg_quality:g})"
         return (
             f"{self.number} images, {self.jpeg_share:.0%} JPEG{quality}, {self.square_share:.0%} square, shorter side "
@@ -90,15 +90,10 @@ class FileFormats:
 
 
 def survey(files: Sequence[Path], *, argument: str, advance: Callable[[], object] = lambda: None) -> FileFormats:
-    """Open every file once, decode it coarsely, and say what the files are.
-
-    Args:
-        files: Images, at least one.
-        argument: How the message calls them.
-        advance: Called after each file.
+    """Decode every file coarsely, and say what the files are; ``advance`` is called after each.
 
     Raises:
-        ValueError: If files cannot be decoded; the first ones are named.
+        ValueError: If files cannot be decoded; the first one is named, behind ``argument``.
     """
     broken: list[str] = []
     sizes: list[tuple[int, int]] = []
@@ -130,11 +125,7 @@ def survey(files: Sequence[Path], *, argument: str, advance: Callable[[], object
 
 
 def check_matching(matching: FormatMatching | None, formats: dict[str, FileFormats]) -> list[str]:
-    """See whether the files can be made alike, and what remains of their difference.
-
-    Args:
-        matching: How; None leaves them as they are.
-        formats: Of each set, by name; the real images among them.
+    """Check whether the files can be made alike; return warnings of what remains of their difference.
 
     Raises:
         ValueError: If images are smaller than ``matching.size``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from rich.table import Table
 
@@ -11,7 +10,6 @@ from realgen.benchmark.results import ModelResults, Results
 from realgen.functional.estimate import Estimate
 from realgen.tables import markdown_table, styled, terminal_table
 
-TABLE_FILE = "results.md"
 SHOWN_CHECKS = ("auroc", "accuracy", "calibration_error")
 WEAK_AUROC = 0.6
 """Below it a detector does not tell a model's images from real images; below 1 - ``WEAK_AUROC`` it is inverted on them:
@@ -148,11 +146,6 @@ def markdown(results: Results) -> str:
         parts += ["", "## Remarks", "", *(f"- {note}" for note in notes)]
     parts += ["", "## Settings", "", *_settings(results.settings)]
     return "\n".join(parts) + "\n"
-
-
-def write_markdown(results: Results, folder: Path) -> None:
-    """Write ``results.md``."""
-    (folder / TABLE_FILE).write_text(markdown(results), encoding="utf-8")
 
 
 def _best(scores: Iterable[Estimate | None]) -> Estimate | None:

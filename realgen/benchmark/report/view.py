@@ -160,12 +160,7 @@ def calibration_points(real: Sequence[float], generated: Sequence[float]) -> lis
 
 
 def best_and_worst(results: Results, number: int) -> list[BestAndWorst]:
-    """Choose the images that each detector found most and least real, of each model.
-
-    Args:
-        results: With rows.
-        number: Most images at each end; no image stands at both.
-    """
+    """Choose the images that each detector found most and least real, of each model; none is at both ends."""
     found = []
     for detector in results.detectors:
         for model in results.models:

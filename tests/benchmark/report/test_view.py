@@ -27,7 +27,7 @@ def test_a_detector_is_shown_on_the_whole_scale() -> None:
     assert found.references == []
 
 
-def test_a_line_stands_at_the_photographs() -> None:
+def test_a_line_stands_at_the_real_images() -> None:
     found = one(("a", Estimate(25.0)), detectors=("score",))
     (chart,) = charts(replace(found, real=ModelResults("real", {"score": Estimate(90.0)})))
     drawn = Drawing(chart.svg)
