@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from realgen.detectors.probe_fit import FittedHead, LabelledFeatures
     from realgen.metrics.detector_quality import Quality
 
-MEASURES = {
+METRICS = {
     "accuracy": "accuracy, both classes alike",
     "auroc": "AUROC",
     "calibration_error": "calibration error (ECE)",
@@ -151,7 +151,7 @@ def probe(
     before, after = evaluate(fitted, splits["test"])
     counts = {split: [int((rows.generated == label).sum()) for label in (0, 1)] for split, rows in splits.items()}
     settings = {"match_jpeg": match_jpeg, "held_out": held_out, "calibration": calibration, "l2": l2}
-    measured = {name: [float(getattr(quality, name)) for quality in (before, after)] for name in MEASURES}
+    measured = {name: [float(getattr(quality, name)) for quality in (before, after)] for name in METRICS}
     report = {
         "folders": [str(real), str(generated)],
         "images, real and generated": counts,
@@ -265,7 +265,7 @@ def _summary(tested: Sequence[int], measured: Mapping[str, Sequence[float]], out
         f"tested on {tested[0]} real and {tested[1]} generated images, neither fitted nor calibrated on",
         f"{'':<28}{'before':>8}{'after':>8}  calibration",
     ]
-    lines += [f"{MEASURES[name]:<28}{before:>8.3f}{after:>8.3f}" for name, (before, after) in measured.items()]
+    lines += [f"{METRICS[name]:<28}{before:>8.3f}{after:>8.3f}" for name, (before, after) in measured.items()]
     auroc = measured["auroc"][1]
     if auroc < WEAK_AUROC:
         lines.append(

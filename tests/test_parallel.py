@@ -175,7 +175,7 @@ def check_gradients(rank: int) -> None:
 
 
 def check_a_rank_without_rewards(rank: int) -> None:
-    """The second rank judges nothing: it skips all its rows but one, and still takes part in the update."""
+    """The second rank scores nothing: it skips all its rows but one, and still takes part in the update."""
 
     class Spy(GRPO):
         def advantages(self, rewards: RewardOutput, *, std: Any = None) -> torch.Tensor:

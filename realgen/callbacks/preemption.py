@@ -41,7 +41,7 @@ class Preemption(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Save if any rank got a signal."""
-        self._save_if_asked(trainer, pl_module)
+        self._save_if_signalled(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Leave before the next iteration, after the last one's numbers are logged."""
@@ -54,7 +54,7 @@ class Preemption(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save and leave if the signal came in the epoch's validation, or the epoch had none."""
         if not self._saved:
-            self._save_if_asked(trainer, pl_module)
+            self._save_if_signalled(trainer, pl_module)
         self._leave_if_saved()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,7 +68,7 @@ class Preemption(Callback):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = number
 
-    def _save_if_asked(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _save_if_signalled(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if any_rank(self._received is not None, pl_module.device):
             path = save_last(trainer)
             self._saved = True

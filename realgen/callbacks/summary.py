@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from realgen.callbacks.export import Export
 from realgen.callbacks.image_grid import image_grid
 from realgen.callbacks.run_context import callbacks_of, iteration_of, last_checkpoint, run_folder
 from realgen.callbacks.sample_logger import log_image
-from realgen.callbacks.summary_table import Comparison, compare, summary_table
+from realgen.callbacks.summary_table import compare, summary_table
 from realgen.checks import check_at_least
 from realgen.functional.images import from_uint8, to_uint8
 
@@ -96,13 +97,15 @@ class Summary(Callback):
         folder, exported = run_folder(trainer), _exported(trainer)
         higher = {name: metric.higher_is_better for name, metric in getattr(pl_module, "metrics", {}).items()}
         comparisons = compare(self.before["values"], self.after["values"], higher_is_better=higher)
+        both = {"before": self.before, "after": self.after}
         report = {
-            **{key: {"iteration": seen["iteration"], "values": seen["values"]} for key, seen in self._both()},
+            **{key: {"iteration": seen["iteration"], "values": seen["values"]} for key, seen in both.items()},
             "verdicts": {comparison.name: comparison.verdict for comparison in comparisons},
             "exported": None if exported is None else str(exported),
         }
         (folder / "summary.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        self._print(trainer, comparisons, exported)
+        iterations = {key: seen["iteration"] for key, seen in both.items()}
+        self._print(trainer, summary_table(comparisons, **iterations), exported)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the baseline."""
@@ -112,13 +115,9 @@ class Summary(Callback):
         """Restore the baseline."""
         self.before = state_dict["before"]
 
-    def _both(self) -> list[tuple[str, dict[str, Any]]]:
-        return [(key, seen) for key, seen in (("before", self.before), ("after", self.after)) if seen is not None]
-
-    def _print(self, trainer: Trainer, comparisons: list[Comparison], exported: Path | None) -> None:
+    def _print(self, trainer: Trainer, table: Table, exported: Path | None) -> None:
         console = Console(soft_wrap=True)
-        (_, before), (_, after) = self._both()
-        console.print(summary_table(comparisons, before=before["iteration"], after=after["iteration"]))
+        console.print(table)
         folder = run_folder(trainer)
         console.print(f"images     {folder / 'before_after.png'}", highlight=False)
         if exported is not None:

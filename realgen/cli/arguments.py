@@ -74,9 +74,9 @@ def split_print_config(argv: Sequence[str]) -> tuple[list[str], str | None]:
         >>> split_print_config(["-c", "a.yaml", "--print_config=skip_default"])
         (['-c', 'a.yaml'], 'skip_default')
     """
-    asked = [argument for argument in argv if argument.partition("=")[0] == "--print_config"]
-    others = [argument for argument in argv if argument not in asked]
-    return others, asked[-1].partition("=")[2] if asked else None
+    requested = [argument for argument in argv if argument.partition("=")[0] == "--print_config"]
+    others = [argument for argument in argv if argument not in requested]
+    return others, requested[-1].partition("=")[2] if requested else None
 
 
 def first_config(argv: Sequence[str]) -> str:

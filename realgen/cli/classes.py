@@ -52,7 +52,7 @@ def check_class(cls: Any, base: type) -> None:
     """Refuse what cannot be made where a ``base`` is expected.
 
     Args:
-        cls: A class, or a function that makes one, which jsonargparse judges by what it returns.
+        cls: A class, or a function that makes one, which jsonargparse checks by what it returns.
         base: The class from which it must derive.
 
     Raises:

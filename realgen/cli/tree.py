@@ -146,7 +146,7 @@ def _convert(loader: yaml.SafeLoader, node: yaml.Node, name: str, folder: Path) 
     if twice:
         raise ConfigError(f"{origin}: the key {twice[0]} is written twice in this mapping.")
     loader.flatten_mapping(node)
-    # A mapping begins on the line of its first key; each value is told by the line of its own key.
+    # A mapping begins on the line of its first key; each value has the line of its own key.
     children = {}
     for key, value in node.value:
         child = _convert(loader, value, name, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from realgen.checks import check_at_least
 from realgen.detectors.configs import VisionConfig
 from realgen.functional.images import check_images
+
+Frozen = TypeVar("Frozen", bound="FrozenNetwork")
 
 
 class FrozenNetwork(ABC):
@@ -37,10 +39,6 @@ class FrozenNetwork(ABC):
     def build(self) -> nn.Module:
         """Read the weights and return the network as it could be trained; called once, at the first use."""
 
-    @abstractmethod
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch *output"]:
-        """Return the network's result for each image [B, 3, H, W] in [0, 1]."""
-
     @property
     def network(self) -> nn.Module:
         """Return the frozen network, merged where it can be."""
@@ -49,14 +47,14 @@ class FrozenNetwork(ABC):
             self._network = network.merge() if isinstance(network, DetectorNetwork) else network
         return self._network
 
-    def to(self, device: torch.device | str) -> FrozenNetwork:
+    def to(self: Frozen, device: torch.device | str) -> Frozen:
         """Move the network and return self."""
         self.network.to(device)
         return self
 
     @torch.no_grad()
     def in_chunks(
-        self, apply: Callable[[nn.Module, Tensor], Tensor], images: Float[Tensor, "batch 3 height width"]
+        self, apply: Callable[[Any, Tensor], Tensor], images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch *output"]:
         """Apply a function of network and images to ``batch_size`` images at a time.
 

@@ -60,7 +60,7 @@ class DiffusionPolicy(NetworkPolicy):
         gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
         compile_blocks: Let PyTorch compile the transformer's blocks at their first calls, which takes minutes. Exact
             but for rounding. For GPUs and big models; needs a C++ compiler.
-        prompts_per_chunk: Prompts whose groups are sampled together, at least 1; a chunk is judged while the next one
+        prompts_per_chunk: Prompts whose groups are sampled together, at least 1; a chunk is scored while the next one
             is sampled. Exact, but calls are no larger than a chunk. ``None``: all prompts at once.
     """
 

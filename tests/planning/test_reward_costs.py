@@ -94,7 +94,7 @@ def test_embedded_networks_have_the_flops_that_torch_counts(nano: Path) -> None:
         with flop_counter() as counter:
             detector(image)
         assert NETWORKS[f"data/nano/{name}"].image == pytest.approx(counter.get_total_flops(), rel=0.02), name
-    encoders = Alignment(str(nano / "clip")).encoders
+    encoders = Alignment(str(nano / "clip")).network
     with torch.no_grad(), flop_counter() as counter:
         encoders.model.encode_image(torch.rand(1, 3, *encoders.wanted.size))
         encoders.model.encode_text(encoders.tokenize(["a cat"]))

@@ -59,7 +59,7 @@ def test_length_of_the_features_does_not_count(clip_folder, make_samples):
     reward = Alignment(str(clip_folder))
     before = reward.score(samples)
     with torch.no_grad():
-        reward.encoders.model.visual.proj.mul_(7)
+        reward.network.model.visual.proj.mul_(7)
     torch.testing.assert_close(reward.score(samples), before)
 
 
@@ -73,7 +73,7 @@ def test_the_trainers_autocast_does_not_change_the_answer(clip_folder, make_samp
 def test_text_is_encoded_once_per_prompt(clip_folder, make_samples, monkeypatch):
     reward = Alignment(str(clip_folder))
     seen = []
-    model = reward.encoders.model
+    model = reward.network.model
     encode = model.encode_text
     monkeypatch.setattr(model, "encode_text", lambda tokens: seen.append(len(tokens)) or encode(tokens))
     images = eight_bit(3, 3, 32, 32)
@@ -99,8 +99,8 @@ def test_frozen_and_a_broken_image_is_nan(clip_folder, make_samples):
     output = reward(make_samples(images, ["a cat"], group_size=2))
     assert output.valid.tolist() == [[False, True]]
     assert list(output.components) == ["alignment"]
-    assert not any(p.requires_grad for p in reward.encoders.model.parameters())
-    assert not reward.encoders.model.training
+    assert not any(p.requires_grad for p in reward.network.model.parameters())
+    assert not reward.network.model.training
 
 
 def test_moves_with_its_cached_prompts(clip_folder, make_samples):
@@ -120,8 +120,8 @@ def test_a_named_architecture_with_a_file_of_weights(clip_folder, make_samples, 
     samples = make_samples(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
     named = Alignment(name, pretrained=str(clip_folder / "open_clip_model.safetensors"))
     # The same weights; a bare architecture has open_clip's default mean and standard deviation, not the folder's.
-    assert named.encoders.wanted.mean == open_clip.OPENAI_DATASET_MEAN
-    named._built = named.encoders._replace(wanted=Alignment(str(clip_folder)).encoders.wanted)
+    assert named.network.wanted.mean == open_clip.OPENAI_DATASET_MEAN
+    named.network.wanted = Alignment(str(clip_folder)).network.wanted
     torch.testing.assert_close(named.score(samples), Alignment(str(clip_folder)).score(samples))
 
 
