@@ -18,8 +18,8 @@ from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from realgen.rewards import per_prompt
-from realgen.types import PolicyScore, Samples
+from realgen.functional.advantages import group_advantages
+from realgen.types import PolicyScore
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -92,7 +92,7 @@ def test_shapes_are_checked_in_tests() -> None:
     with pytest.raises(TypeCheckError):
         PolicyScore(log_probs=torch.zeros(3))
     with pytest.raises(TypeCheckError):
-        per_prompt(torch.zeros(2, 1), Samples, "reward")
+        group_advantages(torch.zeros(3))
     assert PolicyScore(log_probs=torch.zeros(3, 1)).velocity is None
 
 

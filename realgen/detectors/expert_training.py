@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,8 @@ class ExpertTraining(DetectorNetwork):
     """What OmniAID's networks do before they score, whatever their tower."""
 
     config: OmniAIDConfig | OmniAIDDinoConfig
+    feature_extractor: Any
+    """The frozen tower whose pooled output is the router's input, or None."""
 
     def expert_linears(self) -> list[ExpertLinear]:
         """Return all maps with experts, layer by layer."""
@@ -45,13 +48,20 @@ class ExpertTraining(DetectorNetwork):
             chosen = scope == "all" or any(part in name for part in parts[scope])
             parameter.requires_grad_(chosen and not name.startswith("feature_extractor."))
 
-    def copy_attention(self, state: dict[str, Tensor], layers: str) -> None:
-        """Copy a trained tower's attention weights into the maps with experts.
+    def copy_tower(self, state: dict[str, Tensor], names: Mapping[str, str], *, layers: str, attention: str) -> None:
+        """Copy a trained tower: its attention weights into the maps with experts, and all others as they are.
 
         Args:
-            state: The tower's weights under this network's names.
+            state: The tower's weights.
+            names: Parts of its names, and what this network has for them.
             layers: Name of this network's list of layers.
+            attention: What the names of attention weights hold.
         """
+        if self.feature_extractor is not None:
+            self.feature_extractor.load_state_dict(state)
+        for theirs, ours in names.items():
+            state = {name.replace(theirs, ours): value for name, value in state.items()}
+        self.load_state_dict({name: value for name, value in state.items() if attention not in name}, strict=False)
         for name, module in self.get_submodule(layers).named_modules(prefix=layers):
             if isinstance(module, ExpertLinear):
                 module.copy_from(state[f"{name}.weight"], state.get(f"{name}.bias"))

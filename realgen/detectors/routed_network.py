@@ -122,8 +122,6 @@ class RoutedNetwork(ExpertTraining):
 
     embeddings: nn.Module
     gating_network: GatingNetwork
-    feature_extractor: Any
-    """The frozen tower whose pooled output is the router's input, or None."""
     num_prefix_tokens = 1
     """Tokens before the patches."""
 

@@ -139,10 +139,16 @@ def covering(old: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
     return height, old_width * height // old_height
 
 
-def clip_pixels(
-    images: Float[Tensor, "batch 3 height width"], size: int, *, preprocess: Preprocess = "v2", antialias: bool = True
+def tower_pixels(
+    images: Float[Tensor, "batch 3 height width"],
+    size: int,
+    *,
+    mean: Channels = CLIP_MEAN,
+    std: Channels = CLIP_STD,
+    preprocess: Preprocess = "v2",
+    antialias: bool = True,
 ) -> Float[Tensor, "batch 3 size size"]:
-    """Resize bilinearly to a square (the aspect is not kept) and normalise with CLIP's mean and standard deviation.
+    """Resize bilinearly to a square (the aspect is not kept) and normalise, as a detector's vision tower was trained.
 
     Differs from torchvision's ``Resize``, ``ToTensor`` and ``Normalize`` on a Pillow image only by Pillow's rounding to
     8 bits after each pass of each resize: by at most 1.5 of 255 levels with one resize, 3 with two.
@@ -150,6 +156,8 @@ def clip_pixels(
     Args:
         images: [B, 3, H, W] in [0, 1].
         size: The tower's height and width in pixels.
+        mean: See ``NetworkInput``; CLIP's, or DINOv3's ``IMAGENET_MEAN``.
+        std: Likewise.
         preprocess: ``v2`` resizes once; ``v1`` resizes to 512 pixels first, as OmniAID's first weights expect.
         antialias: See ``NetworkInput``.
 
@@ -157,25 +165,10 @@ def clip_pixels(
         [B, 3, size, size], normalised.
 
     Example:
-        >>> clip_pixels(torch.zeros(1, 3, 8, 8), 4)[0, :, 0, 0]
+        >>> tower_pixels(torch.zeros(1, 3, 8, 8), 4)[0, :, 0, 0]
         tensor([-1.7923, -1.7521, -1.4802])
     """
-    wanted = NetworkInput((size, size), CLIP_MEAN, CLIP_STD, "bilinear", keep_aspect=False, antialias=antialias)
-    return to_network_input(_first_resize(images, preprocess), wanted)
-
-
-def imagenet_pixels(
-    images: Float[Tensor, "batch 3 height width"], size: int, *, preprocess: Preprocess = "v2"
-) -> Float[Tensor, "batch 3 size size"]:
-    """Resize as ``clip_pixels`` and normalise with ImageNet's mean and standard deviation, as DINOv3 was trained.
-
-    Example:
-        >>> imagenet_pixels(torch.zeros(1, 3, 8, 8), 4)[0, :, 0, 0]
-        tensor([-2.1179, -2.0357, -1.8044])
-    """
-    wanted = NetworkInput((size, size), IMAGENET_MEAN, IMAGENET_STD, "bilinear", keep_aspect=False)
-    return to_network_input(_first_resize(images, preprocess), wanted)
-
-
-def _first_resize(images: Tensor, preprocess: Preprocess) -> Tensor:
-    return resize(images, FIRST_SIZE, mode="bilinear") if preprocess == "v1" else images
+    if preprocess == "v1":
+        images = resize(images, FIRST_SIZE, mode="bilinear")
+    wanted = NetworkInput((size, size), mean, std, "bilinear", keep_aspect=False, antialias=antialias)
+    return to_network_input(images, wanted)

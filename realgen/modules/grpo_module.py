@@ -32,7 +32,7 @@ from realgen.parallel import any_rank, gather_first_axis, gradient_sync, whole, 
 from realgen.phases import PhaseClock
 from realgen.policies.base import Policy
 from realgen.policies.joint_policy import JointPolicy
-from realgen.rewards.base import Reward, mean_over_images
+from realgen.rewards.base import Reward
 from realgen.types import PromptBatch, RewardOutput, Rollout
 
 
@@ -200,7 +200,7 @@ class GRPOModule(PolicyModule):
             with clock("reward"):  # only what is still to be waited for
                 rewards = scoring.rewards()
         statistics = {"busy_seconds/reward": torch.tensor(scoring.seconds), **self.reward_statistics(rewards)}
-        advantages = self.advantages(mean_over_images(rewards, rollout.images_per_row), self.objective)
+        advantages = self.advantages(rewards.mean_over_images(rollout.images_per_row), self.objective)
         statistics |= advantage_statistics(gather_first_axis(advantages))
         update = PolicyUpdate(
             self.policy, self.objective, rollout, advantages.flatten(), reference, **self.update_settings

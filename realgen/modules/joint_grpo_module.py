@@ -15,7 +15,7 @@ from realgen.parallel import gather_first_axis
 from realgen.phases import PhaseClock
 from realgen.policies.base import Policy
 from realgen.policies.joint_policy import JointPolicy
-from realgen.rewards.base import Reward, mean_over_images, rewards_by_row
+from realgen.rewards.base import Reward
 from realgen.types import PromptBatch
 
 
@@ -89,8 +89,8 @@ class JointGRPOModule(GRPOModule):
         updates = []
         images = drawing.group_size
         for policy, objective, rollout, grouped, prefix in (
-            (self.policy.rewriter, self.objective, rewriting, mean_over_images(rewards, images), ""),
-            (self.policy.image_policy, self.image_objective, drawing, rewards_by_row(rewards, images), "image/"),
+            (self.policy.rewriter, self.objective, rewriting, rewards.mean_over_images(images), ""),
+            (self.policy.image_policy, self.image_objective, drawing, rewards.by_row(images), "image/"),
         ):
             advantages = self.advantages(grouped, objective)
             with clock("reference"):

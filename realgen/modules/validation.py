@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.metrics.base import ImageMetric
-from realgen.modules.seeds import sample_seeds
+from realgen.modules.seeds import mix_seed
 from realgen.parallel import gather_first_axis
 from realgen.policies.base import Policy, Progress
 from realgen.rewards.base import Reward
@@ -92,3 +92,22 @@ class Validation:
             counts = value.isfinite() & valid[:, None]
             added = torch.stack([torch.where(counts, value, 0.0).sum(), counts.sum()]).double()
             self._sums[name] = self._sums[name] + added if name in self._sums else added
+
+
+def sample_seeds(seeds: Sequence[int], samples_per_prompt: int) -> list[int]:
+    """Seeds of several validation samples of each prompt, prompt-major.
+
+    Args:
+        seeds: One seed per prompt.
+        samples_per_prompt: Samples of each prompt; the first one keeps the prompt's own seed.
+
+    Returns:
+        ``len(seeds) * samples_per_prompt`` seeds in [0, 2**63).
+
+    Example:
+        >>> sample_seeds([7, 8], 1)
+        [7, 8]
+        >>> len(set(sample_seeds([7, 8], 3)))
+        6
+    """
+    return [seed if sample == 0 else mix_seed(seed, sample) for seed in seeds for sample in range(samples_per_prompt)]

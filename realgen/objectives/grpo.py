@@ -174,11 +174,9 @@ class GRPO(Objective):
         """Average losses of decisions as ``average`` says."""
         if self.average == "samples":
             return sample_mean(values, mask)
-        return (
-            masked_mean(values, mask)
-            if self.most_decisions is None
-            else constant_mean(values, mask, self.most_decisions)
-        )
+        if self.most_decisions is not None:
+            return constant_mean(values, mask, self.most_decisions)
+        return masked_mean(values, mask)
 
     def row_weights(self, mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, " rows"]:
         """Return how much each row weighs in the loss: by its decisions, or all alike."""

@@ -105,27 +105,10 @@ class Policy(nn.Module, ABC):
         """Whether ``reference`` works."""
         return True
 
-    def check_objective(self, name: str, fields: frozenset[str], *, reference: bool) -> None:
-        """Raise ValueError for an objective that reads what the policy does not have; works before ``load``.
-
-        Args:
-            name: Of the objective.
-            fields: Optional fields of ``PolicyScore`` that it reads.
-            reference: Whether it reads the reference's score.
-
-        Raises:
-            ValueError: If the policy's scores lack one of the fields, or it has no reference.
-        """
-        if missing := ", ".join(sorted(fields - self.score_fields)):
-            given = ", ".join(["log_probs", *sorted(self.score_fields)])
-            cure = "" if self.score_fields else "; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
-            own = f"{type(self).__name__} gives only {given}{cure}"
-            raise ValueError(f"objective {name} needs {missing} from the policy's score; {own}.")
-        if reference and not self.has_reference:
-            raise ValueError(
-                f"objective {name} has a KL penalty (kl_coef), and policy {type(self).__name__} has no reference: set "
-                "lora, or keep_reference=true for full fine-tuning, or kl_coef=0."
-            )
+    @property
+    def decider(self) -> Policy:
+        """The policy whose decisions a rollout holds: this one, or one inside it."""
+        return self
 
     def check_trainable(self, key: str) -> None:
         """Raise ValueError for settings under which no decision could be trained; works before ``load``.

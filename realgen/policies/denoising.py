@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,9 +19,8 @@ from realgen.policies.solvers import Euler, Solver
 from realgen.policies.step_window import StepWindow
 from realgen.policies.window_recorder import WindowRecorder
 
-WindowPhase = Literal["before", "inside", "after"]
+PHASES = ("before", "inside", "after")
 """Of a row at a step: its window is still to come, covers this step, or is over."""
-PHASES: tuple[WindowPhase, ...] = ("before", "inside", "after")
 
 
 class VelocityField:
@@ -169,7 +168,7 @@ class Denoising:
         # The phases that a row may be in, on any rank: what is called must depend on these alone.
         possible_by_phase = (step < starts[-1], starts[0] <= step < starts[-1] + size, step >= starts[0] + size)
         possible = {name for name, here in zip(PHASES, possible_by_phase, strict=True) if here}
-        inside: set[WindowPhase] = possible & {"inside"}
+        inside = possible & {"inside"}
         called = possible if step % self._solver.every == 0 else inside
         if self._solver.tail_steps:
             called = called - {"after"}

@@ -30,10 +30,6 @@ class RewritingPair(Policy):
     ) -> list[Rewrite]:
         """Rewrite each prompt once, the way the pair is deployed."""
 
-    def check_objective(self, name: str, fields: frozenset[str], *, reference: bool) -> None:
-        """Raise ValueError where the decider does."""
-        self.decider.check_objective(name, fields, reference=reference)
-
     def check_group_size(self, group_size: int) -> None:
         """Raise ValueError where the decider does."""
         self.decider.check_group_size(group_size)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from PIL import Image
@@ -12,12 +14,13 @@ from transformers.image_utils import (
 
 from realgen.functional.images import from_uint8
 from realgen.functional.network_input import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     NetworkInput,
     check_images,
-    clip_pixels,
     covering,
-    imagenet_pixels,
     to_network_input,
+    tower_pixels,
 )
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.25, 0.2)
@@ -91,8 +94,8 @@ def by_torchvision(images, sizes, mean, std):
 @pytest.mark.parametrize(
     ("function", "mean", "std"),
     [
-        (clip_pixels, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
-        (imagenet_pixels, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        (tower_pixels, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+        (partial(tower_pixels, mean=IMAGENET_MEAN, std=IMAGENET_STD), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     ],
 )
 def test_pixels_are_those_of_torchvision_on_pillow(images, preprocess, size, function, mean, std):
@@ -109,12 +112,12 @@ def test_a_large_picture_is_shrunk_as_torchvision_shrinks_it():
     noise = torch.rand(1, 3, 700, 500, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     for preprocess, sizes in (("v1", (512, 336)), ("v2", (336,))):
         expected = by_torchvision(noise, sizes, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        got = clip_pixels(noise, 336, preprocess=preprocess)
+        got = tower_pixels(noise, 336, preprocess=preprocess)
         torch.testing.assert_close(got, expected, rtol=0, atol=LEVELS[preprocess] / 255 / min(OPENAI_CLIP_STD))
 
 
 def test_the_two_ways_to_resize_differ(images):
-    difference = clip_pixels(images, 32, preprocess="v1") - clip_pixels(images, 32, preprocess="v2")
+    difference = tower_pixels(images, 32, preprocess="v1") - tower_pixels(images, 32, preprocess="v2")
     assert difference.abs().max() > 0.1
 
 
