@@ -88,14 +88,7 @@ def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
 
 
 def config_changes(path: Path, config: Mapping[str, Any]) -> str:
-    """Return how a config differs from the one that a folder was begun with; ``PASSING`` keys do not count.
-
-    Args:
-        path: Of the config that was written there; it need not exist.
-        config: Complete.
-
-    Returns:
-        The first differences, as text; empty if there are none.
+    """Describe how a config differs from the one, if any, that a folder was begun with; ``PASSING`` keys do not count.
 
     Raises:
         ValueError: If the file cannot be read.
@@ -115,10 +108,7 @@ def config_changes(path: Path, config: Mapping[str, Any]) -> str:
 def keep_config(config: Mapping[str, Any], folder: Path, *, command: str) -> None:
     """Write the config that a folder is of; one that is there stays unless it is another one, which is reported.
 
-    Args:
-        config: Complete.
-        folder: Of the run.
-        command: The command that began it, for a comment.
+    Its first line is a comment with the command that began the run.
 
     Raises:
         ValueError: If the config that is there cannot be read.

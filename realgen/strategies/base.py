@@ -17,8 +17,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.optim import Optimizer
 
-from realgen.parallel import is_sharded, placed_like, plain_name, reshard
+from realgen.parallel import is_sharded, reshard
 from realgen.policies.base import Policy
+from realgen.policies.whole_weights import placed_like, plain_name
 from realgen.rewards.base import Reward
 from realgen.strategies.checkpoint import gathered, placed_state, read_folder, template_like, write_folder
 from realgen.strategies.on_demand import OnDemand

@@ -17,7 +17,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
-from realgen.parallel import placed_like, whole
+from realgen.parallel import whole
+from realgen.policies.whole_weights import placed_like
 
 META = "meta.pt"
 """File of everything in a checkpoint that is no tensor."""

@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
-from realgen.parallel import plain_name
 from realgen.policies.base import Policy
+from realgen.policies.whole_weights import plain_name
 from realgen.strategies.base import ShardedStrategy
 from realgen.strategies.blocks import blocks_of, networks_of, policies_of
 

@@ -72,9 +72,6 @@ class RecordedRun:
 def read_runs(folder: Path) -> list[RecordedRun]:
     """Read what a folder holds: a training run, or all models of a benchmark run.
 
-    Returns:
-        At least one run.
-
     Raises:
         ValueError: If it is neither, or lacks the rows of its images.
     """

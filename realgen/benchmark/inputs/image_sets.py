@@ -69,13 +69,8 @@ def pair(
 
     Images that belong to no prompt are passed over; ``unpaired`` counts them.
 
-    Args:
-        prompts: All prompts.
-        sets: Images of the models.
-        allow_missing: Leave prompts out of which a model has no image, for all models; else that is an error.
-
     Raises:
-        ValueError: If images are missing and that is not allowed, or no prompt is left.
+        ValueError: If images are missing and ``allow_missing`` is False, or no prompt is left.
     """
     for images in sets:
         missing = [prompt.name for prompt in prompts if prompt.name not in images.files]
