@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from realgen import __version__
-from realgen.cli.arguments import asks_for_help, pairs
+from realgen.cli.arguments import asks_for_help, pairs, usable_device
 from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import run_command
 
@@ -110,7 +110,6 @@ def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageG
         ValueError: If there is no prompt, or weights cannot be loaded.
     """
     from realgen.generation import ImageGenerator, Request, read_prompts
-    from realgen.parallel import usable_device
     from realgen.policies import JointPolicy, PromptPolicy, RewrittenPolicy
 
     reader = config_reader()

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -59,16 +59,6 @@ def is_sharded(module: nn.Module) -> bool:
     return any(isinstance(part, FSDPModule | FullyShardedDataParallel) for part in module.modules())
 
 
-def plain_name(name: str) -> str:
-    """A weight's name without the words that FSDP1's wrappers add to it.
-
-    Example:
-        >>> plain_name("policy.transformer._fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.weight")
-        'policy.transformer.blocks.0.weight'
-    """
-    return name.replace("_fsdp_wrapped_module.", "")
-
-
 @contextmanager
 def gradient_sync(model: nn.Module, *, enabled: bool) -> Iterator[None]:
     """Let backward passes inside average gradients over the ranks, or only accumulate them locally.
@@ -101,41 +91,6 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered_weights(module: nn.Module, *, trained_only: bool) -> dict[str, Tensor]:
-    """A module's weights by plain name, whole, on the CPU; every rank must call it.
-
-    Args:
-        module: Sharded or not.
-        trained_only: Whether frozen weights and buffers are left out, so that a frozen host is never gathered.
-
-    Returns:
-        Copies, the same on every rank.
-    """
-    reshard(module)
-    if trained_only:
-        weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    else:
-        weights = module.state_dict()
-    return {plain_name(name): whole(weight.detach()).to("cpu", copy=True) for name, weight in weights.items()}
-
-
-def placed_like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """Put a whole tensor where ``reference`` lives: same device, and the same shards if it is sharded.
-
-    Args:
-        tensor: Whole tensor, the same on all ranks.
-        reference: Parameter or tensor that shows where to.
-
-    Returns:
-        A new tensor that shares no memory with ``tensor``.
-    """
-    moved = tensor.detach().to(reference.device, copy=True)
-    if isinstance(reference, DTensor):
-        # Shards that are offloaded lie elsewhere than their mesh computes.
-        return distribute_tensor(moved, reference.device_mesh, reference.placements).to(reference.device)
-    return moved
-
-
 def compute_device(tensor: Tensor) -> torch.device:
     """Where a weight is used: its own device, or for shards that are offloaded to the CPU that of their mesh.
 
@@ -146,30 +101,6 @@ def compute_device(tensor: Tensor) -> torch.device:
     if isinstance(tensor, DTensor) and tensor.device_mesh.device_type == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return tensor.device
-
-
-def usable_device(name: str) -> torch.device:
-    """A device that a user names, tried.
-
-    Args:
-        name: As torch calls it, or ``auto``: a GPU if there is one.
-
-    Returns:
-        The device.
-
-    Raises:
-        ValueError: If there is none of this name, or nothing can be computed on it.
-
-    Example:
-        >>> usable_device("cpu")
-        device(type='cpu')
-    """
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def autocast_without_cache(device_type: str) -> torch.autocast:

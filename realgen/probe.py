@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realgen.cli.arguments import usable_device
 from realgen.cli.error_frame import run_command
 
 if TYPE_CHECKING:
@@ -134,7 +135,6 @@ def probe(
     from realgen.detectors.linear_probe import ProbeConfig, save_probe
     from realgen.detectors.probe_backbone import load_backbone
     from realgen.detectors.probe_fit import fit_head
-    from realgen.parallel import usable_device
 
     _check(output, held_out=held_out, l2=l2, batch_size=batch_size, num_workers=num_workers, overwrite=overwrite)
     place = usable_device(device)

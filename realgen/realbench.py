@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from realgen.cli.arguments import check_files, first_config, take_arguments, without_options
+from realgen.cli.arguments import check_files, first_config, take_arguments, usable_device, without_options
 from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import INTERRUPTED, TERMINATED, run_command
 
@@ -148,7 +148,6 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
     from realgen.benchmark.detector_scoring import Scorers
     from realgen.benchmark.inputs.prompt_set import choose_evenly, read_prompt_set
     from realgen.benchmark.realbench import PolicyUnderTest, RealBench
-    from realgen.parallel import usable_device
 
     made = reader.make(config)
     if made.prompts is None:

@@ -30,13 +30,12 @@ from realgen.parallel import (
     is_sharded,
     local_part,
     max_over_ranks,
-    placed_like,
     reshard,
-    usable_device,
     whole,
     world_size,
 )
 from realgen.policies.base import Policy
+from realgen.policies.whole_weights import placed_like
 from realgen.rewards import WeightedSum
 from realgen.types import PolicyScore, RewardOutput, Rollout
 from tests.helpers.toy_grpo import Color, GaussianPolicy, Prompts, first_update, module, naive_gradient, trainer
@@ -282,11 +281,3 @@ def test_two_processes(check: Callable[[int], None], tmp_path: Path, monkeypatch
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.start_processes(child, args=(check, port), nprocs=2, daemon=True, start_method="fork")
-
-
-def test_a_device_is_tried_before_it_is_used() -> None:
-    assert usable_device("cpu") == torch.device("cpu")
-    assert usable_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("toaster", "cpu:x", f"cuda:{torch.cuda.device_count()}"):
-        with pytest.raises(ValueError, match=f"device: '{name}' cannot be used"):
-            usable_device(name)

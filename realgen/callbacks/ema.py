@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from realgen.callbacks.run_context import callbacks_of, trained_of, trained_weights
 from realgen.checks import check_at_least
-from realgen.parallel import local_part, placed_like, reshard, whole
+from realgen.parallel import local_part, reshard, whole
+from realgen.policies.whole_weights import placed_like
 
 
 class EMA(Callback):

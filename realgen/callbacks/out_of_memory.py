@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from realgen.callbacks.run_context import iteration_of
-from realgen.error_phase import phase_of
 from realgen.parallel import is_sharded
+from realgen.phases import phase_of
 from realgen.policies.base import Policy
 
 NUM_SETTINGS = 3

@@ -18,7 +18,8 @@ from realgen.callbacks.ema import averaged_weights
 from realgen.callbacks.run_context import iteration_of, trained_of
 from realgen.checks import check_at_least
 from realgen.detectors import Detector
-from realgen.functional.images import check_images, from_uint8, to_uint8
+from realgen.functional.images import from_uint8, to_uint8
+from realgen.functional.network_input import check_images
 from realgen.metrics import DetectorScoring
 from realgen.parallel import world_size
 from realgen.policies.base import Policy, Progress

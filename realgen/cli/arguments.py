@@ -6,9 +6,13 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realgen.cli.config_error import ConfigError
 from realgen.cli.tree import Node, parse_text, read_file
+
+if TYPE_CHECKING:
+    import torch
 
 _CONFIG = ("-c", "--config")
 
@@ -164,3 +168,29 @@ def read_config_value(value: str) -> Node:
         ConfigError: If it cannot be read.
     """
     return parse_text(value) if value.lstrip().startswith("{") else read_file(Path(value))
+
+
+def usable_device(name: str) -> torch.device:
+    """Return the device that a user names, tried.
+
+    Args:
+        name: As torch calls it, or ``auto``: a GPU if there is one.
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: If there is none of this name, or nothing can be computed on it.
+
+    Example:
+        >>> usable_device("cpu")
+        device(type='cpu')
+    """
+    import torch
+
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from realgen.checks import check_at_least
 from realgen.detectors.configs import VisionConfig
-from realgen.functional.images import check_images
+from realgen.functional.network_input import check_images
 
 Frozen = TypeVar("Frozen", bound="FrozenNetwork")
 
@@ -82,9 +82,12 @@ class Detector(FrozenNetwork):
         batch_size: Images per forward pass.
     """
 
-    @abstractmethod
     def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Return the probability that each image is generated; ``images`` are checked, float32, on its device."""
+        """Return the probability that each image is generated; ``images`` are checked, float32, on its device.
+
+        By default the softmax at class 1 of a ``DetectorNetwork``.
+        """
+        return network(images).float().softmax(-1)[:, 1]
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         """Return the probability that each image is generated.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from realgen.functional.images import check_images
+from realgen.functional.network_input import check_images
 
 
 class ImageMetric(Metric, ABC):

@@ -13,7 +13,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from realgen.checks import check_at_least, check_confidence
 from realgen.detectors.base import Detector
-from realgen.functional.images import check_images
+from realgen.functional.network_input import check_images
 from realgen.functional.score_table import ScoreTable, score_table
 
 

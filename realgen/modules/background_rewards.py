@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from realgen.error_phase import phase
 from realgen.parallel import autocast_without_cache
+from realgen.phases import phase
 from realgen.rewards.base import Reward, concatenate_rewards
 from realgen.types import RewardOutput, Rollout, Samples
 

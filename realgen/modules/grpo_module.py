@@ -16,7 +16,6 @@ from realgen.checks import check_at_least
 from realgen.functional.advantages import rewards_std
 from realgen.metrics.base import ImageMetric
 from realgen.modules.background_rewards import BackgroundRewards
-from realgen.modules.phases import PhaseClock
 from realgen.modules.policy_module import PolicyModule
 from realgen.modules.policy_update import PolicyUpdate, reference_score, shuffled_minibatches
 from realgen.modules.seeds import iteration_generator
@@ -30,6 +29,7 @@ from realgen.modules.statistics import (
 )
 from realgen.objectives.base import Objective
 from realgen.parallel import any_rank, gather_first_axis, gradient_sync, whole, world_size
+from realgen.phases import PhaseClock
 from realgen.policies.base import Policy
 from realgen.policies.joint_policy import JointPolicy
 from realgen.rewards.base import Reward, mean_over_images

@@ -8,11 +8,11 @@ import torch
 
 from realgen.modules.background_rewards import BackgroundRewards
 from realgen.modules.grpo_module import GRPOModule, IterationData
-from realgen.modules.phases import PhaseClock
 from realgen.modules.policy_update import PolicyUpdate, reference_score
 from realgen.modules.statistics import advantage_statistics
 from realgen.objectives.base import Objective
 from realgen.parallel import gather_first_axis
+from realgen.phases import PhaseClock
 from realgen.policies.base import Policy
 from realgen.policies.joint_policy import JointPolicy
 from realgen.rewards.base import Reward, mean_over_images, rewards_by_row

@@ -11,10 +11,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from realgen.error_phase import phase
 from realgen.metrics.base import ImageMetric
 from realgen.modules.base import TrainableModule
 from realgen.modules.validation import Validation
+from realgen.phases import phase
 from realgen.policies.base import Policy, Progress
 from realgen.rewards.base import Reward
 from realgen.types import PromptBatch

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.functional.policy_loss import sequence_ratio
+from realgen.functional.sequence_loss import sequence_ratio
 from realgen.objectives.grpo import GRPO, KL
 from realgen.types import Minibatch, PolicyScore
 

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.checks import check_at_least
 from realgen.parallel import compute_device
 from realgen.types import PolicyScore, Rewrite, Rollout
 
@@ -98,7 +97,8 @@ class Policy(nn.Module, ABC):
 
     def check_group_size(self, group_size: int) -> None:
         """Raise ValueError for a group size that the policy cannot sample; works before ``load``."""
-        check_at_least(1, group_size=group_size)
+        if group_size < 1:
+            raise ValueError(f"group_size must be at least 1, got {group_size}.")
 
     @property
     def has_reference(self) -> bool:

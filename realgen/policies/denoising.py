@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -16,9 +16,12 @@ from realgen.functional.flow_sde import Transition
 from realgen.parallel import autocast_without_cache, world_size
 from realgen.policies.backbones.base import Backbone, Schedule
 from realgen.policies.solvers import Euler, Solver
-from realgen.policies.solvers.base import PHASES, WindowPhase
 from realgen.policies.step_window import StepWindow
 from realgen.policies.window_recorder import WindowRecorder
+
+WindowPhase = Literal["before", "inside", "after"]
+"""Of a row at a step: its window is still to come, covers this step, or is over."""
+PHASES: tuple[WindowPhase, ...] = ("before", "inside", "after")
 
 
 class VelocityField:
@@ -121,7 +124,8 @@ class Denoising:
         if recorder is not None:
             self._starts, self._window_size = plan.step_window.starts(num_steps), recorder.size
             self._solver = plan.solver
-        self._shared_steps = self._solver.shared_steps(num_steps, self._starts, self._window_size)
+        # The steps that all rows take together, before the solver's own.
+        self._shared_steps = self._starts[-1] + self._window_size if self._solver.tail_steps else num_steps
 
     def run(self, latents: Float[Tensor, "live *latent"], owner: Int[Tensor, " live"]) -> Float[Tensor, "rows *latent"]:
         """Take all steps.
@@ -150,7 +154,7 @@ class Denoising:
                 mean = recorder.decide(step, inside, latents, velocity, mean, std, sigmas[step] - sigmas[step + 1])
             latents = mean
             self.report(step + 1, self._shared_steps + self._solver.tail_steps)
-        return latents if recorder is None else self._finish(latents, owner, recorder)
+        return self._finish(latents, owner, recorder) if recorder and self._solver.tail_steps else latents
 
     def _phases(self, step: int, owner: Tensor) -> Int[Tensor, " live"]:
         """The phase of each row at a step, as an index of ``PHASES``."""
@@ -165,12 +169,14 @@ class Denoising:
         # The phases that a row may be in, on any rank: what is called must depend on these alone.
         possible_by_phase = (step < starts[-1], starts[0] <= step < starts[-1] + size, step >= starts[0] + size)
         possible = {name for name, here in zip(PHASES, possible_by_phase, strict=True) if here}
-        called = possible & self._solver.evaluated(step)
-        inside: set[WindowPhase] = called & {"inside"}
+        inside: set[WindowPhase] = possible & {"inside"}
+        called = possible if step % self._solver.every == 0 else inside
+        if self._solver.tail_steps:
+            called = called - {"after"}
         groups = [(called - inside, True, self._solver.dtype), (inside, self.plan.guided_window, None)]
         if self.plan.guided_window and self._solver.dtype is None:  # all rows alike, in one batch
             groups = [(called, True, None)]
-        velocity = last if self._solver.reuses_velocity else torch.zeros_like(latents)
+        velocity = last if self._solver.every > 1 else torch.zeros_like(latents)
         steps = torch.full_like(owner, step)
         for group, guided, dtype in groups:
             with _autocast(latents.device.type, dtype):

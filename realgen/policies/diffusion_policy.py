@@ -22,7 +22,6 @@ from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.functional.flow_sde import Transition
-from realgen.parallel import gathered_weights
 from realgen.policies.backbones.base import Backbone, Schedule
 from realgen.policies.base import Progress
 from realgen.policies.compiled_blocks import compile_blocks
@@ -31,6 +30,7 @@ from realgen.policies.lora import LoRA, adapter_config, adapter_weights
 from realgen.policies.network_policy import NetworkPolicy
 from realgen.policies.solvers import Euler, Solver
 from realgen.policies.step_window import StepWindow
+from realgen.policies.whole_weights import gathered_weights
 from realgen.policies.window_recorder import WindowRecorder, score_decisions
 from realgen.types import PolicyScore, Rollout
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from realgen.checks import check_at_least
-from realgen.functional.images import check_images
+from realgen.functional.network_input import check_images
 from realgen.remote_calls import UnavailableError, run_async
 from realgen.rewards.base import Reward
 from realgen.serving.client import ConnectionSettings, RewardClient

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.functional.images import check_images
+from realgen.functional.network_input import check_images
 from realgen.rewards.base import Reward, per_prompt
 from realgen.types import RewardOutput, Samples
 

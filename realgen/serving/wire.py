@@ -30,7 +30,8 @@ from PIL import Image
 from safetensors.numpy import save
 from torch import Tensor
 
-from realgen.functional.images import RANGE_TOLERANCE, from_uint8, to_uint8
+from realgen.functional.images import from_uint8, to_uint8
+from realgen.functional.network_input import RANGE_TOLERANCE
 
 Encoding = Literal["safetensors", "png", "webp"]
 """How images travel: exact, or as lossless files of 8 bits, which are smaller."""

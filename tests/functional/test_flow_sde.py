@@ -6,16 +6,9 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from realgen.functional.flow_sde import (
-    CPS,
-    DanceSDE,
-    FlowSDE,
-    Transition,
-    cps_step,
-    dance_sde_step,
-    flow_sde_step,
-    gaussian_log_prob,
-)
+from realgen.functional.cps import CPS, cps_step
+from realgen.functional.dance_sde import DanceSDE, dance_sde_step
+from realgen.functional.flow_sde import FlowSDE, Transition, flow_sde_step, gaussian_log_prob
 
 TRANSITIONS = [FlowSDE, DanceSDE, CPS]
 SIGMA = torch.tensor([1.0, 0.8, 0.3], dtype=torch.float64)

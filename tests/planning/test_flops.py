@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.functional.flow_sde import FlowSDE
 from realgen.modules import GRPOModule
-from realgen.modules.phases import PhaseClock
+from realgen.phases import PhaseClock
 from realgen.plan import read_recipe
 from realgen.planning import make_plan
 from realgen.planning.architecture import find_architecture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from realgen.functional.flow_sde import CPS, FlowSDE
+from realgen.functional import CPS, FlowSDE
 from realgen.policies import AllSteps, LoRA, RandomWindow, SlidingWindow
 from realgen.policies.backbones import SD3
 from realgen.types import Rollout

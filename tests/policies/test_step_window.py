@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from realgen.functional.flow_sde import CPS, FlowSDE
+from realgen.functional import CPS, FlowSDE
 from realgen.policies import AllSteps, RandomWindow, SlidingWindow
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from realgen.checks import check_at_least, check_pretrained
-from realgen.error_phase import phase
+from realgen.phases import phase
 
 
 class Schedule(NamedTuple):
@@ -179,13 +179,3 @@ class Backbone(ABC):
                 self._embeddings[prompt] = self.encode(prompt)
         self._embeddings.move_to_end(prompt)
         return self._embeddings[prompt]
-
-
-def channels_last(module: nn.Module) -> None:
-    """Lay out the weights of 2-D convolutions channels last, in place: exact but for rounding, and faster.
-
-    Decoding the embedded model's latents so takes a fifth less time on a CPU.
-    """
-    for weight in module.parameters():
-        if weight.ndim == 4:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)

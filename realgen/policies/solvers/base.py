@@ -9,7 +9,6 @@ the deployed sampler would not have drawn: every solver but ``Euler`` is approxi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -18,24 +17,22 @@ from torch import Tensor
 from realgen.policies.backbones.base import Schedule
 from realgen.policies.step_window import StepWindow
 
-WindowPhase = Literal["before", "inside", "after"]
-"""Of a row at a step: its window is still to come, covers this step, or is over."""
-PHASES: tuple[WindowPhase, ...] = ("before", "inside", "after")
-
 
 class Solver:
     """How the rows of a rollout move outside their windows; chosen by config.
 
-    It is data that the denoising loop reads. What it says of a step must not depend on the rows: on sharded weights
-    every rank has to make the same calls.
+    It is data that the denoising loop reads, the same for all rows: on sharded weights every rank has to make the same
+    calls.
     """
 
+    every: int = 1
+    """Outside the window only the steps 0, k, 2k ... call the transformer; between them a row moves on with its last
+    velocity."""
     tail_steps: int = 0
-    """Steps of ``finish``."""
+    """Steps of ``finish``, behind the window. With such steps a row waits at its window's end until the last window is
+    over; without, all rows follow the schedule to its end."""
     dtype: torch.dtype | None = None
     """Type of the transformer's arithmetic outside the window; ``None``: that of the window."""
-    reuses_velocity: bool = False
-    """Whether rows that are not evaluated move on with their last velocity; otherwise they stay where they are."""
 
     def check(self, step_window: StepWindow, num_steps: int) -> None:
         """Raise ValueError for a window outside which there is nothing to do.
@@ -68,20 +65,6 @@ class Solver:
                 f"where the transformer computes in {dtype} anyway; take solver=null, or float32 for the window."
             )
 
-    def shared_steps(self, num_steps: int, starts: range, size: int) -> int:
-        """Number of steps that all rows take together before ``finish``.
-
-        Args:
-            num_steps: Denoising steps of the rollout.
-            starts: Where a window may start, on any rank.
-            size: Steps of a window.
-        """
-        return num_steps
-
-    def evaluated(self, step: int) -> frozenset[WindowPhase]:
-        """Return the phases whose rows the transformer is called for at a step; always with ``inside``."""
-        return frozenset(PHASES)
-
     def finish(
         self,
         latents: Float[Tensor, "rows *latent"],
@@ -89,7 +72,7 @@ class Solver:
         schedule: Schedule,
         velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Float[Tensor, "rows *latent"]:
-        """Take the ``tail_steps`` that are left after the shared ones.
+        """Take the ``tail_steps``; called if there are any.
 
         Args:
             latents: Of all rows.

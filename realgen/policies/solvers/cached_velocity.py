@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from realgen.policies.solvers.base import Solver, WindowPhase
+from realgen.policies.solvers.base import Solver
 
 
 class CachedVelocity(Solver):
@@ -17,13 +17,7 @@ class CachedVelocity(Solver):
         every: k, at least 2. Steps 0, k, 2k ... are evaluated for all rows, the others only inside the window.
     """
 
-    reuses_velocity = True
-
     def __init__(self, every: int = 2) -> None:
         if every < 2:
             raise ValueError(f"every must be at least 2, got {every}; solver=null evaluates every step.")
         self.every = every
-
-    def evaluated(self, step: int) -> frozenset[WindowPhase]:
-        """Return all phases at every k-th step, and only the window's elsewhere."""
-        return super().evaluated(step) if step % self.every == 0 else frozenset({"inside"})

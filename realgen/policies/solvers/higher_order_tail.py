@@ -11,7 +11,7 @@ from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.policies.backbones.base import Schedule
-from realgen.policies.solvers.base import Solver, WindowPhase
+from realgen.policies.solvers.base import Solver
 from realgen.policies.step_window import StepWindow
 
 
@@ -58,14 +58,6 @@ class HigherOrderTail(Solver):
         if self.num_tail_steps > most:
             where = f"step_window {type(step_window).__name__} leaves of num_steps={num_steps} behind its first place"
             raise ValueError(f"num_tail_steps must be at most {most}, all that {where}, got {self.num_tail_steps}.")
-
-    def shared_steps(self, num_steps: int, starts: range, size: int) -> int:
-        """Until the last window is over."""
-        return starts[-1] + size
-
-    def evaluated(self, step: int) -> frozenset[WindowPhase]:
-        """Return the phases up to the window's end; behind it rows wait for the others."""
-        return frozenset({"before", "inside"})
 
     def finish(
         self,

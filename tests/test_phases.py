@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from realgen.error_phase import phase, phase_of
+from realgen.phases import phase, phase_of
 
 
 def fail() -> None:
