@@ -1,9 +1,9 @@
 """A causal language model that rewrites prompts as a policy: its decisions are the tokens of its completions.
 
-Cached sampling and scoring do not round alike, so a rollout is scored once more, right after it was sampled, by the
-function that ``score`` is: the ratio of the first update is 1 by construction; ``rewrite_statistics`` tells how far the
-sampler was from it. What keeps later scores equal: sequences are padded on the right, where causal attention does not
-see it; every chunk has the same shape; and each token's nucleus is kept, so that it cannot fall out of it.
+Cached sampling and scoring round differently, so a rollout is scored once more after sampling, by the function behind
+``score``: the ratio of the first update is 1 by construction; ``rewrite_statistics`` has the sampler's distance from
+it. Later scores stay equal because sequences are padded on the right, where causal attention does not see it, every
+chunk has the same shape, and each token's nucleus is stored, so that a drawn token cannot leave it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from realgen.types import PolicyScore, Rewrite, Rollout
 
 
 class PromptPolicy(NetworkPolicy):
-    """Thinks, answers with a better prompt, and lets a frozen image policy draw that.
+    """Rewrites prompts with a trained language model, and draws the rewrites with a frozen image policy.
 
-    A completion must be ``<think>..</think><answer>..</answer>``; the answer goes to the image policy. Where the format
-    is broken, the user's prompt goes there as it is, and its ``Rewrite`` says so. So it does where the prompt is empty
-    or longer than ``max_prompt_tokens``; such rows hold no decision.
+    A completion must be ``<think>..</think><answer>..</answer>``; the answer is drawn. Where the format is broken, the
+    user's prompt is drawn, and its ``Rewrite`` says so; likewise where the prompt is empty or longer than
+    ``max_prompt_tokens``, in rows that have no decision.
 
     Args:
         pretrained: Directory of a causal language model with a chat template in transformers' format, or its hub id.
@@ -46,19 +46,19 @@ class PromptPolicy(NetworkPolicy):
             only their texts differ. ``null`` rewrites without drawing.
         images_per_rewrite: N, images drawn of each rewrite of a rollout, at least 1; its reward is their mean.
         raw_per_group: Samples of each group that keep the prompt as it is, so that a rewrite has to be better than
-            none. They hold no decision.
-        instruction: What the model is asked; ``{prompt}`` stands for the user's prompt.
+            none. They have no decision.
+        instruction: Text of the user turn; ``{prompt}`` is replaced by the user's prompt.
         temperature: Divides the logits, > 0. Scores are of the same distribution.
         top_p: Tokens are drawn from the fewest whose probabilities reach this, above 0, at most 1. Below 1 a rollout
-            keeps a bit for each token and each word of the vocabulary.
-        eval_temperature: Of ``sample`` and ``rewrite``; 0 takes the likeliest token, ``null``: ``temperature``.
+            stores a bit for each token and each word of the vocabulary.
+        eval_temperature: Of ``sample`` and ``rewrite``; 0 takes the most likely token, ``null``: ``temperature``.
         max_prompt_tokens: Longest prompt that is rewritten, with the instruction and the chat template around it.
         max_tokens: Longest completion.
         mask_truncated: Leave completions that did not end out of the loss (DAPO's filtering, arXiv:2503.14476).
         lora: Adapters to train; ``None`` trains the whole model.
         keep_reference: Without ``lora``, keep a frozen copy of the model for ``reference``. Doubles its memory.
-        rollout_batch_size: Most rows that write at a time, at least 1; vLLM deals out its rows by itself.
-        score_batch_size: Rows of each scoring pass, at least 1; fewer are filled up to it. Such a pass holds this many
+        rollout_batch_size: Most rows in one sampling batch, at least 1; vLLM batches rows itself.
+        score_batch_size: Rows of each scoring pass, at least 1; fewer are padded to it. A pass holds this many
             times ``max_tokens`` times the vocabulary float32 numbers, a few times over. ``microbatch_size`` should be a
             multiple of it.
         gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
@@ -120,7 +120,7 @@ class PromptPolicy(NetworkPolicy):
 
     @property
     def image_policy(self) -> Policy | None:
-        """What draws the rewrites; frozen, and no submodule."""
+        """Return the frozen image policy, which is no submodule; None if rewrites are not drawn."""
         return self._image_policy[0] if self._image_policy else None
 
     def _check_arguments(self) -> None:
@@ -152,7 +152,7 @@ class PromptPolicy(NetworkPolicy):
         self.model = model.eval()
 
     def check_group_size(self, group_size: int) -> None:
-        """Refuse a group that would be nothing but raw prompts."""
+        """Raise ValueError for a group of raw prompts only."""
         super().check_group_size(group_size)
         if self.raw_per_group >= group_size:
             raise ValueError(f"raw_per_group must be below group_size={group_size}, got {self.raw_per_group}.")
@@ -168,15 +168,8 @@ class PromptPolicy(NetworkPolicy):
     ) -> Iterator[Rollout]:
         """Write ``group_size`` rewrites of each prompt, and draw N images of each, in one chunk.
 
-        The generator gives, in this order: the chance of every token, and N seeds for each prompt's images. Both are
-        drawn before the first token, so chunk sizes change nothing but rounding.
-
-        Args:
-            prompts: P texts.
-            group_size: G.
-            generator: All randomness.
-            iteration: Not used.
-            progress: Called while tokens are written, and images drawn.
+        The generator is used, in this order, for one number per token and N seeds for each prompt's images. All are
+        drawn before the first token, so batch sizes change nothing but rounding.
 
         Yields:
             B = P * G rewrites, the tokens, the score of their decisions, and B * N images.
@@ -194,8 +187,8 @@ class PromptPolicy(NetworkPolicy):
         encoded = [self.chat.encode(prompt) or [] for prompt in prompts]
         chats = [chat if row < group_size - self.raw_per_group else [] for chat in encoded for row in range(group_size)]
         completions = self._write(chats, uniforms, self.temperature, "rollout", progress)
-        owners = [prompt for prompt in prompts for _ in range(group_size)]
-        rewrites = read_rewrites(owners, chats, completions, self.chat)
+        row_prompts = [prompt for prompt in prompts for _ in range(group_size)]
+        rewrites = read_rewrites(row_prompts, chats, completions, self.chat)
         mask = completions.mask & completions.ended[:, None] if self.mask_truncated else completions.mask
         state = token_state(chats, completions, self.chat.pad_id)
         texts = [rewrite.text for rewrite in rewrites for _ in range(self.images_per_rewrite)]
@@ -212,15 +205,7 @@ class PromptPolicy(NetworkPolicy):
         )
 
     def score(self, rollout: Rollout, rows: Int[Tensor, " rows"]) -> PolicyScore:
-        """Score the tokens of some rows under the distribution that they were drawn from: temperature, nucleus and all.
-
-        Args:
-            rollout: What ``rollout`` gave.
-            rows: Which of its B rows, in any order.
-
-        Returns:
-            Log-probabilities, with gradient if it is enabled.
-        """
+        """Score the tokens of some rows under the distribution of the sampling, with its temperature and nucleus."""
         return PolicyScore(self._log_probs(rollout.policy_state, rows))
 
     @torch.no_grad()
@@ -252,15 +237,7 @@ class PromptPolicy(NetworkPolicy):
     def sample(
         self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
     ) -> Float[Tensor, "rows 3 height width"]:
-        """Rewrite each prompt and draw what was written, both from the row's seed.
-
-        Args:
-            prompts: One text per image.
-            seeds: One seed per image.
-            progress: Called while tokens are written, and images drawn.
-
-        Returns:
-            [rows, 3, H, W] in [0, 1].
+        """Rewrite each prompt and draw the rewrite, both from the row's seed.
 
         Raises:
             ValueError: If there is no image policy, or there are not as many seeds as prompts.
@@ -278,7 +255,7 @@ class PromptPolicy(NetworkPolicy):
 
     @property
     def transformer_evals(self) -> int:
-        """Those of the image policy."""
+        """Return those of the image policy."""
         return self._image_policy[0].transformer_evals if self._image_policy else 0
 
     def statistics(self, rollout: Rollout) -> dict[str, float]:
@@ -286,7 +263,7 @@ class PromptPolicy(NetworkPolicy):
         return {f"rewrite/{name}": value for name, value in rewrite_statistics(rollout).items()}
 
     def export(self, directory: Path) -> Path:
-        """Write what was trained, for plain transformers and PEFT. Every rank must call it; the first one writes.
+        """Write the trained weights for plain transformers and PEFT. Every rank must call it; the first one writes.
 
         Args:
             directory: Made if missing.
@@ -315,7 +292,7 @@ class PromptPolicy(NetworkPolicy):
                 model=self.model,
                 pretrained=self.pretrained,
                 chat=self.chat,
-                asked=chats,
+                chats=chats,
                 uniforms=uniforms,
                 temperature=temperature,
                 top_p=self.top_p,

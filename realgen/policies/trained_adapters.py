@@ -1,4 +1,4 @@
-"""Adapters that a policy's ``export`` wrote, read back exactly or not at all.
+"""Adapters written by a policy's ``export``, read back exactly or not at all.
 
 Not by peft's ``set_peft_model_state_dict``, which counts the frozen weights among the missing ones and does not name
 the layers that another policy adapted.
@@ -22,7 +22,7 @@ PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIXES = {DIFFUSERS_FILE: "transformer.", PEFT_FILE: "base_model.model."}
 """Prefixes of the layers' names."""
 OTHER_SCALES = ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora")
-"""Settings of peft with which the update is another than (alpha / rank) B A; a policy never sets them."""
+"""Settings of peft that change the update from (alpha / rank) B A; a policy never sets them."""
 NAMES_SHOWN = 3
 
 
