@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def world_size() -> int:
-    """Number of processes that train together; 1 without a process group."""
+    """Return the number of processes that train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -40,7 +40,7 @@ def gather_first_axis(tensor: Shaped[Tensor, "first *rest"]) -> Shaped[Tensor, "
 
 
 def max_over_ranks(value: Tensor) -> Tensor:
-    """Largest of one scalar per rank, the same on every rank; NaN if any rank has NaN.
+    """Return the largest of one scalar per rank, the same on every rank; NaN if any rank has NaN.
 
     Example:
         >>> max_over_ranks(torch.tensor(3.0))
@@ -50,12 +50,12 @@ def max_over_ranks(value: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on at least one rank; every rank gets the same answer."""
+    """Return whether the flag is set on at least one rank; every rank gets the same answer."""
     return bool(max_over_ranks(torch.tensor(float(flag), device=device)))
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether FSDP shards a part of the module, so that all ranks must make the same forward calls."""
+    """Return whether FSDP shards a part of the module, so that all ranks must make the same forward calls."""
     return any(isinstance(part, FSDPModule | FullyShardedDataParallel) for part in module.modules())
 
 
@@ -82,17 +82,17 @@ def reshard(module: nn.Module) -> None:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """This rank's shard of a sharded tensor; a plain tensor as it is."""
+    """Return this rank's shard of a sharded tensor; a plain tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The full tensor of a sharded one, gathered on every rank; a plain tensor as it is."""
+    """Return the full tensor of a sharded one, gathered on every rank; a plain tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def compute_device(tensor: Tensor) -> torch.device:
-    """Where a weight is used: its own device, or for shards that are offloaded to the CPU that of their mesh.
+    """Return where a weight is used: its own device, or for shards offloaded to the CPU that of their mesh.
 
     Example:
         >>> compute_device(torch.zeros(2))

@@ -78,7 +78,7 @@ class PhaseClock:
         self.seconds[name] = self.seconds.get(name, 0.0) + self._time() - start
 
     def statistics(self) -> dict[str, float]:
-        """``seconds/<phase>``; on a GPU also ``gpu_peak_gib``, the most that its tensors took in the run so far."""
+        """Return ``seconds/<phase>``; on a GPU also ``gpu_peak_gib``, the peak memory of the run so far."""
         found = {f"seconds/{phase}": seconds for phase, seconds in self.seconds.items()}
         if self.device.type == "cuda":
             found["gpu_peak_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30

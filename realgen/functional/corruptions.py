@@ -28,25 +28,25 @@ def uniform(images: Tensor, low: float, high: float, generator: torch.Generator)
 
 
 def blur(images: Images, generator: torch.Generator) -> Images:
-    """Gaussian blur of 1.5 to 2.5 pixels."""
+    """Blur with a Gaussian of 1.5 to 2.5 pixels."""
     sigma = float(torch.empty(1).uniform_(1.5, 2.5, generator=generator))
     return gaussian_blur(images, [11, 11], [sigma, sigma])
 
 
 def noise(images: Images, generator: torch.Generator) -> Images:
-    """White noise of 0.1 to 0.2."""
+    """Add white noise with a deviation of 0.1 to 0.2."""
     amount = uniform(images, 0.1, 0.2, generator)
     return (images + amount * torch.randn(images.shape, generator=generator).to(images.device)).clamp(0, 1)
 
 
 def flat(images: Images, generator: torch.Generator) -> Images:
-    """Little more than the mean colour: contrast of 0 to 0.25."""
+    """Reduce the contrast to 0 to 0.25, which leaves little more than the mean colour."""
     colour = images.mean((2, 3), keepdim=True)
     return colour + (images - colour) * uniform(images, 0.0, 0.25, generator)
 
 
 def grid(images: Images, generator: torch.Generator) -> Images:
-    """A grid of 4 or 8 pixels added to the image, 0.06 to 0.2 bright."""
+    """Add a grid of 4 or 8 pixels, 0.06 to 0.2 bright."""
     period = 4 if torch.rand((), generator=generator) < 0.5 else 8
     line = torch.zeros(max(images.shape[-2:]), device=images.device)
     line[::period] = 1.0
@@ -55,46 +55,46 @@ def grid(images: Images, generator: torch.Generator) -> Images:
 
 
 def over_contrast(images: Images, generator: torch.Generator) -> Images:
-    """Contrast and saturation multiplied by 2 to 4."""
+    """Multiply contrast and saturation by 2 to 4."""
     middle = images.mean((1, 2, 3), keepdim=True)
     return (middle + (images - middle) * uniform(images, 2.0, 4.0, generator)).clamp(0, 1)
 
 
 def blots(images: Images, generator: torch.Generator) -> Images:
-    """Soft blots of random colour, with nothing left of the image."""
+    """Replace the image by soft blots of random colour."""
     coarse = torch.rand(len(images), 3, 6, 6, generator=generator).to(images.device)
     return F.interpolate(coarse, size=images.shape[-2:], mode="bicubic").mul(1.6).sub(0.3).clamp(0, 1)
 
 
 def soft(images: Images, generator: torch.Generator) -> Images:
-    """Slightly out of focus: Gaussian blur with a deviation of 1 % of the shorter side."""
+    """Put the image slightly out of focus: a Gaussian blur with a deviation of 1 % of the shorter side."""
     sigma = 0.01 * min(images.shape[-2:])
     side = 2 * max(round(3 * sigma), 1) + 1
     return gaussian_blur(images, [side, side], [sigma, sigma])
 
 
 def half_size(images: Images, generator: torch.Generator) -> Images:
-    """Shrunk to half the size and enlarged again."""
+    """Shrink to half the size and enlarge again."""
     height, width = images.shape[-2:]
     return resize(resize(images, (max(height // 2, 1), max(width // 2, 1))), (height, width))
 
 
 def crop(images: Images, generator: torch.Generator) -> Images:
-    """The middle, 80 % of each side, enlarged."""
+    """Enlarge the middle, 80 % of each side."""
     height, width = images.shape[-2:]
     top, left = height // 10, width // 10
     return resize(images[..., top : height - top, left : width - left], (height, width))
 
 
 def squeeze(images: Images, generator: torch.Generator) -> Images:
-    """The middle three quarters of the height, stretched, as when a 4:3 image is made square."""
+    """Stretch the middle three quarters of the height, as when a 4:3 image is made square."""
     height, width = images.shape[-2:]
     top = height // 8
     return resize(images[..., top : height - top, :], (height, width))
 
 
 def grain(images: Images, generator: torch.Generator) -> Images:
-    """Sensor noise of 2 %."""
+    """Add sensor noise of 2 %."""
     return (images + 0.02 * torch.randn(images.shape, generator=generator).to(images.device)).clamp(0, 1)
 
 

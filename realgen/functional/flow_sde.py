@@ -74,7 +74,7 @@ def flow_sde_step(
 
 
 def gaussian_log_prob(sample: Latents, mean: Latents, std: Float[Tensor, "*lead"]) -> Float[Tensor, "*lead"]:
-    """Log-density of a Gaussian step, as the MEAN over the elements of the latent (Flow-GRPO's convention).
+    """Return the log-density of a Gaussian step, as the MEAN over the elements of the latent (Flow-GRPO's convention).
 
     The mean, not the sum: a ratio then departs from 1 by little, whence clip ranges of 1e-4 and below.
 
@@ -127,7 +127,7 @@ class Transition(ABC):
         """
 
     def level(self, latents: Tensor, velocity: Tensor, noisy: Tensor | None) -> Level:
-        """Noise level of each row, 0 where the step is Euler's."""
+        """Return the noise level of each row, 0 where the step is Euler's."""
         return self.noise_level if noisy is None else noisy.to(working_dtype(latents, velocity)) * self.noise_level
 
 
@@ -150,7 +150,7 @@ class FlowSDE(Transition):
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
-    """The widest type among the tensors, float32 at least."""
+    """Return the widest type among the tensors, float32 at least."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -158,17 +158,17 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def as_levels(dtype: torch.dtype, sigma: Tensor, *levels: float | Tensor) -> list[Tensor]:
-    """Sigma and the levels that go with it as tensors of one type on one device."""
+    """Return sigma and the levels that go with it as tensors of one type on one device."""
     return [torch.as_tensor(level, dtype=dtype, device=sigma.device) for level in (sigma, *levels)]
 
 
 def step_mean(latents: Tensor, velocity: Tensor, sigma: Tensor, step_size: Tensor, share: Tensor) -> Tensor:
-    """Euler step, less a share of the predicted noise."""
+    """Return the Euler step, less a share of the predicted noise."""
     latents, velocity = latents.to(sigma.dtype), velocity.to(sigma.dtype)
     predicted_noise = latents + _over(1 - sigma, latents) * velocity
     return latents - _over(step_size, latents) * velocity - _over(share, latents) * predicted_noise
 
 
 def _over(values: Tensor, latents: Tensor) -> Tensor:
-    """Values of the leading axes, shaped to broadcast over the latents."""
+    """Return values of the leading axes, shaped to broadcast over the latents."""
     return values.reshape(*values.shape, *(1,) * (latents.ndim - values.ndim))

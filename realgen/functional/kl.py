@@ -12,7 +12,7 @@ def gaussian_kl(
     ref_mean: Float[Tensor, "rows decisions *latent"],
     std: Float[Tensor, "rows decisions"],
 ) -> Float[Tensor, "rows decisions"]:
-    """KL divergence between two Gaussian steps of one std, mean_dims((mean - ref_mean)^2) / (2 std^2).
+    """Return the KL between two Gaussian steps of one std, mean_dims((mean - ref_mean)^2) / (2 std^2).
 
     The mean over the elements of the latent, in keeping with ``gaussian_log_prob``; symmetric. The published code
     leaves the step size out of the std, which multiplies the true divergence by sigma - sigma' (about 1 / num_steps):
@@ -36,7 +36,7 @@ def gaussian_kl(
 def velocity_kl(
     velocity: Float[Tensor, "rows decisions *latent"], ref_velocity: Float[Tensor, "rows decisions *latent"]
 ) -> Float[Tensor, "rows decisions"]:
-    """Mean squared difference of two velocities: the KL without its step-dependent weight (RealGen's velocity KL).
+    """Return the mean squared difference of velocities: the KL without its step-dependent weight, as in RealGen.
 
     Not a divergence: it weighs all steps alike, where ``gaussian_kl`` weighs the steps of little noise most.
 
@@ -57,7 +57,7 @@ def velocity_kl(
 def k2(
     log_probs: Float[Tensor, "rows decisions"], ref_log_probs: Float[Tensor, "rows decisions"]
 ) -> Float[Tensor, "rows decisions"]:
-    """Schulman's k2 estimator of KL(policy || reference), (ln r)^2 / 2 with r = reference / policy.
+    """Return Schulman's k2 estimator of KL(policy || reference), (ln r)^2 / 2 with r = reference / policy.
 
     Biased, of low variance, >= 0; on-policy its gradient is that of the KL.
 
@@ -78,7 +78,7 @@ def k2(
 def k3(
     log_probs: Float[Tensor, "rows decisions"], ref_log_probs: Float[Tensor, "rows decisions"]
 ) -> Float[Tensor, "rows decisions"]:
-    """Schulman's k3 estimator of KL(policy || reference), r - 1 - ln r with r = reference / policy; GRPO's own.
+    """Return Schulman's k3 estimator of KL(policy || reference), r - 1 - ln r with r = reference / policy; GRPO's.
 
     Unbiased, of low variance, >= 0 (arXiv:2402.03300, equation 4).
 

@@ -10,7 +10,7 @@ from torch import Tensor
 def importance_ratio(
     log_probs: Float[Tensor, "rows decisions"], old_log_probs: Float[Tensor, "rows decisions"]
 ) -> Float[Tensor, "rows decisions"]:
-    """How much likelier a decision is than when it was sampled, exp(log_probs - old_log_probs).
+    """Return how much likelier a decision is than when it was sampled, exp(log_probs - old_log_probs).
 
     Args:
         log_probs: Under the current policy.
@@ -33,12 +33,12 @@ def ratio_norm(
     old_mean: Float[Tensor, "rows decisions *latent"],
     std: Float[Tensor, "rows decisions"],
 ) -> Float[Tensor, "rows decisions"]:
-    """Importance ratio of a Gaussian step without its bias and step-dependent scale (GRPO-Guard, arXiv:2510.22319).
+    """Return a Gaussian step's ratio without its bias and step-dependent scale (GRPO-Guard, arXiv:2510.22319).
 
     ln r = (log_probs - old_log_probs + b) std with b = mean_dims((mean - old_mean)^2) / (2 std^2). With the sample
     x' = old_mean + std eps this is mean_dims(eps (mean - old_mean)): of expectation 0, and without the 1 / std that
-    sets steps apart, so that clipping acts on both sides and on all steps alike. b is taken per sample, as the paper
-    means it; the published code averages it over the batch.
+    differs between steps, so that clipping acts on both sides and on all steps alike. b is taken per sample, as in the
+    paper; the published code averages it over the batch.
 
     Args:
         log_probs: Under the current policy, mean over the elements of the latent.
@@ -65,7 +65,7 @@ def clipped_surrogate(
     clip_low: float,
     clip_high: float,
 ) -> Float[Tensor, "rows decisions"]:
-    """PPO's pessimistic loss, max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)) (arXiv:1707.06347, equation 7).
+    """Return PPO's loss, max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)) (arXiv:1707.06347, equation 7).
 
     Args:
         ratio: Importance ratio of each decision.
@@ -90,7 +90,7 @@ def is_clipped(
     clip_low: float,
     clip_high: float,
 ) -> Bool[Tensor, "rows decisions"]:
-    """Where ``clipped_surrogate`` passes no gradient on because of the clip.
+    """Return where ``clipped_surrogate`` has no gradient because of the clip.
 
     Args:
         ratio: Importance ratio of each decision.
@@ -110,7 +110,7 @@ def is_clipped(
 
 
 def masked_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, ""]:
-    """Mean over the decisions that count.
+    """Return the mean over the decisions that count.
 
     Args:
         values: One per decision; what stands where the mask is False does not matter.

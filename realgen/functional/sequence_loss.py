@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def sample_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, ""]:
-    """Mean over the samples of each sample's own mean, 1/N sum_i 1/|o_i| sum_t (GRPO, arXiv:2402.03300, equation 3).
+    """Average the samples' own means, 1/N sum_i 1/|o_i| sum_t (GRPO, arXiv:2402.03300, equation 3).
 
     Args:
         values: One per decision; what stands where the mask is False does not matter.
@@ -27,7 +27,7 @@ def sample_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "row
 def constant_mean(
     values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"], most_decisions: int
 ) -> Float[Tensor, ""]:
-    """Sum over all decisions by a constant, 1/(N L) sum_i sum_t, so that length weighs nothing (Dr.GRPO).
+    """Divide the sum over all decisions by a constant, 1/(N L) sum_i sum_t, so that length has no weight (Dr.GRPO).
 
     Source: arXiv:2503.20783, section 3.2 and listing 1, where L is the budget of tokens.
 
@@ -52,7 +52,7 @@ def sequence_ratio(
     old_log_probs: Float[Tensor, "rows decisions"],
     mask: Bool[Tensor, "rows decisions"],
 ) -> Float[Tensor, "rows decisions"]:
-    """One importance ratio for all decisions of a sample, s_i = (pi(o_i) / pi_old(o_i))^(1/|o_i|) (GSPO).
+    """Return one importance ratio for all decisions of a sample, s_i = (pi(o_i) / pi_old(o_i))^(1/|o_i|) (GSPO).
 
     Source: arXiv:2507.18071, equation 7.
 

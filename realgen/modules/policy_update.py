@@ -143,7 +143,7 @@ class PolicyUpdate:
         )
 
     def _shares(self, rows: Tensor, microbatches: tuple[Tensor, ...]) -> list[float]:
-        """Share of each microbatch in the mean that the loss is, over the minibatches of all ranks."""
+        """Return each microbatch's share in the loss, a mean over the minibatches of all ranks."""
         weights = self.objective.row_weights(self.rollout.mask).cpu()
         mean = float(gather_first_axis(weights[rows].sum()[None].to(self.rollout.mask.device)).mean())
         mean = max(mean, torch.finfo(weights.dtype).tiny)  # no decision may count at all

@@ -160,7 +160,7 @@ class DiffusionPolicy(NetworkPolicy):
             )
 
     def check_group_size(self, group_size: int) -> None:
-        """Refuse a group size that ``samples_per_noise`` does not divide."""
+        """Raise ValueError for a group size that ``samples_per_noise`` does not divide."""
         super().check_group_size(group_size)
         if group_size % self.samples_per_noise:
             raise ValueError(f"samples_per_noise={self.samples_per_noise} must divide group_size, got {group_size}.")
@@ -288,7 +288,7 @@ class DiffusionPolicy(NetworkPolicy):
         return directory
 
     def _draw_noise(self, num_prompts: int, group_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Starting noise [P * G / samples_per_noise, *latent] and the decisions' noise [B, S, *latent], float32."""
+        """Return the starting noise [P * G / samples_per_noise, *latent] and the decisions' [B, S, *latent]."""
         num_rows, decisions = num_prompts * group_size, self.step_window.decisions(self.num_steps)
         how: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float32}
         first = torch.randn(num_rows // self.samples_per_noise, *self.latent_shape, **how)

@@ -1,4 +1,4 @@
-"""Windows of a few steps that change their place: at random, or over the run."""
+"""Windows of a few steps whose start changes: at random, or over the run."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class RandomWindow(StepWindow):
             )
 
     def decisions(self, num_steps: int) -> int:
-        """``size``."""
+        """Return ``size``."""
         return self.size
 
     def starts(self, num_steps: int) -> range:
-        """From ``start_min`` to ``start_max``."""
+        """Return the steps from ``start_min`` to ``start_max``."""
         last = num_steps - self.size if self.start_max is None else self.start_max
         return range(self.start_min, last + 1)
 
@@ -53,11 +53,11 @@ class SlidingWindow(StepWindow):
     """A window that moves from the first step to the last over the run (MixGRPO, arXiv:2507.21802).
 
     start = min(stride * (iteration // interval), num_steps - size): early, coarse decisions are trained before late,
-    fine ones. All prompts of an iteration share it. Approximate: an iteration trains the steps of one place only.
+    fine ones. All prompts of an iteration share it. Approximate: an iteration trains the steps of one window only.
 
     Args:
         size: Stochastic steps, at least 1; the paper finds 4 enough.
-        interval: Iterations that the window rests at one place, at least 1.
+        interval: Iterations that the window stays at one start, at least 1.
         stride: Steps by which it then moves on, at least 1.
         roll_back: Whether it starts again at the first step after the end; otherwise it stays at the end.
     """
@@ -67,17 +67,17 @@ class SlidingWindow(StepWindow):
         self.size, self.interval, self.stride, self.roll_back = size, interval, stride, roll_back
 
     def decisions(self, num_steps: int) -> int:
-        """``size``."""
+        """Return ``size``."""
         return self.size
 
     def starts(self, num_steps: int) -> range:
-        """Wherever the window fits."""
+        """Return every step at which the window still fits."""
         return range(num_steps - self.size + 1)
 
     def sample(
         self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
     ) -> Int[Tensor, " prompts"]:
-        """One place for all prompts, from the iteration alone."""
+        """Return one start for all prompts; it depends on the iteration alone."""
         last, move = num_steps - self.size, iteration // self.interval
         if self.roll_back:
             move %= -(-last // self.stride) + 1

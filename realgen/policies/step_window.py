@@ -20,11 +20,11 @@ class StepWindow(ABC):
 
     @abstractmethod
     def decisions(self, num_steps: int) -> int:
-        """Number of stochastic steps S, the same for every prompt."""
+        """Return the number of stochastic steps S, the same for every prompt."""
 
     @abstractmethod
     def starts(self, num_steps: int) -> range:
-        """The steps at which a window may start; the last one must leave room for the window."""
+        """Return the steps at which a window may start; the last one must leave room for the window."""
 
     @abstractmethod
     def sample(
@@ -36,7 +36,7 @@ class StepWindow(ABC):
             num_prompts: P.
             num_steps: Denoising steps of the rollout.
             iteration: GRPO iteration, from 0.
-            generator: The only source of randomness; on its device lies the result.
+            generator: The only source of randomness; the result is on its device.
 
         Returns:
             [P] members of ``starts(num_steps)``.
@@ -99,15 +99,15 @@ class AllSteps(StepWindow):
         self.skip_last = skip_last
 
     def decisions(self, num_steps: int) -> int:
-        """All steps, or all but the last."""
+        """Return the number of steps, less the last one if it is skipped."""
         return num_steps - self.skip_last
 
     def starts(self, num_steps: int) -> range:
-        """The first step."""
+        """Return the first step."""
         return range(1)
 
     def sample(
         self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
     ) -> Int[Tensor, " prompts"]:
-        """Zeros."""
+        """Return zeros."""
         return torch.zeros(num_prompts, dtype=torch.long, device=generator.device)

@@ -9,7 +9,7 @@ from realgen.parallel import reshard, whole
 
 
 def plain_name(name: str) -> str:
-    """A weight's name without the words that FSDP1's wrappers add to it.
+    """Return a weight's name without the words that FSDP1's wrappers add to it.
 
     Example:
         >>> plain_name("policy.transformer._fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.weight")
@@ -19,7 +19,7 @@ def plain_name(name: str) -> str:
 
 
 def gathered_weights(module: nn.Module, *, trained_only: bool) -> dict[str, Tensor]:
-    """A module's weights by plain name, whole, on the CPU; every rank must call it.
+    """Return a module's weights by plain name, whole, on the CPU; every rank must call it.
 
     Args:
         module: Sharded or not.

@@ -49,7 +49,7 @@ class WindowRecorder:
     def branch(
         self, step: int, owner: Int[Tensor, " live"], *tensors: Float[Tensor, "live *latent"]
     ) -> tuple[Tensor, ...]:
-        """Where a prompt's window starts, give each of its samples a row of its own.
+        """Give each sample of a prompt whose window starts at this step a row of its own.
 
         Args:
             step: The step to come.

@@ -1,4 +1,4 @@
-"""What a rollout does outside its window, where nothing is decided and nothing is scored.
+"""What a rollout does outside its window, where no decision is taken and nothing is scored.
 
 Log-probabilities, and so the ratio, are about the steps inside the window alone, and those are always taken exactly.
 What happens before it only chooses the states that the window starts from; what happens after it only chooses the image
@@ -29,7 +29,7 @@ class Solver:
     """Outside the window only the steps 0, k, 2k ... call the transformer; between them a row moves on with its last
     velocity."""
     tail_steps: int = 0
-    """Steps of ``finish``, behind the window. With such steps a row waits at its window's end until the last window is
+    """Steps of ``finish``, after the window. With such steps a row waits at its window's end until the last window is
     over; without, all rows follow the schedule to its end."""
     dtype: torch.dtype | None = None
     """Type of the transformer's arithmetic outside the window; ``None``: that of the window."""
@@ -76,7 +76,7 @@ class Solver:
 
         Args:
             latents: Of all rows.
-            ends: First step behind each row's window.
+            ends: First step after each row's window.
             schedule: The noise levels of all steps.
             velocity: The transformer's, of (latents, the step of each row, which rows to evaluate); zero for the other
                 rows. To be called ``tail_steps`` times.

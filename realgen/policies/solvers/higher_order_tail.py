@@ -1,4 +1,4 @@
-"""The steps behind the window, taken by a multistep solver of higher order."""
+"""The steps after the window, taken by a multistep solver of higher order."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from realgen.policies.step_window import StepWindow
 
 
 class HigherOrderTail(Solver):
-    """Approximate: behind its window a row is finished in a few larger steps of higher order.
+    """Approximate: after its window a row is finished in a few larger steps of higher order.
 
     The steps are those of diffusers' DPM-Solver++ (arXiv:2211.01095) or UniPC (arXiv:2302.04867) for flow matching, as
     in MixGRPO-Flash (arXiv:2507.21802): they go over nodes of the model's own schedule, evenly chosen between the
     window's end and sigma = 0. A row whose window leaves fewer steps takes those. Before the window all is Euler's.
 
     Args:
-        num_tail_steps: Transformer calls behind the window, at least 1.
+        num_tail_steps: Transformer calls after the window, at least 1.
         scheduler: Class of diffusers.
         solver_order: Order of the steps, 1 to 3; the first ones and the last ones are of a lower one. With DPM-Solver++
             1 is Euler's.
@@ -56,7 +56,7 @@ class HigherOrderTail(Solver):
         super().check(step_window, num_steps)
         most = num_steps - step_window.starts(num_steps)[0] - step_window.decisions(num_steps)
         if self.num_tail_steps > most:
-            where = f"step_window {type(step_window).__name__} leaves of num_steps={num_steps} behind its first place"
+            where = f"step_window {type(step_window).__name__} leaves of num_steps={num_steps} after its first start"
             raise ValueError(f"num_tail_steps must be at most {most}, all that {where}, got {self.num_tail_steps}.")
 
     def finish(
@@ -70,7 +70,7 @@ class HigherOrderTail(Solver):
 
         Args:
             latents: Of all rows, at the ends of their windows.
-            ends: First step behind each row's window.
+            ends: First step after each row's window.
             schedule: The noise levels of all steps.
             velocity: The transformer's, of (latents, the step of each row, which rows to evaluate).
 
@@ -95,7 +95,7 @@ class HigherOrderTail(Solver):
         return latents
 
     def _make_scheduler(self, sigmas: Tensor) -> Any:
-        """Diffusers' scheduler over these noise levels."""
+        """Return diffusers' scheduler over these noise levels."""
         import diffusers
 
         scheduler: Any = getattr(diffusers, self.scheduler)(
@@ -112,7 +112,7 @@ def tail_nodes(end: int, num_steps: int, num_tail_steps: int) -> list[int]:
     """Choose entries of the sigma table from the end of a window to the last one.
 
     Args:
-        end: First step behind the window, 0 to ``num_steps``.
+        end: First step after the window, 0 to ``num_steps``.
         num_steps: Denoising steps of the whole run, whose last sigma, 0, has this index.
         num_tail_steps: Most steps of the tail.
 
