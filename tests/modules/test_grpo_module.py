@@ -388,3 +388,17 @@ def test_the_rewards_see_the_metadata_of_their_prompts(tmp_path: Path) -> None:
         trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=1).fit(trained, Tagged())
     training, validation = (PROMPTS[:2], ({"tag": "first"}, {})), (PROMPTS[:2], ({}, {}))
     assert heard == [training, validation] * 2
+
+
+def test_the_rollout_reports_to_the_module_s_progress(tmp_path: Path) -> None:
+    class Reporting(GaussianPolicy):
+        def rollout_chunks(self, *args: Any, progress: Any = None, **how: Any) -> Any:
+            progress("rollout", 1, 1)
+            return super().rollout_chunks(*args, **how)
+
+    reports: list[tuple[str, int, int]] = []
+    trained = module(policy=Reporting())
+    trained.progress = lambda *report: reports.append(report)
+    trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=0).fit(trained, Prompts())
+    assert reports[0] == ("rollout", 1, 1)
+    assert {phase for phase, _, _ in reports} == {"rollout", "update"}
