@@ -194,7 +194,7 @@ class GRPOModule(PolicyModule):
                     scoring.start(chunk)  # while the next one is sampled
                     chunks.append(chunk)
                 rollout = Rollout.concatenate(chunks)
-            self._check_decisions(rollout)
+            self._check_rollout(rollout, self.objective)
             with clock("reference"):
                 reference = reference_score(self.policy, self.objective, rollout, self.microbatch_size)
             with clock("reward"):  # only what is still to be waited for
@@ -278,7 +278,9 @@ class GRPOModule(PolicyModule):
             "progress": self.progress,
         }
 
-    def _check_decisions(self, rollout: Rollout) -> None:
+    def _check_rollout(self, rollout: Rollout, objective: Objective) -> None:
+        if missing := sorted(name for name in objective.requires if getattr(rollout.sampled, name) is None):
+            raise ValueError(f"policy {type(self.policy).__name__} has no {missing} in its rollout; see score_fields.")
         if not any_rank(bool(rollout.mask.any()), rollout.mask.device):
             why = "is noise_level 0, or were all prompts skipped, or all completions cut off and masked?"
             raise ValueError(f"policy {type(self.policy).__name__} took no decision that counts; {why}")

@@ -80,8 +80,8 @@ class JointGRPOModule(GRPOModule):
         with clock("rollout"):
             how: dict[str, Any] = {"generator": generator, "iteration": self.iteration, "progress": self.progress}
             rewriting, drawing = self.policy.rollouts(batch.prompts, self.group_size, **how)
-        self._check_decisions(rewriting)
-        self._check_decisions(drawing)
+        self._check_rollout(rewriting, self.objective)
+        self._check_rollout(drawing, self.image_objective)
         with clock("reward"), BackgroundRewards(self.reward, batch.metadata, background=False) as scoring:
             scoring.start(rewriting)
             rewards = scoring.rewards()

@@ -72,7 +72,7 @@ class Objective(ABC):
             given = ", ".join(["log_probs", *sorted(policy.score_fields)])
             cure = "" if policy.score_fields else "; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
             own = f"{type(policy).__name__} gives only {given}{cure}"
-            raise ValueError(f"objective {name} needs {missing} from the policy's score; {own}.")
+            raise ValueError(f"objective {name} needs {missing} from the policy's score (Policy.score_fields); {own}.")
         if self.needs_reference and not policy.has_reference:
             raise ValueError(
                 f"objective {name} has a KL penalty (kl_coef), and policy {type(policy).__name__} has no reference: "

@@ -41,7 +41,7 @@ class VelocityField:
         self,
         latents: Float[Tensor, "rows *latent"],
         steps: Int[Tensor, " rows"],
-        owner: Int[Tensor, " rows"],
+        prompt_index: Int[Tensor, " rows"],
         *,
         calls: int,
         guided: bool = True,
@@ -51,7 +51,7 @@ class VelocityField:
         Args:
             latents: The rows.
             steps: Of each row.
-            owner: Each row's entry of ``conditioning``.
+            prompt_index: Each row's entry of ``conditioning``.
             calls: Transformer calls to make, at most as many as rows.
             guided: Whether classifier-free guidance is used where the backbone has it.
 
@@ -59,7 +59,7 @@ class VelocityField:
             Velocities.
         """
         backbone = self.backbone
-        parts = (latents, self.schedule.timesteps[steps], owner)
+        parts = (latents, self.schedule.timesteps[steps], prompt_index)
         chunks = zip(*(part.tensor_split(calls) for part in parts), strict=True)
         with autocast_without_cache(latents.device.type), _guidance(backbone, guided):
             velocity = [
@@ -126,12 +126,14 @@ class Denoising:
         # The steps that all rows take together, before the solver's own.
         self._shared_steps = self._starts[-1] + self._window_size if self._solver.tail_steps else num_steps
 
-    def run(self, latents: Float[Tensor, "live *latent"], owner: Int[Tensor, " live"]) -> Float[Tensor, "rows *latent"]:
+    def run(
+        self, latents: Float[Tensor, "live *latent"], prompt_index: Int[Tensor, " live"]
+    ) -> Float[Tensor, "rows *latent"]:
         """Take all steps.
 
         Args:
             latents: Noise, prompt-major.
-            owner: Each row's entry of the conditioning.
+            prompt_index: Each row's entry of the conditioning.
 
         Returns:
             Finished latents of all rows.
@@ -142,9 +144,9 @@ class Denoising:
         velocity = torch.zeros_like(latents)
         for step in range(self._shared_steps):
             if recorder is not None:
-                owner, latents, velocity = recorder.branch(step, owner, latents, velocity)
-            phase, steps = self._phases(step, owner), torch.full_like(owner, step)
-            velocity = self._velocity(step, latents, velocity, owner, phase)
+                prompt_index, latents, velocity = recorder.branch(step, prompt_index, latents, velocity)
+            phase, steps = self._phases(step, prompt_index), torch.full_like(prompt_index, step)
+            velocity = self._velocity(step, latents, velocity, prompt_index, phase)
             inside = phase == PHASES.index("inside")
             mean, std = self.plan.transition.step(
                 latents, velocity, sigmas[steps], sigmas[steps + 1], sigmas[1].item(), noisy=inside
@@ -153,17 +155,17 @@ class Denoising:
                 mean = recorder.decide(step, inside, latents, velocity, mean, std, sigmas[step] - sigmas[step + 1])
             latents = mean
             self.report(step + 1, self._shared_steps + self._solver.tail_steps)
-        return self._finish(latents, owner, recorder) if recorder and self._solver.tail_steps else latents
+        return self._finish(latents, prompt_index, recorder) if recorder and self._solver.tail_steps else latents
 
-    def _phases(self, step: int, owner: Tensor) -> Int[Tensor, " live"]:
-        """The phase of each row at a step, as an index of ``PHASES``."""
+    def _phases(self, step: int, prompt_index: Tensor) -> Int[Tensor, " live"]:
+        """Return the phase of each row at a step, as an index of ``PHASES``."""
         if self.recorder is None:
-            return torch.zeros_like(owner)
-        start = self.recorder.starts[owner]
+            return torch.zeros_like(prompt_index)
+        start = self.recorder.starts[prompt_index]
         return (start <= step).long() + (start + self.recorder.size <= step).long()
 
-    def _velocity(self, step: int, latents: Tensor, last: Tensor, owner: Tensor, phase: Tensor) -> Tensor:
-        """The velocity of each row at a step: the transformer's, or what the solver takes for it."""
+    def _velocity(self, step: int, latents: Tensor, last: Tensor, prompt_index: Tensor, phase: Tensor) -> Tensor:
+        """Return the velocity of each row at a step: the transformer's, or what the solver takes for it."""
         starts, size = self._starts, self._window_size
         # The phases that a row may be in, on any rank: what is called must depend on these alone.
         possible_by_phase = (step < starts[-1], starts[0] <= step < starts[-1] + size, step >= starts[0] + size)
@@ -176,45 +178,45 @@ class Denoising:
         if self.plan.guided_window and self._solver.dtype is None:  # all rows alike, in one batch
             groups = [(called, True, None)]
         velocity = last if self._solver.every > 1 else torch.zeros_like(latents)
-        steps = torch.full_like(owner, step)
+        steps = torch.full_like(prompt_index, step)
         for group, guided, dtype in groups:
             with _autocast(latents.device.type, dtype):
                 if group == possible:
-                    velocity = self.field(latents, steps, owner, calls=self._all_calls(latents), guided=guided)
+                    velocity = self.field(latents, steps, prompt_index, calls=self._all_calls(latents), guided=guided)
                 elif group:
                     rows = torch.isin(phase, phase.new_tensor([PHASES.index(name) for name in group]))
-                    velocity = self._fill(velocity, latents, steps, owner, rows, guided=guided)
+                    velocity = self._fill(velocity, latents, steps, prompt_index, rows, guided=guided)
         return velocity
 
-    def _finish(self, latents: Tensor, owner: Tensor, recorder: WindowRecorder) -> Tensor:
+    def _finish(self, latents: Tensor, prompt_index: Tensor, recorder: WindowRecorder) -> Tensor:
         """Take the solver's own steps after the shared ones."""
         total = self._shared_steps + self._solver.tail_steps
         done = iter(range(self._shared_steps + 1, total + 1))
 
         def velocity(latents: Tensor, steps: Tensor, rows: Tensor) -> Tensor:
-            answer = self._fill(torch.zeros_like(latents), latents, steps, owner, rows, guided=True)
+            answer = self._fill(torch.zeros_like(latents), latents, steps, prompt_index, rows, guided=True)
             self.report(next(done), total)
             return answer
 
-        ends = recorder.starts[owner] + recorder.size
+        ends = recorder.starts[prompt_index] + recorder.size
         return self._solver.finish(latents, ends, self.field.schedule, velocity)
 
     def _fill(
-        self, velocity: Tensor, latents: Tensor, steps: Tensor, owner: Tensor, rows: Tensor, *, guided: bool
+        self, velocity: Tensor, latents: Tensor, steps: Tensor, prompt_index: Tensor, rows: Tensor, *, guided: bool
     ) -> Tensor:
-        """The given velocities, but the transformer's for some rows."""
+        """Return the given velocities, with the transformer's in their place for some rows."""
         count = int(rows.sum())
         calls = self._all_calls(latents) if world_size() > 1 else math.ceil(count / self.batch_size)
         # The requested rows come first; of the others as many as are needed for a row in every call.
         chosen = rows.to(torch.int8).argsort(descending=True, stable=True)[: max(count, calls)]
         velocity = velocity.clone()
         if calls:
-            answer = self.field(latents[chosen], steps[chosen], owner[chosen], calls=calls, guided=guided)
+            answer = self.field(latents[chosen], steps[chosen], prompt_index[chosen], calls=calls, guided=guided)
             velocity[chosen[:count]] = answer[:count]
         return velocity
 
     def _all_calls(self, latents: Tensor) -> int:
-        """Calls for all rows. Each gathers the shards, so all ranks must make the same number, wherever rows branch."""
+        """Return the calls for all rows: each gathers the shards, so ranks must make as many, wherever rows branch."""
         rows = len(latents) if self.recorder is None else self.recorder.num_rows
         return math.ceil(rows / self.batch_size)
 

@@ -227,13 +227,13 @@ class DiffusionPolicy(NetworkPolicy):
         path = rollout.policy_state["latents"][rows].to(self.device)
         step_indices = rollout.policy_state["step_indices"][rows].to(self.device)
         steps = step_indices.flatten()
-        owners, owner = torch.unique(rows.cpu() // rollout.group_size, return_inverse=True)
-        conditioning = self.backbone.encode_prompts([rollout.prompts[p] for p in owners.tolist()])
+        used_prompts, prompt_index = torch.unique(rows.cpu() // rollout.group_size, return_inverse=True)
+        conditioning = self.backbone.encode_prompts([rollout.prompts[p] for p in used_prompts.tolist()])
         field = VelocityField(self.backbone, self._schedule(self.num_steps), conditioning)
-        owner = owner.to(self.device).repeat_interleave(step_indices.shape[1])
+        prompt_index = prompt_index.to(self.device).repeat_interleave(step_indices.shape[1])
         latents, sigmas = path[:, :-1].flatten(0, 1), field.schedule.sigmas
         calls = math.ceil(len(latents) / self.rollout_batch_size)
-        velocity = field(latents, steps, owner, calls=calls, guided=self.guided_window)
+        velocity = field(latents, steps, prompt_index, calls=calls, guided=self.guided_window)
         self._transformer_evals += field.evals
         mean, std = self.transition.step(latents, velocity, sigmas[steps], sigmas[steps + 1], sigmas[1].item())
         step_size = (sigmas[steps] - sigmas[steps + 1]).to(std.dtype)
@@ -307,8 +307,8 @@ class DiffusionPolicy(NetworkPolicy):
         field = VelocityField(self.backbone, self._schedule(num_steps), self.backbone.encode_prompts(prompts))
         plan = StepPlan(self.transition, self.step_window, self.solver, self.guided_window)
         denoising = Denoising(field, plan, self.rollout_batch_size, report, recorder)
-        owner = torch.arange(len(prompts), device=self.device).repeat_interleave(len(latents) // len(prompts))
-        finished = denoising.run(latents.to(self.device, self._latent_dtype), owner)
+        prompt_index = torch.arange(len(prompts), device=self.device).repeat_interleave(len(latents) // len(prompts))
+        finished = denoising.run(latents.to(self.device, self._latent_dtype), prompt_index)
         self._transformer_evals += field.evals
         return finished
 

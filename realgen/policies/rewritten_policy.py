@@ -95,7 +95,7 @@ class RewrittenPolicy(RewritingPair):
         self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
     ) -> list[Rewrite]:
         """Rewrite each prompt once, at the rewriter's ``eval_temperature``."""
-        return self.rewriter.to(self.device).rewrite(prompts, seeds)
+        return self.rewriter.to(self.device).rewrite(prompts, seeds, progress=progress)
 
     def export(self, directory: Path) -> Path:
         """Write the image policy's trained weights; the rewriter's stay where they came from."""

@@ -47,20 +47,20 @@ class WindowRecorder:
         return (self.starts <= step) & (step < self.starts + self.size)
 
     def branch(
-        self, step: int, owner: Int[Tensor, " live"], *tensors: Float[Tensor, "live *latent"]
+        self, step: int, prompt_index: Int[Tensor, " live"], *tensors: Float[Tensor, "live *latent"]
     ) -> tuple[Tensor, ...]:
         """Give each sample of a prompt whose window starts at this step a row of its own.
 
         Args:
             step: The step to come.
-            owner: The prompt of each row.
+            prompt_index: The prompt of each row.
             *tensors: Of the rows so far.
 
         Returns:
             Prompts and tensors of the rows from here on.
         """
-        repeats = torch.where(self.starts[owner] == step, self.samples_per_noise, 1)
-        return tuple(tensor.repeat_interleave(repeats, dim=0) for tensor in (owner, *tensors))
+        repeats = torch.where(self.starts[prompt_index] == step, self.samples_per_noise, 1)
+        return tuple(tensor.repeat_interleave(repeats, dim=0) for tensor in (prompt_index, *tensors))
 
     def decide(
         self,

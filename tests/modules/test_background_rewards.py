@@ -92,6 +92,15 @@ def test_rewards_come_in_the_order_of_the_chunks(background: bool) -> None:
     assert scoring.seconds > 0
 
 
+def test_each_chunk_is_scored_with_the_metadata_of_its_prompts() -> None:
+    seen: list[Any] = []
+    with BackgroundRewards(Told(lambda samples: seen.append(samples.metadata)), [{"n": 0}, {"n": 1}]) as scoring:
+        for _ in range(2):
+            scoring.start(chunk(0.0, 0.5))
+        scoring.rewards()
+    assert seen == [({"n": 0},), ({"n": 1},)]
+
+
 def test_the_barrier_waits_for_every_chunk() -> None:
     arrived, go = threading.Event(), threading.Event()
     answer: Future[Any] = Future()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor
 from realgen.modules import GRPOModule, OnPolicyError
 from realgen.modules.seeds import mix_seed
 from realgen.objectives import GRPO, GRPOGuard
+from realgen.policies.base import Policy
 from realgen.rewards import WeightedSum
-from realgen.types import Rollout, Samples
+from realgen.types import PolicyScore, Rollout, Samples
 from tests.helpers.toy_grpo import (
     PROMPTS,
     Color,
@@ -311,6 +313,23 @@ def test_an_objective_that_the_policy_cannot_serve_is_refused() -> None:
 
     with pytest.raises(ValueError, match="objective GRPOGuard needs gaussian"):
         module(policy=NoGaussian(), objective=GRPOGuard())
+
+
+def test_a_policy_declares_no_field_by_default() -> None:
+    class Plain(GaussianPolicy):
+        score_fields = Policy.score_fields
+
+    with pytest.raises(ValueError, match=r"needs gaussian .*\(Policy.score_fields\); Plain gives only log_probs"):
+        module(policy=Plain(), objective=GRPOGuard())
+
+
+def test_a_policy_that_declares_a_field_and_has_none_is_named_before_the_update(tmp_path: Path) -> None:
+    class Boasting(GaussianPolicy):
+        def describe(self, *args: Any) -> PolicyScore:
+            return replace(super().describe(*args), gaussian=None)
+
+    with pytest.raises(ValueError, match=r"policy Boasting has no \['gaussian'\] in its rollout; see score_fields"):
+        fit(tmp_path, policy=Boasting(), objective=GRPOGuard())
 
 
 def test_a_policy_without_decisions_or_weights_is_refused(tmp_path: Path) -> None:

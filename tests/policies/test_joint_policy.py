@@ -117,6 +117,8 @@ def test_the_log_tells_the_two_apart(make, tmp_path) -> None:
     assert "image/objective/kl" not in names
     assert [group["lr"] for group in lightning.optimizers[0].param_groups] == [1.0, 0.5]
     assert float(lightning.callback_metrics["image/ratio/on_policy_deviation"]) == 0
+    assert trained.iteration > 1  # one rollout of the image policy for each sample of a group
+    assert policy.image_policy.iterations == [iteration for iteration in range(trained.iteration) for _ in range(G)]
 
 
 def test_export_writes_both(make, tmp_path) -> None:

@@ -13,8 +13,10 @@ from tests.helpers.toy_grpo import GaussianPolicy, Prompts, module, trainer
 PROMPTS = ["a", "a cat", "a red fox", "the sea"]
 
 
-def shout(prompts, seeds):
+def shout(prompts, seeds, *, progress=None):
     """A rewriter's answer that can be foretold."""
+    if progress is not None:
+        progress("sample", 1, 1)
     return [
         Rewrite(f"{prompt}!{seed % 7}", "", True, False, False) for prompt, seed in zip(prompts, seeds, strict=True)
     ]
@@ -96,6 +98,9 @@ def test_deployed_every_prompt_is_rewritten(make) -> None:
     assert [rewrite.text for rewrite in rewrites] == ["a!3", "a cat!4"]
     assert torch.equal(images, policy.image_policy.sample(["a!3", "a cat!4"], [3, 4]))
     assert torch.equal(images, policy.sample(["a", "a cat"], [3, 4]))
+    seen = []
+    policy.sample(["a"], [3], progress=lambda *done: seen.append(done))
+    assert seen[0] == ("sample", 1, 1)  # the rewriter reports too
 
 
 def test_only_the_image_policy_is_trained_and_kept(make, tmp_path) -> None:
