@@ -36,9 +36,9 @@ def check_confidence(confidence: float) -> None:
         ValueError: If it does not lie between 0 and 1.
 
     Example:
-        >>> check_confidence(95)
+        >>> check_confidence(95.0)
         Traceback (most recent call last):
-        ValueError: confidence must lie between 0 and 1, both excluded, got 95.
+        ValueError: confidence must lie between 0 and 1, both excluded, got 95.0.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, both excluded, got {confidence}.")

@@ -70,7 +70,7 @@ def roll(policy: PromptPolicy, prompts: list[str]) -> Rollout:
     return policy.rollout(prompts, 2, generator=torch.Generator().manual_seed(0))
 
 
-def test_every_prompt_is_drawn_scored_and_judged(backbone: SD3, alignment: Alignment) -> None:
+def test_every_prompt_is_drawn_and_scored(backbone: SD3, alignment: Alignment) -> None:
     policy = rewriter(backbone)
     rollout = roll(policy, list(PROMPTS.values()))
     asked = [name in ODD for name in PROMPTS for _ in range(2)]
@@ -82,7 +82,7 @@ def test_every_prompt_is_drawn_scored_and_judged(backbone: SD3, alignment: Align
     assert bool(policy.score(rollout, torch.arange(len(asked))).log_probs.isfinite().all())
     texts = {"format": RewriteFormat(), "length": LengthWindow(3, 40), "content": ContentKept(["dog"])}
     rewards = WeightedSum({"alignment": alignment, **texts, "diversity": SuffixDiversity()})
-    output = rewards(rollout)
+    output = rewards(rollout.samples())
     assert bool(output.valid.all())
     assert bool(output.total.isfinite().all())
 
@@ -93,7 +93,7 @@ def test_completions_that_never_close_the_answer_leave_the_prompt_and_are_counte
     assert not any(rewrite.formatted for rewrite in rollout.rewrites)
     statistics = rewrite_statistics(rollout)
     assert (statistics["format_rate"], statistics["truncated_rate"], statistics["skipped_rate"]) == (0, 1, 0)
-    assert RewriteFormat().score(rollout).tolist() == [0] * len(rollout.rewrites)
+    assert RewriteFormat().score(rollout.samples()).tolist() == [0] * len(rollout.rewrites)
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -106,7 +106,7 @@ def test_the_image_models_text_encoders_read_it(backbone: SD3, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-def test_alignment_judges_it(alignment: Alignment, name: str) -> None:
+def test_alignment_scores_it(alignment: Alignment, name: str) -> None:
     features = alignment._text_features([PROMPTS[name], "a cat"])
     assert features.norm(dim=1).tolist() == pytest.approx([1, 1])
 
@@ -116,7 +116,7 @@ def test_prompts_of_5000_words_do_not_fill_the_screen(backbone: SD3, monkeypatch
     for library in ("diffusers", "transformers"):
         monkeypatch.setattr(logging.getLogger(library).handlers[0], "stream", screen)  # the others are pytest's
     (once,) = logging.getLogger("diffusers").handlers[0].filters
-    monkeypatch.setattr(once, "told", False)
+    monkeypatch.setattr(once, "reported", False)
     for number in range(20):
         backbone.encode_prompts([" ".join([f"cat{number}"] * 5000)])
     told = screen.getvalue()

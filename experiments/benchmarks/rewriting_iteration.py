@@ -93,7 +93,7 @@ class RewritingBenchmark(Callback):
 
     def _count_tokens(self, task: WritingTask) -> Completions:
         written = self.write(task)
-        self.counts = {"asked": sum(map(bool, task.asked)), "tokens": int(written.mask.sum())}
+        self.counts = {"asked": sum(map(bool, task.chats)), "tokens": int(written.mask.sum())}
         return written
 
     def _measure(self, batch: Any, batch_idx: int) -> Any:

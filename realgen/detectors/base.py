@@ -76,18 +76,11 @@ class FrozenNetwork(ABC):
 
 
 class Detector(FrozenNetwork):
-    """Images in, probability of being generated out; the result for a batch equals that of its images one by one.
+    """Images in, probability of being generated out; the result for a batch equals that of its images one by one."""
 
-    Args:
-        batch_size: Images per forward pass.
-    """
-
-    def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Return the probability that each image is generated; ``images`` are checked, float32, on its device.
-
-        By default the softmax at class 1 of a ``DetectorNetwork``.
-        """
-        return network(images).float().softmax(-1)[:, 1]
+    @abstractmethod
+    def p_fake(self, network: Any, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """Return the probability that each image is generated; ``images`` are checked, float32, on its device."""
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         """Return the probability that each image is generated.
@@ -107,6 +100,14 @@ class Detector(FrozenNetwork):
                 f"{type(self).__name__} answered outside [0, 1]: {p_fake.min():.4g} to {p_fake.max():.4g}."
             )
         return p_fake
+
+
+class NetworkDetector(Detector):
+    """A detector whose network is a ``DetectorNetwork``: ``p_fake`` is the softmax at class 1."""
+
+    def p_fake(self, network: Any, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+        """Return the network's probability of class 1."""
+        return network(images).float().softmax(-1)[:, 1]
 
 
 class DetectorNetwork(nn.Module, ABC):

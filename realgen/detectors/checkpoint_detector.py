@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from realgen.detectors.base import Detector, DetectorNetwork
+from realgen.detectors.base import DetectorNetwork, NetworkDetector
 from realgen.detectors.checkpoint import load_exactly, locate, read_config, read_state_dict
 from realgen.detectors.configs import VisionConfig
 
 
-class CheckpointDetector(Detector):
+class CheckpointDetector(NetworkDetector):
     """A ``DetectorNetwork`` from disk.
 
     Args:

@@ -39,6 +39,7 @@ def cps_step(latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigm
         Mean, and std of the noise to add.
 
     Example:
+        >>> import torch
         >>> x, v = torch.ones(1, 4), torch.full((1, 4), 2.0)
         >>> sigma, next_sigma = torch.tensor([0.5]), torch.tensor([0.25])
         >>> cps_step(x, v, sigma, next_sigma, noise_level=0.0)  # 1 - 2/4

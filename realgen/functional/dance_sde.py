@@ -33,6 +33,7 @@ def dance_sde_step(latents: Latents, velocity: Latents, sigma: Sigma, next_sigma
         Mean, and std of the noise to add, the step size included.
 
     Example:
+        >>> import torch
         >>> x, v = torch.ones(1, 4), torch.full((1, 4), 2.0)
         >>> sigma, next_sigma = torch.tensor([0.5]), torch.tensor([0.25])
         >>> dance_sde_step(x, v, sigma, next_sigma, noise_level=1.0)  # 1 - 2/4 - (1/4) * 2, sqrt(1/4)

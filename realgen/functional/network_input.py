@@ -59,6 +59,7 @@ def check_images(images: Tensor, name: str = "images", *, may_lack_pixels: bool 
         ValueError: If the tensor is not 4-D, has other than 3 channels or no pixels, is not floating, or leaves [0, 1].
 
     Example:
+        >>> import torch
         >>> check_images(torch.rand(2, 3, 8, 8))
         >>> check_images(torch.rand(3, 8, 8))
         Traceback (most recent call last):
@@ -101,6 +102,7 @@ def to_network_input(
         [B, 3, *wanted.size].
 
     Example:
+        >>> import torch
         >>> small = NetworkInput(size=(2, 2), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         >>> to_network_input(torch.zeros(1, 3, 4, 6), small)[0, 0]
         tensor([[-1., -1.],
@@ -165,6 +167,7 @@ def tower_pixels(
         [B, 3, size, size], normalised.
 
     Example:
+        >>> import torch
         >>> tower_pixels(torch.zeros(1, 3, 8, 8), 4)[0, :, 0, 0]
         tensor([-1.7923, -1.7521, -1.4802])
     """

@@ -148,3 +148,12 @@ def test_the_ends_of_the_range_are_answers(answer):
 def test_batch_size_must_be_positive():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Lying(0.5, batch_size=0)
+
+
+def test_a_detector_without_p_fake_is_refused_when_it_is_made() -> None:
+    class Forgetful(Detector):
+        def build(self) -> nn.Module:
+            return nn.Linear(2, 2)
+
+    with pytest.raises(TypeError, match="p_fake"):
+        Forgetful()
