@@ -122,14 +122,7 @@ def to_network_input(
 
 
 def covering(old: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
-    """Return the smallest height and width of an image's own aspect that cover a frame.
-
-    Args:
-        old: Height and width of the image.
-        frame: Height and width to be covered.
-
-    Returns:
-        Height and width; one of them is the frame's, the other is rounded down as torchvision does.
+    """Return the smallest (height, width) of the old aspect that cover a frame; rounded down as torchvision does.
 
     Example:
         >>> covering((40, 60), (20, 20))
