@@ -130,18 +130,21 @@ def real_crop(subject: Subject, rng: np.random.Generator, *, size: int = 64, hel
 
 
 def ai_look(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Give a crop the look of generated pictures: waxy surfaces, a glow, loud colours, hard contrast.
+    """Give a crop the look of generated images: waxy surfaces, plastic highlights, a glow, loud colours, hard contrast.
 
-    Total-variation denoising flattens texture, a blurred copy screened over it glows, the distance to grey is
-    multiplied by 1.35 to 1.7 (after a tint, so that grey photographs turn coloured too), and a sigmoid hardens
-    contrast.
+    Total-variation denoising melts texture into wax. Where a surface is brighter than its surroundings, white is added
+    as if it were plastic under a lamp. A blurred copy screened over the image glows. The distance to grey is multiplied
+    by 1.35 to 1.7 (after a tint, so that grey photographs turn coloured too), and a sigmoid hardens contrast.
     """
     from scipy.ndimage import gaussian_filter
     from skimage.restoration import denoise_tv_chambolle
 
-    smooth = denoise_tv_chambolle(picture, weight=rng.uniform(0.05, 0.10), channel_axis=-1)
-    glow = gaussian_filter(smooth, sigma=(3.0, 3.0, 0.0)) * rng.uniform(0.15, 0.30)
-    lit = 1 - (1 - smooth) * (1 - glow)
+    wax = denoise_tv_chambolle(picture, weight=rng.uniform(0.12, 0.2), channel_axis=-1)
+    light = gaussian_filter(wax.mean(axis=-1), 1.2)
+    highlights = np.clip(6 * (light - gaussian_filter(light, 5.0)), 0, 1) ** 2
+    plastic = wax + highlights[..., None] * rng.uniform(0.2, 0.7)
+    glow = gaussian_filter(plastic, sigma=(3.0, 3.0, 0.0)) * rng.uniform(0.15, 0.35)
+    lit = 1 - (1 - plastic) * (1 - glow)
     tint = 1 + np.array([0.05, 0.0, -0.05]) * rng.uniform(0.3, 1.0)
     lit = lit * tint
     grey = lit.mean(axis=-1, keepdims=True)
