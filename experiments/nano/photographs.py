@@ -101,7 +101,7 @@ def real_crop(subject: Subject, rng: np.random.Generator, *, size: int = 64, hel
 
     Args:
         subject: What to show.
-        rng: Source of position, side, mirror image and exposure (a gain of 0.92 to 1.08).
+        rng: Source of position, side, exposure (a gain of 0.92 to 1.08), and for textures of the mirror image.
         size: Side of the result in pixels.
         held_out: For textures, cut at the lower end, which training crops keep out of; where a crop is larger than that
             end, the rest of it has been seen. Objects are one region of one photograph, so their held-out crops differ
@@ -123,7 +123,7 @@ def real_crop(subject: Subject, rng: np.random.Generator, *, size: int = 64, hel
         x = float(np.clip(subject.center[0] * width + jitter[0] - side / 2, 0, width - side))
         y = float(np.clip(subject.center[1] * height + jitter[1] - side / 2, 0, height - side))
     crop = image.resize((size, size), Image.Resampling.LANCZOS, box=(x, y, x + side, y + side))
-    if rng.random() < 0.5:
+    if subject.center is None and rng.random() < 0.5:  # an object that is mirrored is no longer its photograph
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     picture = np.asarray(crop, dtype=np.float32) / 255
     return np.clip(picture * rng.uniform(0.92, 1.08), 0, 1).astype(np.float32)
