@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from realgen.benchmark.comparison.comparison import Comparison, PromptMetric, Section
-    from realgen.functional.bootstrap import Interval
+    from realgen.functional.estimate import Estimate
 
 _EXAMPLE = """\
 examples:
@@ -74,7 +74,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def verdict(difference: Interval, *, one_seed: bool = False) -> str:
+def verdict(difference: Estimate, *, one_seed: bool = False) -> str:
     """Whether a metric where higher is better got better, worse, or neither can be said, as without an interval."""
     if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
         return "not told apart"
@@ -162,48 +162,32 @@ def section_notes(section: Section) -> list[str]:
 
 def metric_table(section: Section, comparison: Comparison) -> Table:
     """The metrics that every image has; higher is better in all of them."""
-    from rich.box import SIMPLE
-    from rich.table import Table
+    from realgen.tables import Cell, styled, terminal_table
 
-    table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("metric (higher is better)")
     names = [group.name for group in comparison.groups]
-    for name in names:
-        table.add_column(name, justify="right")
-    for name in names[1:]:
-        table.add_column(f"{name} - {names[0]}", justify="right")
-        table.add_column("")
+    differences = [heading for name in names[1:] for heading in (f"{name} - {names[0]}", "")]
     colors = {"better": "green", "worse": "red", "not": "dim"}
+    rows = []
     for metric in section.metrics:
-        cells = [f"{value.value:.3f}" for value in metric.values]
+        cells: list[Cell] = [metric.name, *(f"{value.value:.3f}" for value in metric.values)]
         for difference, said in zip(metric.differences, verdicts(metric, comparison), strict=True):
             color = colors[said.replace(",", "").split()[0]]
-            cells += [f"{difference.value:+.3f}{_limits(difference)}", f"[{color}]{said}[/]"]
-        table.add_row(metric.name, *cells)
-    return table
-
-
-def _limits(difference: Interval) -> str:
-    """As rich's markup; empty where there are none, as on one prompt."""
-    if difference.low is None or difference.high is None:
-        return ""
-    return rf" \[{difference.low:+.3f}, {difference.high:+.3f}]"
+            cells += [difference.text("+.3f"), *styled(color, said)]
+        rows.append(cells)
+    headings = ["metric (higher is better)", *names, *differences]
+    texts = [column for column, heading in enumerate(headings) if column == 0 or not heading]
+    return terminal_table(headings, rows, text_columns=texts, framed=False)
 
 
 def corpus_table(section: Section, comparison: Comparison) -> Table:
     """The metrics of all images together: mean over the seeds and their range; no interval, so no verdict."""
-    from rich.box import SIMPLE
-    from rich.table import Table
+    from realgen.tables import terminal_table
 
-    table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("metric of all images together")
     names = [group.name for group in comparison.groups]
-    for group in comparison.groups:
-        several = ", mean (range over seeds)" if len(group.runs) > 1 else ""
-        table.add_column(f"{group.name}{several}", justify="right")
-    for name in names[1:]:
-        table.add_column(f"{name} - {names[0]}", justify="right")
+    several = [", mean (range over seeds)" if len(group.runs) > 1 else "" for group in comparison.groups]
+    headings = ["metric of all images together", *(f"{n}{s}" for n, s in zip(names, several, strict=True))]
     directions = {True: " (higher is better)", False: " (lower is better)", None: ""}
+    rows = []
     for metric in section.corpus_metrics:
         means = [sum(values) / len(values) for values in metric.seeds]
         cells = [
@@ -211,8 +195,8 @@ def corpus_table(section: Section, comparison: Comparison) -> Table:
             for mean, values in zip(means, metric.seeds, strict=True)
         ]
         differences = [f"{mean - means[0]:+.3f}" for mean in means[1:]]
-        table.add_row(metric.name + directions[metric.higher_is_better], *cells, *differences)
-    return table
+        rows.append([metric.name + directions[metric.higher_is_better], *cells, *differences])
+    return terminal_table([*headings, *(f"{name} - {names[0]}" for name in names[1:])], rows, framed=False)
 
 
 if __name__ == "__main__":

@@ -38,14 +38,7 @@ Common overrides (a dotted key of the config; init_args may be left out; later w
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Returns:
-        Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
-    """
+    """Run the command; return its exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = take_arguments(argv)
     if not arguments:
         sys.stderr.write(f"usage: {USAGE}")

@@ -1,4 +1,4 @@
-"""Draws pictures of prompts: ``python -m realgen.generate "a cat on a sofa"``."""
+"""Draws images of prompts: ``python -m realgen.generate "a cat on a sofa"``."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from realgen.cli.error_frame import run_command
 if TYPE_CHECKING:
     from realgen.cli.config_reader import ConfigReader
     from realgen.cli.tree import Node
-    from realgen.generation import Studio
+    from realgen.generation import ImageGenerator
 
 DEFAULT_POLICY = "configs/policies/sd3_nano.yaml"
 USAGE = f"""python -m realgen.generate PROMPT [PROMPT ...] [--key value ...]
 
-Draws pictures of prompts; with a rewriter each prompt as it is and rewritten, from the same noise, side by side.
+Draws images of prompts; with a rewriter each prompt as it is and rewritten, from the same noise, side by side.
 First commands to try:
   python -m realgen.generate "a cat on a sofa"
   python -m realgen.generate "a cat on a sofa" --rewriter configs/policies/llm_nano.yaml
 
   --prompts FILE         more prompts, one per line
-  --n 4                  pictures of each prompt, from the seeds S, S + 1, ...
-  --seed S               0 by default; the same seed draws the same pictures
-  --out DIR              where they go (outputs/generated); what is there already is not drawn again, and pictures of
+  --n 4                  images of each prompt, from the seeds S, S + 1, ...
+  --seed S               0 by default; the same seed draws the same images
+  --out DIR              where they go (outputs/generated); what is there already is not drawn again, and images of
                          other settings, another seed among them, are refused
   --policy PART          what draws ({DEFAULT_POLICY})
   --policy.KEY VALUE     change a setting of it, such as --policy.eval_num_steps 8
@@ -39,7 +39,7 @@ First commands to try:
   --rewriter PART        a language model that rewrites each prompt once, such as configs/policies/llm_nano.yaml
   --rewriter.KEY VALUE   change a setting of it, such as --rewriter.eval_temperature 0
   --rewriter_lora DIR    adapters for the rewriter
-  --batch_size 8         pictures at a time; changes rounding alone
+  --batch_size 8         images at a time; changes rounding alone
   --device auto          auto is a GPU if there is one
   --policy.help CLASS    the settings of one class, such as realgen.policies.DiffusionPolicy
 """
@@ -48,14 +48,7 @@ LORA = {"lora": "policy", "rewriter_lora": "rewriter"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Returns:
-        Exit code: 0, 1 after an error, 130 after Ctrl-C.
-    """
+    """Run the command; return its exit code: 0, 1 after an error, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or {"-h", "--help"} & set(arguments):
         (sys.stdout if arguments else sys.stderr).write(f"usage: {USAGE}")
@@ -67,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from realgen.generation import generate
 
         try:
-            generate(*open_studio(options, prompts))
+            generate(*open_generator(options, prompts))
         except KeyboardInterrupt:
             sys.stderr.write("interrupted; the same command goes on\n")
             raise
@@ -102,7 +95,7 @@ def split_prompts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return prompts, options
 
 
-def open_studio(options: Sequence[str], given: Sequence[str]) -> tuple[Studio, list[str]]:
+def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageGenerator, list[str]]:
     """Check everything, and load what draws; nothing is written.
 
     Args:
@@ -116,7 +109,7 @@ def open_studio(options: Sequence[str], given: Sequence[str]) -> tuple[Studio, l
         ConfigError: If an option is wrong, or a component refuses its arguments.
         ValueError: If there is no prompt, or weights cannot be loaded.
     """
-    from realgen.generation import Request, Studio, read_prompts
+    from realgen.generation import ImageGenerator, Request, read_prompts
     from realgen.parallel import usable_device
     from realgen.policies import JointPolicy, PromptPolicy, RewrittenPolicy
 
@@ -143,11 +136,11 @@ def open_studio(options: Sequence[str], given: Sequence[str]) -> tuple[Studio, l
     }
     for part in parts:
         part.to(device)
-    return Studio(request, made.policy, made.rewriter, settings), texts
+    return ImageGenerator(request, made.policy, made.rewriter, settings), texts
 
 
 def config_reader() -> ConfigReader:
-    """What reads the options of this command."""
+    """Return the reader of this command's options."""
     from realgen.cli.config_reader import Argument, ConfigReader
     from realgen.generation import Request
     from realgen.policies import Policy, PromptPolicy
@@ -210,7 +203,7 @@ def _check_keys(keys: Sequence[str]) -> None:
 
 
 def _lora(directory: str, option: str) -> str:
-    """The setting that loads adapters as they were trained."""
+    """Return the setting that loads adapters with the rank, alpha and layers that they were trained with."""
     from realgen.policies.trained_adapters import find_adapters
 
     try:

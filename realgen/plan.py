@@ -1,4 +1,4 @@
-"""Tells what a recipe will cost: ``python -m realgen.plan --config configs/diffusion_flux.yaml --gpu h200``."""
+"""Print what a recipe costs: ``python -m realgen.plan --config configs/diffusion_flux.yaml --gpu h200``."""
 
 from __future__ import annotations
 
@@ -24,20 +24,13 @@ first commands to try:
 
 Any dotted key of the config may follow, as with realgen.fit. No weights are needed, and nothing is downloaded: models
 are built on PyTorch's meta device, from config.json where the model's folder or the hub's cache has it, else from the
-published numbers in realgen/planning/architectures and judges.
+published numbers in realgen/planning/architectures.
 GPUs: a100-40, a100-80, h100, h200, b200, l40s, rtx4090, a6000.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Returns:
-        Exit code: 0, or 1 after an error.
-    """
+    """Run the command; return its exit code: 0, or 1 after an error."""
     options, rest = parse_arguments(sys.argv[1:] if argv is None else argv)
     return run_command(partial(_plan, options, rest))
 
@@ -50,6 +43,7 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     from realgen.planning import make_plan
     from realgen.planning.forecast import forecast, read_measured
+    from realgen.planning.plan_warnings import find_warnings
     from realgen.planning.table import as_json, show
 
     gpu = find_gpu(options)
@@ -60,15 +54,17 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     plan = make_plan(recipe, prompt_tokens=options.prompt_tokens)
     rated = None if gpu is None else gpu.at_precision(recipe.float32_matmul_precision)
     expected = None if rated is None else forecast(plan, rated, options.utilization)
+    warnings = list(find_warnings(recipe, plan, expected))
     if options.json is not None:
-        options.json.write_text(json.dumps(as_json(plan, expected, measured), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(as_json(plan, expected, measured, warnings), indent=2) + "\n"
+        options.json.write_text(text, encoding="utf-8")
     # As wide as the table needs: where the output is no terminal it would be 80 columns, with numbers cut in two.
-    show(plan, expected, measured, Console(soft_wrap=True, width=1000))
+    show(plan, expected, measured, warnings, Console(soft_wrap=True, width=1000))
     return 0
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Tell the plan's own options from those of the config."""
+    """Split the plan's own options from the dotted keys of the config."""
     parser = argparse.ArgumentParser(
         prog="python -m realgen.plan",
         usage="python -m realgen.plan --config RECIPE.yaml [--config OVERLAY.yaml ...] [--gpu NAME] [--key=value ...]",
@@ -78,26 +74,26 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--gpu", metavar="NAME", help="what shall do it; without it there are no seconds")
+    add("--gpu", metavar="NAME", help="GPU to plan for; without it there are no seconds")
     add("--tflops", type=float, metavar="X", help="peak in TFLOP/s of all types, in place of that of a named GPU")
     add("--utilization", type=float, default=0.4, metavar="X", help="share of the peak reached (default: %(default)s)")
     add("--prompt_tokens", type=int, default=64, metavar="N", help="of a usual prompt (default: %(default)s)")
-    add("--measured", type=Path, metavar="RUN", help="folder of a run, to be told beside; its config by default")
-    add("--json", type=Path, metavar="FILE", help="write everything there, for machines")
+    add("--measured", type=Path, metavar="RUN", help="folder of a run to compare with; its config by default")
+    add("--json", type=Path, metavar="FILE", help="also write everything to this file")
     return parser.parse_known_args(argv)
 
 
 def find_gpu(options: argparse.Namespace) -> GPU | None:
-    """The GPU that was asked for.
+    """Return the requested GPU.
 
     Args:
         options: Of the command line.
 
     Returns:
-        It, with the rates of ``--tflops`` if these are given; None if neither is.
+        The GPU, with the rates of ``--tflops`` if these are given; None if neither is.
 
     Raises:
-        ValueError: If there is none of that name, or ``--tflops`` is not above 0.
+        ValueError: If no GPU has that name, or ``--tflops`` is not above 0.
     """
     from dataclasses import replace
 
@@ -116,7 +112,7 @@ def find_gpu(options: argparse.Namespace) -> GPU | None:
 
 
 def read_recipe(argv: Sequence[str]) -> Recipe:
-    """Parse a config as ``realgen.fit`` does, and make of it only what a plan needs.
+    """Parse a config as ``realgen.fit`` does, and make only what a plan needs.
 
     Args:
         argv: ``--config`` and dotted keys, fixed up.
@@ -145,7 +141,7 @@ def read_recipe(argv: Sequence[str]) -> Recipe:
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """What a plan must know of a config.
+    """Make what a plan needs of a config.
 
     Args:
         config: Complete, as plain values.
@@ -154,7 +150,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         The recipe.
 
     Raises:
-        ValueError: If the number of ranks or of prompts is not said, or the strategy cannot be planned.
+        ValueError: If the number of ranks or of prompts is missing, or the strategy cannot be planned.
     """
     from jsonargparse import ArgumentParser
 
@@ -172,7 +168,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     model = {"class_path": config["model"]["class_path"], "init_args": settings}
     made = instantiate(parser, parser.parse_object({"model": model}))
     if "prompts_per_iteration" not in data:
-        raise ValueError("data: a plan needs to know prompts_per_iteration, as realgen.data.PromptShards has it.")
+        raise ValueError("data: a plan needs prompts_per_iteration, which realgen.data.PromptShards has.")
     averages = [spec for spec in config["callbacks"].values() if spec and spec["class_path"].endswith(".EMA")]
     return Recipe(
         module=made.model,

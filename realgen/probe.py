@@ -29,8 +29,8 @@ example:
     --backbone vit_small_patch14_dinov2 --match_jpeg --output outputs/probe
 
 The features of every image are computed once; nothing of the backbone is trained. 70 % of the images (by name, so that
-the same files always fall into the same part) fit a logistic regression in which both classes weigh the same, 15 %
-calibrate its probabilities, and 15 % judge the result. Use it as a detector by the file that this writes:
+the same files always fall into the same split) fit a logistic regression in which both classes weigh the same, 15 %
+calibrate its probabilities, and 15 % test the result. Use it as a detector by the file that this writes:
 --model.reward.rewards.omniaid.detector=outputs/probe/detector.yaml, say.
 """
 
@@ -73,7 +73,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         type=float,
         default=0.3,
         metavar="SHARE",
-        help="half calibrates, half judges (default: %(default)s)",
+        help="half calibrates, half tests (default: %(default)s)",
     )
     add(
         "--calibration",
@@ -105,7 +105,7 @@ def probe(
     device: str = "auto",
     overwrite: bool = False,
 ) -> str:
-    """Fit, calibrate and judge a linear probe, and write it; with a progress bar on standard error.
+    """Fit, calibrate and test a linear probe, and write it; with a progress bar on standard error.
 
     Args:
         real: Folder of photographs.
@@ -145,10 +145,10 @@ def probe(
     network = load_backbone(backbone, pretrained)
     network.to(place)
     resaved = matching_qualities(divided.files, qualities) if match_jpeg else {}
-    parts = extract(network, divided, resaved, batch_size=batch_size, num_workers=num_workers)
-    fitted = fit_head(parts["fit"], parts["calibrate"], l2=l2, calibration=calibration)
-    before, after = judge(fitted, parts["judge"])
-    counts = {part: [int((rows.generated == label).sum()) for label in (0, 1)] for part, rows in parts.items()}
+    splits = extract(network, divided, resaved, batch_size=batch_size, num_workers=num_workers)
+    fitted = fit_head(splits["fit"], splits["calibrate"], l2=l2, calibration=calibration)
+    before, after = evaluate(fitted, splits["test"])
+    counts = {split: [int((rows.generated == label).sum()) for label in (0, 1)] for split, rows in splits.items()}
     settings = {"match_jpeg": match_jpeg, "held_out": held_out, "calibration": calibration, "l2": l2}
     measured = {name: [float(getattr(quality, name)) for quality in (before, after)] for name in MEASURES}
     report = {
@@ -160,13 +160,13 @@ def probe(
     }
     save_probe(output, network.cpu(), fitted.head, ProbeConfig(backbone, pretrained, report))
     _write_part(output, backbone)
-    return _summary(counts["judge"], measured, output)
+    return _summary(counts["test"], measured, output)
 
 
 def extract(
     backbone: Backbone, divided: Divided, qualities: Mapping[Path, int], *, batch_size: int, num_workers: int
 ) -> dict[str, LabelledFeatures]:
-    """Features of all images, part by part; images are read as they are needed, files that cannot be read are named.
+    """Compute features of all images, split by split; files that cannot be read are named.
 
     Args:
         backbone: On its device.
@@ -176,7 +176,7 @@ def extract(
         num_workers: Processes that read images.
 
     Returns:
-        Of each part.
+        Features of each split.
 
     Raises:
         ValueError: If too few files of a class can be read.
@@ -185,7 +185,7 @@ def extract(
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from realgen.data.probe_files import MIN_IMAGES, PARTS
+    from realgen.data.probe_files import MIN_IMAGES, SPLITS
     from realgen.data.probe_images import ProbeImages, collate
     from realgen.detectors.probe_fit import LabelledFeatures
 
@@ -206,18 +206,18 @@ def extract(
         print(f"warning: skipped {len(broken)} files that cannot be read, the first: {broken[0]}", file=sys.stderr)
     generated = torch.tensor([divided.generated[row] for row in rows])
     table = torch.cat(features) if features else torch.empty(0, 1)
-    parts = {}
-    for part in PARTS:
-        of_part = torch.tensor([divided.parts[row] == part for row in rows], dtype=torch.bool)
-        parts[part] = LabelledFeatures(table[of_part], generated[of_part])
-        fewest = min(int((parts[part].generated == label).sum()) for label in (False, True))
+    splits = {}
+    for split in SPLITS:
+        chosen = torch.tensor([divided.splits[row] == split for row in rows], dtype=torch.bool)
+        splits[split] = LabelledFeatures(table[chosen], generated[chosen])
+        fewest = min(int((splits[split].generated == label).sum()) for label in (False, True))
         if fewest < MIN_IMAGES:
-            raise ValueError(f"of a class only {fewest} images to {part} with can be read, needed are {MIN_IMAGES}.")
-    return parts
+            raise ValueError(f"of a class only {fewest} images to {split} with can be read, needed are {MIN_IMAGES}.")
+    return splits
 
 
-def judge(fitted: FittedHead, rows: LabelledFeatures) -> tuple[Quality, Quality]:
-    """How good the probabilities are before and after the calibration.
+def evaluate(fitted: FittedHead, rows: LabelledFeatures) -> tuple[Quality, Quality]:
+    """Measure the probabilities before and after the calibration.
 
     Args:
         fitted: The head.
@@ -252,7 +252,7 @@ def _check(output: Path, *, held_out: float, l2: float, batch_size: int, num_wor
 
 
 def _write_part(output: Path, backbone: str) -> None:
-    """A detector by this probe, as a part of a config."""
+    """Write the part file of a detector that uses this probe."""
     import yaml
 
     part = {"class_path": "realgen.detectors.LinearProbe", "init_args": {"backbone": backbone, "probe": str(output)}}
@@ -260,9 +260,9 @@ def _write_part(output: Path, backbone: str) -> None:
     (output / "detector.yaml").write_text(text + yaml.safe_dump(part, sort_keys=False), encoding="utf-8")
 
 
-def _summary(judged: Sequence[int], measured: Mapping[str, Sequence[float]], output: Path) -> str:
+def _summary(tested: Sequence[int], measured: Mapping[str, Sequence[float]], output: Path) -> str:
     lines = [
-        f"judged on {judged[0]} real and {judged[1]} generated images, neither fitted nor calibrated on",
+        f"tested on {tested[0]} real and {tested[1]} generated images, neither fitted nor calibrated on",
         f"{'':<28}{'before':>8}{'after':>8}  calibration",
     ]
     lines += [f"{MEASURES[name]:<28}{before:>8.3f}{after:>8.3f}" for name, (before, after) in measured.items()]

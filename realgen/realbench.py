@@ -52,14 +52,7 @@ RECIPE = "configs/realbench.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Returns:
-        Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
-    """
+    """Run the command; return its exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = take_arguments(argv)
     if not arguments:
         sys.stderr.write(f"usage: {USAGE}")
@@ -291,7 +284,7 @@ def log(results: Results, reader: ConfigReader, config: Mapping[str, Any], folde
 
 
 def _without(argv: Sequence[str], key: str) -> list[str]:
-    """Arguments but ``--key=value`` and ``--key value``."""
+    """Return the arguments without ``--key=value`` and ``--key value``."""
     values = {place + 1 for place, argument in enumerate(argv) if argument == f"--{key}"}
     return [
         argument
@@ -317,7 +310,7 @@ def _path(value: str | None) -> Path | None:
 
 
 def _provenance(argv: Sequence[str]) -> dict[str, Any]:
-    """What a reader needs to make the results again."""
+    """Return what is needed to reproduce the results."""
     import torch
 
     from realgen import __version__

@@ -39,14 +39,7 @@ Common overrides (a dotted key of the config; init_args may be left out; later w
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Returns:
-        Exit code: 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
-    """
+    """Run the command; return its exit code: 1 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = take_arguments(argv)
     if not arguments:
         sys.stderr.write(f"usage: {USAGE}")
@@ -61,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def config_reader() -> ConfigReader:
-    """What reads the configs of this command."""
+    """Return the reader of this command's configs."""
     # Imported here, so that usage and a misspelt file do not wait for torch.
     from realgen.cli.config_reader import Argument, ConfigReader
     from realgen.detectors import Detector

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
 from realgen.benchmark.arena.arena import Arena
 from realgen.cli.components import expand
 from realgen.cli.diagnosis import problems
-from realgen.cli.schema import slot_of
+from realgen.cli.schema import group_of, slot_of
 from realgen.cli.tree import read_file
 from realgen.detectors import Detector
 from realgen.fit import main
@@ -29,11 +30,13 @@ from realgen.rewards import Reward
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
-KINDS: dict[str, type] = {
+KINDS: dict[str, Any] = {
     "arena": Arena,
+    "callbacks": dict[str, Callback | None],
     "data": LightningDataModule,
     "detectors": Detector,
     "judges": ArenaJudge,
+    "loggers": dict[str, Logger | None],
     "metrics": ImageMetric,
     "objectives": Objective,
     "policies": Policy,
@@ -46,7 +49,7 @@ FILES = sorted(CONFIGS.rglob("*.y*ml"))
 RECIPES = [path for path in FILES if path.parent == CONFIGS and not path.stem.startswith("realbench")]
 RUNNABLE = [path for path in RECIPES if not path.stem.startswith("diffusion_")]  # weights of the others are not here
 # tests/test_serve.py, test_sweeps.py, test_full_size_recipes.py and test_realbench.py have the others
-OTHERS = (CONFIGS, CONFIGS / "serve", CONFIGS / "sweeps", CONFIGS / "variants")
+OTHERS = (CONFIGS, CONFIGS / "serve", CONFIGS / "sweeps", CONFIGS / "trainer", CONFIGS / "variants")
 PARTS = [path for path in FILES if path.parent not in OTHERS]
 
 
@@ -59,7 +62,7 @@ def name(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
-def parse_part(path: Path, kind: type) -> None:
+def parse_part(path: Path, kind: Any) -> None:
     """As ``--model.part=path`` would be parsed.
 
     Raises:
@@ -96,6 +99,12 @@ def test_every_part_is_what_its_folder_says(path: Path, repository: Path) -> Non
     parse_part(path, KINDS[path.parent.name])
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "trainer").glob("*.yaml")), ids=name)
+def test_every_trainer_has_known_arguments(path: Path) -> None:
+    slot = group_of(Trainer)
+    assert not list(problems(expand(read_file(path), slot), slot))
+
+
 def test_a_part_of_another_kind_is_refused() -> None:
     with pytest.raises(AssertionError, match="GRPOGuard is no Reward"):
         parse_part(CONFIGS / "objectives" / "grpo_guard.yaml", Reward)
@@ -119,7 +128,32 @@ def leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from leaves(child, (*keys, key))
 
 
-RECIPE = yaml.safe_load((CONFIGS / "diffusion.yaml").read_text())
+RECIPE = read_file(CONFIGS / "diffusion.yaml").plain()
+for _key in ("callbacks", "loggers"):
+    RECIPE[_key] = read_file(CONFIGS / RECIPE[_key]).plain()
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The config that the default recipe and some arguments come to."""
+    with pytest.raises(SystemExit):
+        main(["--config", str(CONFIGS / "diffusion.yaml"), *arguments, "--print_config"])
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_what_recipes_share_can_be_changed_in_one_place(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = shown(capsys)
+    (tmp_path / "over.yaml").write_text("callbacks: {ema: {init_args: {decay: 0.5}}, progress: null}")
+    keys = ["--callbacks.ema=null", "--callbacks.samples.every_n_iterations=3", "--trainer.max_epochs=2"]
+    changed = shown(capsys, *keys)
+    assert changed["callbacks"]["samples"]["init_args"].pop("every_n_iterations") == 3
+    assert before["callbacks"]["samples"]["init_args"].pop("every_n_iterations") == 10
+    assert changed["callbacks"] == {**before["callbacks"], "ema": None}
+    assert changed["trainer"] == {**before["trainer"], "max_epochs": 2, "check_val_every_n_epoch": 2}
+    overlaid = shown(capsys, "--config", str(tmp_path / "over.yaml"))["callbacks"]
+    assert list(overlaid) == list(before["callbacks"])
+    assert (overlaid["ema"]["init_args"]["decay"], overlaid["progress"]) == (0.5, None)
 
 
 @pytest.fixture(scope="module")

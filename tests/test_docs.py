@@ -265,6 +265,15 @@ def test_detector_example_is_a_detector(examples: dict[str, Any], tmp_path: Path
         torch.testing.assert_close(p_fake, torch.sigmoid(network(images)[:, 0]))
 
 
+def test_reward_example_is_a_reward(examples: dict[str, Any]) -> None:
+    from realgen.types import Samples
+
+    flat, half = torch.full((3, 8, 8), 0.5), torch.zeros(3, 8, 8)
+    half[:, :4] = 1.0  # standard deviation 0.5, above the limit
+    rewards = examples["Contrast"]()(Samples(prompts=("a",), group_size=2, images=torch.stack([flat, half])))
+    torch.testing.assert_close(rewards.total, torch.tensor([[0.0, 0.25]]))
+
+
 def test_metric_example_is_a_metric(examples: dict[str, Any]) -> None:
     metric = examples["Brightness"]()
     metric.update(torch.zeros(2, 3, 4, 4), prompts=["a", "b"])
@@ -346,7 +355,7 @@ def test_every_folder_has_an_api_page_and_every_page_is_in_the_navigation() -> N
     assert packages - {"realgen"} - shown == set()
     assert [found for found in sorted(shown) if not exists(found)] == []
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
-    assert sorted(re.findall(r"- (\S+\.md)$", navigation, re.MULTILINE)) == sorted(
+    assert sorted(re.findall(r"(\S+\.md)$", navigation, re.MULTILINE)) == sorted(
         str(page.relative_to(ROOT / "docs")) for page in pages
     )
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "realgen"
 HEAVY = {
     "diffusers",
+    "matplotlib",
     "open_clip",
     "openai",
     "peft",

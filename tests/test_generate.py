@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from realgen.functional.images import to_uint8
-from realgen.generate import config_reader, main, open_studio, read_config, split_prompts
+from realgen.generate import config_reader, main, open_generator, read_config, split_prompts
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--policy.eval_num_steps=2", "--device=cpu"]
@@ -65,7 +65,7 @@ def test_each_prompt_has_its_pairs_and_a_sheet(drawn: Path) -> None:
             assert sheet.height > 2 * 192
 
 
-def test_a_picture_says_how_it_was_drawn(drawn: Path) -> None:
+def test_an_image_says_how_it_was_drawn(drawn: Path) -> None:
     settings = json.loads((drawn / "settings.json").read_text())
     for folder in (path for path in drawn.iterdir() if path.is_dir()):
         plain, rewritten = told(folder / "seed-8.png"), told(folder / "seed-8-rewritten.png")
@@ -83,7 +83,7 @@ def test_a_picture_says_how_it_was_drawn(drawn: Path) -> None:
 
 
 def test_both_are_what_the_policy_draws_from_the_same_noise(drawn: Path, repository: Path) -> None:
-    policy = open_studio(FAST, ["-"])[0].policy
+    policy = open_generator(FAST, ["-"])[0].policy
     for folder in (path for path in drawn.iterdir() if path.is_dir()):
         files = [folder / f"seed-{seed}{kind}.png" for seed in (7, 8) for kind in ("", "-rewritten")]
         texts = [told(file)["text"] for file in files]
@@ -102,7 +102,7 @@ def test_it_goes_on_where_it_was_left(drawn: Path, repository: Path, capsys: pyt
         path: before[path] for path in before if path != lost and path.name != "sheet.png"
     }
     out = capsys.readouterr().out
-    assert out.endswith(f"{drawn}: 1 pictures drawn, 7 were there; 0 of 2 prompts kept as they are\n")
+    assert out.endswith(f"{drawn}: 1 images drawn, 7 were there; 0 of 2 prompts kept as they are\n")
     assert out.count("\n  rewritten: ") == 2
     assert "γάτα εδώ\n" in out  # its control character is kept from the screen
 
@@ -121,12 +121,12 @@ def test_pictures_of_other_settings_are_refused(
     before = state(drawn)
     assert main([PROMPTS[0], *again(drawn.parent), *changed]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"error: {str(drawn)!r} holds pictures of other settings: ")
+    assert error.startswith(f"error: {str(drawn)!r} holds images of other settings: ")
     assert message in error
     assert state(drawn) == before
 
 
-def test_without_a_rewriter_there_are_plain_pictures_alone(
+def test_without_a_rewriter_there_are_only_plain_images(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["a dog", "--n=1", f"--out={tmp_path}", *FAST]) == 0
@@ -134,7 +134,7 @@ def test_without_a_rewriter_there_are_plain_pictures_alone(
     assert sorted(path.name for path in folder.iterdir()) == ["seed-0.png", "sheet.png"]
     assert told(folder / "seed-0.png")["rewriting"] == ""
     out = capsys.readouterr().out
-    assert out == f"a dog\n  {folder / 'sheet.png'}\n{tmp_path}: 1 pictures drawn, 0 were there\n"
+    assert out == f"a dog\n  {folder / 'sheet.png'}\n{tmp_path}: 1 images drawn, 0 were there\n"
 
 
 def test_a_prompt_that_cannot_be_rewritten_is_drawn_as_it_is(
@@ -153,7 +153,7 @@ def export(repository: Path, tmp_path: Path) -> Callable[[float], Path]:
     """Writes adapters of rank 2 for the default policy, moved by some amount."""
 
     def write(amount: float) -> Path:
-        policy: Any = open_studio([*FAST, "--policy.lora.rank=2"], ["-"])[0].policy
+        policy: Any = open_generator([*FAST, "--policy.lora.rank=2"], ["-"])[0].policy
         with torch.no_grad():
             for parameter in policy.trainable_parameters().values():
                 parameter += amount
@@ -177,7 +177,7 @@ def test_trained_adapters_draw_with_their_own_settings(
     assert not torch.equal(pixels(with_adapters), pixels(without))
     export(0.06)  # trained further, in the same place
     assert main([*command, f"--lora={directory}"]) == 1
-    assert "pictures of other settings: adapters." in capsys.readouterr().err
+    assert "images of other settings: adapters." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -240,12 +240,12 @@ def test_a_part_and_its_keys_reach_the_policy(repository: Path) -> None:
     assert config["rewriter"] is None
 
 
-def test_a_policy_that_draws_nan_is_told_and_leaves_no_picture(
+def test_a_policy_that_draws_nan_is_reported_and_leaves_no_image(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("realgen.policies.DiffusionPolicy.sample", lambda *_: torch.full((1, 3, 8, 8), torch.nan))
     assert main(["a cat", "--n=1", f"--out={tmp_path}", *FAST]) == 1
-    assert "error: the policy drew no picture but NaN for 'a cat' with seed 0." in capsys.readouterr().err
+    assert "error: the policy drew NaN for 'a cat' with seed 0." in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.png"))
 
 

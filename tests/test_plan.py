@@ -65,25 +65,25 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_memory_is_spread_over_the_ranks(planned: dict[str, Any]) -> None:
-    parts, trained, ranks = planned["memory"]["parts"], planned["trained"], 8
+    sizes, trained, ranks = planned["memory"]["sizes"], planned["trained"], 8
     assert planned["ranks"] == ranks
-    assert parts["trained weights"] == 4 * trained // ranks
-    assert parts["moving averages"] == 4 * trained // ranks
-    assert parts["optimizer state"] == pytest.approx(2 * 4 * trained / ranks, rel=0.01)  # two moments, and counters
-    assert parts["gradients"] == 4 * trained  # whole until the last of several microbatches
-    assert 0 < parts["gathered weights"] < 4 * planned["parameters"]
+    assert sizes["trained weights"] == 4 * trained // ranks
+    assert sizes["moving averages"] == 4 * trained // ranks
+    assert sizes["optimizer state"] == pytest.approx(2 * 4 * trained / ranks, rel=0.01)  # two moments, and counters
+    assert sizes["gradients"] == 4 * trained  # whole until the last of several microbatches
+    assert 0 < sizes["gathered weights"] < 4 * planned["parameters"]
     latents = 6 * 12 * ((2 + 1) + 2 + 2 + 2 + 2)  # those of the window, means and velocities, and the reference's
-    assert parts["trajectories"] == latents * 8 * 8 * 8 * 4
-    assert parts["images"] == 6 * 12 * 3 * 32 * 32 * 4
+    assert sizes["trajectories"] == latents * 8 * 8 * 8 * 4
+    assert sizes["images"] == 6 * 12 * 3 * 32 * 32 * 4
     assert planned["memory"]["peak"] == max(planned["memory"]["peaks"].values())
 
 
 def test_seconds_are_flops_over_the_rate_that_is_reached(planned: dict[str, Any]) -> None:
     rates = {"bf16": 989.4e12, "tf32": 494.7e12, "fp32": 66.9e12}
-    for part in planned["parts"]:
-        flops = sum(flops / (0.5 * rates[rate]) for rate, flops in part["work"].items())
-        assert part["seconds"] == pytest.approx(flops + part["traffic"] / 4.8e12)
-    whole = sum(part["seconds"] for part in planned["parts"])
+    for row in planned["rows"]:
+        flops = sum(flops / (0.5 * rates[rate]) for rate, flops in row["work"].items())
+        assert row["seconds"] == pytest.approx(flops + row["traffic"] / 4.8e12)
+    whole = sum(row["seconds"] for row in planned["rows"])
     assert planned["iteration_seconds"] == pytest.approx(whole)
     images = 6 * 12 * 8
     assert planned["images"] == images
@@ -101,11 +101,11 @@ def test_a_run_stands_beside_its_plan(planned: dict[str, Any]) -> None:
 def test_it_says_what_was_assumed_and_what_may_be_wrong(planned: dict[str, Any]) -> None:
     assert "50% of these rates are reached (--utilization)" in planned["text"]
     assert "config.json of data/nano/sd3, from its folder" in planned["text"]
-    assert planned["cautions"] == []
+    assert planned["warnings"] == []
     assert "everything else is part of the utilization" in planned["text"]
 
 
-def test_cautions_and_a_rate_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_and_a_rate_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     changes = ["--model.policy.step_window.start_max=0", "--model.reward=configs/rewards/jpeg_size.yaml"]
     assert main([*NANO, *SMALL, *changes, "--tflops=0.1", "--gpu=rtx4090", "--model.policy.decode_batch_size=9"]) == 0
     printed = re.sub(r"\s+", " ", capsys.readouterr().out)
@@ -128,21 +128,22 @@ def test_tf32_is_faster_and_no_more_advised(tmp_path: Path) -> None:
     assert (plain["gpu"]["fp32"], rounded["gpu"]["fp32"]) == (19.5, 156.0)
     assert rounded["iteration_seconds"] < plain["iteration_seconds"]
     advice = "float32_matmul_precision=high lets the GPU round their factors to TF32"
-    assert any(advice in caution for caution in plain["cautions"])
-    assert not any(advice in caution for caution in rounded["cautions"])
+    assert any(advice in warning for warning in plain["warnings"])
+    assert not any(advice in warning for warning in rounded["warnings"])
 
 
 @pytest.mark.parametrize("gpu", ["--gpu=h200", "--tflops=400"])
 def test_a_written_rating_has_its_traffic_and_its_assumption(gpu: str, tmp_path: Path) -> None:
     rating = "{class_path: realgen.rewards.VlmRating, init_args: {pretrained: data/nano/forensic_chat}}"
     plan = plan_of(tmp_path, f"--model.reward={rating}", gpu)
-    (part,) = (part for part in plan["parts"] if part["phase"] == "reward")
-    weights = 2 * (2 * (4 * 96 * 96 + 3 * 96 * 192) + 352 * 96)  # of 2 layers and the head, in bfloat16
-    assert part["traffic"] == 6 * 12 / 4 * 15 * weights  # batches of 4 images x further tokens
-    assert part["seconds"] > 0
-    assert "taken for granted: reward vlmrating writes 16 tokens about each image" in plan["assumptions"]
+    (row,) = (row for row in plan["rows"] if row["phase"] == "reward")
+    weights = 2 * (2 * (4 * 96 * 96 + 3 * 96 * 192) + 352 * 96)  # bytes of 2 layers and the head, in bfloat16
+    assert row["traffic"] == pytest.approx(6 * 12 / 4 * 15 * weights, rel=0.01)  # batches of 4 images x further tokens
+    assert row["seconds"] > 0
+    assumed = "reward vlmrating is counted as the embedded Forensic-Chat that writes 16 tokens about each image"
+    assert f"taken for granted: {assumed}" in plan["assumptions"]
     unknown = "seconds of vlmrating are those of its FLOPs alone: the GPU's bandwidth is not known"
-    assert (unknown in plan["cautions"]) == (gpu != "--gpu=h200")
+    assert (unknown in plan["warnings"]) == (gpu != "--gpu=h200")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,8 @@ def test_a_written_rating_has_its_traffic_and_its_assumption(gpu: str, tmp_path:
     [
         ([*NANO, "--gpu=h2000"], "gpu must be one of a100-40, .* got 'h2000'"),
         ([*NANO, "--tflops=0"], r"tflops must be above 0, got 0\.0"),
+        ([*NANO, "--model.updates_per_epoch=7"], "model.updates_per_epoch: expected a divisor of the 72 rows"),
+        ([*NANO, "--model.policy.transition.noise_level=0"], "transition.noise_level: expected above 0"),
         ([*NANO, "--model.policy.height=60"], "height must be a multiple of .* got 60"),
         ([*NANO, "--model.policy.lora.targets=[to_qq]"], "no linear layer of SD3Transformer2DModel is called 'to_qq'"),
         ([*NANO, "--model.policy.backbone.pretrained=who/what"], "who/what.*not among the published ones"),

@@ -78,8 +78,8 @@ def test_the_report_is_of_images_that_were_held_out(fitted):
     assert config["backbone"] == "test_vit"
     report = config["report"]
     counts = report["images, real and generated"]
-    assert [sum(part[label] for part in counts.values()) for label in (0, 1)] == [COUNT, COUNT]
-    assert counts["fit"][0] > counts["calibrate"][0] + counts["judge"][0]
+    assert [sum(split[label] for split in counts.values()) for label in (0, 1)] == [COUNT, COUNT]
+    assert counts["fit"][0] > counts["calibrate"][0] + counts["test"][0]
     measured = report["before and after calibration"]
     assert measured["auroc"][0] == measured["auroc"][1] > 0.8
     assert 0 <= measured["calibration_error"][1] <= 1
@@ -101,7 +101,7 @@ def test_what_the_user_sees(folders, weights, tmp_path, capsys):
     assert "real: 61 images, 0% of them JPEG\n" in shown.err
     assert f"warning: skipped 1 files that cannot be read, the first: {folders / 'real' / 'broken.png'}: " in shown.err
     lines = shown.out.splitlines()
-    assert lines[0].startswith("judged on ")
+    assert lines[0].startswith("tested on ")
     assert [line.split()[0] for line in lines[2:5]] == ["accuracy,", "AUROC", "calibration"]
     assert lines[-1] == f"wrote {tmp_path / 'probe'}; as a detector: {tmp_path / 'probe' / 'detector.yaml'}"
 

@@ -30,7 +30,7 @@ from torch import nn
 
 from realgen.planning.architecture import Component, find_architecture
 from realgen.planning.gpus import GPUS
-from realgen.planning.stand_in_tokenizer import StandInTokenizer
+from realgen.planning.meta_pipeline import placeholder_tokenizer
 from realgen.policies.backbones.pipeline import PipelineBackbone
 
 COMMON = (
@@ -90,7 +90,7 @@ def random_part(part: Component, device: torch.device) -> Any:
     if "Tokenizer" in part.kind or part.kind.endswith("Processor"):
         if part.folder is not None:
             return getattr(transformers, part.kind).from_pretrained(part.folder, local_files_only=True)
-        return StandInTokenizer(**part.config)
+        return placeholder_tokenizer(**part.config)
     if hasattr(transformers, part.kind):
         kind: Any = getattr(transformers, part.kind)
         with device:

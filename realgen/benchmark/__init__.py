@@ -3,6 +3,6 @@
 from realgen.benchmark.arena.arena import Arena, ArenaPlan
 from realgen.benchmark.arena.result import ArenaResult
 from realgen.benchmark.arena.scoring import Resampling
-from realgen.benchmark.results import ImageRow, ModelResults, Results, Score
+from realgen.benchmark.results import ImageRow, ModelResults, Results
 
-__all__ = ["Arena", "ArenaPlan", "ArenaResult", "ImageRow", "ModelResults", "Resampling", "Results", "Score"]
+__all__ = ["Arena", "ArenaPlan", "ArenaResult", "ImageRow", "ModelResults", "Resampling", "Results"]

@@ -1,4 +1,4 @@
-"""Detector-Scoring: every image judged by detectors and rewards, every model compared with the real images."""
+"""Detector-Scoring: every image scored by detectors and rewards, every model compared with the real images."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.benchmark.inputs.prompt_set import categories_of
-from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results, Score
+from realgen.benchmark.results import JUDGED_REAL, REAL, ImageRow, ModelResults, Results
+from realgen.checks import check_at_least
 from realgen.detectors.base import Detector
+from realgen.functional.estimate import Estimate
 from realgen.functional.score_table import ScoreTable
 from realgen.metrics import DetectorQuality, DetectorScoring, Diversity, ImageMetric, ImageScores, RealComparison
 from realgen.metrics.merging import merge_states
 from realgen.rewards.base import Reward
 from realgen.types import Samples
 
-JUDGED_REAL = "_judged_real"
-"""What follows a detector's name where the score is the share of images judged real."""
 CHECKS = {
     "auroc": True,
     "accuracy": True,
@@ -39,7 +39,7 @@ CHECKS = {
 
 @dataclass(frozen=True)
 class Scorers:
-    """What judges the images.
+    """Detectors, rewards and metrics that score the images.
 
     Raises:
         ValueError: If two have one name, or a metric compares images of one prompt.
@@ -64,7 +64,7 @@ class Scorers:
 
     @property
     def names(self) -> list[str]:
-        """Of all judges."""
+        """Of all detectors, rewards and metrics."""
         return [*self.detectors, *self.rewards, *self.metrics]
 
     def __bool__(self) -> bool:
@@ -85,7 +85,7 @@ class ScoringSettings:
     """How images are read and intervals computed.
 
     Args:
-        batch_size: Images that are judged at a time, at least 1.
+        batch_size: Images that are scored at a time, at least 1.
         num_workers: Processes that read images; 0 reads in this one.
         resamples: Bootstrap resamples of each interval, at least 1.
         confidence: Of the intervals, between 0 and 1.
@@ -100,22 +100,21 @@ class ScoringSettings:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("resamples", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        check_at_least(1, batch_size=self.batch_size, resamples=self.resamples)
+        check_at_least(0, num_workers=self.num_workers)
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}.")
 
 
 class DetectorScoringRun:
-    """Judges the real images, then one model after the other, all on the same prompts.
+    """Scores the real images, then one model after the other, all on the same prompts.
 
     Args:
         prompts: That every model has an image of.
-        judges: On their device.
+        scorers: On their device.
         matching: How files are made alike; None leaves them as they are.
         settings: How images are read and intervals computed.
-        device: Where the judges are.
+        device: Where the scorers are.
         advance: Called with the number of images after each batch.
     """
 
@@ -136,7 +135,7 @@ class DetectorScoringRun:
         self._p_real: dict[str, Tensor] = {}
 
     def real_images(self) -> tuple[ModelResults, list[ImageRow]]:
-        """Judge the real images; the models that follow are compared with them.
+        """Score the real images; the models that follow are compared with them.
 
         Raises:
             ValueError: If a prompt has none, or a file cannot be read.
@@ -156,13 +155,7 @@ class DetectorScoringRun:
         return real, self._rows(REAL, files, averages)
 
     def model(self, images: ImageSet) -> tuple[ModelResults, list[ImageRow]]:
-        """Judge the images of one model.
-
-        Args:
-            images: Of all prompts.
-
-        Returns:
-            Its scores, and a row per image.
+        """Score the images of one model.
 
         Raises:
             ValueError: If a file cannot be read, or a metric needs real images and there are none.
@@ -178,7 +171,7 @@ class DetectorScoringRun:
         scores, categories = self._scores(averages)
         for name, metric in metrics.items():
             value = float(metric.compute())
-            scores[name] = Score(_or_none(value), count=len(files), higher_is_better=metric.higher_is_better)
+            scores[name] = Estimate(_or_none(value), count=len(files), higher_is_better=metric.higher_is_better)
         checks = {name: self._check(name, averages[name].seen()[0]) for name in self._p_real}
         found = ModelResults(images.name, scores, categories, checks, str(images.folder))
         return found, self._rows(images.name, files, averages)
@@ -186,7 +179,7 @@ class DetectorScoringRun:
     def _score_files(
         self, files: Sequence[Path], update_metrics: Callable[[Tensor, list[str]], None], metrics: Sequence[ImageMetric]
     ) -> dict[str, DetectorScoring | ImageScores]:
-        """Let detectors and rewards judge files; ``look`` shows each batch to ``metrics`` too."""
+        """Score files by detectors and rewards; ``update_metrics`` gets each batch too."""
         how: dict[str, Any] = {"resamples": self._settings.resamples, "confidence": self._settings.confidence}
         number = len(self._categories)
         detectors = {name: DetectorScoring(each, number, **how) for name, each in self._scorers.detectors.items()}
@@ -216,7 +209,7 @@ class DetectorScoringRun:
 
     def _scores(
         self, averages: Mapping[str, DetectorScoring | ImageScores]
-    ) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
+    ) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
         """Scores over all prompts, and of each category."""
         tables: dict[str, ScoreTable] = {}
         for name, average in averages.items():
@@ -229,7 +222,7 @@ class DetectorScoringRun:
         groups = [{name: _score(table, row) for name, table in tables.items()} for row in rows]
         return groups[0], dict(zip(self._categories, groups[1:], strict=True))
 
-    def _check(self, name: str, p_real: Tensor) -> dict[str, Score]:
+    def _check(self, name: str, p_real: Tensor) -> dict[str, Estimate]:
         """How well a detector tells a model's images from the real images."""
         quality = DetectorQuality()
         for label, values in enumerate((self._p_real[name], p_real)):
@@ -237,7 +230,7 @@ class DetectorScoringRun:
         found = quality.compute()
         count = 2 * len(p_real)
         return {
-            key: Score(_or_none(float(getattr(found, key))), count=count, higher_is_better=higher)
+            key: Estimate(_or_none(float(getattr(found, key))), count=count, higher_is_better=higher)
             for key, higher in CHECKS.items()
         }
 
@@ -267,9 +260,6 @@ def score_models(run: DetectorScoringRun, sets: Sequence[ImageSet], scorers: Sco
         sets: Images of the models, of all prompts.
         scorers: Those of the run.
         real: Whether there are real images to compare with.
-
-    Returns:
-        All that was found, without settings.
     """
     real_images, rows = run.real_images() if real else (None, [])
     models = []
@@ -280,10 +270,10 @@ def score_models(run: DetectorScoringRun, sets: Sequence[ImageSet], scorers: Sco
     return Results(tuple(models), real_images, tuple(rows), tuple(scorers.detectors))
 
 
-def _score(table: ScoreTable, row: int) -> Score:
+def _score(table: ScoreTable, row: int) -> Estimate:
     # Of one number torchmetrics makes a scalar.
     mean, low, high = (_or_none(float(part.reshape(-1)[row])) for part in (table.mean, table.low, table.high))
-    return Score(mean, low, high, int(table.number.reshape(-1)[row]), higher_is_better=True)
+    return Estimate(mean, low, high, int(table.number.reshape(-1)[row]), higher_is_better=True)
 
 
 def _or_none(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""The benchmark from prompts to results: draw what is missing, look at the files, judge them."""
+"""The benchmark from prompts to results: draw what is missing, look at the files, score them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from realgen.benchmark.arena.questions import pair_questions, single_questions
 from realgen.benchmark.arena.scores import with_arena
 from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings, score_models
 from realgen.benchmark.inputs.drawing import (
+    CURE,
     adapter_digests,
-    check_settings,
     draw_images,
     missing_images,
-    reserve_folder,
 )
 from realgen.benchmark.inputs.image_sets import ImageSet, find_image_set, listed, pair, unpaired
 from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check_matching, survey
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
-from realgen.benchmark.results import REAL, ImageRow, ModelResults, Results, with_digests
+from realgen.benchmark.results import REAL, Results, with_digests
+from realgen.checks import check_at_least
+from realgen.data.generated_images import check_settings, keep_settings
 from realgen.data.image_files import is_image
 from realgen.policies.base import Policy
 
@@ -34,7 +35,7 @@ IMAGES, ANSWERS = "images", "arena.jsonl"
 
 @dataclass(frozen=True)
 class PolicyUnderTest:
-    """A policy whose images are judged."""
+    """A policy whose images are scored."""
 
     make: Callable[[], Policy]
     """Makes the policy; called where there is something to draw, and what it made is dropped afterwards."""
@@ -71,7 +72,7 @@ class RealBench:
     """
 
     prompts: Sequence[BenchmarkPrompt]
-    """All prompts that are judged."""
+    """All prompts that are scored."""
     scorers: Scorers
     """Detectors, rewards and metrics."""
     policies: Mapping[str, PolicyUnderTest] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class RealBench:
     allow_missing: bool = False
     """Leave prompts out of which a folder has no image."""
     other_names: Collection[str] = ()
-    """Names of prompts that are not judged, such as what ``num_prompts`` leaves out: their images are no strays."""
+    """Names of prompts that are not scored, such as what ``num_prompts`` leaves out: their images are no strays."""
     seed: int = 0
     """Of the drawn images."""
     draw_batch_size: int = 8
@@ -106,8 +107,7 @@ class RealBench:
             raise ValueError("there is nothing to score with: give one of detectors, rewards, metrics and arena.")
         if not self.policies and not self.images:
             raise ValueError("there is nothing to score: give policies, or images (--images DIR).")
-        if self.draw_batch_size < 1:
-            raise ValueError(f"draw_batch_size must be at least 1, got {self.draw_batch_size}.")
+        check_at_least(1, draw_batch_size=self.draw_batch_size)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be 0 to 2^32 - 1, got {self.seed}.")
 
@@ -129,18 +129,15 @@ class RealBench:
     def check_folder(self, folder: Path) -> None:
         """See that what a run's folder holds was drawn with these settings, from these prompts; writes nothing.
 
-        Args:
-            folder: Of the run; it need not exist.
-
         Raises:
             ValueError: If images were drawn with other settings, from another prompt or seed.
         """
         for name in self.policies:
-            check_settings(folder / IMAGES / name, self._settings(name))
+            check_settings(folder / IMAGES / name, self._settings(name), cure=CURE)
             missing_images(self.prompts, folder / IMAGES / name, seed=self.seed)
 
     def run(self, folder: Path) -> Results:
-        """Draw, look at the files, and judge.
+        """Draw, look at the files, and score them.
 
         Args:
             folder: Of the run; drawn images go to ``images/NAME``, and those that are there are kept.
@@ -198,10 +195,6 @@ class RealBench:
     def draw(self, folder: Path, split: PromptSplit) -> int:
         """Draw the images of some prompts; score nothing.
 
-        Args:
-            folder: Of the run.
-            split: Which prompts.
-
         Returns:
             Images of these prompts that are there now.
 
@@ -217,12 +210,6 @@ class RealBench:
     def plan(self, folder: Path) -> list[str]:
         """What ``run`` would do; reads files and writes nothing.
 
-        Args:
-            folder: Of the run.
-
-        Returns:
-            Lines for the user to read.
-
         Raises:
             ValueError: If images are missing or were drawn with other settings.
         """
@@ -232,7 +219,7 @@ class RealBench:
         drawn = []
         for name in self.policies:
             place = folder / IMAGES / name
-            check_settings(place, self._settings(name))
+            check_settings(place, self._settings(name), cure=CURE)
             missing = missing_images(prompts, place, seed=self.seed)
             complete = complete and not missing
             lines.append(f"{name}: {len(missing)} images to draw, {len(prompts) - len(missing)} there already")
@@ -251,7 +238,7 @@ class RealBench:
         return lines
 
     def _draw(self, name: str, prompts: Sequence[BenchmarkPrompt], folder: Path) -> ImageSet:
-        reserve_folder(folder, self._settings(name))
+        keep_settings(folder, self._settings(name), cure=CURE)
         missing = missing_images(prompts, folder, seed=self.seed)
         if missing:
             policy = self.policies[name].make()
@@ -275,13 +262,13 @@ class RealBench:
             return {name: survey(paths, argument=name, advance=bar.update) for name, paths in files.items()}
 
     def _unpaired(self, given: Sequence[ImageSet]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Images that belong to no prompt, and judged prompts without an image, by folder that was given."""
-        judged = {prompt.name for prompt in self.prompts}
+        """Images that belong to no prompt, and scored prompts without an image, by folder that was given."""
+        scored = {prompt.name for prompt in self.prompts}
         folders = {prompt.real_image.parent for prompt in self.prompts if prompt.real_image is not None}
         real_images = {path.stem: path for folder in folders for path in folder.iterdir() if is_image(path)}
         real = ImageSet(REAL, Path(), real_images)
-        strays, _ = unpaired([*given, real], judged.union(self.other_names))
-        _, lacking = unpaired(given, judged)
+        strays, _ = unpaired([*given, real], scored.union(self.other_names))
+        _, lacking = unpaired(given, scored)
         return strays, lacking
 
     def _bar(self, total: int, text: str, *, done: int = 0) -> tqdm:
@@ -295,12 +282,8 @@ def relative_to(results: Results, folder: Path) -> Results:
     def inside(path: str) -> str:
         return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
 
-    def moved(model: ModelResults) -> ModelResults:
-        return replace(model, images=inside(str(Path(model.images).resolve())))
-
-    rows: list[ImageRow] = [replace(row, file=inside(row.file)) for row in results.rows]
-    real = None if results.real is None else moved(results.real)
-    return replace(results, rows=tuple(rows), real=real, models=tuple(map(moved, results.models)))
+    moved = results.map_models(lambda model: replace(model, images=inside(str(Path(model.images).resolve()))))
+    return replace(moved, rows=tuple(replace(row, file=inside(row.file)) for row in results.rows))
 
 
 def _unpaired_texts(strays: Mapping[str, Sequence[str]], lacking: Mapping[str, Sequence[str]]) -> list[str]:

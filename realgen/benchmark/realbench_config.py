@@ -30,7 +30,7 @@ NAMED = 3
 
 
 def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
-    """The keys at the top of a config: type, default and help of each."""
+    """Return the keys at the top of a config: type, default and help of each."""
     return {
         "prompts": (str | None, None, "Folder in RealBench's layout, or a file of prompts (.txt, .json)."),
         "real": (str | None, None, "Folder of photographs; by default the one in the folder of the prompts."),
@@ -64,12 +64,6 @@ def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
 def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
     """Which prompts this process draws; None where all are drawn and judged.
 
-    Args:
-        config: Complete.
-
-    Returns:
-        The part.
-
     Raises:
         ValueError: If ``part`` is not K/N with K from 1 to N, or the folder that all parts share is not given.
         ValueError: If that folder is of another config: all parts must come of one.
@@ -100,7 +94,7 @@ def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
 
 
 def config_changes(path: Path, config: Mapping[str, Any]) -> str:
-    """How a config differs from that which a folder was begun with; ``PASSING`` keys do not count.
+    """Return how a config differs from the one that a folder was begun with; ``PASSING`` keys do not count.
 
     Args:
         path: Of the config that was written there; it need not exist.
@@ -154,7 +148,7 @@ def keep_config(config: Mapping[str, Any], folder: Path, *, command: str) -> Non
 
 
 def _leaves(value: Any, key: str = "") -> dict[str, Any]:
-    """Values by dotted key; what is null or empty counts as not set."""
+    """Return the values by dotted key; what is null or empty counts as not set."""
     if not isinstance(value, dict):
         return {} if value is None else {key: value}
     parts = (_leaves(child, f"{key}.{name}".removeprefix(".")) for name, child in value.items())

@@ -6,31 +6,21 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from realgen.benchmark.arena.result import ArenaResult
+from realgen.functional.estimate import Estimate
 
 RESULTS_FILE, IMAGES_FILE = "results.json", "images.csv"
 REAL = "real"
 """Name of the real images where they stand beside the models."""
+JUDGED_REAL = "_judged_real"
+"""What follows a detector's name where the score is the share of images called real."""
 _COLUMNS = ("name", "model", "category", "prompt", "file", "rewritten")
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number about a set of images, with its interval."""
-
-    value: float | None
-    """None where it could not be computed."""
-    low: float | None = None
-    """Lower end of the interval; None where there is none, as for a single prompt or all images together."""
-    high: float | None = None
-    """Upper end of the interval; None together with the lower one."""
-    count: int = 0
-    """Images it is of."""
-    higher_is_better: bool | None = None
-    """None where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +29,18 @@ class ModelResults:
 
     name: str
     """As the table calls it; ``real`` for the real images."""
-    scores: Mapping[str, Score]
+    scores: Mapping[str, Estimate]
     """Over all images, by name."""
-    categories: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    categories: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     """The same for each category of prompts; names of categories, then of scores."""
-    checks: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    checks: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     """How well each detector tells these images from the real images: ``auroc``, ``calibration_error``, ``accuracy``.
 
     Names of detectors, then of measures; empty for the real images."""
     images: str = ""
     """Folder that the images lie in."""
     digest: str = ""
-    """Of the files that were judged, their names and content; empty where it is not known."""
+    """Of the files that were scored, their names and content; empty where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,7 @@ class ImageRow:
     file: str
     """Where the image lies: inside the run's folder a path relative to it, elsewhere an absolute one."""
     values: Mapping[str, float | None] = field(default_factory=dict)
-    """P(real) in [0, 1] by each detector, and each reward, by name; None where it could not be judged."""
+    """P(real) in [0, 1] by each detector, and each reward, by name; None where it could not be scored."""
     rewritten: str = ""
     """What the image model was told, where a language model had rewritten the prompt."""
 
@@ -89,18 +79,19 @@ class Results:
     """One per image, those of the real images first."""
     detectors: tuple[str, ...] = ()
     """Names of the scores and values that are detectors' answers: mean P(real) x 100 and P(real)."""
-    arena: Mapping[str, Any] | None = None
-    """What Arena-Scoring found, as ``ArenaResult.to_dict`` gives it."""
+    arena: ArenaResult | None = None
+    """What Arena-Scoring found."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """``command``, ``config``, ``versions``, ``time``, ``seconds``, ``seed``, ``matching`` of the file formats."""
+
+    def map_models(self, change: Callable[[ModelResults], ModelResults]) -> Results:
+        """Return the results with each model, and the real images, changed."""
+        real = None if self.real is None else change(self.real)
+        return replace(self, real=real, models=tuple(map(change, self.models)))
 
 
 def with_digests(results: Results, folder: Path) -> Results:
     """Results that tell by ``ModelResults.digest`` which images they are of; reads every file once.
-
-    Args:
-        results: With rows.
-        folder: That relative paths start at.
 
     Raises:
         OSError: If a file cannot be read.
@@ -114,11 +105,7 @@ def with_digests(results: Results, folder: Path) -> Results:
             digest.update(f"{row.name} {content}\n".encode())
         found[model] = digest.hexdigest()
 
-    def told(model: ModelResults) -> ModelResults:
-        return replace(model, digest=found.get(model.name, ""))
-
-    real = None if results.real is None else told(results.real)
-    return replace(results, real=real, models=tuple(map(told, results.models)))
+    return results.map_models(lambda model: replace(model, digest=found.get(model.name, "")))
 
 
 def write_results(results: Results, folder: Path) -> None:
@@ -138,35 +125,24 @@ def write_results(results: Results, folder: Path) -> None:
 def read_results(folder: Path) -> Results:
     """Read what ``write_results`` wrote.
 
-    Args:
-        folder: Of the run.
-
-    Returns:
-        The same results.
-
     Raises:
         ValueError: If a file is missing or is not what ``write_results`` writes.
     """
     path = folder / RESULTS_FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        real = found["real"]
-        return Results(
-            models=tuple(_model(model) for model in found["models"]),
-            real=None if real is None else _model(real),
-            rows=read_rows(folder / IMAGES_FILE),
-            detectors=tuple(found["detectors"]),
-            arena=found["arena"],
-            settings=found["settings"],
-        )
+        return replace(_rebuild(Results, found), rows=read_rows(folder / IMAGES_FILE))
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no results file of this benchmark: {error!r}.") from error
+    except (AttributeError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is no results file of this version of the benchmark ({error}). If an earlier version wrote it, "
+            "run realgen.realbench again with this run_dir: its images and answers are kept."
+        ) from error
 
 
 def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
-    """Write one line per image: what it is, then a column per value; an empty one was not judged.
+    """Write one line per image: what it is, then a column per value; an empty one was not scored.
 
     Args:
         rows: Of any models; a value that a row does not have stays empty.
@@ -184,9 +160,6 @@ def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
 
 def read_rows(path: Path) -> tuple[ImageRow, ...]:
     """Read what ``write_rows`` wrote.
-
-    Args:
-        path: The CSV file.
 
     Returns:
         One row per image; every row has all columns.
@@ -209,18 +182,28 @@ def read_rows(path: Path) -> tuple[ImageRow, ...]:
     return tuple(rows)
 
 
-def _model(found: Mapping[str, Any]) -> ModelResults:
-    groups = {key: {name: _scores(scores) for name, scores in found[key].items()} for key in ("categories", "checks")}
-    digest = found.get("digest", "")  # older results have none
-    return ModelResults(found["name"], _scores(found["scores"]), images=found["images"], digest=digest, **groups)
-
-
-def _scores(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
-    return {name: Score(**score) for name, score in found.items()}
+def _rebuild(kind: Any, value: Any) -> Any:
+    """Return the value that ``dataclasses.asdict`` and JSON made plain, as the annotated type again."""
+    if value is None:
+        return None
+    inner = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return _rebuild(next(each for each in inner if each is not type(None)), value)
+    if get_origin(kind) is tuple:
+        return tuple(_rebuild(inner[0], child) for child in value)
+    if get_origin(kind) is Mapping:
+        return {name: _rebuild(inner[1], child) for name, child in value.items()}
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        return value
+    hints = get_type_hints(kind)
+    unknown = sorted(value.keys() - hints.keys())
+    if unknown:
+        raise TypeError(f"{kind.__name__} has no field {unknown[0]!r}")
+    return kind(**{name: _rebuild(hints[name], child) for name, child in value.items()})
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: they become null."""
+    """Return the value with null for NaN and infinity, which JSON does not know."""
     if isinstance(value, Mapping):
         return {key: _without_nan(child) for key, child in value.items()}
     if isinstance(value, list | tuple):

@@ -16,6 +16,7 @@ from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check
 from realgen.benchmark.inputs.prompt_set import Length, categories_of, choose_evenly, read_prompt_set
 from realgen.callbacks.ema import averaged_weights
 from realgen.callbacks.run_context import iteration_of, trained_of
+from realgen.checks import check_at_least
 from realgen.detectors import Detector
 from realgen.functional.images import check_images, from_uint8, to_uint8
 from realgen.metrics import DetectorScoring
@@ -26,7 +27,7 @@ from realgen.policies.base import Policy
 class RealBenchScoring(Callback):
     """Draws a benchmark's prompts with the policy (of ``EMA``, if there is one) and logs how real detectors find them.
 
-    ``realbench/NAME`` is mean P(real) x 100, ``realbench/NAME_judged_real`` the share judged real in percent, and
+    ``realbench/NAME`` is mean P(real) x 100, ``realbench/NAME_judged_real`` the share called real in percent, and
     ``realbench/NAME/CATEGORY`` the mean of each category; images with NaN are in none of them, and
     ``realbench/failed/NAME`` counts them. Prompts and seeds are those of ``realgen.realbench`` with the same ``seed``;
     the ranks share the prompts. A detector that is part of the reward measures how well it was learned, not how real
@@ -57,9 +58,7 @@ class RealBenchScoring(Callback):
         batch_size: int = 8,
         seed: int = 0,
     ) -> None:
-        for name, value in (("every_n_iterations", every_n_iterations), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(1, every_n_iterations=every_n_iterations, batch_size=batch_size)
         if not detectors:
             raise ValueError("detectors must name at least one.")
         self.prompts = choose_evenly(read_prompt_set(Path(prompts), length=length), num_prompts)
@@ -87,7 +86,7 @@ class RealBenchScoring(Callback):
         pl_module.log_dict({f"realbench/{name}": value for name, value in values.items()})
 
     def scores(self, policy: Policy, *, rank: int = 0) -> dict[str, float]:
-        """Draw and judge this rank's part of the prompts, and put the ranks' together.
+        """Draw and score this rank's share of the prompts, and put the ranks' together.
 
         Args:
             policy: Loaded, on its device.
@@ -142,6 +141,6 @@ def _policy_of(module: LightningModule) -> Policy:
 
 
 def _as_written(images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows 3 height width"]:
-    """Rounded to 8 bits as in the benchmark's files; one with NaN becomes NaN throughout, and is not judged."""
+    """Rounded to 8 bits as in the benchmark's files; one with NaN becomes NaN throughout, and is not scored."""
     drawn = images.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
     return torch.where(drawn, from_uint8(to_uint8(images)), torch.nan)

@@ -14,14 +14,14 @@ _CONFIG = ("-c", "--config")
 
 
 def take_arguments(argv: Sequence[str] | None) -> list[str]:
-    """The arguments of a command, fixed up.
+    """Return the corrected arguments of a command.
 
     Args:
-        argv: Arguments without the program; None takes those of this process, and fixes them up in place, because
+        argv: Arguments without the program; None takes those of this process, and corrects them in place, because
             Lightning's launcher starts the other processes of this machine with ``sys.argv``.
 
     Returns:
-        The arguments.
+        The corrected arguments, see ``fix_arguments``.
     """
     arguments = fix_arguments(sys.argv[1:] if argv is None else argv)
     if argv is None:
@@ -57,7 +57,7 @@ def _awaits_value(argument: str) -> bool:
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
-    """Whether the arguments ask what there is: ``--help``, ``-h`` or ``--model.help``."""
+    """Return whether the arguments ask for help: ``--help``, ``-h`` or ``--model.help``."""
     return any(re.fullmatch(r"-h|--(\w+\.)*help", argument.partition("=")[0]) for argument in argv)
 
 
@@ -80,7 +80,7 @@ def split_print_config(argv: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def first_config(argv: Sequence[str]) -> str:
-    """Name of the recipe: the stem of the first config file; ``run`` where there is none.
+    """Return the name of the recipe: the stem of the first config file; ``run`` where there is none.
 
     Example:
         >>> first_config(["--config", "configs/diffusion.yaml", "--config", "mine.yaml"])
@@ -91,7 +91,7 @@ def first_config(argv: Sequence[str]) -> str:
 
 
 def pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The options and their values, in order.
+    """Yield the options and their values, in order.
 
     Args:
         argv: ``--key=value`` or ``--key value``, and ``-c``/``--config``.
@@ -136,7 +136,7 @@ def check_files(argv: Sequence[str]) -> None:
 
 
 def read_config_value(value: str) -> Node:
-    """What ``--config`` is given: a file, or a mapping in braces.
+    """Read what ``--config`` is given: a file, or a mapping in braces.
 
     Args:
         value: The value of the option.

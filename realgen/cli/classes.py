@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from realgen.cli.config_error import ConfigError, nearest
+from realgen.cli.renamed import new_class
 
 
 def find_class(path: str, base: type) -> Any:
@@ -23,8 +24,10 @@ def find_class(path: str, base: type) -> Any:
         The class, or a function that makes one.
 
     Raises:
-        ConfigError: If there is no such module or class; names the nearest.
+        ConfigError: If there is no such module or class; names the new one of a renamed class, or the nearest.
     """
+    if (new := new_class(path)) is not None:
+        raise ConfigError(f"{path} is now {new}.")
     module_name, _, name = path.rpartition(".")
     if not module_name:
         known = {cls.__name__: cls for cls in _subclasses(base)}
@@ -62,7 +65,7 @@ def check_class(cls: Any, base: type) -> None:
 
 
 def choices(base: type) -> str:
-    """The sentence that names the components of a kind which its own package offers; empty if there are none."""
+    """Return the sentence that lists the components of a kind in its own package; empty if there are none."""
     module = importlib.import_module(base.__module__)
     package = importlib.import_module(base.__module__.rpartition(".")[0] or base.__module__)
     home = package if candidates(package, base) else module
@@ -70,7 +73,7 @@ def choices(base: type) -> str:
 
 
 def candidates(module: ModuleType, base: type) -> list[str]:
-    """The names in a module of what derives from ``base`` and can be made."""
+    """Return the names of the classes in a module that derive from ``base`` and are not abstract."""
     names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
     found: dict[str, Any] = {name: getattr(module, name, None) for name in names}
     return [name for name, cls in found.items() if cls is not base and _fits(cls, base)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
-"""Errors whose message says enough; another one is a mistake of the program."""
+"""Errors whose message is enough for a user; any other error is a bug."""
 _ATTRIBUTE = "_config_place"
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -29,7 +29,7 @@ class ConfigPlace(NamedTuple):
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Make the components of a config; each remembers its dotted key.
+    """Make the components of a config; each one remembers its dotted key.
 
     Args:
         parser: The parser of the config.
@@ -68,7 +68,7 @@ def constructing(place: ConfigPlace) -> Iterator[None]:
 
 
 def explain(error: Exception) -> str:
-    """The message of an error, led by the dotted key of the component that raised it.
+    """Return the message of an error, behind the dotted key of the component that raised it.
 
     Args:
         error: What came out of a constructor or a method.
@@ -84,7 +84,7 @@ def explain(error: Exception) -> str:
 
 
 def _lead(places: Sequence[ConfigPlace], error: Exception) -> str:
-    """The message behind the key of the first place that has the argument with which it begins, or of the first one."""
+    """Return the message behind the key of the first place whose argument it begins with, or of the first place."""
     message = str(error) if isinstance(error, EXPECTED_ERRORS) else f"{type(error).__name__}: {error}"
     first = re.match(r"\w*", message)
     for place in places:
@@ -94,14 +94,16 @@ def _lead(places: Sequence[ConfigPlace], error: Exception) -> str:
 
 
 def _raisers(error: Exception) -> list[ConfigPlace]:
-    """The places of the components whose methods raised the error, the innermost first."""
+    """Return the places of the components whose methods raised the error, the innermost first."""
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
     places = (getattr(names.get("self"), "__dict__", {}).get(_ATTRIBUTE) for names in reversed(frames))
     return [place for place in places if place is not None]
 
 
 class _Constructor:
-    """Makes each component, finding its key by its class and the arguments that it gets.
+    """Makes each component, and finds its key by its class and arguments.
+
+    jsonargparse tells an instantiator the class and the arguments, but not the key.
 
     Args:
         config: The config that is instantiated, as plain values.
@@ -149,7 +151,7 @@ def _specs(value: Any, key: str) -> Iterator[tuple[str, str | None, Mapping[str,
 
 
 def _fits(given: Any, made: Any, key: str) -> bool:
-    """Whether an argument of a constructor can be what the config says under a key."""
+    """Return whether an argument of a constructor can be what the config says under a key."""
     place = getattr(made, "__dict__", {}).get(_ATTRIBUTE)
     if place is not None:
         return place.key == key

@@ -17,7 +17,7 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def class_at(node: Node | None, slot: ConfigSlot) -> Any:
-    """The class of a component; ``None`` where it is not chosen, computed, or cannot be imported."""
+    """Return the class of a component; ``None`` if none is chosen, or it is interpolated or cannot be imported."""
     chosen = node.child("class_path") if node is not None else None
     if slot.base is None or chosen is None or not isinstance(chosen.value, str) or chosen.is_interpolation:
         return None
@@ -28,7 +28,7 @@ def class_at(node: Node | None, slot: ConfigSlot) -> Any:
 
 
 def arguments_at(node: Node | None, slot: ConfigSlot) -> Mapping[str, ConfigSlot]:
-    """The arguments that can be given at a slot: those of its chosen class, or of its group."""
+    """Return the arguments that a slot accepts: those of the chosen class, or of the group."""
     if slot.arguments is not None:
         return slot.arguments
     cls = class_at(node, slot)
@@ -36,7 +36,7 @@ def arguments_at(node: Node | None, slot: ConfigSlot) -> Mapping[str, ConfigSlot
 
 
 def children(node: Node, slot: ConfigSlot) -> Iterator[tuple[str, Node, ConfigSlot]]:
-    """The values directly inside a value: how the dotted key goes on, the value, and what may stand there."""
+    """Yield the values directly inside a value: the suffix of the dotted key, the value, and its slot."""
     if slot.arguments is not None or (slot.base is not None and node.is_mapping):
         inner = node if slot.arguments is not None else node.child("init_args")
         arguments = arguments_at(node, slot)
@@ -52,7 +52,7 @@ def children(node: Node, slot: ConfigSlot) -> Iterator[tuple[str, Node, ConfigSl
 
 
 def visit(node: Node, slot: ConfigSlot, key: str = "") -> Iterator[tuple[str, Node, ConfigSlot]]:
-    """Every value of a config, outer ones first, with its dotted key (``init_args`` left out) and its slot."""
+    """Yield every value of a config, outer ones first, with its dotted key (without ``init_args``) and its slot."""
     yield key, node, slot
     for suffix, child, inner in children(node, slot):
         yield from visit(child, inner, f"{key}{suffix}".removeprefix("."))
@@ -94,7 +94,7 @@ def expand(node: Node, slot: ConfigSlot, key: str = "") -> Node:
 
 
 def _unwrap(node: Node, owner: str) -> Node:
-    """Put the arguments of a dataclass that were written like a component's, as jsonargparse allows it, plainly."""
+    """Write the arguments of a dataclass plainly; jsonargparse also allows them under ``init_args``."""
     chosen, init_args = node.child("class_path"), node.child("init_args")
     named = chosen is None or str(chosen.value).rpartition(".")[2] == owner
     if (chosen is None and init_args is None) or not named:
@@ -142,7 +142,7 @@ def assign(tree: Node, key: str, text: str, root: ConfigSlot) -> Node:
 
 
 def _nest(parts: list[str], text: str, node: Node | None, slot: ConfigSlot, key: str) -> Node:
-    """The overlay that sets ``parts`` below ``node`` to the value of ``text``."""
+    """Return the overlay that sets ``parts`` below ``node`` to the value of ``text``."""
     if not parts:
         return _value(text, slot)
     head, *rest = parts

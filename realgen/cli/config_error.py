@@ -11,7 +11,7 @@ class ConfigError(ValueError):
 
 
 def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:
-    """The sentence that leads from a wrong name to the right one.
+    """Return the sentence that suggests the right name for a wrong one.
 
     Args:
         name: What was given.

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from realgen.cli.classes import check_class, choices, find_class
 from realgen.cli.components import arguments_at, visit
 from realgen.cli.config_error import ConfigError, nearest
+from realgen.cli.renamed import KEYS
 from realgen.cli.schema import ConfigSlot, describe
 from realgen.cli.tree import Node
 
@@ -19,7 +20,7 @@ _COMPONENT_KEYS = ("class_path", "init_args", "dict_kwargs")
 
 
 def problems(tree: Node, root: ConfigSlot, *, values: bool = True) -> Iterator[str]:
-    """Everything that is wrong with a config, outer things first, missing arguments last.
+    """Yield everything that is wrong with a config, outer values first, missing arguments last.
 
     Args:
         tree: A whole config, part files expanded.
@@ -57,24 +58,25 @@ def _at(node: Node) -> str:
 
 
 def _holds_slots(node: Node, slot: ConfigSlot) -> bool:
-    """Whether the value consists of values that are visited on their own."""
+    """Return whether the value consists of values that are visited on their own."""
     in_mapping = slot.items is not None and node.is_mapping
     return in_mapping or (slot.elements is not None and isinstance(node.value, list))
 
 
 def _check_arguments(key: str, node: Node, known: Mapping[str, ConfigSlot], owner: str) -> Iterator[str]:
-    """Unknown keys among arguments, which stand under ``node``."""
+    """Yield the unknown keys among the arguments under ``node``."""
     if not node.is_mapping:
         yield f"{key}: expected a mapping of arguments, got {node.plain()!r}{_at(node)}."
         return
     for name, child in node.value.items():
         if name not in known:
-            full = f"{key}.{name}".removeprefix(".")
-            yield f"{full}: {owner} has no such key{_at(child)}. {nearest(name, known)}".rstrip()
+            full, new = f"{key}.{name}".removeprefix("."), KEYS.get(f"{owner}.{name}")
+            hint = nearest(name, known) if new is None else f"It is now called {new}."
+            yield f"{full}: {owner} has no such key{_at(child)}. {hint}".rstrip()
 
 
 def _check_component(key: str, node: Node, slot: ConfigSlot) -> Iterator[str]:
-    """Keys and class of a component, and unknown keys among its arguments."""
+    """Yield what is wrong with the keys and the class of a component, and the unknown keys among its arguments."""
     assert slot.base is not None
     if not node.is_mapping:
         kind = f"a {slot.base.__name__} (class_path and init_args, or a part file)"
@@ -103,7 +105,7 @@ def _check_component(key: str, node: Node, slot: ConfigSlot) -> Iterator[str]:
 
 
 def _missing(key: str, node: Node, slot: ConfigSlot) -> Iterator[str]:
-    """Arguments that have no default and were not given."""
+    """Yield the arguments that have no default and were not given."""
     given: Any = node if slot.arguments is not None else node.child("init_args")
     for name, argument in arguments_at(node, slot).items():
         if argument.required and (given is None or given.child(name) is None):
@@ -115,7 +117,7 @@ def _missing(key: str, node: Node, slot: ConfigSlot) -> Iterator[str]:
 
 
 def _accepts(hint: Any, value: Any) -> bool:
-    """Whether jsonargparse takes a plain value for a type."""
+    """Return whether jsonargparse accepts a plain value for a type."""
     if hint is Any:
         return True
     parser = ArgumentParser(exit_on_error=False)
@@ -134,7 +136,7 @@ def _near_choice(slot: ConfigSlot, node: Node) -> str:
 
 
 def condense(message: str) -> str:
-    r"""The cause alone out of jsonargparse's nested message.
+    r"""Return only the cause from jsonargparse's nested message.
 
     Example:
         >>> condense('Parser key "model":\n  Parser key "lr":\n    Expected a <class \'float\'>. Got value: abc')

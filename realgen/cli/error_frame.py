@@ -36,5 +36,5 @@ def run_command(command: Callable[[], int]) -> int:
 
 
 def wants_traceback() -> bool:
-    """Whether the user asked for whole tracebacks."""
+    """Return whether the user wants whole tracebacks."""
     return os.environ.get("REALGEN_TRACEBACK", "0") not in ("", "0")

@@ -159,7 +159,7 @@ _ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
 
 
 def _root(model_class: type, datamodule_class: type) -> ConfigSlot:
-    """What may stand at the top of a config."""
+    """Return what may stand at the top of a config."""
     return ConfigSlot(
         arguments={
             "seed_everything": slot_of(bool | int),
@@ -172,7 +172,7 @@ def _root(model_class: type, datamodule_class: type) -> ConfigSlot:
 
 
 def _to_yaml(value: Any) -> str:
-    """As jsonargparse writes YAML, but also what has an enum's member for a default, such as Lightning's ``Timer``."""
+    """Write YAML as jsonargparse does, but also members of enums, such as a default of Lightning's ``Timer``."""
     return yaml.safe_dump(_without_enums(value), sort_keys=False, allow_unicode=True)
 
 
@@ -185,6 +185,6 @@ def _without_enums(value: Any) -> Any:
 
 
 def _wandb_arguments(run: Run) -> dict[str, str]:
-    """A run that goes on keeps its id; an agent's run has one already."""
+    """Return folder, name and id of a run: a resumed run keeps its id, and one of an agent has an id already."""
     arguments = {"save_dir": str(run.path), "name": run.name}
     return arguments if "WANDB_RUN_ID" in os.environ else {**arguments, "id": run.name}

@@ -36,7 +36,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A name for loggers, the same whenever the run goes on."""
+        """The name for loggers; it stays the same when the run is resumed."""
         return f"{self.recipe}-{self.path.name}"
 
     def reserve(self) -> Run:
@@ -141,13 +141,13 @@ def _newest(folder: Path) -> Path | None:
 
 
 def _is_alone(environment: Mapping[str, str]) -> bool:
-    """Whether this is the only process of its run, or the one that will start the others."""
+    """Return whether this is the only process of its run, or the one that will start the others."""
     num_tasks = environment.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in environment else "1"
     return int(environment.get("WORLD_SIZE", num_tasks)) == 1
 
 
 def _trial(environment: Mapping[str, str]) -> str | None:
-    """The id that an agent of a W&B sweep gives all processes that it starts for a trial."""
+    """Return the id that an agent of a W&B sweep gives all processes of a trial."""
     return environment.get("WANDB_RUN_ID") or None if "WANDB_SWEEP_ID" in environment else None
 
 
@@ -157,7 +157,7 @@ def _new_name(environment: Mapping[str, str], now: datetime) -> str:
 
 
 def _shared_name(environment: Mapping[str, str]) -> str:
-    """A name that all processes come to without asking each other."""
+    """Return a name that all processes derive without communicating."""
     trial, job = _trial(environment), environment.get("SLURM_JOB_ID")
     if trial is not None:
         return f"wandb-{trial}"
@@ -173,14 +173,14 @@ def _shared_name(environment: Mapping[str, str]) -> str:
 
 
 def _numbered(folder: Path, name: str) -> Iterator[Path]:
-    """NAME, NAME_2, NAME_3 ..."""
+    """Yield NAME, NAME_2, NAME_3 ..."""
     yield folder / name
     for number in count(2):
         yield folder / f"{name}_{number}"
 
 
 def resume_command(run: Run, argv: Sequence[str]) -> str:
-    """The command that goes on with a run from its last checkpoint.
+    """Return the command that resumes a run from its last checkpoint.
 
     Args:
         run: The run.

@@ -96,7 +96,7 @@ def slot_of(hint: Any) -> ConfigSlot:
 
 
 def _options(hint: Any) -> Iterator[Any]:
-    """The members of a union; the hint itself if it is none."""
+    """Yield the members of a union; the hint itself if it is none."""
     origin = get_origin(hint)
     if origin is Annotated:
         yield from _options(get_args(hint)[0])
@@ -113,7 +113,7 @@ def _is_component(option: type) -> bool:
 
 
 def group_of(function: type) -> ConfigSlot:
-    """A slot where the arguments of one fixed class stand, without ``class_path``."""
+    """Return the slot for the arguments of one fixed class, without ``class_path``."""
     return ConfigSlot(
         hint=function,
         arguments=parameters(function),
@@ -126,7 +126,7 @@ def group_of(function: type) -> ConfigSlot:
 
 @cache
 def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, ConfigSlot]:
-    """The arguments of a class or function that a config can give, with what may stand there.
+    """Return the arguments of a class or function that a config can give, with their slots.
 
     The names are those that jsonargparse accepts, so arguments that reach a parent through ``**kwargs`` are among them.
 
@@ -135,7 +135,7 @@ def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, Co
         num_given: Leading arguments that the code passes itself.
 
     Returns:
-        Places by name, in the order of the signature.
+        Slots by name, in the order of the signature.
     """
     parser = ArgumentParser(exit_on_error=False)
     if inspect.isclass(function):
@@ -162,7 +162,7 @@ def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, Co
 
 
 def describe(hint: Any) -> str:
-    """A type hint in words.
+    """Describe a type hint in words.
 
     Example:
         >>> describe(int | None), describe(Literal["sd3", "flux"]), describe(dict[str, float])

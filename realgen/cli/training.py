@@ -116,7 +116,7 @@ def _say_how_to_go_on(cli: RealGenCLI) -> None:
 
 
 def _has_begun(cli: RealGenCLI) -> bool:
-    """Whether the run is past the data's setup; where there are several processes, it counts as begun."""
+    """Return whether the run is past the data's setup; with several processes it always counts as begun."""
     return cli.trainer.num_devices * cli.trainer.num_nodes > 1 or (cli.run.path / "config.yaml").exists()
 
 

@@ -5,6 +5,8 @@ The rules of merging, the same for files and for the command line; later wins:
 - mappings merge key by key, so an overlay names only what it changes; ``--key={...}`` sets the key to just that;
 - another ``class_path`` replaces a component with all its ``init_args``, and so does a part file or a bare class name;
 - anything else is replaced; ``null`` in a dict of components drops one.
+
+A mapping with the key ``part_file`` is the mapping of that file, changed by the other keys.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import yaml
 from realgen.cli.config_error import ConfigError, nearest
 
 COMMAND_LINE = "command line"
+PART_FILE = "part_file"
 _PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
@@ -45,11 +48,11 @@ class Node:
         return isinstance(self.value, str) and "${" in self.value
 
     def child(self, key: str) -> Node | None:
-        """The value under ``key``; ``None`` if there is none."""
+        """Return the value under ``key``; ``None`` if there is none."""
         return self.value.get(key) if isinstance(self.value, dict) else None
 
     def plain(self) -> Any:
-        """The value as dicts, lists and scalars."""
+        """Return the value as dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
         if isinstance(self.value, list):
@@ -149,4 +152,15 @@ def _convert(loader: yaml.SafeLoader, node: yaml.Node, name: str, folder: Path) 
         child = _convert(loader, value, name, folder)
         line = f"{name}:{key.start_mark.line + 1}" if name else COMMAND_LINE
         children[str(key.value)] = Node(child.value, line, folder)
+    if PART_FILE in children:
+        return merge(_read_part(children.pop(PART_FILE)), Node(children, origin, folder))
     return Node(children, origin, folder)
+
+
+def _read_part(name: Node) -> Node:
+    if not isinstance(name.value, str):
+        raise ConfigError(f"{PART_FILE}: expected a file, got {name.plain()!r} ({name.origin}).")
+    try:
+        return read_file(name.folder / name.value)
+    except ConfigError as error:
+        raise ConfigError(f"{PART_FILE}: {error} ({name.origin})") from error

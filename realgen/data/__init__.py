@@ -1,4 +1,4 @@
-"""Prompts and photographs in WebDataset tar shards, images in folders: written, read, and dealt out to the ranks."""
+"""Prompts and real images in WebDataset tar shards, images in folders: written, read, and dealt out to the ranks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that ``make_shards --help`` does not wait for torch."""
+    """Import a public name at its first use, so that ``make_shards --help`` does not wait for torch."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,4 +1,4 @@
-"""How a picture of any size becomes a training example of a detector."""
+"""How an image of any size becomes a training example of a detector."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from realgen.functional.corruptions import CHEATS
 
 @dataclass(frozen=True)
 class DetectorAugment:
-    """Takes the shortcuts out of training pictures of both classes alike: crop, flip, rescale, blur, JPEG.
+    """Remove shortcuts from training images of both classes alike: crop, flip, rescale, blur, JPEG.
 
-    Some pictures come as validation and use show them: a detector that never saw one whole and unchanged gets worse at
-    them. The defaults suit detectors of 224 pixels and more. Smaller ones want milder blur and rescaling, and fewer
-    crops, because enlarging a crop takes away the finest detail.
+    Some images stay as in validation and use: a detector that never saw one whole and unchanged gets worse at them. The
+    defaults suit detectors of 224 pixels and more. Smaller ones want milder blur and rescaling and fewer crops, because
+    enlarging a crop takes away the finest detail.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -34,7 +34,7 @@ class DetectorAugment:
     crop: float = 0.8
     """Probability of a random crop; without it, the largest centred square is taken."""
     crop_area: tuple[float, float] = (0.4, 1.0)
-    """Share of the picture's area that a random crop cuts out."""
+    """Share of the image's area that a random crop cuts out."""
     aspect: tuple[float, float] = (0.75, 1.3333)
     """Width over height of what is cut out and made square."""
     flip: float = 0.5
@@ -70,7 +70,7 @@ class DetectorAugment:
     def __call__(
         self, image: Float[Tensor, "3 height width"], size: int, generator: torch.Generator
     ) -> Float[Tensor, "3 size size"]:
-        """Change one picture.
+        """Change one image.
 
         Args:
             image: [3, H, W] in [0, 1], of any size.
@@ -92,7 +92,7 @@ class DetectorAugment:
     def cheat(
         self, image: Float[Tensor, "3 height width"], size: int, generator: torch.Generator
     ) -> Float[Tensor, "3 size size"]:
-        """Cut one picture and spoil it in a random way of ``CHEATS``; the result counts as generated.
+        """Cut one image and spoil it in a random way of ``CHEATS``; the result counts as generated.
 
         Args:
             image: [3, H, W] in [0, 1], of any size and kind.

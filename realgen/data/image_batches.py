@@ -1,4 +1,4 @@
-"""Batches of real and generated images: what is drawn, how it is read, and what a batch holds."""
+"""Batches of real and generated images: which are drawn, how they are read, and what a batch holds."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class ImageBatch(NamedTuple):
     labels: Int[Tensor, " rows"]
     """[B] 0 = real, 1 = generated."""
     mask: Bool[Tensor, " rows"]
-    """[B] True where a row counts (False repeats a row to keep ranks in step, or stands for a broken file)."""
+    """[B] True where a row counts; False for a copy that keeps ranks in step, and for a broken file."""
     names: tuple[str, ...]
     """B files."""
     broken: tuple[tuple[str, str], ...]
-    """Files that were to be in this batch and could not be read, each with the reason."""
+    """Files that could not be read for this batch, each with the reason."""
 
 
 class Draw(NamedTuple):
-    """Which image of which class, and the seed of all that is random about it."""
+    """Which image of which class to read, and the seed of its augmentation."""
 
     label: int
     row: int
@@ -44,7 +44,7 @@ class Draw(NamedTuple):
     counts: bool = True
 
 
-class Picture(NamedTuple):
+class LabelledImage(NamedTuple):
     """One row of a batch."""
 
     image: Tensor
@@ -54,14 +54,14 @@ class Picture(NamedTuple):
     broken: tuple[tuple[str, str], ...] = ()
 
 
-class TrainPictures(Dataset[Picture]):
-    """Augmented training pictures by draw; a broken file gives way to the next one of its class.
+class TrainImages(Dataset[LabelledImage]):
+    """Augmented training images by draw; a broken file is replaced by the next one of its class.
 
     Args:
         files: Of each class.
         size: Side in pixels.
-        augment: How pictures are changed.
-        hard_negatives: Share of the generated pictures that are made by cheating, see ``DetectorAugment.cheat``.
+        augment: How images are changed.
+        hard_negatives: Share of the generated images that are made by cheating, see ``DetectorAugment.cheat``.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class TrainPictures(Dataset[Picture]):
         self._files = files
         self._size, self._augment, self._hard_negatives = size, augment, hard_negatives
 
-    def __getitem__(self, draw: Draw) -> Picture:
-        """Read and change one picture.
+    def __getitem__(self, draw: Draw) -> LabelledImage:
+        """Read and change one image.
 
         Raises:
             ValueError: If no file of its class can be read.
@@ -91,13 +91,13 @@ class TrainPictures(Dataset[Picture]):
                 broken.append((str(file.path), str(error)))
                 continue
             changed = (change.cheat if spoilt else change)(image, self._size, generator)
-            return Picture(changed, draw.label, True, str(file.path), tuple(broken))
+            return LabelledImage(changed, draw.label, True, str(file.path), tuple(broken))
         first = ": ".join(broken[0])
         raise ValueError(f"none of the {len(files)} {CLASSES[source]} images can be read; first: {first}")
 
 
-class ValidationPictures(Dataset[Picture]):
-    """Validation pictures by draw, their largest centred square; a broken file becomes a row that does not count.
+class ValidationImages(Dataset[LabelledImage]):
+    """Validation images by draw, their largest centred square; a broken file becomes a row that does not count.
 
     Args:
         files: Of each class.
@@ -107,24 +107,24 @@ class ValidationPictures(Dataset[Picture]):
     def __init__(self, files: Sequence[Sequence[ImageFile]], size: int) -> None:
         self._files, self._size = files, size
 
-    def __getitem__(self, draw: Draw) -> Picture:
-        """Read one picture."""
+    def __getitem__(self, draw: Draw) -> LabelledImage:
+        """Read one image."""
         file = self._files[draw.label][draw.row]
         try:
             image = center_square(read_image(file.path)[None], self._size)[0]
         except ValueError as error:
             black = torch.zeros(3, self._size, self._size)
-            return Picture(black, draw.label, False, str(file.path), ((str(file.path), str(error)),))
-        return Picture(image, draw.label, draw.counts, str(file.path))
+            return LabelledImage(black, draw.label, False, str(file.path), ((str(file.path), str(error)),))
+        return LabelledImage(image, draw.label, draw.counts, str(file.path))
 
 
 class Batches:
-    """Yields draws from a starting batch on; a batch sampler.
+    """A batch sampler that begins at any batch.
 
     Args:
-        draws: The draws of a batch by its number.
-        number: Batches that are yielded.
-        first: Number of the first one, asked anew at each ``iter``.
+        draws: Gives the draws of a batch by its number.
+        number: Batches of one ``iter``.
+        first: Gives the number of the first one, at each ``iter``.
     """
 
     def __init__(self, draws: Callable[[int], list[Draw]], *, number: int, first: Callable[[], int]) -> None:
@@ -135,29 +135,29 @@ class Batches:
         return self._number
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Begin where the run stands."""
+        """Begin at batch ``first()``."""
         first = self._first()
         return map(self._draws, range(first, first + self._number))
 
 
-def collate(pictures: Sequence[Picture]) -> ImageBatch:
-    """Put pictures together."""
+def collate(images: Sequence[LabelledImage]) -> ImageBatch:
+    """Stack images into a batch."""
     return ImageBatch(
-        images=torch.stack([picture.image for picture in pictures]),
-        labels=torch.tensor([picture.label for picture in pictures]),
-        mask=torch.tensor([picture.counts for picture in pictures]),
-        names=tuple(picture.name for picture in pictures),
-        broken=tuple(pair for picture in pictures for pair in picture.broken),
+        images=torch.stack([image.image for image in images]),
+        labels=torch.tensor([image.label for image in images]),
+        mask=torch.tensor([image.counts for image in images]),
+        names=tuple(image.name for image in images),
+        broken=tuple(pair for image in images for pair in image.broken),
     )
 
 
 def draw_seed(seed: int, label: int, place: int) -> int:
-    """Hash what identifies a training picture of a run into the seed of its augmentation.
+    """Hash what identifies a training image of a run into the seed of its augmentation.
 
     Args:
         seed: Of the run.
         label: 0 or 1.
-        place: How many pictures of the class the run, all ranks together, has drawn before.
+        place: How many images of the class the run, all ranks together, has drawn before.
 
     Returns:
         A seed in [0, 2^63).

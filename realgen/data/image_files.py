@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.data.photograph import open_photograph
+from realgen.data.image_decoding import decode_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Of what counts as an image, in lower case."""
@@ -25,17 +25,17 @@ class ImageFile(NamedTuple):
     """One file in a folder of images."""
 
     path: Path
-    """Where it lies."""
+    """Full path."""
     name: str
     """Its path inside the folder, with ``/``."""
 
 
 def check_folders(folders: str | Sequence[str], *, argument: str) -> tuple[Path, ...]:
-    """Refuse folders that do not exist.
+    """Raise ValueError for folders that do not exist.
 
     Args:
         folders: One path or several.
-        argument: How the message calls them.
+        argument: Their name in the message.
 
     Returns:
         Their paths.
@@ -94,7 +94,7 @@ def split_files(
     Args:
         files: To be split.
         share: About how much is set aside, 0 to 1.
-        by: ``name`` hashes the name without its suffix, so a photograph and the generated image of the same name stay
+        by: ``name`` hashes the name without its suffix, so a real image and the generated image of the same name stay
             together; ``content`` hashes the bytes, so copies stay together, and reads every file once (what cannot be
             read goes by its name).
 
@@ -121,7 +121,7 @@ def _key(file: ImageFile, by: SplitBy) -> bytes:
 
 
 def check_readable(files: Sequence[ImageFile], *, purpose: str) -> None:
-    """Refuse files of which not one can be read; one that can is enough, and the rest are not opened.
+    """Raise ValueError if none of the files can be read; the first that can is enough.
 
     Args:
         files: To be looked at.
@@ -162,4 +162,4 @@ def read_image(path: Path) -> Float[Tensor, "3 height width"]:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"the file cannot be read ({error.strerror})") from error
-    return torch.from_numpy(np.array(open_photograph(data))).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(decode_image(data))).permute(2, 0, 1).float() / 255

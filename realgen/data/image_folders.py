@@ -1,4 +1,4 @@
-"""Folders of real and generated images as Lightning asks for them, to train a detector on."""
+"""Folders of real and generated images, as a data module of Lightning to train a detector on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from realgen.checks import check_at_least
 from realgen.data.detector_augment import DetectorAugment
 from realgen.data.image_batches import (
     CLASSES,
     Batches,
     Draw,
     ImageBatch,
-    Picture,
-    TrainPictures,
-    ValidationPictures,
+    LabelledImage,
+    TrainImages,
+    ValidationImages,
     collate,
     draw_seed,
 )
@@ -34,7 +35,7 @@ from realgen.data.order import prompt_indices, validation_rows
 
 
 class ImageFolders(LightningDataModule):
-    """Deals out images of two classes, half a batch each, whatever the sizes of the folders.
+    """Deal out images of two classes, half a batch each, whatever the sizes of the folders.
 
     What a rank trains on is a pure function of (seed, iteration, rank, number of ranks): every image of a class once
     per epoch of its class, and a resumed run goes on at the next image with the augmentation it would have had, because
@@ -43,12 +44,12 @@ class ImageFolders(LightningDataModule):
     ``augment`` takes away from training.
 
     Args:
-        real: Folder of photographs, or a list of folders; folders inside are searched too.
+        real: Folder of real images, or a list of folders; folders inside are searched too.
         generated: Folder of generated images, or a list.
         validation_real: Photographs to validate on; None sets a share of ``real`` aside.
         validation_generated: Generated images to validate on; give both or none.
         validation_share: Share of the images that is set aside for validation, above 0 and below 1.
-        split_by: By what: ``name`` keeps files of the same name (suffix aside) together, such as a photograph and the
+        split_by: ``name`` keeps files of the same name (suffix aside) together, such as a real image and the
             image generated from its caption; ``content`` keeps copies together and reads every file once.
         image_size: Side in pixels that the detector gets; larger than its own input only costs time.
         batch_size: Training images of one rank and step, even; half of them are real.
@@ -82,15 +83,14 @@ class ImageFolders(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_numbers(image_size=image_size, validation_batch_size=validation_batch_size)
+        check_at_least(1, image_size=image_size, validation_batch_size=validation_batch_size)
+        check_at_least(0, num_workers=num_workers)
         if batch_size < 2 or batch_size % 2:
             raise ValueError(f"batch_size must be even, half of it is real; got {batch_size}.")
         if not 0 < validation_share < 1:
             raise ValueError(f"validation_share must be above 0 and below 1, got {validation_share}.")
         if not 0 <= hard_negatives <= 1:
             raise ValueError(f"hard_negatives must be a share, 0 to 1, got {hard_negatives}.")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
         if (validation_real is None) != (validation_generated is None):
             raise ValueError("validation_real and validation_generated must be given both or not at all, got one.")
         self._given = {"real": real, "generated": generated}
@@ -108,13 +108,13 @@ class ImageFolders(LightningDataModule):
         self.check_folders()
 
     def check_folders(self) -> None:
-        """See that the folders are there, before a run's folder is made."""
+        """Raise ValueError if a folder does not exist, before a run's folder is made."""
         for argument, folders in {**self._given, **self._validation}.items():
             if folders is not None:
                 check_folders(folders, argument=argument)
 
     def read(self) -> None:
-        """List and split the files, once; of use before a run begins, so that a mistake in them leaves nothing behind.
+        """List and split the files, once; before a run begins, so that a mistake leaves nothing behind.
 
         Raises:
             ValueError: If a folder cannot be listed or holds no image, or one side of the split holds none of a class.
@@ -140,7 +140,7 @@ class ImageFolders(LightningDataModule):
         self.train_files, self.validation_files = train, validation
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what is not read yet, and see that all ranks found the same files.
+        """Read what is not read yet, and check that all ranks found the same files.
 
         Args:
             stage: Not used.
@@ -154,33 +154,33 @@ class ImageFolders(LightningDataModule):
         self._agree([*self.train_files, *self.validation_files])
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Balanced batches of an epoch, beginning at the module's ``iteration``."""
-        pictures = TrainPictures(self.train_files, self.image_size, self.augment, self.hard_negatives)
+        """Return balanced batches of an epoch, beginning at the module's ``iteration``."""
+        images = TrainImages(self.train_files, self.image_size, self.augment, self.hard_negatives)
         longest = max(len(files) for files in self.train_files)
         number = -(-longest // (self.batch_size // 2 * self._world_size))
-        return self._loader(pictures, Batches(self._train_draws, number=number, first=self._iteration))
+        return self._loader(images, Batches(self._train_draws, number=number, first=self._iteration))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Every validation image once over all ranks, the classes mixed evenly so that a part of them has both."""
+        """Return every validation image once over all ranks, both classes spread evenly over the batches."""
         draws = [Draw(label, row, 0) for label, files in enumerate(self.validation_files) for row in range(len(files))]
         draws.sort(key=lambda draw: (draw.row + 0.5) / len(self.validation_files[draw.label]))
         rows = validation_rows(len(draws), rank=self._rank, world_size=self._world_size)
         mine = [draws[row]._replace(counts=counts) for row, counts in rows]
         size = self.validation_batch_size
         batches = Batches(lambda i: mine[i * size : (i + 1) * size], number=-(-len(mine) // size), first=lambda: 0)
-        return self._loader(ValidationPictures(self.validation_files, self.image_size), batches)
+        return self._loader(ValidationImages(self.validation_files, self.image_size), batches)
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
-        """Name and count broken files; with workers, the main process learns of them here."""
+        """Warn of broken files and count them; loader workers cannot, so the batch brings them here."""
         for path, reason in batch.broken:
             if path not in self.broken:
                 self.broken[path] = reason
                 warnings.warn(f"skipped {path}: {reason} ({len(self.broken)} so far)", stacklevel=2)
         return batch
 
-    def _loader(self, pictures: Dataset[Picture], batches: Batches) -> DataLoader[Any]:
+    def _loader(self, images: Dataset[LabelledImage], batches: Batches) -> DataLoader[Any]:
         return DataLoader(
-            pictures,
+            images,
             batch_sampler=batches,
             collate_fn=collate,
             num_workers=self.num_workers,
@@ -227,9 +227,3 @@ class ImageFolders(LightningDataModule):
 
     def _iteration(self) -> int:
         return 0 if self.trainer is None else getattr(self.trainer.lightning_module, "iteration", 0)
-
-
-def _check_numbers(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")

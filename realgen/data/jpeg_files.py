@@ -1,4 +1,4 @@
-"""JPEG files among images: at which quality they were saved, and how to save the others alike.
+"""JPEG files among images: the quality at which they were saved, and qualities to save the others alike.
 
 Photographs come as JPEG files, generated images mostly as lossless ones, and whatever is fitted on both learns the
 traces of JPEG first (Grommelt et al., arXiv:2403.17608).
@@ -41,7 +41,7 @@ def jpeg_quality(path: Path) -> int | None:
 
 
 def matching_qualities(files: Sequence[ImageFile], qualities: Mapping[Path, int]) -> dict[Path, int]:
-    """Qualities for the files that are no JPEG, so that they are distributed as those of the JPEG files.
+    """Choose qualities for the files that are no JPEG, distributed as those of the JPEG files.
 
     Args:
         files: All files.
@@ -63,7 +63,7 @@ def _hash(name: str) -> int:
 
 @functools.cache
 def _table(quality: int) -> tuple[int, ...]:
-    """Libjpeg's quantisation table of brightness, read out of a file that Pillow writes."""
+    """Return libjpeg's quantisation table of brightness, read out of a file that Pillow writes."""
     file = io.BytesIO()
     Image.new("L", (8, 8)).save(file, format="JPEG", quality=quality)
     with Image.open(file) as image:

@@ -14,7 +14,7 @@ from realgen.data.shards import write_shards
 _EXAMPLE = """\
 examples:
   python -m realgen.data.make_shards --input prompts.txt --output data/prompts/train
-  python -m realgen.data.make_shards --input captions.jsonl --images photographs --output data/prompts/validation
+  python -m realgen.data.make_shards --input captions.jsonl --images images --output data/prompts/validation
 
 input formats:
   .txt    one prompt per line
@@ -24,7 +24,7 @@ input formats:
 
 
 class PromptFile:
-    """Reads a .txt or .jsonl file of prompts line by line, and remembers what a user should hear of it.
+    """Read a .txt or .jsonl file of prompts line by line, and keep what a user should know of it.
 
     Args:
         path: The file, UTF-8.
@@ -46,7 +46,7 @@ class PromptFile:
         self.line: int | None = None
         """Number of the line being read, from 1; None before the first and after the last."""
         self.num_empty = 0
-        """Empty lines, which are passed over."""
+        """Empty lines, which are skipped."""
         self.num_images = 0
         """Lines with an image."""
         self.duplicates: list[tuple[int, int]] = []
@@ -130,7 +130,7 @@ def make_shards(
         + (f" to {paths[-1].name}" if len(paths) > 1 else "")
     ]
     if prompts.num_empty:
-        report.append(f"empty lines, passed over: {prompts.num_empty}")
+        report.append(f"empty lines, skipped: {prompts.num_empty}")
     if prompts.duplicates:
         line, first = prompts.duplicates[0]
         report.append(
@@ -143,7 +143,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m realgen.data.make_shards",
-        description="Write prompts, and if wanted their photographs, as WebDataset tar shards. "
+        description="Write prompts, and if wanted their real images, as WebDataset tar shards. "
         "The same input gives the same bytes; nothing is written if the input has an error.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -153,7 +153,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder of the shards: DIR/NAME-000000.tar, ..."
     )
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the photographs that .jsonl lines name")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the real images that .jsonl lines name")
     parser.add_argument(
         "--samples_per_shard", type=int, default=1000, metavar="N", help="prompts in one tar (default: %(default)s)"
     )

@@ -1,4 +1,4 @@
-"""Which rank gets which prompt when: pure functions, so that a resumed run needs no cursor but its iteration."""
+"""Which rank gets which prompt in which iteration: pure functions, so that a resumed run needs its iteration alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 def prompt_indices(
     iteration: int, *, num_prompts: int, per_rank: int, seed: int, rank: int, world_size: int
 ) -> list[int]:
-    """Number the prompts that one rank gets in one iteration.
+    """Return the numbers of the prompts that one rank gets in one iteration.
 
     The epochs are endless permutations laid end to end; iteration i of all ranks together is the i-th piece of
     ``per_rank * world_size`` numbers, and rank r has the r-th part of the piece. So every prompt comes once per epoch,
@@ -40,7 +40,7 @@ def prompt_indices(
 
 
 def validation_rows(num_prompts: int, *, rank: int, world_size: int) -> list[tuple[int, bool]]:
-    """Number the prompts that one rank validates: every ``world_size``-th, beginning with its own number.
+    """Return the numbers of the prompts that one rank validates: every ``world_size``-th from its own number on.
 
     Args:
         num_prompts: Prompts in the validation shards, at least 1.

@@ -1,4 +1,4 @@
-"""The files that a linear probe is fitted, calibrated and judged on, and how the two classes' files differ."""
+"""The files that a linear probe is fitted, calibrated and tested on, and how the two classes' files differ."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from typing import NamedTuple
 from realgen.data.image_batches import CLASSES
 from realgen.data.image_files import ImageFile, check_folders, find_images, split_files
 
-PARTS = ("fit", "calibrate", "judge")
-"""What the images of each class are divided into."""
+SPLITS = ("fit", "calibrate", "test")
+"""Into which the images of each class are divided."""
 MIN_IMAGES = 4
-"""Of each class in each part; fewer say nothing."""
+"""Of each class in each split; fewer say nothing."""
 SHARE_WARNED, QUALITY_WARNED = 0.1, 5
 """Differences between the classes from which on the user is warned: of the share of JPEG files, of their quality."""
 
 
 class Divided(NamedTuple):
-    """All files, with class and part."""
+    """All files, with class and split."""
 
     files: list[ImageFile]
     generated: list[bool]
-    parts: list[str]
+    splits: list[str]
 
 
 def divide(real: Path, generated: Path, held_out: float) -> Divided:
-    """List the images of both folders and say which part each belongs to; a function of the names alone.
+    """List the images of both folders with the split that each belongs to, a function of the names alone.
 
     Args:
-        real: Folder of photographs.
+        real: Folder of real images.
         generated: Folder of generated images.
-        held_out: Share that the head is not fitted on; half of it calibrates, the other half judges.
+        held_out: Share that the head is not fitted on; half of it calibrates, the other half tests.
 
     Returns:
         All files.
 
     Raises:
-        ValueError: If a folder has no images, or one class has too few in one part.
+        ValueError: If a folder has no images, or one class has too few in one split.
     """
     divided = Divided([], [], [])
     for name, folder in zip(CLASSES, (real, generated), strict=True):
         argument = f"--{name}"
         files = find_images(check_folders(str(folder), argument=argument), argument=argument)
         fit, held = split_files(files, held_out)
-        calibrate, judge = split_files(held, held_out / 2)
-        for part, chosen in zip(PARTS, (fit, calibrate, judge), strict=True):
+        calibrate, test = split_files(held, held_out / 2)
+        for split, chosen in zip(SPLITS, (fit, calibrate, test), strict=True):
             if len(chosen) < MIN_IMAGES:
                 raise ValueError(
-                    f"{argument} {folder} has {len(files)} images, of which {len(chosen)} to {part} with; needed are "
+                    f"{argument} {folder} has {len(files)} images, of which {len(chosen)} to {split} with; needed are "
                     f"{MIN_IMAGES}. Give more images, or another --held_out than {held_out}."
                 )
             divided.files.extend(chosen)
             divided.generated.extend([name == "generated"] * len(chosen))
-            divided.parts.extend([part] * len(chosen))
+            divided.splits.extend([split] * len(chosen))
     return divided
 
 

@@ -1,4 +1,4 @@
-"""Images of any size, read one by one and prepared for a network, with what could not be read named."""
+"""Images of any size, read one by one and prepared for a network; files that cannot be read are named."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PreparedImages(NamedTuple):
     """A batch of images, without those that could not be read."""
 
     rows: list[int]
-    """Which files the images are of."""
+    """Index of each image's file."""
     pixels: Float[Tensor, "rows 3 height width"] | None
     """[B, 3, H, W] as the network wants them; None if none could be read."""
     broken: list[str]
@@ -28,11 +28,11 @@ class PreparedImages(NamedTuple):
 
 
 class ProbeImages(Dataset[PreparedImages]):
-    """Reads images of many sizes for a network that wants one.
+    """Read images of many sizes for a network that takes one.
 
     Args:
         files: To be read.
-        wanted: The pictures that the network wants.
+        wanted: Size and normalisation of the network's input.
         qualities: JPEG quality, 1 to 100, at which a file's image is saved and read again first.
     """
 
@@ -58,7 +58,7 @@ class ProbeImages(Dataset[PreparedImages]):
 
 
 def collate(parts: Sequence[PreparedImages]) -> PreparedImages:
-    """Put batches together."""
+    """Concatenate batches."""
     pixels = [part.pixels for part in parts if part.pixels is not None]
     return PreparedImages(
         rows=[row for part in parts for row in part.rows],

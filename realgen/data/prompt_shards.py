@@ -1,4 +1,4 @@
-"""The prompts of training and validation as Lightning asks for them."""
+"""The prompts of training and validation, as a data module of Lightning."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from lightning.pytorch import LightningDataModule
 
+from realgen.checks import check_at_least
 from realgen.data.order import prompt_indices, validation_rows
 from realgen.data.prompt_table import PromptTable
 from realgen.data.shard_paths import find_shards
@@ -18,7 +19,7 @@ _ENDLESS = 10**9
 
 
 class PromptShards(LightningDataModule):
-    """Deals out the prompts of WebDataset tar shards: P per rank and GRPO iteration.
+    """Deal out the prompts of WebDataset tar shards: P per rank and GRPO iteration.
 
     What a rank gets is a pure function of (seed, iteration, rank, number of ranks): every prompt once per epoch, no
     prompt on two ranks, the same number of batches everywhere, and a resumed run goes on at the next prompt because
@@ -34,9 +35,9 @@ class PromptShards(LightningDataModule):
         seed: Chooses the order of the training prompts.
         max_in_memory: Prompts up to which a set is kept in memory. More of them are read from the local tars on demand,
             in the same order; from URLs they are refused.
-        train_images: Whether training batches carry the photographs of the prompts. Validation batches always do, if
+        train_images: Whether training batches carry the real images of the prompts. Validation batches always do, if
             the shards have them.
-        image_size: Height and width in pixels to which photographs are scaled and centrally cropped; None keeps their
+        image_size: Height and width in pixels to which real images are scaled and centrally cropped; None keeps their
             size, which must then be the same for all.
 
     Raises:
@@ -57,14 +58,13 @@ class PromptShards(LightningDataModule):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("prompts_per_iteration", prompts_per_iteration),
-            ("validation_batch_size", validation_batch_size),
-            ("max_in_memory", max_in_memory),
-            ("image_size", image_size),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(
+            1,
+            prompts_per_iteration=prompts_per_iteration,
+            validation_batch_size=validation_batch_size,
+            max_in_memory=max_in_memory,
+            image_size=image_size,
+        )
         # Here and not in `setup`: a misspelt path must not leave a started run behind in the loggers.
         self._train_shards = find_shards(train, argument="train")
         self._validation_shards = None if validation is None else find_shards(validation, argument="validation")
@@ -102,19 +102,19 @@ class PromptShards(LightningDataModule):
         return f"{type(self).__name__}({', '.join(parts)})"
 
     def read(self, stage: str | None = None, *, num_ranks: int = 1) -> None:
-        """Read the shards, once; of use before a run begins, so that a mistake in them leaves nothing behind.
+        """Read the shards, once; before a run begins, so that a mistake leaves nothing behind.
 
         Args:
             stage: ``"validate"`` reads the validation shards only.
             num_ranks: That the prompts are dealt out to.
 
         Raises:
-            ValueError: If a set has no usable sample, or its photographs do not fit together (see ``PromptTable``).
+            ValueError: If a set has no usable sample, or its real images do not fit together (see ``PromptTable``).
             ValueError: If there are fewer training prompts than one iteration of all ranks takes.
         """
         if stage in ("fit", None):
             if self.train_table is None:
-                self.train_table = self._table(self._train_shards, photographs=self._train_images)
+                self.train_table = self._table(self._train_shards, real_images=self._train_images)
             needed = self.prompts_per_iteration * num_ranks
             if len(self.train_table) < needed:
                 raise ValueError(
@@ -122,10 +122,10 @@ class PromptShards(LightningDataModule):
                     f"prompts per iteration, the training shards hold {len(self.train_table)}: lower it or add prompts."
                 )
         if self._validation_shards is not None and self.validation_table is None:
-            self.validation_table = self._table(self._validation_shards, photographs=True)
+            self.validation_table = self._table(self._validation_shards, real_images=True)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what is not read yet, warn of samples that were skipped, and see that all ranks read the same.
+        """Read what is not read yet, warn of skipped samples, and check that all ranks read the same.
 
         Args:
             stage: ``"validate"`` reads the validation shards only.
@@ -141,12 +141,12 @@ class PromptShards(LightningDataModule):
                 self._announce(name, table)
 
     def train_dataloader(self) -> TrainLoader:
-        """Give one batch per GRPO iteration, without end, beginning at the module's ``iteration``."""
+        """Return a loader of one batch per GRPO iteration, without end, beginning at the module's ``iteration``."""
         assert self.train_table is not None, "Lightning calls setup('fit') first"
         return TrainLoader(self.train_table, self._train_rows, first_iteration=self._iteration)
 
     def val_dataloader(self) -> ValidationLoader | list[ValidationLoader]:
-        """Give every validation prompt once over all ranks, in the order of the shards; an empty list without any."""
+        """Return a loader of all validation prompts, each once over all ranks, in the shards' order; [] without any."""
         if self.validation_table is None:
             return []
         rows = validation_rows(len(self.validation_table), rank=self.rank, world_size=self.world_size)
@@ -166,9 +166,9 @@ class PromptShards(LightningDataModule):
             world_size=self.world_size,
         )
 
-    def _table(self, shards: list[str], *, photographs: bool) -> PromptTable:
+    def _table(self, shards: list[str], *, real_images: bool) -> PromptTable:
         return PromptTable(
-            shards, max_in_memory=self._max_in_memory, photographs=photographs, image_size=self._image_size
+            shards, max_in_memory=self._max_in_memory, real_images=real_images, image_size=self._image_size
         )
 
     def _announce(self, name: str, table: PromptTable) -> None:
@@ -187,7 +187,7 @@ class PromptShards(LightningDataModule):
 
 
 class TrainLoader:
-    """Yields the batches of the iterations from ``first_iteration()`` on, asked anew at each ``iter``."""
+    """Yield one batch per iteration, at each ``iter`` from ``first_iteration()`` on."""
 
     def __init__(
         self, table: PromptTable, rows: Callable[[int], list[int]], *, first_iteration: Callable[[], int]
@@ -201,13 +201,13 @@ class TrainLoader:
         return _ENDLESS
 
     def __iter__(self) -> Iterator[PromptBatch]:
-        """Begin at the iteration that the module stands at."""
+        """Begin at iteration ``first_iteration()``."""
         for iteration in itertools.count(self._first_iteration()):
             yield self._table.batch(self._rows(iteration))
 
 
 class ValidationLoader:
-    """Yields given rows of a table in batches."""
+    """Yield given rows of a table in batches."""
 
     def __init__(self, table: PromptTable, rows: list[tuple[int, bool]], *, batch_size: int) -> None:
         self._table = table

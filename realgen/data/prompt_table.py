@@ -1,4 +1,4 @@
-"""The prompts of some shards by number: in memory while they are few, read on demand when they are many."""
+"""The prompts of some shards by number: few are kept in memory, many are read on demand."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from realgen.data.image_decoding import decode_image
 from realgen.data.order import prompt_seed
-from realgen.data.photograph import open_photograph
 from realgen.data.shard_paths import is_url, open_shard
-from realgen.data.shard_reader import Broken, Sample, read_samples
+from realgen.data.shard_reader import InvalidSample, Sample, read_samples
 from realgen.types import PromptBatch
 
 _NAMED = 5
@@ -26,24 +26,23 @@ _NAMED = 5
 class PromptTable:
     """Every usable sample of some shards, numbered in the order of the shards.
 
-    The shards are read once, from end to end, when the table is made. Local shards with more prompts than
-    ``max_in_memory`` leave only offset and checksum of each prompt behind (12 bytes), and so do local shards whose
-    photographs are asked for; a prompt is then read from its tar each time it is asked for. The numbers do not depend
-    on that.
+    The shards are read once, from end to end, when the table is made. Of local shards with more prompts than
+    ``max_in_memory``, or with ``real_images``, only offset and checksum of each prompt are kept (12 bytes), and the
+    prompt is read from its tar each time. The numbers do not depend on that.
 
     Args:
         shards: Names from ``find_shards``, uncompressed tars. URLs are read into memory.
         max_in_memory: Prompts above which they are not kept in memory, at least 1.
-        photographs: Whether to read and check the photographs. Each is decoded once when the table is made.
-        image_size: Height and width to which photographs are scaled and centrally cropped. With None they keep their
+        real_images: Whether to read and check the real images. Each is decoded once when the table is made.
+        image_size: Height and width to which real images are scaled and centrally cropped. With None they keep their
             size, and must all have the same.
 
     Raises:
         ValueError: If no sample can be used.
         ValueError: If shards that are read from URLs hold more than ``max_in_memory`` prompts.
         ValueError: If a URL cannot be read.
-        ValueError: If some prompts have a photograph and others have none.
-        ValueError: If the photographs differ in size and ``image_size`` is None.
+        ValueError: If some prompts have a real image and others have none.
+        ValueError: If the real images differ in size and ``image_size`` is None.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class PromptTable:
         shards: Sequence[str],
         *,
         max_in_memory: int = 200_000,
-        photographs: bool = False,
+        real_images: bool = False,
         image_size: int | None = None,
     ) -> None:
         self.shards = tuple(shards)
@@ -60,8 +59,8 @@ class PromptTable:
         self.skipped_names: list[str] = []
         """The first five of them: shard, key and reason."""
         self.image_shape: torch.Size | None = None
-        """[3, H, W] of the photographs; None if there are none or none were asked for."""
-        self._photographs = photographs
+        """[3, H, W] of the real images; None without them."""
+        self._real_images = real_images
         self._image_size = image_size
         self._offsets = array("q")
         self._checksums = array("I")
@@ -69,7 +68,7 @@ class PromptTable:
         self._samples: list[Sample] | None = []
         self._digest = hashlib.sha256()
         streamed = any(is_url(shard) for shard in shards)
-        self._max_in_memory = max_in_memory if streamed or not photographs else 0
+        self._max_in_memory = max_in_memory if streamed or not real_images else 0
         self._must_fit = streamed
         for shard in self.shards:
             self._first_rows.append(len(self))
@@ -83,7 +82,7 @@ class PromptTable:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all keys and prompts in order: equal where two ranks read the same table."""
+        """SHA-256 of all keys and prompts in order, to compare the tables of two ranks."""
         return self._digest.hexdigest()
 
     def __len__(self) -> int:
@@ -91,17 +90,17 @@ class PromptTable:
         return len(self._offsets)
 
     def __getitem__(self, row: int) -> Sample:
-        """Give the sample of a number in [0, len).
+        """Return the sample of a number in [0, len).
 
         Raises:
-            RuntimeError: If the shard has another prompt or photograph there than when the table was made.
+            RuntimeError: If the shard has another prompt or real image there than when the table was made.
         """
         if self._samples is not None:
             return self._samples[row]
         shard = self.shards[bisect_right(self._first_rows, row) - 1]
         with open_shard(shard) as file:
             file.seek(self._offsets[row])
-            _, sample = next(read_samples(file, photographs=self._photographs), (0, None))
+            _, sample = next(read_samples(file, real_images=self._real_images), (0, None))
         if not isinstance(sample, Sample) or _checksum(sample) != self._checksums[row]:
             raise RuntimeError(
                 f"the shard {shard!r} has changed since the run began: put the old file back and go on from the last "
@@ -117,7 +116,7 @@ class PromptTable:
             mask: True where a row counts; None if all do.
         """
         samples = [self[row] for row in rows]
-        images = [self._image(sample.photograph) for sample in samples if sample.photograph is not None]
+        images = [self._image(sample.real_image) for sample in samples if sample.real_image is not None]
         return PromptBatch(
             prompts=tuple(sample.prompt for sample in samples),
             keys=tuple(sample.key for sample in samples),
@@ -129,32 +128,32 @@ class PromptTable:
 
     def _scan(self, shard: str) -> None:
         with open_shard(shard) as file:
-            for offset, sample in read_samples(file, photographs=self._photographs):
+            for offset, sample in read_samples(file, real_images=self._real_images):
                 shape = None
-                if isinstance(sample, Sample) and sample.photograph is not None:
-                    # Now, not when it is asked for: then it could no longer be skipped without shifting the order.
+                if isinstance(sample, Sample) and sample.real_image is not None:
+                    # Decoded now: later it could no longer be skipped without shifting the order.
                     try:
-                        shape = self._image(sample.photograph).shape
+                        shape = self._image(sample.real_image).shape
                     except ValueError as error:
-                        sample = Broken(sample.key, str(error))
+                        sample = InvalidSample(sample.key, str(error))
                 if isinstance(sample, Sample):
-                    self._check_photograph(shape, f"{shard}, sample {sample.key!r}")
+                    self._check_real_image(shape, f"{shard}, sample {sample.key!r}")
                     self._append(sample, offset, shard)
                 else:
                     self.skipped += 1
                     if len(self.skipped_names) < _NAMED:
                         self.skipped_names.append(f"{shard}, sample {sample.key!r}: {sample.reason}.")
 
-    def _check_photograph(self, shape: torch.Size | None, name: str) -> None:
-        """Refuse photographs that cannot be batched with those before."""
+    def _check_real_image(self, shape: torch.Size | None, name: str) -> None:
+        """Raise ValueError if real images cannot be batched with those before."""
         if not self._offsets:
             self.image_shape = shape
         if (shape is None) != (self.image_shape is None):
-            have = "has no photograph" if shape is None else "has a photograph"
-            raise ValueError(f"either all prompts or none must have a photograph: {name} {have}, unlike those before.")
+            have = "has no real image" if shape is None else "has a real image"
+            raise ValueError(f"either all prompts or none must have a real image: {name} {have}, unlike those before.")
         if shape is not None and self.image_shape is not None and shape != self.image_shape:
             raise ValueError(
-                f"image_size must be given when photographs differ in size: {name} is {shape[2]}x{shape[1]} pixels, "
+                f"image_size must be given when real images differ in size: {name} is {shape[2]}x{shape[1]} pixels, "
                 f"those before are {self.image_shape[2]}x{self.image_shape[1]}."
             )
 
@@ -173,17 +172,17 @@ class PromptTable:
         if self._samples is not None:
             self._samples.append(sample)
 
-    def _image(self, photograph: bytes) -> Float[Tensor, "3 height width"]:
-        image = open_photograph(photograph)
+    def _image(self, real_image: bytes) -> Float[Tensor, "3 height width"]:
+        image = decode_image(real_image)
         if self._image_size is not None:
             image = ImageOps.fit(image, (self._image_size, self._image_size), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
 def _identity(sample: Sample) -> bytes:
-    """What ranks must agree on."""
+    """Return what all ranks must agree on."""
     return f"{sample.key}\n{sample.prompt}\n".encode()
 
 
 def _checksum(sample: Sample) -> int:
-    return zlib.crc32(sample.photograph or b"", zlib.crc32(_identity(sample)))
+    return zlib.crc32(sample.real_image or b"", zlib.crc32(_identity(sample)))

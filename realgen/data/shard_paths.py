@@ -53,7 +53,7 @@ def find_shards(spec: str | Sequence[str], *, argument: str) -> list[str]:
 
 
 def is_url(shard: str) -> bool:
-    """Tell whether a shard is a stream (``pipe:``, ``scheme://``) and not a local file.
+    """Return whether a shard is a stream (``pipe:``, ``scheme://``) and not a local file.
 
     Example:
         >>> is_url("pipe:gzip -dc train.tar.gz"), is_url("s3://bucket/train.tar"), is_url("data/train.tar")
@@ -99,7 +99,7 @@ def _match(pattern: str, argument: str) -> list[str]:
 
 
 def _nearest_folder(path: Path) -> str:
-    """Say how far a path leads, and what lies there."""
+    """Describe how far a path exists, and what is there."""
     if path.is_dir():
         return f"it is a folder, name the shards in it: {path / '*.tar'}"
     folder = next(parent for parent in path.parents if parent.is_dir())

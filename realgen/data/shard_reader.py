@@ -1,4 +1,9 @@
-"""One tar shard into samples; what cannot be read is named and passed over, and the rest of the shard is still used."""
+"""Read the samples of one tar shard; what cannot be read is named and skipped, and the rest of the shard is still used.
+
+By ``tarfile``, not ``webdataset.WebDataset``: an exact resume without a cursor needs the offset of each sample, which
+its stream does not give, and its stream ends silently where a header is damaged. Both see the same samples (tested);
+webdataset expands braces and opens URLs (``shard_paths``).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from realgen.data.shards import PHOTOGRAPH_SUFFIXES
+from realgen.data.shards import REAL_IMAGE_SUFFIXES
 
 _END_MARK = bytes(tarfile.BLOCKSIZE)
 
@@ -24,12 +29,12 @@ class Sample:
     """The prompt, without white space at its ends."""
     metadata: Mapping[str, Any]
     """The object in the sample's .json; empty if there is none."""
-    photograph: bytes | None
-    """The encoded photograph; None if there is none or none was asked for."""
+    real_image: bytes | None
+    """The encoded real image; None without one, or if images are not read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class InvalidSample:
     """A sample that cannot be used."""
 
     key: str
@@ -39,14 +44,14 @@ class Broken:
 
 
 class _Tar(tarfile.TarFile):
-    """A tar whose list of headers may be emptied: a million prompts would fill gigabytes with it."""
+    """A tar whose list of headers may be emptied: for a million prompts it would take gigabytes."""
 
     members: list[tarfile.TarInfo]
 
 
 @dataclass(slots=True)
 class _Group:
-    """The members read so far of the sample that is being read."""
+    """The members of one sample, as far as they are read."""
 
     key: str
     offset: int
@@ -54,20 +59,20 @@ class _Group:
     double: str | None = None
 
 
-def read_samples(file: IO[bytes], *, photographs: bool) -> Iterator[tuple[int, Sample | Broken]]:
+def read_samples(file: IO[bytes], *, real_images: bool) -> Iterator[tuple[int, Sample | InvalidSample]]:
     """Read the samples of a tar from where the file stands, in the tar's order.
 
     A sample is a run of members with the same name up to the first dot, as in WebDataset. Members other than .txt,
-    .json and, if asked for, .png and .jpg are passed over. Photographs are not decoded here.
+    .json and, with ``real_images``, .png and .jpg are skipped. Images are not decoded here.
 
     Args:
-        file: An uncompressed tar, standing at its begin or at an offset that this function gave.
-        photographs: Whether to read the photographs.
+        file: An uncompressed tar, at its beginning or at an offset that this function yielded.
+        real_images: Whether to read the real images.
 
     Yields:
-        Offset of the sample's first member in the file, and the sample or what is wrong with it.
+        Offset of the sample's first member in the file, and the sample or why it is invalid.
     """
-    suffixes = {".txt", ".json", *(PHOTOGRAPH_SUFFIXES if photographs else ())}
+    suffixes = {".txt", ".json", *(REAL_IMAGE_SUFFIXES if real_images else ())}
     group: _Group | None = None
     try:
         tar = _Tar(fileobj=file)
@@ -89,15 +94,15 @@ def read_samples(file: IO[bytes], *, photographs: bool) -> Iterator[tuple[int, S
     # A damaged size in a header can lead beyond the end of any file.
     except (tarfile.TarError, OverflowError) as error:
         key, offset = (group.key, group.offset) if group else ("first member", 0)
-        yield offset, Broken(key, f"the tar is damaged or cut off here ({error}), the rest of it is lost")
+        yield offset, InvalidSample(key, f"the tar is damaged or cut off here ({error}), the rest of it is lost")
         return
     if group is not None:
         yield group.offset, _sample(group)
-    # tarfile takes a broken header for the end of the tar, and says nothing.
+    # tarfile silently takes a broken header for the end of the tar; the true end is a block of zeros.
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE) != _END_MARK:
         key = f"after {group.key}" if group else "first member"
-        yield tar.offset, Broken(key, "the tar is damaged or cut off here, the rest of it is lost")
+        yield tar.offset, InvalidSample(key, "the tar is damaged or cut off here, the rest of it is lost")
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -108,21 +113,21 @@ def _split_name(name: str) -> tuple[str, str]:
     return match[1], match[2].lower()
 
 
-def _sample(group: _Group) -> Sample | Broken:
+def _sample(group: _Group) -> Sample | InvalidSample:
     if group.double is not None:
-        return Broken(group.key, f"it has more than one {group.double}")
+        return InvalidSample(group.key, f"it has more than one {group.double}")
     if ".txt" not in group.members:
-        return Broken(group.key, "it has no .txt")
+        return InvalidSample(group.key, "it has no .txt")
     try:
         prompt = group.members[".txt"].decode().strip()
         metadata = json.loads(group.members.get(".json", b"{}"))
     except UnicodeDecodeError as error:
-        return Broken(group.key, f"it is not UTF-8: {error}")
+        return InvalidSample(group.key, f"it is not UTF-8: {error}")
     except json.JSONDecodeError as error:
-        return Broken(group.key, f"its .json is not JSON: {error}")
+        return InvalidSample(group.key, f"its .json is not JSON: {error}")
     if not prompt:
-        return Broken(group.key, "its prompt is empty")
+        return InvalidSample(group.key, "its prompt is empty")
     if not isinstance(metadata, dict):
-        return Broken(group.key, f"its .json must be an object, got {type(metadata).__name__}")
-    photograph = next((group.members[suffix] for suffix in PHOTOGRAPH_SUFFIXES if suffix in group.members), None)
-    return Sample(group.key, prompt, metadata, photograph)
+        return InvalidSample(group.key, f"its .json must be an object, got {type(metadata).__name__}")
+    real_image = next((group.members[suffix] for suffix in REAL_IMAGE_SUFFIXES if suffix in group.members), None)
+    return Sample(group.key, prompt, metadata, real_image)

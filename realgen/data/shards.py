@@ -4,7 +4,7 @@ A shard is a plain tar file that WebDataset reads. One sample is a run of member
 
     000000042.txt    the prompt, UTF-8
     000000042.json   optional: an object with anything else that is known of the prompt
-    000000042.png    optional: the prompt's photograph (or .jpg)
+    000000042.png    optional: the prompt's real image (or .jpg)
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from typing import Any
 
 from PIL import Image
 
-from realgen.data.photograph import open_photograph
+from realgen.checks import check_at_least
+from realgen.data.image_decoding import decode_image
 
-PHOTOGRAPH_SUFFIXES = (".png", ".jpg", ".jpeg")
+REAL_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def write_shards(
@@ -57,8 +58,7 @@ def write_shards(
     """
     output = Path(output)
     name = output.resolve().name
-    if samples_per_shard < 1:
-        raise ValueError(f"samples_per_shard must be at least 1, got {samples_per_shard}.")
+    check_at_least(1, samples_per_shard=samples_per_shard)
     old = sorted(output.glob(f"{glob.escape(name)}-{'[0-9]' * 6}.tar"))
     if old and not overwrite:
         raise ValueError(f"output {output} already holds {len(old)} shards ({old[0].name}, ...); overwrite to replace.")
@@ -106,12 +106,12 @@ def _encode(number: int, sample: Mapping[str, Any]) -> dict[str, bytes]:
     except (TypeError, ValueError) as error:
         raise ValueError(f"sample {number} ({prompt!r}) cannot be stored as JSON and UTF-8: {error}.") from error
     if sample.get("image") is not None:
-        suffix, data = _encode_photograph(number, sample["image"])
+        suffix, data = _encode_real_image(number, sample["image"])
         members[suffix] = data
     return members
 
 
-def _encode_photograph(number: int, image: Any) -> tuple[str, bytes]:
+def _encode_real_image(number: int, image: Any) -> tuple[str, bytes]:
     if isinstance(image, Image.Image):
         png = io.BytesIO()
         image.save(png, format="PNG")
@@ -120,13 +120,13 @@ def _encode_photograph(number: int, image: Any) -> tuple[str, bytes]:
         raise ValueError(f"sample {number}: 'image' must be a PIL.Image, a path or None, got {type(image).__name__}.")
     path = Path(image)
     suffix = path.suffix.lower()
-    if suffix not in PHOTOGRAPH_SUFFIXES:
-        raise ValueError(f"sample {number}: the image must end in {', '.join(PHOTOGRAPH_SUFFIXES)}, got {path.name!r}.")
+    if suffix not in REAL_IMAGE_SUFFIXES:
+        raise ValueError(f"sample {number}: the image must end in {', '.join(REAL_IMAGE_SUFFIXES)}, got {path.name!r}.")
     if not path.is_file():
         raise ValueError(f"sample {number}: the image {path} does not exist.")
     data = path.read_bytes()
     try:
-        open_photograph(data)
+        decode_image(data)
     except ValueError as error:
         raise ValueError(f"sample {number}: {path}: {error}.") from error
     return suffix.replace(".jpeg", ".jpg"), data

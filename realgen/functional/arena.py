@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from realgen.functional.bootstrap import Interval, percentile_limits, resampled_means
+from realgen.functional.bootstrap import percentile_limits, resampled_means
+from realgen.functional.estimate import Estimate
 from realgen.functional.proportion import win_rate_limits
 
 _STEPS = 200
@@ -46,7 +47,7 @@ class Strengths(NamedTuple):
     """[M] upper limit; NaN where nothing can be said."""
 
 
-def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -> Interval:
+def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -> Estimate:
     """Share of comparisons won, a tie counting as half a win, with its score interval over prompts.
 
     Without ties that is Wilson's interval of a share, with ties Tango's (``functional.proportion``). Both have a width
@@ -54,7 +55,7 @@ def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -
 
     Args:
         outcomes: [P] of one contestant against another: 0, 0.5 or 1; NaN where they could not be judged: these are left
-            out of the rate, and counted in ``dropped``.
+            out.
         confidence: Of the limits, in (0, 1).
 
     Returns:
@@ -64,7 +65,7 @@ def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -
         ValueError: If an outcome is none of these, or none was judged.
 
     Example:
-        >>> print(win_rate(torch.tensor([1.0, 0.5, 0.0, 1.0, float("nan")])))
+        >>> print(win_rate(torch.tensor([1.0, 0.5, 0.0, 1.0, float("nan")])).text())
         0.625 [0.248, 0.889]
     """
     losses, ties, wins = (int((outcomes == level).sum()) for level in (0.0, 0.5, 1.0))
@@ -75,7 +76,7 @@ def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -
     if number == 0:
         raise ValueError(f"outcomes must hold at least one prompt that was judged, got {dropped} that were not.")
     low, high = win_rate_limits(wins, ties, losses, confidence=confidence)
-    return Interval((wins + ties / 2) / number, low, high, number, dropped)
+    return Estimate((wins + ties / 2) / number, low, high, number)
 
 
 def merge_orders(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:

@@ -46,6 +46,30 @@ def reliability(probabilities: Float[Tensor, " rows"], labels: Int[Tensor, " row
     return Reliability(predicted / number, observed / number, number)
 
 
+def balanced_reliability(
+    real: Float[Tensor, " real"], generated: Float[Tensor, " generated"], *, bins: int = 15
+) -> Reliability:
+    """Return the reliability of p_fake as if there were as many real images as generated ones.
+
+    Args:
+        real: p_fake of real images, at least one.
+        generated: p_fake of generated images, at least one.
+        bins: Number of bins, at least 1.
+
+    Returns:
+        Three tensors [bins]; ``number`` is in shares of a class and sums to 2.
+
+    Example:
+        >>> balanced_reliability(torch.tensor([0.2, 0.7, 0.7, 0.7]), torch.tensor([0.9]), bins=2).frequency
+        tensor([0.0000, 0.5714])
+    """
+    parts = [reliability(p, torch.full_like(p, y).long(), bins=bins) for y, p in enumerate((real, generated))]
+    shares = [part.number / part.number.sum() for part in parts]
+    number = shares[0] + shares[1]
+    sums = [part.confidence.nan_to_num() * share for part, share in zip(parts, shares, strict=True)]
+    return Reliability((sums[0] + sums[1]) / number, shares[1] / number, number)
+
+
 def expected_calibration_error(bins: Reliability) -> Float[Tensor, ""]:
     """Mean gap between confidence and frequency, each bin weighted by its predictions.
 

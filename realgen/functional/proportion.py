@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
+from realgen.checks import check_at_least
+
 _HALVINGS = 60
 """Of the bracket around a limit; it is then narrower than the rounding of a float64."""
 
@@ -37,8 +39,7 @@ def share_limits(share: float, number: int, *, confidence: float = 0.95) -> tupl
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1], got {share}.")
-    if number < 1:
-        raise ValueError(f"number must be at least 1, got {number}.")
+    check_at_least(1, number=number)
     square = _quantile(confidence) ** 2 / number  # z^2 / n
     centre = share + square / 2
     half = math.sqrt(square * (share * (1 - share) + square / 4))
@@ -76,9 +77,7 @@ def win_rate_limits(wins: int, ties: int, losses: int, *, confidence: float = 0.
         [0.361, 0.639]
     """
     counts = {"wins": wins, "ties": ties, "losses": losses}
-    for name, count in counts.items():
-        if count < 0:
-            raise ValueError(f"{name} must be at least 0, got {count}.")
+    check_at_least(0, **counts)
     if sum(counts.values()) == 0:
         raise ValueError("wins, ties and losses must hold at least one prompt, got none.")
     z = _quantile(confidence)

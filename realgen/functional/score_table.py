@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from realgen.functional.bootstrap import Interval, bootstrap_mean
+from realgen.functional.bootstrap import bootstrap_mean
+from realgen.functional.estimate import Estimate
 from realgen.functional.proportion import share_limits
 
 
 class ScoreTable(NamedTuple):
-    """Row 0 is over all prompts, row 1 + c over those of category c; NaN where no image could be judged."""
+    """Row 0 is over all prompts, row 1 + c over those of category c; NaN where no image could be scored."""
 
     mean: Float[Tensor, " groups"]
     """Mean over prompts, each prompt counting once."""
@@ -22,7 +23,7 @@ class ScoreTable(NamedTuple):
     high: Float[Tensor, " groups"]
     """Upper end of the interval; NaN together with the lower one."""
     number: Int[Tensor, " groups"]
-    """Prompts that were judged."""
+    """Prompts that were scored."""
 
 
 def score_table(
@@ -45,7 +46,7 @@ def score_table(
     The order of the rows does not matter.
 
     Args:
-        values: [B] one number per image; NaN for an image that could not be judged, which is left out.
+        values: [B] one number per image; NaN for an image that could not be scored, which is left out.
         prompts: [B] number of the image's prompt, any integers.
         categories: [B] category of the prompt, in [0, ``num_categories``); -1 for none.
         num_categories: C.
@@ -65,26 +66,23 @@ def score_table(
         >>> score_table(torch.tensor([1.0, 0.0, 1.0]), rows, rows, num_categories=2).mean
         tensor([0.7500, 1.0000, 0.5000], dtype=torch.float64)
     """
-    judged = values.isfinite()
-    if shares and bool((judged & (values != 0) & (values != 1)).any()):
+    known = values.isfinite()
+    if shares and bool((known & (values != 0) & (values != 1)).any()):
         raise ValueError("values of shares must be 0, 1 or NaN, got others; leave shares=False for means.")
-    means, category = _prompt_means(values[judged].double().cpu(), prompts[judged].cpu(), categories[judged].cpu())
-    columns = []
+    means, category = _prompt_means(values[known].double().cpu(), prompts[known].cpu(), categories[known].cpu())
+    found = []
     for group in range(-1, num_categories):
         chosen = means if group < 0 else means[category == group]
         if len(chosen) == 0:
-            columns.append((torch.nan, torch.nan, torch.nan, 0))
-            continue
-        if shares and (_plain(chosen) or bool((chosen == chosen[0]).all())):
+            found.append(Estimate(None))
+        elif shares and (_plain(chosen) or bool((chosen == chosen[0]).all())):
             value = float(chosen.mean())
-            found = Interval(value, *share_limits(value, len(chosen), confidence=confidence), len(chosen))
+            found.append(Estimate(value, *share_limits(value, len(chosen), confidence=confidence), len(chosen)))
         else:
-            found = bootstrap_mean(chosen, resamples=resamples, confidence=confidence, seed=seed)
-        low_limit, high_limit = (torch.nan if limit is None else limit for limit in (found.low, found.high))
-        columns.append((found.value, low_limit, high_limit, found.number))
-    mean, low, high, number = (list(column) for column in zip(*columns, strict=True))
-    means, lows, highs = (torch.tensor(column, dtype=torch.float64) for column in (mean, low, high))
-    return ScoreTable(means, lows, highs, torch.tensor(number))
+            found.append(bootstrap_mean(chosen, resamples=resamples, confidence=confidence, seed=seed))
+    ends = [[torch.nan if end is None else end for end in (each.value, each.low, each.high)] for each in found]
+    mean, low, high = torch.tensor(ends, dtype=torch.float64).unbind(1)
+    return ScoreTable(mean, low, high, torch.tensor([each.count for each in found]))
 
 
 def _plain(shares: Float[Tensor, " prompts"]) -> bool:

@@ -1,6 +1,6 @@
-"""Pictures of prompts: what is asked for, what draws it, and the files."""
+"""Images of prompts: the request, the generator, and the files."""
 
+from realgen.generation.image_generator import ImageGenerator, generate
 from realgen.generation.request import Request, read_prompts
-from realgen.generation.studio import Studio, generate
 
-__all__ = ["Request", "Studio", "generate", "read_prompts"]
+__all__ = ["ImageGenerator", "Request", "generate", "read_prompts"]

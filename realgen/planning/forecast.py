@@ -1,4 +1,4 @@
-"""How long a plan takes on some GPU, and what a run has really taken."""
+"""How long a plan takes on some GPU, and how long a run took."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realgen.planning.gpus import GIB, GPU
-from realgen.planning.phases import Part
-from realgen.planning.plan import Plan
+from realgen.planning.plan import Plan, PlanRow
 
 SECONDS, PEAK = "seconds/", "gpu_peak_gib"
-"""How a run's log calls the seconds of a phase, and the most memory so far."""
+"""Names in a run's log: of the seconds of a phase, and of the most memory so far."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +24,18 @@ class Forecast:
     utilization: float
     """Share of its peak that is reached; an assumption."""
     seconds: tuple[float | None, ...]
-    """Of each part of the plan, without traffic where the bandwidth is not known; None where nothing of it is known."""
+    """Of each row of the plan, without traffic where the bandwidth is not known; None where nothing of it is known."""
     images: int
     """Of one iteration."""
 
     @property
     def iteration(self) -> float:
-        """Seconds of an iteration, without what was not counted."""
+        """Seconds of an iteration, without rows that were not counted."""
         return sum(value or 0.0 for value in self.seconds)
 
     @property
     def hours_per_1000_images(self) -> float:
-        """Hours of all ranks together at work, for 1,000 images."""
+        """Hours for 1,000 images, of all ranks together."""
         return self.iteration / self.images * 1000 / 3600
 
 
@@ -44,39 +43,39 @@ def forecast(plan: Plan, gpu: GPU, utilization: float) -> Forecast:
     """Turn FLOPs into seconds.
 
     Args:
-        plan: What there is to do.
-        gpu: What does it.
+        plan: What one rank computes.
+        gpu: The GPU that computes it.
         utilization: Share of its peak that is reached, above 0 and at most 1.
 
     Returns:
-        Seconds of each part, and of all.
+        Seconds of each row, and of all.
 
     Raises:
         ValueError: If ``utilization`` is out of its range.
     """
     if not 0 < utilization <= 1:
         raise ValueError(f"utilization must be above 0 and at most 1, got {utilization}.")
-    return Forecast(gpu, utilization, tuple(_seconds(part, gpu, utilization) for part in plan.parts), plan.images)
+    return Forecast(gpu, utilization, tuple(_seconds(row, gpu, utilization) for row in plan.rows), plan.images)
 
 
-def _seconds(part: Part, gpu: GPU, utilization: float) -> float | None:
-    if part.work is None or (part.traffic and not part.work and not gpu.bandwidth):
+def _seconds(row: PlanRow, gpu: GPU, utilization: float) -> float | None:
+    if row.work is None or (row.traffic and not row.work and not gpu.bandwidth):
         return None
-    return gpu.seconds(part.work, utilization) + (part.traffic / gpu.bandwidth if gpu.bandwidth else 0.0)
+    return gpu.seconds(row.work, utilization) + (row.traffic / gpu.bandwidth if gpu.bandwidth else 0.0)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run has logged, as medians over its iterations but the first, which warms up."""
+    """What a run has logged, as medians over its iterations without the first, which warms up."""
 
     iterations: int
-    """How many these are."""
+    """How many."""
     seconds: Mapping[str, float]
     """By phase."""
     evals: float | None
-    """Rows that the transformer was called with on the first rank, where the run says so."""
+    """Rows that the transformer was called with on the first rank; None where the run does not log it."""
     peak: float | None
-    """Most bytes that tensors took on the first rank's GPU, validation included; None without a GPU."""
+    """Most bytes of tensors on the first rank's GPU, validation included; None without a GPU."""
 
     @property
     def iteration(self) -> float:
@@ -91,7 +90,7 @@ def read_measured(run: Path) -> Measured:
         run: Its folder, with ``csv/version_*/metrics.csv``.
 
     Returns:
-        What it says of time and memory.
+        Its time and memory.
 
     Raises:
         ValueError: If the folder has no log, or no iteration is in it.

@@ -1,4 +1,4 @@
-"""What GPUs can do at most, by their makers' data sheets."""
+"""Peak rates and memory of GPUs, by their makers' data sheets."""
 
 from __future__ import annotations
 
@@ -8,18 +8,29 @@ from dataclasses import dataclass, replace
 GIB = 2**30
 
 
+def format_gib(size: float | int) -> str:
+    """Write bytes in GiB.
+
+    Example:
+        >>> format_gib(0.25 * GIB), format_gib(140 * GIB), format_gib(1e6)
+        ('0.25', '140', '0.00093')
+    """
+    gibibytes = size / GIB
+    return f"{gibibytes:.2f}" if 0.1 <= gibibytes < 100 else f"{gibibytes:.2g}" if gibibytes < 1 else f"{gibibytes:.0f}"
+
+
 @dataclass(frozen=True)
 class GPU:
     """Peak rates and memory of one GPU. Matrix rates are dense: half of what data sheets tell with sparsity."""
 
     name: str
-    """As people call it."""
+    """For the reader of a plan."""
     bf16: float
     """TFLOP/s of matrix products in bfloat16 or float16, summed in float32."""
     tf32: float
     """TFLOP/s in float32 where factors may be rounded to TF32, as PyTorch lets cuDNN do for convolutions."""
     fp32: float
-    """TFLOP/s of matrix products in float32, which PyTorch does not round unless it is told to."""
+    """TFLOP/s of matrix products in float32, which PyTorch rounds only by a setting."""
     memory: float
     """Bytes; 0 where it is not known."""
     bandwidth: float
@@ -28,13 +39,13 @@ class GPU:
     """Where the numbers come from."""
 
     def at_precision(self, float32_matmul_precision: str) -> GPU:
-        """The GPU as a run uses it: with TF32 for float32 products too, unless the precision is ``highest``.
+        """Use the rate of TF32 for float32 products too, unless the precision is ``highest``.
 
         Args:
             float32_matmul_precision: PyTorch's setting. With ``medium`` products run in TF32 as well, as on CUDA today.
 
         Returns:
-            It, with the rate of TF32 for float32 products; unchanged where that would be no faster.
+            The GPU with that rate; unchanged where it would be no faster.
 
         Example:
             >>> GPUS["h200"].at_precision("high").fp32
@@ -47,11 +58,11 @@ class GPU:
 
     @property
     def rates(self) -> Mapping[str, float]:
-        """FLOP/s by the names that ``realgen.planning.meter`` gives to work."""
+        """FLOP/s by the keys of ``realgen.planning.meter.Work``."""
         return {"bf16": self.bf16 * 1e12, "tf32": self.tf32 * 1e12, "fp32": self.fp32 * 1e12}
 
     def seconds(self, work: Mapping[str, float], utilization: float) -> float:
-        """Time for some work.
+        """Return the time for some work.
 
         Args:
             work: FLOPs by rate.

@@ -10,8 +10,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from realgen.planning.architecture import Architecture, Component
-from realgen.planning.stand_in_tokenizer import StandInTokenizer
 from realgen.policies import DiffusionPolicy
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A conversation as chat models see it."""
 
 
 def build_pipeline(architecture: Architecture, dtype: torch.dtype) -> Any:
@@ -29,7 +34,8 @@ def build_pipeline(architecture: Architecture, dtype: torch.dtype) -> Any:
     parts = {name: _component(part) for name, part in architecture.components.items()}
     for name, part in parts.items():
         if isinstance(part, nn.Module):
-            nn.Module.to(part.eval(), torch.float32 if name == "vae" else dtype)  # that of diffusers talks
+            # Not part.to(), which diffusers overrides with one that logs.
+            nn.Module.to(part.eval(), torch.float32 if name == "vae" else dtype)
         if name.startswith("text_encoder"):
             part.register_forward_pre_hook(_to_meta, with_kwargs=True)
             part.register_forward_hook(_to_cpu)
@@ -41,7 +47,7 @@ def load_on_meta(policy: DiffusionPolicy, architecture: Architecture) -> None:
     """Do what ``policy.load()`` does, its checks included, without weights.
 
     Args:
-        policy: Not loaded yet.
+        policy: Not loaded yet, with a ``PipelineBackbone``.
         architecture: Of its backbone.
 
     Raises:
@@ -50,16 +56,7 @@ def load_on_meta(policy: DiffusionPolicy, architecture: Architecture) -> None:
     """
     backbone: Any = policy.backbone
     pipeline = build_pipeline(architecture, backbone.dtype)
-    if type(pipeline).__name__ != backbone.pipeline_class:
-        raise ValueError(
-            f"pretrained must hold a {backbone.pipeline_class} for {type(backbone).__name__}, got "
-            f"{backbone.pretrained!r}, a {type(pipeline).__name__}."
-        )
-    # What its load would read; with it in place, load reads nothing, and checks the settings.
-    backbone._pipeline, backbone._transformer_class = pipeline, type(pipeline.transformer)
-    backbone.transformer = pipeline.transformer
-    for module in backbone.frozen():
-        module.requires_grad_(False)
+    backbone.use_pipeline(pipeline)
     add_adapter = pipeline.transformer.add_adapter
 
     def add_adapter_on_meta(config: Any, name: str) -> None:
@@ -88,6 +85,32 @@ def build_network(part: Component) -> nn.Module:
         return kind(kind.config_class(**part.config))
 
 
+def placeholder_tokenizer(model_max_length: int = 512) -> Any:
+    """Make a tokenizer for models whose files are not here: it knows no text, but makes about as many tokens.
+
+    Args:
+        model_max_length: Most tokens of a text, where a pipeline asks for no other number.
+
+    Returns:
+        A tokenizer of transformers: one token for each word, sign, line break and chat marker, and an end.
+
+    Example:
+        >>> len(placeholder_tokenizer()("a cat, asleep").input_ids)
+        5
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Split(Regex(r"<\|\w+\|>|\w+|[^\w\s]|\n+"), "removed", invert=True)
+    words.post_processor = processors.TemplateProcessing(single="$A [UNK]", special_tokens=[("[UNK]", 0)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", pad_token="[UNK]", model_max_length=model_max_length
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 def _class(part: Component) -> Any:
     import diffusers
     import transformers
@@ -97,20 +120,16 @@ def _class(part: Component) -> Any:
 
 def _component(part: Component) -> Any:
     if "Tokenizer" in part.kind or part.kind.endswith("Processor"):
-        return _tokenizer(part)
+        if part.folder is None or not any(part.folder.glob("*token*")):
+            return placeholder_tokenizer(**part.config)
+        return _class(part).from_pretrained(part.folder, local_files_only=True)
     return _class(part).from_config(dict(part.config)) if "Scheduler" in part.kind else build_network(part)
 
 
-def _tokenizer(part: Component) -> Any:
-    if part.folder is None or not any(part.folder.glob("*token*")):
-        return StandInTokenizer(**part.config)
-    return _class(part).from_pretrained(part.folder, local_files_only=True)
-
-
 def _to_meta(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Tokens to where the weights are.
+    """Move tokens to the weights' device, without masks and ``use_cache=False``.
 
-    Masks stay out, and so does ``use_cache=False``: they change no FLOPs, and make transformers look at numbers.
+    These change no FLOPs, and make transformers read numbers, which the meta device does not have.
     """
     kwargs = {name: value for name, value in kwargs.items() if not name.endswith("mask") and name != "use_cache"}
     args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, kwargs))
@@ -118,8 +137,4 @@ def _to_meta(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
 
 
 def _to_cpu(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-    return tree_map_only(Tensor, _zeros, output)
-
-
-def _zeros(tensor: Tensor) -> Tensor:
-    return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+    return tree_map_only(Tensor, lambda tensor: torch.zeros((), dtype=tensor.dtype).expand(tensor.shape), output)

@@ -26,7 +26,7 @@ Work = Mapping[str, float]
 
 
 def add(works: Iterable[Work]) -> dict[str, float]:
-    """Sum of several works.
+    """Add up several works.
 
     Example:
         >>> add([{"bf16": 1.0}, {"bf16": 2.0, "fp32": 3.0}])
@@ -40,7 +40,7 @@ def add(works: Iterable[Work]) -> dict[str, float]:
 
 
 def scale(work: Work, factor: float) -> dict[str, float]:
-    """A work that is done ``factor`` times.
+    """Multiply a work.
 
     Example:
         >>> scale({"bf16": 2.0}, 3.0)
@@ -50,7 +50,7 @@ def scale(work: Work, factor: float) -> dict[str, float]:
 
 
 def rounded(work: Work) -> dict[str, float]:
-    """The same in bfloat16.
+    """Return the same work in bfloat16.
 
     Example:
         >>> rounded({"fp32": 1.0, "bf16": 2.0})
@@ -77,7 +77,7 @@ _FORMULAS = {**{operator: shape_wrapper(formula) for operator, formula in _CPU_A
 
 
 def flop_counter() -> FlopCounterMode:
-    """PyTorch's own counter of FLOPs, which counts a CPU's attention with every version of PyTorch.
+    """Make PyTorch's own counter of FLOPs, which counts a CPU's attention with every version of PyTorch.
 
     Returns:
         The counter, silent; a context manager with ``get_total_flops``.
@@ -87,10 +87,10 @@ def flop_counter() -> FlopCounterMode:
 
 
 class Meter(TorchDispatchMode):
-    """Counts FLOPs by PyTorch's own formulas (``torch.utils.flop_counter``), and the bytes that live at the same time.
+    """Count FLOPs by PyTorch's own formulas (``torch.utils.flop_counter``), and the bytes that live at the same time.
 
-    Memory counts what is made inside; what was there before (weights, inputs) does not count. Nothing is known of the
-    buffers inside a kernel, nor of how an allocator splits its memory.
+    Only tensors made inside count as memory, not those made before (weights, inputs), nor buffers inside a kernel, nor
+    what an allocator cannot use.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class Meter(TorchDispatchMode):
         return output
 
     def _follow(self, inputs: list[Tensor], output: Any) -> None:
-        """Count storages that are new, until nobody has them any more."""
+        """Count new storages until they are freed."""
         old = {tensor.untyped_storage()._cdata for tensor in inputs}
         for tensor in tree_leaves(output):
             if not isinstance(tensor, Tensor):
@@ -145,9 +145,9 @@ def _fused_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Attention as a GPU's kernels do it, without the matrix of weights that PyTorch would write out on meta tensors.
+    """Compute attention without the matrix of weights, as a GPU's kernels do; on meta tensors PyTorch would make it.
 
-    Its name says CPU, but the operator has the FLOPs of the others, and keeps the same tensors for the backward pass. A
+    The operator below is the CPU's, but has the FLOPs of the others and keeps the same tensors for the backward pass. A
     mask changes neither.
     """
     if enable_gqa:
@@ -167,7 +167,7 @@ def _rate(func: Any, inputs: list[Tensor]) -> str:
 
 @contextmanager
 def metered() -> Iterator[Meter]:
-    """Inside, everything is counted, backward passes included.
+    """Count everything inside this context, backward passes included.
 
     Yields:
         The meter.
@@ -178,10 +178,10 @@ def metered() -> Iterator[Meter]:
 
 
 def total(work: Work) -> float:
-    """FLOPs at whatever rate."""
+    """Return the FLOPs at all rates together."""
     return sum(work.values(), 0.0)
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
-    """Memory of tensors, whatever device they are on."""
+    """Return the bytes of tensors on any device."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,36 +1,55 @@
-"""The plan of a recipe: what one iteration of one rank asks for, phase by phase."""
+"""The plan of a recipe: what one iteration of one rank computes and holds, phase by phase."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
+from realgen.checks import check_at_least
 from realgen.logging_filters import errors_only
 from realgen.planning.architecture import find_architecture
-from realgen.planning.cautions import find_cautions
+from realgen.planning.dry_run import Counts, count_calls
 from realgen.planning.memory import Memory, find_memory
 from realgen.planning.meta_pipeline import load_on_meta
-from realgen.planning.phases import Part, find_parts
-from realgen.planning.prices import find_prices
+from realgen.planning.meter import Work, add, rounded, scale
 from realgen.planning.recipe import Recipe
-from realgen.planning.rehearsal import rehearse
-from realgen.planning.rewards import RewardCost, reward_costs
+from realgen.planning.reward_costs import RewardCost, reward_costs
+from realgen.planning.unit_costs import UnitCosts, find_unit_costs
 
 WORD = "a "
 """A prompt of N of these has N tokens, or somewhat fewer or more."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one iteration of one rank asks for."""
+class PlanRow:
+    """One row of a plan."""
 
-    parts: tuple[Part, ...]
-    """Phase by phase."""
+    phase: str
+    """``rollout``, ``reward``, ``reference`` or ``update``: what a run measures."""
+    name: str
+    """What is done."""
+    work: Work | None = None
+    """FLOPs by rate; None where they were not counted."""
+    evals: float | None = None
+    """Rows that the transformer is called with; None where it is not called."""
+    traffic: float = 0.0
+    """Bytes to and from the GPU's memory that FLOPs do not hide."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one iteration of one rank computes and holds."""
+
+    rows: tuple[PlanRow, ...]
+    """In the order of an iteration."""
     memory: Memory
     """Bytes on one GPU."""
+    rewards: tuple[RewardCost, ...]
+    """Of each component of the reward."""
     ranks: int
-    """Processes that train together, each doing as much."""
+    """Processes that train together, each with as much work."""
     images: int
     """Images of one iteration on all ranks."""
     parameters: int
@@ -43,12 +62,10 @@ class Plan:
     """Where the model's shape was read."""
     assumptions: tuple[str, ...]
     """What a reader must know of how this was counted."""
-    cautions: tuple[str, ...]
-    """What a reader should think about before spending GPUs."""
 
 
 def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
-    """Count what a recipe asks for; loads its policy on the meta device.
+    """Count what a recipe computes; loads its policy on the meta device.
 
     Args:
         recipe: Its policy not loaded yet.
@@ -58,19 +75,19 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
         The plan.
 
     Raises:
-        ValueError: If the model's shape is nowhere to be found, the policy is not one that can be planned, or it
-            refuses its settings: size, window, LoRA targets and others.
+        ValueError: If the model's shape is nowhere to be found, or the policy is not one that can be planned.
+        ValueError: If module or policy refuse their settings: rows, noise, size, window, LoRA targets and others.
     """
-    if prompt_tokens < 1:
-        raise ValueError(f"prompt_tokens must be at least 1, got {prompt_tokens}.")
+    check_at_least(1, prompt_tokens=prompt_tokens)
     module, policy = recipe.module, recipe.policy
-    _check_rows(recipe)
+    module.policy.check_trainable("model.policy")
+    module.check_rows(recipe.prompts)
     architecture = find_architecture(policy.backbone.pretrained)
     untouched = copy.deepcopy(policy)
     policy.compile_blocks = False  # nothing is gained on tensors without numbers
     with errors_only():
         load_on_meta(policy, architecture)
-    counts = rehearse(
+    counts = count_calls(
         untouched,
         policy.backbone,
         module.objective,
@@ -80,48 +97,67 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
         inner_epochs=module.inner_epochs,
         updates_per_epoch=module.updates_per_epoch,
     )
-    with errors_only():  # a tokenizer of letters cuts the prompt off
-        prices = find_prices(policy, counts.rows, prompt=(WORD * prompt_tokens).strip())
-    rewards = reward_costs(recipe.reward, height=policy.height, width=policy.width)
-    memory = find_memory(recipe, counts, prices, rewards)
-    trained = policy.trainable_parameters().values()
+    with errors_only():  # the placeholder tokenizer may cut the prompt off
+        costs = find_unit_costs(policy, counts.rows, prompt=(WORD * prompt_tokens).strip())
+    rewards = tuple(reward_costs(recipe.reward, height=policy.height, width=policy.width))
+    memory = find_memory(recipe, counts, costs, rewards)
     return Plan(
-        parts=tuple(find_parts(recipe, counts, prices, rewards, memory)),
+        rows=tuple(_rows(recipe, counts, costs, rewards, memory)),
         memory=memory,
+        rewards=rewards,
         ranks=recipe.sharding.ranks,
         images=counts.images * recipe.sharding.ranks,
         parameters=sum(weight.numel() for weight in policy.transformer.parameters()),
-        trained=sum(weight.numel() for weight in trained),
+        trained=sum(weight.numel() for weight in policy.trainable_parameters().values()),
         strategy=recipe.sharding.name,
         architecture=architecture.source,
-        assumptions=_assumptions(recipe, rewards, prompt_tokens),
-        cautions=tuple(find_cautions(recipe, rewards)),
+        assumptions=tuple(_assumptions(recipe, rewards, prompt_tokens)),
     )
 
 
-def _check_rows(recipe: Recipe) -> None:
-    group, updates = recipe.module.group_size, recipe.module.updates_per_epoch
-    rows = recipe.prompts * group
-    if rows % updates:
-        raise ValueError(
-            f"model.updates_per_epoch: expected a divisor of the {rows} rows of an iteration "
-            f"(data.prompts_per_iteration={recipe.prompts} x model.group_size={group}), got {updates}."
-        )
+def _rows(
+    recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: tuple[RewardCost, ...], memory: Memory
+) -> Iterator[PlanRow]:
+    """Multiply unit costs and counts."""
+    mixed = "mixed" in recipe.precision
+
+    def transformer(phase: str, name: str) -> PlanRow:
+        kinds = [kind for kind in counts.rows if kind.phase == phase]
+        work = add(scale(costs.velocity[kind].work, counts.rows[kind]) for kind in kinds)
+        return PlanRow(phase, name, rounded(work) if mixed else work, evals=counts.evals(phase))
+
+    yield PlanRow("rollout", "text encoding", scale(costs.text.work, counts.encoded))
+    yield transformer("rollout", "transformer")
+    yield PlanRow("rollout", "VAE decode", scale(costs.decode.work, counts.decoded))
+    for cost in rewards:
+        work = None
+        if cost.image is not None:
+            work = add([scale(cost.image, float(counts.images)), scale(cost.prompt, float(recipe.prompts))])
+        yield PlanRow("reward", cost.name, work, traffic=cost.traffic * ceil(counts.images / cost.batch_size))
+    if counts.evals("reference"):
+        yield transformer("reference", "transformer")
+    yield transformer("update", "forward")
+    backward = add(scale(work, counts.rows[kind]) for kind, work in costs.backward.items())
+    yield PlanRow("update", "backward", rounded(backward) if mixed else backward)
+    # An update reads and writes weights, state and averages, and reads gradients.
+    read_and_written = ("trained weights", "optimizer state", "moving averages")
+    traffic = 2 * sum(memory.sizes[name] or 0 for name in read_and_written) + (memory.sizes["gradients"] or 0)
+    yield PlanRow("update", "optimizer", {}, traffic=float(counts.updates * traffic))
 
 
-def _assumptions(recipe: Recipe, rewards: Sequence[RewardCost], prompt_tokens: int) -> tuple[str, ...]:
-    """What was taken for granted."""
+def _assumptions(recipe: Recipe, rewards: tuple[RewardCost, ...], prompt_tokens: int) -> Iterator[str]:
     policy = recipe.policy
-    said = [
-        "FLOPs: of matrix products, convolutions and attention; everything else is part of the utilization",
-        "left out: validation, logging, checkpoints, communication between GPUs, loading, and the rewards' activations",
-        "taken for granted: no group has zero advantages, so no row is spared",
-    ]
+    yield "FLOPs: of matrix products, convolutions and attention; everything else is part of the utilization"
+    yield (
+        "left out: validation, logging, checkpoints, communication between GPUs, loading, and the rewards' activations"
+    )
+    yield "taken for granted: no group has zero advantages, so no row is spared"
     if len(policy.step_window.starts(policy.num_steps)) > 1:
-        said.append("taken for granted: a window that moves is everywhere equally often")
+        yield "taken for granted: a window that moves is everywhere equally often"
     if not getattr(policy.backbone, "text_is_padded", True):
-        said.append(f"taken for granted: a prompt has {prompt_tokens} tokens (--prompt_tokens)")
-    said += [f"taken for granted: {cost.note}" for cost in rewards if cost.note and cost.image is not None]
+        yield f"taken for granted: a prompt has {prompt_tokens} tokens (--prompt_tokens)"
+    for cost in rewards:
+        if cost.image is not None:
+            yield f"taken for granted: {cost.note}"
     if policy is not recipe.module.policy:
-        said.append("left out: the rewriter's work")
-    return tuple(said)
+        yield "left out: the rewriter's work"

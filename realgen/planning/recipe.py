@@ -1,4 +1,4 @@
-"""What a plan must know of a recipe: its training module without weights or rewards, and where it shall run."""
+"""What a plan reads from a recipe: its training module without weights or rewards, and where it will run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from realgen.types import Samples
 
 
 class Unbuilt(Reward):
-    """Stands where a recipe's reward would stand; a plan reads the reward's settings and does not build it."""
+    """Placeholder of a recipe's reward; a plan reads the reward's settings and does not build it."""
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
-        """Nothing is judged in a plan.
+        """Raise RuntimeError, because a plan scores nothing.
 
         Raises:
             RuntimeError: Always.
         """
-        raise RuntimeError("a plan has no rewards to judge with.")
+        raise RuntimeError("a plan has no rewards to score with.")
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Sharding:
     """How a trainer's strategy spreads a policy over the ranks."""
 
     name: str
-    """Of the strategy, as a reader knows it."""
+    """Of the strategy, for the reader of a plan."""
     ranks: int
     """Processes that train together."""
     base: int = 1
-    """Ranks that hold one copy of the frozen weights together."""
+    """Ranks that one copy of the frozen weights is spread over."""
     trained: int = 1
-    """Ranks that hold one copy of the trained weights, their gradients and the optimizer's state together."""
+    """Ranks that one copy of the trained weights, their gradients and the optimizer's state is spread over."""
     keeps_gathered: bool = False
     """Whether gathered weights stay until the next update."""
     offloads: bool = False
@@ -52,14 +52,14 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers that decide how much there is to do."""
+    """The settings that decide how much there is to compute."""
 
     module: GRPOModule
     """The training module; its policy is not loaded, its reward is ``Unbuilt``."""
     prompts: int
     """P, prompts of one rank and iteration."""
     sharding: Sharding
-    """Where it shall run."""
+    """How it is spread over the ranks."""
     precision: str
     """``trainer.precision``."""
     reward: Mapping[str, Any]
@@ -69,11 +69,16 @@ class Recipe:
     averages: int = 0
     """Moving averages of the trained weights that are kept (callbacks of class EMA)."""
     float32_matmul_precision: str = "highest"
-    """Whether GPUs may round the factors of float32 products, in PyTorch's words."""
+    """PyTorch's setting: whether GPUs may round the factors of float32 products."""
+
+    @property
+    def rows_per_update(self) -> int:
+        """Rows of one optimizer update on one rank."""
+        return self.prompts * self.module.group_size // self.module.updates_per_epoch
 
     @property
     def policy(self) -> DiffusionPolicy:
-        """The policy that draws and learns.
+        """The image policy.
 
         Raises:
             ValueError: If it is of another kind, or its backbone is.
@@ -102,10 +107,10 @@ def sharding_of(strategy: Any, ranks: int) -> Sharding:
         ranks: Devices times nodes.
 
     Returns:
-        How the policy is spread.
+        How the policy is spread over the ranks.
 
     Raises:
-        ValueError: If a plan knows nothing of such a strategy, or its copies do not share the ranks evenly.
+        ValueError: If a plan does not know the strategy, or its copies do not share the ranks evenly.
 
     Example:
         >>> sharding_of({"class_path": "realgen.strategies.FSDP2", "init_args": {}}, 8).trained

@@ -2,57 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from realgen.planning.forecast import Forecast, Measured
-from realgen.planning.gpus import GIB
+from realgen.planning.gpus import format_gib
 from realgen.planning.meter import total
-from realgen.planning.phases import Part
-from realgen.planning.plan import Plan
+from realgen.planning.plan import Plan, PlanRow
+from realgen.tables import Cell, styled, terminal_table
 
 NOT_COUNTED = "not counted"
 
 
-def show(plan: Plan, expected: Forecast | None, measured: Measured | None, console: Console) -> None:
+def show(
+    plan: Plan, expected: Forecast | None, measured: Measured | None, warnings: Sequence[str], console: Console
+) -> None:
     """Print everything.
 
     Args:
         plan: What there is to do.
         expected: How long it takes; None without a GPU.
         measured: How long it took; None without a run.
+        warnings: Of ``find_warnings``.
         console: Where to.
     """
-    ranks = f"{plan.ranks} GPUs" if plan.ranks > 1 else "1 device"
-    for name, text in _head(plan, expected, ranks):
+    devices = f"{plan.ranks} GPUs" if plan.ranks > 1 else "1 device"
+    for name, text in _head(plan, expected, devices):
         console.print(f"[bold]{name:11}[/]  {escape(text)}", highlight=False)
     console.print(phase_table(plan, expected, measured))
     if expected is not None:
-        hours = f"{expected.hours_per_1000_images:.3g} hours for 1,000 images on {ranks}"
-        left_out = [part.name for part, value in zip(plan.parts, expected.seconds, strict=True) if value is None]
+        hours = f"{expected.hours_per_1000_images:.3g} hours for 1,000 images on {devices}"
+        left_out = [row.name for row, value in zip(plan.rows, expected.seconds, strict=True) if value is None]
         without = f"; without {', '.join(left_out)}" if left_out else ""
         console.print(f"[bold]{expected.iteration:.4g} seconds[/] an iteration, {hours}{without}", highlight=False)
     if measured is not None:
-        console.print(_told(plan, expected, measured), highlight=False)
+        console.print(_comparison(plan, expected, measured), highlight=False)
     console.print(memory_table(plan, expected, measured))
-    for caution in (*plan.cautions, *gpu_cautions(plan, expected)):
-        console.print(f"[yellow]caution:[/] {escape(caution)}", highlight=False)
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False)
     for assumption in plan.assumptions:
-        console.print(f"[dim]{assumption}[/]", highlight=False)
+        console.print(f"[dim]{escape(assumption)}[/]", highlight=False)
 
 
-def _head(plan: Plan, expected: Forecast | None, ranks: str) -> Iterator[tuple[str, str]]:
+def _head(plan: Plan, expected: Forecast | None, devices: str) -> Iterator[tuple[str, str]]:
     weights = f"{plan.parameters / 1e6:,.1f} million weights, {plan.trained / 1e6:,.1f} million of them trained"
     yield "transformer", weights
     yield "its shape", plan.architecture
-    yield "iteration", f"{plan.images} images on {ranks}, {plan.strategy}"
+    yield "iteration", f"{plan.images} images on {devices}, {plan.strategy}"
     if expected is not None:
         gpu = expected.gpu
         yield "GPU", f"{gpu.name}: {gpu.bf16:g} TFLOP/s in bfloat16, {gpu.fp32:g} in float32 ({gpu.source})"
@@ -60,35 +62,31 @@ def _head(plan: Plan, expected: Forecast | None, ranks: str) -> Iterator[tuple[s
 
 
 def phase_table(plan: Plan, expected: Forecast | None, measured: Measured | None) -> Table:
-    """What one rank does in one iteration."""
-    table = Table(title="one iteration of each GPU", box=SIMPLE, pad_edge=False, title_justify="left")
-    table.add_column("phase", no_wrap=True)
-    table.add_column("part", no_wrap=True)
-    for name in ("transformer evals", "TFLOP", *(["seconds", "share"] if expected else [])):
-        table.add_column(name, justify="right", no_wrap=True)
-    if measured is not None:
-        table.add_column("measured s", justify="right", no_wrap=True)
-    seconds = expected.seconds if expected else (None,) * len(plan.parts)
-    for phase, group in groupby(zip(plan.parts, seconds, strict=True), lambda pair: pair[0].phase):
+    """Tabulate what one rank does in one iteration."""
+    headings = ["phase", "what", "transformer evals", "TFLOP"]
+    headings += ["seconds", "share"] if expected else []
+    headings += ["measured s"] if measured else []
+    rows: list[Sequence[Cell] | None] = []
+    seconds = expected.seconds if expected else (None,) * len(plan.rows)
+    for phase, group in groupby(zip(plan.rows, seconds, strict=True), lambda pair: pair[0].phase):
         pairs = list(group)
-        for part, value in pairs:
-            table.add_row(phase, part.name, *_cells(part, value, expected), *([""] if measured else []))
+        rows += [[phase, row.name, *_cells(row, value, expected)] for row, value in pairs]
         if measured is not None:
             counted = f"{sum(value or 0 for _, value in pairs):.4g}"
             took = f"{measured.seconds[phase]:.4g}" if phase in measured.seconds else ""
-            table.add_row(phase, "", "", "", *([counted, ""] if expected else []), took, style="bold")
-        table.add_section()
-    evals = sum(part.evals or 0 for part in plan.parts)
-    flops = sum(total(part.work) for part in plan.parts if part.work is not None)
+            rows.append(styled("bold", phase, "", "", "", *([counted, ""] if expected else []), took))
+        rows.append(None)
+    evals = sum(row.evals or 0 for row in plan.rows)
+    flops = sum(total(row.work) for row in plan.rows if row.work is not None)
     whole = [f"{expected.iteration:.4g}", ""] if expected else []
-    lasted = [f"{measured.iteration:.4g}"] if measured else []
-    table.add_row("all", "", f"{evals:,.0f}", _tera(flops), *whole, *lasted, style="bold")
-    return table
+    whole += [f"{measured.iteration:.4g}"] if measured else []
+    rows.append(styled("bold", "all", "", f"{evals:,.0f}", _tera(flops), *whole))
+    return terminal_table(headings, rows, title="one iteration of each GPU", text_columns=(0, 1), framed=False)
 
 
-def _cells(part: Part, seconds: float | None, expected: Forecast | None) -> list[str]:
-    evals = "" if part.evals is None else f"{part.evals:,.4g}" if part.evals < 1000 else f"{part.evals:,.0f}"
-    flops = NOT_COUNTED if part.work is None else _tera(total(part.work)) if part.work else ""
+def _cells(row: PlanRow, seconds: float | None, expected: Forecast | None) -> list[str]:
+    evals = "" if row.evals is None else f"{row.evals:,.4g}" if row.evals < 1000 else f"{row.evals:,.0f}"
+    flops = NOT_COUNTED if row.work is None else _tera(total(row.work)) if row.work else ""
     if expected is None:
         return [evals, flops]
     if seconds is None:
@@ -100,79 +98,40 @@ def _tera(flops: float) -> str:
     return f"{flops / 1e12:,.4g}" if flops < 1e15 else f"{flops / 1e12:,.0f}"
 
 
-def _told(plan: Plan, expected: Forecast | None, measured: Measured) -> str:
-    told = f"[bold]{measured.iteration:.4g} seconds[/] measured (median of {measured.iterations} iterations)"
+def _comparison(plan: Plan, expected: Forecast | None, measured: Measured) -> str:
+    text = f"[bold]{measured.iteration:.4g} seconds[/] measured (median of {measured.iterations} iterations)"
     if measured.evals is not None:
-        told += f", {measured.evals:,.0f} transformer evaluations"
+        text += f", {measured.evals:,.0f} transformer evaluations"
     if expected is not None:
-        ideal = sum(expected.gpu.seconds(part.work, 1.0) for part in plan.parts if part.work)
-        told += f": {ideal / measured.iteration:.1%} of the GPU's peak"
-    return told
+        ideal = sum(expected.gpu.seconds(row.work, 1.0) for row in plan.rows if row.work)
+        text += f": {ideal / measured.iteration:.1%} of the GPU's peak"
+    return text
 
 
 def memory_table(plan: Plan, expected: Forecast | None, measured: Measured | None) -> Table:
-    """What is in a GPU's memory, and its fullest moments."""
-    table = Table(title="memory of each GPU", box=SIMPLE, pad_edge=False, title_justify="left")
-    table.add_column("what", no_wrap=True)
-    table.add_column("GiB", justify="right", no_wrap=True)
-    if measured is not None:
-        table.add_column("measured GiB", justify="right", no_wrap=True)
-    empty = [""] if measured else []
-    for name, size in plan.memory.parts.items():
-        if size is None or size:
-            table.add_row(name, NOT_COUNTED if size is None else _gib(size), *empty)
-    table.add_section()
-    for phase, size in plan.memory.peaks.items():
-        table.add_row(f"most in {phase}", _gib(size), *empty)
-    limit = f" of {_gib(expected.gpu.memory)}" if expected and expected.gpu.memory else ""
-    took = [] if measured is None else ["" if measured.peak is None else _gib(measured.peak)]
-    table.add_row("most of all", f"{_gib(plan.memory.peak)}{limit}", *took, style="bold")
-    return table
+    """Tabulate what is in a GPU's memory, and its fullest moments."""
+    rows: list[Sequence[Cell] | None] = [
+        [name, NOT_COUNTED if size is None else format_gib(size)]
+        for name, size in plan.memory.sizes.items()
+        if size is None or size
+    ]
+    rows += [None, *([f"most in {phase}", format_gib(size)] for phase, size in plan.memory.peaks.items())]
+    limit = f" of {format_gib(expected.gpu.memory)}" if expected and expected.gpu.memory else ""
+    took = [] if measured is None else ["" if measured.peak is None else format_gib(measured.peak)]
+    rows.append(styled("bold", "most of all", f"{format_gib(plan.memory.peak)}{limit}", *took))
+    headings = ["what", "GiB", *(["measured GiB"] if measured else [])]
+    return terminal_table(headings, rows, title="memory of each GPU", framed=False)
 
 
-def gpu_cautions(plan: Plan, expected: Forecast | None) -> Iterator[str]:
-    """What is more than the GPU has, or nearly, and where its fast rate is not used.
-
-    Yields:
-        One sentence for each.
-    """
-    if expected is None:
-        return
-    limit = expected.gpu.memory
-    for phase, size in plan.memory.peaks.items():
-        if 0 < 0.9 * limit < size:
-            how = "more than" if size > limit else "nearly all of"
-            yield f"{phase} needs {_gib(size)} GiB, {how} the {_gib(limit)} GiB of a {expected.gpu.name}"
-    if not expected.gpu.bandwidth:
-        for part in plan.parts:
-            if part.work and part.traffic:
-                yield f"seconds of {part.name} are those of its FLOPs alone: the GPU's bandwidth is not known"
-    works = [part.work for part in plan.parts if part.work and "bf16" in part.work and "fp32" in part.work]
-    few = [work["fp32"] for work in works if work["fp32"] < 0.1 * total(work)]  # a low-precision solver leaves more
-    slow = expected.gpu.seconds({"fp32": sum(few, 0.0)}, expected.utilization)
-    if slow > 0.05 * expected.iteration:
-        faster = "trainer.precision=bf16-mixed would round them to bfloat16"
-        if expected.gpu.fp32 < expected.gpu.tf32:
-            faster = f"float32_matmul_precision=high lets the GPU round their factors to TF32, and {faster}"
-        yield (
-            f"{slow:.3g} of the {expected.iteration:.4g} seconds are products in float32 beside a model in bfloat16 "
-            f"(its adapters); {faster}"
-        )
-
-
-def _gib(size: float | int) -> str:
-    gibibytes = size / GIB
-    return f"{gibibytes:.2f}" if 0.1 <= gibibytes < 100 else f"{gibibytes:.2g}" if gibibytes < 1 else f"{gibibytes:.0f}"
-
-
-def as_json(plan: Plan, expected: Forecast | None, measured: Measured | None) -> dict[str, Any]:
-    """Everything in a form for ``json.dumps``; sizes in bytes, times in seconds."""
-    found: dict[str, Any] = asdict(plan)
+def as_json(
+    plan: Plan, expected: Forecast | None, measured: Measured | None, warnings: Sequence[str]
+) -> dict[str, Any]:
+    """Return everything in a form for ``json.dumps``; sizes in bytes, times in seconds."""
+    found: dict[str, Any] = {**asdict(plan), "warnings": list(warnings)}
     found["memory"]["peak"] = plan.memory.peak
-    found["cautions"] = [*plan.cautions, *gpu_cautions(plan, expected)]
     if expected is not None:
-        for part, seconds in zip(found["parts"], expected.seconds, strict=True):
-            part["seconds"] = seconds
+        for row, seconds in zip(found["rows"], expected.seconds, strict=True):
+            row["seconds"] = seconds
         found["gpu"] = asdict(expected.gpu)
         found["utilization"] = expected.utilization
         found["iteration_seconds"] = expected.iteration

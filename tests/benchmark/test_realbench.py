@@ -113,7 +113,7 @@ def test_arena_is_scored_beside_the_detectors(tmp_path: Path) -> None:
     assert black.scores["arena_called_real"].value == 100.0
     assert black.scores["arena_elo"].value > results.real.scores["arena_elo"].value
     assert black.categories["animals"]["arena_win_rate"].count == 2
-    assert len(results.arena["pairs"]) == 4
+    assert len(results.arena.pairs) == 4
     assert (tmp_path / "run" / "arena.jsonl").is_file()
 
 

@@ -8,27 +8,39 @@ from pathlib import Path
 
 import pytest
 
-from realgen.benchmark import ImageRow, ModelResults, Results, Score
+from realgen.benchmark import ImageRow, ModelResults, Results
+from realgen.benchmark.arena.result import ArenaResult, Matchup, PairRow, Ranked, SingleRow, SingleScore
 from realgen.benchmark.results import read_results, read_rows, write_results, write_rows
+from realgen.functional.estimate import Estimate
 
+RATE = Estimate(0.5, 0.25, 0.75, 4)
+ARENA = ArenaResult(
+    judge="vlm", protocol="swapped",
+    matchups=(Matchup("flux", "real", RATE, {"people": RATE}, 1, 2, 1, 1, 1, 0.625, None),),
+    singles=(SingleScore("real", None, {}, 0),), ranking=(Ranked("flux", RATE, Estimate(1034.7)),),
+    first_share=0.625, disagreement_share=None,
+    pairs=(PairRow("00000", "people", "flux", "real", "x", "y", None, None, "", "first", "unread"),),
+    images=(SingleRow("00000", "people", "flux", "x", "fake", "waxy"),),
+    questions=3, asked=3, unreadable=0, failed=0, tokens_in=10, tokens_out=2, requests=3,
+)  # fmt: skip
 RESULTS = Results(
     models=(
         ModelResults(
             "flux",
-            {"omniaid": Score(47.2, 45.0, 49.0, 4, True), "kid": Score(None)},
-            {"people": {"omniaid": Score(1.0)}},
-            {"omniaid": {"auroc": Score(0.9, count=8)}},
+            {"omniaid": Estimate(47.2, 45.0, 49.0, 4, True), "kid": Estimate(None)},
+            {"people": {"omniaid": Estimate(1.0)}},
+            {"omniaid": {"auroc": Estimate(0.9, count=8)}},
             "images/flux",
             "0123abcd",
         ),
     ),
-    real=ModelResults("real", {"omniaid": Score(90.0)}),
+    real=ModelResults("real", {"omniaid": Estimate(90.0)}),
     rows=(
         ImageRow("00000", "real", "people", "a man,\n\"quoted\"", "/photos/00000.jpg", {"omniaid": 0.1 + 0.2}),
         ImageRow("00000", "flux", "people", "a man", "images/flux/00000.png", {"omniaid": None}, "a man, film grain"),
     ),
     detectors=("omniaid",),
-    arena={"judge": "vlm", "pairs": []},
+    arena=ARENA,
     settings={"seed": 0, "warnings": ["w"]},
 )  # fmt: skip
 
@@ -39,14 +51,14 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_json_is_strict(tmp_path: Path) -> None:
-    found = ModelResults("m", {"a": Score(math.nan, -math.inf, math.inf)})
+    found = ModelResults("m", {"a": Estimate(math.nan, -math.inf, math.inf)})
     write_results(Results((found,)), tmp_path)
 
     def refuse(name: str) -> float:
         raise AssertionError(name)
 
     loaded = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
-    assert loaded["models"][0]["scores"]["a"] == Score(None).__dict__
+    assert loaded["models"][0]["scores"]["a"] == Estimate(None).__dict__
 
 
 def test_rows_with_different_values_share_one_table(tmp_path: Path) -> None:
@@ -65,6 +77,16 @@ def test_rows_with_different_values_share_one_table(tmp_path: Path) -> None:
 def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(text)
     with pytest.raises(ValueError, match=message):
+        read_results(tmp_path)
+
+
+def test_a_file_of_an_earlier_version_says_what_to_do(tmp_path: Path) -> None:
+    write_results(RESULTS, tmp_path)
+    path = tmp_path / "results.json"
+    path.write_text(path.read_text().replace('"count"', '"number"'))
+    with pytest.raises(
+        ValueError, match=r"Estimate has no field 'number'\). If an earlier version wrote it, run realgen"
+    ):
         read_results(tmp_path)
 
 

@@ -97,3 +97,39 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
         read_file(tmp_path / "nowhere" / "a.yaml")
     with pytest.raises(ConfigError, match="Is a directory"):
         read_file(tmp_path)
+
+
+def test_a_part_file_is_changed_by_the_other_keys(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "all.yaml").write_text("a: 1\nb: {c: 2, d: 3}\ne: near.yaml\n")
+    (tmp_path / "parts" / "more.yaml").write_text("part_file: all.yaml\nf: 4\n")
+    path = tmp_path / "recipe.yaml"
+    path.write_text("trainer:\n  b: {d: 5}\n  part_file: parts/more.yaml\n  g: 6\n")
+    trainer = read_file(path).child("trainer")
+    assert trainer.plain() == {"a": 1, "b": {"c": 2, "d": 5}, "e": "near.yaml", "f": 4, "g": 6}
+    assert trainer.child("a").origin == f"{tmp_path}/parts/all.yaml:1"
+    assert trainer.child("g").origin == f"{path}:4"
+    assert trainer.child("e").folder == tmp_path / "parts"  # a file that it names lies beside it
+
+
+def test_a_part_file_of_an_overlay_changes_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text("{a: 1, b: 2}")
+    over = parse_text("{x: {part_file: all.yaml, b: 3}}", folder=tmp_path)
+    assert merge(parse_text("{x: {a: 0, c: 4}}"), over).plain() == {"x": {"a": 1, "b": 3, "c": 4}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "x:\n  part_file: al.yaml\n",
+            r"part_file: cannot read .*al\.yaml.*Did you mean .*all\.yaml\? \(.*bad\.yaml:2\)",
+        ),
+        ("part_file: [all.yaml]\n", r"part_file: expected a file, got \['all\.yaml'\] \(.*bad\.yaml:1\)"),
+    ],
+)
+def test_a_part_file_that_cannot_be_read_is_named_with_its_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "all.yaml").write_text("{a: 1}")
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_file(tmp_path / "bad.yaml")

@@ -26,7 +26,7 @@ def write_tar() -> Callable[[Path, Mapping[str, bytes]], Path]:
 
 
 @pytest.fixture
-def photograph() -> Callable[..., Image.Image]:
+def make_image() -> Callable[..., Image.Image]:
     def make(seed: int = 0, *, height: int = 6, width: int = 4) -> Image.Image:
         pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
         return Image.fromarray(pixels)

@@ -1,4 +1,4 @@
-"""The augmentation of one training picture."""
+"""The augmentation of one training image."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def test_any_size_becomes_a_square_that_the_generator_decides(size, method):
 
 
 @pytest.mark.parametrize("size", [(40, 40), (40, 90)])
-def test_without_any_change_a_picture_is_as_in_validation(size):
+def test_without_any_change_a_image_is_as_in_validation(size):
     image = torch.rand(3, *size, generator=seeded(1))
     result = DetectorAugment(**NOTHING)(image, 32, seeded())
     assert torch.equal(result, center_square(image[None], 32)[0])

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from realgen.data import DetectorAugment, ImageFolders
-from realgen.data.image_batches import Draw, TrainPictures, draw_seed
+from realgen.data.image_batches import Draw, TrainImages, draw_seed
 
 PLAIN = DetectorAugment(crop=0.0, flip=0.0, rescale=0.0, blur=0.0, jpeg=0.0)
 
@@ -197,9 +197,9 @@ def test_a_class_without_a_readable_file_stops(folders):
     made = data(folders)
     for file in made.train_files[1]:
         file.path.write_bytes(b"")
-    pictures = TrainPictures(made.train_files, 8, PLAIN, 0.0)
+    images = TrainImages(made.train_files, 8, PLAIN, 0.0)
     with pytest.raises(ValueError, match=r"none of the 5 generated images can be read; first: .*000.png"):
-        pictures[Draw(1, 0, 0)]
+        images[Draw(1, 0, 0)]
 
 
 @pytest.mark.parametrize(

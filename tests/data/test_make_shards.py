@@ -40,19 +40,19 @@ def test_text_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prompts() == ["a cat", "eine Kätzin", "a cat", "a dog"]
     out = capsys.readouterr().out
     assert "wrote 4 prompts, 0 with an image, as data/train/train-000000.tar to train-000001.tar" in out
-    assert "empty lines, passed over: 2" in out
+    assert "empty lines, skipped: 2" in out
     assert "lines that repeat a prompt, and were kept: 1 (line 4 repeats line 1)" in out
 
 
 def test_jsonl_with_images(
-    folder: Path, photograph: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
+    folder: Path, make_image: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "photographs/cats").mkdir(parents=True)
-    photograph().save("photographs/cats/1.png")
+    make_image().save("photographs/cats/1.png")
     write_lines("a.jsonl", [{"prompt": "a cat", "image": "cats/1.png", "light": "soft"}])
     assert run("--input", "a.jsonl", "--images", "photographs") == 0
     assert "wrote 1 prompts, 1 with an image, as data/train/train-000000.tar\n" in capsys.readouterr().out
-    batch = PromptTable(["data/train/train-000000.tar"], photographs=True).batch([0])
+    batch = PromptTable(["data/train/train-000000.tar"], real_images=True).batch([0])
     assert batch.metadata == ({"light": "soft"},)
     assert batch.images is not None
     assert batch.images.shape == (1, 3, 6, 4)

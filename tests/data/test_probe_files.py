@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from realgen.data.image_files import ImageFile
-from realgen.data.probe_files import PARTS, Divided, compare_formats, divide
+from realgen.data.probe_files import SPLITS, Divided, compare_formats, divide
 
 
 @pytest.fixture
@@ -16,35 +16,35 @@ def folders(tmp_path):
 
 
 def shares(divided, label):
-    parts = [part for part, generated in zip(divided.parts, divided.generated, strict=True) if generated == label]
-    return [parts.count(part) / len(parts) for part in PARTS]
+    splits = [split for split, generated in zip(divided.splits, divided.generated, strict=True) if generated == label]
+    return [splits.count(split) / len(splits) for split in SPLITS]
 
 
 @pytest.mark.parametrize("held_out", [0.3, 0.8])
-def test_half_of_what_is_held_out_calibrates_and_half_judges(folders, held_out):
+def test_half_of_what_is_held_out_calibrates_and_half_tests(folders, held_out):
     divided = divide(*folders, held_out)
     assert len(divided.files) == len(set(divided.files)) == 800
     for label in (False, True):
         assert shares(divided, label) == pytest.approx([1 - held_out, held_out / 2, held_out / 2], abs=0.08)
 
 
-def test_a_photograph_and_its_generated_counterpart_fall_into_the_same_part(folders):
+def test_a_real_image_and_its_generated_counterpart_fall_into_the_same_split(folders):
     divided = divide(*folders, 0.3)
-    parts = [
+    splits = [
         {
-            file.path.stem: part
-            for file, part, label in zip(*divided[::2], divided.generated, strict=True)
+            file.path.stem: split
+            for file, split, label in zip(*divided[::2], divided.generated, strict=True)
             if label == of
         }
         for of in (False, True)
     ]
-    assert parts[0] == parts[1]
+    assert splits[0] == splits[1]
 
 
 def test_too_few_images(folders):
     for number in range(20, 400):
         (folders[1] / f"{number}.png").unlink()
-    with pytest.raises(ValueError, match=r"--generated .*samples has 20 images, of which \d to (calibrate|judge) with"):
+    with pytest.raises(ValueError, match=r"--generated .*samples has 20 images, of which \d to (calibrate|test) with"):
         divide(*folders, 0.05)
     with pytest.raises(ValueError, match="--real must be a folder of images"):
         divide(folders[0] / "none", folders[1], 0.3)

@@ -18,10 +18,10 @@ from realgen.types import PromptBatch
 
 
 @pytest.fixture
-def shards(tmp_path: Path, photograph: Callable[..., Image.Image]) -> SimpleNamespace:
-    """Twelve prompts to train on in unequal shards, five with a photograph to validate on."""
+def shards(tmp_path: Path, make_image: Callable[..., Image.Image]) -> SimpleNamespace:
+    """Twelve prompts to train on in unequal shards, five with a real image to validate on."""
     write_shards(({"prompt": f"train {i}"} for i in range(12)), tmp_path / "train", 5)
-    write_shards(({"prompt": f"validation {i}", "image": photograph(i)} for i in range(5)), tmp_path / "validation", 3)
+    write_shards(({"prompt": f"validation {i}", "image": make_image(i)} for i in range(5)), tmp_path / "validation", 3)
     return SimpleNamespace(train=f"{tmp_path}/train/*.tar", validation=f"{tmp_path}/validation/*.tar")
 
 
@@ -68,8 +68,8 @@ def test_ranks_share_an_epoch(shards: SimpleNamespace) -> None:
     assert sorted(prompts) == sorted(f"train {i}" for i in range(12))
 
 
-def test_validation_counts_every_prompt_once_with_its_photograph(
-    shards: SimpleNamespace, photograph: Callable[..., Image.Image]
+def test_validation_counts_every_prompt_once_with_its_real_image(
+    shards: SimpleNamespace, make_image: Callable[..., Image.Image]
 ) -> None:
     counted: dict[str, PromptBatch] = {}
     for rank in range(2):
@@ -84,7 +84,7 @@ def test_validation_counts_every_prompt_once_with_its_photograph(
                 assert batch.prompts[row] not in counted
                 counted[batch.prompts[row]] = batch
                 number = int(batch.prompts[row].split()[-1])
-                pixels = torch.from_numpy(np.array(photograph(number))).permute(2, 0, 1)
+                pixels = torch.from_numpy(np.array(make_image(number))).permute(2, 0, 1)
                 assert batch.images is not None
                 torch.testing.assert_close(batch.images[row] * 255, pixels.float())
     assert sorted(counted) == [f"validation {i}" for i in range(5)]
@@ -103,7 +103,7 @@ def test_validation_repeats_itself(shards: SimpleNamespace) -> None:
     assert len(set(epoch(1).values())) == 5
 
 
-def test_training_photographs_are_an_option(shards: SimpleNamespace) -> None:
+def test_training_images_are_an_option(shards: SimpleNamespace) -> None:
     without = on_rank(PromptShards(shards.validation, prompts_per_iteration=2))
     assert next(iter(without.train_dataloader())).images is None
     images = PromptShards(shards.validation, prompts_per_iteration=2, train_images=True, image_size=8)

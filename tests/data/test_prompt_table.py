@@ -22,8 +22,8 @@ def shards(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def photograph_shards(tmp_path: Path, photograph: Callable[..., Image.Image]) -> list[str]:
-    samples = ({"prompt": f"photo {i}", "image": photograph(i)} for i in range(3))
+def image_shards(tmp_path: Path, make_image: Callable[..., Image.Image]) -> list[str]:
+    samples = ({"prompt": f"photo {i}", "image": make_image(i)} for i in range(3))
     return [str(path) for path in write_shards(samples, tmp_path / "photographs", 2)]
 
 
@@ -60,52 +60,52 @@ def test_batch(shards: list[str]) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["", "pipe:cat "])
-def test_photographs_come_back_as_they_were(
-    photograph_shards: list[str], photograph: Callable[..., Image.Image], scheme: str
+def test_real_images_come_back_as_they_were(
+    image_shards: list[str], make_image: Callable[..., Image.Image], scheme: str
 ) -> None:
-    table = PromptTable([scheme + shard for shard in photograph_shards], photographs=True)
+    table = PromptTable([scheme + shard for shard in image_shards], real_images=True)
     assert table.image_shape == (3, 6, 4)
     images = table.batch([2, 0]).images
     assert images is not None
     assert images.dtype == torch.float32
-    truth = np.stack([np.array(photograph(i)) for i in (2, 0)]) / 255.0
+    truth = np.stack([np.array(make_image(i)) for i in (2, 0)]) / 255.0
     np.testing.assert_allclose(images.permute(0, 2, 3, 1).numpy(), truth, atol=1e-7)
     assert table.batch([1]).mask.tolist() == [True]
 
 
-def test_photographs_are_left_alone_unless_asked_for(photograph_shards: list[str]) -> None:
-    assert PromptTable(photograph_shards).batch([0, 1]).images is None
+def test_real_images_are_left_alone_unless_asked_for(image_shards: list[str]) -> None:
+    assert PromptTable(image_shards).batch([0, 1]).images is None
 
 
 def test_image_size_scales_and_crops_to_the_center(tmp_path: Path) -> None:
     pixels = np.zeros((40, 80, 3), dtype=np.uint8)
     pixels[:, 15:65] = 255  # white over the central square and a little beyond, black at the sides
     shards = write_shards([{"prompt": "a", "image": Image.fromarray(pixels)}], tmp_path / "wide")
-    images = PromptTable([str(shards[0])], photographs=True, image_size=20).batch([0]).images
+    images = PromptTable([str(shards[0])], real_images=True, image_size=20).batch([0]).images
     assert images is not None
     assert images.shape == (1, 3, 20, 20)
     assert images.min() == 1.0
 
 
-def test_photographs_of_several_sizes_need_an_image_size(
-    tmp_path: Path, photograph: Callable[..., Image.Image]
+def test_real_images_of_several_sizes_need_an_image_size(
+    tmp_path: Path, make_image: Callable[..., Image.Image]
 ) -> None:
-    samples = [{"prompt": "a", "image": photograph()}, {"prompt": "b", "image": photograph(height=5)}]
+    samples = [{"prompt": "a", "image": make_image()}, {"prompt": "b", "image": make_image(height=5)}]
     (shard,) = write_shards(samples, tmp_path / "sizes")
     with pytest.raises(ValueError, match=r"image_size must be given .*'000000001' is 4x5 pixels, those before are 4x6"):
-        PromptTable([str(shard)], photographs=True)
-    assert PromptTable([str(shard)], photographs=True, image_size=4).image_shape == (3, 4, 4)
+        PromptTable([str(shard)], real_images=True)
+    assert PromptTable([str(shard)], real_images=True, image_size=4).image_shape == (3, 4, 4)
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_either_all_or_none_have_a_photograph(
-    tmp_path: Path, photograph: Callable[..., Image.Image], first: bool
+def test_either_all_or_none_have_a_real_image(
+    tmp_path: Path, make_image: Callable[..., Image.Image], first: bool
 ) -> None:
-    samples = [{"prompt": "a", "image": photograph() if first else None}, {"prompt": "b", "image": photograph()}]
-    samples[1]["image"] = None if first else photograph()
+    samples = [{"prompt": "a", "image": make_image() if first else None}, {"prompt": "b", "image": make_image()}]
+    samples[1]["image"] = None if first else make_image()
     (shard,) = write_shards(samples, tmp_path / "mixed")
-    with pytest.raises(ValueError, match=r"'000000001' has (no|a) photograph, unlike those before"):
-        PromptTable([str(shard)], photographs=True)
+    with pytest.raises(ValueError, match=r"'000000001' has (no|a) real image, unlike those before"):
+        PromptTable([str(shard)], real_images=True)
 
 
 def test_broken_samples_are_counted_and_the_first_five_named(tmp_path: Path, write_tar: Callable[..., Path]) -> None:
@@ -123,17 +123,17 @@ def test_broken_samples_shift_no_other(tmp_path: Path, write_tar: Callable[..., 
     assert [table[row].prompt for row in range(len(table))] == ["zero", "two", "four"]
 
 
-def test_a_broken_photograph_is_skipped_only_where_photographs_are_used(
-    tmp_path: Path, photograph: Callable[..., Image.Image]
+def test_a_broken_real_image_is_skipped_only_where_real_images_are_used(
+    tmp_path: Path, make_image: Callable[..., Image.Image]
 ) -> None:
-    photograph(height=64, width=64).save(tmp_path / "a.png")
+    make_image(height=64, width=64).save(tmp_path / "a.png")
     png = (tmp_path / "a.png").read_bytes()
     (shard,) = write_shards([{"prompt": p, "image": tmp_path / "a.png"} for p in "abc"], tmp_path / "train")
     data = shard.read_bytes()
     second = data.index(png, data.index(png) + 1)
     shard.write_bytes(data[: second + 5000] + bytes(100) + data[second + 5100 :])
 
-    table = PromptTable([str(shard)], photographs=True)
+    table = PromptTable([str(shard)], real_images=True)
     assert [table[row].prompt for row in range(len(table))] == ["a", "c"]
     assert table.skipped_names[0].startswith(f"{shard}, sample '000000001': the image cannot be decoded")
     assert len(PromptTable([str(shard)])) == 3
@@ -193,9 +193,9 @@ def test_the_same_shard_written_once_more_is_no_change(shards: list[str]) -> Non
     assert table[1].prompt == "prompt 1"
 
 
-def test_another_photograph_is_a_change(photograph_shards: list[str], photograph: Callable[..., Image.Image]) -> None:
-    table = PromptTable(photograph_shards, photographs=True)
-    samples = ({"prompt": f"photo {i}", "image": photograph(i + 1)} for i in range(3))
-    write_shards(samples, Path(photograph_shards[0]).parent, 2, overwrite=True)
+def test_another_real_image_is_a_change(image_shards: list[str], make_image: Callable[..., Image.Image]) -> None:
+    table = PromptTable(image_shards, real_images=True)
+    samples = ({"prompt": f"photo {i}", "image": make_image(i + 1)} for i in range(3))
+    write_shards(samples, Path(image_shards[0]).parent, 2, overwrite=True)
     with pytest.raises(RuntimeError, match=SAYS):
         table.batch([1])

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from realgen.data.shard_reader import Broken, Sample, read_samples
+from realgen.data.shard_reader import InvalidSample, Sample, read_samples
 
 
-def read(data: bytes, *, photographs: bool = False, offset: int = 0) -> list[tuple[int, Sample | Broken]]:
+def read(data: bytes, *, real_images: bool = False, offset: int = 0) -> list[tuple[int, Sample | InvalidSample]]:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.seek(offset)
-        return list(read_samples(file, photographs=photographs))
+        return list(read_samples(file, real_images=real_images))
 
 
 MEMBERS = {
@@ -27,7 +27,7 @@ MEMBERS = {
     "001.txt": "eine Kätzin".encode(),
     "002.cls": b"7",
     "002.TXT": b"a dog",
-    "002.seg.png": b"not a photograph",
+    "002.seg.png": b"not a real image",
 }
 
 
@@ -47,8 +47,8 @@ def test_samples_are_those_that_webdataset_sees(data: bytes, tmp_path: Path) -> 
     ]
 
 
-def test_photographs_are_read_when_asked_for(data: bytes) -> None:
-    assert [s.photograph for _, s in read(data, photographs=True) if isinstance(s, Sample)] == [b"jpeg", None, None]
+def test_real_images_are_read_when_asked_for(data: bytes) -> None:
+    assert [s.real_image for _, s in read(data, real_images=True) if isinstance(s, Sample)] == [b"jpeg", None, None]
 
 
 def test_reading_can_begin_at_each_offset(data: bytes) -> None:
@@ -86,7 +86,7 @@ def test_broken_samples_are_named_and_the_rest_is_read(
     path = write_tar(tmp_path / "a.tar", {"000.txt": b"before", **members, "zzz.txt": b"after"})
     before, broken, after = (sample for _, sample in read(path.read_bytes()))
     assert [before, after] == [Sample("000", "before", {}, None), Sample("zzz", "after", {}, None)]
-    assert isinstance(broken, Broken)
+    assert isinstance(broken, InvalidSample)
     assert broken.key == "bad"
     assert re.search(reason, broken.reason)
 
@@ -102,8 +102,8 @@ def test_broken_samples_are_named_and_the_rest_is_read(
     ],
 )
 def test_a_tar_that_is_cut_off_keeps_the_samples_before(data: bytes, kept_bytes: int, key: str) -> None:
-    *whole, (_, broken) = read(data[:kept_bytes], photographs=True)
-    assert isinstance(broken, Broken)
+    *whole, (_, broken) = read(data[:kept_bytes], real_images=True)
+    assert isinstance(broken, InvalidSample)
     assert broken.key == key
     assert "damaged or cut off here" in broken.reason
     assert [sample.key for _, sample in whole] == (["000"] if key != "000" else [])
@@ -126,7 +126,7 @@ def test_a_header_with_an_impossible_size(data: bytes) -> None:
 @pytest.mark.parametrize("content", [b"", b"no tar" * 1000])
 def test_a_file_that_is_no_tar(content: bytes) -> None:
     ((_, broken),) = read(content)
-    assert isinstance(broken, Broken)
+    assert isinstance(broken, InvalidSample)
     assert broken.key == "first member"
 
 

@@ -12,18 +12,18 @@ import webdataset
 from PIL import Image
 
 from realgen.data import write_shards
-from realgen.data.photograph import open_photograph
+from realgen.data.image_decoding import decode_image
 
 
 def names(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir())
 
 
-def test_webdataset_reads_what_was_written(tmp_path: Path, photograph: Callable[..., Image.Image]) -> None:
-    photograph(1).save(tmp_path / "one.JPEG")
+def test_webdataset_reads_what_was_written(tmp_path: Path, make_image: Callable[..., Image.Image]) -> None:
+    make_image(1).save(tmp_path / "one.JPEG")
     samples = [
         {"prompt": " a cat\n"},
-        {"prompt": "eine Kätzin", "image": photograph(0), "source": "crop", "box": [1, 2]},
+        {"prompt": "eine Kätzin", "image": make_image(0), "source": "crop", "box": [1, 2]},
         {"prompt": "a dog", "image": tmp_path / "one.JPEG"},
     ]
     paths = write_shards(iter(samples), tmp_path / "train", 2)
@@ -34,13 +34,13 @@ def test_webdataset_reads_what_was_written(tmp_path: Path, photograph: Callable[
     assert [sample["txt"].decode() for sample in read] == ["a cat", "eine Kätzin", "a dog"]
     assert json.loads(read[1]["json"]) == {"box": [1, 2], "source": "crop"}
     assert "json" not in read[0]
-    np.testing.assert_array_equal(np.array(open_photograph(read[1]["png"])), np.array(photograph(0)))
+    np.testing.assert_array_equal(np.array(decode_image(read[1]["png"])), np.array(make_image(0)))
     assert read[2]["jpg"] == (tmp_path / "one.JPEG").read_bytes()
 
 
-def test_bytes_depend_on_the_samples_only(tmp_path: Path, photograph: Callable[..., Image.Image]) -> None:
-    one = write_shards([{"prompt": "a", "x": 1, "y": 2, "image": photograph()}], tmp_path / "one" / "train")
-    two = write_shards([{"y": 2, "prompt": "a", "image": photograph(), "x": 1}], tmp_path / "two" / "train")
+def test_bytes_depend_on_the_samples_only(tmp_path: Path, make_image: Callable[..., Image.Image]) -> None:
+    one = write_shards([{"prompt": "a", "x": 1, "y": 2, "image": make_image()}], tmp_path / "one" / "train")
+    two = write_shards([{"y": 2, "prompt": "a", "image": make_image(), "x": 1}], tmp_path / "two" / "train")
     digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in one + two}
     assert len(digests) == 1
     with tarfile.open(one[0]) as tar:
@@ -87,9 +87,9 @@ def test_unusable_samples(tmp_path: Path, sample: dict[str, object], message: st
     assert names(tmp_path) == []
 
 
-def test_a_damaged_photograph_is_not_stored(tmp_path: Path, photograph: Callable[..., Image.Image]) -> None:
+def test_a_damaged_real_image_is_not_stored(tmp_path: Path, make_image: Callable[..., Image.Image]) -> None:
     path = tmp_path / "photo.png"
-    photograph(height=64, width=64).save(path)
+    make_image(height=64, width=64).save(path)
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ValueError, match=r"photo.png: the image cannot be decoded \(.*truncated"):
         write_shards([{"prompt": "a", "image": path}], tmp_path / "train")

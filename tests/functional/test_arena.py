@@ -35,7 +35,7 @@ def centred(theta):
 def test_win_rate_counts_a_tie_as_half_and_leaves_out_what_was_not_judged():
     found = win_rate(torch.tensor([1.0, 1.0, 0.5, 0.0, NAN]))
     assert found.value == 2.5 / 4
-    assert (found.number, found.dropped) == (4, 1)
+    assert found.count == 4
     assert 0 <= found.low < found.value < found.high <= 1
 
 

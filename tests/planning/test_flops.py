@@ -16,10 +16,10 @@ from realgen.modules.phases import PhaseClock
 from realgen.plan import read_recipe
 from realgen.planning import make_plan
 from realgen.planning.architecture import find_architecture
+from realgen.planning.dry_run import CallKind
 from realgen.planning.meta_pipeline import load_on_meta
 from realgen.planning.meter import flop_counter, metered, total
-from realgen.planning.prices import find_prices
-from realgen.planning.rehearsal import Kind
+from realgen.planning.unit_costs import find_unit_costs
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
 from realgen.policies.backbones.base import Backbone
 from tests.helpers import tiny_pipelines
@@ -58,9 +58,9 @@ def test_an_iteration_has_the_flops_of_its_plan(monkeypatch: pytest.MonkeyPatch,
 
     logged = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     for phase in ("rollout", "reward", "reference", "update"):
-        planned = sum(total(part.work or {}) for part in plan.parts if part.phase == phase)
+        planned = sum(total(row.work or {}) for row in plan.rows if row.phase == phase)
         assert planned == pytest.approx(logged[f"seconds/{phase}"], rel=0.02), phase
-    assert sum(part.evals or 0 for part in plan.parts) == logged["transformer_evals"]
+    assert sum(row.evals or 0 for row in plan.rows) == logged["transformer_evals"]
 
 
 def tiny_policy(backbone: type[Backbone], directory: Path) -> DiffusionPolicy:
@@ -79,13 +79,13 @@ def tiny_policy(backbone: type[Backbone], directory: Path) -> DiffusionPolicy:
 
 
 @pytest.mark.parametrize("backbone", tiny_pipelines.backbone_classes(), ids=tiny_pipelines.module_of)
-def test_calls_of_every_backbone_have_the_flops_of_their_prices(backbone: type[Backbone], tmp_path: Path) -> None:
+def test_calls_of_every_backbone_have_the_flops_of_their_costs(backbone: type[Backbone], tmp_path: Path) -> None:
     tiny_pipelines.write(tiny_pipelines.module_of(backbone), tmp_path)
     prompt, rows = "a cat, asleep", 2
     planned, real = tiny_policy(backbone, tmp_path), tiny_policy(backbone, tmp_path)
     load_on_meta(planned, find_architecture(str(tmp_path)))
-    kinds = [Kind(phase, True, False) for phase in ("rollout", "reference", "update")]
-    prices = find_prices(planned, kinds, prompt=prompt)
+    kinds = [CallKind(phase, True, False) for phase in ("rollout", "reference", "update")]
+    costs = find_unit_costs(planned, kinds, prompt=prompt)
 
     real.load()
     real.backbone.encode_prompts([""])  # with it the negative prompt, which is embedded once in a run
@@ -116,16 +116,16 @@ def test_calls_of_every_backbone_have_the_flops_of_their_prices(backbone: type[B
         velocity = real.backbone.velocity(latents[:1], timesteps[:1], one)
         held = meter.held
         velocity.backward(torch.zeros_like(velocity))
-    update = prices.velocity[kinds[2]]
+    update = costs.velocity[kinds[2]]
     assert (update.held, update.peak) == (held, meter.peak)
 
     expected = {
-        "text": total(prices.text.work),
-        "rollout": rows * total(prices.velocity[kinds[0]].work),
-        "reference": rows * total(prices.velocity[kinds[1]].work),
-        "decode": rows * total(prices.decode.work),
+        "text": total(costs.text.work),
+        "rollout": rows * total(costs.velocity[kinds[0]].work),
+        "reference": rows * total(costs.velocity[kinds[1]].work),
+        "decode": rows * total(costs.decode.work),
         "forward": rows * total(update.work),
-        "backward": rows * total(prices.backward[kinds[2]]),
+        "backward": rows * total(costs.backward[kinds[2]]),
     }
     for name, flops in expected.items():
         assert flops == pytest.approx(found[name], rel=0.02), name

@@ -70,9 +70,6 @@ class AnswerLog:
     def append(self, answer: Answer) -> None:
         """Keep an answer; it is on the disk when this returns.
 
-        Args:
-            answer: To be kept.
-
         Raises:
             RuntimeError: If the file is not held by ``writing``.
             OSError: If it cannot be written; what was written of the line is taken back.

@@ -24,6 +24,7 @@ from realgen.benchmark.arena.scoring import Resampling, bias, pair_row, rank, sc
 from realgen.benchmark.inputs.image_sets import ImageSet
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.checks import check_at_least
 from realgen.judges.base import ArenaJudge, IdentityChangedError
 from realgen.remote_calls import run_async
 
@@ -80,9 +81,7 @@ class Arena:
         max_failures: int = 10,
         resampling: Resampling | None = None,
     ) -> None:
-        for name, number in {"replies": replies, "max_failures": max_failures}.items():
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}.")
+        check_at_least(1, replies=replies, max_failures=max_failures)
         if against == "none" and not single:
             raise ValueError("against=none and single=false leave nothing to ask the judge.")
         self.judge, self.protocol, self.against, self.single = judge, protocol, against, single
@@ -105,9 +104,6 @@ class Arena:
             sets: Images of the models.
             log: File of the answers.
             matching: How images are made alike before they are shown.
-
-        Returns:
-            The plan.
 
         Raises:
             ValueError: If images are missing, or the file of the answers is none.

@@ -28,9 +28,6 @@ def times_to_ask(earlier: Answer | None, *, replies: int, ask_again: bool) -> in
         replies: Times that the judge is asked in all.
         ask_again: Ask as often once more where no reply could be read.
 
-    Returns:
-        Times; 0 where the question is done.
-
     Example:
         >>> times_to_ask(None, replies=3, ask_again=False)
         3
@@ -76,12 +73,6 @@ class Asking:
 
     async def ask_all(self, questions: Sequence[tuple[str, Question]]) -> int:
         """Ask.
-
-        Args:
-            questions: With their keys.
-
-        Returns:
-            How many got no answer.
 
         Raises:
             ValueError: If an image cannot be read.

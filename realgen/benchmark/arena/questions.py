@@ -69,9 +69,6 @@ def pair_questions(
         against: Each model against the real images, against each other model, both, or nothing.
         protocol: ``published`` shows the first contestant first, always; ``swapped`` asks in both orders.
 
-    Returns:
-        Pairs.
-
     Raises:
         ValueError: If real images are missing that are asked for, or there is one model only to be compared.
     """
@@ -91,15 +88,7 @@ def pair_questions(
 
 
 def single_questions(prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet]) -> list[Question]:
-    """Real or fake, of every model's images and of the real images, without which the former mean little.
-
-    Args:
-        prompts: Of which every set has an image.
-        sets: Images of the models.
-
-    Returns:
-        Questions, prompt by prompt.
-    """
+    """Real or fake, of every model's images and of the real images, without which the former mean little."""
     return [Question(prompt, shown) for prompt in prompts for shown in _all_shown(prompt, sets)]
 
 

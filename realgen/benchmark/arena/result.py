@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from realgen.functional.bootstrap import Interval
+from realgen.functional.estimate import Estimate
 from realgen.judges.base import Choice
 
 
@@ -97,9 +96,9 @@ class Matchup:
     """Contestant whose wins are counted."""
     second: str
     """The other one."""
-    win_rate: Interval | None
+    win_rate: Estimate | None
     """Of the first contestant, ties as half, in [0, 1]; None where no pair was judged."""
-    categories: Mapping[str, Interval]
+    categories: Mapping[str, Estimate]
     """The same for each category in which a pair was judged."""
     wins: int
     """Pairs."""
@@ -123,9 +122,9 @@ class SingleScore:
 
     model: str
     """Or ``real``."""
-    real_share: Interval | None
+    real_share: Estimate | None
     """In [0, 1]; None where no image was judged."""
-    categories: Mapping[str, Interval]
+    categories: Mapping[str, Estimate]
     """The same for each category in which an image was judged."""
     unjudged: int
     """Images."""
@@ -137,9 +136,9 @@ class Ranked:
 
     model: str
     """Or ``real``."""
-    strength: Interval
+    strength: Estimate
     """Bradley-Terry log-strength; that of all contestants has the mean 0. Without limits where nothing tells them."""
-    elo: Interval
+    elo: Estimate
     """The same on Elo's scale, with the mean 1000."""
 
 
@@ -179,17 +178,3 @@ class ArenaResult:
     """Of all answers that count here."""
     requests: int
     """Sent for them, failed ones included."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: dicts, lists, numbers and texts; what is no number is None."""
-        found = _plain(asdict(self))
-        assert isinstance(found, dict)
-        return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(child) for name, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(child) for child in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

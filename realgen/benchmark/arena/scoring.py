@@ -20,7 +20,7 @@ from realgen.functional.arena import (
     win_matrices,
     win_rate,
 )
-from realgen.functional.bootstrap import Interval
+from realgen.functional.estimate import Estimate
 from realgen.judges.base import Choice
 
 AnswerOf = Callable[[Question], Answer | None]
@@ -147,9 +147,9 @@ def rank(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ranked, ...]
     played = ((wins + wins.mT).sum(-1) > 0).sum(0).tolist()  # prompts of each contestant
 
     def ranked(i: int) -> Ranked:
-        def interval(parts: Sequence[Tensor]) -> Interval:
+        def interval(parts: Sequence[Tensor]) -> Estimate:
             value, low, high = (float(part[i]) for part in parts)
-            return Interval(value, _number(low), _number(high), played[i])
+            return Estimate(value, _number(low), _number(high), played[i])
 
         return Ranked(models[i], interval(found), interval([elo(part) for part in found]))
 
@@ -178,10 +178,10 @@ def _matchup(pairs: Sequence[PairRow], resampling: Resampling) -> Matchup:
 
 def _rates(
     values: Tensor, categories: Sequence[str], resampling: Resampling
-) -> tuple[Interval | None, dict[str, Interval]]:
+) -> tuple[Estimate | None, dict[str, Estimate]]:
     """Mean over all prompts, and by category; none of what nobody judged."""
 
-    def rate(part: Tensor) -> Interval | None:
+    def rate(part: Tensor) -> Estimate | None:
         if bool(part.isnan().all()):
             return None
         return win_rate(part, confidence=resampling.confidence)

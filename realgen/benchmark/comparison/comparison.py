@@ -14,7 +14,8 @@ from torch import Tensor
 
 from realgen.benchmark.comparison.groups import Group, group_runs
 from realgen.benchmark.comparison.runs import ImageKey, RecordedRun, ValidationPoint
-from realgen.functional.bootstrap import Interval, percentile_limits, resampled_means
+from realgen.functional.bootstrap import percentile_limits, resampled_means
+from realgen.functional.estimate import Estimate
 
 Price = Literal["images", "seconds"]
 
@@ -24,11 +25,11 @@ class PromptMetric:
     """One metric of all groups."""
 
     name: str
-    values: tuple[Interval, ...]
+    values: tuple[Estimate, ...]
     """One per group: mean over prompts and seeds."""
     seeds: tuple[tuple[float, ...], ...]
     """The mean of each run, per group."""
-    differences: tuple[Interval, ...]
+    differences: tuple[Estimate, ...]
     """Each group but the first, minus the first, paired by prompt."""
 
 
@@ -123,7 +124,7 @@ def differences_of_groups(
     resamples: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,
-) -> tuple[list[Interval], list[Interval]]:
+) -> tuple[list[Estimate], list[Estimate]]:
     """Means of groups of runs, and of what each has more than the first, with intervals over prompts and seeds.
 
     Each resample draws prompts with replacement, the same for all runs, and of each group of S > 1 seeds S - 1 with
@@ -142,7 +143,7 @@ def differences_of_groups(
 
     Example:
         >>> values = torch.tensor([[0.1, 0.4], [0.3, 0.6]])
-        >>> print(differences_of_groups(values, [1, 1])[1][0])
+        >>> print(differences_of_groups(values, [1, 1])[1][0].text())
         0.300 [0.300, 0.300]
     """
     drawn = resampled_means(values, resamples=resamples, seed=seed)  # [R, runs]
@@ -162,10 +163,10 @@ def differences_of_groups(
 
 def _intervals(
     found: Float[Tensor, " columns"], drawn: Float[Tensor, "resamples columns"], confidence: float, number: int
-) -> list[Interval]:
+) -> list[Estimate]:
     limits = zip(found.tolist(), *(limit.tolist() for limit in percentile_limits(drawn, confidence)), strict=True)
     known = number > 1  # one prompt says nothing of how prompts differ
-    return [Interval(value, low if known else None, high if known else None, number) for value, low, high in limits]
+    return [Estimate(value, low if known else None, high if known else None, number) for value, low, high in limits]
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class _Interpolated:
         return self._between(self.before.corpus[name], self.after.corpus[name])
 
     def prompt_means(self, name: str, images: Set[ImageKey]) -> dict[tuple[str, str], float]:
-        """Mean over the images of each prompt, of those among ``images`` that were judged both times."""
+        """Mean over the images of each prompt, of those among ``images`` that were scored both times."""
         before, after = self.before.values[name], self.after.values[name]
         found: dict[tuple[str, str], list[float]] = {}
         for image in images & before.keys() & after.keys():

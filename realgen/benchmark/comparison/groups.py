@@ -29,9 +29,6 @@ def group_runs(runs: Sequence[RecordedRun]) -> list[Group]:
     Args:
         runs: At least one.
 
-    Returns:
-        Groups named A, B, C ...
-
     Raises:
         ValueError: If two runs of a group have the same seed: they would count as two witnesses, and are one.
     """

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from realgen.benchmark.results import RESULTS_FILE, ModelResults, read_results
-from realgen.data.picture_files import SETTINGS_FILE
+from realgen.data.generated_images import SETTINGS_FILE
 
 CONFIG_FILE, ROWS_FILE = "config.yaml", "validation.csv"
 _PLACE = ("iteration", "images", "seconds", "key", "sample", "seed", "prompt")
@@ -46,7 +46,7 @@ class ValidationPoint:
     seconds: float
     """Of training up to here."""
     values: Mapping[str, Mapping[ImageKey, float]]
-    """By metric, then by image; higher is better. Without what could not be judged."""
+    """By metric, then by image; higher is better. Without what could not be scored."""
     corpus: Mapping[str, float]
     """Metrics of all images together, which have no value for one of them (KID, diversity ...)."""
 
@@ -71,9 +71,6 @@ class RecordedRun:
 
 def read_runs(folder: Path) -> list[RecordedRun]:
     """Read what a folder holds: a training run, or all models of a benchmark run.
-
-    Args:
-        folder: As ``realgen.fit`` or ``realgen.realbench`` left it.
 
     Returns:
         At least one run.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ from PIL import Image
 
 from realgen import __version__
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
-from realgen.data import picture_files
+from realgen.data.generated_images import write_image
 from realgen.data.order import prompt_seed
-from realgen.data.picture_files import keep_settings, write_picture
 from realgen.policies.base import Policy
 from realgen.policies.trained_adapters import PREFIXES
 
@@ -28,41 +27,8 @@ def image_seed(seed: int, prompt: BenchmarkPrompt) -> int:
     return prompt_seed(f"{seed}/{prompt.name}", prompt.prompt)
 
 
-def reserve_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder of a model's images, or see that what it holds was drawn with the same settings.
-
-    Args:
-        folder: Of the images.
-        settings: JSON values: what the images depend on.
-
-    Raises:
-        ValueError: If it holds images that were drawn with other settings; those that differ are named.
-    """
-    keep_settings(folder, settings, cure=CURE)
-
-
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """See that the images of a folder, if it holds any, were drawn with the same settings; writes nothing.
-
-    Args:
-        folder: Of the images; it need not exist.
-        settings: JSON values: what the images depend on.
-
-    Raises:
-        ValueError: If they were drawn with other settings; those that differ are named.
-    """
-    picture_files.check_settings(folder, settings, cure=CURE)
-
-
 def adapter_digests(config: Any) -> dict[str, str]:
-    """SHA-256 of the trained adapters that a config names, so that other weights of the same name are other settings.
-
-    Args:
-        config: JSON values.
-
-    Returns:
-        By folder.
-    """
+    """Return the SHA-256, by folder, of the trained adapters that a config names: other weights are other settings."""
     if isinstance(config, dict | list):
         parts = [adapter_digests(child) for child in (config.values() if isinstance(config, dict) else config)]
         return {folder: digest for part in parts for folder, digest in part.items()}
@@ -78,14 +44,6 @@ def rewritten_prompt(path: Path) -> str:
 
 def missing_images(prompts: Sequence[BenchmarkPrompt], folder: Path, *, seed: int) -> list[BenchmarkPrompt]:
     """The prompts that have no image yet.
-
-    Args:
-        prompts: All prompts.
-        folder: Of the images.
-        seed: Of the run.
-
-    Returns:
-        Those to draw, in order.
 
     Raises:
         ValueError: If an image that is there was drawn from another prompt or seed.
@@ -147,7 +105,7 @@ def draw_images(
                 raise ValueError(f"the policy drew NaN for {prompt.name} ({prompt.prompt!r}).")
             told = {} if rewrites is None else {REWRITTEN: rewrites[row].text}
             how = {**_metadata(prompt, seed), **told, "software": f"realgen {__version__}"}
-            write_picture(folder / f"{prompt.name}.png", images[row], how)
+            write_image(folder / f"{prompt.name}.png", images[row], how)
         advance(len(wanted))
 
 

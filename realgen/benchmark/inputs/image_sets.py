@@ -32,9 +32,6 @@ def images_by_name(folder: Path, *, argument: str) -> dict[str, Path]:
         folder: The folder; what is inside counts as an image by its suffix, whatever its content is.
         argument: How the message calls it.
 
-    Returns:
-        Paths, in the order of their stems.
-
     Raises:
         ValueError: If it is no folder or cannot be listed, holds no image, or holds two of one stem.
     """
@@ -70,9 +67,6 @@ def find_image_set(name: str, folder: str) -> ImageSet:
         name: Of the model.
         folder: Where they lie, or where ``photo`` with them does.
 
-    Returns:
-        The set.
-
     Raises:
         ValueError: If ``images_by_name`` refuses the folder.
     """
@@ -85,7 +79,7 @@ def find_image_set(name: str, folder: str) -> ImageSet:
 def pair(
     prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet], *, allow_missing: bool = False
 ) -> list[BenchmarkPrompt]:
-    """The prompts of which every model has an image, so that all are judged on the same ones.
+    """The prompts of which every model has an image, so that all are scored on the same ones.
 
     Images that belong to no prompt are passed over; ``unpaired`` counts them.
 
@@ -93,9 +87,6 @@ def pair(
         prompts: All prompts.
         sets: Images of the models.
         allow_missing: Leave prompts out of which a model has no image, for all models; else that is an error.
-
-    Returns:
-        Prompts, in order.
 
     Raises:
         ValueError: If images are missing and that is not allowed, or no prompt is left.
@@ -120,12 +111,7 @@ def pair(
 
 
 def unpaired(sets: Sequence[ImageSet], names: Collection[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Images that belong to no prompt, and prompts without an image, by set; sets that have none are left out.
-
-    Args:
-        sets: Images of the models.
-        names: Of all prompts.
-    """
+    """Images that belong to no prompt, and prompts without an image, by set; sets that have none are left out."""
     strays = {images.name: sorted(images.files.keys() - set(names)) for images in sets}
     lacking = {images.name: sorted(set(names) - images.files.keys()) for images in sets}
     kept = ({name: found for name, found in each.items() if found} for each in (strays, lacking))

@@ -1,4 +1,4 @@
-"""Images from files to the judges, a batch at a time; none is kept."""
+"""Images from files to the scorers, a batch at a time; none is kept."""
 
 from __future__ import annotations
 

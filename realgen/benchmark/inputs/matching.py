@@ -1,4 +1,4 @@
-"""File formats made alike before anything is judged.
+"""File formats made alike before anything is scored.
 
 Real images come as JPEG files of all shapes, generated images often as square lossless ones. A detector that has
 learned the traces of JPEG and of resizing would read the format instead of the realism.
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from realgen.checks import check_at_least
 from realgen.data.jpeg_files import jpeg_quality
 from realgen.functional.augment import center_square
 from realgen.functional.images import jpeg_round_trip
@@ -38,8 +39,7 @@ class FormatMatching:
     quality: int | None = 75
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}.")
+        check_at_least(1, size=self.size)
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be 1 to 100, or null, got {self.quality}.")
 
@@ -90,9 +90,6 @@ def survey(files: Sequence[Path], *, argument: str, advance: Callable[[], object
         argument: How the message calls them.
         advance: Called after each file.
 
-    Returns:
-        What they are.
-
     Raises:
         ValueError: If files cannot be decoded; the first ones are named.
     """
@@ -131,9 +128,6 @@ def check_matching(matching: FormatMatching | None, formats: dict[str, FileForma
     Args:
         matching: How; None leaves them as they are.
         formats: Of each set, by name; the real images among them.
-
-    Returns:
-        Warnings.
 
     Raises:
         ValueError: If images are smaller than ``matching.size``.

@@ -61,9 +61,6 @@ def read_prompt_set(
             for it in the folder ``prompts``, and knows the published set by its names and number.
         length: Of a folder, whether the short or the long prompts; None: short.
 
-    Returns:
-        Prompts in order of their lines.
-
     Raises:
         ValueError: If a file is missing or malformed, the numbers of prompts and real images differ, or a prompt has no
             category or two.

@@ -14,10 +14,6 @@ from realgen.benchmark.results import IMAGES_FILE, RESULTS_FILE, Results, write_
 def write_outputs(results: Results, folder: Path) -> dict[str, Path]:
     """Write all files of a run.
 
-    Args:
-        results: Of the run.
-        folder: Of the run.
-
     Returns:
         What was written, by what it is for.
     """
@@ -29,12 +25,7 @@ def write_outputs(results: Results, folder: Path) -> dict[str, Path]:
 
 
 def show(results: Results, files: dict[str, Path]) -> None:
-    """Print the tables, what a reader must know, and where the files are.
-
-    Args:
-        results: Of the run.
-        files: What ``write_outputs`` gave.
-    """
+    """Print the tables, what a reader must know, and where the files are."""
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         # As wide as the tables need: in a file they would be 80 columns, with intervals cut in two.

@@ -10,10 +10,11 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from realgen.benchmark.report.arena_view import arena_view
-from realgen.benchmark.report.tables import INTERVALS, cells, everyone, remarks, score_names
+from realgen.benchmark.report.tables import INTERVALS, arrow, cells, everyone, remarks, score_names
 from realgen.benchmark.report.thumbnails import Thumbnail, thumbnails
-from realgen.benchmark.report.view import MEASURES, arrow, best_and_worst, charts, checks, grids
+from realgen.benchmark.report.view import CHECKS, best_and_worst, charts, checks, grids
 from realgen.benchmark.results import ImageRow, Results
+from realgen.checks import check_at_least
 
 REPORT_FILE = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -46,9 +47,8 @@ def write_report(
     Raises:
         ValueError: If a number is out of its range.
     """
-    for name, value, least in (("examples", examples, 0), ("pairs", pairs, 0), ("budget", budget, 1)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    check_at_least(0, examples=examples, pairs=pairs)
+    check_at_least(1, budget=budget)
     shown = best_and_worst(results, examples) if examples else []
     arena = arena_view(results, pairs)
     rows = [example.row for group in shown for example in (*group.best, *group.worst)]
@@ -70,7 +70,7 @@ def write_report(
         charts=charts(results),
         grids=grids(results),
         checks=checks(results),
-        measures=list(MEASURES.values()),
+        headings=list(CHECKS.values()),
         arena=arena,
         best_and_worst=shown,
         thumbnail=thumbnail,

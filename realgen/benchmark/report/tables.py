@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from realgen.benchmark.results import ModelResults, Results, Score
+from realgen.benchmark.results import ModelResults, Results
+from realgen.functional.estimate import Estimate
 from realgen.tables import markdown_table, styled, terminal_table
 
 TABLE_FILE = "results.md"
@@ -19,39 +20,35 @@ INTERVALS = (
     "The interval in brackets is that of other prompts of the same kind; a number without one is of a single prompt, "
     "of all images together, or has none that could be told."
 )
-_NONE = "-"
 
 
-def cell(score: Score | None) -> str:
+def cell(score: Estimate | None) -> str:
     """A score with its interval, three digits behind the point where it is small; the value alone where it has none.
 
     Example:
-        >>> cell(Score(47.2, 45.12, 49.26)), cell(Score(0.1234)), cell(Score(None)), cell(None)
+        >>> cell(Estimate(47.2, 45.12, 49.26)), cell(Estimate(0.1234)), cell(Estimate(None)), cell(None)
         ('47.2 [45.1, 49.3]', '0.123', '-', '-')
     """
     return cells([score])[0]
 
 
-def cells(scores: Sequence[Score | None]) -> list[str]:
+def cells(scores: Sequence[Estimate | None]) -> list[str]:
     """Scores that are read side by side, as ``cell`` writes one, all with the digits of the largest.
 
     Example:
-        >>> cells([Score(4.25, 2.0, 9.5), None, Score(12.0, 8.0, 16.5)])
+        >>> cells([Estimate(4.25, 2.0, 9.5), None, Estimate(12.0, 8.0, 16.5)])
         ['4.2 [2.0, 9.5]', '-', '12.0 [8.0, 16.5]']
     """
     known = [score for score in scores if score is not None]
     largest = max((abs(end) for s in known for end in (s.value, s.low, s.high) if end is not None), default=0.0)
-    digits = 3 if largest < 10 else 1 if largest < 1000 else 0
+    form = ".3f" if largest < 10 else ".1f" if largest < 1000 else ".0f"
+    return ["-" if score is None else score.text(form) for score in scores]
 
-    def text(score: Score | None) -> str:
-        if score is None or score.value is None:
-            return _NONE
-        value = f"{score.value:.{digits}f}"
-        if score.low is None or score.high is None:
-            return value
-        return f"{value} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
 
-    return [text(score) for score in scores]
+def arrow(scores: Iterable[Estimate | None]) -> str:
+    """Which way is better, as a sign; empty where nobody says."""
+    directions = {score.higher_is_better for score in scores if score is not None}
+    return "↑" if directions == {True} else "↓" if directions == {False} else ""
 
 
 def score_names(results: Results) -> list[str]:
@@ -68,18 +65,14 @@ def score_table(results: Results) -> Table:
     """Scores over all prompts, for the terminal: one line per score, one column per model.
 
     The best model of a line is bold, where one is better than the others.
-
-    Args:
-        results: To be shown.
     """
     rows = []
     for name in score_names(results):
         scores = [model.scores.get(name) for model in everyone(results)]
         best = _best(model.scores.get(name) for model in results.models) if len(results.models) > 1 else None
-        arrow = {True: " ↑", False: " ↓", None: ""}[next(s.higher_is_better for s in scores if s is not None)]
         texts = zip(scores, cells(scores), strict=True)
         shown = (styled("bold" if best is not None and score is best else "", text)[0] for score, text in texts)
-        rows.append([f"{name}{arrow}", *shown])
+        rows.append([f"{name} {arrow(scores)}".strip(), *shown])
     headings = ["score", *(model.name for model in everyone(results))]
     return terminal_table(headings, rows, title=f"RealBench, {_count(results)} prompts")
 
@@ -149,7 +142,7 @@ def write_markdown(results: Results, folder: Path) -> None:
     (folder / TABLE_FILE).write_text(markdown(results), encoding="utf-8")
 
 
-def _best(scores: Iterable[Score | None]) -> Score | None:
+def _best(scores: Iterable[Estimate | None]) -> Estimate | None:
     """The best of the scores whose direction is known; None where two are best."""
     known = [score for score in scores if score is not None and score.value is not None]
     if not known or known[0].higher_is_better is None:

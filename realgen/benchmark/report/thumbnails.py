@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from realgen.data.photograph import upright_rgb
+from realgen.data.image_decoding import upright_rgb
 
 SIDES = (320, 256, 192, 128, 96, 64)
 """Longest sides that are tried, in pixels."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from markupsafe import Markup
 
 from realgen.benchmark.arena.scores import CALLED_REAL, ELO, WIN_RATE
-from realgen.benchmark.report.charts import Chart, Entry, chart
-from realgen.benchmark.report.tables import cell, cells, everyone, score_names
-from realgen.benchmark.results import REAL, ImageRow, Results, Score
+from realgen.benchmark.report.tables import arrow, cell, cells, everyone, score_names
+from realgen.benchmark.results import JUDGED_REAL, REAL, ImageRow, Results
+from realgen.charts import Bar, bar_chart, calibration_chart
+from realgen.functional.calibration import balanced_reliability
+from realgen.functional.estimate import Estimate
 
-MEASURES = {
+CHECKS = {
     "auroc": "AUROC",
     "accuracy": "accuracy",
-    "real_accuracy": "real images told",
-    "fake_accuracy": "generated told",
+    "real_accuracy": "accuracy on real images",
+    "fake_accuracy": "accuracy on generated images",
     "calibration_error": "calibration error",
     "brier": "Brier score",
 }
@@ -23,6 +29,17 @@ MEASURES = {
 ARENA_SCORES = (WIN_RATE, CALLED_REAL, ELO)
 BINS = 10
 """Of the calibration plots."""
+
+
+class Chart(NamedTuple):
+    """One score of all models."""
+
+    name: str
+    arrow: str
+    """Which way is better."""
+    note: str
+    """What the scale and the line mean; may be empty."""
+    svg: Markup
 
 
 @dataclass(frozen=True)
@@ -43,9 +60,9 @@ class Check:
     detector: str
     model: str
     cells: tuple[str, ...]
-    """In the order of ``MEASURES``."""
-    points: tuple[tuple[float, float, float], ...]
-    """Calibration: mean p_fake and share generated of each bin, and the radius of its dot; in percent."""
+    """In the order of ``CHECKS``."""
+    calibration: Markup | None
+    """A reliability diagram; None without rows of both kinds."""
 
 
 @dataclass(frozen=True)
@@ -66,29 +83,40 @@ class BestAndWorst:
     worst: tuple[Example, ...]
 
 
-def arrow(scores: Iterable[Score | None]) -> str:
-    """Which way is better, as a sign; empty where nobody says."""
-    directions = {score.higher_is_better for score in scores if score is not None}
-    return "↑" if directions == {True} else "↓" if directions == {False} else ""
+def chart_of(
+    name: str,
+    scores: Sequence[tuple[str, Estimate | None]],
+    texts: Sequence[str],
+    *,
+    arrow: str,
+    note: str = "",
+    **how: Any,
+) -> Chart | None:
+    """Draw a score of several models; the real images stand out. Return None where nobody has a value."""
+    bars = [
+        Bar(label, score.value, score.low, score.high, text, label == REAL)
+        for (label, score), text in zip(scores, texts, strict=True)
+        if score is not None and score.value is not None
+    ]
+    return Chart(name, arrow, note, Markup(bar_chart(name, bars, **how))) if bars else None
 
 
 def charts(results: Results) -> list[Chart]:
-    """All scores but the arena's, which has charts of its own; detectors' on the scale of parts of a hundred.
+    """Draw all scores but the arena's, which has charts of its own; detectors' in percent.
 
     A line stands at the real images' score.
     """
     found = []
-    hundred = {name for detector in results.detectors for name in (detector, f"{detector}_judged_real")}
+    percent = {name for detector in results.detectors for name in (detector, f"{detector}{JUDGED_REAL}")}
     for name in _shown_names(results):
-        scores = [(model, model.scores[name]) for model in everyone(results) if name in model.scores]
-        known = [(model.name, score) for model, score in scores if score.value is not None]
-        if known:
-            texts = cells([score for _, score in known])
-            entries = [Entry(label, score, text) for (label, score), text in zip(known, texts, strict=True)]
-            real = next((score.value for label, score in known if label == REAL), None)
-            direction = arrow(score for _, score in scores)
-            found.append(chart(name, entries, arrow=direction, hundred=name in hundred, reference=real))
-    return found
+        scores = [(model.name, model.scores[name]) for model in everyone(results) if name in model.scores]
+        direction = arrow(score for _, score in scores)
+        real = next((score.value for label, score in scores if label == REAL), None)
+        texts = cells([score for _, score in scores])
+        # Bars of a distance begin at zero, the best there is, however alike they are.
+        dots = False if direction == "↓" else None
+        found.append(chart_of(name, scores, texts, arrow=direction, percent=name in percent, dots=dots, reference=real))
+    return [chart for chart in found if chart is not None]
 
 
 def _shown_names(results: Results) -> list[str]:
@@ -115,31 +143,28 @@ def grids(results: Results) -> list[Grid]:
 
 
 def checks(results: Results) -> list[Check]:
-    """What the detectors can, one line per detector and model."""
-    real_images = [row for row in results.rows if row.model == REAL]
+    """Show how well each detector tells each model's images from the real ones."""
     found = []
     for detector in results.detectors:
         for model in results.models:
             if detector in model.checks:
-                cells = tuple(cell(model.checks[detector].get(measure)) for measure in MEASURES)
-                rows = [row for row in results.rows if row.model == model.name]
-                points = calibration_points(_p_fake(real_images, detector), _p_fake(rows, detector))
-                found.append(Check(detector, model.name, cells, points))
+                texts = tuple(cell(model.checks[detector].get(check)) for check in CHECKS)
+                points = calibration_points(*(_p_fake(results, name, detector) for name in (REAL, model.name)))
+                title = f"Calibration of {detector} on {model.name}"
+                chart = Markup(calibration_chart(title, points)) if points else None
+                found.append(Check(detector, model.name, texts, chart))
     return found
 
 
-def _p_fake(rows: Sequence[ImageRow], detector: str) -> list[float]:
+def _p_fake(results: Results, model: str, detector: str) -> list[float]:
+    rows = (row for row in results.rows if row.model == model)
     return [1 - value for row in rows if (value := row.values.get(detector)) is not None]
 
 
-def calibration_points(real: Sequence[float], generated: Sequence[float]) -> tuple[tuple[float, float, float], ...]:
+def calibration_points(real: Sequence[float], generated: Sequence[float]) -> list[tuple[float, float, float]]:
     """Of images whose p_fake is alike, how many are generated: on the diagonal for a calibrated detector.
 
-    The share is what it were with as many real images as generated images.
-
-    Args:
-        real: p_fake of the real images.
-        generated: p_fake of the generated images.
+    The share is what it were with as many real images as generated ones (``balanced_reliability``).
 
     Returns:
         For each of ten bins that holds an image: mean p_fake and share generated in percent, and a radius that grows
@@ -147,23 +172,13 @@ def calibration_points(real: Sequence[float], generated: Sequence[float]) -> tup
 
     Example:
         >>> calibration_points([0.2, 0.2, 0.9, 0.1], [0.9])
-        ((10.0, 0.0, 2.8), (20.0, 0.0, 3.5), (90.0, 80.0, 5.0))
+        [(10.0, 0.0, 2.8), (20.0, 0.0, 3.5), (90.0, 80.0, 5.0)]
     """
     if not real or not generated:
-        return ()
-    points = []
-    for number in range(BINS):
-        inside = [
-            [(value, 1 / len(values)) for value in values if min(int(value * BINS), BINS - 1) == number]
-            for values in (real, generated)
-        ]
-        weights = [sum(weight for _, weight in part) for part in inside]
-        total = sum(weights)
-        if total:
-            mean = sum(value * weight for part in inside for value, weight in part) / total
-            radius = 1 + 5 * math.sqrt(total / 2)
-            points.append((round(100 * mean, 1), round(100 * weights[1] / total, 1), round(radius, 1)))
-    return tuple(points)
+        return []
+    both = (torch.tensor(values, dtype=torch.float64) for values in (real, generated))
+    bins = zip(*(column.tolist() for column in balanced_reliability(*both, bins=BINS)), strict=True)
+    return [(round(100 * x, 1), round(100 * y, 1), round(1 + 5 * math.sqrt(n / 2), 1)) for x, y, n in bins if n]
 
 
 def best_and_worst(results: Results, number: int) -> list[BestAndWorst]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from realgen.benchmark.report.tables import everyone, score_names
 from realgen.benchmark.results import REAL, ImageRow, Results
-from realgen.data.photograph import upright_rgb
+from realgen.data.image_decoding import upright_rgb
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -23,9 +23,6 @@ THUMBNAIL = 256
 
 def summary(results: Results) -> dict[str, float]:
     """Every score as ``MODEL/SCORE``, with ``_low`` and ``_high``; checks of detectors as ``MODEL/DETECTOR/CHECK``.
-
-    Args:
-        results: To be logged.
 
     Returns:
         Names and numbers; what could not be computed is left out.
@@ -41,12 +38,7 @@ def summary(results: Results) -> dict[str, float]:
 
 
 def image_rows(results: Results, most: int = SHOWN_PROMPTS) -> list[dict[str, ImageRow]]:
-    """The rows of some prompts, evenly spaced: for each the real image's and the models', by name.
-
-    Args:
-        results: To be shown.
-        most: Prompts.
-    """
+    """The rows of some prompts, evenly spaced: for each the real image's and the models', by name."""
     by_prompt: dict[str, dict[str, ImageRow]] = {}
     for row in results.rows:
         by_prompt.setdefault(row.name, {})[row.model] = row
@@ -56,14 +48,7 @@ def image_rows(results: Results, most: int = SHOWN_PROMPTS) -> list[dict[str, Im
 
 
 def log_results(run: Run, results: Results, folder: Path, files: Iterable[Path]) -> None:
-    """Log results to a run.
-
-    Args:
-        run: Begun.
-        results: To be logged.
-        folder: Of the benchmark's run.
-        files: What goes into the artifact.
-    """
+    """Log results to a run."""
     import wandb
 
     run.summary.update(summary(results))

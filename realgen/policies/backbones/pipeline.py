@@ -76,6 +76,22 @@ class PipelineBackbone(Backbone):
                 f"pretrained must hold a {self.pipeline_class} in diffusers' format, got {self.pretrained!r} "
                 f"(local_files_only={self.local_files_only}): {str(error).strip().splitlines()[0]}{to_do}"
             ) from error
+        self.use_pipeline(pipeline)
+
+    def use_pipeline(self, pipeline: Any) -> None:
+        """Take the networks of a pipeline; ``load`` then reads nothing.
+
+        Args:
+            pipeline: Of ``pipeline_class``.
+
+        Raises:
+            ValueError: If it is of another class.
+        """
+        if (kind := type(pipeline).__name__) != self.pipeline_class:
+            raise ValueError(
+                f"pretrained must hold a {self.pipeline_class} for {type(self).__name__}, got {self.pretrained!r}, "
+                f"a {kind}."
+            )
         self._pipeline, self._transformer_class = pipeline, type(pipeline.transformer)
         self.transformer = pipeline.transformer.eval()
         for module in self.frozen():
@@ -96,6 +112,11 @@ class PipelineBackbone(Backbone):
             return pipeline_class.from_pretrained(
                 self.pretrained, dtype={"vae": torch.float32, "default": self.dtype}, **where, **absent
             )
+
+    @property
+    def vae(self) -> Any:
+        """The decoder, in float32; there after ``load``."""
+        return self._pipeline.vae
 
     def frozen(self) -> list[nn.Module]:
         """The text encoders and the VAE."""

@@ -7,6 +7,7 @@ import re
 import resource
 import threading
 from contextlib import nullcontext
+from dataclasses import asdict
 
 import pytest
 from PIL import Image
@@ -53,7 +54,7 @@ def test_who_is_brighter_wins(tmp_path):
     assert bright.win_rate.value == 1.0
     assert dark.win_rate.value == 0.0
     assert {name: rate.value for name, rate in bright.categories.items()} == {"even": 1.0, "odd": 1.0}
-    assert bright.categories["odd"].number == 3
+    assert bright.categories["odd"].count == 3
     assert (result.first_share, result.disagreement_share) == (0.5, 0.0)
     assert [ranked.model for ranked in result.ranking] == ["bright", "real", "dark"]
     top, middle, bottom = (ranked.strength.value for ranked in result.ranking)
@@ -91,7 +92,7 @@ def test_a_result_is_json(tmp_path):
     images = arena_images(tmp_path, LEVELS, number=1)
     with arena_server(reply("no idea")) as server:
         result = run(server, images, tmp_path / "arena.jsonl", replies=1)
-    found = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    found = json.loads(json.dumps(asdict(result), allow_nan=False))
     assert found["matchups"][0]["win_rate"] is None
     assert (found["matchups"][0]["unjudged"], found["ranking"], found["first_share"]) == (1, [], None)
 

@@ -16,7 +16,7 @@ from tests.helpers.arena_images import arena_images
 from tests.helpers.arena_server import arena_server, prefers_bright, read_question
 from tests.helpers.hostile_server import hang
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LEVELS = {"bright": 200, "dark": 40}
 BEFORE = 12
 """Questions that are answered before the kill."""

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from realgen.benchmark.comparison.runs import ImageKey, RecordedRun, read_runs
-from realgen.benchmark.results import ImageRow, ModelResults, Results, Score, write_results
+from realgen.benchmark.results import ImageRow, ModelResults, Results, write_results
+from realgen.functional.estimate import Estimate
 from tests.helpers.run_folders import write_run
 
 
@@ -43,7 +44,7 @@ def test_the_newest_log_of_a_resumed_run_counts(tmp_path: Path) -> None:
 
 
 def test_a_benchmark_run_gives_one_run_per_model(tmp_path: Path) -> None:
-    scores = {"omniaid": Score(70.0), "kid": Score(1.5), "fid": Score(None)}
+    scores = {"omniaid": Estimate(70.0), "kid": Estimate(1.5), "fid": Estimate(None)}
     rows = [
         ImageRow("000", model, "people", "a cat", f"{model}/000.png", {"omniaid": value, "hps": None})
         for model, value in (("real", 0.9), ("base", 0.2), ("tuned", 0.7))
@@ -76,7 +77,7 @@ def test_it_is_known_of_which_metrics_lower_is_better(tmp_path: Path) -> None:
     }
     folder = write_run(tmp_path / "run", {0: {"reward": [0.1] * 4}}, metrics=metrics)
     assert read_runs(folder)[0].higher_is_better == {"kid": False, "variety": True}
-    scores = {"kid": Score(1.0, higher_is_better=False), "x": Score(1.0)}
+    scores = {"kid": Estimate(1.0, higher_is_better=False), "x": Estimate(1.0)}
     write_results(Results((ModelResults("m", scores),), settings={"config": {}}), tmp_path / "bench")
     assert read_runs(tmp_path / "bench")[0].higher_is_better == {"kid": False}
 
@@ -116,7 +117,7 @@ def test_runs_without_a_config_are_like_no_other(tmp_path: Path) -> None:
         (None, None, "nothing is no folder with config.yaml"),
         ("notes.txt", "", "has neither config.yaml .* nor results.json"),
         ("config.yaml", "seed_everything: 0", "has no validation.csv: it was not validated yet, or without"),
-        ("results.json", "{}", "is no results file of this benchmark"),
+        ("results.json", "{}", "is no results file of this version"),
     ],
 )
 def test_what_is_no_run_is_refused(name: str | None, text: str | None, message: str, tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from realgen.benchmark.inputs.drawing import (
+    CURE,
     adapter_digests,
-    check_settings,
     draw_images,
     image_seed,
     missing_images,
-    reserve_folder,
     rewritten_prompt,
 )
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.data.generated_images import check_settings, keep_settings
 from tests.helpers.toy_bench import GreyPolicy
 
 PROMPTS = [BenchmarkPrompt(number, f"{number:05d}", f"prompt {number} ü") for number in range(5)]
@@ -95,22 +95,22 @@ def test_images_of_another_seed_or_prompt_are_not_taken(tmp_path: Path) -> None:
 
 def test_changed_settings_are_refused_by_name(tmp_path: Path) -> None:
     settings = {"policy": {"init_args": {"num_steps": 4, "lora": None}}, "seed": 0}
-    reserve_folder(tmp_path / "m", settings)
-    reserve_folder(tmp_path / "m", settings)
+    keep_settings(tmp_path / "m", settings, cure=CURE)
+    keep_settings(tmp_path / "m", settings, cure=CURE)
     changed = {"policy": {"init_args": {"num_steps": 5, "lora": {"rank": 1}}}, "seed": 0}
     message = (
         r"other settings: policy\.lora\.rank was not set, .*; policy\.num_steps was 4, now it is 5\. Choose another"
     )
     with pytest.raises(ValueError, match=message):
-        reserve_folder(tmp_path / "m", changed)
+        keep_settings(tmp_path / "m", changed, cure=CURE)
 
 
 def test_settings_are_checked_without_writing(tmp_path: Path) -> None:
-    check_settings(tmp_path / "m", {"seed": 0})
+    check_settings(tmp_path / "m", {"seed": 0}, cure=CURE)
     assert not (tmp_path / "m").exists()
-    reserve_folder(tmp_path / "m", {"seed": 0})
+    keep_settings(tmp_path / "m", {"seed": 0}, cure=CURE)
     with pytest.raises(ValueError, match="other settings: seed"):
-        check_settings(tmp_path / "m", {"seed": 1})
+        check_settings(tmp_path / "m", {"seed": 1}, cure=CURE)
 
 
 def test_trained_adapters_are_told_by_content(tmp_path: Path) -> None:

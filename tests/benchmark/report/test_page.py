@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from PIL import Image
 
 from realgen.benchmark.arena.result import ArenaResult, Matchup, PairRow, Ranked, SingleRow, SingleScore
 from realgen.benchmark.report.page import write_report
-from realgen.benchmark.results import ImageRow, ModelResults, Results, Score, read_results, write_results
-from realgen.functional.bootstrap import Interval
+from realgen.benchmark.results import ImageRow, ModelResults, Results, read_results, write_results
+from realgen.functional.estimate import Estimate
+from tests.helpers.chart_drawing import Drawing
 
 HOSTILE = "\"'><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> & صورة {{ 7 * 7 }}"
-VOID = {"meta", "img", "rect", "line", "circle", "path"}
+VOID = {"meta", "img"}
 
 
 class Page(HTMLParser):
@@ -29,6 +31,7 @@ class Page(HTMLParser):
         self.text = ""
         self.style = ""
         self.tables: list[list[list[str]]] = []
+        self.charts = [Drawing(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S) if "Calibration of" not in svg]
         self.feed(text)
         self.close()
         assert self.open == []
@@ -73,7 +76,7 @@ def picture(path: Path, color: tuple[int, ...], size: tuple[int, int] = (64, 48)
     return str(path)
 
 
-def results(folder: Path, *, text: str = "a cat", auroc: float = 0.9, arena: dict[str, Any] | None = None) -> Results:
+def results(folder: Path, *, text: str = "a cat", auroc: float = 0.9, arena: ArenaResult | None = None) -> Results:
     """Real images and two models of four prompts; ``text`` stands wherever a text comes from outside."""
     rows = []
     for level, model in enumerate(("real", "base", text)):
@@ -82,14 +85,14 @@ def results(folder: Path, *, text: str = "a cat", auroc: float = 0.9, arena: dic
             picture(folder / file, (60 * level, 60 * number, 90))
             values = {"omniaid": 0.1 * number + 0.2 * level, "hps": None}
             rows.append(ImageRow(f"{number}", model, text, f"{text} {number}", file, values))
-    share = Score(42.5, 40.5, 44.5, 4, True)
-    check = {"auroc": Score(auroc), "accuracy": Score(0.75), "calibration_error": Score(None)}
+    share = Estimate(42.5, 40.5, 44.5, 4, True)
+    check = {"auroc": Estimate(auroc), "accuracy": Estimate(0.75), "calibration_error": Estimate(None)}
     models = [
-        ModelResults(name, {"omniaid": share, "kid": Score(1.25, higher_is_better=False)}, {text: {"omniaid": share}},
-                     {"omniaid": check}, text)
+        ModelResults(name, {"omniaid": share, "kid": Estimate(1.25, higher_is_better=False)},
+                     {text: {"omniaid": share}}, {"omniaid": check}, text)
         for name in ("base", text)
     ]  # fmt: skip
-    real = ModelResults("real", {"omniaid": Score(90.0, 85.0, 95.0, 4, True)}, images=text)
+    real = ModelResults("real", {"omniaid": Estimate(90.0, 85.0, 95.0, 4, True)}, images=text)
     settings = {
         "command": f"python -m realgen.realbench {text}", "config": {text: [text]}, "time": text, "prompts": 4,
         "files": {text: text}, "warnings": [text], "seconds": 83.2,
@@ -97,7 +100,7 @@ def results(folder: Path, *, text: str = "a cat", auroc: float = 0.9, arena: dic
     return Results(tuple(models), real, tuple(rows), ("omniaid",), arena, settings)
 
 
-def arena_of(text: str) -> dict[str, Any]:
+def arena_of(text: str) -> ArenaResult:
     pairs = (
         PairRow("0", text, "base", "real", "x", "y", 1.0, "first", f"won {text}", "second", ""),
         PairRow("1", text, "base", "real", "x", "y", 0.5, "first", "clear", "first", "the other way"),
@@ -105,16 +108,16 @@ def arena_of(text: str) -> dict[str, Any]:
         PairRow("3", text, "base", "real", "x", "y", 0.0, "second", "lost", "first", "lost again"),
         PairRow("9", text, "base", "real", "nowhere.png", "y", 0.5, "tie", "alike", "tie", "alike too"),
     )
-    rate = Interval(0.5, 0.25, 0.75, 4)
+    rate = Estimate(0.5, 0.25, 0.75, 4)
     return ArenaResult(
         judge=text, protocol="swapped",
         matchups=(Matchup("base", "real", rate, {text: rate}, 1, 2, 1, 1, 1, 0.625, 0.25),),
-        singles=(SingleScore("base", Interval(0.1, 0.0, 0.3, 10), {}, 2), SingleScore("real", None, {}, 0)),
-        ranking=(Ranked("real", Interval(0.2, 0.1, 0.3, 4), Interval(1034.7, 1017.4, 1052.1, 4)),),
+        singles=(SingleScore("base", Estimate(0.1, 0.0, 0.3, 10), {}, 2), SingleScore("real", None, {}, 0)),
+        ranking=(Ranked("real", Estimate(0.2, 0.1, 0.3, 4), Estimate(1034.7, 1017.4, 1052.1, 4)),),
         first_share=0.625, disagreement_share=0.25, pairs=pairs,
         images=(SingleRow("0", text, "base", "x", "fake", "waxy"),),
         questions=1200, asked=900, unreadable=3, failed=2, tokens_in=123456, tokens_out=789, requests=950,
-    ).to_dict()  # fmt: skip
+    )  # fmt: skip
 
 
 def page(folder: Path, found: Results, **settings: Any) -> Page:
@@ -131,13 +134,12 @@ def test_scores_stand_in_the_table_and_as_bars(tmp_path: Path) -> None:
     assert table["omniaid ↑"] == ["90.0 [85.0, 95.0]", "42.5 [40.5, 44.5]", "42.5 [40.5, 44.5]"]
     assert table["kid ↓"] == ["-", "1.250", "1.250"]
     assert shown.table("category")["a cat"] == ["42.5 [40.5, 44.5]"] * 2
-    widths = [attributes["width"] for attributes in shown.all("rect") if attributes.get("class") == "fill"]
-    assert widths == ["90.0%", "42.5%", "42.5%", "100.0%", "100.0%"]  # of 100, and of the axis of KID, to 1.25
-    whiskers = [(line["x1"], line["x2"]) for line in shown.all("line") if line["class"] == "whisker"]
-    assert whiskers[:4] == [("85.0%", "95.0%"), ("85.0%", "85.0%"), ("95.0%", "95.0%"), ("40.5%", "44.5%")]
-    assert len(whiskers) == 9  # three lines each; KID has no interval
-    assert {line["x1"] for line in shown.all("line") if line["class"] == "reference"} == {"90.0%"}  # the photographs
-    assert "0255075100" in shown.text
+    percent, kid = shown.charts
+    assert percent.ticks == ["0", "25", "50", "75", "100"]
+    assert percent.bars == [(0.0, 90.0), (0.0, 42.5), (0.0, 42.5)]
+    assert percent.whiskers == [(85.0, 95.0), (40.5, 44.5), (40.5, 44.5)]
+    assert percent.references == [90.0]  # the real images
+    assert (kid.bars, kid.whiskers, kid.references) == ([(0.0, 1.25)] * 2, [], [])
 
 
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path) -> None:
@@ -199,10 +201,10 @@ def test_a_detector_that_cannot_tell_is_warned_of(tmp_path: Path) -> None:
 def test_what_has_no_interval_is_shown_without(tmp_path: Path) -> None:
     """One prompt, and a contestant that won everything."""
     arena = arena_of("a cat")
-    arena["ranking"][0]["elo"] |= {"low": None, "high": None}
-    arena["ranking"][0]["strength"] |= {"low": None, "high": None}
-    arena["matchups"][0]["win_rate"] |= {"low": None, "high": None}
-    alone = Results((ModelResults("mine", {"omniaid": Score(42.5, None, None, 1, True)}),), arena=arena)
+    ranked = replace(arena.ranking[0], strength=Estimate(0.2, count=4), elo=Estimate(1034.7, count=4))
+    matchup = replace(arena.matchups[0], win_rate=Estimate(0.5, count=4))
+    arena = replace(arena, ranking=(ranked,), matchups=(matchup,))
+    alone = Results((ModelResults("mine", {"omniaid": Estimate(42.5, None, None, 1, True)}),), arena=arena)
     shown = page(tmp_path, alone)
     assert shown.table("score")["omniaid ↑"] == ["42.5"]
     assert shown.table("contestant")["real"] == ["1", "1035", "0.20"]
@@ -213,11 +215,9 @@ def test_what_has_no_interval_is_shown_without(tmp_path: Path) -> None:
 
 def test_elo_stands_around_its_mean_and_win_rates_around_one_half(tmp_path: Path) -> None:
     shown = page(tmp_path, results(tmp_path, arena=arena_of("a cat")), examples=0)
-    lines = [line["x1"] for line in shown.all("line") if line["class"] == "reference"]
-    # Scores: three bars at the photographs' 90. Arena: a pair at one half, and the Elo of one contestant.
-    assert lines == ["90.0%"] * 3 + ["50.0%"] + ["0.0%"]
-    dots = [dot["cx"] for dot in shown.all("circle") if "cx" in dot and dot["cx"].endswith("%")]
-    assert dots == ["50.0%", "10.0%", "57.83%"]  # win rate, called real, Elo of 1034.7 between 1000 and 1060
+    # Scores: the real images' 90. Arena: a pair at one half, called real, and the Elo of one contestant.
+    assert [chart.references for chart in shown.charts] == [[90.0], [], [50.0], [], [1000.0]]
+    assert [chart.dots for chart in shown.charts[2:]] == [[50.0], [10.0], [1034.7]]
 
 
 def test_arena_pairs_stand_side_by_side_with_the_reasons(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
 
 def test_little_is_enough(tmp_path: Path) -> None:
     """One model without real images, categories, rows or settings."""
-    shown = page(tmp_path, Results((ModelResults("mine", {"omniaid": Score(None)}),)))
+    shown = page(tmp_path, Results((ModelResults("mine", {"omniaid": Estimate(None)}),)))
     assert shown.table("score") == {"score": ["mine"], "omniaid": ["-"]}
     assert [link["href"] for link in shown.all("a")] == ["#scores", "#settings"]
 

@@ -8,26 +8,27 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from realgen.benchmark import ModelResults, Results, Score
+from realgen.benchmark import ModelResults, Results
 from realgen.benchmark.report.outputs import show, write_outputs
 from realgen.benchmark.report.tables import check_table, markdown, remarks, score_table
+from realgen.functional.estimate import Estimate
 
 RESULTS = Results(
     models=(
         ModelResults(
             "a|b",
-            {"omniaid": Score(47.21, 45.0, 49.0, 80, True), "kid": Score(0.5, None, None, 80, False)},
-            {"people": {"omniaid": Score(12.5, 10.0, 15.0, 8, True)}},
-            {"omniaid": {"auroc": Score(0.93), "accuracy": Score(0.8), "calibration_error": Score(None)}},
+            {"omniaid": Estimate(47.21, 45.0, 49.0, 80, True), "kid": Estimate(0.5, None, None, 80, False)},
+            {"people": {"omniaid": Estimate(12.5, 10.0, 15.0, 8, True)}},
+            {"omniaid": {"auroc": Estimate(0.93), "accuracy": Estimate(0.8), "calibration_error": Estimate(None)}},
         ),
         ModelResults(
             "c",
-            {"omniaid": Score(9.5, 9.0, 10.0, 80, True), "kid": Score(0.25, None, None, 80, False)},
+            {"omniaid": Estimate(9.5, 9.0, 10.0, 80, True), "kid": Estimate(0.25, None, None, 80, False)},
             {},
-            {"omniaid": {"auroc": Score(0.52), "accuracy": Score(0.5), "calibration_error": Score(0.1)}},
+            {"omniaid": {"auroc": Estimate(0.52), "accuracy": Estimate(0.5), "calibration_error": Estimate(0.1)}},
         ),
     ),
-    real=ModelResults("real", {"omniaid": Score(91.6, 90.0, 93.0, 80, True)}),
+    real=ModelResults("real", {"omniaid": Estimate(91.6, 90.0, 93.0, 80, True)}),
     detectors=("omniaid",),
     settings={"warnings": ["c: poor files"], "seed": 3},
 )
@@ -67,7 +68,7 @@ def test_a_detector_that_cannot_tell_is_remarked() -> None:
     ("auroc", "said"), [(0.39, "is inverted on"), (0.41, "hardly tells"), (0.59, "hardly tells"), (0.61, None)]
 )
 def test_a_detector_far_below_chance_is_called_inverted(auroc: float, said: str | None) -> None:
-    found = remarks(Results((ModelResults("m", {}, {}, {"d": {"auroc": Score(auroc)}}),)))
+    found = remarks(Results((ModelResults("m", {}, {}, {"d": {"auroc": Estimate(auroc)}}),)))
     assert [f"d {said} m's images" in remark for remark in found] == ([] if said is None else [True])
     assert all(f"(AUROC {auroc})" in remark for remark in found)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import wandb
 
-from realgen.benchmark import ImageRow, ModelResults, Results, Score
+from realgen.benchmark import ImageRow, ModelResults, Results
 from realgen.benchmark.report.wandb_log import image_rows, log_results, summary
+from realgen.functional.estimate import Estimate
 from tests.helpers.toy_bench import write_grey
 
 
@@ -19,8 +20,10 @@ def results(folder: Path, number: int = 3) -> Results:
         for model in ("real", "flux")
         for i in range(number)
     ]
-    model = ModelResults("flux", {"d": Score(50.0, 45.0, 55.0), "kid": Score(None)}, {}, {"d": {"auroc": Score(0.7)}})
-    return Results((model,), ModelResults("real", {"d": Score(90.0)}), tuple(rows), ("d",))
+    model = ModelResults(
+        "flux", {"d": Estimate(50.0, 45.0, 55.0), "kid": Estimate(None)}, {}, {"d": {"auroc": Estimate(0.7)}}
+    )
+    return Results((model,), ModelResults("real", {"d": Estimate(90.0)}), tuple(rows), ("d",))
 
 
 def test_summary_names_model_score_and_check(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Drawn pictures on disk: PNG files that say how they were drawn, and a folder that holds those of one setting."""
+"""Generated images on disk: PNG files that hold how they were generated, in a folder for each setting."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from realgen.data.image_files import read_image
 from realgen.functional.images import to_uint8
 
 SETTINGS_FILE = "settings.json"
-"""What all pictures of a folder are drawn with."""
+"""Record of the settings that all images of a folder were generated with."""
 NAMED = 3
 """Settings that a message names."""
 
 
 def keep_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> None:
-    """Write down what the pictures of a folder are drawn with, or compare it with what is written there.
+    """Record the settings of a folder's images, or compare them with its record.
 
     Args:
         folder: Made if missing.
-        settings: All that decides the pixels of its pictures but what tells them apart; JSON values.
+        settings: Everything that decides the pixels of its images, except what differs between them; JSON values.
         cure: What to do where they differ, a sentence for the user.
 
     Raises:
-        ValueError: If the folder's pictures are of other settings, or its record cannot be read.
+        ValueError: If the folder's images are of other settings, or its record cannot be read.
     """
     check_settings(folder, settings, cure=cure)
     record = folder / SETTINGS_FILE
@@ -44,9 +44,9 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> No
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> None:
-    """Compare settings with those that the pictures of a folder, if it holds any, were drawn with; writes nothing.
+    """Raise ValueError if the images of a folder were generated with other settings; writes nothing.
 
-    Null counts as not set: a setting that was added since begins as null.
+    Null counts as not set, because a setting that was added since begins as null.
 
     Args:
         folder: It need not exist.
@@ -66,29 +66,27 @@ def check_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> N
     changes = sorted(_changes(before, json.loads(json.dumps(settings))))
     if changes:
         more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
-        raise ValueError(
-            f"{str(folder)!r} holds pictures of other settings: {'; '.join(changes[:NAMED])}{more}. {cure}"
-        )
+        raise ValueError(f"{str(folder)!r} holds images of other settings: {'; '.join(changes[:NAMED])}{more}. {cure}")
 
 
-def write_picture(path: Path, image: Float[Tensor, "3 height width"], told: Mapping[str, str]) -> None:
+def write_image(path: Path, image: Float[Tensor, "3 height width"], texts: Mapping[str, str]) -> None:
     """Write an image as a PNG file, whole or not at all.
 
     Args:
         path: Its folder is made if missing.
         image: In [0, 1]; rounded to 8 bits.
-        told: Texts that go into the file, by keyword (Latin letters, at most 79).
+        texts: Stored in the file, by keyword (Latin letters, at most 79).
     """
     info = PngInfo()
-    for keyword, text in told.items():
+    for keyword, text in texts.items():
         info.add_itxt(keyword, text)
     to_pil_image(to_uint8(image).cpu()).save(file := io.BytesIO(), format="PNG", pnginfo=info)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, file.getvalue())
 
 
-def read_told(path: Path) -> dict[str, str]:
-    """The texts in a PNG file.
+def read_texts(path: Path) -> dict[str, str]:
+    """Read the texts in a PNG file.
 
     Args:
         path: The file.
@@ -100,15 +98,15 @@ def read_told(path: Path) -> dict[str, str]:
         ValueError: If it is no PNG file.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            assert isinstance(picture, PngImageFile)
-            return {keyword: str(text) for keyword, text in picture.text.items()}
+        with Image.open(path, formats=["PNG"]) as image:
+            assert isinstance(image, PngImageFile)
+            return {keyword: str(text) for keyword, text in image.text.items()}
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as a PNG file: {error}") from error
 
 
-def read_pictures(paths: Sequence[Path]) -> Float[Tensor, "pictures 3 height width"]:
-    """Pictures of one size.
+def read_images(paths: Sequence[Path]) -> Float[Tensor, "images 3 height width"]:
+    """Read images of one size.
 
     Args:
         paths: The files.
@@ -129,14 +127,14 @@ def read_pictures(paths: Sequence[Path]) -> Float[Tensor, "pictures 3 height wid
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Under another name first, so that a run that is killed leaves no half of a file; hidden, and one per process."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
-    half.write_bytes(content)
-    os.replace(half, path)
+    # Under another name first, hidden and one per process: a run that is killed leaves no half of a file.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
 
 
 def _changes(before: Any, now: Any, key: str = "") -> Iterator[str]:
-    """What to say of each value that two JSON trees do not share."""
+    """Describe each value that differs between two JSON trees."""
     if isinstance(before, dict | None) and isinstance(now, dict | None):
         before, now = before or {}, now or {}
         for name in before.keys() | now.keys():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from realgen.functional.flow_sde import FlowSDE
 from realgen.objectives import GRPO, Objective
-from realgen.planning.rehearsal import Counts, Kind, rehearse
+from realgen.planning.dry_run import CallKind, Counts, count_calls
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
-from realgen.policies.backbones import SD3, Schedule
+from realgen.policies.backbones import SD3, Schedule, ZImage
 
 PROMPTS, GROUP, STEPS, WINDOW = 2, 6, 8, 2
 
@@ -21,10 +22,22 @@ class Scheduled(SD3):
         return Schedule(sigmas, sigmas[:-1] * 1000)
 
 
+class ScheduledZImage(ZImage):
+    """Has guidance above 0 already."""
+
+    schedule = Scheduled.schedule
+
+
 def counts(
-    objective: Objective, *, start_min: int, start_max: int, guidance_scale: float = 2.0, **settings: int
+    objective: Objective,
+    *,
+    start_min: int,
+    start_max: int,
+    guidance_scale: float = 2.0,
+    kind: type[SD3 | ZImage] = Scheduled,
+    **settings: int,
 ) -> Counts:
-    backbone = Scheduled("nobody/nothing", guidance_scale=guidance_scale)
+    backbone = kind("nobody/nothing", guidance_scale=guidance_scale)
     policy = DiffusionPolicy(
         backbone,
         transition=FlowSDE(0.7),
@@ -35,7 +48,7 @@ def counts(
         lora=LoRA(rank=2),
         **settings,
     )
-    return rehearse(
+    return count_calls(
         policy,
         backbone,
         objective,
@@ -59,19 +72,27 @@ def test_rows_follow_the_formulas() -> None:
     }
     assert (found.encoded, found.decoded, found.images, found.updates) == (PROMPTS, PROMPTS * GROUP, PROMPTS * GROUP, 2)
     assert found.decode_batch == 5
-    assert found.largest_call[Kind("rollout", True, False)] == 4
+    assert found.largest_call[CallKind("rollout", True, False)] == 4
     assert found.graph_rows == 5 * WINDOW  # all rows of a microbatch wait for one backward pass
     latents, means, velocities = PROMPTS * GROUP * (WINDOW + 1), scored, scored
     assert found.stored_latents == latents + means + velocities + (means + velocities)  # the reference's too
 
 
-def test_without_a_leash_nobody_asks_the_reference() -> None:
+def test_without_a_kl_penalty_the_reference_is_not_scored() -> None:
     found = counts(GRPO(kl_coef=0.0), start_min=0, start_max=0, guidance_scale=1.0)
-    assert set(found.rows) == {Kind("rollout", False, False), Kind("update", False, False)}
+    assert set(found.rows) == {CallKind("rollout", False, False), CallKind("update", False, False)}
     assert found.evals("rollout") == PROMPTS * GROUP * STEPS
 
 
-def test_of_many_places_some_stand_for_all() -> None:
+def test_a_few_of_many_starts_have_the_mean_of_all() -> None:
     found = counts(GRPO(kl_coef=0.0), start_min=2, start_max=20, num_steps=30, samples_per_noise=3)
     mean_start = 11
     assert found.evals("rollout") == 2 * PROMPTS * (2 * mean_start + GROUP * (30 - mean_start))
+
+
+@pytest.mark.parametrize("kind", [Scheduled, ScheduledZImage])
+def test_without_guidance_in_the_window_its_rows_are_single(kind: type[SD3 | ZImage]) -> None:
+    found = counts(GRPO(kl_coef=0.0), start_min=3, start_max=3, kind=kind, guided_window=False)
+    outside, inside = PROMPTS * GROUP * (STEPS - WINDOW), PROMPTS * GROUP * WINDOW
+    assert found.evals("rollout") == 2 * outside + inside
+    assert found.evals("update") == 2 * inside  # two passes

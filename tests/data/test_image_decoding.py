@@ -10,26 +10,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realgen.data.photograph import open_photograph, upright_rgb
+from realgen.data.image_decoding import decode_image, upright_rgb
 
 
-def reread(picture: Image.Image, kind: str, **how: Any) -> np.ndarray:
+def reread(image: Image.Image, kind: str, **how: Any) -> np.ndarray:
     """Saved as a file of a kind, and opened."""
-    picture.save(file := io.BytesIO(), kind, **how)
-    found = open_photograph(file.getvalue())
+    image.save(file := io.BytesIO(), kind, **how)
+    found = decode_image(file.getvalue())
     assert found.mode == "RGB"
     return np.array(found)
 
 
-def test_it_is_turned_upright(photograph: Callable[..., Image.Image]) -> None:
+def test_it_is_turned_upright(make_image: Callable[..., Image.Image]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held sideways: turn by 90 degrees clockwise
-    side = photograph(height=6, width=4)
+    side = make_image(height=6, width=4)
     np.testing.assert_array_equal(reread(side, "PNG", exif=exif), np.rot90(np.array(side), k=-1))
 
 
-def test_what_is_transparent_lets_white_through(photograph: Callable[..., Image.Image]) -> None:
-    colours = np.array(photograph())
+def test_what_is_transparent_lets_white_through(make_image: Callable[..., Image.Image]) -> None:
+    colours = np.array(make_image())
     alpha = np.full((6, 4), 255, np.uint8)
     alpha[0], alpha[1] = 0, 51
     found = reread(Image.fromarray(np.dstack([colours, alpha])), "PNG")
@@ -45,17 +45,17 @@ def test_grey_with_transparency() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_a_transparent_colour_of_a_palette(kind: str) -> None:
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    picture.putpixel((1, 0), 1)
-    np.testing.assert_array_equal(reread(picture, kind, transparency=0), [[[255, 255, 255], [0, 0, 255]]])
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    np.testing.assert_array_equal(reread(image, kind, transparency=0), [[[255, 255, 255], [0, 0, 255]]])
 
 
 @pytest.mark.parametrize(("mode", "seen"), [("RGB", (255, 0, 0)), ("L", 7), ("I;16", 7)])
 def test_a_transparent_colour_without_a_palette(mode: str, seen: Any) -> None:
-    picture = Image.new(mode, (2, 1), seen)
-    picture.putpixel((0, 0), (0, 0, 9) if mode == "RGB" else 9)
-    found = reread(picture, "PNG", transparency=(0, 0, 9) if mode == "RGB" else 9)
+    image = Image.new(mode, (2, 1), seen)
+    image.putpixel((0, 0), (0, 0, 9) if mode == "RGB" else 9)
+    found = reread(image, "PNG", transparency=(0, 0, 9) if mode == "RGB" else 9)
     assert (found[0, 0] == 255).all()
     assert found[0, 1].tolist() == {"RGB": [255, 0, 0], "L": [7, 7, 7], "I;16": [0, 0, 0]}[mode]
 
@@ -67,9 +67,9 @@ def test_16_bits_become_8(kind: str) -> None:
 
 
 def test_cmyk_is_light_where_there_is_no_ink() -> None:
-    picture = Image.new("CMYK", (32, 16))
-    picture.paste((0, 255, 255, 0), (16, 0, 32, 16))  # magenta and yellow make red
-    found = reread(picture, "JPEG", quality=95)
+    image = Image.new("CMYK", (32, 16))
+    image.paste((0, 255, 255, 0), (16, 0, 32, 16))  # magenta and yellow make red
+    found = reread(image, "JPEG", quality=95)
     np.testing.assert_allclose(found[8, 4], (255, 255, 255), atol=4)
     np.testing.assert_allclose(found[8, 28], (255, 0, 0), atol=4)
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realgen.planning.dry_run import CallKind
 from realgen.planning.meter import Work, metered, rounded
-from realgen.planning.rehearsal import Kind
 from realgen.policies import DiffusionPolicy
 from realgen.policies.backbones import Backbone
 
@@ -19,72 +19,76 @@ META = torch.device("meta")
 
 
 @dataclass(frozen=True)
-class Price:
+class UnitCost:
     """What one row of a call costs."""
 
     work: Work
     """FLOPs by rate."""
     held: int
-    """Bytes that stay until the backward pass (or are the answer)."""
+    """Bytes that stay until the backward pass, or are the result."""
     peak: int
     """Most bytes at the same time."""
 
 
 @dataclass(frozen=True)
-class Prices:
+class UnitCosts:
     """What one row of each call costs; adapters and recomputed activations included."""
 
-    text: Price
+    text: UnitCost
     """One prompt."""
-    velocity: Mapping[Kind, Price]
+    velocity: Mapping[CallKind, UnitCost]
     """One velocity; with gradient ``peak`` is over forward and backward pass."""
-    backward: Mapping[Kind, Work]
+    backward: Mapping[CallKind, Work]
     """The backward pass of those with gradient."""
-    decode: Price
+    decode: UnitCost
     """One image."""
 
 
-def find_prices(policy: DiffusionPolicy, kinds: Iterable[Kind], *, prompt: str) -> Prices:
+def find_unit_costs(policy: DiffusionPolicy, kinds: Iterable[CallKind], *, prompt: str) -> UnitCosts:
     """Run each kind of call once, for one row.
 
     Args:
-        policy: Loaded, on the meta device.
+        policy: Loaded, on the meta device, with a ``PipelineBackbone``.
         kinds: Of velocity calls.
         prompt: A text of usual length.
 
     Returns:
-        The prices.
+        The costs.
     """
     backbone: Any = policy.backbone
     with torch.no_grad():
         if backbone.guided:
             backbone.encode_prompts([""])  # the negative prompt is embedded once in a run
-        text, conditioning = _price(lambda: backbone.encode_prompts([prompt]))
+        text, conditioning = _metered(lambda: backbone.encode_prompts([prompt]))
         latents = torch.empty(1, *policy.latent_shape, device=META)
-        vae = backbone._pipeline.vae
-        decode, _ = _price(lambda: vae.decode(backbone.vae_latents(latents.to(vae.dtype)), return_dict=False)[0])
-    row = (latents, torch.empty(1, device=META), {name: _on_meta(part) for name, part in conditioning.items()})
-    velocity: dict[Kind, Price] = {}
-    backward: dict[Kind, Work] = {}
+        vae = backbone.vae
+        decode, _ = _metered(lambda: vae.decode(backbone.vae_latents(latents.to(vae.dtype)), return_dict=False)[0])
+    # Masks stay on the CPU, because lengths are read from them.
+    on_meta = {name: part.to(META) if part.is_floating_point() else part for name, part in conditioning.items()}
+    row = (latents, torch.empty(1, device=META), on_meta)
+    velocity: dict[CallKind, UnitCost] = {}
+    backward: dict[CallKind, Work] = {}
     for kind in kinds:
         with _guidance(backbone, kind.guided), policy.reference() if kind.phase == "reference" else nullcontext():
             if kind.phase == "update":
-                velocity[kind], backward[kind] = _training(policy, row)
+                velocity[kind], backward[kind] = _forward_and_backward(policy, row)
             else:
                 with torch.no_grad():
-                    velocity[kind], _ = _price(lambda: backbone.velocity(*row))
+                    velocity[kind], _ = _metered(lambda: backbone.velocity(*row))
         if kind.rounded:
             velocity[kind] = replace(velocity[kind], work=rounded(velocity[kind].work))
-    return Prices(text, velocity, backward, decode)
+    return UnitCosts(text, velocity, backward, decode)
 
 
-def _price(call: Callable[[], Any]) -> tuple[Price, Any]:
+def _metered(call: Callable[[], Any]) -> tuple[UnitCost, Any]:
     with metered() as meter:
-        answer = call()
-    return Price(dict(meter.work), meter.held, meter.peak), answer
+        result = call()
+    return UnitCost(dict(meter.work), meter.held, meter.peak), result
 
 
-def _training(policy: DiffusionPolicy, row: tuple[Tensor, Tensor, Mapping[str, Tensor]]) -> tuple[Price, Work]:
+def _forward_and_backward(
+    policy: DiffusionPolicy, row: tuple[Tensor, Tensor, Mapping[str, Tensor]]
+) -> tuple[UnitCost, Work]:
     trained = list(policy.trainable_parameters().values())
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)  # gradients have a line of their own in the memory
@@ -95,7 +99,7 @@ def _training(policy: DiffusionPolicy, row: tuple[Tensor, Tensor, Mapping[str, T
         backward = {rate: flops - work.get(rate, 0) for rate, flops in meter.work.items()}
     for parameter in trained:
         parameter.grad = None
-    return Price(work, held, meter.peak), backward
+    return UnitCost(work, held, meter.peak), backward
 
 
 @contextmanager
@@ -104,8 +108,3 @@ def _guidance(backbone: Backbone, guided: bool) -> Iterator[None]:
     backbone.cfg_scale = scale if guided else min(scale, backbone.cfg_off)
     yield
     backbone.cfg_scale = scale
-
-
-def _on_meta(part: Tensor) -> Tensor:
-    """Numbers go where the weights are; masks stay where they can be read, as lengths are taken from them."""
-    return part.to(META) if part.is_floating_point() else part

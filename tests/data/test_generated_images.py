@@ -6,37 +6,37 @@ import pytest
 import torch
 from PIL import Image
 
-from realgen.data.picture_files import check_settings, keep_settings, read_pictures, read_told, write_picture
+from realgen.data.generated_images import check_settings, keep_settings, read_images, read_texts, write_image
 
 
 def test_pixels_and_texts_come_back(tmp_path):
     image = torch.arange(3 * 4 * 5).view(3, 4, 5) / 255
     texts = {"prompt": "кот 🐱\x00\x1b[31m\nred", "empty": "", "long": "word " * 5000}
-    write_picture(tmp_path / "new" / "a.png", image, texts)
-    write_picture(tmp_path / "b.png", 1 - image, {})
-    assert read_told(tmp_path / "new" / "a.png") == texts
-    assert read_told(tmp_path / "b.png") == {}
-    assert torch.equal(read_pictures([tmp_path / "new" / "a.png", tmp_path / "b.png"]), torch.stack([image, 1 - image]))
-    with Image.open(tmp_path / "new" / "a.png") as picture:
-        assert picture.getpixel((1, 0)) == (1, 21, 41)
+    write_image(tmp_path / "new" / "a.png", image, texts)
+    write_image(tmp_path / "b.png", 1 - image, {})
+    assert read_texts(tmp_path / "new" / "a.png") == texts
+    assert read_texts(tmp_path / "b.png") == {}
+    assert torch.equal(read_images([tmp_path / "new" / "a.png", tmp_path / "b.png"]), torch.stack([image, 1 - image]))
+    with Image.open(tmp_path / "new" / "a.png") as image:
+        assert image.getpixel((1, 0)) == (1, 21, 41)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.png"]
 
 
-def test_the_same_picture_is_the_same_file(tmp_path):
+def test_the_same_image_is_the_same_file(tmp_path):
     for name in ("a.png", "b.png"):
-        write_picture(tmp_path / name, torch.full((3, 4, 4), 0.5), {"prompt": "a cat"})
+        write_image(tmp_path / name, torch.full((3, 4, 4), 0.5), {"prompt": "a cat"})
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_a_half_written_picture_is_named(tmp_path):
+def test_a_half_written_image_is_named(tmp_path):
     path = tmp_path / "a.png"
-    write_picture(path, torch.rand(3, 32, 32), {"prompt": "a cat"})
+    write_image(path, torch.rand(3, 32, 32), {"prompt": "a cat"})
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"a\.png' cannot be read: .*Delete it to have it drawn again"):
-        read_pictures([path])
+        read_images([path])
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"a\.png' cannot be read as a PNG file"):
-        read_told(path)
+        read_texts(path)
 
 
 def test_settings_are_written_once_and_compared(tmp_path):
@@ -66,7 +66,7 @@ def test_settings_are_written_once_and_compared(tmp_path):
 def test_other_settings_are_named(tmp_path, changed, message):
     settings = {"policy": {"class_path": "A", "init_args": {"steps": 2}}}
     keep_settings(tmp_path, settings, cure="Take another folder.")
-    pattern = rf"holds pictures of other settings: .*{re.escape(message)}.*\. Take another folder\.$"
+    pattern = rf"holds images of other settings: .*{re.escape(message)}.*\. Take another folder\.$"
     for look in (keep_settings, check_settings):
         with pytest.raises(ValueError, match=pattern):
             look(tmp_path, settings | changed, cure="Take another folder.")

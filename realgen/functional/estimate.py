@@ -1,0 +1,55 @@
+"""One number with its confidence interval: the record that bootstrap, arena, tables and reports share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, and between what limits it would lie had other prompts of the same kind been drawn."""
+
+    value: float | None
+    """The estimate; None where it could not be computed."""
+    low: float | None = None
+    """Lower limit; None where there is none, as of the mean of one prompt or a metric of all images together."""
+    high: float | None = None
+    """Upper limit; None together with the lower one."""
+    count: int = 0
+    """Prompts or images that it is of."""
+    higher_is_better: bool | None = None
+    """None where it is not known."""
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether there is an interval."""
+        return self.low is not None and self.high is not None
+
+    def scaled(self, factor: float) -> Estimate:
+        """Return the estimate in another unit.
+
+        Args:
+            factor: What value and limits are multiplied by.
+
+        Example:
+            >>> Estimate(0.5, 0.25, 0.75, 4).scaled(100.0).text(".0f", "%")
+            '50% [25, 75]'
+        """
+        value, low, high = (None if end is None else factor * end for end in (self.value, self.low, self.high))
+        return replace(self, value=value, low=low, high=high)
+
+    def text(self, form: str = ".3f", unit: str = "") -> str:
+        """Return value and limits as text; the value alone where there are no limits, ``-`` where there is no value.
+
+        Args:
+            form: Format of each number, as ``format`` takes it.
+            unit: Written behind the value.
+
+        Example:
+            >>> Estimate(47.25, 45.0, 49.0).text(".1f"), Estimate(0.5).text("+.2f"), Estimate(None).text()
+            ('47.2 [45.0, 49.0]', '+0.50', '-')
+        """
+        if self.value is None:
+            return "-"
+        limits = f" [{self.low:{form}}, {self.high:{form}}]" if self.has_limits else ""
+        return f"{self.value:{form}}{unit}{limits}"
