@@ -23,7 +23,7 @@ from experiments.nano.training import Training, cosine_lr
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-CROPS, STEPS, REFINE_STEPS, BATCH_SIZE, SEED = 100, 3000, 4000, 32, 0
+CROPS, STEPS, REFINE_STEPS, BATCH_SIZE, SEED = 100, 3000, 6000, 32, 0
 """Of the shipped VAE: crops per subject, steps of the whole, further steps of the decoder alone, and so on."""
 DECODER_NOISE = 0.16
 """Most noise on the latents that the decoder is refined with, in their standard deviations: generated ones are not
