@@ -28,7 +28,7 @@ CROPS, STEPS, REFINE_STEPS, BATCH_SIZE, SEED = 100, 3000, 6000, 32, 0
 DECODER_NOISE = 0.16
 """Most noise on the latents that the decoder is refined with, in their standard deviations: generated ones are not
 exact, and a decoder that cannot trust the last digit learns to draw texture of its own."""
-SPECTRUM_WEIGHT, SPECTRUM_SIDE, SPECTRUM_FLOOR = 0.4, 8, 1e-4
+SPECTRUM_WEIGHT, SPECTRUM_SIDE, SPECTRUM_FLOOR = 0.5, 8, 1e-4
 """Of ``spectrum_loss`` beside the reconstruction, side of its windows, and the power that counts as none."""
 PATCH = 32
 """Side of the training patches; the VAE is convolutional, so it works at 64 pixels and above."""
