@@ -52,7 +52,8 @@ nano: $(STAMP)  ## retrain the small models of data/nano from scratch
 	$(BIN)/python -m experiments.nano.build $(ARGS)
 
 pin: $(STAMP)  ## write the installed versions to constraints.txt
-	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.tmp
+	{ sed -n '/^#/p' constraints.txt; \
+	  $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed -E 's/^[^=]+/\L&/; :a; s/^([^=]*)[_.]/\1-/; ta' | LC_ALL=C sort; } > constraints.tmp
 	mv constraints.tmp constraints.txt
 
 clean:  ## remove .venv, the site and the caches; never what runs wrote

@@ -133,7 +133,7 @@ def calibration_chart(title: str, points: Sequence[tuple[float, float, float]]) 
 
 
 def is_narrow(numbers: Sequence[float]) -> bool:
-    """Whether bars of these numbers would be all but equally long.
+    """Return whether bars of these numbers would be all but equally long.
 
     Example:
         >>> is_narrow([10.0, 5.1]), is_narrow([10.0, 4.9]), is_narrow([10.0, 10.0]), is_narrow([-1.0, 1.0])
@@ -144,7 +144,7 @@ def is_narrow(numbers: Sequence[float]) -> bool:
 
 
 def _ticks(numbers: Sequence[float]) -> list[float]:
-    """Round numbers for an axis that holds all."""
+    """Return round numbers for an axis that holds all."""
     from matplotlib.ticker import MaxNLocator
 
     least, most = min(numbers), max(numbers)

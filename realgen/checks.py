@@ -29,6 +29,21 @@ def check_at_least(least: int | float, why: str = "", /, **numbers: int | float 
             raise ValueError(f"{name} must be at least {least}{why}, got {value}.")
 
 
+def check_confidence(confidence: float) -> None:
+    """Check the confidence of an interval.
+
+    Raises:
+        ValueError: If it does not lie between 0 and 1.
+
+    Example:
+        >>> check_confidence(95)
+        Traceback (most recent call last):
+        ValueError: confidence must lie between 0 and 1, both excluded, got 95.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, both excluded, got {confidence}.")
+
+
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raise ValueError for an unknown word, and suggest the nearest known one.
 

@@ -75,14 +75,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def verdict(difference: Estimate, *, one_seed: bool = False) -> str:
-    """Whether a metric where higher is better got better, worse, or neither can be said, as without an interval."""
+    """Return whether a metric where higher is better got better or worse; without an interval neither can be said."""
     if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
         return "not told apart"
     return ("better" if difference.low > 0 else "worse") + (", of one seed" if one_seed else "")
 
 
 def verdicts(metric: PromptMetric, comparison: Comparison) -> list[str]:
-    """Of each group but the first; one seed on either side is said."""
+    """Return the verdict on each group but the first; it says so where one of the two sides has a single seed."""
     alone = [len(group.runs) == 1 for group in comparison.groups]
     return [
         verdict(difference, one_seed=alone[0] or alone[number])
@@ -91,7 +91,7 @@ def verdicts(metric: PromptMetric, comparison: Comparison) -> list[str]:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything in a form for ``json.dumps``."""
+    """Return the whole comparison in a form for ``json.dumps``."""
     found = asdict(comparison)
     found["groups"] = [
         {
@@ -142,7 +142,7 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def section_title(section: Section) -> str:
-    """What is equal, and where each run stood then."""
+    """Return the line above a table: the price that is equal, and the iteration of each run at that price."""
     if section.price is None:
         return "[bold]on the same prompts[/]"
     unit = "images drawn in training" if section.price == "images" else "seconds of training"
@@ -151,7 +151,7 @@ def section_title(section: Section) -> str:
 
 
 def section_notes(section: Section) -> list[str]:
-    """What a reader must know to believe the numbers."""
+    """Return the reservations under which the numbers of a table hold."""
     notes = []
     if section.interpolated:
         notes.append("a run that stood between two validations is interpolated")
@@ -161,7 +161,7 @@ def section_notes(section: Section) -> list[str]:
 
 
 def metric_table(section: Section, comparison: Comparison) -> Table:
-    """The metrics that every image has; higher is better in all of them."""
+    """Return the table of the metrics that every image has; higher is better in all of them."""
     from realgen.tables import Cell, styled, terminal_table
 
     names = [group.name for group in comparison.groups]
@@ -180,7 +180,7 @@ def metric_table(section: Section, comparison: Comparison) -> Table:
 
 
 def corpus_table(section: Section, comparison: Comparison) -> Table:
-    """The metrics of all images together: mean over the seeds and their range; no interval, so no verdict."""
+    """Return the table of corpus metrics: mean over the seeds and their range; no interval, so no verdict."""
     from realgen.tables import terminal_table
 
     names = [group.name for group in comparison.groups]

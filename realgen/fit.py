@@ -51,10 +51,14 @@ def _fit(arguments: Sequence[str]) -> int:
     # Imported here, so that usage and a misspelt file do not wait for torch.
     from lightning.pytorch import LightningDataModule
 
-    from realgen.cli.training import parse_and_run, train
+    from realgen.cli.realgen_cli import RealGenCLI
+    from realgen.cli.training import train
     from realgen.modules.base import TrainableModule
 
-    return parse_and_run(train, TrainableModule, LightningDataModule, arguments, usage=USAGE, check=check)
+    cli = RealGenCLI(TrainableModule, LightningDataModule, usage=USAGE, argv=arguments)
+    with cli.run.cleanup_on_error():
+        check(cli)
+    return train(cli)
 
 
 def check(cli: RealGenCLI) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from realgen import __version__
-from realgen.cli.arguments import asks_for_help, pairs
+from realgen.cli.arguments import asks_for_help, pairs, usable_device
 from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import run_command
 
@@ -110,7 +110,6 @@ def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageG
         ValueError: If there is no prompt, or weights cannot be loaded.
     """
     from realgen.generation import ImageGenerator, Request, read_prompts
-    from realgen.parallel import usable_device
     from realgen.policies import JointPolicy, PromptPolicy, RewrittenPolicy
 
     reader = config_reader()
@@ -119,7 +118,9 @@ def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageG
     request = Request(**{field.name: made[field.name] for field in dataclasses.fields(Request)})
     if isinstance(made.policy, PromptPolicy | RewrittenPolicy | JointPolicy):
         kind = type(made.policy).__name__
-        raise ConfigError(f"policy draws what it is told, and {kind} rewrites; give what rewrites as --rewriter.")
+        raise ConfigError(
+            f"policy: expected one that draws, got {kind}, which rewrites. Give a language model as --rewriter."
+        )
     texts = read_prompts(given, request.prompts)
     device = usable_device(request.device)
     made.policy.load()
@@ -215,7 +216,7 @@ def _lora(directory: str, option: str) -> str:
 
 
 def _digests(part: Any) -> dict[str, str]:
-    """SHA-256 of the adapters that a policy has loaded, by their directory."""
+    """Return the SHA-256 of the adapters that a policy has loaded, by their directory."""
     from realgen.policies.trained_adapters import find_adapters
 
     directory = getattr(getattr(part, "lora", None), "pretrained", None)

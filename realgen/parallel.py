@@ -10,12 +10,12 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 
 def world_size() -> int:
-    """Number of processes that train together; 1 without a process group."""
+    """Return the number of processes that train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -40,7 +40,7 @@ def gather_first_axis(tensor: Shaped[Tensor, "first *rest"]) -> Shaped[Tensor, "
 
 
 def max_over_ranks(value: Tensor) -> Tensor:
-    """Largest of one scalar per rank, the same on every rank; NaN if any rank has NaN.
+    """Return the largest of one scalar per rank, the same on every rank; NaN if any rank has NaN.
 
     Example:
         >>> max_over_ranks(torch.tensor(3.0))
@@ -50,23 +50,13 @@ def max_over_ranks(value: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on at least one rank; every rank gets the same answer."""
+    """Return whether the flag is set on at least one rank; every rank gets the same answer."""
     return bool(max_over_ranks(torch.tensor(float(flag), device=device)))
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether FSDP shards a part of the module, so that all ranks must make the same forward calls."""
+    """Return whether FSDP shards a part of the module, so that all ranks must make the same forward calls."""
     return any(isinstance(part, FSDPModule | FullyShardedDataParallel) for part in module.modules())
-
-
-def plain_name(name: str) -> str:
-    """A weight's name without the words that FSDP1's wrappers add to it.
-
-    Example:
-        >>> plain_name("policy.transformer._fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.weight")
-        'policy.transformer.blocks.0.weight'
-    """
-    return name.replace("_fsdp_wrapped_module.", "")
 
 
 @contextmanager
@@ -92,52 +82,17 @@ def reshard(module: nn.Module) -> None:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """This rank's shard of a sharded tensor; a plain tensor as it is."""
+    """Return this rank's shard of a sharded tensor; a plain tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The full tensor of a sharded one, gathered on every rank; a plain tensor as it is."""
+    """Return the full tensor of a sharded one, gathered on every rank; a plain tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered_weights(module: nn.Module, *, trained_only: bool) -> dict[str, Tensor]:
-    """A module's weights by plain name, whole, on the CPU; every rank must call it.
-
-    Args:
-        module: Sharded or not.
-        trained_only: Whether frozen weights and buffers are left out, so that a frozen host is never gathered.
-
-    Returns:
-        Copies, the same on every rank.
-    """
-    reshard(module)
-    if trained_only:
-        weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    else:
-        weights = module.state_dict()
-    return {plain_name(name): whole(weight.detach()).to("cpu", copy=True) for name, weight in weights.items()}
-
-
-def placed_like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """Put a whole tensor where ``reference`` lives: same device, and the same shards if it is sharded.
-
-    Args:
-        tensor: Whole tensor, the same on all ranks.
-        reference: Parameter or tensor that shows where to.
-
-    Returns:
-        A new tensor that shares no memory with ``tensor``.
-    """
-    moved = tensor.detach().to(reference.device, copy=True)
-    if isinstance(reference, DTensor):
-        # Shards that are offloaded lie elsewhere than their mesh computes.
-        return distribute_tensor(moved, reference.device_mesh, reference.placements).to(reference.device)
-    return moved
-
-
 def compute_device(tensor: Tensor) -> torch.device:
-    """Where a weight is used: its own device, or for shards that are offloaded to the CPU that of their mesh.
+    """Return where a weight is used: its own device, or for shards offloaded to the CPU that of their mesh.
 
     Example:
         >>> compute_device(torch.zeros(2))
@@ -146,30 +101,6 @@ def compute_device(tensor: Tensor) -> torch.device:
     if isinstance(tensor, DTensor) and tensor.device_mesh.device_type == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return tensor.device
-
-
-def usable_device(name: str) -> torch.device:
-    """A device that a user names, tried.
-
-    Args:
-        name: As torch calls it, or ``auto``: a GPU if there is one.
-
-    Returns:
-        The device.
-
-    Raises:
-        ValueError: If there is none of this name, or nothing can be computed on it.
-
-    Example:
-        >>> usable_device("cpu")
-        device(type='cpu')
-    """
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def autocast_without_cache(device_type: str) -> torch.autocast:

@@ -47,6 +47,8 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from realgen.planning.table import as_json, show
 
     gpu = find_gpu(options)
+    if options.json is not None and not options.json.parent.is_dir():
+        raise ValueError(f"json: there is no folder {options.json.parent} to write {options.json.name} into.")
     measured = None if options.measured is None else read_measured(options.measured)
     if options.measured is not None and not any(key == "config" for key, _ in pairs(config)):
         config = [f"--config={options.measured / 'config.yaml'}", *config]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realgen.cli.arguments import usable_device
 from realgen.cli.error_frame import run_command
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from realgen.detectors.probe_fit import FittedHead, LabelledFeatures
     from realgen.metrics.detector_quality import Quality
 
-MEASURES = {
+METRICS = {
     "accuracy": "accuracy, both classes alike",
     "auroc": "AUROC",
     "calibration_error": "calibration error (ECE)",
@@ -134,7 +135,6 @@ def probe(
     from realgen.detectors.linear_probe import ProbeConfig, save_probe
     from realgen.detectors.probe_backbone import load_backbone
     from realgen.detectors.probe_fit import fit_head
-    from realgen.parallel import usable_device
 
     _check(output, held_out=held_out, l2=l2, batch_size=batch_size, num_workers=num_workers, overwrite=overwrite)
     place = usable_device(device)
@@ -143,6 +143,7 @@ def probe(
     qualities = {path: quality for path, quality in found.items() if quality is not None}
     print(compare_formats(divided, qualities, match_jpeg=match_jpeg), file=sys.stderr)
     network = load_backbone(backbone, pretrained)
+    output.mkdir(parents=True, exist_ok=True)  # before hours of work, and after all that may be mistyped
     network.to(place)
     resaved = matching_qualities(divided.files, qualities) if match_jpeg else {}
     splits = extract(network, divided, resaved, batch_size=batch_size, num_workers=num_workers)
@@ -150,7 +151,7 @@ def probe(
     before, after = evaluate(fitted, splits["test"])
     counts = {split: [int((rows.generated == label).sum()) for label in (0, 1)] for split, rows in splits.items()}
     settings = {"match_jpeg": match_jpeg, "held_out": held_out, "calibration": calibration, "l2": l2}
-    measured = {name: [float(getattr(quality, name)) for quality in (before, after)] for name in MEASURES}
+    measured = {name: [float(getattr(quality, name)) for quality in (before, after)] for name in METRICS}
     report = {
         "folders": [str(real), str(generated)],
         "images, real and generated": counts,
@@ -248,7 +249,6 @@ def _check(output: Path, *, held_out: float, l2: float, batch_size: int, num_wor
         raise ValueError(f"--batch_size must be at least 1 and --num_workers 0, got {batch_size} and {num_workers}.")
     if (output / "config.json").exists() and not overwrite:
         raise ValueError(f"--output {output} already holds a probe; --overwrite replaces it.")
-    output.mkdir(parents=True, exist_ok=True)
 
 
 def _write_part(output: Path, backbone: str) -> None:
@@ -265,7 +265,7 @@ def _summary(tested: Sequence[int], measured: Mapping[str, Sequence[float]], out
         f"tested on {tested[0]} real and {tested[1]} generated images, neither fitted nor calibrated on",
         f"{'':<28}{'before':>8}{'after':>8}  calibration",
     ]
-    lines += [f"{MEASURES[name]:<28}{before:>8.3f}{after:>8.3f}" for name, (before, after) in measured.items()]
+    lines += [f"{METRICS[name]:<28}{before:>8.3f}{after:>8.3f}" for name, (before, after) in measured.items()]
     auroc = measured["auroc"][1]
     if auroc < WEAK_AUROC:
         lines.append(

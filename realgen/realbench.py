@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from realgen.cli.arguments import check_files, first_config, take_arguments
+from realgen.cli.arguments import check_files, first_config, take_arguments, usable_device, without_options
 from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import INTERRUPTED, TERMINATED, run_command
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 USAGE = """python -m realgen.realbench --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key=value ...]
 
-Measures how real images look, against photographs of the same prompts: detectors, rewards, distances.
+Measures how real images look, against real images of the same prompts: detectors, rewards, distances.
 First command to try; it draws with the embedded policies:
   python -m realgen.realbench --config configs/realbench.yaml
-Judge images that were made by anything, paired with photographs by file name; nothing is drawn:
+Score images that were made by anything, paired with real images by file name; nothing is drawn:
   python -m realgen.realbench --config configs/realbench_images.yaml \\
     --images outputs/gpt-image --images outputs/qwen-image --real photographs --prompts prompts.txt
 
 Common overrides (a dotted key of the config; init_args may be left out; later wins):
-  --images DIR                              judge DIR and draw nothing; again for further models; NAME=DIR names it
-  --prompts FILE_OR_FOLDER --length=long    which prompts; a folder in RealBench's layout has its photographs, too
+  --images DIR                              score DIR and draw nothing; again for further models; NAME=DIR names it
+  --prompts FILE_OR_FOLDER --length=long    which prompts; a folder in RealBench's layout has its real images, too
   --policies.mine=configs/policies/sd35_medium.yaml  draw with one policy more
   --policies.mine.lora.pretrained=RUN/lora  what it was trained to
   --detectors.effort=null                   drop one of several
   --matching.size=512 --matching.quality=75 how file formats are made alike; --matching=null leaves them
   --arena=configs/arena/openai.yaml         let a judge compare the images pair by pair, too
-  --dry-run                                 say what would be drawn, judged and asked, and stop
+  --dry-run                                 say what would be drawn, scored and asked, and stop
   --num_prompts=100                         only so many prompts, evenly spaced
   --device=cuda                             where it computes
   --run_dir=FOLDER                          go on with a run: images that are there are kept
@@ -74,13 +74,7 @@ def _realbench(arguments: Sequence[str]) -> int:
 
 
 def read_config(argv: Sequence[str]) -> tuple[ConfigReader, dict[str, Any]]:
-    """Read files and arguments into a complete config.
-
-    Args:
-        argv: Arguments without the program.
-
-    Returns:
-        What reads configs of this command, and the config.
+    """Read files and arguments into a complete config; return it behind the reader that made it.
 
     Raises:
         ConfigError: If the config or an argument is wrong.
@@ -147,13 +141,6 @@ def gather_images(argv: Sequence[str]) -> list[str]:
 def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
     """Make what a config names, and read prompts and folders, to find mistakes before anything is computed.
 
-    Args:
-        reader: What read the config.
-        config: The config.
-
-    Returns:
-        The benchmark, ready to run.
-
     Raises:
         ConfigError: If a constructor refuses its arguments, prompts and images do not fit together, or a judge that is
             to be asked lacks its key.
@@ -161,7 +148,6 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
     from realgen.benchmark.detector_scoring import Scorers
     from realgen.benchmark.inputs.prompt_set import choose_evenly, read_prompt_set
     from realgen.benchmark.realbench import PolicyUnderTest, RealBench
-    from realgen.parallel import usable_device
 
     made = reader.make(config)
     if made.prompts is None:
@@ -174,10 +160,7 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
         other_names=[prompt.name for prompt in prompts],
         scorers=Scorers(_given(made.detectors), _given(made.rewards), _given(made.metrics)),
         policies={
-            name: PolicyUnderTest(
-                partial(_make_policy, reader, config, name),
-                config["policies"][name],
-            )
+            name: PolicyUnderTest(partial(_make_policy, reader, config, name), config["policies"][name])
             for name in _given(made.policies)
         },
         images=_given(made.images),
@@ -198,14 +181,8 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
 def run_folder(config: Mapping[str, Any], argv: Sequence[str]) -> Path:
     """Choose the folder of the run: ``run_dir``, or OUTPUT_DIR/RECIPE/DATE-TIME as ``realgen.fit`` does.
 
-    Unless it is a dry run, a folder that is chosen is made, so that nobody else takes it.
-
-    Args:
-        config: The config.
-        argv: Arguments, of which the first config names the recipe.
-
-    Returns:
-        The folder; one that is given need not exist.
+    Unless it is a dry run, a folder that is chosen is made, so that nobody else takes it; one that is given need not
+    exist. The first config of the arguments names the recipe.
     """
     from realgen.cli.run_dir import find_run
 
@@ -239,7 +216,7 @@ def _run(
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         bench.check_folder(folder)
-        keep_config(config, folder, command=_command(_without(argv, "part")))
+        keep_config(config, folder, command=_command(without_options(argv, "part")))
         if part is not None:
             sys.stdout.write(f"{bench.draw(folder, part)} images are in {folder}\n")
             return 0
@@ -249,7 +226,7 @@ def _run(
         show(results, files)
         log(results, reader, config, folder, list(files.values()))
     except (KeyboardInterrupt, SystemExit) as stop:
-        again = [*_without(argv, "run_dir"), f"--run_dir={folder}"]
+        again = [*without_options(argv, "run_dir"), f"--run_dir={folder}"]
         sys.stderr.write(f"stopped\ngo on: {_command(again)}\n")
         return TERMINATED if isinstance(stop, SystemExit) else INTERRUPTED
     finally:
@@ -258,15 +235,7 @@ def _run(
 
 
 def log(results: Results, reader: ConfigReader, config: Mapping[str, Any], folder: Path, files: Sequence[Path]) -> None:
-    """Send results to the Weights & Biases loggers of a config, whose runs are written into the run's folder.
-
-    Args:
-        results: To be logged.
-        reader: What read the config.
-        config: The config.
-        folder: Of the run.
-        files: What goes into the artifact.
-    """
+    """Send results to a config's Weights & Biases loggers; runs lie in ``folder``, ``files`` become an artifact."""
     from lightning.pytorch.loggers import WandbLogger
 
     from realgen.benchmark.report.wandb_log import log_results
@@ -281,16 +250,6 @@ def log(results: Results, reader: ConfigReader, config: Mapping[str, Any], folde
             logger.log_hyperparams(dict(config))
             log_results(logger.experiment, results, folder, files)
             logger.experiment.finish()
-
-
-def _without(argv: Sequence[str], key: str) -> list[str]:
-    """Return the arguments without ``--key=value`` and ``--key value``."""
-    values = {place + 1 for place, argument in enumerate(argv) if argument == f"--{key}"}
-    return [
-        argument
-        for place, argument in enumerate(argv)
-        if argument.partition("=")[0] != f"--{key}" and place not in values
-    ]
 
 
 def _command(argv: Sequence[str]) -> str:

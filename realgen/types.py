@@ -7,7 +7,7 @@ window); b rows of a micro-batch. Images are [rows, 3, H, W] in [0, 1]; latents 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -113,6 +113,15 @@ class Samples(_Rows):
         if not self.metadata:
             object.__setattr__(self, "metadata", ({},) * len(self.prompts))  # frozen: plain assignment is refused
 
+    def per_prompt(self, scores: Float[Tensor, " rows"], name: str) -> Float[Tensor, "prompts group"]:
+        """Reshape row scores [P * G] to float32 [P, G]; infinities become NaN, so that one mark means 'not scored'."""
+        rows = len(self.prompts) * self.group_size
+        if scores.shape != (rows,):
+            got = tuple(scores.shape)
+            raise ValueError(f"reward {name!r} must return one score per row, shape ({rows},), got {got}.")
+        scores = scores.float()
+        return torch.where(scores.isfinite(), scores, torch.nan).view(len(self.prompts), self.group_size)  # [P, G]
+
 
 @dataclass(frozen=True)
 class Rollout(_Rows):
@@ -196,6 +205,43 @@ class RewardOutput:
     def valid(self) -> Bool[Tensor, "prompts group"]:
         """[P, G] True where every component that has a weight could be scored."""
         return torch.isfinite(self.total)
+
+    @staticmethod
+    def concatenate(outputs: Sequence[RewardOutput]) -> RewardOutput:
+        """Join the rewards of consecutive prompts, scored by one reward."""
+        first = outputs[0]
+        if len(outputs) == 1:
+            return first
+        components = {name: torch.cat([output.components[name] for output in outputs]) for name in first.components}
+        return RewardOutput(torch.cat([output.total for output in outputs]), components, first.weights)
+
+    def mean_over_images(self, images_per_row: int) -> RewardOutput:
+        """Average the rewards of each row's images, over the images that could be scored.
+
+        Args:
+            images_per_row: N; the rewards are [P, G * N], the N images of a row together.
+
+        Returns:
+            [P, G]; NaN where none of a row's images could be scored.
+
+        Example:
+            >>> rewards = torch.tensor([[0.0, 1.0, torch.nan, 3.0]])
+            >>> RewardOutput(rewards, {"r": rewards}, {"r": 1.0}).mean_over_images(2).total
+            tensor([[0.5000, 3.0000]])
+        """
+        if images_per_row == 1:
+            return self
+        # One component may score an image that another cannot: all means must be over the same images.
+        valid, shape = self.valid, (-1, images_per_row)
+        return self._map(lambda values: torch.where(valid, values, torch.nan).unflatten(1, shape).nanmean(-1))  # [P, G]
+
+    def by_row(self, images_per_row: int) -> RewardOutput:
+        """Regroup [P, G * N] to [P * G, N]: the N images of one row are a group."""
+        return self._map(lambda values: values.reshape(-1, images_per_row))  # [P * G, N]
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> RewardOutput:
+        components = {name: change(values) for name, values in self.components.items()}
+        return RewardOutput(change(self.total), components, self.weights)
 
 
 @dataclass(frozen=True)

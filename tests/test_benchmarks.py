@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 
-from realgen.cli.matmul_precision import SetMatmulPrecision
+from realgen.callbacks.matmul_precision import SetMatmulPrecision
 from realgen.modules import GRPOModule
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -307,14 +307,22 @@ def test_base_model_example_predicts_what_the_embedded_one_does(examples: dict[s
 
 
 @pytest.mark.slow
-def test_plans_and_dry_runs_run(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cheap, wrong = {tuple(words) for _, words in COMMANDS if "realgen.plan" in words or "--dry-run" in words}, []
+def test_plans_and_dry_runs_run_and_the_costs_that_are_shown_are_those_of_the_plan(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cheap, wrong, printed = {tuple(words) for _, words in COMMANDS if {"realgen.plan", "--dry-run"} & {*words}}, [], {}
     for words in sorted(words for words in cheap if "--help" not in words):
         code = importlib.import_module(words[2]).main(words[3:])
-        out, error = capsys.readouterr()
-        wrong += [f"{shlex.join(words)}: {error}"] if code or not out else []
+        printed[words[4]], error = capsys.readouterr()
+        wrong += [f"{shlex.join(words)}: {error}"] if code or not printed[words[4]] else []
     assert len(cheap) >= 4
     assert wrong == []
+    flux = "configs/diffusion_flux.yaml"
+    row = re.search(rf"^\| `{flux}` \| (.+) \|$", text(ROOT / "docs" / "planning.md"), re.MULTILINE).group(1)
+    patterns = (r"(\d+) images on 8 GPUs", r"([\d.]+) seconds an iteration", r"most of all +([\d.]+)")
+    images, seconds, memory = (float(re.search(pattern, printed[flux]).group(1)) for pattern in patterns)
+    shown = [float(cell) for cell in row.split(" | ")]
+    assert shown == pytest.approx([images, seconds, memory, seconds * 200 / 3600], rel=0.02)
 
 
 def log_patterns() -> list[str]:

@@ -18,8 +18,8 @@ from jaxtyping import TypeCheckError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from realgen.rewards import per_prompt
-from realgen.types import PolicyScore, Samples
+from realgen.functional.advantages import group_advantages
+from realgen.types import PolicyScore
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -29,6 +29,7 @@ DECLARED = RUNTIME + [Requirement(line) for line in PROJECT["optional-dependenci
 IMPORTED_BY_OTHERS = {
     "accelerate": "diffusers and transformers load weights with it",
     "omegaconf": "jsonargparse resolves the interpolations of configs with it",
+    "scikit-learn": "experiments.nano reads the photographs it ships, without importing it",
     "torchvision": "timm, open-clip and diffusers need it, and its version goes with torch's",
     "wandb": "Lightning's logger imports it",
 }
@@ -91,7 +92,7 @@ def test_shapes_are_checked_in_tests() -> None:
     with pytest.raises(TypeCheckError):
         PolicyScore(log_probs=torch.zeros(3))
     with pytest.raises(TypeCheckError):
-        per_prompt(torch.zeros(2, 1), Samples, "reward")
+        group_advantages(torch.zeros(3))
     assert PolicyScore(log_probs=torch.zeros(3, 1)).velocity is None
 
 

@@ -199,9 +199,12 @@ def test_trained_adapters_draw_with_their_own_settings(
         (["a cat", "--policy.backbone.pretrained=data/nowhere"], "policy.backbone.pretrained must be a directory"),
         (["a cat", "--policy.height=63"], "policy.height must be a multiple of"),
         (["a cat", "--policy.lora.rank=0"], "policy.lora.rank must be at least 1, got 0."),
-        (["a cat", "--policy=configs/policies/llm_nano.yaml"], "policy draws what it is told, and PromptPolicy rew"),
-        (["a cat", "--policy=configs/policies/rewritten_nano.yaml"], "policy draws what it is told, and RewrittenPol"),
-        (["a cat", "--policy=configs/policies/joint_nano.yaml"], "policy draws what it is told, and JointPolicy re"),
+        (["a cat", "--policy=configs/policies/llm_nano.yaml"], "policy: expected one that draws, got PromptPolicy"),
+        (
+            ["a cat", "--policy=configs/policies/rewritten_nano.yaml"],
+            "policy: expected one that draws, got RewrittenPol",
+        ),
+        (["a cat", "--policy=configs/policies/joint_nano.yaml"], "policy: expected one that draws, got JointPolicy"),
         (["a cat", "--lora=data/nano/sd3"], "lora: pretrained must be a directory with pytorch_lora_weights.safeten"),
         (["a cat", "--lora=data", "--policy.lora.rank=8"], "policy.lora.rank: --lora brings rank, alpha and layers"),
         (["a cat", "--rewriter_lora=data"], "rewriter: missing. Give one: --rewriter configs/policies/llm_nano.yaml"),
@@ -243,7 +246,9 @@ def test_a_part_and_its_keys_reach_the_policy(repository: Path) -> None:
 def test_a_policy_that_draws_nan_is_reported_and_leaves_no_image(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("realgen.policies.DiffusionPolicy.sample", lambda *_: torch.full((1, 3, 8, 8), torch.nan))
+    monkeypatch.setattr(
+        "realgen.policies.DiffusionPolicy.sample", lambda *_, **how: torch.full((1, 3, 8, 8), torch.nan)
+    )
     assert main(["a cat", "--n=1", f"--out={tmp_path}", *FAST]) == 1
     assert "error: the policy drew NaN for 'a cat' with seed 0." in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.png"))
@@ -252,7 +257,7 @@ def test_a_policy_that_draws_nan_is_reported_and_leaves_no_image(
 def test_an_interrupted_run_says_how_to_go_on(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*_: Any) -> None:
+    def interrupt(*_: Any, **how: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("realgen.policies.DiffusionPolicy.sample", interrupt)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.nano.augment import CORRUPTIONS
 from experiments.nano.captions import plain_prompts, split_prompts
 from experiments.nano.corpus import make_corpus
 from experiments.nano.detectors import draw_samples
 from experiments.nano.photographs import SUBJECTS
 from realgen.detectors import Effort, OmniAID
+from realgen.functional.corruptions import CHEATS
 from realgen.functional.images import from_uint8
 from realgen.metrics import TimmEncoder
 from realgen.rewards import Alignment
@@ -126,7 +126,7 @@ def test_every_way_to_spoil_a_picture_is_reported(name, nano, figures):
     reported = figures[name]
     assert reported == json.loads((nano / name / "figures.json").read_text(encoding="utf-8"))
     expected = {"balanced_accuracy", "real_crops", "real_round_trip", "real_jpeg_75"}
-    expected |= {"fake_samples", "fake_samples_jpeg_75", "fake_ai_looking", *(f"fake_{kind}" for kind in CORRUPTIONS)}
+    expected |= {"fake_samples", "fake_samples_jpeg_75", "fake_ai_looking", *(f"fake_{kind}" for kind in CHEATS)}
     assert set(reported) == expected
     assert all(0 <= value <= 1 for value in reported.values())
     assert reported["balanced_accuracy"] >= 0.9

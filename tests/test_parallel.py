@@ -30,13 +30,12 @@ from realgen.parallel import (
     is_sharded,
     local_part,
     max_over_ranks,
-    placed_like,
     reshard,
-    usable_device,
     whole,
     world_size,
 )
 from realgen.policies.base import Policy
+from realgen.policies.whole_weights import placed_like
 from realgen.rewards import WeightedSum
 from realgen.types import PolicyScore, RewardOutput, Rollout
 from tests.helpers.toy_grpo import Color, GaussianPolicy, Prompts, first_update, module, naive_gradient, trainer
@@ -73,7 +72,7 @@ def check_gathers(rank: int) -> None:
     assert any_rank(rank == 1, CPU)
     assert not any_rank(False, CPU)
     means = combine_ranks({"kl": torch.tensor(rank * 2.0), "top": torch.tensor(rank * 3.0)}, maxima={"top"})
-    assert {name: float(value) for name, value in means.items()} == {"kl": 1.0, "ratio_max": 3.0}
+    assert {name: float(value) for name, value in means.items()} == {"kl": 1.0, "top": 3.0}
     part = torch.full((1, 2), float(rank))
     everywhere = gather_rewards(RewardOutput(2 * part, {"red": part}, {"red": 2.0}))
     assert everywhere.total.tolist() == [[0, 0], [2, 2]]
@@ -175,7 +174,7 @@ def check_gradients(rank: int) -> None:
 
 
 def check_a_rank_without_rewards(rank: int) -> None:
-    """The second rank judges nothing: it skips all its rows but one, and still takes part in the update."""
+    """The second rank scores nothing: it skips all its rows but one, and still takes part in the update."""
 
     class Spy(GRPO):
         def advantages(self, rewards: RewardOutput, *, std: Any = None) -> torch.Tensor:
@@ -282,11 +281,3 @@ def test_two_processes(check: Callable[[int], None], tmp_path: Path, monkeypatch
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.start_processes(child, args=(check, port), nprocs=2, daemon=True, start_method="fork")
-
-
-def test_a_device_is_tried_before_it_is_used() -> None:
-    assert usable_device("cpu") == torch.device("cpu")
-    assert usable_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("toaster", "cpu:x", f"cuda:{torch.cuda.device_count()}"):
-        with pytest.raises(ValueError, match=f"device: '{name}' cannot be used"):
-            usable_device(name)

@@ -24,7 +24,7 @@ DATE = email.utils.formatdate(1000.0, usegmt=True)
 
 
 def attempts_of(*outcomes):
-    """A call whose attempts end as told."""
+    """A call whose attempts end as given."""
     left = list(outcomes)
 
     async def attempt():
@@ -41,7 +41,7 @@ def test_an_attempt_that_fails_for_a_while_is_repeated():
     assert asyncio.run(Retrier("judge", QUICK).call(call)) == ("yes", 3)
 
 
-def test_after_the_last_attempt_the_last_cause_is_told():
+def test_after_the_last_attempt_the_last_cause_is_named():
     call = attempts_of(TransientError("late"), TransientError("later"), TransientError("gone"), "yes")
     with pytest.raises(UnavailableError, match=r"^judge: gone \(3 attempts\)$"):
         asyncio.run(Retrier("judge", QUICK).call(call))

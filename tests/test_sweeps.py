@@ -14,7 +14,6 @@ from lightning.pytorch import LightningDataModule
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
 from realgen.cli.realgen_cli import RealGenCLI
-from realgen.cli.training import parse_and_run
 from realgen.fit import check, main
 from realgen.modules.base import TrainableModule
 
@@ -150,7 +149,7 @@ def test_none_and_booleans_arrive_as_they_are_meant(capsys: pytest.CaptureFixtur
     assert [at(config, key) for key in odd] == [None, False, 3]
 
 
-def test_the_variants_of_an_objective_share_clip_and_leash(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_variants_of_an_objective_share_clip_and_kl_penalty(capsys: pytest.CaptureFixture[str]) -> None:
     sweep = load(ROOT / "configs" / "sweeps" / "objectives.yaml")
     seen = [at(shown(arguments(sweep, choice), capsys), "model.objective") for choice in combinations(sweep)[::3]]
     assert [objective["class_path"].rpartition(".")[2] for objective in seen] == ["GRPO", "GRPOGuard", "GRPO"]
@@ -166,9 +165,5 @@ def test_every_command_could_start(
     sweep: dict[str, Any], combination: dict[str, Any], nano: Path, tmp_path: Path
 ) -> None:
     """As ``realgen.fit`` checks before it makes a folder: the parts fit together, the weights are there."""
-    made: list[RealGenCLI] = []
     argv = [*arguments(sweep, combination), f"--output_dir={tmp_path / 'runs'}"]
-    assert (
-        parse_and_run(lambda cli: made.append(cli) or 0, TrainableModule, LightningDataModule, argv, check=check) == 0
-    )
-    assert len(made) == 1
+    check(RealGenCLI(TrainableModule, LightningDataModule, argv=argv))

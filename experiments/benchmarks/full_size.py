@@ -127,7 +127,7 @@ def peak_flops() -> float | None:
     if not torch.cuda.is_available():
         return None
     name = torch.cuda.get_device_name().lower().replace(" ", "")
-    return next((gpu.rates["bf16"] for key, gpu in GPUS.items() if key.partition("-")[0] in name), None)
+    return next((gpu.bf16 * 1e12 for key, gpu in GPUS.items() if key.partition("-")[0] in name), None)
 
 
 def show(result: dict[str, Any], console: Console) -> None:

@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from realgen.modules import GRPOModule
+from realgen.modules import GRPOModule, grpo_module
 from realgen.planning.meter import flop_counter
 from realgen.policies import DiffusionPolicy
 from realgen.rewards.base import Reward
-from realgen.types import RewardOutput, Rollout
+from realgen.types import RewardOutput, Rollout, Samples
 
 RATIOS = {
     "ratio": "iteration / bare calls",
@@ -44,15 +44,15 @@ class WatchedReward(Reward):
         self.reward = reward
         self.timeline = timeline
 
-    def __call__(self, rollout: Rollout) -> RewardOutput:
+    def __call__(self, samples: Samples) -> RewardOutput:
         self.timeline.enter("reward")
         try:
-            return self.reward(rollout)
+            return self.reward(samples)
         finally:
             self.timeline.leave()
 
-    def score(self, rollout: Rollout) -> Tensor:
-        return self.reward.score(rollout)
+    def score(self, samples: Samples) -> Tensor:
+        return self.reward.score(samples)
 
 
 class IterationBenchmark(Callback):
@@ -84,8 +84,8 @@ class IterationBenchmark(Callback):
             (policy.backbone, "decode", "VAE decode"),
             (policy, "_sample_chunk", "rollout"),
             (policy, "score", "scoring"),
-            (module, "reference_score", "reference"),
-            (module, "updates", "update"),
+            (grpo_module, "reference_score", "reference"),
+            (module, "update_policies", "update"),
             (module, "manual_backward", "backward"),
             (module.optimizers(), "step", "optimizer"),
             (module, "training_step", "iteration"),
@@ -99,6 +99,10 @@ class IterationBenchmark(Callback):
             transformer.register_forward_pre_hook(self._before_transformer, with_kwargs=True)
             transformer.register_forward_hook(self._after_transformer)
         self.step, module.training_step = module.training_step, self._measure
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop watching."""
+        self.timeline.unwatch()
 
     def _before_transformer(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.timeline.open:  # it is closed while the calls are made again

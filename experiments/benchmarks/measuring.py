@@ -6,11 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import wraps
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -63,6 +64,7 @@ class Timeline:
         self.clock = clock
         self.open: list[str] = []
         self._borders: list[tuple[Any, tuple[str, ...]]] = []
+        self._watches = ExitStack()
 
     def enter(self, name: str) -> None:
         """Open a section inside the one that is open."""
@@ -74,19 +76,23 @@ class Timeline:
         self.open.pop()
         self._borders.append((self.clock.mark(), tuple(self.open)))
 
-    def watch(self, owner: Any, method: str, name: str) -> None:
-        """Make each call of an object's method a section."""
-        function = getattr(owner, method)
+    def watch(self, owner: Any, function: str, name: str) -> None:
+        """Make each call of an object's method, or of a function that a module imported, a section."""
+        original = getattr(owner, function)
 
-        @wraps(function)
+        @wraps(original)
         def watched(*args: Any, **kwargs: Any) -> Any:
             self.enter(name)
             try:
-                return function(*args, **kwargs)
+                return original(*args, **kwargs)
             finally:
                 self.leave()
 
-        setattr(owner, method, watched)
+        self._watches.enter_context(patch.object(owner, function, watched))
+
+    def unwatch(self) -> None:
+        """Put the watched methods and functions back; modules outlive a run."""
+        self._watches.close()
 
     def take(self) -> dict[str, dict[str, float]]:
         """What each phase (second level of sections) spent in each part (innermost level); forgets it."""

@@ -35,7 +35,7 @@ from realgen.policies import DiffusionPolicy
 from realgen.rewards import Realism
 from realgen.rewards.base import Reward
 from realgen.rewards.clip_similarity import ClipSimilarity
-from realgen.types import PolicyScore, PromptBatch, Rollout
+from realgen.types import PromptBatch, Samples
 
 
 @dataclass
@@ -233,8 +233,7 @@ class PlainScript:
         def score(prompt: str, image: Tensor) -> float:
             if isinstance(reward, ClipSimilarity):
                 reward._text_cache.clear()  # a server is sent the text with every image
-            nothing = torch.zeros(1, 0)
-            return float(reward.score(Rollout((prompt,), 1, image[None], PolicyScore(nothing), nothing.bool())))
+            return float(reward.score(Samples((prompt,), 1, image[None])))
 
         return score
 

@@ -14,8 +14,8 @@ from measuring import leave
 from rich.console import Console
 
 from realgen.callbacks import EMA
+from realgen.callbacks.matmul_precision import SetMatmulPrecision
 from realgen.cli import ConfigError
-from realgen.cli.matmul_precision import SetMatmulPrecision
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.modules import GRPOModule
 

@@ -20,7 +20,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from realgen.modules import GRPOModule
+from realgen.modules import GRPOModule, grpo_module
 from realgen.policies import DiffusionPolicy, PromptPolicy
 from realgen.policies.text_engine import WritingTask
 from realgen.policies.token_sampler import Completions
@@ -61,11 +61,11 @@ class RewritingBenchmark(Callback):
         module.reward = WatchedReward(module.reward, self.timeline)
         self.write, policy.engine.write = policy.engine.write, self._count_tokens
         watched = [
-            (policy, "rollout", "rollout"),
+            (policy, "_rollout", "rollout"),
             (policy.engine, "write", "writing"),
             (policy, "_log_probs", "scoring"),
-            (module, "reference_score", "reference"),
-            (module, "updates", "update"),
+            (grpo_module, "reference_score", "reference"),
+            (module, "update_policies", "update"),
             (module, "manual_backward", "backward"),
             (module.optimizers(), "step", "optimizer"),
             (module, "training_step", "iteration"),
@@ -80,6 +80,10 @@ class RewritingBenchmark(Callback):
         for owner, method, name in watched:
             self.timeline.watch(owner, method, name)
         self.step, module.training_step = module.training_step, self._measure
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop watching."""
+        self.timeline.unwatch()
 
     def _before_transformer(self, _: Any, args: tuple[Any, ...]) -> None:
         self.timeline.enter("transformer")

@@ -1,38 +1,12 @@
-"""Mild augmentation of images [rows, 3, H, W] in [0, 1], and under their old names the ways to cheat a detector."""
+"""Mild augmentation of images [rows, 3, H, W] in [0, 1]."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
 
-from realgen.functional.corruptions import (
-    CHEATS,
-    Images,
-    blots,
-    blur,
-    flat,
-    grid,
-    noise,
-    over_contrast,
-    uniform,
-)
+from realgen.functional.corruptions import Images, uniform
 from realgen.functional.images import jpeg_round_trip
-
-CORRUPTIONS = CHEATS
-"""Ways to cheat a detector: what they make of a photograph must count as generated."""
-
-__all__ = [
-    "CORRUPTIONS",
-    "blots",
-    "blur",
-    "flat",
-    "grid",
-    "light_augment",
-    "noise",
-    "over_contrast",
-    "photo_augment",
-    "uniform",
-]
 
 
 def light_augment(images: Images, generator: torch.Generator) -> Images:

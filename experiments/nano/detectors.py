@@ -5,7 +5,7 @@
 
 Real: held-in crops, as they are and after a round trip through the VAE (what the policy cannot change must not give it
 away), under mild augmentation. Generated: samples of plain prompts, AI-looking crops, and every way of cheating that
-``augment.CORRUPTIONS`` knows, made from photographs and samples alike. Both detectors are trained whole, from a random
+``corruptions.CHEATS`` knows, made from photographs and samples alike. Both detectors are trained whole, from a random
 CLIP vision tower, each on crops, towers and seeds of its own; Effort is never a reward.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from experiments.nano.augment import CORRUPTIONS, light_augment, photo_augment
+from experiments.nano.augment import light_augment, photo_augment
 from experiments.nano.captions import split_prompts
 from experiments.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, make_corpus
 from experiments.nano.training import Training, cosine_lr
@@ -33,6 +33,7 @@ from realgen.detectors.clip_vision import build_tower
 from realgen.detectors.configs import RoutedExperts, VisionConfig
 from realgen.detectors.effort_network import EffortNetwork
 from realgen.detectors.omniaid_network import OmniAIDNetwork
+from realgen.functional.corruptions import CHEATS
 from realgen.functional.images import from_uint8, jpeg_round_trip, to_uint8
 
 CROPS, SAMPLES, HELD_OUT_SAMPLES = 100, 2000, 240
@@ -131,14 +132,14 @@ def draw_batch(pictures: Pictures, half: int, generator: torch.Generator) -> tup
 
     real = torch.cat([pick(pictures.real, half // 2), pick(pictures.decoded, half - half // 2)])
     num_ai, num_of_kind = half // 8, max(half // 16, 1)
-    num_samples = half - num_ai - num_of_kind * len(CORRUPTIONS)
+    num_samples = half - num_ai - num_of_kind * len(CHEATS)
     generated = torch.cat([pick(pictures.samples, num_samples), pick(pictures.ai, num_ai)])
     sources = (pictures.real, pictures.decoded, pictures.samples)
-    chosen = torch.randint(len(sources), (len(CORRUPTIONS),), generator=generator).tolist()
+    chosen = torch.randint(len(sources), (len(CHEATS),), generator=generator).tolist()
     corrupted = torch.cat(
         [
             corrupt(pick(sources[source], num_of_kind), generator)
-            for corrupt, source in zip(CORRUPTIONS.values(), chosen, strict=True)
+            for corrupt, source in zip(CHEATS.values(), chosen, strict=True)
         ]
     )
     real, generated = photo_augment(real, generator), photo_augment(generated, generator)
@@ -235,7 +236,7 @@ def evaluate_detector(network: nn.Module, pictures: Pictures) -> dict[str, float
         "fake_samples_jpeg_75": judged_fake(jpeg_round_trip(from_uint8(pictures.samples), 75)),
         "fake_ai_looking": judged_fake(from_uint8(pictures.ai)),
     }
-    figures |= {f"fake_{name}": judged_fake(corrupt(real, generator)) for name, corrupt in CORRUPTIONS.items()}
+    figures |= {f"fake_{name}": judged_fake(corrupt(real, generator)) for name, corrupt in CHEATS.items()}
     return {"balanced_accuracy": (figures["real_crops"] + figures["fake_samples"]) / 2, **figures}
 
 

@@ -15,26 +15,16 @@ from realgen.benchmark.inputs.image_sets import ImageSet
 from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
-from realgen.benchmark.inputs.prompt_set import categories_of
-from realgen.benchmark.results import JUDGED_REAL, REAL, ImageRow, ModelResults, Results
-from realgen.checks import check_at_least
+from realgen.benchmark.inputs.prompt_set import categories_of, category_numbers
+from realgen.benchmark.results import CHECKS, JUDGED_REAL, REAL, ImageRow, ModelResults, Results
+from realgen.checks import check_at_least, check_confidence
 from realgen.detectors.base import Detector
-from realgen.functional.estimate import Estimate
+from realgen.functional.estimate import Estimate, none_if_nan
 from realgen.functional.score_table import ScoreTable
 from realgen.metrics import DetectorQuality, DetectorScoring, Diversity, ImageMetric, ImageScores, RealComparison
 from realgen.metrics.merging import merge_states
 from realgen.rewards.base import Reward
 from realgen.types import Samples
-
-CHECKS = {
-    "auroc": True,
-    "accuracy": True,
-    "real_accuracy": True,
-    "fake_accuracy": True,
-    "calibration_error": False,
-    "brier": False,
-}
-"""Of ``DetectorQuality``, and whether higher is better for the detector."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class Scorers:
     """
 
     detectors: Mapping[str, Detector] = field(default_factory=dict)
-    """By name; their P(real) and the share judged real are scores."""
+    """By name; their P(real) and the share called real are scores."""
     rewards: Mapping[str, Reward] = field(default_factory=dict)
     """By name; their mean is a score."""
     metrics: Mapping[str, ImageMetric] = field(default_factory=dict)
@@ -64,11 +54,11 @@ class Scorers:
 
     @property
     def names(self) -> list[str]:
-        """Of all detectors, rewards and metrics."""
+        """Return the names of all detectors, rewards and metrics."""
         return [*self.detectors, *self.rewards, *self.metrics]
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Return whether there is any."""
         return bool(self.names)
 
     def to(self, device: torch.device | str) -> Scorers:
@@ -102,8 +92,7 @@ class ScoringSettings:
     def __post_init__(self) -> None:
         check_at_least(1, batch_size=self.batch_size, resamples=self.resamples)
         check_at_least(0, num_workers=self.num_workers)
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}.")
+        check_confidence(self.confidence)
 
 
 class DetectorScoringRun:
@@ -134,6 +123,20 @@ class DetectorScoringRun:
         self._metrics = {name: metric.clone() for name, metric in scorers.metrics.items()}
         self._p_real: dict[str, Tensor] = {}
 
+    def run(self, sets: Sequence[ImageSet], *, real: bool) -> Results:
+        """Score images of all prompts, after the real images where there are any to compare with.
+
+        Raises:
+            ValueError: If a file cannot be read, or ``real`` images of a prompt are missing.
+        """
+        real_images, rows = self.real_images() if real else (None, [])
+        models = []
+        for images in sets:
+            model, model_rows = self.model(images)
+            models.append(model)
+            rows += model_rows
+        return Results(tuple(models), real_images, tuple(rows), tuple(self._scorers.detectors))
+
     def real_images(self) -> tuple[ModelResults, list[ImageRow]]:
         """Score the real images; the models that follow are compared with them.
 
@@ -147,7 +150,7 @@ class DetectorScoringRun:
 
         def update_metrics(images: Tensor, prompts: list[str]) -> None:
             for metric in comparisons:
-                metric.add_photographs(images)
+                metric.add_real(images)
 
         averages = self._score_files(files, update_metrics, comparisons)
         self._p_real = {name: averages[name].seen()[0] for name in self._scorers.detectors}
@@ -171,7 +174,7 @@ class DetectorScoringRun:
         scores, categories = self._scores(averages)
         for name, metric in metrics.items():
             value = float(metric.compute())
-            scores[name] = Estimate(_or_none(value), count=len(files), higher_is_better=metric.higher_is_better)
+            scores[name] = Estimate(none_if_nan(value), count=len(files), higher_is_better=metric.higher_is_better)
         checks = {name: self._check(name, averages[name].seen()[0]) for name in self._p_real}
         found = ModelResults(images.name, scores, categories, checks, str(images.folder))
         return found, self._rows(images.name, files, averages)
@@ -193,8 +196,7 @@ class DetectorScoringRun:
         )
         for rows, images in stream:
             prompts = [self._prompts[row] for row in rows]
-            category = [self._categories.index(p.category) if p.category else -1 for p in prompts]
-            where = {"prompts": torch.tensor(rows), "categories": torch.tensor(category)}
+            where = {"prompts": torch.tensor(rows), "categories": category_numbers(prompts, self._categories)}
             texts = [prompt.prompt for prompt in prompts]
             for metric in detectors.values():
                 metric.update(images, **where)
@@ -210,7 +212,7 @@ class DetectorScoringRun:
     def _scores(
         self, averages: Mapping[str, DetectorScoring | ImageScores]
     ) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
-        """Scores over all prompts, and of each category."""
+        """Return scores over all prompts, and of each category."""
         tables: dict[str, ScoreTable] = {}
         for name, average in averages.items():
             found = average.compute()
@@ -223,15 +225,15 @@ class DetectorScoringRun:
         return groups[0], dict(zip(self._categories, groups[1:], strict=True))
 
     def _check(self, name: str, p_real: Tensor) -> dict[str, Estimate]:
-        """How well a detector tells a model's images from the real images."""
+        """Measure how well a detector tells a model's images from the real images."""
         quality = DetectorQuality()
         for label, values in enumerate((self._p_real[name], p_real)):
             quality.update(1 - values, torch.full_like(values, label).long(), values.isfinite())
         found = quality.compute()
         count = 2 * len(p_real)
         return {
-            key: Estimate(_or_none(float(getattr(found, key))), count=count, higher_is_better=higher)
-            for key, higher in CHECKS.items()
+            key: Estimate(none_if_nan(float(getattr(found, key))), count=count, higher_is_better=higher)
+            for key, (_, higher) in CHECKS.items()
         }
 
     def _rows(
@@ -245,36 +247,14 @@ class DetectorScoringRun:
                 prompt.category,
                 prompt.prompt,
                 str(path.resolve()),
-                {name: _or_none(values[row]) for name, values in columns.items()},
+                {name: none_if_nan(values[row]) for name, values in columns.items()},
                 rewritten_prompt(path) if model != REAL else "",
             )
             for row, (prompt, path) in enumerate(zip(self._prompts, files, strict=True))
         ]
 
 
-def score_models(run: DetectorScoringRun, sets: Sequence[ImageSet], scorers: Scorers, *, real: bool) -> Results:
-    """Run Detector-Scoring.
-
-    Args:
-        run: Not begun.
-        sets: Images of the models, of all prompts.
-        scorers: Those of the run.
-        real: Whether there are real images to compare with.
-    """
-    real_images, rows = run.real_images() if real else (None, [])
-    models = []
-    for images in sets:
-        model, model_rows = run.model(images)
-        models.append(model)
-        rows += model_rows
-    return Results(tuple(models), real_images, tuple(rows), tuple(scorers.detectors))
-
-
 def _score(table: ScoreTable, row: int) -> Estimate:
     # Of one number torchmetrics makes a scalar.
-    mean, low, high = (_or_none(float(part.reshape(-1)[row])) for part in (table.mean, table.low, table.high))
+    mean, low, high = (none_if_nan(float(part.reshape(-1)[row])) for part in (table.mean, table.low, table.high))
     return Estimate(mean, low, high, int(table.number.reshape(-1)[row]), higher_is_better=True)
-
-
-def _or_none(value: float) -> float | None:
-    return value if value == value else None

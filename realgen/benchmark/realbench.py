@@ -13,13 +13,8 @@ from tqdm import tqdm
 from realgen.benchmark.arena.arena import Arena
 from realgen.benchmark.arena.questions import pair_questions, single_questions
 from realgen.benchmark.arena.scores import with_arena
-from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings, score_models
-from realgen.benchmark.inputs.drawing import (
-    CURE,
-    adapter_digests,
-    draw_images,
-    missing_images,
-)
+from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings
+from realgen.benchmark.inputs.drawing import CURE, adapter_digests, draw_images, missing_images
 from realgen.benchmark.inputs.image_sets import ImageSet, find_image_set, listed, pair, unpaired
 from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check_matching, survey
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
@@ -58,8 +53,8 @@ class PromptSplit:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.parts:
-            of = f"/{self.parts}"
-            raise ValueError(f"part must be 1{of} to {self.parts}{of}, got {self.number}{of}.")
+            n = self.parts
+            raise ValueError(f"part must be 1/{n} to {n}/{n}, got {self.number}/{n}.")
 
 
 @dataclass(frozen=True)
@@ -72,11 +67,8 @@ class RealBench:
     """
 
     prompts: Sequence[BenchmarkPrompt]
-    """All prompts that are scored."""
     scorers: Scorers
-    """Detectors, rewards and metrics."""
     policies: Mapping[str, PolicyUnderTest] = field(default_factory=dict)
-    """Policies whose images are drawn, by name."""
     images: Mapping[str, str] = field(default_factory=dict)
     """Folders of images made by anything, by name."""
     matching: FormatMatching | None = None
@@ -84,7 +76,6 @@ class RealBench:
     arena: Arena | None = None
     """Who compares the images pair by pair; None for nobody."""
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
-    """How images are read and intervals computed."""
     allow_missing: bool = False
     """Leave prompts out of which a folder has no image."""
     other_names: Collection[str] = ()
@@ -94,7 +85,7 @@ class RealBench:
     draw_batch_size: int = 8
     """Images that a policy draws at a time."""
     device: str = "cpu"
-    """Where policies, scorers and a local judge compute."""
+    """Of policies, scorers and a local judge."""
 
     def __post_init__(self) -> None:
         both = sorted(self.policies.keys() & self.images.keys())
@@ -113,21 +104,20 @@ class RealBench:
 
     @property
     def has_real_images(self) -> bool:
-        """Whether the prompts have real images."""
+        """Return whether the prompts have real images."""
         return all(prompt.real_image is not None for prompt in self.prompts)
 
-    def find_images(self) -> list[ImageSet]:
-        """List the folders of images, and see that they fit the prompts; costs nothing, so it is done first.
+    def find_images(self) -> tuple[list[BenchmarkPrompt], list[ImageSet]]:
+        """List the folders of images, and the prompts of which all have one; costs nothing, so it is done first.
 
         Raises:
             ValueError: If a folder cannot be used, or images are missing.
         """
         sets = [find_image_set(name, folder) for name, folder in self.images.items()]
-        pair(self.prompts, sets, allow_missing=self.allow_missing)
-        return sets
+        return pair(self.prompts, sets, allow_missing=self.allow_missing), sets
 
     def check_folder(self, folder: Path) -> None:
-        """See that what a run's folder holds was drawn with these settings, from these prompts; writes nothing.
+        """Check that what a run's folder holds was drawn with these settings, from these prompts; write nothing.
 
         Raises:
             ValueError: If images were drawn with other settings, from another prompt or seed.
@@ -137,10 +127,7 @@ class RealBench:
             missing_images(self.prompts, folder / IMAGES / name, seed=self.seed)
 
     def run(self, folder: Path) -> Results:
-        """Draw, look at the files, and score them.
-
-        Args:
-            folder: Of the run; drawn images go to ``images/NAME``, and those that are there are kept.
+        """Draw what the run's folder lacks in ``images/NAME``, look at the files, and score them.
 
         Returns:
             What was found; paths of images in ``folder`` are relative to it.
@@ -151,15 +138,13 @@ class RealBench:
         start = time.monotonic()
         if self.arena is not None:
             self.arena.judge.check()  # a missing key is said before anything is drawn
-        given = self.find_images()
-        prompts = pair(self.prompts, given, allow_missing=self.allow_missing)
+        prompts, given = self.find_images()
         drawn = [self._draw(name, prompts, folder / IMAGES / name) for name in self.policies]
         sets = [*drawn, *given]
         formats = self._survey(prompts, sets)
-        warnings = check_matching(self.matching, formats)
         left_out = len(self.prompts) - len(prompts)
         strays, lacking = self._unpaired(given)
-        warnings += _unpaired_texts(strays, lacking)
+        warnings = check_matching(self.matching, formats) + _unpaired_texts(strays, lacking)
         warnings += [f"{left_out} prompts are left out for all: a folder has no image of them"] * (left_out > 0)
         # Before the detectors: when the judge gives up, only its answers were made, and they are kept.
         held = None
@@ -175,7 +160,7 @@ class RealBench:
                 device=self.device,
                 advance=bar.update,
             )
-            results = score_models(run, sets, self.scorers, real=self.has_real_images)
+            results = run.run(sets, real=self.has_real_images)
         if held is not None:
             results = with_arena(results, held)
         settings = {
@@ -193,30 +178,20 @@ class RealBench:
         return relative_to(with_digests(replace(results, settings=settings), folder), folder)
 
     def draw(self, folder: Path, split: PromptSplit) -> int:
-        """Draw the images of some prompts; score nothing.
-
-        Returns:
-            Images of these prompts that are there now.
-
-        Raises:
-            ValueError: What ``run`` refuses.
-        """
-        paired = pair(self.prompts, self.find_images(), allow_missing=self.allow_missing)
-        prompts = paired[split.number - 1 :: split.parts]
+        """Draw the images of some prompts, score nothing; return how many are there now. Raises as ``run`` does."""
+        prompts = self.find_images()[0][split.number - 1 :: split.parts]
         for name in self.policies if prompts else ():
             self._draw(name, prompts, folder / IMAGES / name)
         return len(prompts) * len(self.policies)
 
     def plan(self, folder: Path) -> list[str]:
-        """What ``run`` would do; reads files and writes nothing.
+        """Say what ``run`` would do; read files and write nothing.
 
         Raises:
             ValueError: If images are missing or were drawn with other settings.
         """
-        given = self.find_images()
-        prompts = pair(self.prompts, given, allow_missing=self.allow_missing)
-        lines, complete = [], True
-        drawn = []
+        prompts, given = self.find_images()
+        lines, drawn, complete = [], [], True
         for name in self.policies:
             place = folder / IMAGES / name
             check_settings(place, self._settings(name), cure=CURE)
@@ -250,7 +225,7 @@ class RealBench:
         return find_image_set(name, str(folder))
 
     def _settings(self, name: str) -> dict[str, Any]:
-        """What the images of a policy depend on."""
+        """Return what the images of a policy depend on."""
         config = self.policies[name].config
         return {"policy": config, "adapters": adapter_digests(config), "seed": self.seed}
 
@@ -262,7 +237,7 @@ class RealBench:
             return {name: survey(paths, argument=name, advance=bar.update) for name, paths in files.items()}
 
     def _unpaired(self, given: Sequence[ImageSet]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Images that belong to no prompt, and scored prompts without an image, by folder that was given."""
+        """Find images that belong to no prompt, and scored prompts without an image, by folder that was given."""
         scored = {prompt.name for prompt in self.prompts}
         folders = {prompt.real_image.parent for prompt in self.prompts if prompt.real_image is not None}
         real_images = {path.stem: path for folder in folders for path in folder.iterdir() if is_image(path)}
@@ -276,7 +251,7 @@ class RealBench:
 
 
 def relative_to(results: Results, folder: Path) -> Results:
-    """Let the paths of images inside a run's folder be relative to it, so that the folder can be moved."""
+    """Make the paths of images inside a run's folder relative to it, so that the folder can be moved."""
     root = folder.resolve()
 
     def inside(path: str) -> str:

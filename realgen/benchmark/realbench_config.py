@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -18,6 +16,7 @@ from realgen.benchmark.arena.arena import Arena
 from realgen.benchmark.detector_scoring import ScoringSettings
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.realbench import PromptSplit
+from realgen.data.generated_images import settings_changes, write_whole
 from realgen.detectors import Detector
 from realgen.metrics import ImageMetric
 from realgen.policies import Policy
@@ -25,15 +24,13 @@ from realgen.rewards import Reward
 
 PASSING = ("part", "run_dir", "output_dir", "dry_run", "device", "draw_batch_size", "loggers")
 """Keys that may change from one start of a run to the next: where and how it computes, not what."""
-NAMED = 3
-"""Changes that a message names."""
 
 
 def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
     """Return the keys at the top of a config: type, default and help of each."""
     return {
         "prompts": (str | None, None, "Folder in RealBench's layout, or a file of prompts (.txt, .json)."),
-        "real": (str | None, None, "Folder of photographs; by default the one in the folder of the prompts."),
+        "real": (str | None, None, "Folder of real images; by default the one in the folder of the prompts."),
         "categories": (str | None, None, "JSON file: first and last line of each category of prompts."),
         "length": (Literal["short", "long"] | None, None, "Which prompts of a folder: short (default), long."),
         "num_prompts": (int | None, None, "Only so many prompts, evenly spaced."),
@@ -44,14 +41,14 @@ def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
         "rewards": (dict[str, Reward | None], {}, "Rewards by name; null drops one."),
         "metrics": (dict[str, ImageMetric | None], {}, "Metrics over all images, by name; null drops one."),
         "arena": (Arena | None, None, "Who compares the images pair by pair: a judge and its protocol."),
-        "dry_run": (bool, False, "Only say what would be drawn, judged and asked; --dry-run for short."),
+        "dry_run": (bool, False, "Only say what would be drawn, scored and asked; --dry-run for short."),
         "matching": (FormatMatching | None, None, "How file formats are made alike; null leaves them."),
         "scoring": (ScoringSettings, ScoringSettings(), "How images are read and intervals computed."),
         "draw_batch_size": (int, 8, "Images that a policy draws at a time."),
         "part": (
             str | None,
             None,
-            "K/N draws every N-th prompt from the K-th on and judges nothing: one process per GPU.",
+            "K/N draws every N-th prompt from the K-th on, scores nothing: one process per GPU.",
         ),
         "seed": (int, 0, "Of the drawn images."),
         "device": (str, "auto", "Where it computes; auto is a GPU if there is one."),
@@ -62,7 +59,7 @@ def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
 
 
 def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
-    """Which prompts this process draws; None where all are drawn and judged.
+    """Read which prompts this process draws; None where all are drawn and scored.
 
     Raises:
         ValueError: If ``part`` is not K/N with K from 1 to N, or the folder that all parts share is not given.
@@ -81,10 +78,7 @@ def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", config["part"])
     if found is None:
         raise ValueError(f"part must be K/N, such as 1/8, got {config['part']!r}.")
-    try:
-        part = PromptSplit(int(found[1]), int(found[2]))
-    except ValueError as error:
-        raise ValueError(str(error)) from error
+    part = PromptSplit(int(found[1]), int(found[2]))
     if config["run_dir"] is None:
         raise ValueError("part: give the folder that all parts draw into: --run_dir=FOLDER")
     changes = config_changes(Path(config["run_dir"], "config.yaml"), config)
@@ -94,14 +88,7 @@ def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
 
 
 def config_changes(path: Path, config: Mapping[str, Any]) -> str:
-    """Return how a config differs from the one that a folder was begun with; ``PASSING`` keys do not count.
-
-    Args:
-        path: Of the config that was written there; it need not exist.
-        config: Complete.
-
-    Returns:
-        The first differences for the user to read; empty if there are none.
+    """Describe how a config differs from the one, if any, that a folder was begun with; ``PASSING`` keys do not count.
 
     Raises:
         ValueError: If the file cannot be read.
@@ -109,27 +96,19 @@ def config_changes(path: Path, config: Mapping[str, Any]) -> str:
     if not path.exists():
         return ""
     try:
-        before = _leaves(yaml.safe_load(path.read_text(encoding="utf-8")))
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(before, dict):
+            raise ValueError("no mapping")
     except (OSError, ValueError, yaml.YAMLError) as error:
         cause = str(error).splitlines()[0]
         raise ValueError(f"run_dir: cannot read {path} ({cause}). Choose another --run_dir, or delete it.") from error
-    now = _leaves(config)
-    changes = [
-        f"{key.replace('.init_args', '')} was {_shown(before, key)}, now it is {_shown(now, key)}"
-        for key in dict.fromkeys([*before, *now])
-        if before.get(key) != now.get(key) and key.partition(".")[0] not in PASSING
-    ]
-    more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
-    return "; ".join(changes[:NAMED]) + more
+    return settings_changes(*({key: each[key] for key in each if key not in PASSING} for each in (before, config)))
 
 
 def keep_config(config: Mapping[str, Any], folder: Path, *, command: str) -> None:
     """Write the config that a folder is of; one that is there stays unless it is another one, which is reported.
 
-    Args:
-        config: Complete.
-        folder: Of the run.
-        command: The command that began it, for a comment.
+    Its first line is a comment with the command that began the run.
 
     Raises:
         ValueError: If the config that is there cannot be read.
@@ -142,18 +121,4 @@ def keep_config(config: Mapping[str, Any], folder: Path, *, command: str) -> Non
         sys.stderr.write(f"note: {folder} was of another config, its results are replaced: {changes}\n")
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump({**config, "run_dir": None, "part": None}, sort_keys=False, allow_unicode=True)
-    whole = path.with_name(f".{path.name}.{os.getpid()}.part")  # a run that is killed leaves no half of a file
-    whole.write_text(f"# realgen {__version__}: {command}\n{text}", encoding="utf-8")
-    os.replace(whole, path)
-
-
-def _leaves(value: Any, key: str = "") -> dict[str, Any]:
-    """Return the values by dotted key; what is null or empty counts as not set."""
-    if not isinstance(value, dict):
-        return {} if value is None else {key: value}
-    parts = (_leaves(child, f"{key}.{name}".removeprefix(".")) for name, child in value.items())
-    return {name: leaf for part in parts for name, leaf in part.items()}
-
-
-def _shown(leaves: Mapping[str, Any], key: str) -> str:
-    return json.dumps(leaves[key]) if key in leaves else "not set"
+    write_whole(path, f"# realgen {__version__}: {command}\n{text}".encode())

@@ -20,6 +20,15 @@ REAL = "real"
 """Name of the real images where they stand beside the models."""
 JUDGED_REAL = "_judged_real"
 """What follows a detector's name where the score is the share of images called real."""
+CHECKS = {
+    "auroc": ("AUROC", True),
+    "accuracy": ("accuracy", True),
+    "real_accuracy": ("accuracy on real images", True),
+    "fake_accuracy": ("accuracy on generated images", True),
+    "calibration_error": ("calibration error", False),
+    "brier": ("Brier score", False),
+}
+"""Numbers of ``DetectorQuality`` that each detector has on each model: heading, and whether higher is better."""
 _COLUMNS = ("name", "model", "category", "prompt", "file", "rewritten")
 
 
@@ -34,9 +43,8 @@ class ModelResults:
     categories: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     """The same for each category of prompts; names of categories, then of scores."""
     checks: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    """How well each detector tells these images from the real images: ``auroc``, ``calibration_error``, ``accuracy``.
-
-    Names of detectors, then of measures; empty for the real images."""
+    """How well each detector tells these images from the real images: by detector, then by name in ``CHECKS``; empty
+    for the real images."""
     images: str = ""
     """Folder that the images lie in."""
     digest: str = ""
@@ -60,10 +68,10 @@ class ImageRow:
     values: Mapping[str, float | None] = field(default_factory=dict)
     """P(real) in [0, 1] by each detector, and each reward, by name; None where it could not be scored."""
     rewritten: str = ""
-    """What the image model was told, where a language model had rewritten the prompt."""
+    """The text that the image model read, where a language model had rewritten the prompt."""
 
     def path(self, folder: Path) -> Path:
-        """The image's file, of a run in ``folder``."""
+        """Return the image's file, of a run in ``folder``."""
         return folder / self.file
 
 
@@ -74,7 +82,7 @@ class Results:
     models: tuple[ModelResults, ...]
     """In the order in which they were named."""
     real: ModelResults | None = None
-    """The real images under the same measures; None where there were none."""
+    """The real images, scored alike; None where there were none."""
     rows: tuple[ImageRow, ...] = ()
     """One per image, those of the real images first."""
     detectors: tuple[str, ...] = ()
@@ -91,7 +99,7 @@ class Results:
 
 
 def with_digests(results: Results, folder: Path) -> Results:
-    """Results that tell by ``ModelResults.digest`` which images they are of; reads every file once.
+    """Add the ``digest`` of each model's images; reads every file once.
 
     Raises:
         OSError: If a file cannot be read.
@@ -109,12 +117,7 @@ def with_digests(results: Results, folder: Path) -> Results:
 
 
 def write_results(results: Results, folder: Path) -> None:
-    """Write ``results.json`` and ``images.csv``.
-
-    Args:
-        results: To be written.
-        folder: Of the run; made if it does not exist.
-    """
+    """Write ``results.json`` and ``images.csv`` into a folder, which is made if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = {key: value for key, value in asdict(results).items() if key != "rows"}
     text = json.dumps(_without_nan(kept), indent=2, ensure_ascii=False, allow_nan=False)
@@ -142,12 +145,7 @@ def read_results(folder: Path) -> Results:
 
 
 def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
-    """Write one line per image: what it is, then a column per value; an empty one was not scored.
-
-    Args:
-        rows: Of any models; a value that a row does not have stays empty.
-        path: The CSV file.
-    """
+    """Write one line per image: what it is, then a column per value; an empty one was not scored."""
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -159,10 +157,7 @@ def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
 
 
 def read_rows(path: Path) -> tuple[ImageRow, ...]:
-    """Read what ``write_rows`` wrote.
-
-    Returns:
-        One row per image; every row has all columns.
+    """Read what ``write_rows`` wrote; every row has all columns.
 
     Raises:
         ValueError: If the file has other columns.

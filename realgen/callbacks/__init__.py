@@ -1,4 +1,4 @@
-"""What happens around the iterations: averages, progress, pictures, checkpoints, the summary."""
+"""Hooks around the iterations: averages, progress, images, checkpoints, the summary."""
 
 from realgen.callbacks.detector_report import DetectorReport
 from realgen.callbacks.ema import EMA

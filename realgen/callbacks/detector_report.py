@@ -1,4 +1,4 @@
-"""What a detector's training has achieved: accuracy, AUROC and calibration, as images are and under corruptions."""
+"""The result of a detector's training: accuracy, AUROC and calibration, plain and under corruptions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
 from realgen.callbacks.export import Export
 from realgen.callbacks.run_context import callbacks_of, iteration_of, run_folder
 from realgen.metrics.detector_quality import Quality
+from realgen.tables import markdown_table, terminal_table
 
 Figures = dict[str, dict[str, float]]
-"""Condition -> measure -> value; NaN where there is none."""
+"""Condition -> metric -> value; NaN where there is none."""
 
 HEADINGS = {
     "real_accuracy": "real",
@@ -28,11 +27,11 @@ HEADINGS = {
 }
 """Columns beside the accuracy, of the last validation."""
 LEGEND = "then of real and of generated images, AUROC, calibration error and Brier score (after)"
-"""What the columns are."""
+"""Explains the columns."""
 
 
 class DetectorReport(Callback):
-    """Compares the last validation with the first one when the fit ends.
+    """Compare the last validation with the first one when the fit ends.
 
     Prints a table with one row per condition, and writes it into the run's folder as ``report.csv`` and ``report.md``,
     and to Weights & Biases. The first validation is in the checkpoint, so a resumed run compares with the same one.
@@ -45,13 +44,12 @@ class DetectorReport(Callback):
         """The last validation, in the same form; None until there was a second one."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what this validation found."""
+        """Keep this validation's values."""
         quality: dict[str, Quality] = getattr(pl_module, "quality", {})
         if trainer.sanity_checking or not quality:
             return
         figures = {
-            name: {measure: float(value) for measure, value in found._asdict().items()}
-            for name, found in quality.items()
+            name: {metric: float(value) for metric, value in found._asdict().items()} for name, found in quality.items()
         }
         seen = {"iteration": iteration_of(pl_module), "figures": figures}
         if self.before is None:
@@ -60,7 +58,7 @@ class DetectorReport(Callback):
             self.after = seen
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table, write it, and say what to do next."""
+        """Print the table and the next commands, and write the table."""
         if not trainer.is_global_zero or self.before is None or self.after is None:
             return
         folder = run_folder(trainer)
@@ -70,30 +68,25 @@ class DetectorReport(Callback):
             csv.writer(file).writerows([header, *rows])
         title = f"Held-out images; accuracy at iteration {self.before['iteration']} (before) and "
         title += f"{self.after['iteration']} (after), {LEGEND}"
-        (folder / "report.md").write_text(f"{title}\n\n{markdown(header, rows)}", encoding="utf-8")
+        (folder / "report.md").write_text(f"{title}\n\n{markdown_table(header, rows)}\n", encoding="utf-8")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_table("report", columns=header, data=rows)
         self._print(trainer, title, header, rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The first validation."""
+        """Return the first validation."""
         return {"before": self.before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the first validation."""
+        """Restore the first validation."""
         self.before = state_dict["before"]
 
     def _print(self, trainer: Trainer, title: str, header: list[str], rows: list[list[str]]) -> None:
         folder = run_folder(trainer)
-        table = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
-        for index, heading in enumerate(header):
-            table.add_column(heading, justify="right" if index else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
         console = Console(soft_wrap=True)
         console.print(title)
-        console.print(table)
+        console.print(terminal_table(header, rows, framed=False))
         console.print(f"table      {folder / 'report.md'}", highlight=False)
         exported = next((export.path for export in callbacks_of(trainer, Export) if export.path), None)
         if exported is not None:
@@ -106,7 +99,7 @@ class DetectorReport(Callback):
 
 
 def report_rows(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The report as texts: one row per condition of the last validation.
+    """Return the report as texts: one row per condition of the last validation.
 
     Args:
         before: ``iteration`` and ``figures`` of the first validation.
@@ -125,23 +118,9 @@ def report_rows(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str
     for name, figures in after["figures"].items():
         first = before["figures"].get(name, {}).get("accuracy", math.nan)
         last = figures["accuracy"]
-        others = [_number(figures.get(measure, math.nan)) for measure in HEADINGS]
+        others = [_number(figures.get(metric, math.nan)) for metric in HEADINGS]
         rows.append([name, _number(first), _number(last), _number(last - first, sign=True), *others])
     return header, rows
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown.
-
-    Example:
-        >>> print(markdown(["a", "b"], [["x", "1"]]), end="")
-        | a | b |
-        |---|---:|
-        | x | 1 |
-    """
-    lines = [header, *rows]
-    texts = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([texts[0], f"|---|{'---:|' * (len(header) - 1)}", *texts[1:]]) + "\n"
 
 
 def _number(value: float, *, sign: bool = False) -> str:

@@ -11,7 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from realgen.callbacks.run_context import callbacks_of, trained_of, trained_weights
-from realgen.parallel import local_part, placed_like, reshard, whole
+from realgen.checks import check_at_least
+from realgen.parallel import local_part, reshard, whole
+from realgen.policies.whole_weights import placed_like
 
 
 class EMA(Callback):
@@ -19,8 +21,10 @@ class EMA(Callback):
 
     After t updates the next one takes d = min(decay, (1 + t) / (warmup + t)), so that the start is soon forgotten
     (as in RealGen's and diffusers' EMA; RealGen calls it more often than the weights change). The average starts at the
-    weights of the first fit, is kept in float32 or better, stands in for the live weights during validation, and is
-    saved and resumed to the bit. Averages whole tensors when they are sharded, shard by shard.
+    weights of the first fit, is kept in float32 or better, replaces the live weights during validation, and is saved
+    and resumed to the bit. Of sharded weights each rank averages its own shards.
+
+    Not Lightning's ``EMAWeightAveraging``, which copies the whole module and does not take sharded ones.
 
     Args:
         decay: Largest d, 0 to below 1. Roughly the last 1 / (1 - decay) updates count.
@@ -33,8 +37,7 @@ class EMA(Callback):
     def __init__(self, decay: float = 0.9, warmup: int = 10) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be 0 to below 1, got {decay}.")
-        if warmup < 1:
-            raise ValueError(f"warmup must be at least 1, got {warmup}.")
+        check_at_least(1, warmup=warmup)
         self.decay = decay
         self.warmup = warmup
         self.updates = 0
@@ -45,7 +48,7 @@ class EMA(Callback):
         self._swap = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the averages, or put the resumed ones where the weights are, and follow the optimizer."""
+        """Start the averages, or move the resumed ones to the weights' device, and hook into the optimizer."""
         trained = trained_of(pl_module)
         if not self.weights:
             self.weights = {name: _precise(p.detach()).clone() for name, p in trained_weights(trained).items()}
@@ -54,12 +57,12 @@ class EMA(Callback):
         self._hook = optimizer.register_step_post_hook(lambda *_: self.update(trained))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop following the optimizer."""
+        """Remove the hook from the optimizer."""
         self._hook.remove()
 
     @torch.no_grad()
     def update(self, trained: nn.Module) -> None:
-        """Average the weights as they are now."""
+        """Update the averages with the current weights."""
         reshard(trained)
         decay = min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
         live = [local_part(p.detach()) for p in trained_weights(trained).values()]
@@ -69,7 +72,7 @@ class EMA(Callback):
 
     @contextmanager
     def applied(self, trained: nn.Module) -> Iterator[None]:
-        """Inside this context the policy or detector has the averaged weights; without averages yet, its own."""
+        """Swap in the averaged weights inside this context; without averages yet, do nothing."""
         reshard(trained)
         parameters = trained_weights(trained) if self.weights else {}
         self._place(trained)
@@ -82,23 +85,23 @@ class EMA(Callback):
             _copy(live, parameters)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate the averaged weights."""
+        """Swap in the averaged weights."""
         self._swap.enter_context(self.applied(trained_of(pl_module)))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the live weights."""
+        """Restore the live weights."""
         self._swap.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Whatever happens in a validation, leave the live weights behind."""
+        """Restore the live weights after an error in a validation."""
         self._swap.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Updates and averages; sharded ones are gathered, so every rank must call this."""
+        """Return updates and averages; sharded ones are gathered, so every rank must call this."""
         return {"updates": self.updates, "weights": {name: whole(a).cpu() for name, a in self.weights.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the averages; they move to the weights' device when they are first used."""
+        """Restore the averages; they move to the weights' device when they are first used."""
         self.updates = state_dict["updates"]
         self.weights = dict(state_dict["weights"])
 
@@ -111,7 +114,7 @@ class EMA(Callback):
 
 @contextmanager
 def averaged_weights(trainer: Trainer, trained: nn.Module) -> Iterator[None]:
-    """Inside this context a policy or detector has the weights of the trainer's ``EMA``; its own if there is none."""
+    """Swap in the averages of the trainer's ``EMA`` inside this context; do nothing if there is none."""
     with ExitStack() as stack:
         for average in callbacks_of(trainer, EMA):
             stack.enter_context(average.applied(trained))

@@ -1,4 +1,4 @@
-"""The trained weights in the format of the policy's home library, or of the detector."""
+"""Export of the trained weights, in the format of diffusers, peft or transformers, or of the detector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from realgen.callbacks.run_context import Exporter, run_folder, trained_of
 
 
 class Export(Callback):
-    """Writes the weights (those of ``EMA`` if there is one) at the end of a fit, and when a run has to leave early.
+    """Write the weights (those of ``EMA`` if there is one) at the end of a fit and when a run is preempted.
 
     Args:
         directory: Name of the folder inside the run's folder.
@@ -22,14 +22,14 @@ class Export(Callback):
     def __init__(self, directory: str = "lora") -> None:
         self.directory = directory
         self.path: Path | None = None
-        """What to load, once it is written."""
+        """Path to load, after the export."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export at the end of the fit."""
         self._export(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Export when the run was asked to leave; after any other error the weights may be half-way."""
+        """Export if the run is preempted; after any other error the weights may be inconsistent."""
         if isinstance(exception, SIGTERMException):
             self._export(trainer, pl_module)
             rank_zero_info(f"Exported the weights so far to {self.path}.")

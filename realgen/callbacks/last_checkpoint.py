@@ -1,4 +1,4 @@
-"""A checkpoint that is whole at every moment, however the run ends."""
+"""A last checkpoint that is complete at every moment, however the run ends."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from realgen.callbacks.run_context import last_checkpoint
+from realgen.checks import check_at_least
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``, and nothing else, up to date.
+    """Keep ``last.ckpt``, and no other checkpoint, up to date.
 
     ``ModelCheckpoint`` can lose it: it writes to the temporary folder and may then have to copy over the old file, and
-    ``save_last: link`` takes the link away before it makes the new one. This one writes beside the old file and swaps
+    ``save_last: link`` removes the link before it makes the new one. This one writes beside the old file and swaps
     them. Add a plain ``ModelCheckpoint`` to keep older states too.
 
     Args:
         dirpath: Local folder; by default ``checkpoints`` in the logger's folder of this run.
-        every_n_epochs: Save after every so many Lightning epochs (of ``limit_train_batches`` iterations each), >= 1,
-            and at the end.
+        every_n_epochs: Lightning epochs between two saves (of ``limit_train_batches`` iterations each), >= 1;
+            it saves at the end too.
 
     Raises:
         ValueError: If ``every_n_epochs`` is below 1.
     """
 
     def __init__(self, dirpath: str | None = None, every_n_epochs: int = 1) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}.")
+        check_at_least(1, every_n_epochs=every_n_epochs)
         super().__init__(
             dirpath=dirpath,
             save_last=True,
@@ -42,30 +42,30 @@ class LastCheckpoint(ModelCheckpoint):
         self._saved_step = -1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if it is time; after the epoch's validation, so that a resumed run does not miss it."""
+        """Save every ``every_n_epochs``; after the epoch's validation, so that a resumed run does not miss it."""
         if (trainer.current_epoch + 1) % self._period == 0:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what the last epoch did not."""
+        """Save if the last epoch did not."""
         if self._saved_step != trainer.global_step:
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        if getattr(trainer, "fast_dev_run", False):  # a trial leaves nothing to go on from, as with Lightning's own
+        if getattr(trainer, "fast_dev_run", False):  # Lightning's own checkpoints are off then, too
             return
         self.last_model_path = str(save_last(trainer))
         self._saved_step = trainer.global_step
 
 
 def save_last(trainer: Trainer) -> Path:
-    """Write ``last.ckpt`` so that a kill at any moment leaves the old one or the new one; all ranks must call it.
+    """Write ``last.ckpt`` so that a kill at any moment leaves the old or the new file; all ranks must call it.
 
-    A sharded checkpoint is a folder, which cannot be swapped in one step: between two renames the old one is called
-    ``last.old``.
+    A sharded checkpoint is a folder, which cannot be swapped in one step: between two renames the old one is
+    named ``last.old``.
 
     Args:
-        trainer: With something to save.
+        trainer: Whose state is saved.
 
     Returns:
         Path of the checkpoint.

@@ -1,8 +1,7 @@
-"""What to change when memory runs out: the phase in which it did, and settings that would have lowered it."""
+"""Help when memory runs out: the phase in which it did, and settings that lower its need."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,25 +10,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from realgen.callbacks.run_context import iteration_of
 from realgen.parallel import is_sharded
+from realgen.phases import phase_of
 from realgen.policies.base import Policy
 
 NUM_SETTINGS = 3
 HOST_SIGNS = ("can't allocate memory", "not enough memory")
-"""How PyTorch's CPU allocator says it."""
+"""Messages of PyTorch's CPU allocator."""
 
-PHASES = {
-    "encode_prompts": "text encoding",
-    "decode": "decoding",
-    "_score": "reward",
-    "reference_score": "reference",
-    "validation_step": "validation",
-    "rollout_chunks": "rollout",
-    "gradients": "update",
-    "update": "update",
-}
-"""What goes on inside a function of this package; the innermost one counts."""
 START = "start"
-"""Where none of them runs: weights are moved to their device."""
+"""Outside of all phases, where weights are moved to their device."""
 
 SETTINGS = {
     "text encoding": ("frozen_on_demand", "backbone.dtype", "strategy", "backbone.max_sequence_length", "height"),
@@ -41,28 +30,27 @@ SETTINGS = {
     "update": ("microbatch_size", "gradient_checkpointing", "strategy", "rollout_batch_size", "score_batch_size"),
     START: ("strategy", "backbone.dtype", "dtype", "frozen_on_demand", "lora"),
 }
-"""Per phase what lowers its memory, the exact and cheap means first; see ``_suggestion``."""
+"""Settings that lower a phase's memory, the exact and cheap ones first; see ``_suggestion``."""
 ALWAYS = ("height", "group_size", "lora")
-"""What is left where those are used up."""
+"""Settings that follow when those are used up."""
 
 
 class OutOfMemory(Callback):
-    """Replaces the message of an error for want of memory: where it happened, and three settings that lower it.
+    """Replace the message of an out-of-memory error by its phase and three settings that lower the need.
 
-    The error itself, and with it the traceback in the log, stays as it is; the allocator's own words become a note.
+    The error and its traceback stay; the allocator's own message becomes a note.
     """
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Say more of an error for want of memory; leave every other one alone."""
+        """Rewrite the message of an out-of-memory error; leave every other error unchanged."""
         policy = getattr(pl_module, "policy", None)
         if ran_out_of_memory(exception) and isinstance(policy, Policy):
-            words = str(exception)
-            exception.add_note(words)
+            exception.add_note(str(exception))
             exception.args = (explanation(exception, trainer, pl_module, policy),)
 
 
 def ran_out_of_memory(exception: BaseException) -> bool:
-    """Whether an error is one for want of memory, on a GPU or on the host.
+    """Return whether an error is for lack of memory, on a GPU or on the host.
 
     Example:
         >>> ran_out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")), ran_out_of_memory(ValueError("no"))
@@ -73,27 +61,18 @@ def ran_out_of_memory(exception: BaseException) -> bool:
     return isinstance(exception, RuntimeError) and any(sign in str(exception) for sign in HOST_SIGNS)
 
 
-def phase_of(exception: BaseException) -> str:
-    """The phase of an iteration in which an error was raised, by the functions on its way."""
-    frames = traceback.walk_tb(exception.__traceback__)
-    names = [
-        frame.f_code.co_name for frame, _ in frames if str(frame.f_globals.get("__name__", "")).startswith("realgen.")
-    ]
-    return next((PHASES[name] for name in reversed(names) if name in PHASES), START)
-
-
 def explanation(exception: BaseException, trainer: Trainer, module: LightningModule, policy: Policy) -> str:
-    """One line: phase, iteration, what the allocator said first, and ``NUM_SETTINGS`` settings by their dotted keys."""
-    phase = phase_of(exception)
+    """Return one line: phase, iteration, the allocator's first line and ``NUM_SETTINGS`` settings by dotted key."""
+    phase = phase_of(exception) or START
     names = dict.fromkeys((*SETTINGS[phase], *ALWAYS))
     found = [text for name in names for text in _suggestion(name, trainer, module, policy)]
-    said = (str(exception).strip().splitlines() or [type(exception).__name__])[0].split(". GPU")[0].rstrip(".")
+    cause = (str(exception).strip().splitlines() or [type(exception).__name__])[0].split(". GPU")[0].rstrip(".")
     place = "while the policy was set up" if phase == START else f"in the {phase} of iteration {iteration_of(module)}"
-    return f"out of memory {place} ({said}). Any of these lowers it: {'; '.join(found[:NUM_SETTINGS])}."
+    return f"out of memory {place} ({cause}). Any of these lowers it: {'; '.join(found[:NUM_SETTINGS])}."
 
 
 def _suggestion(name: str, trainer: Trainer, module: LightningModule, policy: Policy) -> Iterator[str]:
-    """What to set, in the words of the command line; nothing where that is used up already."""
+    """Yield the setting as on the command line; nothing if it cannot be lowered further."""
     if name == "strategy":
         yield from _sharding(trainer, policy)
         return
@@ -134,7 +113,7 @@ def _lower(key: str, name: str, value: Any, policy: Policy) -> Iterator[str]:
 
 
 def _least(name: str, policy: Policy) -> int:
-    """Below it a setting is refused."""
+    """Return the smallest value that the setting takes."""
     if name == "rollout_batch_size":
         return getattr(policy, "samples_per_noise", 1)
     return 2 if name == "group_size" else 1

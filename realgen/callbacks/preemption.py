@@ -1,4 +1,4 @@
-"""Leaving in time when the machine is taken away."""
+"""Saving and leaving in time when the machine is about to be taken away."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Preemption(Callback):
-    """On SIGTERM or SIGUSR1: finish the iteration, write ``last.ckpt``, end with exit code 128 + signal (143, 138).
+    """On SIGTERM or SIGUSR1, finish the iteration, write ``last.ckpt``, end with exit code 128 + signal (143, 138).
 
     The signal may reach one rank or all; the ranks agree after each iteration. Lightning's own handler broadcasts from
-    inside the signal, amid whatever collective is running, and ends with exit code 0; it is set aside during the fit.
-    A handler that was there before for SIGUSR1 (Lightning's, which requeues a SLURM job) is called after the
+    inside the signal, amid whatever collective is running, and ends with exit code 0; it is replaced during the fit.
+    An earlier handler of SIGUSR1 (Lightning's, which requeues a SLURM job) is called after the
     checkpoint. A signal during a validation waits for its end.
     """
 
@@ -34,41 +34,41 @@ class Preemption(Callback):
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals; Lightning has just installed its handlers."""
+        """Install the handlers; Lightning has just installed its own."""
         self._received, self._saved = None, False
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """After an iteration, save if any rank was asked to leave."""
-        self._save_if_asked(trainer, pl_module)
+        """Save if any rank got a signal."""
+        self._save_if_signalled(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Leave before the next iteration, when the last one's numbers are logged."""
+        """Leave before the next iteration, after the last one's numbers are logged."""
         self._leave_if_saved()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave before a validation; a resumed run goes on without it."""
+        """Leave before a validation, which a resumed run leaves out."""
         self._leave_if_saved()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save and leave if the signal came in the epoch's validation, or the epoch had none."""
         if not self._saved:
-            self._save_if_asked(trainer, pl_module)
+            self._save_if_signalled(trainer, pl_module)
         self._leave_if_saved()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back."""
+        """Restore the earlier handlers."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the earlier handlers."""
         self._restore()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = number
 
-    def _save_if_asked(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _save_if_signalled(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if any_rank(self._received is not None, pl_module.device):
             path = save_last(trainer)
             self._saved = True

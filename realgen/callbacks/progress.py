@@ -1,4 +1,7 @@
-"""A bar that ticks once per iteration, and says what happens inside one."""
+"""A progress bar of iterations, and of the phase inside one.
+
+Not a subclass of Lightning's ``TQDMProgressBar``: that one counts batches of an epoch, so every hook would be replaced.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from realgen.callbacks.run_context import iteration_of, trained_of
+from realgen.checks import check_at_least
 from realgen.policies.base import Policy
 
 
 class IterationProgress(ProgressBar):
-    """Shows iteration, reward and its parts; below it, while it lasts, the phase inside the iteration.
+    """Show iteration, reward and its components, and below them the current phase of the iteration.
 
-    Of a detector's training it shows loss and accuracy.
-
-    Where the output is no terminal, one line every few iterations. Rank 0 only.
+    Of a detector's training it shows loss and accuracy. Where the output is no terminal, it prints a line every few
+    iterations. Rank 0 only.
 
     Args:
         every_n_iterations: Iterations between two lines without a terminal, >= 1.
@@ -30,8 +33,7 @@ class IterationProgress(ProgressBar):
     """
 
     def __init__(self, every_n_iterations: int = 10) -> None:
-        if every_n_iterations < 1:
-            raise ValueError(f"every_n_iterations must be at least 1, got {every_n_iterations}.")
+        check_at_least(1, every_n_iterations=every_n_iterations)
         super().__init__()
         self.every_n_iterations = every_n_iterations
         self._enabled = True
@@ -50,7 +52,7 @@ class IterationProgress(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar at the iteration where the run stands."""
+        """Open the bar at the run's current iteration."""
         iteration = iteration_of(pl_module)
         self._last_line = (iteration, time.monotonic())
         if self._on_terminal:
@@ -58,7 +60,7 @@ class IterationProgress(ProgressBar):
             self._watch(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Tick."""
+        """Advance the bar, or print a line."""
         iteration = iteration_of(pl_module)
         rewards = reward_texts(trainer)
         if self._bar is not None:
@@ -72,11 +74,11 @@ class IterationProgress(ProgressBar):
         self._close(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that the error stands below it."""
+        """Close the bar, so that the error is printed below it."""
         self._close(pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the drawing of validation images too, before the fit as well."""
+        """Show the sampling of validation images, before the fit too."""
         self._validation_start = time.monotonic()
         if self._on_terminal:
             self._watch(pl_module)
@@ -84,7 +86,7 @@ class IterationProgress(ProgressBar):
             print(f"iteration {iteration_of(pl_module)}: validation", flush=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the validation out of the time that an iteration takes."""
+        """Exclude the validation from the time per iteration."""
         iteration, then = self._last_line
         self._last_line = (iteration, then + time.monotonic() - self._validation_start)
         if self._bar is not None:
@@ -93,16 +95,16 @@ class IterationProgress(ProgressBar):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """Tick the validation."""
+        """Show the validation's progress."""
         total = sum(trainer.num_val_batches) if isinstance(trainer.num_val_batches, list) else trainer.num_val_batches
         if self._on_terminal and math.isfinite(total):
             self.show_phase("validation", batch_idx + 1, int(total))
 
     def show_phase(self, phase: str, done: int, total: int) -> None:
-        """Show how far a phase is; it vanishes when it is done.
+        """Show the progress of a phase; its bar is removed when it is done.
 
         Args:
-            phase: What goes on: "rollout", "update", "sample" or "validation".
+            phase: Name, "rollout", "update", "sample" or "validation".
             done: Steps done.
             total: Steps in all.
         """
@@ -118,10 +120,9 @@ class IterationProgress(ProgressBar):
             self._phase.close()
             self._phase = None
 
-    def _watch(self, module: LightningModule) -> None:
-        trained = trained_of(module)
-        if isinstance(trained, Policy):
-            trained.progress = self.show_phase
+    def _watch(self, module: Any) -> None:
+        if isinstance(trained_of(module), Policy):
+            module.progress = self.show_phase
 
     @property
     def _on_terminal(self) -> bool:
@@ -129,14 +130,13 @@ class IterationProgress(ProgressBar):
 
     @property
     def _total(self) -> int | None:
-        """Iterations of the whole run; None if it has no end."""
+        """Return the iterations of the whole run; None if it has no end."""
         epochs, batches = self.trainer.max_epochs, self.trainer.num_training_batches
         return int(epochs * batches) if epochs is not None and epochs >= 0 and math.isfinite(batches) else None
 
-    def _close(self, module: LightningModule) -> None:
-        trained = trained_of(module)
-        if isinstance(trained, Policy):
-            trained.progress = None
+    def _close(self, module: Any) -> None:
+        if isinstance(trained_of(module), Policy):
+            module.progress = None
         for bar in (self._phase, self._bar):
             if bar is not None:
                 bar.close()
@@ -152,7 +152,7 @@ class IterationProgress(ProgressBar):
 
 
 def reward_texts(trainer: Trainer) -> dict[str, str]:
-    """The last iteration's reward and its parts by name, or a detector's loss and accuracy, as texts."""
+    """Return the last iteration's reward and its components, or a detector's loss and accuracy, as texts by name."""
     metrics = trainer.callback_metrics
     names = ["reward", *sorted(name for name in metrics if name.startswith("reward/")), "loss", "accuracy"]
     return {name.removeprefix("reward/"): f"{float(metrics[name]):.3f}" for name in names if name in metrics}

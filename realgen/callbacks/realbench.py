@@ -1,4 +1,4 @@
-"""Detector-Scoring while a policy is trained, every so many iterations."""
+"""RealBench's Detector-Scoring during the training of a policy."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from torch import Tensor
 
 from realgen.benchmark.inputs.drawing import image_seed
 from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check_matching
-from realgen.benchmark.inputs.prompt_set import Length, categories_of, choose_evenly, read_prompt_set
+from realgen.benchmark.inputs.prompt_set import Length, categories_of, category_numbers, choose_evenly, read_prompt_set
 from realgen.callbacks.ema import averaged_weights
 from realgen.callbacks.run_context import iteration_of, trained_of
 from realgen.checks import check_at_least
 from realgen.detectors import Detector
-from realgen.functional.images import check_images, from_uint8, to_uint8
+from realgen.functional.images import from_uint8, to_uint8
+from realgen.functional.network_input import check_images
 from realgen.metrics import DetectorScoring
 from realgen.parallel import world_size
-from realgen.policies.base import Policy
+from realgen.policies.base import Policy, Progress
 
 
 class RealBenchScoring(Callback):
-    """Draws a benchmark's prompts with the policy (of ``EMA``, if there is one) and logs how real detectors find them.
+    """Draw a benchmark's prompts with the policy (of ``EMA``, if there is one) and log how real detectors find them.
 
-    ``realbench/NAME`` is mean P(real) x 100, ``realbench/NAME_judged_real`` the share called real in percent, and
-    ``realbench/NAME/CATEGORY`` the mean of each category; images with NaN are in none of them, and
+    ``realbench/NAME`` is mean P(real) x 100, ``realbench/NAME_judged_real`` the share with P(real) > 0.5 in percent,
+    and ``realbench/NAME/CATEGORY`` the mean of each category; images with NaN are in none of them, and
     ``realbench/failed/NAME`` counts them. Prompts and seeds are those of ``realgen.realbench`` with the same ``seed``;
-    the ranks share the prompts. A detector that is part of the reward measures how well it was learned, not how real
-    the images are: give others.
+    the ranks share the prompts. A detector of the reward would show how well the policy learned it, not how real the
+    images are: give others.
 
     Args:
         prompts: Folder in RealBench's layout, or a file of prompts.
         detectors: Detectors by name.
         every_n_iterations: GRPO iterations between two scorings, >= 1.
         length: Of a folder, whether its short or its long prompts.
-        num_prompts: Only so many prompts, evenly spaced; null for all.
-        matching: How images are made alike, as the benchmark does it; null leaves them as they are.
+        num_prompts: Number of prompts, evenly spaced; null for all.
+        matching: How the benchmark makes images alike; null leaves them unchanged.
         batch_size: Images that a rank draws at a time, >= 1.
         seed: Of the images.
 
@@ -69,28 +70,29 @@ class RealBenchScoring(Callback):
         self.seed = seed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse what cannot draw."""
+        """Raise TypeError if the module trains no policy."""
         _policy_of(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
     ) -> None:
-        """Score when it is time; images that are too small for ``matching`` are refused after the first iteration."""
+        """Score every ``every_n_iterations``; check after the first one that ``matching`` would not enlarge images."""
         if outputs["samples"].images.shape[-1] > 0:  # a policy of texts may train without an image policy
             self._check_size(outputs["samples"].images)
         if iteration_of(pl_module) % self.every_n_iterations:
             return
         policy = _policy_of(pl_module)
         with averaged_weights(trainer, policy):
-            values = self.scores(policy, rank=trainer.global_rank)
+            values = self.scores(policy, rank=trainer.global_rank, progress=getattr(pl_module, "progress", None))
         pl_module.log_dict({f"realbench/{name}": value for name, value in values.items()})
 
-    def scores(self, policy: Policy, *, rank: int = 0) -> dict[str, float]:
-        """Draw and score this rank's share of the prompts, and put the ranks' together.
+    def scores(self, policy: Policy, *, rank: int = 0, progress: Progress | None = None) -> dict[str, float]:
+        """Draw and score this rank's share of the prompts, and combine the ranks' results.
 
         Args:
             policy: Loaded, on its device.
             rank: Of this process.
+            progress: Called while images are drawn.
 
         Returns:
             Scores by name, the same on every rank.
@@ -106,13 +108,13 @@ class RealBenchScoring(Callback):
             numbers = rows[start : start + self.batch_size]
             chosen = [self.prompts[number % len(self.prompts)] for number in numbers]
             seeds = [image_seed(self.seed, prompt) for prompt in chosen]
-            images = policy.sample([prompt.prompt for prompt in chosen], seeds)
+            images = policy.sample([prompt.prompt for prompt in chosen], seeds, progress=progress)
             check_images(images)
             self._check_size(images)
             images = _as_written(images)
             where = {
                 "prompts": torch.tensor([prompt.number for prompt in chosen]),
-                "categories": torch.tensor([categories.index(p.category) if p.category else -1 for p in chosen]),
+                "categories": category_numbers(chosen, categories),
                 "valid": torch.tensor([number < len(self.prompts) for number in numbers]),
             }
             for metric in metrics.values():
@@ -127,7 +129,7 @@ class RealBenchScoring(Callback):
         return values
 
     def _check_size(self, images: Float[Tensor, "rows 3 height width"]) -> None:
-        """Refuse images that ``matching`` would enlarge, as the benchmark does with files."""
+        """Raise ValueError if ``matching`` would enlarge images, as the benchmark does for files."""
         height, width = images.shape[-2:]
         drawn = FileFormats(len(images), 0.0, None, min(height, width), "the policy's images", float(height == width))
         check_matching(self.matching, {"policy": drawn})
@@ -141,6 +143,6 @@ def _policy_of(module: LightningModule) -> Policy:
 
 
 def _as_written(images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows 3 height width"]:
-    """Rounded to 8 bits as in the benchmark's files; one with NaN becomes NaN throughout, and is not scored."""
+    """Round to 8 bits as in the benchmark's files; an image with NaN becomes NaN throughout, and is not scored."""
     drawn = images.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
     return torch.where(drawn, from_uint8(to_uint8(images)), torch.nan)

@@ -1,4 +1,4 @@
-"""What a language model made of the prompts, with images and rewards, on disk and in Weights & Biases."""
+"""Tables of prompts, rewrites, images and rewards, on disk and in Weights & Biases."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
-from realgen.callbacks.picture_grid import to_picture
+from realgen.callbacks.image_grid import to_pil
 from realgen.callbacks.run_context import iteration_of, run_folder
+from realgen.checks import check_at_least
 from realgen.types import RewardOutput, Samples
 
 
@@ -19,17 +20,17 @@ class Line(NamedTuple):
     """One image of a table."""
 
     values: dict[str, Any]
-    """In words and numbers."""
-    picture: Image.Image | None
-    """``None`` beyond the lines that are shown."""
+    """Texts and numbers by column."""
+    image: Image.Image | None
+    """``None`` for lines whose image is not shown."""
 
 
 class RewriteTable(Callback):
-    """Writes ``rewrites/iteration-000010.jsonl`` of a rollout and ``rewrites/validation-000010.jsonl`` of validations.
+    """Write ``rewrites/iteration-000010.jsonl`` of a rollout and ``rewrites/validation-000010.jsonl`` of validations.
 
-    A line is one image: prompt, text that the image model was told, whole completion, whether it kept to the format,
-    and the rewards; null where one could not be judged. The same goes to Weights & Biases as a table with pictures.
-    Rank 0 tells of its own samples. Rollouts without rewrites are passed over.
+    A line is one image: prompt, the image model's text, whole completion, whether it kept to the format, and the
+    rewards; null where one could not be scored. The same goes to Weights & Biases as a table with images. Rank 0 writes
+    its own samples. Rollouts without rewrites are skipped.
 
     Args:
         every_n_iterations: Iterations between two tables of rollouts, >= 1.
@@ -41,9 +42,7 @@ class RewriteTable(Callback):
     """
 
     def __init__(self, every_n_iterations: int = 10, num_rows: int = 24) -> None:
-        for name, value in (("every_n_iterations", every_n_iterations), ("num_rows", num_rows)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_at_least(1, every_n_iterations=every_n_iterations, num_rows=num_rows)
         self.every_n_iterations = every_n_iterations
         self.num_rows = num_rows
         self._validated: list[Line] = []
@@ -51,7 +50,7 @@ class RewriteTable(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a table of the rollout when it is time."""
+        """Write a table of the rollout every ``every_n_iterations``."""
         iteration = iteration_of(pl_module)
         drawn: Samples = outputs["samples"]
         if iteration % self.every_n_iterations or drawn.rewrites is None or not trainer.is_global_zero:
@@ -70,7 +69,7 @@ class RewriteTable(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """Keep the batch's rows that do not only pad it."""
+        """Keep the batch's rows that are no padding."""
         drawn: Samples = outputs["samples"]
         if drawn.rewrites is not None and trainer.is_global_zero:
             counts = batch.mask.repeat_interleave(drawn.group_size)
@@ -85,10 +84,10 @@ class RewriteTable(Callback):
         self._validated = []
 
     def _lines(self, drawn: Samples, rewards: RewardOutput, rows: list[int], before: int = 0) -> list[Line]:
-        """Lines that keep no images but those that are shown: all of a validation would fill a GPU."""
-        pictured = rows[: max(self.num_rows - before, 0)]
-        pictures = [to_picture(drawn.images[row]) for row in pictured] + [None] * (len(rows) - len(pictured))
-        return [Line(table_row(drawn, rewards, row), picture) for row, picture in zip(rows, pictures, strict=True)]
+        """Return lines that keep only the images that are shown, as all of a validation would fill a GPU."""
+        shown = rows[: max(self.num_rows - before, 0)]
+        images = [to_pil(drawn.images[row]) for row in shown] + [None] * (len(rows) - len(shown))
+        return [Line(table_row(drawn, rewards, row), image) for row, image in zip(rows, images, strict=True)]
 
     def _write(self, trainer: Trainer, name: str, lines: list[Line]) -> None:
         path = run_folder(trainer) / "rewrites" / f"{name}.jsonl"
@@ -99,12 +98,12 @@ class RewriteTable(Callback):
             if isinstance(logger, WandbLogger):
                 import wandb
 
-                data = [[*line.values.values(), wandb.Image(line.picture)] for line in lines if line.picture]
+                data = [[*line.values.values(), wandb.Image(line.image)] for line in lines if line.image]
                 logger.log_table(f"rewrites/{name.split('-')[0]}", [*lines[0].values, "image"], data)
 
 
 def table_row(drawn: Samples, rewards: RewardOutput, row: int) -> dict[str, Any]:
-    """One image of samples with rewrites, in words and numbers."""
+    """Return one image of samples with rewrites, as texts and numbers."""
     assert drawn.rewrites is not None
     rewrite = drawn.rewrites[row]
     values = {"reward": rewards.total, **rewards.components}

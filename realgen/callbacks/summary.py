@@ -1,4 +1,4 @@
-"""What a run has achieved, on one screen: before and after, in numbers and in pictures."""
+"""The result of a run on one screen: before and after, in numbers and images."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from realgen.callbacks.export import Export
-from realgen.callbacks.picture_grid import picture_grid, to_bytes
+from realgen.callbacks.image_grid import image_grid
 from realgen.callbacks.run_context import callbacks_of, iteration_of, last_checkpoint, run_folder
-from realgen.callbacks.sample_logger import log_picture
-from realgen.callbacks.summary_table import Comparison, compare, summary_table
+from realgen.callbacks.sample_logger import log_image
+from realgen.callbacks.summary_table import compare, summary_table
+from realgen.checks import check_at_least
+from realgen.functional.images import from_uint8, to_uint8
 
 
 class Summary(Callback):
-    """Remembers the first validation of the run and compares the last one with it when the fit ends.
+    """Compare the last validation with the first one when the fit ends.
 
     Writes ``before_after.png`` (the same prompts and seeds side by side) and ``summary.json`` into the run's folder,
     and prints a table, the path of the exported weights and the command to go on. Validate once before the fit to have
-    a baseline of the untrained policy. The baseline is in the checkpoint, so a resumed run compares with the same one.
+    a baseline of the untrained policy. It is in the checkpoint, so a resumed run compares with the same one.
 
     Args:
-        num_images: Most pairs of pictures, >= 1.
+        num_images: Most pairs of images, >= 1.
         columns: Pairs per row, >= 1.
 
     Raises:
@@ -35,10 +38,7 @@ class Summary(Callback):
     """
 
     def __init__(self, num_images: int = 24, columns: int = 4) -> None:
-        if num_images < 1:
-            raise ValueError(f"num_images must be at least 1, got {num_images}.")
-        if columns < 1:
-            raise ValueError(f"columns must be at least 1, got {columns}.")
+        check_at_least(1, num_images=num_images, columns=columns)
         self.num_images = num_images
         self.columns = columns
         self.before: dict[str, Any] | None = None
@@ -50,22 +50,22 @@ class Summary(Callback):
         self._rewards: list[float] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the pictures of the last validation."""
+        """Forget the images of the last validation."""
         self._images, self._prompts, self._rewards = [], [], []
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """Keep the first picture of each of the first prompts."""
+        """Keep the first image of each of the first prompts."""
         samples, rewards = outputs["samples"], outputs["rewards"]
         for prompt, text in enumerate(samples.prompts):
             if len(self._images) < self.num_images and bool(batch.mask[prompt]):
-                self._images.append(to_bytes(samples.images[prompt * samples.group_size]))
+                self._images.append(to_uint8(samples.images[prompt * samples.group_size].detach()).cpu())
                 self._prompts.append(text)
                 self._rewards.append(float(rewards.total[prompt, 0]))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what this validation measured."""
+        """Keep this validation's values."""
         if trainer.sanity_checking or not self._images:
             return
         values = {n.removeprefix("val/"): float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
@@ -82,46 +82,44 @@ class Summary(Callback):
             self.after = seen
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the pairs of pictures."""
+        """Draw the pairs of images."""
         if trainer.is_global_zero and self.before is not None and self.after is not None:
             path = run_folder(trainer) / "before_after.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             sheet = before_after_sheet(self.before, self.after, columns=self.columns)
             sheet.save(path)
-            log_picture(trainer, "before_after", sheet, iteration_of(pl_module))
+            log_image(trainer, "before_after", sheet, iteration_of(pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table and what to do next, and write ``summary.json``."""
+        """Print the table and the next commands, and write ``summary.json``."""
         if not trainer.is_global_zero or self.before is None or self.after is None:
             return
         folder, exported = run_folder(trainer), _exported(trainer)
         higher = {name: metric.higher_is_better for name, metric in getattr(pl_module, "metrics", {}).items()}
         comparisons = compare(self.before["values"], self.after["values"], higher_is_better=higher)
+        both = {"before": self.before, "after": self.after}
         report = {
-            **{key: {"iteration": seen["iteration"], "values": seen["values"]} for key, seen in self._both()},
+            **{key: {"iteration": seen["iteration"], "values": seen["values"]} for key, seen in both.items()},
             "verdicts": {comparison.name: comparison.verdict for comparison in comparisons},
             "exported": None if exported is None else str(exported),
         }
         (folder / "summary.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        self._print(trainer, comparisons, exported)
+        iterations = {key: seen["iteration"] for key, seen in both.items()}
+        self._print(trainer, summary_table(comparisons, **iterations), exported)
 
     def state_dict(self) -> dict[str, Any]:
-        """The baseline."""
+        """Return the baseline."""
         return {"before": self.before}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the baseline."""
+        """Restore the baseline."""
         self.before = state_dict["before"]
 
-    def _both(self) -> list[tuple[str, dict[str, Any]]]:
-        return [(key, seen) for key, seen in (("before", self.before), ("after", self.after)) if seen is not None]
-
-    def _print(self, trainer: Trainer, comparisons: list[Comparison], exported: Path | None) -> None:
+    def _print(self, trainer: Trainer, table: Table, exported: Path | None) -> None:
         console = Console(soft_wrap=True)
-        (_, before), (_, after) = self._both()
-        console.print(summary_table(comparisons, before=before["iteration"], after=after["iteration"]))
+        console.print(table)
         folder = run_folder(trainer)
-        console.print(f"pictures   {folder / 'before_after.png'}", highlight=False)
+        console.print(f"images     {folder / 'before_after.png'}", highlight=False)
         if exported is not None:
             console.print(f"weights    {exported}", highlight=False)
             for use in ways_to_load(exported):
@@ -131,7 +129,7 @@ class Summary(Callback):
 
 
 def ways_to_load(exported: Path) -> list[str]:
-    """How plain diffusers, PEFT or transformers read what was exported; one line for each policy."""
+    """Return the calls by which diffusers, PEFT or transformers read an export; one for each policy."""
     if (exported / "pytorch_lora_weights.safetensors").exists():
         return [f"pipeline.load_lora_weights('{exported}')"]
     if (exported / "adapter_model.safetensors").exists():
@@ -141,7 +139,7 @@ def ways_to_load(exported: Path) -> list[str]:
 
 
 def go_on_command(trainer: Trainer) -> str:
-    """The command that trains as long again from the last checkpoint, in the same folder."""
+    """Return the command that trains as long again from the last checkpoint, in the same folder."""
     folder, last = run_folder(trainer), last_checkpoint(trainer)
     usual = last.resolve() == (folder / "checkpoints" / "last.ckpt").resolve()  # Lightning makes its path absolute
     words = ["python", "-m", "realgen.fit", "--config", str(folder / "config.yaml"), f"--run_dir={folder}"]
@@ -151,7 +149,7 @@ def go_on_command(trainer: Trainer) -> str:
 
 
 def before_after_sheet(before: dict[str, Any], after: dict[str, Any], *, columns: int) -> Any:
-    """Pairs of pictures of the same prompt and seed, before on the left.
+    """Draw pairs of images of the same prompt and seed, before on the left.
 
     Args:
         before: ``iteration``, ``prompts``, ``rewards`` and ``images`` (uint8) of the first validation.
@@ -161,10 +159,10 @@ def before_after_sheet(before: dict[str, Any], after: dict[str, Any], *, columns
     images, captions = [], []
     for index in range(min(len(before["images"]), len(after["images"]))):
         for name, seen in (("before", before), ("after", after)):
-            images.append(seen["images"][index].float() / 255)
-            told = f"{name}, iteration {seen['iteration']}\nreward {seen['rewards'][index]:.3f}"
-            captions.append(f"{told}\n{seen['prompts'][index]}" if name == "before" else told)
-    return picture_grid(torch.stack(images), captions, columns=2 * min(columns, len(images) // 2))
+            images.append(from_uint8(seen["images"][index]))
+            caption = f"{name}, iteration {seen['iteration']}\nreward {seen['rewards'][index]:.3f}"
+            captions.append(f"{caption}\n{seen['prompts'][index]}" if name == "before" else caption)
+    return image_grid(torch.stack(images), captions, columns=2 * min(columns, len(images) // 2))
 
 
 def _exported(trainer: Trainer) -> Path | None:

@@ -9,13 +9,15 @@ from typing import Literal
 
 from rich.table import Table
 
+from realgen.tables import Cell, styled, terminal_table
+
 Verdict = Literal["better", "worse", "same", "unknown"]
 COLORS = {"better": "green", "worse": "red", "same": "dim", "unknown": "dim"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure before and after."""
+    """One metric before and after."""
 
     name: str
     """Name under ``val/``."""
@@ -26,11 +28,11 @@ class Comparison:
     after: float
     """Last validation."""
     higher_is_better: bool | None
-    """None where nobody says."""
+    """None where it is unknown."""
 
     @property
     def verdict(self) -> Verdict:
-        """Which way it went; "same" where three digits show no difference."""
+        """Return whether it improved; "same" where three digits show no difference."""
         if self.higher_is_better is None or math.isnan(self.before) or math.isnan(self.after):
             return "unknown"
         if number(self.before) == number(self.after):
@@ -41,12 +43,12 @@ class Comparison:
 def compare(
     before: Mapping[str, float], after: Mapping[str, float], *, higher_is_better: Mapping[str, bool | None]
 ) -> list[Comparison]:
-    """Pair the measures of two validations: rewards first (higher is better, always), then the others.
+    """Pair the metrics of two validations: rewards first (higher is always better), then the others.
 
     Args:
-        before: Measures by name; ``reward`` and ``reward/<part>`` are the rewards.
+        before: Metrics by name; ``reward`` and ``reward/<component>`` are the rewards.
         after: The same of a later validation; names that only one of them has are left out.
-        higher_is_better: Of the measures that are no rewards.
+        higher_is_better: Of the metrics that are no rewards.
 
     Example:
         >>> before, after = {"reward": 0.1, "kid": 2.0}, {"reward": 0.2, "kid": 3.0}
@@ -61,35 +63,28 @@ def compare(
 
 
 def summary_table(comparisons: list[Comparison], *, before: int, after: int) -> Table:
-    """The comparisons as a table of one screen.
+    """Return the comparisons as a table for the terminal.
 
     Args:
         comparisons: In the order to show.
         before: Iteration of the first validation.
         after: Iteration of the last one.
     """
-    table = Table(title="held-out prompts", title_justify="left")
-    table.add_column("measure")
-    for heading in (f"iteration {before}", f"iteration {after}", "change"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+    headings = ["metric", f"iteration {before}", f"iteration {after}", "change", ""]
+    rows: list[list[Cell]] = []
     for index, comparison in enumerate(comparisons):
         if index == 0 or comparison.rewarded != comparisons[index - 1].rewarded:
-            table.add_row(f"[bold]{'rewarded' if comparison.rewarded else 'never rewarded'}[/]")
+            rows.append(styled("bold", "rewarded" if comparison.rewarded else "never rewarded"))
         change = comparison.after - comparison.before
         arrow = "=" if comparison.verdict == "same" else "?" if math.isnan(change) else "↑" if change > 0 else "↓"
-        table.add_row(
-            f"  {comparison.name.removeprefix('reward/')}",
-            number(comparison.before),
-            number(comparison.after),
-            ("+" if change > 0 else "") + number(change),
-            f"[{COLORS[comparison.verdict]}]{arrow} {comparison.verdict}[/]",
-        )
-    return table
+        numbers = (number(comparison.before), number(comparison.after), ("+" if change > 0 else "") + number(change))
+        verdict = styled(COLORS[comparison.verdict], f"{arrow} {comparison.verdict}")
+        rows.append([f"  {comparison.name.removeprefix('reward/')}", *numbers, *verdict])
+    return terminal_table(headings, rows, title="held-out prompts", text_columns=(0, 4))
 
 
 def number(value: float) -> str:
-    """A number in three significant digits, or three places where it is between 0.1 and 100.
+    """Write a number in three significant digits, or three places where it is between 0.1 and 100.
 
     Example:
         >>> number(0.25), number(0.0012345), number(12.3456)

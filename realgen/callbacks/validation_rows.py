@@ -1,4 +1,4 @@
-"""What every held-out image was worth, at every validation: the rows that ``realgen.compare`` pairs by prompt."""
+"""The rewards and metrics of every held-out image at every validation, which ``realgen.compare`` pairs by prompt."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Row = dict[str, Any]
 
 
 class ValidationRows(Callback):
-    """Writes one row per image of each validation to ``validation.csv`` in the run's folder.
+    """Write one row per image of each validation to ``validation.csv`` in the run's folder.
 
     ``iteration``, ``images`` (drawn in training so far, by all ranks) and ``seconds`` (of the phases of the iterations
-    so far; validation and checkpoints are left out) say when it was measured; ``key``, ``sample`` and ``seed`` which
-    image it is: the same three are the same prompt on the same noise in every run. ``prompt`` is for readers. Then the
-    ``reward``, its parts as ``reward/<part>``, and what each ``DetectorScore`` among the metrics said under its own
-    name. Higher is better in all of them; a reward that failed leaves its cell empty.
+    so far; validation and checkpoints are left out) are the time of the measurement; ``key``, ``sample`` and ``seed``
+    identify the image: the same three are the same prompt on the same noise in every run. ``prompt`` is for readers.
+    Then come the ``reward``, its components as ``reward/<component>``, and each ``DetectorScore`` among the metrics
+    under its own name. Higher is better in all of them; a reward that failed leaves its cell empty.
 
     Images and seconds are in the checkpoint. A run that goes on from an earlier checkpoint drops the rows of later
     validations when it validates again.
@@ -54,15 +54,15 @@ class ValidationRows(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
-        """Take in the images of one batch, but not those that pad it."""
+        """Add the images of one batch, without padding."""
         rewards, samples = outputs["rewards"], outputs["samples"].group_size
-        measures = image_measures(rewards, getattr(pl_module, "metrics", {}), batch.mask, samples)
+        metrics = image_values(rewards, getattr(pl_module, "metrics", {}), batch.mask, samples)
         when = {"iteration": iteration_of(pl_module), "images": self.images, "seconds": round(self.seconds, 3)}
         for prompt in batch.mask.nonzero().flatten().tolist():
             for sample in range(samples):
                 seed = outputs["seeds"][prompt * samples + sample]
                 which = {"key": batch.keys[prompt], "sample": sample, "seed": seed, "prompt": batch.prompts[prompt]}
-                values = {name: measure[prompt, sample].item() for name, measure in measures.items()}
+                values = {name: each[prompt, sample].item() for name, each in metrics.items()}
                 self._rows.append({**when, **which, **values})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,37 +76,37 @@ class ValidationRows(Callback):
             write_rows(folder / "validation.csv", rows, iteration=iteration_of(pl_module))
 
     def state_dict(self) -> dict[str, Any]:
-        """Images and seconds so far."""
+        """Return images and seconds so far."""
         return {"images": self.images, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up images and seconds."""
+        """Restore images and seconds."""
         self.images, self.seconds = state_dict["images"], state_dict["seconds"]
 
 
-def image_measures(
+def image_values(
     rewards: RewardOutput, metrics: Mapping[str, Any], mask: torch.Tensor, samples: int
 ) -> dict[str, torch.Tensor]:
-    """What is known of each image of the last batch, by name, [P, samples] each.
+    """Return rewards and detector scores of the last batch's images by name, [P, samples] each.
 
     Args:
         rewards: Of the batch.
-        metrics: Of the module, which have seen the batch.
+        metrics: Of the module, updated with the batch.
         mask: [P] False for prompts that pad the batch; of them a metric keeps nothing, and the result is NaN.
         samples: Images per prompt.
     """
-    measures = {"reward": rewards.total, **{f"reward/{name}": value for name, value in rewards.components.items()}}
+    values = {"reward": rewards.total, **{f"reward/{name}": value for name, value in rewards.components.items()}}
     for name, metric in metrics.items():
         if isinstance(metric, DetectorScore):
             realism = torch.full((len(mask), samples), torch.nan)
             # One entry per sample of the batch, each with the prompts that are no padding.
             realism[mask.cpu()] = 1 - torch.stack(list(metric.generated[-samples:]), 1).float().cpu()
-            measures[name] = realism
-    return measures
+            values[name] = realism
+    return values
 
 
 def gather_rows(rows: list[Row]) -> list[Row]:
-    """The rows of all ranks, in the order of key and sample."""
+    """Return the rows of all ranks, in the order of key and sample."""
     gathered = [rows]
     if world_size() > 1:
         gathered = [[] for _ in range(world_size())]
@@ -116,7 +116,7 @@ def gather_rows(rows: list[Row]) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Sequence[Row], *, iteration: int) -> None:
-    """Add rows to a CSV file, in place of those of this iteration and of later ones; it is never half written.
+    """Add rows to a CSV file, replacing those of this iteration and later ones; it is never half written.
 
     Args:
         path: The file; it need not exist.

@@ -6,9 +6,13 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realgen.cli.config_error import ConfigError
 from realgen.cli.tree import Node, parse_text, read_file
+
+if TYPE_CHECKING:
+    import torch
 
 _CONFIG = ("-c", "--config")
 
@@ -74,9 +78,9 @@ def split_print_config(argv: Sequence[str]) -> tuple[list[str], str | None]:
         >>> split_print_config(["-c", "a.yaml", "--print_config=skip_default"])
         (['-c', 'a.yaml'], 'skip_default')
     """
-    asked = [argument for argument in argv if argument.partition("=")[0] == "--print_config"]
-    others = [argument for argument in argv if argument not in asked]
-    return others, asked[-1].partition("=")[2] if asked else None
+    requested = [argument for argument in argv if argument.partition("=")[0] == "--print_config"]
+    others = [argument for argument in argv if argument not in requested]
+    return others, requested[-1].partition("=")[2] if requested else None
 
 
 def first_config(argv: Sequence[str]) -> str:
@@ -121,6 +125,22 @@ def pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
+def without_options(argv: Sequence[str], *keys: str) -> list[str]:
+    """Return the arguments without ``--key=value`` and ``--key value`` of some keys.
+
+    Example:
+        >>> without_options(["--config", "a.yaml", "--run_dir", "runs/a", "--seed=1"], "run_dir", "seed")
+        ['--config', 'a.yaml']
+    """
+    dropped = {f"--{key}" for key in keys}
+    values = {place + 1 for place, argument in enumerate(argv) if argument in dropped}
+    return [
+        argument
+        for place, argument in enumerate(argv)
+        if place not in values and argument.partition("=")[0] not in dropped
+    ]
+
+
 def check_files(argv: Sequence[str]) -> None:
     """Find config files that do not exist or are no valid YAML, before the user has to wait for torch.
 
@@ -148,3 +168,29 @@ def read_config_value(value: str) -> Node:
         ConfigError: If it cannot be read.
     """
     return parse_text(value) if value.lstrip().startswith("{") else read_file(Path(value))
+
+
+def usable_device(name: str) -> torch.device:
+    """Return the device that a user names, tried.
+
+    Args:
+        name: As torch calls it, or ``auto``: a GPU if there is one.
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: If there is none of this name, or nothing can be computed on it.
+
+    Example:
+        >>> usable_device("cpu")
+        device(type='cpu')
+    """
+    import torch
+
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device

@@ -52,7 +52,7 @@ def check_class(cls: Any, base: type) -> None:
     """Refuse what cannot be made where a ``base`` is expected.
 
     Args:
-        cls: A class, or a function that makes one, which jsonargparse judges by what it returns.
+        cls: A class, or a function that makes one, which jsonargparse checks by what it returns.
         base: The class from which it must derive.
 
     Raises:
@@ -76,7 +76,7 @@ def candidates(module: ModuleType, base: type) -> list[str]:
     """Return the names of the classes in a module that derive from ``base`` and are not abstract."""
     names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
     found: dict[str, Any] = {name: getattr(module, name, None) for name in names}
-    return [name for name, cls in found.items() if cls is not base and _fits(cls, base)]
+    return [name for name, cls in found.items() if _fits(cls, base)]
 
 
 def _fits(cls: Any, base: type) -> bool:

@@ -88,6 +88,8 @@ def _lead(places: Sequence[ConfigPlace], error: Exception) -> str:
     message = str(error) if isinstance(error, EXPECTED_ERRORS) else f"{type(error).__name__}: {error}"
     first = re.match(r"\w*", message)
     for place in places:
+        if message.startswith(f"{place.key}."):  # a rule about several components names the whole key itself
+            return message
         if first and first[0] in place.arguments:
             return f"{place.key}.{message}"
     return f"{places[0].key}: {message}" if places else message
@@ -138,7 +140,7 @@ class _Constructor:
 
 
 def _specs(value: Any, key: str) -> Iterator[tuple[str, str | None, Mapping[str, Any]]]:
-    """Dotted key, class name and arguments of every component; a mapping without class name may be a dataclass."""
+    """Yield key, class name and arguments of every component; a mapping without class name may be a dataclass."""
     if isinstance(value, dict):
         chosen = value.get("class_path")
         arguments = value if chosen is None else value.get("init_args") or {}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
-    """A mistake in a config or on the command line, told in one or two lines that name the argument."""
+    """A mistake in a config or on the command line, described in one or two lines that name the argument."""
 
 
 def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:

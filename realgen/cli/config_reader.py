@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 from omegaconf.errors import OmegaConfBaseException
 
 from realgen.cli.arguments import asks_for_help, pairs, read_config_value, split_print_config
@@ -67,6 +68,7 @@ class ConfigReader:
             ConfigError: If the config or an argument is wrong.
             SystemExit: After ``--help`` and ``--print_config``.
         """
+        document_fields(argv)
         parser = self._parser()
         return yaml.safe_load(parser.dump(read_config(parser, argv, self.root, change), skip_unset=False))
 
@@ -115,10 +117,7 @@ def read_config(
         SystemExit: After ``--help`` and ``--print_config``.
     """
     if asks_for_help(argv):
-        try:
-            parser.parse_args(list(argv))
-        except ArgumentError as error:
-            raise ConfigError(condense(str(error))) from error
+        _print_help(parser, argv, root)
     given, printing = split_print_config(argv)
     tree = change(read_arguments(given, root))
     for problem in problems(tree, root, values=False):
@@ -134,6 +133,22 @@ def read_config(
         sys.stdout.write(parser.dump(config, skip_default=skip, skip_unset=skip))
         raise SystemExit(0)
     return config
+
+
+def document_fields(argv: Sequence[str]) -> None:
+    """Let ``--help`` show the docstrings of dataclass fields; finding them takes seconds, so only where it is asked."""
+    if asks_for_help(argv):
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def _print_help(parser: ArgumentParser, argv: Sequence[str], root: ConfigSlot) -> None:
+    """Print the requested help; files and arguments before it, such as a recipe, decide which options there are."""
+    place = next(place for place in range(len(argv)) if asks_for_help(argv[place : place + 1]))
+    given = read_arguments(argv[:place], root).plain()
+    try:
+        parser.parse_args([*([f"--config={json.dumps(given)}"] if given else []), *argv[place:]])
+    except ArgumentError as error:
+        raise ConfigError(condense(str(error))) from error
 
 
 def read_arguments(argv: Sequence[str], root: ConfigSlot) -> Node:

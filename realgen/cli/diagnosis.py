@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from realgen.cli.classes import check_class, choices, find_class
 from realgen.cli.components import arguments_at, visit
 from realgen.cli.config_error import ConfigError, nearest
-from realgen.cli.renamed import KEYS
+from realgen.cli.renamed import KEYS, new_class
 from realgen.cli.schema import ConfigSlot, describe
 from realgen.cli.tree import Node
 
@@ -69,7 +69,10 @@ def _check_arguments(key: str, node: Node, known: Mapping[str, ConfigSlot], owne
         yield f"{key}: expected a mapping of arguments, got {node.plain()!r}{_at(node)}."
         return
     for name, child in node.value.items():
-        if name not in known:
+        renamed = new_class(str(child.value)) if name == "class_path" else None  # of a dataclass
+        if renamed is not None:
+            yield f"{key}: {child.value} is now {renamed}.{_at(child)}"
+        elif name not in known:
             full, new = f"{key}.{name}".removeprefix("."), KEYS.get(f"{owner}.{name}")
             hint = nearest(name, known) if new is None else f"It is now called {new}."
             yield f"{full}: {owner} has no such key{_at(child)}. {hint}".rstrip()

@@ -18,12 +18,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from realgen import __version__
+from realgen.callbacks.matmul_precision import MatmulPrecision, SetMatmulPrecision
+from realgen.callbacks.save_config import SaveConfig
 from realgen.cli.arguments import first_config
 from realgen.cli.component_keys import ConfigPlace, constructing, instantiate
-from realgen.cli.config_reader import PARSER_SETTINGS, read_config
-from realgen.cli.matmul_precision import MatmulPrecision, SetMatmulPrecision
+from realgen.cli.config_reader import PARSER_SETTINGS, document_fields, read_config
 from realgen.cli.run_dir import LAST, Run, find_run
-from realgen.cli.save_config import SaveConfig
 from realgen.cli.schema import ConfigSlot, group_of, slot_of
 from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments
 from realgen.logging_filters import quiet_lightning
@@ -68,6 +68,7 @@ class RealGenCLI(LightningCLI):
         self._root = _root(model_class, datamodule_class)
         quiet_lightning()
         set_dumper("yaml", _to_yaml)
+        document_fields(self.argv)
         super().__init__(
             model_class,
             datamodule_class,

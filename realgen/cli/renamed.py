@@ -18,9 +18,18 @@ KEYS = {"OpenAIJudge.patience": "retry"}
 def new_class(path: str) -> str | None:
     """Return the new import path of a class; None if the old one is not known.
 
+    Args:
+        path: The old path, the class's own module in it or the package that exports it, or the bare name.
+
     Example:
         >>> new_class("realgen.modules.PromptGRPO"), new_class("PromptGRPO"), new_class("realgen.modules.GRPOModule")
         ('realgen.modules.GRPOModule', 'realgen.modules.GRPOModule', None)
+        >>> new_class("realgen.modules.prompt_grpo.PromptGRPO")
+        'realgen.modules.GRPOModule'
     """
-    bare = {old.rpartition(".")[2]: new for old, new in CLASSES.items()}
-    return CLASSES.get(path) or bare.get(path)
+    module, _, name = path.rpartition(".")
+    for old, new in CLASSES.items():
+        package, _, old_name = old.rpartition(".")
+        if name == old_name and (not module or f"{module}.".startswith(f"{package}.")):
+            return new
+    return None

@@ -11,6 +11,7 @@ from datetime import datetime
 from itertools import count
 from pathlib import Path
 
+from realgen.cli.arguments import without_options
 from realgen.cli.config_error import ConfigError
 
 RUN_DIR_VARIABLE = "REALGEN_RUN_DIR"
@@ -36,7 +37,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name for loggers; it stays the same when the run is resumed."""
+        """Return the name for loggers; it stays the same when the run is resumed."""
         return f"{self.recipe}-{self.path.name}"
 
     def reserve(self) -> Run:
@@ -193,13 +194,5 @@ def resume_command(run: Run, argv: Sequence[str]) -> str:
         >>> resume_command(Run(Path("runs/a/1"), "a"), ["--config", "a.yaml", "--ckpt_path=last"])
         'python -m realgen.fit --config a.yaml --run_dir=runs/a/1 --ckpt_path=last'
     """
-    kept = []
-    arguments = iter(argv)
-    for argument in arguments:
-        option, equals, _ = argument.partition("=")
-        if option in ("--run_dir", "--ckpt_path"):
-            if not equals:
-                next(arguments, None)
-            continue
-        kept.append(argument)
+    kept = without_options(argv, "run_dir", "ckpt_path")
     return shlex.join(["python", "-m", "realgen.fit", *kept, f"--run_dir={run.path}", "--ckpt_path=last"])

@@ -148,7 +148,7 @@ def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, Co
     # Parents first: an argument that goes to one through ``**kwargs`` has its type and default there.
     for maker in reversed(function.__mro__) if inspect.isclass(function) else (function,):
         if maker is function or "__init__" in vars(maker):
-            with suppress(NameError, TypeError, ValueError):  # what cannot be read jsonargparse alone judges
+            with suppress(NameError, TypeError, ValueError):  # jsonargparse alone checks what cannot be read
                 signature |= inspect.signature(maker).parameters
                 hints |= get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
     slots = {}

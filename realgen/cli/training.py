@@ -6,10 +6,8 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from realgen.callbacks.run_context import last_checkpoint
@@ -17,35 +15,6 @@ from realgen.cli.component_keys import explain
 from realgen.cli.error_frame import INTERRUPTED, TERMINATED, wants_traceback
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.cli.run_dir import LAST, RUN_DIR_VARIABLE, Run, resume_command
-
-
-def parse_and_run(
-    run: Callable[[RealGenCLI], int],
-    model_class: type[LightningModule],
-    datamodule_class: type[LightningDataModule],
-    argv: Sequence[str],
-    *,
-    usage: str | None = None,
-    check: Callable[[RealGenCLI], None] = lambda cli: None,
-) -> int:
-    """Parse the command line and run something with it.
-
-    Args:
-        run: What to do, such as ``train``; returns the exit code.
-        model_class: Class from which the model must derive.
-        datamodule_class: Class from which the data must derive.
-        argv: Arguments without the program, see ``take_arguments``.
-        usage: What ``--help`` says first.
-        check: Looks for mistakes that show only when the components are put together; if it raises anything, no folder
-            is left.
-
-    Returns:
-        The exit code.
-    """
-    cli = RealGenCLI(model_class, datamodule_class, usage=usage, argv=argv)
-    with cli.run.cleanup_on_error():
-        check(cli)
-    return run(cli)
 
 
 def train(cli: RealGenCLI) -> int:

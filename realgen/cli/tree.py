@@ -39,12 +39,12 @@ class Node:
 
     @property
     def is_mapping(self) -> bool:
-        """Whether this is a mapping."""
+        """Return whether this is a mapping."""
         return isinstance(self.value, dict)
 
     @property
     def is_interpolation(self) -> bool:
-        """Whether the value is computed from others, ``${...}``, after all files and arguments are merged."""
+        """Return whether the value is computed from others, ``${...}``, after all files and arguments are merged."""
         return isinstance(self.value, str) and "${" in self.value
 
     def child(self, key: str) -> Node | None:
@@ -61,7 +61,7 @@ class Node:
 
 
 def merge(base: Node, over: Node) -> Node:
-    """``base`` changed by ``over``, by the rules above.
+    """Return ``base`` changed by ``over``, by the rules above.
 
     Example:
         >>> base = parse_text("{class_path: A, init_args: {x: 1, y: 2}}")
@@ -146,7 +146,7 @@ def _convert(loader: yaml.SafeLoader, node: yaml.Node, name: str, folder: Path) 
     if twice:
         raise ConfigError(f"{origin}: the key {twice[0]} is written twice in this mapping.")
     loader.flatten_mapping(node)
-    # A mapping begins on the line of its first key; each value is told by the line of its own key.
+    # A mapping begins on the line of its first key; each value has the line of its own key.
     children = {}
     for key, value in node.value:
         child = _convert(loader, value, name, folder)

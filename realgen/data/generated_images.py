@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from realgen.data.image_decoding import DECODING_ERRORS
 from realgen.data.image_files import read_image
 from realgen.functional.images import to_uint8
 
@@ -40,7 +41,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> No
     record = folder / SETTINGS_FILE
     if not record.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write(record, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
+        write_whole(record, (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode())
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> None:
@@ -63,10 +64,23 @@ def check_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> N
         before = json.loads(record.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{str(record)!r} cannot be read ({error}). {cure}") from error
-    changes = sorted(_changes(before, json.loads(json.dumps(settings))))
+    changes = settings_changes(before, json.loads(json.dumps(settings)))
     if changes:
-        more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
-        raise ValueError(f"{str(folder)!r} holds images of other settings: {'; '.join(changes[:NAMED])}{more}. {cure}")
+        raise ValueError(f"{str(folder)!r} holds images of other settings: {changes}. {cure}")
+
+
+def settings_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Describe the first values that differ between two JSON trees, by dotted key; empty where none does.
+
+    Null and an empty mapping count as not set; ``init_args`` is left out of the keys.
+
+    Example:
+        >>> settings_changes({"seed": 1, "policy": {"lora": None}}, {"seed": 2, "policy": {}})
+        'seed was 1, now it is 2'
+    """
+    changes = sorted(_changes(dict(before), dict(now)))
+    more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
+    return "; ".join(changes[:NAMED]) + more
 
 
 def write_image(path: Path, image: Float[Tensor, "3 height width"], texts: Mapping[str, str]) -> None:
@@ -82,7 +96,7 @@ def write_image(path: Path, image: Float[Tensor, "3 height width"], texts: Mappi
         info.add_itxt(keyword, text)
     to_pil_image(to_uint8(image).cpu()).save(file := io.BytesIO(), format="PNG", pnginfo=info)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, file.getvalue())
+    write_whole(path, file.getvalue())
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -95,13 +109,13 @@ def read_texts(path: Path) -> dict[str, str]:
         Texts by keyword.
 
     Raises:
-        ValueError: If it is no PNG file.
+        ValueError: If it cannot be read as a PNG file.
     """
     try:
         with Image.open(path, formats=["PNG"]) as image:
             assert isinstance(image, PngImageFile)
             return {keyword: str(text) for keyword, text in image.text.items()}
-    except (OSError, SyntaxError) as error:
+    except DECODING_ERRORS as error:
         raise ValueError(f"{str(path)!r} cannot be read as a PNG file: {error}") from error
 
 
@@ -126,8 +140,8 @@ def read_images(paths: Sequence[Path]) -> Float[Tensor, "images 3 height width"]
     return torch.stack(images)
 
 
-def _write(path: Path, content: bytes) -> None:
-    # Under another name first, hidden and one per process: a run that is killed leaves no half of a file.
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under another name first, hidden and one per process: a run that is killed leaves no half of it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     unfinished.write_bytes(content)
     os.replace(unfinished, path)

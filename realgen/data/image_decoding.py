@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 from PIL import Image, ImageOps
+
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
+"""All that Pillow was seen to raise on damaged files."""
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -22,8 +26,7 @@ def decode_image(data: bytes) -> Image.Image:
     """
     try:
         return upright_rgb(Image.open(io.BytesIO(data)))
-    # All that Pillow was seen to raise on damaged files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         raise ValueError(f"the image cannot be decoded ({error})") from error
 
 

@@ -30,7 +30,7 @@ class ImageFile(NamedTuple):
     """Its path inside the folder, with ``/``."""
 
 
-def check_folders(folders: str | Sequence[str], *, argument: str) -> tuple[Path, ...]:
+def check_folders(folders: str | Sequence[str | Path], *, argument: str) -> tuple[Path, ...]:
     """Raise ValueError for folders that do not exist.
 
     Args:
@@ -52,26 +52,25 @@ def check_folders(folders: str | Sequence[str], *, argument: str) -> tuple[Path,
     return paths
 
 
-def find_images(folders: Sequence[Path], *, argument: str) -> list[ImageFile]:
+def find_images(folders: str | Sequence[str | Path], *, argument: str) -> list[ImageFile]:
     """List the images of folders and of all folders in them, in an order that depends on their names alone.
 
     Args:
-        folders: Existing folders.
-        argument: How the message calls them.
+        folders: One path or several.
+        argument: Their name in the message.
 
     Returns:
         Files, folder by folder.
 
     Raises:
-        ValueError: If a folder, or one in it, cannot be listed.
-        ValueError: If a folder holds no image.
+        ValueError: If a folder does not exist, cannot be listed (nor one in it), or holds no image.
     """
 
     def refuse(error: OSError) -> NoReturn:
         raise ValueError(f"{argument}: the folder {str(error.filename)!r} cannot be listed ({error.strerror}).")
 
     found: list[ImageFile] = []
-    for folder in folders:
+    for folder in check_folders(folders, argument=argument):
         walk = os.walk(folder, onerror=refuse, followlinks=True)
         paths = (Path(parent, name) for parent, _, names in walk for name in names)
         images = [ImageFile(path, path.relative_to(folder).as_posix()) for path in paths if is_image(path)]

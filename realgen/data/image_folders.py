@@ -122,13 +122,13 @@ class ImageFolders(LightningDataModule):
         """
         if self.train_files:
             return
-        found = [self._find(argument, folders) for argument, folders in self._given.items()]
+        found = [find_images(folders, argument=argument) for argument, folders in self._given.items()]
         if self._validation["validation_real"] is None:
             split = [split_files(files, self.validation_share, by=self.split_by) for files in found]
             train, validation = [parts[0] for parts in split], [parts[1] for parts in split]
         else:
             given = ((name, folders) for name, folders in self._validation.items() if folders is not None)
-            train, validation = found, [self._find(name, folders) for name, folders in given]
+            train, validation = found, [find_images(folders, argument=name) for name, folders in given]
         for side, parts in (("train", train), ("validate", validation)):
             for name, files in zip(CLASSES, parts, strict=True):
                 if not files:
@@ -203,9 +203,6 @@ class ImageFolders(LightningDataModule):
             )
             draws += [Draw(label, row, draw_seed(self.seed, label, first + i)) for i, row in enumerate(rows)]
         return draws
-
-    def _find(self, argument: str, folders: str | list[str]) -> list[ImageFile]:
-        return find_images(check_folders(folders, argument=argument), argument=argument)
 
     def _agree(self, parts: list[list[ImageFile]]) -> None:
         if self.trainer is not None:

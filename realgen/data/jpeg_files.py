@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from realgen.data.image_decoding import DECODING_ERRORS
 from realgen.data.image_files import ImageFile
 
 QUALITIES = range(1, 101)
@@ -32,7 +33,7 @@ def jpeg_quality(path: Path) -> int | None:
     try:
         with Image.open(path) as image:
             tables = getattr(image, "quantization", None)
-    except (OSError, SyntaxError, ValueError):
+    except DECODING_ERRORS:
         return None
     if not tables:
         return None

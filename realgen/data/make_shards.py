@@ -75,7 +75,7 @@ class PromptFile:
     def _parse(self, text: str) -> dict[str, Any]:
         try:
             row = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"not JSON: {error}") from error
         if not isinstance(row, dict):
             raise ValueError(f"expected an object with a 'prompt', got {type(row).__name__}")

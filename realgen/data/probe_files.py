@@ -8,7 +8,7 @@ from statistics import median
 from typing import NamedTuple
 
 from realgen.data.image_batches import CLASSES
-from realgen.data.image_files import ImageFile, check_folders, find_images, split_files
+from realgen.data.image_files import ImageFile, find_images, split_files
 
 SPLITS = ("fit", "calibrate", "test")
 """Into which the images of each class are divided."""
@@ -43,7 +43,7 @@ def divide(real: Path, generated: Path, held_out: float) -> Divided:
     divided = Divided([], [], [])
     for name, folder in zip(CLASSES, (real, generated), strict=True):
         argument = f"--{name}"
-        files = find_images(check_folders(str(folder), argument=argument), argument=argument)
+        files = find_images(str(folder), argument=argument)
         fit, held = split_files(files, held_out)
         calibrate, test = split_files(held, held_out / 2)
         for split, chosen in zip(SPLITS, (fit, calibrate, test), strict=True):

@@ -92,7 +92,7 @@ def read_samples(file: IO[bytes], *, real_images: bool) -> Iterator[tuple[int, S
                 assert content is not None, "isfile() said so"
                 group.members[suffix] = content.read()
     # A damaged size in a header can lead beyond the end of any file.
-    except (tarfile.TarError, OverflowError) as error:
+    except (tarfile.TarError, OverflowError, MemoryError) as error:
         key, offset = (group.key, group.offset) if group else ("first member", 0)
         yield offset, InvalidSample(key, f"the tar is damaged or cut off here ({error}), the rest of it is lost")
         return
@@ -123,7 +123,7 @@ def _sample(group: _Group) -> Sample | InvalidSample:
         metadata = json.loads(group.members.get(".json", b"{}"))
     except UnicodeDecodeError as error:
         return InvalidSample(group.key, f"it is not UTF-8: {error}")
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # the latter for a value that is nested too deep
         return InvalidSample(group.key, f"its .json is not JSON: {error}")
     if not prompt:
         return InvalidSample(group.key, "its prompt is empty")

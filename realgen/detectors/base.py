@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least
 from realgen.detectors.configs import VisionConfig
-from realgen.functional.images import check_images
+from realgen.functional.network_input import check_images
+
+Frozen = TypeVar("Frozen", bound="FrozenNetwork")
 
 
 class FrozenNetwork(ABC):
@@ -28,18 +31,13 @@ class FrozenNetwork(ABC):
     """
 
     def __init__(self, batch_size: int = 64) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        check_at_least(1, batch_size=batch_size)
         self.batch_size = batch_size
         self._network: nn.Module | None = None
 
     @abstractmethod
     def build(self) -> nn.Module:
         """Read the weights and return the network as it could be trained; called once, at the first use."""
-
-    @abstractmethod
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch *output"]:
-        """Return the network's result for each image [B, 3, H, W] in [0, 1]."""
 
     @property
     def network(self) -> nn.Module:
@@ -49,14 +47,14 @@ class FrozenNetwork(ABC):
             self._network = network.merge() if isinstance(network, DetectorNetwork) else network
         return self._network
 
-    def to(self, device: torch.device | str) -> FrozenNetwork:
+    def to(self: Frozen, device: torch.device | str) -> Frozen:
         """Move the network and return self."""
         self.network.to(device)
         return self
 
     @torch.no_grad()
     def in_chunks(
-        self, apply: Callable[[nn.Module, Tensor], Tensor], images: Float[Tensor, "batch 3 height width"]
+        self, apply: Callable[[Any, Tensor], Tensor], images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch *output"]:
         """Apply a function of network and images to ``batch_size`` images at a time.
 
@@ -84,9 +82,12 @@ class Detector(FrozenNetwork):
         batch_size: Images per forward pass.
     """
 
-    @abstractmethod
     def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Return the probability that each image is generated; ``images`` are checked, float32, on its device."""
+        """Return the probability that each image is generated; ``images`` are checked, float32, on its device.
+
+        By default the softmax at class 1 of a ``DetectorNetwork``.
+        """
+        return network(images).float().softmax(-1)[:, 1]
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         """Return the probability that each image is generated.

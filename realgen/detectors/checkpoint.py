@@ -214,7 +214,7 @@ def _wanted(network: nn.Module) -> str:
 
 
 def _looks(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Which build the file looks like, if that is another one."""
+    """Describe the build that the file looks like, if it is another one."""
     build = recognise(state)
     if build is None or not isinstance(network, DetectorNetwork):
         return []

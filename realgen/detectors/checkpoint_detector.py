@@ -6,8 +6,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from realgen.detectors.base import Detector, DetectorNetwork
 from realgen.detectors.checkpoint import load_exactly, locate, read_config, read_state_dict
@@ -15,7 +14,7 @@ from realgen.detectors.configs import VisionConfig
 
 
 class CheckpointDetector(Detector):
-    """A ``DetectorNetwork`` from disk; ``p_fake`` is the softmax at class 1.
+    """A ``DetectorNetwork`` from disk.
 
     Args:
         checkpoint: A folder with ``config.json`` and ``model.safetensors``, or a ``.safetensors`` or published
@@ -60,7 +59,3 @@ class CheckpointDetector(Detector):
         load_exactly(network, read_state_dict(self._files.weights), self._files.weights)
         network.scoring_dtype = self._dtype
         return network
-
-    def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Return the probability that each image is generated."""
-        return network(images).float().softmax(-1)[:, 1]

@@ -17,7 +17,7 @@ from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.clip_vision import PROJECTIONS, build_tower, clip_config, merge_quick_gelu, tower_state_dict
 from realgen.detectors.configs import EffortConfig
 from realgen.detectors.svd_experts import split_weight
-from realgen.functional.network_input import clip_pixels
+from realgen.functional.network_input import tower_pixels
 
 
 class SVDResidualLinear(nn.Module):
@@ -118,7 +118,7 @@ class EffortNetwork(DetectorNetwork):
         return self.backbone(pixel_values=self._pixels(images)).pooler_output
 
     def _pixels(self, images: Tensor) -> Tensor:
-        pixels = clip_pixels(images, self.config.image_size, antialias=self.config.antialias)
+        pixels = tower_pixels(images, self.config.image_size, antialias=self.config.antialias)
         return pixels.to(self.head.weight.dtype)  # resized in the images' own type
 
     def _merge(self) -> None:

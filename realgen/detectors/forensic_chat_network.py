@@ -1,4 +1,4 @@
-"""The vision-language model behind Forensic-Chat: one question about each image, judged by its answer's first word.
+"""The vision-language model behind Forensic-Chat: one question about each image, scored by its answer's first word.
 
 The published rule (RealGen's ``forensic_chat_scorer``): a single forward pass, the logits that follow the prompt, and
 the mean logit of each word's spellings, f of ("fake", "Fake") and g of ("real", "Real"); the probability of being
@@ -18,12 +18,12 @@ from realgen.functional.images import to_uint8
 
 
 def word_ids(tokenizer: Any, words: Sequence[str], name: str = "words") -> Int[Tensor, " words"]:
-    """The token of each word, as it opens an answer: without a space before it.
+    """Return the token of each word at the start of an answer, without a space before it.
 
     Args:
         tokenizer: Of transformers.
         words: Spellings of one word.
-        name: How the message calls them.
+        name: Of the argument, for messages.
 
     Returns:
         One id per word.
@@ -44,7 +44,7 @@ def word_ids(tokenizer: Any, words: Sequence[str], name: str = "words") -> Int[T
 
 
 class ForensicChatNetwork(nn.Module):
-    """A Qwen2.5-VL that is asked one question about every image; nothing is generated.
+    """A Qwen2.5-VL that is asked one question about every image; it generates no text.
 
     Only the logits of the words' spellings are computed, in float32 whatever the type of the weights: the published
     scorer reads them out of a bfloat16 vocabulary, where logits near 20 lie 0.125 apart and neighbouring rewards tie.
@@ -53,7 +53,7 @@ class ForensicChatNetwork(nn.Module):
         model: ``Qwen2_5_VLForConditionalGeneration``.
         processor: Its processor, with a chat template of its own or of its tokenizer.
         question: What the user asks beside the image. The template's own system text is left as it is.
-        real_words: Spellings of the answer that means a photograph, one token each.
+        real_words: Spellings of the answer that means a real image, one token each.
         fake_words: Spellings of the answer that means a generated image, one token each.
 
     Raises:
@@ -84,7 +84,7 @@ class ForensicChatNetwork(nn.Module):
     def inputs(
         self, images: Float[Tensor, "batch 3 height width"] | Sequence[Float[Tensor, "3 _ _"]]
     ) -> dict[str, Tensor]:
-        """What the model reads: prompts padded on the left, so that every row ends where the answer begins.
+        """Return the model's inputs: prompts padded on the left, so that every row ends where the answer begins.
 
         Args:
             images: In [0, 1], of one size or of many. They are rounded to 8 bits, as the published scorer's PNG files
@@ -106,7 +106,7 @@ class ForensicChatNetwork(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"] | Sequence[Float[Tensor, "3 _ _"]]
     ) -> Float[Tensor, "batch 2"]:
-        """Logits of (real, fake) for images in [0, 1]; resizing and normalising included."""
+        """Return logits of (real, fake) for images in [0, 1]; resizing and normalising included."""
         hidden = self.model.base_model(**self.inputs(images), use_cache=False).last_hidden_state[:, -1].float()
         vocabulary = self.model.get_output_embeddings().weight
         words = [hidden @ vocabulary[ids].float().T for ids in (self.real_ids, self.fake_ids)]  # [B, spellings] each

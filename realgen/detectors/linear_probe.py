@@ -19,19 +19,19 @@ from realgen.detectors.probe_backbone import Backbone, load_backbone, wave_pictu
 from realgen.functional.logistic_regression import LogisticHead
 
 FINGERPRINT_TOLERANCE = 1e-2
-"""Relative distance of a fixed picture's features; devices and versions of torch differ by less, weights by more."""
+"""Relative distance of a fixed image's features; devices and versions of torch differ by less, weights by more."""
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """What ``config.json`` of a probe says."""
+    """The contents of a probe's ``config.json``."""
 
     backbone: str
     """Name of the backbone, see ``load_backbone``."""
     pretrained: str | None = None
     """Its weights, where they are not those of the name."""
     report: Mapping[str, Any] = field(default_factory=dict)
-    """How the probe was fitted and how good it is; for people."""
+    """How the probe was fitted and how good it is; for readers."""
 
 
 class ProbeNetwork(nn.Module):
@@ -52,15 +52,15 @@ class ProbeNetwork(nn.Module):
         self.register_buffer("bias", head.bias.float())
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Logit of being generated, for images in [0, 1]."""
+        """Return the logit of being generated, for images in [0, 1]."""
         return self.backbone(images) @ self.weight + self.bias
 
 
 class LinearProbe(Detector):
     """Calibrated logistic regression on the pooled features of any timm or open_clip backbone.
 
-    The quickest way to see whether a backbone can tell your photographs from your generator's images. It learns
-    whatever tells the two folders apart, their file formats too: fit it with ``--match_jpeg`` if they differ in those.
+    The quickest way to see whether a backbone can tell your real images from your generator's. It learns whatever
+    tells the two folders apart, their file formats too: fit it with ``--match_jpeg`` if they differ in those.
     No substitute for a detector trained with augmentation on many generators, and a policy fools it soon.
 
     Args:
@@ -108,7 +108,7 @@ class LinearProbe(Detector):
         return ProbeNetwork(backbone, LogisticHead(state["weight"], state["bias"]))
 
     def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Probability that each image is generated."""
+        """Return the probability that each image is generated."""
         return network(images).sigmoid()
 
 
@@ -147,13 +147,13 @@ def read_probe_config(path: Path) -> ProbeConfig:
 
 @torch.no_grad()
 def fingerprint(backbone: Backbone) -> Float[Tensor, " features"]:
-    """Features of a fixed picture [D]."""
+    """Return the features [D] of a fixed image."""
     device = next(backbone.parameters()).device
     return backbone(wave_picture().to(device))[0]
 
 
 def check_fingerprint(backbone: Backbone, expected: Float[Tensor, " features"], name: str) -> None:
-    """See that a backbone has the weights that a probe was fitted on.
+    """Check that a backbone has the weights that a probe was fitted on.
 
     Args:
         backbone: As it was read.

@@ -34,14 +34,14 @@ class LoRAExpertLinear(ExpertLinear):
         return self.weight_fixed
 
     def low_rank(self) -> LowRank:
-        """The experts, stacked; their scale is 1."""
+        """Return the experts, stacked; their scale is 1."""
         down = torch.cat(tuple(self.lora_A_experts))
         scale = down.new_ones(len(self.lora_A_experts), len(self.lora_A_experts[0]))
         return LowRank(down, scale, torch.cat(tuple(self.lora_B_experts), dim=1))
 
     @torch.no_grad()
     def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
-        """Take over a trained linear map, which stays the same: each A is drawn at random, each B is zero."""
+        """Copy a trained linear map, which stays the same: each A is drawn at random, each B is zero."""
         self.weight_fixed.copy_(weight)
         if self.bias is not None and bias is not None:
             self.bias.copy_(bias)
@@ -50,9 +50,9 @@ class LoRAExpertLinear(ExpertLinear):
             nn.init.zeros_(b)
 
     def main_bases(self) -> tuple[Tensor, ...]:
-        """Nothing: adapters may repeat what the whole weight does."""
+        """Return nothing: adapters may overlap with the whole weight."""
         return ()
 
     def expert_bases(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The columns of each B, and the rows of each A."""
+        """Return the columns of each B, and the rows of each A."""
         return list(self.lora_B_experts), [a.T for a in self.lora_A_experts]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from realgen.detectors.configs import OmniAIDDinoConfig, RoutedExperts
 from realgen.detectors.dinov3 import DINO_PROJECTIONS, Rotation, build_dino, dino_config
 from realgen.detectors.routed_network import ExpertAttention, GatingNetwork, RoutedNetwork
-from realgen.functional.network_input import Preprocess, imagenet_pixels
+from realgen.functional.network_input import IMAGENET_MEAN, IMAGENET_STD, Preprocess, tower_pixels
 
 
 class DinoLayer(nn.Module):
@@ -85,17 +85,13 @@ class OmniAIDDinoNetwork(RoutedNetwork):
             The network, in training mode.
         """
         network = cls(OmniAIDDinoConfig(**vars(dino_config(vision_model)), **vars(experts)))
-        state = vision_model.state_dict()
-        if network.feature_extractor is not None:
-            network.feature_extractor.load_state_dict(state)
-        state = {name.removeprefix("model."): value for name, value in state.items()}
-        network.load_state_dict({name: value for name, value in state.items() if "attention" not in name}, strict=False)
-        network.copy_attention(state, "layer")
+        network.copy_tower(vision_model.state_dict(), {"model.": ""}, layers="layer", attention="attention")
         return network.train()
 
     def pixels(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
         """Return DINOv3's input for images in [0, 1]."""
-        return imagenet_pixels(images, self.config.image_size, preprocess=cast("Preprocess", self.config.preprocess))
+        config, preprocess = self.config, cast("Preprocess", self.config.preprocess)
+        return tower_pixels(images, config.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD, preprocess=preprocess)
 
     def encode(
         self,

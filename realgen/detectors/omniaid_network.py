@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from realgen.detectors.clip_vision import QuickGELU, build_tower, clip_config, merge_quick_gelu, tower_state_dict
 from realgen.detectors.configs import OmniAIDConfig, RoutedExperts
 from realgen.detectors.routed_network import ExpertAttention, GatingNetwork, RoutedNetwork
-from realgen.functional.network_input import Preprocess, clip_pixels
+from realgen.functional.network_input import Preprocess, tower_pixels
 
 
 class Embeddings(nn.Module):
@@ -119,19 +119,13 @@ class OmniAIDNetwork(RoutedNetwork):
             The network, in training mode.
         """
         network = cls(OmniAIDConfig(**vars(clip_config(vision_model)), **vars(experts)))
-        state = tower_state_dict(vision_model)
-        if network.feature_extractor is not None:
-            network.feature_extractor.load_state_dict(state)
         names = {"pre_layrnorm": "ln_pre", "post_layernorm": "ln_post", "encoder.layers": "encoder_layers"}
-        for theirs, ours in names.items():
-            state = {name.replace(theirs, ours): value for name, value in state.items()}
-        network.load_state_dict({name: value for name, value in state.items() if "self_attn" not in name}, strict=False)
-        network.copy_attention(state, "encoder_layers")
+        network.copy_tower(tower_state_dict(vision_model), names, layers="encoder_layers", attention="self_attn")
         return network
 
     def pixels(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
         """Return CLIP's input for images in [0, 1]."""
-        return clip_pixels(images, self.config.image_size, preprocess=cast("Preprocess", self.config.preprocess))
+        return tower_pixels(images, self.config.image_size, preprocess=cast("Preprocess", self.config.preprocess))
 
     def encode(
         self,

@@ -25,7 +25,7 @@ class Backbone(nn.Module):
 
     Args:
         tower: The network; prepared images in, features [B, D] out.
-        wanted: The pictures it was trained to see.
+        wanted: The network's input.
     """
 
     def __init__(self, tower: nn.Module, wanted: NetworkInput) -> None:
@@ -34,7 +34,7 @@ class Backbone(nn.Module):
         self.wanted = wanted
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
-        """Features of images in [0, 1]."""
+        """Return features of images in [0, 1]."""
         return self.tower(to_network_input(images, self.wanted))
 
 
@@ -62,7 +62,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
 
 
 def wave_picture(size: int = 64) -> Float[Tensor, "1 3 size size"]:
-    """A picture made of waves of all lengths; its features tell one backbone's weights from another's.
+    """Draw waves of all lengths as an image, whose features tell one backbone's weights from another's.
 
     Args:
         size: Height and width in pixels.
@@ -116,6 +116,6 @@ def _file(pretrained: str) -> Path:
 
 
 def _without_classifier(state: dict[str, Tensor], classifier: Any) -> dict[str, Tensor]:
-    """Weights but for those of the layers that timm calls the classifier, one name or several."""
+    """Return weights without those of the layers that timm names as classifier, one or several."""
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     return {name: value for name, value in state.items() if not name.startswith(tuple(f"{part}." for part in names))}

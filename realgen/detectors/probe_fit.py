@@ -1,4 +1,4 @@
-"""A linear probe's head out of features: fitted, calibrated on other images, judged on yet other ones."""
+"""A linear probe's head out of features: fitted, and calibrated on other images."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def fit_head(
     """Fit a logistic regression and calibrate its probabilities on images that it has not seen.
 
     Args:
-        fit: What the head is fitted on.
-        held_out: What its probabilities are calibrated on.
+        fit: Features that the head is fitted on.
+        held_out: Features that its probabilities are calibrated on.
         l2: Weight of the penalty on the head's weights, for standardised features.
         calibration: ``platt`` fits scale and shift of the logits, ``temperature`` the scale alone, ``none`` neither.
 

@@ -1,25 +1,22 @@
-"""The shared part of OmniAID's networks, whatever their tower: router, attention with experts, training, merging."""
+"""The shared part of OmniAID's networks, whatever their tower: router, and attention with experts."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.clip_vision import PROJECTIONS
 from realgen.detectors.configs import OmniAIDConfig, OmniAIDDinoConfig, RoutedExperts
 from realgen.detectors.dinov3 import Rotation, rotate
-from realgen.detectors.expert_linear import ExpertLinear
+from realgen.detectors.expert_training import ExpertTraining
 from realgen.detectors.lora_experts import LoRAExpertLinear
-from realgen.detectors.svd_experts import SVDExpertLinear, orthogonality_loss
-
-Trainable = Literal["experts", "experts_and_gate", "all"]
+from realgen.detectors.svd_experts import SVDExpertLinear
 
 
 def sparse_gates(logits: Float[Tensor, "batch routed"], top_k: int) -> Float[Tensor, "batch routed"]:
@@ -116,18 +113,15 @@ class ExpertAttention(nn.Module):
         return cast("Tensor", getattr(self, self.names[-1])(attended, gates))
 
 
-class RoutedNetwork(DetectorNetwork):
+class RoutedNetwork(ExpertTraining):
     """A vision tower with routed experts, class token to two classes; all layers and tokens of an image share gates.
 
     Args:
         config: Of the tower and its experts.
     """
 
-    config: OmniAIDConfig | OmniAIDDinoConfig
     embeddings: nn.Module
     gating_network: GatingNetwork
-    feature_extractor: Any
-    """The frozen tower whose pooled output is the router's input, or None."""
     num_prefix_tokens = 1
     """Tokens before the patches."""
 
@@ -168,47 +162,3 @@ class RoutedNetwork(DetectorNetwork):
         with torch.no_grad():
             pooled = self.feature_extractor(pixel_values=pixels).pooler_output
         return self.gating_network(pooled)
-
-    def expert_linears(self) -> list[ExpertLinear]:
-        """Return all maps with experts, layer by layer."""
-        return [module for module in self.modules() if isinstance(module, ExpertLinear)]
-
-    def main_bases(self) -> list[tuple[Tensor, ...]]:
-        """Return ``main_bases()`` of each of ``expert_linears()``; takes one SVD per map with SVD experts."""
-        return [linear.main_bases() for linear in self.expert_linears()]
-
-    def orthogonality_loss(self, main_bases: list[tuple[Tensor, ...]]) -> Float[Tensor, ""]:
-        """Return how much the experts overlap with each other and with the main parts; see ``svd_experts``."""
-        return orthogonality_loss(self.expert_linears(), main_bases)
-
-    def set_trainable(self, scope: Trainable) -> None:
-        """Choose which parameters get gradients.
-
-        Args:
-            scope: ``experts``: all experts and the head, the published recipe against a generator;
-                ``experts_and_gate``: the router too, for a detector trained from its tower; ``all``: everything but the
-                router's frozen tower.
-        """
-        parts = {"experts": ("_experts.", "head."), "experts_and_gate": ("_experts.", "head.", "gating_network.")}
-        for name, parameter in self.named_parameters():
-            chosen = scope == "all" or any(part in name for part in parts[scope])
-            parameter.requires_grad_(chosen and not name.startswith("feature_extractor."))
-
-    def copy_attention(self, state: dict[str, Tensor], layers: str) -> None:
-        """Copy a trained tower's attention weights into the maps with experts.
-
-        Args:
-            state: The tower's weights under this network's names.
-            layers: Name of this network's list of layers.
-        """
-        for name, module in self.get_submodule(layers).named_modules(prefix=layers):
-            if isinstance(module, ExpertLinear):
-                module.copy_from(state[f"{name}.weight"], state.get(f"{name}.bias"))
-
-    def _merge(self) -> None:
-        """Merge the always-on expert into the frozen weights, and stack the others once."""
-        places = [(module, name) for module in self.modules() for name, _ in module.named_children()]
-        for module, name in places:
-            child = getattr(module, name)
-            if isinstance(child, ExpertLinear):
-                setattr(module, name, child.merged(always_on=int(self.config.hybrid)))

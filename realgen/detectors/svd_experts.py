@@ -88,13 +88,13 @@ class SVDExpertLinear(ExpertLinear):
         return self.weight_main
 
     def low_rank(self) -> LowRank:
-        """The experts, stacked."""
+        """Return the experts, stacked."""
         down, up = torch.cat(tuple(self.V_experts)), torch.cat(tuple(self.U_experts), dim=1)
         return LowRank(down, torch.stack(tuple(self.S_experts)), up)
 
     @torch.no_grad()
     def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
-        """Take over a trained linear map: its last singular values become, identically, every expert."""
+        """Copy a trained linear map; its smallest singular values become every expert, identically."""
         split = split_weight(weight, self.rank)
         self.weight_main.copy_(split.main)
         if self.bias is not None and bias is not None:
@@ -105,7 +105,7 @@ class SVDExpertLinear(ExpertLinear):
 
     @torch.no_grad()
     def main_bases(self) -> tuple[Tensor, ...]:
-        """Orthonormal bases of what W_main reaches and reads: its left and right singular vectors, as columns.
+        """Return orthonormal bases of W_main's outputs and inputs: its left and right singular vectors, as columns.
 
         The published files store them (``U_r``, ``V_r``, most of their size). W_main alone has rank
         features - r and gives them back up to a rotation, which no term of the orthogonality loss sees.
@@ -115,12 +115,12 @@ class SVDExpertLinear(ExpertLinear):
         return u[:, :kept].to(self.weight_main), v[:kept].T.to(self.weight_main)
 
     def expert_bases(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The columns of each U, and the rows of each V."""
+        """Return the columns of each U, and the rows of each V."""
         return list(self.U_experts), [v.T for v in self.V_experts]
 
 
 def overlap(bases: Sequence[Float[Tensor, "features _"]]) -> Float[Tensor, ""]:
-    """Mean over all pairs of bases of ||A^T B||_F, the columns of each normalised to length 1.
+    """Return the mean over all pairs of bases of ||A^T B||_F, the columns of each normalised to length 1.
 
     0 when the spanned subspaces are orthogonal to each other.
 

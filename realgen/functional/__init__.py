@@ -1,5 +1,7 @@
 """Pure tensor functions: no modules, no files, no state. Source and equation stand in each docstring."""
 
-from realgen.functional.flow_sde import CPS, DanceSDE, FlowSDE, Transition
+from realgen.functional.cps import CPS
+from realgen.functional.dance_sde import DanceSDE
+from realgen.functional.flow_sde import FlowSDE, Transition
 
 __all__ = ["CPS", "DanceSDE", "FlowSDE", "Transition"]

@@ -1,6 +1,6 @@
 """Group-relative advantages: each prompt's rewards against the mean of its own group.
 
-A sample that could not be judged (``valid`` False) counts in no statistic and gets 0; what its reward holds, NaN
+A sample that could not be scored (``valid`` False) counts in no statistic and gets 0; what its reward holds, NaN
 included, does not matter. A group without a difference to learn from (equal rewards, or fewer than two valid samples)
 gets exact zeros, whatever rounding its mean suffers.
 """
@@ -28,7 +28,7 @@ def group_advantages(
 
     Args:
         rewards: Higher is better. Row = one prompt with its whole group.
-        valid: True where a sample could be judged; ``None``: all could.
+        valid: True where a sample could be scored; ``None``: all could.
         std_normalize: Divide by a standard deviation (population, ddof 0). False gives Dr.GRPO's (arXiv:2503.20783).
         std: Divide by this one, say of all prompts of all ranks, in place of each group's own.
         eps: Added to the standard deviation; unit of the reward.
@@ -56,7 +56,7 @@ def group_advantages(
 
 
 def weighted_advantages(
-    parts: Mapping[str, Float[Tensor, "prompts group"]],
+    components: Mapping[str, Float[Tensor, "prompts group"]],
     weights: Mapping[str, float],
     *,
     valid: Bool[Tensor, "prompts group"] | None = None,
@@ -71,11 +71,11 @@ def weighted_advantages(
     sum over the batch, is left out, as in RealGen.
 
     Args:
-        parts: Rewards by name, higher is better.
-        weights: Weight of each part; one of weight 0 counts in nothing, whatever its rewards hold.
-        valid: True where every part that has a weight could judge a sample; ``None``: all could.
-        std_normalize: Divide each part by a standard deviation.
-        std: Standard deviation of each part, in place of each group's own.
+        components: Rewards by name, higher is better.
+        weights: Weight of each reward; one of weight 0 is ignored, whatever its rewards hold.
+        valid: True where every reward that has a weight could score a sample; ``None``: all could.
+        std_normalize: Divide each reward by a standard deviation.
+        std: Standard deviation of each reward, in place of each group's own.
         divide_by_weights: Divide by sum_m w_m, so that advantages keep their scale when a reward is added.
         eps: Added to the standard deviation; unit of the reward.
 
@@ -83,21 +83,23 @@ def weighted_advantages(
         Advantages; the valid ones of a prompt sum to zero.
 
     Raises:
-        ValueError: If ``weights`` or ``std`` do not name the same rewards as ``parts``, or there is none.
+        ValueError: If ``weights`` or ``std`` do not name the same rewards as ``components``, or there is none.
         ValueError: If the weights to divide by do not add up to something positive.
 
     Example:
-        >>> parts = {"realism": torch.tensor([[0.0, 1.0]]), "alignment": torch.tensor([[10.0, 30.0]])}
-        >>> weighted_advantages(parts, {"realism": 1.0, "alignment": 3.0}, std_normalize=False, divide_by_weights=False)
+        >>> each = {"realism": torch.tensor([[0.0, 1.0]]), "alignment": torch.tensor([[10.0, 30.0]])}
+        >>> weighted_advantages(each, {"realism": 1.0, "alignment": 3.0}, std_normalize=False, divide_by_weights=False)
         tensor([[-30.5000,  30.5000]])
     """
     for name, named in (("weights", weights), ("std", std)):
-        if not parts or (named is not None and named.keys() != parts.keys()):
-            raise ValueError(f"{name} must name the rewards {sorted(parts)} (at least one), got {sorted(named or {})}.")
+        if not components or (named is not None and named.keys() != components.keys()):
+            raise ValueError(
+                f"{name} must name the rewards {sorted(components)} (at least one), got {sorted(named or {})}."
+            )
     if divide_by_weights and sum(weights.values()) <= 0:
         raise ValueError(f"weights must have a positive sum to be divided by, got {dict(weights)}.")
-    total = torch.zeros_like(next(iter(parts.values())))
-    for name, rewards in parts.items():
+    total = torch.zeros_like(next(iter(components.values())))
+    for name, rewards in components.items():
         if weights[name] != 0:
             given = None if std is None else std[name]
             advantages = group_advantages(rewards, valid=valid, std_normalize=std_normalize, std=given, eps=eps)
@@ -108,13 +110,13 @@ def weighted_advantages(
 def rewards_std(
     rewards: Float[Tensor, "prompts group"], valid: Bool[Tensor, "prompts group"] | None = None
 ) -> Float[Tensor, ""]:
-    """Population standard deviation over all prompts, RealGen's "global std".
+    """Return the population standard deviation over all prompts, RealGen's "global std".
 
     It mixes the spread between prompts into the scale; prompts whose samples are much alike weigh less than the others.
 
     Args:
         rewards: Rewards of all prompts, of all ranks when there are several.
-        valid: True where a sample could be judged; ``None``: all could.
+        valid: True where a sample could be scored; ``None``: all could.
 
     Returns:
         Standard deviation (ddof 0); 0 where fewer than two samples are valid.
@@ -131,7 +133,7 @@ def rewards_std(
 def _centered(
     rewards: Float[Tensor, "prompts group"], valid: Bool[Tensor, "prompts group"]
 ) -> tuple[Float[Tensor, "prompts group"], Float[Tensor, "prompts 1"]]:
-    """Valid rewards less their group mean, 0 elsewhere, and the number of valid samples (1 where there is none)."""
+    """Return valid rewards less their group mean, 0 elsewhere; and the number of valid samples (1 if there is none)."""
     count = valid.sum(dim=1, keepdim=True).clamp(min=1).to(rewards.dtype)
     # Measured from the best reward, equal rewards are exact zeros before any mean can round.
     best = torch.where(valid, rewards, -torch.inf).amax(dim=1, keepdim=True)

@@ -23,19 +23,6 @@ _SAME = 1e-6
 """Log-strengths no further apart are the same: the fit stops at a change of 1e-8."""
 
 
-class PositionBias(NamedTuple):
-    """How much a judge's choice depends on which image it is shown first."""
-
-    first_share: float
-    """Share of the decided replies that chose the first image, both orders together; 0.5 = no bias, NaN = none."""
-    disagreement: float
-    """Share of the pairs whose two orders did not choose the same image; NaN = no pair was judged in both."""
-    decided: int
-    """Replies that chose one of the two."""
-    pairs: int
-    """Pairs judged in both orders."""
-
-
 class Strengths(NamedTuple):
     """Bradley-Terry strengths of models, with their intervals."""
 
@@ -48,7 +35,7 @@ class Strengths(NamedTuple):
 
 
 def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -> Estimate:
-    """Share of comparisons won, a tie counting as half a win, with its score interval over prompts.
+    """Compute the share of comparisons won, a tie counting as half a win, with its score interval over prompts.
 
     Without ties that is Wilson's interval of a share, with ties Tango's (``functional.proportion``). Both have a width
     of their own where all prompts agree and where there is one, where a bootstrap has none.
@@ -80,7 +67,7 @@ def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -
 
 
 def merge_orders(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
-    """One outcome of the two orders in which a pair was shown: what both agree on, else a tie.
+    """Merge the outcomes of the two orders in which a pair was shown: what both agree on, else a tie.
 
     Args:
         forward: [N] outcome for the first contestant, when it was shown first.
@@ -97,31 +84,26 @@ def merge_orders(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pai
     return torch.where(forward.isnan() | backward.isnan(), torch.nan, judged)
 
 
-def position_bias(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> PositionBias:
-    """How often the image shown first was chosen, and how often the order changed the choice.
+def position_bias(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> tuple[float, float]:
+    """Compute how often the image shown first was chosen, and how often the order changed the choice.
 
     Args:
         forward: [N] outcome for the first contestant, when it was shown first.
         backward: [N] outcome for the same contestant, when it was shown second; NaN throughout if it never was.
 
     Returns:
-        Two shares and what they are of. A protocol that never swaps has ``first_share``, in which the bias cannot be
-        told from the contestants' strengths, and no ``disagreement``.
+        Share of the decided replies, of both orders together, that chose the first image: 0.5 = no bias, NaN = none
+        decided; and share of the pairs judged in both orders whose choices differ: NaN = none. Of a protocol that never
+        swaps only the first exists, and there bias and strength of the contestants look the same.
 
     Example:
         >>> position_bias(torch.tensor([1.0, 1.0, 0.5]), torch.tensor([0.0, 1.0, 0.5]))
-        PositionBias(first_share=0.75, disagreement=0.3333333333333333, decided=4, pairs=3)
+        (0.75, 0.3333333333333333)
     """
     shown_first = torch.cat([forward, 1 - backward])
     decided = shown_first[(shown_first == 0) | (shown_first == 1)]
     both = ~(forward.isnan() | backward.isnan())
-    differs = (forward != backward)[both]
-    return PositionBias(
-        first_share=float(decided.double().mean()),
-        disagreement=float(differs.double().mean()),
-        decided=len(decided),
-        pairs=len(differs),
-    )
+    return float(decided.double().mean()), float((forward != backward)[both].double().mean())
 
 
 def win_matrices(
@@ -133,7 +115,7 @@ def win_matrices(
     num_models: int,
     num_prompts: int,
 ) -> Float[Tensor, "prompts models models"]:
-    """Wins of each model over each other one, prompt by prompt; a tie is half a win for both, NaN is none.
+    """Count the wins of each model over each other one, prompt by prompt; a tie is half a win for both, NaN is none.
 
     Args:
         first: [N] first contestant of each comparison, 0 to M - 1.
@@ -163,7 +145,7 @@ def win_matrices(
 def bradley_terry(
     wins: Float[Tensor, "*batch models models"], *, tolerance: float = 1e-8
 ) -> Float[Tensor, "*batch models"]:
-    """Maximum-likelihood strengths of paired comparisons (Bradley and Terry 1952), ties counted as half wins.
+    """Fit maximum-likelihood strengths of paired comparisons (Bradley and Terry 1952), ties counted as half wins.
 
         P(i beats j) = 1 / (1 + exp(theta_j - theta_i)),   theta = argmax sum_ij wins_ij log P(i beats j)
 
@@ -192,7 +174,7 @@ def bradley_terry(
     if not bool((wins >= 0).all()):
         raise ValueError(f"wins must be zero or more, got {wins.min():.4g}.")
     won = wins.double() * (1 - torch.eye(models, dtype=torch.float64))
-    if not bool(_connected(won > 0).all()):
+    if not bool(connected(won > 0).all()):
         raise ValueError(
             "the strengths do not exist: some models have lost nothing to the others, or were never compared with "
             "them; judge more pairs."
@@ -223,7 +205,7 @@ def bradley_terry_intervals(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Strengths:
-    """Strengths of models with percentile bootstrap intervals, by fitting them anew to prompts drawn with replacement.
+    """Fit strengths with percentile bootstrap intervals, by fitting them anew to prompts drawn with replacement.
 
     A model that beat everyone it met, or lost to everyone, has a strength because of the virtual ties only: drawing
     prompts again gives the same record, and could not tell how far above or below the others it may be. Its limits are
@@ -263,7 +245,7 @@ def bradley_terry_intervals(
 
 
 def elo(strengths: Float[Tensor, " *models"], *, mean: float = 1000.0) -> Float[Tensor, " *models"]:
-    """Log-strengths on Elo's scale, where 400 points more mean odds of ten to one.
+    """Convert log-strengths to Elo's scale, where 400 points more mean odds of ten to one.
 
     Args:
         strengths: Log-strengths.
@@ -279,13 +261,13 @@ def elo(strengths: Float[Tensor, " *models"], *, mean: float = 1000.0) -> Float[
     return mean + 400.0 / math.log(10.0) * strengths
 
 
-def _connected(beat: Bool[Tensor, "*batch models models"]) -> Bool[Tensor, " *batch"]:
-    """Whether everyone has beaten everyone, directly or through others (Ford's condition)."""
+def connected(beat: Bool[Tensor, "*batch models models"]) -> Bool[Tensor, " *batch"]:
+    """Return whether everyone has beaten everyone, directly or through others (Ford's condition)."""
     return _reach(beat).all(-1).all(-1)
 
 
 def _reach(beat: Bool[Tensor, "*batch models models"]) -> Bool[Tensor, "*batch models models"]:
-    """Whom each has beaten, directly or through others; itself, too."""
+    """Return whom each has beaten, directly or through others; itself, too."""
     reach = (beat | torch.eye(beat.shape[-1], dtype=torch.bool)).double()
     for _ in range(max(1, math.ceil(math.log2(beat.shape[-1])))):
         reach = (reach @ reach > 0).double()

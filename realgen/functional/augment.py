@@ -1,9 +1,11 @@
-"""Random changes that take away what tells files apart without looking at the picture: shortcuts of a detector.
+"""Random augmentations against a detector's shortcuts: differences of files instead of images.
 
-Photographs come as large, oblong, sharp JPEG files, generated images as square lossless ones. A detector that learns
-this fails on a JPEG of a generated image. Drawn for both classes alike, these changes leave it only the picture.
+Real images come as large, oblong, sharp JPEG files, generated ones as square lossless files. A detector that learns
+this fails on a JPEG of a generated image. Applied to both classes alike, these changes remove the difference.
 
-Each function draws once per call, so give it images that may share the draw: one, or one batch of a kind.
+Each function draws once per call, so give it images that may share the draw: one, or one batch of a kind. The resizes
+are those of ``images.resize``, which ``torchvision.transforms`` matches only up to overshoot, and all numbers come from
+the given generator, which torchvision's random transforms do not take.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ Interval = tuple[float, float]
 
 
 def draw(interval: Interval, generator: torch.Generator) -> float:
-    """One uniform number of an interval.
+    """Draw a uniform number from an interval.
 
     Example:
         >>> draw((2.0, 2.0), torch.Generator())
@@ -33,7 +35,7 @@ def draw(interval: Interval, generator: torch.Generator) -> float:
 
 
 def chance(probability: float, generator: torch.Generator) -> bool:
-    """Whether something of this probability happens; always draws one number.
+    """Return True with a probability; always draws one number.
 
     Example:
         >>> chance(1.0, torch.Generator()), chance(0.0, torch.Generator())
@@ -52,8 +54,8 @@ def random_crop(
 ) -> Float[Tensor, "batch 3 size size"]:
     """Cut out a random box and resize it to a square, antialiased; against the shortcuts of size and aspect.
 
-    The box takes a share of the image's area and has an aspect ratio drawn uniformly in its logarithm; what does not
-    fit into the image is clipped to its sides.
+    The box takes a share of the image's area and has an aspect ratio drawn uniformly in its logarithm; it is
+    clipped to the image's sides.
 
     Args:
         images: [B, 3, H, W] in [0, 1].
@@ -126,7 +128,7 @@ def random_rescale(
 def random_blur(
     images: Float[Tensor, "batch 3 height width"], *, sigma: Interval, generator: torch.Generator
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Gaussian blur; against the shortcut of sharpness.
+    """Blur with a Gaussian; against the shortcut of sharpness.
 
     Args:
         images: [B, 3, H, W] in [0, 1], H and W above 3 sigma.
@@ -148,7 +150,7 @@ def random_blur(
 def random_jpeg(
     images: Float[Tensor, "batch 3 height width"], *, quality: tuple[int, int], generator: torch.Generator
 ) -> Float[Tensor, "batch 3 height width"]:
-    """A round trip through a JPEG file of random quality; against the shortcut of the file format.
+    """Write and read a JPEG file of random quality; against the shortcut of the file format.
 
     Args:
         images: [B, 3, H, W] in [0, 1].

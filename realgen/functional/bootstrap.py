@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.checks import check_at_least
+from realgen.checks import check_at_least, check_confidence
 from realgen.functional.estimate import Estimate
 
 _DRAWS_AT_ONCE = 2**22
@@ -16,7 +16,7 @@ _DRAWS_AT_ONCE = 2**22
 def bootstrap_mean(
     values: Float[Tensor, " prompts"], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """Interval of a mean over prompts, by resampling prompts with replacement (Efron 1979).
+    """Estimate a mean over prompts with its interval, by resampling prompts with replacement (Efron 1979).
 
     The limits are the percentiles (1 -+ confidence) / 2 of the resampled means. They are too narrow for few prompts
     (n < 20 or so), by about the factor sqrt((n - 1) / n), and say nothing of other seeds or of a judge's own noise.
@@ -47,7 +47,7 @@ def bootstrap_mean(
 def resampled_means(
     values: Float[Tensor, "prompts columns"], *, resamples: int = 2000, seed: int = 0
 ) -> Float[Tensor, "resamples columns"]:
-    """Means of columns over prompts that are drawn with replacement, the same prompts for all columns.
+    """Average columns over prompts that are drawn with replacement, the same prompts for all columns.
 
     Args:
         values: [P, C] a row per prompt; finite.
@@ -87,7 +87,7 @@ def resampled_means(
 def percentile_limits(
     resampled: Float[Tensor, "resamples columns"], confidence: float = 0.95
 ) -> tuple[Float[Tensor, " columns"], Float[Tensor, " columns"]]:
-    """Between what limits the middle share of the resamples lies, for each column.
+    """Return the limits between which the middle share of the resamples lies, for each column.
 
     Args:
         resampled: [R, C].
@@ -103,7 +103,6 @@ def percentile_limits(
         >>> percentile_limits(torch.arange(11.0).unsqueeze(1), confidence=0.8)
         (tensor([1.]), tensor([9.]))
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, both excluded, got {confidence}.")
+    check_confidence(confidence)
     low, high = (resampled.quantile((1 + sign * confidence) / 2, dim=0) for sign in (-1, 1))
     return low, high

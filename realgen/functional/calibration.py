@@ -1,4 +1,4 @@
-"""Whether a probability means what it says: reliability, calibration error, Brier score."""
+"""Whether a probability means what it says: reliability and calibration error."""
 
 from __future__ import annotations
 
@@ -17,17 +17,24 @@ class Reliability(NamedTuple):
     frequency: Float[Tensor, " bins"]
     """Share of positives; NaN in an empty bin."""
     number: Float[Tensor, " bins"]
-    """Of predictions in the bin."""
+    """Sum of the weights of the predictions in the bin."""
 
 
-def reliability(probabilities: Float[Tensor, " rows"], labels: Int[Tensor, " rows"], *, bins: int = 15) -> Reliability:
-    """Compare what was predicted with what was the case, bin by bin (DeGroot and Fienberg 1983).
+def reliability(
+    probabilities: Float[Tensor, " rows"],
+    labels: Int[Tensor, " rows"],
+    weights: Float[Tensor, " rows"] | None = None,
+    *,
+    bins: int = 15,
+) -> Reliability:
+    """Compare predicted probability and frequency, bin by bin (DeGroot and Fienberg 1983).
 
     Bin b holds the predictions in [b / bins, (b + 1) / bins); the last one holds 1 as well.
 
     Args:
         probabilities: [B] predicted probability of label 1, in [0, 1].
         labels: [B] 0 or 1.
+        weights: [B] of the predictions; 1 each by default.
         bins: Number of bins, at least 1.
 
     Returns:
@@ -40,9 +47,10 @@ def reliability(probabilities: Float[Tensor, " rows"], labels: Int[Tensor, " row
     index = (probabilities * bins).long().clamp(max=bins - 1)
     number = torch.zeros(bins, dtype=probabilities.dtype, device=probabilities.device)
     predicted, observed = number.clone(), number.clone()
-    number.index_add_(0, index, torch.ones_like(probabilities))
-    predicted.index_add_(0, index, probabilities)
-    observed.index_add_(0, index, labels.to(probabilities.dtype))
+    weights = torch.ones_like(probabilities) if weights is None else weights
+    number.index_add_(0, index, weights)
+    predicted.index_add_(0, index, weights * probabilities)
+    observed.index_add_(0, index, weights * labels)
     return Reliability(predicted / number, observed / number, number)
 
 
@@ -63,15 +71,14 @@ def balanced_reliability(
         >>> balanced_reliability(torch.tensor([0.2, 0.7, 0.7, 0.7]), torch.tensor([0.9]), bins=2).frequency
         tensor([0.0000, 0.5714])
     """
-    parts = [reliability(p, torch.full_like(p, y).long(), bins=bins) for y, p in enumerate((real, generated))]
-    shares = [part.number / part.number.sum() for part in parts]
-    number = shares[0] + shares[1]
-    sums = [part.confidence.nan_to_num() * share for part, share in zip(parts, shares, strict=True)]
-    return Reliability((sums[0] + sums[1]) / number, shares[1] / number, number)
+    classes = (real, generated)
+    labels = torch.cat([torch.full_like(p, y) for y, p in enumerate(classes)]).long()
+    weights = torch.cat([torch.full_like(p, 1 / len(p)) for p in classes])
+    return reliability(torch.cat(classes), labels, weights, bins=bins)
 
 
 def expected_calibration_error(bins: Reliability) -> Float[Tensor, ""]:
-    """Mean gap between confidence and frequency, each bin weighted by its predictions.
+    """Return the mean gap between confidence and frequency, each bin weighted by its predictions.
 
         ECE = sum_b n_b / N |confidence_b - frequency_b|
 
@@ -90,20 +97,3 @@ def expected_calibration_error(bins: Reliability) -> Float[Tensor, ""]:
     """
     gaps = (bins.confidence - bins.frequency).abs().nan_to_num(nan=0.0)
     return (gaps * bins.number).sum() / bins.number.sum()
-
-
-def brier_score(probabilities: Float[Tensor, " rows"], labels: Int[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Mean squared error of a probability (Brier 1950); small only if it is both calibrated and sharp.
-
-    Args:
-        probabilities: [B] predicted probability of label 1.
-        labels: [B] 0 or 1.
-
-    Returns:
-        In [0, 1]; 0.25 is what answering one half always gives.
-
-    Example:
-        >>> brier_score(torch.tensor([0.5, 1.0]), torch.tensor([0, 1]))
-        tensor(0.1250)
-    """
-    return (probabilities - labels.to(probabilities.dtype)).square().mean()

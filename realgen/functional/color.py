@@ -18,7 +18,7 @@ SRGB_TO_XYZ = (
 
 
 def luma(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch height width"]:
-    """Brightness as the eye weighs it, Y' = 0.299 R' + 0.587 G' + 0.114 B' (ITU-R BT.601).
+    """Return the perceived brightness, Y' = 0.299 R' + 0.587 G' + 0.114 B' (ITU-R BT.601).
 
     Args:
         images: [B, 3, H, W] sRGB in [0, 1].
@@ -59,7 +59,7 @@ def srgb_to_lab(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, 
 
 
 def color_statistics(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 6"]:
-    """Mean and standard deviation over the pixels of L*, a* and b*.
+    """Compute mean and standard deviation over the pixels of L*, a* and b*.
 
     The six numbers that carry the look of an image in Reinhard et al., "Color Transfer between Images" (IEEE Computer
     Graphics and Applications 21(5), 2001); there in the space l-alpha-beta, here in CIELAB, whose unit is known.

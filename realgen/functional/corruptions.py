@@ -1,8 +1,8 @@
-"""What files go through, and ways to cheat a detector: changes of images [rows, 3, H, W] in [0, 1].
+"""Corruptions of images [rows, 3, H, W] in [0, 1]: what files go through, and ways to cheat a detector.
 
-Under ``HARMLESS`` a photograph stays a photograph and a generated image a generated one; a detector is measured by how
-much worse it becomes. What ``CHEATS`` make of any picture must count as generated: a policy that is rewarded by the
-detector finds them.
+``HARMLESS`` ones keep a real image real and a generated one generated; a detector is measured by how much worse it
+becomes. Results of ``CHEATS`` must count as generated, whatever the image: a policy that is rewarded by the detector
+finds them.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ Corruption = Callable[[Images, torch.Generator], Images]
 
 
 def uniform(images: Tensor, low: float, high: float, generator: torch.Generator) -> Float[Tensor, "rows 1 1 1"]:
-    """One number per image."""
+    """Draw one number per image."""
     return torch.empty(len(images), 1, 1, 1).uniform_(low, high, generator=generator).to(images.device)
 
 
 def blur(images: Images, generator: torch.Generator) -> Images:
-    """Gaussian blur of 1.5 to 2.5 pixels."""
+    """Blur with a Gaussian of 1.5 to 2.5 pixels."""
     sigma = float(torch.empty(1).uniform_(1.5, 2.5, generator=generator))
     return gaussian_blur(images, [11, 11], [sigma, sigma])
 
 
 def noise(images: Images, generator: torch.Generator) -> Images:
-    """White noise of 0.1 to 0.2."""
+    """Add white noise with a deviation of 0.1 to 0.2."""
     amount = uniform(images, 0.1, 0.2, generator)
     return (images + amount * torch.randn(images.shape, generator=generator).to(images.device)).clamp(0, 1)
 
 
 def flat(images: Images, generator: torch.Generator) -> Images:
-    """Little more than the mean colour: contrast of 0 to 0.25."""
+    """Reduce the contrast to 0 to 0.25, which leaves little more than the mean colour."""
     colour = images.mean((2, 3), keepdim=True)
     return colour + (images - colour) * uniform(images, 0.0, 0.25, generator)
 
 
 def grid(images: Images, generator: torch.Generator) -> Images:
-    """A grid of 4 or 8 pixels laid over the picture, 0.06 to 0.2 bright."""
+    """Add a grid of 4 or 8 pixels, 0.06 to 0.2 bright."""
     period = 4 if torch.rand((), generator=generator) < 0.5 else 8
     line = torch.zeros(max(images.shape[-2:]), device=images.device)
     line[::period] = 1.0
@@ -55,46 +55,46 @@ def grid(images: Images, generator: torch.Generator) -> Images:
 
 
 def over_contrast(images: Images, generator: torch.Generator) -> Images:
-    """Contrast and saturation multiplied by 2 to 4."""
+    """Multiply contrast and saturation by 2 to 4."""
     middle = images.mean((1, 2, 3), keepdim=True)
     return (middle + (images - middle) * uniform(images, 2.0, 4.0, generator)).clamp(0, 1)
 
 
 def blots(images: Images, generator: torch.Generator) -> Images:
-    """Soft blots of random colour, with no picture left in them."""
+    """Replace the image by soft blots of random colour."""
     coarse = torch.rand(len(images), 3, 6, 6, generator=generator).to(images.device)
     return F.interpolate(coarse, size=images.shape[-2:], mode="bicubic").mul(1.6).sub(0.3).clamp(0, 1)
 
 
 def soft(images: Images, generator: torch.Generator) -> Images:
-    """Slightly out of focus: Gaussian blur with a deviation of 1 % of the shorter side."""
+    """Put the image slightly out of focus: a Gaussian blur with a deviation of 1 % of the shorter side."""
     sigma = 0.01 * min(images.shape[-2:])
     side = 2 * max(round(3 * sigma), 1) + 1
     return gaussian_blur(images, [side, side], [sigma, sigma])
 
 
 def half_size(images: Images, generator: torch.Generator) -> Images:
-    """Shrunk to half the size and enlarged again."""
+    """Shrink to half the size and enlarge again."""
     height, width = images.shape[-2:]
     return resize(resize(images, (max(height // 2, 1), max(width // 2, 1))), (height, width))
 
 
 def crop(images: Images, generator: torch.Generator) -> Images:
-    """The middle, 80 % of each side, enlarged."""
+    """Enlarge the middle, 80 % of each side."""
     height, width = images.shape[-2:]
     top, left = height // 10, width // 10
     return resize(images[..., top : height - top, left : width - left], (height, width))
 
 
 def squeeze(images: Images, generator: torch.Generator) -> Images:
-    """A 4:3 picture made square: the middle three quarters of the height, stretched."""
+    """Stretch the middle three quarters of the height, as when a 4:3 image is made square."""
     height, width = images.shape[-2:]
     top = height // 8
     return resize(images[..., top : height - top, :], (height, width))
 
 
 def grain(images: Images, generator: torch.Generator) -> Images:
-    """Sensor noise of 2 %."""
+    """Add sensor noise of 2 %."""
     return (images + 0.02 * torch.randn(images.shape, generator=generator).to(images.device)).clamp(0, 1)
 
 
@@ -112,7 +112,7 @@ HARMLESS: dict[str, Corruption] = {
     "squeeze": squeeze,
     "grain": grain,
 }
-"""What happens to files on their way; the label stays."""
+"""Changes of files in everyday use; the label stays."""
 
 CHEATS: dict[str, Corruption] = {
     "blur": blur,
@@ -122,4 +122,4 @@ CHEATS: dict[str, Corruption] = {
     "over_contrast": over_contrast,
     "blots": blots,
 }
-"""What must count as generated, whatever it was made from."""
+"""Changes after which any image must count as generated."""

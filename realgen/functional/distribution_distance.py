@@ -1,4 +1,8 @@
-"""How far apart two samples are, and how wide one is."""
+"""Distances between two samples, and the spread of one.
+
+AUROC and Wasserstein distance are as short here as calls of scikit-learn and SciPy with their conversions, and pass NaN
+on; torchmetrics' kernel distance draws random subsets.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ KERNEL_ROWS = 2048
 def kernel_distance(
     generated: Float[Tensor, "generated feature"], real: Float[Tensor, "real feature"]
 ) -> Float[Tensor, ""]:
-    """Kernel inception distance: the unbiased squared maximum mean discrepancy under a cubic kernel.
+    """Compute the kernel inception distance: the unbiased squared maximum mean discrepancy under a cubic kernel.
 
         k(a, b) = (a . b / D + 1)^3
         KID = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
@@ -24,7 +28,7 @@ def kernel_distance(
 
     Args:
         generated: [N, D] features x of generated images.
-        real: [M, D] features y of photographs; M may differ from N.
+        real: [M, D] features y of real images; M may differ from N.
 
     Returns:
         The distance. Zero in expectation for samples of one distribution, so a little below zero is possible.
@@ -53,7 +57,7 @@ def kernel_distance(
 def wasserstein_distance(
     generated: Float[Tensor, "generated feature"], real: Float[Tensor, "real feature"]
 ) -> Float[Tensor, " feature"]:
-    """One-dimensional Wasserstein-1 distance of each column, the area between two empirical distribution functions.
+    """Compute each column's Wasserstein-1 distance, the area between two empirical distribution functions.
 
         W1 = integral |F(t) - G(t)| dt    (Ramdas et al., arXiv:1509.02237, proposition 1 for p = 1)
 
@@ -77,14 +81,14 @@ def wasserstein_distance(
 
 
 def auroc(positive: Float[Tensor, " positive"], negative: Float[Tensor, " negative"]) -> Float[Tensor, ""]:
-    """Probability that a positive scores above a negative, ties counted half (Mann and Whitney 1947).
+    """Return the probability that a positive scores above a negative, ties counted half (Mann and Whitney 1947).
 
     Args:
-        positive: [N] scores of what the judge should rate high.
-        negative: [M] scores of what it should rate low.
+        positive: [N] scores that should be high.
+        negative: [M] scores that should be low.
 
     Returns:
-        Area under the ROC curve in [0, 1]: 1 = always told apart, 0.5 = not at all. NaN if a score is NaN.
+        Area under the ROC curve in [0, 1]: 1 = perfectly separated, 0.5 = not at all. NaN if a score is NaN.
 
     Example:
         >>> auroc(torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.5]))  # 1, 1, 1 and a tie
@@ -97,7 +101,7 @@ def auroc(positive: Float[Tensor, " positive"], negative: Float[Tensor, " negati
 
 
 def within_group_distance(features: Float[Tensor, "rows feature"], groups: Int[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Mean cosine distance of two different rows of the same group, each group counting once.
+    """Return the mean cosine distance of two different rows of the same group, each group counting once.
 
         d(group of n) = 1 - (|sum_i u_i|^2 - sum_i |u_i|^2) / (n (n - 1)),    u_i = f_i / |f_i|
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+
+
+def none_if_nan(value: float) -> float | None:
+    """Return the number; None for NaN, which JSON does not know."""
+    return None if math.isnan(value) else value
 
 
 @dataclass(frozen=True)

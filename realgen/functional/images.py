@@ -1,7 +1,7 @@
-"""Images as tensors: range checks, 8-bit conversion, antialiased resizing and the JPEG round trip.
+"""Images as tensors: 8-bit conversion, antialiased resizing and the JPEG round trip.
 
-Everywhere in this package an image is a floating tensor [3, H, W] in [0, 1]. An image with NaN could not be drawn;
-NaN passes through every function here but the 8-bit ones, so that a detector answers NaN for it.
+Everywhere in this package an image is a floating tensor [3, H, W] in [0, 1]. An image with NaN is one that failed;
+NaN passes through every function here but the 8-bit ones, so that a detector returns NaN for it.
 """
 
 from __future__ import annotations
@@ -15,47 +15,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-
-RANGE_TOLERANCE = 1e-3
-"""How far outside [0, 1] rounding may carry a value; a quarter of one 8-bit level."""
-
-
-def check_images(images: Tensor, name: str = "images", *, may_lack_pixels: bool = False) -> None:
-    """Refuse what is not a batch of RGB images in [0, 1]; NaN is let through.
-
-    Args:
-        images: To be checked; expected [B, 3, H, W], floating, in [0, 1] up to ``RANGE_TOLERANCE``.
-        name: How the message calls them.
-        may_lack_pixels: Whether height or width may be 0, as where a policy of texts had nothing drawn.
-
-    Raises:
-        ValueError: If the tensor is not 4-D, has other than 3 channels or no pixels, is not floating, or leaves [0, 1].
-
-    Example:
-        >>> check_images(torch.rand(2, 3, 8, 8))
-        >>> check_images(torch.rand(3, 8, 8))
-        Traceback (most recent call last):
-        ...
-        ValueError: images must have shape [batch, 3, height, width], got [3, 8, 8].
-    """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"{name} must have shape [batch, 3, height, width], got {list(images.shape)}.")
-    if 0 in images.shape[2:] and not may_lack_pixels:
-        raise ValueError(f"{name} must have pixels, got {list(images.shape)}; has the policy no image_policy to draw?")
-    if not images.is_floating_point():
-        raise ValueError(f"{name} must be floating in [0, 1], got {images.dtype}; convert with from_uint8.")
-    if images.numel() == 0:
-        return
-    low, high = images.detach().aminmax()
-    if bool((low >= -RANGE_TOLERANCE) & (high <= 1 + RANGE_TOLERANCE)):
-        return
-    outside = (images < -RANGE_TOLERANCE) | (images > 1 + RANGE_TOLERANCE)
-    if bool(outside.any()):  # it is not where the least and the largest value are NaN
-        values = images[outside]
-        raise ValueError(
-            f"{name} must lie in [0, 1], got {values.numel()} values outside, from {values.min():.4g} to "
-            f"{values.max():.4g}."
-        )
 
 
 def to_uint8(images: Float[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*batch 3 height width"]:

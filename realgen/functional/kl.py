@@ -12,7 +12,7 @@ def gaussian_kl(
     ref_mean: Float[Tensor, "rows decisions *latent"],
     std: Float[Tensor, "rows decisions"],
 ) -> Float[Tensor, "rows decisions"]:
-    """KL divergence between two Gaussian steps of one std, mean_dims((mean - ref_mean)^2) / (2 std^2).
+    """Return the KL between two Gaussian steps of one std, mean_dims((mean - ref_mean)^2) / (2 std^2).
 
     The mean over the elements of the latent, in keeping with ``gaussian_log_prob``; symmetric. The published code
     leaves the step size out of the std, which multiplies the true divergence by sigma - sigma' (about 1 / num_steps):
@@ -36,9 +36,9 @@ def gaussian_kl(
 def velocity_kl(
     velocity: Float[Tensor, "rows decisions *latent"], ref_velocity: Float[Tensor, "rows decisions *latent"]
 ) -> Float[Tensor, "rows decisions"]:
-    """Mean squared difference of two velocities: the KL without its step-dependent weight (RealGen's velocity KL).
+    """Return the mean squared difference of velocities: the KL without its step-dependent weight, as in RealGen.
 
-    Not a divergence: it leashes all steps alike, where ``gaussian_kl`` leashes the steps of little noise hardest.
+    Not a divergence: it weighs all steps alike, where ``gaussian_kl`` weighs the steps of little noise most.
 
     Args:
         velocity: Of the policy.
@@ -54,32 +54,10 @@ def velocity_kl(
     return (velocity - ref_velocity).square().flatten(2).mean(dim=-1)
 
 
-def k1(
-    log_probs: Float[Tensor, "rows decisions"], ref_log_probs: Float[Tensor, "rows decisions"]
-) -> Float[Tensor, "rows decisions"]:
-    """Schulman's k1 estimator of KL(policy || reference), -ln r with r = reference / policy.
-
-    From "Approximating KL Divergence" (joschu.net/blog/kl-approx.html). Unbiased, of high variance, may be negative.
-    For reading, not for a loss: its gradient has expectation 0.
-
-    Args:
-        log_probs: Of decisions sampled from the policy, under the policy.
-        ref_log_probs: Of the same decisions, under the reference.
-
-    Returns:
-        Estimate of each decision.
-
-    Example:
-        >>> k1(torch.tensor([[-1.0]]), torch.tensor([[-3.0]]))
-        tensor([[2.]])
-    """
-    return log_probs - ref_log_probs
-
-
 def k2(
     log_probs: Float[Tensor, "rows decisions"], ref_log_probs: Float[Tensor, "rows decisions"]
 ) -> Float[Tensor, "rows decisions"]:
-    """Schulman's k2 estimator of KL(policy || reference), (ln r)^2 / 2 with r = reference / policy.
+    """Return Schulman's k2 estimator of KL(policy || reference), (ln r)^2 / 2 with r = reference / policy.
 
     Biased, of low variance, >= 0; on-policy its gradient is that of the KL.
 
@@ -100,7 +78,7 @@ def k2(
 def k3(
     log_probs: Float[Tensor, "rows decisions"], ref_log_probs: Float[Tensor, "rows decisions"]
 ) -> Float[Tensor, "rows decisions"]:
-    """Schulman's k3 estimator of KL(policy || reference), r - 1 - ln r with r = reference / policy; GRPO's own.
+    """Return Schulman's k3 estimator of KL(policy || reference), r - 1 - ln r with r = reference / policy; GRPO's.
 
     Unbiased, of low variance, >= 0 (arXiv:2402.03300, equation 4).
 

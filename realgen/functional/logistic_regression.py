@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 MAX_STEPS = 1000
 GRADIENT_TOLERANCE = 1e-7
@@ -26,7 +26,7 @@ class SigmoidCalibration(NamedTuple):
     """p = sigmoid(scale * logit + shift)."""
 
     scale: float
-    """Above 0 where the logits point the right way; 1 / scale is the temperature."""
+    """Above 0; 1 / scale is the temperature."""
     shift: float
     """0 where only the temperature was fitted."""
 
@@ -34,11 +34,12 @@ class SigmoidCalibration(NamedTuple):
 def fit_logistic(features: Float[Tensor, "rows features"], labels: Bool[Tensor, " rows"], *, l2: float) -> LogisticHead:
     """Fit a logistic regression in which both classes weigh the same, however many rows each has.
 
-    Minimises mean_classes mean_rows BCE + l2 / 2 |w|^2 by L-BFGS over all rows; the bias is not penalised. Features
-    are standardised inside, so that ``l2`` means the same for every backbone; the head returned takes plain ones.
+    Minimises mean_classes mean_rows BCE + l2 / 2 |w|^2 by scikit-learn's L-BFGS over all rows, in float64; the bias is
+    not penalised. Features are standardised inside, so that ``l2`` means the same for every backbone; the returned head
+    takes plain ones.
 
     Args:
-        features: [N, D]; kept in memory once more while fitting.
+        features: [N, D] on the CPU; copied while fitting.
         labels: [N] True for the class whose probability is wanted.
         l2: Weight of the penalty, > 0; keeps the weights of separable classes finite.
 
@@ -81,7 +82,7 @@ def fit_platt(
         Scale and shift.
 
     Raises:
-        ValueError: If one class has no row, or the logits point the wrong way.
+        ValueError: If one class has no row, or the logits are no better than chance.
 
     Example:
         >>> logits = torch.tensor([-8.0, -6.0, 6.0, 8.0])  # far too sure for four rows
@@ -106,27 +107,17 @@ def fit_platt(
 def _minimise(
     features: Float[Tensor, "rows features"], targets: Float[Tensor, " rows"], *, l2: float, with_bias: bool
 ) -> tuple[Float[Tensor, " features"], Float[Tensor, ""]]:
-    """Weight and bias of the class-balanced, penalised logistic loss; targets above one half are the first class."""
+    """Return weight and bias of the class-balanced, penalised loss; targets above one half are the first class."""
+    from sklearn.linear_model import LogisticRegression  # half a second to import
+
     first = targets > 0.5
-    row_weights = torch.where(first, 0.5 / first.sum(), 0.5 / (~first).sum()).to(features)
-    parameters = torch.zeros(features.shape[1] + 1, dtype=features.dtype, device=features.device, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [parameters],
-        max_iter=MAX_STEPS,
-        tolerance_grad=GRADIENT_TOLERANCE,
-        tolerance_change=0.0,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        weight, bias = parameters[:-1], parameters[-1] * with_bias
-        losses = F.binary_cross_entropy_with_logits(features @ weight + bias, targets, reduction="none")
-        loss = (row_weights * losses).sum() + l2 / 2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    solution = parameters.detach()
-    return solution[:-1], solution[-1] * with_bias
+    row_weights = torch.where(first, 0.5 / first.sum(), 0.5 / (~first).sum())
+    # A row whose target is t counts as two: one of the first class, weighing t, and one of the other, weighing 1 - t.
+    weights = torch.cat([row_weights * targets, row_weights * (1 - targets)]).double()
+    kept = weights > 0
+    labels = torch.cat([torch.ones_like(first), torch.zeros_like(first)])[kept]
+    inverse = 1 / l2 if l2 else np.inf
+    model = LogisticRegression(C=inverse, fit_intercept=with_bias, tol=GRADIENT_TOLERANCE, max_iter=MAX_STEPS)
+    model.fit(torch.cat([features, features])[kept].double().numpy(), labels.numpy(), weights[kept].numpy())
+    weight, bias = torch.from_numpy(model.coef_[0]), torch.tensor(float(np.ravel(model.intercept_)[0]))
+    return weight.to(features), bias.to(features)

@@ -1,4 +1,4 @@
-"""Images as frozen networks take them: resized, cropped and normalised, on tensors of any device.
+"""Images as frozen networks take them: checked, resized, cropped and normalised, on tensors of any device.
 
 By hand rather than by ``torchvision.transforms``: on tensors those resize with the same kernels, but leave overshoot
 outside [0, 1], and a crop and a normalisation are a line each.
@@ -23,6 +23,9 @@ IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 FIRST_SIZE = 512
 """Side in pixels of the first of the two resizes of ``v1``."""
 
+RANGE_TOLERANCE = 1e-3
+"""How far outside [0, 1] rounding may carry a value; a quarter of one 8-bit level."""
+
 
 @dataclass(frozen=True)
 class NetworkInput:
@@ -44,6 +47,44 @@ class NetworkInput:
     """Average over all pixels when shrinking, as Pillow does and OpenCV does not."""
 
 
+def check_images(images: Tensor, name: str = "images", *, may_lack_pixels: bool = False) -> None:
+    """Raise ValueError for what is not a batch of RGB images in [0, 1]; NaN passes.
+
+    Args:
+        images: To be checked; expected [B, 3, H, W], floating, in [0, 1] up to ``RANGE_TOLERANCE``.
+        name: Of the argument, for messages.
+        may_lack_pixels: Whether height or width may be 0, as for a policy of texts without an image model.
+
+    Raises:
+        ValueError: If the tensor is not 4-D, has other than 3 channels or no pixels, is not floating, or leaves [0, 1].
+
+    Example:
+        >>> check_images(torch.rand(2, 3, 8, 8))
+        >>> check_images(torch.rand(3, 8, 8))
+        Traceback (most recent call last):
+        ...
+        ValueError: images must have shape [batch, 3, height, width], got [3, 8, 8].
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"{name} must have shape [batch, 3, height, width], got {list(images.shape)}.")
+    if 0 in images.shape[2:] and not may_lack_pixels:
+        raise ValueError(f"{name} must have pixels, got {list(images.shape)}; has the policy no image_policy to draw?")
+    if not images.is_floating_point():
+        raise ValueError(f"{name} must be floating in [0, 1], got {images.dtype}; convert with from_uint8.")
+    if images.numel() == 0:
+        return
+    low, high = images.detach().aminmax()
+    if bool((low >= -RANGE_TOLERANCE) & (high <= 1 + RANGE_TOLERANCE)):
+        return
+    outside = (images < -RANGE_TOLERANCE) | (images > 1 + RANGE_TOLERANCE)
+    if bool(outside.any()):  # False if minimum and maximum were NaN
+        values = images[outside]
+        raise ValueError(
+            f"{name} must lie in [0, 1], got {values.numel()} values outside, from {values.min():.4g} to "
+            f"{values.max():.4g}."
+        )
+
+
 def to_network_input(
     images: Float[Tensor, "batch 3 height width"], wanted: NetworkInput
 ) -> Float[Tensor, "batch 3 new_height new_width"]:
@@ -60,7 +101,6 @@ def to_network_input(
         [B, 3, *wanted.size].
 
     Example:
-        >>> import torch
         >>> small = NetworkInput(size=(2, 2), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         >>> to_network_input(torch.zeros(1, 3, 4, 6), small)[0, 0]
         tensor([[-1., -1.],
@@ -99,10 +139,16 @@ def covering(old: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
     return height, old_width * height // old_height
 
 
-def clip_pixels(
-    images: Float[Tensor, "batch 3 height width"], size: int, *, preprocess: Preprocess = "v2", antialias: bool = True
+def tower_pixels(
+    images: Float[Tensor, "batch 3 height width"],
+    size: int,
+    *,
+    mean: Channels = CLIP_MEAN,
+    std: Channels = CLIP_STD,
+    preprocess: Preprocess = "v2",
+    antialias: bool = True,
 ) -> Float[Tensor, "batch 3 size size"]:
-    """Resize bilinearly to a square (the aspect is not kept) and normalise with CLIP's mean and standard deviation.
+    """Resize bilinearly to a square (the aspect is not kept) and normalise, as a detector's vision tower was trained.
 
     Differs from torchvision's ``Resize``, ``ToTensor`` and ``Normalize`` on a Pillow image only by Pillow's rounding to
     8 bits after each pass of each resize: by at most 1.5 of 255 levels with one resize, 3 with two.
@@ -110,6 +156,8 @@ def clip_pixels(
     Args:
         images: [B, 3, H, W] in [0, 1].
         size: The tower's height and width in pixels.
+        mean: See ``NetworkInput``; CLIP's, or DINOv3's ``IMAGENET_MEAN``.
+        std: Likewise.
         preprocess: ``v2`` resizes once; ``v1`` resizes to 512 pixels first, as OmniAID's first weights expect.
         antialias: See ``NetworkInput``.
 
@@ -117,27 +165,10 @@ def clip_pixels(
         [B, 3, size, size], normalised.
 
     Example:
-        >>> import torch
-        >>> clip_pixels(torch.zeros(1, 3, 8, 8), 4)[0, :, 0, 0]
+        >>> tower_pixels(torch.zeros(1, 3, 8, 8), 4)[0, :, 0, 0]
         tensor([-1.7923, -1.7521, -1.4802])
     """
-    wanted = NetworkInput((size, size), CLIP_MEAN, CLIP_STD, "bilinear", keep_aspect=False, antialias=antialias)
-    return to_network_input(_first_resize(images, preprocess), wanted)
-
-
-def imagenet_pixels(
-    images: Float[Tensor, "batch 3 height width"], size: int, *, preprocess: Preprocess = "v2"
-) -> Float[Tensor, "batch 3 size size"]:
-    """Resize as ``clip_pixels`` and normalise with ImageNet's mean and standard deviation, as DINOv3 was trained.
-
-    Example:
-        >>> import torch
-        >>> imagenet_pixels(torch.zeros(1, 3, 8, 8), 4)[0, :, 0, 0]
-        tensor([-2.1179, -2.0357, -1.8044])
-    """
-    wanted = NetworkInput((size, size), IMAGENET_MEAN, IMAGENET_STD, "bilinear", keep_aspect=False)
-    return to_network_input(_first_resize(images, preprocess), wanted)
-
-
-def _first_resize(images: Tensor, preprocess: Preprocess) -> Tensor:
-    return resize(images, FIRST_SIZE, mode="bilinear") if preprocess == "v1" else images
+    if preprocess == "v1":
+        images = resize(images, FIRST_SIZE, mode="bilinear")
+    wanted = NetworkInput((size, size), mean, std, "bilinear", keep_aspect=False, antialias=antialias)
+    return to_network_input(images, wanted)

@@ -10,7 +10,7 @@ from torch import Tensor
 def importance_ratio(
     log_probs: Float[Tensor, "rows decisions"], old_log_probs: Float[Tensor, "rows decisions"]
 ) -> Float[Tensor, "rows decisions"]:
-    """How much likelier a decision is than when it was sampled, exp(log_probs - old_log_probs).
+    """Return how much likelier a decision is than when it was sampled, exp(log_probs - old_log_probs).
 
     Args:
         log_probs: Under the current policy.
@@ -33,12 +33,12 @@ def ratio_norm(
     old_mean: Float[Tensor, "rows decisions *latent"],
     std: Float[Tensor, "rows decisions"],
 ) -> Float[Tensor, "rows decisions"]:
-    """Importance ratio of a Gaussian step without its bias and step-dependent scale (GRPO-Guard, arXiv:2510.22319).
+    """Return a Gaussian step's ratio without its bias and step-dependent scale (GRPO-Guard, arXiv:2510.22319).
 
     ln r = (log_probs - old_log_probs + b) std with b = mean_dims((mean - old_mean)^2) / (2 std^2). With the sample
     x' = old_mean + std eps this is mean_dims(eps (mean - old_mean)): of expectation 0, and without the 1 / std that
-    sets steps apart, so that clipping acts on both sides and on all steps alike. b is taken per sample, as the paper
-    means it; the published code averages it over the batch.
+    differs between steps, so that clipping acts on both sides and on all steps alike. b is taken per sample, as in the
+    paper; the published code averages it over the batch.
 
     Args:
         log_probs: Under the current policy, mean over the elements of the latent.
@@ -65,7 +65,7 @@ def clipped_surrogate(
     clip_low: float,
     clip_high: float,
 ) -> Float[Tensor, "rows decisions"]:
-    """PPO's pessimistic loss, max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)) (arXiv:1707.06347, equation 7).
+    """Return PPO's loss, max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)) (arXiv:1707.06347, equation 7).
 
     Args:
         ratio: Importance ratio of each decision.
@@ -90,7 +90,7 @@ def is_clipped(
     clip_low: float,
     clip_high: float,
 ) -> Bool[Tensor, "rows decisions"]:
-    """Where ``clipped_surrogate`` passes no gradient on because of the clip.
+    """Return where ``clipped_surrogate`` has no gradient because of the clip.
 
     Args:
         ratio: Importance ratio of each decision.
@@ -110,7 +110,7 @@ def is_clipped(
 
 
 def masked_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, ""]:
-    """Mean over the decisions that count.
+    """Return the mean over the decisions that count.
 
     Args:
         values: One per decision; what stands where the mask is False does not matter.
@@ -124,69 +124,3 @@ def masked_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "row
         tensor(2.)
     """
     return torch.where(mask, values, 0).sum() / mask.sum().clamp(min=1)
-
-
-def sample_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, ""]:
-    """Mean over the samples of each sample's own mean, 1/N sum_i 1/|o_i| sum_t (GRPO, arXiv:2402.03300, equation 3).
-
-    Args:
-        values: One per decision; what stands where the mask is False does not matter.
-        mask: True where a decision counts.
-
-    Returns:
-        Mean; a sample none of whose decisions counts has the mean 0, and is one of the N all the same.
-
-    Example:
-        >>> sample_mean(torch.tensor([[1.0, 3.0], [8.0, torch.nan]]), torch.tensor([[True, True], [True, False]]))
-        tensor(5.)
-    """
-    return (torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp(min=1)).mean()
-
-
-def constant_mean(
-    values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"], most_decisions: int
-) -> Float[Tensor, ""]:
-    """Sum over all decisions by a constant, 1/(N L) sum_i sum_t, so that length weighs nothing (Dr.GRPO).
-
-    Source: arXiv:2503.20783, section 3.2 and listing 1, where L is the budget of tokens.
-
-    Args:
-        values: One per decision; what stands where the mask is False does not matter.
-        mask: True where a decision counts.
-        most_decisions: L >= 1, the most decisions that a sample may have.
-
-    Returns:
-        Mean over samples of the sums over L.
-
-    Example:
-        >>> mask = torch.tensor([[True, True], [True, False]])
-        >>> constant_mean(torch.tensor([[1.0, 3.0], [8.0, torch.nan]]), mask, 4)
-        tensor(1.5000)
-    """
-    return torch.where(mask, values, 0).sum() / (len(values) * most_decisions)
-
-
-def sequence_ratio(
-    log_probs: Float[Tensor, "rows decisions"],
-    old_log_probs: Float[Tensor, "rows decisions"],
-    mask: Bool[Tensor, "rows decisions"],
-) -> Float[Tensor, "rows decisions"]:
-    """One importance ratio for all decisions of a sample, s_i = (pi(o_i) / pi_old(o_i))^(1/|o_i|) (GSPO).
-
-    Source: arXiv:2507.18071, equation 7.
-
-    Args:
-        log_probs: Under the current policy.
-        old_log_probs: Under the sampling policy.
-        mask: True where a decision counts.
-
-    Returns:
-        The geometric mean of a sample's ratios, the same for each of its decisions; 1 on-policy.
-
-    Example:
-        >>> log_probs = torch.tensor([[0.2, 0.4, 9.0]]).log()
-        >>> sequence_ratio(log_probs, torch.tensor([[0.1, 0.2, 1.0]]).log(), torch.tensor([[True, True, False]]))
-        tensor([[2., 2., 2.]])
-    """
-    log_ratio = torch.where(mask, log_probs - old_log_probs, 0).sum(1, keepdim=True)
-    return (log_ratio / mask.sum(1, keepdim=True).clamp(min=1)).exp().expand_as(log_probs)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from realgen.checks import check_at_least
+from realgen.checks import check_at_least, check_confidence
 
 _HALVINGS = 60
 """Of the bracket around a limit; it is then narrower than the rounding of a float64."""
 
 
 def share_limits(share: float, number: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Limits of a share of independent prompts that are yes or no (Wilson 1927, the score interval).
+    """Compute limits of a share of independent prompts that are yes or no (Wilson 1927, the score interval).
 
         (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
@@ -48,7 +48,7 @@ def share_limits(share: float, number: int, *, confidence: float = 0.95) -> tupl
 
 
 def win_rate_limits(wins: int, ties: int, losses: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Limits of a win rate in which a tie is half a win (Tango 1998, the score interval of a paired difference).
+    """Compute limits of a win rate where a tie is half a win (Tango 1998, the score interval of a paired difference).
 
     The rate is (1 + d) / 2 with d = P(won) - P(lost). The limits are the d at which the score statistic is -+z:
 
@@ -85,7 +85,7 @@ def win_rate_limits(wins: int, ties: int, losses: int, *, confidence: float = 0.
 
 
 def _upper_rate(wins: int, ties: int, losses: int, z: float) -> float:
-    """The upper limit, by halving [rate, 1]."""
+    """Return the upper limit, by halving [rate, 1]."""
     number = wins + ties + losses
     inside, outside = (wins - losses) / number, 1.0
     for _ in range(_HALVINGS):
@@ -100,7 +100,6 @@ def _upper_rate(wins: int, ties: int, losses: int, z: float) -> float:
 
 
 def _quantile(confidence: float) -> float:
-    """z, beyond which a standard normal number lies with half of what the confidence leaves."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, both excluded, got {confidence}.")
+    """Return z, beyond which a standard normal number lies with half of what the confidence leaves."""
+    check_confidence(confidence)
     return NormalDist().inv_cdf((1 + confidence) / 2)

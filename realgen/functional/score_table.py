@@ -86,14 +86,14 @@ def score_table(
 
 
 def _plain(shares: Float[Tensor, " prompts"]) -> bool:
-    """Whether each prompt is a yes or no."""
+    """Return whether each prompt is a yes or no."""
     return bool(((shares == 0) | (shares == 1)).all())
 
 
 def _prompt_means(
     values: Float[Tensor, " rows"], prompts: Int[Tensor, " rows"], categories: Int[Tensor, " rows"]
 ) -> tuple[Float[Tensor, " prompts"], Int[Tensor, " prompts"]]:
-    """Mean value and category of each prompt, in the order of the prompts' numbers."""
+    """Return mean value and category of each prompt, in the order of the prompts' numbers."""
     order = values.argsort()  # sums do not depend on the order of the rows, to the last bit
     order = order[prompts[order].argsort(stable=True)]
     values, categories = values[order], categories[order]

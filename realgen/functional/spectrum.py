@@ -1,4 +1,4 @@
-"""Power spectra of images: the radial profile that tells waxy from sharp, and the lattice that tells a grid."""
+"""Power spectra of images: the radial profile, which separates waxy from sharp, and the lattice of a grid."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch.nn import functional as F
 from realgen.functional.color import luma
 
 POWER_FLOOR = 1 / (12 * 255**2)
-"""Power of 8-bit rounding noise at every frequency. Added before each logarithm: less power than this says nothing."""
+"""Power of 8-bit rounding noise at every frequency. Added before each logarithm, as less power carries no
+information."""
 
 
 def power_spectrum(
     gray: Float[Tensor, "batch height width"], *, hann: bool = False
 ) -> Float[Tensor, "batch height width"]:
-    """Periodogram |F(w (x - mean))|^2 / sum(w^2) (Welch 1967): white noise of variance s^2 gives s^2 everywhere.
+    """Compute the periodogram |F(w (x - mean))|^2 / sum(w^2) (Welch 1967), s^2 for white noise of variance s^2.
 
     Args:
         gray: [B, H, W] in any unit.
@@ -43,10 +44,10 @@ def power_spectrum(
 
 
 def radial_spectrum(images: Float[Tensor, "batch 3 height width"], num_rings: int) -> Float[Tensor, "batch rings"]:
-    """Log power of the luma in rings of equal spatial frequency, 10 log10(mean power of the ring + floor).
+    """Compute the log power of the luma in rings of equal spatial frequency, 10 log10(mean power of the ring + floor).
 
-    The azimuthal average of Durall et al. (arXiv:2003.01826, equation 4), with two departures: a Hann window, because
-    photographs do not wrap around, and rings in cycles per pixel, so that oblong images have the same ones.
+    The azimuthal average of Durall et al. (arXiv:2003.01826, equation 4), with two deviations: a Hann window, because
+    images do not wrap around, and rings in cycles per pixel, so that oblong images have the same ones.
     Frequencies beyond the last ring (the corners) are left out.
 
     Args:
@@ -79,15 +80,15 @@ def radial_spectrum(images: Float[Tensor, "batch 3 height width"], num_rings: in
 
 
 def grid_excess(images: Float[Tensor, "batch 3 height width"], period: int) -> Float[Tensor, " batch"]:
-    """How far the frequencies of a grid stand out of their surroundings.
+    """Return how far a grid's frequencies stand out of their surroundings.
 
     A pattern that repeats every ``period`` pixels has all its power on the lattice (i H / period, j W / period).
     The excess is the mean over the lattice, zero frequency left out, of
 
         10 log10(power + floor) - the mean of the same over the eight neighbouring frequencies.
 
-    White noise gives 0. Photographs give a little more, because opposite borders do not match, and JPEG adds to the
-    period 8: compare with photographs of the same kind.
+    White noise gives 0. Real images give a little more, because opposite borders do not match, and JPEG adds to the
+    period 8: compare with real images of the same kind.
 
     Args:
         images: [B, 3, H, W] in [0, 1]; cut to multiples of ``period``.
@@ -120,11 +121,11 @@ def grid_excess(images: Float[Tensor, "batch 3 height width"], period: int) -> F
 def decibel_distance(
     generated: Float[Tensor, "generated rings"], real: Float[Tensor, "real rings"]
 ) -> Float[Tensor, ""]:
-    """Root mean square over the rings of the difference of two mean log spectra.
+    """Return the root mean square over the rings of the difference of two mean log spectra.
 
     Args:
         generated: [N, R] log spectra of generated images, in dB.
-        real: [M, R] log spectra of photographs, in dB.
+        real: [M, R] log spectra of real images, in dB.
 
     Returns:
         Distance in dB, 0 or more.

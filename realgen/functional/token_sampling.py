@@ -1,4 +1,4 @@
-"""Drawing tokens, and their log-probabilities under the very distribution they were drawn from."""
+"""Drawing tokens, and their log-probabilities under the distribution that they are drawn from."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 def nucleus(logits: Float[Tensor, "*rows vocabulary"], top_p: float) -> Bool[Tensor, "*rows vocabulary"]:
-    """The fewest most likely tokens whose probabilities reach ``top_p`` (nucleus sampling, arXiv:1904.09751, eq. 2).
+    """Return the fewest tokens whose probabilities reach ``top_p`` (nucleus sampling, arXiv:1904.09751, eq. 2).
 
     Args:
         logits: Of the next token, divided by the temperature already.
         top_p: Above 0, at most 1.
 
     Returns:
-        True for the tokens that may be drawn, at least one in each row.
+        True for the most likely tokens, which may be drawn, at least one in each row.
 
     Example:
         >>> nucleus(torch.tensor([0.5, 0.3, 0.2]).log(), 0.7)
@@ -31,7 +31,7 @@ def truncated_log_softmax(
     temperature: float,
     kept: Bool[Tensor, "*rows vocabulary"] | None = None,
 ) -> Float[Tensor, "*rows vocabulary"]:
-    """Log-probabilities of the distribution that tokens are drawn from, ln softmax(logits / temperature) over ``kept``.
+    """Return the log-probabilities that tokens are drawn by, ln softmax(logits / temperature) over ``kept``.
 
     Args:
         logits: Of the next token, at least float32.
@@ -76,7 +76,7 @@ def draw_tokens(log_probs: Float[Tensor, "rows vocabulary"], uniforms: Float[Ten
 
 
 def entropy(log_probs: Float[Tensor, "*rows vocabulary"]) -> Float[Tensor, " *rows"]:
-    """Shannon entropy, -sum p ln p, in nats.
+    """Return the Shannon entropy, -sum p ln p, in nats.
 
     Args:
         log_probs: Normalised; -inf counts as probability 0.
@@ -92,7 +92,7 @@ def entropy(log_probs: Float[Tensor, "*rows vocabulary"]) -> Float[Tensor, " *ro
 
 
 def pack_bits(mask: Bool[Tensor, "*rows size"]) -> UInt8[Tensor, "*rows bytes"]:
-    """Eight flags to a byte, the first one lowest; the last byte is filled up with False.
+    """Pack eight flags into a byte, the first one lowest; the last byte is filled up with False.
 
     Args:
         mask: Flags.
@@ -109,7 +109,7 @@ def pack_bits(mask: Bool[Tensor, "*rows size"]) -> UInt8[Tensor, "*rows bytes"]:
 
 
 def unpack_bits(packed: UInt8[Tensor, "*rows bytes"], size: int) -> Bool[Tensor, "*rows size"]:
-    """The flags that ``pack_bits`` packed.
+    """Return the flags that ``pack_bits`` packed.
 
     Args:
         packed: Bytes.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from realgen.callbacks.picture_grid import picture_grid
+from realgen.callbacks.image_grid import image_grid
 from realgen.data.generated_images import keep_settings, read_images, read_texts, write_image
 from realgen.generation.request import Request
 from realgen.policies import Policy, PromptPolicy
@@ -35,7 +35,7 @@ class ImageGenerator(NamedTuple):
 
     @property
     def texts(self) -> dict[str, str]:
-        """The settings as texts for the files of the images."""
+        """Return the settings as texts for the files of the images."""
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.settings.items()}
 
 
@@ -109,10 +109,13 @@ def draw(generator: ImageGenerator, prompt: str, files: Sequence[ImageFile], bar
         return read_texts(files[-1].path).get("rewriting", "")
     bar.set_postfix_str("rewriting" if generator.rewriter else "")
     rewrite, rewriting = _rewrite(generator, prompt)
-    generator.policy.progress = lambda _, done, total: bar.set_postfix_str(f"step {done}/{total}")
+
+    def progress(_: str, done: int, total: int) -> None:
+        bar.set_postfix_str(f"step {done}/{total}")
+
     for batch in missing:
         texts = [rewrite if file.rewritten else prompt for file in batch]
-        images = generator.policy.sample(texts, [file.seed for file in batch])
+        images = generator.policy.sample(texts, [file.seed for file in batch], progress=progress)
         for file, text, image in zip(batch, texts, images, strict=True):
             if not image.isfinite().all():
                 raise ValueError(f"the policy drew NaN for {text!r} with seed {file.seed}.")
@@ -136,7 +139,7 @@ def write_sheet(files: Sequence[ImageFile]) -> Path:
     captions = [_caption(file) for file in files]
     columns = 2 if any(file.rewritten for file in files) else min(len(files), COLUMNS)
     path = paths[0].parent / "sheet.png"
-    picture_grid(read_images(paths), captions, columns=columns, max_lines=CAPTION_LINES).save(path)
+    image_grid(read_images(paths), captions, columns=columns, max_lines=CAPTION_LINES).save(path)
     return path
 
 

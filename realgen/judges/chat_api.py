@@ -11,7 +11,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from realgen.functional.images import check_images, resize, to_uint8
+from realgen.functional.images import resize, to_uint8
+from realgen.functional.network_input import check_images
 
 Detail = Literal["auto", "low", "high"]
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from realgen.detectors.base import Detector
-from realgen.functional.images import check_images
+from realgen.functional.network_input import check_images
 from realgen.judges.base import ArenaJudge, Kind, Verdict
 from realgen.judges.identity import plain_settings, weights_digest
 

@@ -21,7 +21,7 @@ class Reading(NamedTuple):
     """What a reply says."""
 
     choice: Choice | None
-    """None where the reply is not in the form that was asked for."""
+    """None where the reply is not in the requested form."""
     reason: str
     """The judge's reason; empty where there is none."""
 
@@ -65,7 +65,7 @@ class VerdictForm:
 
         Args:
             reply: As it came.
-            answer_format: What was asked for.
+            answer_format: The requested form.
             finished: Whether the reply is whole. Of one that was cut off, a verdict line counts only with a line
                 behind it: " or Image 2" may have been to come.
 

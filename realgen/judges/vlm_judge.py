@@ -11,7 +11,8 @@ from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.detectors.forensic_chat import QUESTION, ForensicChat
-from realgen.functional.images import check_images, to_uint8
+from realgen.functional.images import to_uint8
+from realgen.functional.network_input import check_images
 from realgen.judges.base import ArenaJudge, Kind, Verdict
 from realgen.judges.detector_judge import DetectorJudge
 from realgen.judges.questions import COMPARE, SINGLE, Questions

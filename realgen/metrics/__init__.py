@@ -1,4 +1,4 @@
-"""Measures at validation that are never rewards; ``torchmetrics.Metric`` with detectors and encoders injected."""
+"""Metrics at validation that are never rewards; ``torchmetrics.Metric`` with detectors and encoders injected."""
 
 from realgen.metrics.base import ImageMetric, RealComparison
 from realgen.metrics.color_distance import ColorDistance

@@ -1,4 +1,4 @@
-"""The contract of a metric: a measure at validation that no reward ever sees."""
+"""The contract of a metric: computed at validation, and never part of a reward."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from realgen.functional.images import check_images
+from realgen.functional.network_input import check_images
 
 
 class ImageMetric(Metric, ABC):
     """One number for all generated images of a validation.
 
     Each image is described on its own, in float32 without gradient or autocast; the descriptions of all updates and
-    ranks are put together, and ``compute`` reads them in float64 on the CPU. So the result does not depend on how the
-    images were cut into batches or ranks, and no random number is drawn. Detectors and encoders come in by
+    ranks are concatenated, and ``compute`` reads them in float64 on the CPU. So the result does not depend on how the
+    images were split into batches or ranks, and no random number is drawn. Detectors and encoders are arguments of the
     constructor, stay out of the state dict, and follow the images to their device.
 
-    Every rank must call ``update`` equally often, all with photographs or none; mark padding with ``valid``.
+    Every rank must call ``update`` equally often, all with real images or none; mark padding with ``valid``.
     """
 
     is_differentiable: bool = False
@@ -40,11 +40,11 @@ class ImageMetric(Metric, ABC):
 
     @abstractmethod
     def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch *feature"]:
-        """What the metric keeps of each image; ``images`` are checked, float32, in [0, 1]."""
+        """Return what the metric keeps of each image; ``images`` are checked, float32, in [0, 1]."""
 
     @abstractmethod
     def compute(self) -> Float[Tensor, ""]:
-        """The metric over all updates.
+        """Return the metric over all updates.
 
         Raises:
             ValueError: If there were too few images.
@@ -58,17 +58,17 @@ class ImageMetric(Metric, ABC):
         real: Float[Tensor, "batch 3 real_height real_width"] | None = None,
         valid: Bool[Tensor, " batch"] | None = None,
     ) -> None:
-        """Take in generated images and photographs of the same prompts.
+        """Add generated images and real images of the same prompts.
 
         Args:
             images: Generated, [B, 3, H, W] in [0, 1]. NaN in a valid row makes the metric NaN.
             prompts: B prompts, one per row.
-            real: [B, 3, H', W'] in [0, 1]; ``None`` adds no photograph. When a prompt is drawn several times, give its
-                photograph with the first draw only: copies would make the photographs look more alike than they are.
-            valid: [B] False for rows that only pad the batch; they count neither as image nor as photograph.
+            real: [B, 3, H', W'] in [0, 1]; ``None`` adds no real image. When a prompt is drawn several times, give its
+                real image with the first draw only: copies would make the real images look more alike than they are.
+            valid: [B] False for rows that only pad the batch; both their images are left out.
 
         Raises:
-            ValueError: If images or photographs have another shape, type or range, the numbers of rows differ, or
+            ValueError: If the images of one kind have another shape, type or range, the numbers of rows differ, or
                 ``valid`` is not boolean.
         """
         check_images(images)
@@ -77,7 +77,7 @@ class ImageMetric(Metric, ABC):
         if real is not None:
             check_images(real, "real")
             if len(real) != len(images):
-                raise ValueError(f"real must have one photograph per image, {len(images)}, got {len(real)}.")
+                raise ValueError(f"real must have one real image per image, {len(images)}, got {len(real)}.")
         keep = torch.ones(len(images), dtype=torch.bool) if valid is None else valid.cpu()
         if keep.dtype != torch.bool or keep.shape != (len(images),):
             raise ValueError(f"valid must be bool [{len(images)}], got {keep.dtype} {list(keep.shape)}.")
@@ -97,14 +97,12 @@ class ImageMetric(Metric, ABC):
     def kept(
         self, images: Float[Tensor, "batch 3 height width"], keep: Bool[Tensor, " batch"]
     ) -> Float[Tensor, "kept *feature"]:
-        """Descriptions of the rows to keep, on the metric's device.
-
-        All rows are described first: a rank whose batch is nothing but padding then gathers [0, D] like the others.
-        """
+        """Return descriptions of the rows to keep, on the metric's device."""
+        # All rows are described first: a rank whose batch is only padding then gathers [0, D] like the others.
         return self.describe(images)[keep.to(images.device)].to(self.device)
 
     def seen(self, state: str) -> Float[Tensor, "rows *feature"]:
-        """All descriptions of a state, in float64 on the CPU.
+        """Return all descriptions of a state, in float64 on the CPU.
 
         Raises:
             ValueError: If there are none.
@@ -116,15 +114,15 @@ class ImageMetric(Metric, ABC):
         return rows.cpu().double()
 
     def result(self, value: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """``value`` in float32 on the metric's device."""
+        """Return ``value`` in float32 on the metric's device."""
         return value.float().to(self.device)
 
 
 class RealComparison(ImageMetric, ABC):
-    """A metric that compares all generated images with all photographs."""
+    """A metric that compares all generated images with all real images."""
 
     real: list[Tensor]
-    """Descriptions of the photographs, [rows, ...] per update."""
+    """Descriptions of the real images, [rows, ...] per update."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,10 +132,10 @@ class RealComparison(ImageMetric, ABC):
     def compare(
         self, generated: Float[Tensor, "generated *feature"], real: Float[Tensor, "real *feature"]
     ) -> Float[Tensor, ""]:
-        """The metric from the descriptions of all images, float64 on the CPU."""
+        """Return the metric from the descriptions of all images, float64 on the CPU."""
 
-    def add_photographs(self, real: Float[Tensor, "batch 3 height width"]) -> None:
-        """Take in photographs alone; copies of the metric then compare several models with the same ones.
+    def add_real(self, real: Float[Tensor, "batch 3 height width"]) -> None:
+        """Add real images alone; copies of the metric then compare several models with the same ones.
 
         Args:
             real: [B, 3, H, W] in [0, 1].
@@ -156,15 +154,15 @@ class RealComparison(ImageMetric, ABC):
         real: Float[Tensor, "batch 3 real_height real_width"] | None,
         keep: Bool[Tensor, " batch"],
     ) -> None:
-        """Append the photographs too."""
+        """Append the real images too."""
         super().observe(images, prompts, real, keep)
         if real is not None:
             self.real.append(self.kept(real, keep))
 
     def compute(self) -> Float[Tensor, ""]:
-        """The metric over all updates.
+        """Return the metric over all updates.
 
         Raises:
-            ValueError: If there were no generated images or no photographs.
+            ValueError: If there were no generated images or no real images.
         """
         return self.result(self.compare(self.seen("generated"), self.seen("real")))

@@ -10,19 +10,19 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from realgen.functional.calibration import balanced_reliability, brier_score, expected_calibration_error
+from realgen.functional.calibration import balanced_reliability, expected_calibration_error
 from realgen.functional.distribution_distance import auroc
 
 
 class Quality(NamedTuple):
-    """What ``DetectorQuality`` finds; NaN where there is no image of a class that a number needs."""
+    """Results of ``DetectorQuality``; NaN where a class that a number needs has no image."""
 
     accuracy: Tensor
-    """Mean of the two below, so that 0.5 is chance whatever the share of the classes; of the one there is."""
+    """Mean of the two below, so that 0.5 is chance whatever the share of the classes; or the only one there is."""
     real_accuracy: Tensor
-    """Share of real images judged real, p_fake <= 0.5."""
+    """Share of real images with p_fake <= 0.5."""
     fake_accuracy: Tensor
-    """Share of generated images judged generated, p_fake > 0.5."""
+    """Share of generated images with p_fake > 0.5."""
     auroc: Tensor
     """Probability that a generated image has the larger p_fake."""
     calibration_error: Tensor
@@ -34,8 +34,8 @@ class Quality(NamedTuple):
 class DetectorQuality(Metric):
     """Accuracy, AUROC and calibration of a detector over all updates and ranks, computed in float64 on the CPU.
 
-    p_fake answers for equally many images of each class, so calibration is measured as if there were: the rarer class
-    of the validation images is counted up.
+    A detector is trained on equally many images of each class, so calibration is measured with weights that make the
+    classes equal.
     """
 
     full_state_update: bool = False
@@ -48,7 +48,7 @@ class DetectorQuality(Metric):
         self.add_state("labels", default=[], dist_reduce_fx="cat")
 
     def update(self, p_fake: Float[Tensor, " rows"], labels: Int[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> None:
-        """Take in what a detector said.
+        """Add a detector's results.
 
         Args:
             p_fake: [B] in [0, 1].
@@ -59,23 +59,17 @@ class DetectorQuality(Metric):
         self.labels.append(labels[mask])
 
     def compute(self) -> Quality:
-        """All measures."""
+        """Return all numbers."""
         p_fake, labels = self._seen()
         real, fake = p_fake[labels == 0], p_fake[labels == 1]
-        right = torch.stack([(real <= 0.5).double().mean(), (fake > 0.5).double().mean()])
-        both = len(real) > 0 and len(fake) > 0
-        nan = torch.tensor(torch.nan, dtype=torch.float64)
-        values = Quality(
-            accuracy=right.nanmean(),
-            real_accuracy=right[0],
-            fake_accuracy=right[1],
-            auroc=auroc(fake, real) if both else nan,
-            calibration_error=expected_calibration_error(balanced_reliability(real, fake)) if both else nan,
-            brier=torch.stack([brier_score(p, torch.full_like(p, y).long()) for y, p in enumerate((real, fake))]).mean()
-            if both
-            else nan,
-        )
-        return Quality(*(value.float().to(self.device) for value in values))
+        rates = torch.stack([(real <= 0.5).double().mean(), (fake > 0.5).double().mean()])
+        found = {"accuracy": rates.nanmean(), "real_accuracy": rates[0], "fake_accuracy": rates[1]}
+        if len(real) and len(fake):
+            found["auroc"] = auroc(fake, real)
+            found["calibration_error"] = expected_calibration_error(balanced_reliability(real, fake))
+            found["brier"] = (real.square().mean() + (1 - fake).square().mean()) / 2  # squared error (Brier 1950)
+        nan = torch.tensor(torch.nan)
+        return Quality(*(found.get(name, nan).float().to(self.device) for name in Quality._fields))
 
     def _seen(self) -> tuple[Tensor, Tensor]:
         parts = (self.p_fake, self.labels)

@@ -19,8 +19,8 @@ class Diversity(ImageMetric):
     """Mean cosine distance between the features of two generated images of the same prompt, in [0, 2].
 
     Each prompt with at least two images counts once; they may come in different updates or ranks. The value depends on
-    the encoder: compare it with the base model's, or with photographs of the same prompts given as ``images``. It falls
-    when a policy draws one picture per prompt, and does not see whether different prompts get the same picture.
+    the encoder: compare it with the base model's, or with real images of the same prompts given as ``images``. It falls
+    when a policy draws one image per prompt, and does not see whether different prompts get the same image.
 
     Args:
         encoder: One that no reward uses.
@@ -38,7 +38,7 @@ class Diversity(ImageMetric):
         self.add_state("prompt_ids", default=[], dist_reduce_fx="cat")
 
     def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
-        """Features [B, D]."""
+        """Return features [B, D]."""
         return self.encoder.to(images.device)(images)
 
     def observe(
@@ -53,7 +53,7 @@ class Diversity(ImageMetric):
         self.prompt_ids.append(prompt_ids(prompts)[keep].to(self.device))
 
     def compute(self) -> Float[Tensor, ""]:
-        """Mean over prompts of the mean pairwise distance.
+        """Return the mean over prompts of the mean pairwise distance.
 
         Raises:
             ValueError: If there were no images, or no prompt has two.
@@ -62,13 +62,13 @@ class Diversity(ImageMetric):
         if len(prompts.unique()) == len(prompts):
             raise ValueError(
                 f"Diversity needs two images of some prompt, got one of each of {len(prompts)}; draw more of each "
-                "(validation_samples_per_prompt), or leave the measure out."
+                "(validation_samples_per_prompt), or leave the metric out."
             )
         return self.result(within_group_distance(features, prompts))
 
 
 def prompt_ids(prompts: Sequence[str]) -> Int[Tensor, " prompts"]:
-    """64-bit identities of prompts, the same in every process (unlike ``hash``).
+    """Return 64-bit identities of prompts, the same in every process (unlike ``hash``).
 
     Args:
         prompts: P texts.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from realgen.detectors.base import FrozenNetwork
 from realgen.functional.network_input import NetworkInput, to_network_input
+from realgen.metrics.base import RealComparison
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -138,3 +139,21 @@ def read_config(path: Path) -> EncoderConfig:
     if not required <= set(values) <= known:
         raise ValueError(f"{path} must have the keys {sorted(required)} and may have model_args, got {sorted(values)}.")
     return EncoderConfig(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+class EncoderComparison(RealComparison):
+    """A metric that compares the features of generated and real images.
+
+    Args:
+        encoder: One that no reward uses.
+    """
+
+    higher_is_better: bool = False
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
+        """Return features [B, D]."""
+        return self.encoder.to(images.device)(images)

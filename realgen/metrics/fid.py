@@ -1,4 +1,4 @@
-"""Fréchet inception distance to photographs."""
+"""Fréchet inception distance to real images."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.metrics.base import RealComparison
-from realgen.metrics.encoder import Encoder
+from realgen.metrics.encoder import EncoderComparison
 
 
-class FID(RealComparison):
-    """Fréchet distance between Gaussians fitted to features of generated images and of photographs (arXiv:1706.08500).
+class FID(EncoderComparison):
+    """Fréchet distance between Gaussians fitted to features of generated and of real images (arXiv:1706.08500).
 
-    ``torchmetrics.image.FrechetInceptionDistance`` computes it, of features that an encoder on disk gives instead of an
+    ``torchmetrics.image.FrechetInceptionDistance`` computes it, of an encoder's features instead of those of an
     Inception-v3 that has to be downloaded. Values depend on the encoder and compare only with values of the same one.
     The fewer the images, the larger it is, so compare it only at equal numbers, and prefer ``KID`` for few.
 
@@ -21,20 +20,10 @@ class FID(RealComparison):
         encoder: One that no reward uses.
     """
 
-    higher_is_better: bool = False
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
-        """Features [B, D]."""
-        return self.encoder.to(images.device)(images)
-
     def compare(
         self, generated: Float[Tensor, "generated feature"], real: Float[Tensor, "real feature"]
     ) -> Float[Tensor, ""]:
-        """The distance.
+        """Return the distance.
 
         Raises:
             ValueError: If there are fewer than two images of a kind.
@@ -52,7 +41,7 @@ class FID(RealComparison):
 
 
 class _Features(nn.Identity):
-    """Takes features for images, for a metric that asks its network for ``num_features``."""
+    """Stands in for the metric's network, and takes features for images."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

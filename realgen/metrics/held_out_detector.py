@@ -1,4 +1,4 @@
-"""What a detector says that the policy was not trained against."""
+"""Metrics of a detector that the policy is not trained against."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from realgen.metrics.base import ImageMetric, RealComparison
 class DetectorScore(ImageMetric):
     """Mean realism 1 - p_fake of the generated images, in [0, 1].
 
-    It moves with the threshold that the detector happens to have: 0.5 does not mean "as real as a photograph".
-    ``DetectorAUROC`` has no threshold.
+    It depends on the detector's own threshold: 0.5 does not mean "as real as a real image". ``DetectorAUROC`` has no
+    threshold.
 
     Args:
         detector: One that no reward uses; better of another architecture too.
@@ -28,11 +28,11 @@ class DetectorScore(ImageMetric):
         self.detector = detector
 
     def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """``p_fake`` [B]."""
+        """Return ``p_fake`` [B]."""
         return self.detector.to(images.device)(images)
 
     def compute(self) -> Float[Tensor, ""]:
-        """Mean of 1 - p_fake.
+        """Return the mean of 1 - p_fake.
 
         Raises:
             ValueError: If there were no images.
@@ -41,14 +41,14 @@ class DetectorScore(ImageMetric):
 
 
 class JudgedReal(DetectorScore):
-    """Share of the generated images that the detector takes for photographs: 1 - p_fake above 0.5.
+    """Share of the generated images that the detector takes for real ones: 1 - p_fake above 0.5.
 
     Args:
         detector: One that no reward uses, such as a vision-language model.
     """
 
     def compute(self) -> Float[Tensor, ""]:
-        """Share, in [0, 1].
+        """Return the share, in [0, 1].
 
         Raises:
             ValueError: If there were no images.
@@ -58,10 +58,10 @@ class JudgedReal(DetectorScore):
 
 
 class DetectorAUROC(RealComparison):
-    """How well a detector tells generated images from photographs: area under the ROC curve of p_fake.
+    """How well a detector tells generated images from real ones: area under the ROC curve of p_fake.
 
-    1 = every generated image looks more generated than every photograph, 0.5 = the detector cannot tell. Below 0.5 it
-    takes the generated images for the photographs.
+    1 = every generated image looks more generated than every real one, 0.5 = the detector cannot tell. Below 0.5 it
+    confuses the two kinds.
 
     Args:
         detector: One that no reward uses; better of another architecture too.
@@ -74,9 +74,9 @@ class DetectorAUROC(RealComparison):
         self.detector = detector
 
     def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """``p_fake`` [B]."""
+        """Return ``p_fake`` [B]."""
         return self.detector.to(images.device)(images)
 
     def compare(self, generated: Float[Tensor, " generated"], real: Float[Tensor, " real"]) -> Float[Tensor, ""]:
-        """Probability that a generated image has the larger p_fake."""
+        """Return the probability that a generated image has the larger p_fake."""
         return auroc(generated, real)

@@ -11,8 +11,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from realgen.checks import check_at_least, check_confidence
 from realgen.detectors.base import Detector
-from realgen.functional.images import check_images
+from realgen.functional.network_input import check_images
 from realgen.functional.score_table import ScoreTable, score_table
 
 
@@ -20,7 +21,7 @@ class PromptAverage(Metric, ABC):
     """Keeps one number per image, and averages over prompts and categories of prompts, with intervals over prompts.
 
     Each prompt counts once, however many images it has; intervals are those of ``functional.score_table``. The result
-    depends neither on batches, ranks nor order. NaN = not judged, left out.
+    depends neither on batches, ranks nor order. NaN = not scored, left out.
 
     Args:
         num_categories: Categories of prompts; 0 for none.
@@ -42,19 +43,16 @@ class PromptAverage(Metric, ABC):
         self, num_categories: int = 0, *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
     ) -> None:
         super().__init__()
-        if num_categories < 0:
-            raise ValueError(f"num_categories must be at least 0, got {num_categories}.")
-        if resamples < 1:
-            raise ValueError(f"resamples must be at least 1, got {resamples}.")
-        if not 0 < confidence < 1:
-            raise ValueError(f"confidence must lie between 0 and 1, got {confidence}.")
+        check_at_least(0, num_categories=num_categories)
+        check_at_least(1, resamples=resamples)
+        check_confidence(confidence)
         self.num_categories = num_categories
         self.resamples, self.confidence, self.seed = resamples, confidence, seed
         for name in ("values", "prompts", "categories"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def seen(self) -> tuple[Float[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, " rows"]]:
-        """Values, prompts and categories of all images so far, on the CPU.
+        """Return values, prompts and categories of all images so far, on the CPU.
 
         Raises:
             ValueError: If there are none.
@@ -76,7 +74,7 @@ class PromptAverage(Metric, ABC):
         self.categories.append(categories.cpu()[keep].to(self.device))
 
     def _table(self, values: Float[Tensor, " rows"], *, shares: bool = False, scale: float = 1.0) -> ScoreTable:
-        """Means and intervals of some numbers of the images, in the order of ``seen``, times ``scale``."""
+        """Return means and intervals of numbers of the images, in the order of ``seen``, times ``scale``."""
         _, prompts, categories = self.seen()
         found = score_table(
             values,
@@ -110,10 +108,10 @@ class ImageScores(PromptAverage):
         categories: Int[Tensor, " rows"],
         valid: Bool[Tensor, " rows"] | None = None,
     ) -> None:
-        """Take in the numbers of some images.
+        """Add the numbers of some images.
 
         Args:
-            values: [B]; NaN for an image that could not be judged.
+            values: [B]; NaN for an image that could not be scored.
             prompts: [B] number of each image's prompt.
             categories: [B] of each prompt; -1 for none.
             valid: [B] False for rows that only pad the batch.
@@ -124,12 +122,12 @@ class ImageScores(PromptAverage):
         self._take(values, prompts, categories, valid)
 
     def compute(self) -> ScoreTable:
-        """Means and intervals; scalars where there are no categories, as torchmetrics makes them of one number."""
+        """Return means and intervals; scalars where there are no categories, as torchmetrics squeezes one number."""
         return self._table(self.seen()[0])
 
 
 class RealismScores(NamedTuple):
-    """What ``DetectorScoring`` finds, in percent."""
+    """Results of ``DetectorScoring``, in percent."""
 
     realism: ScoreTable
     """Mean P(real) x 100, the scale of the paper's table."""
@@ -140,12 +138,12 @@ class RealismScores(NamedTuple):
 class DetectorScoring(PromptAverage):
     """RealBench's Detector-Scoring (RealGen, arXiv:2512.00473): how real a detector takes the images of a model for.
 
-    Two numbers, both in percent, overall and by category: mean P(real) x 100, and the share judged real. P(real) is
-    1 - p_fake. Neither means anything of a detector that cannot tell photographs from generated images: see
+    Two numbers, both in percent, overall and by category: mean P(real) x 100, and the share with P(real) > 0.5, where
+    P(real) is 1 - p_fake. Neither means anything if the detector cannot tell real images from generated ones: see
     ``DetectorQuality``.
 
     Args:
-        detector: The judge.
+        detector: Scores the images.
         num_categories: See ``PromptAverage``.
         resamples: Bootstrap resamples of each interval.
         confidence: Of the intervals, between 0 and 1.
@@ -174,10 +172,10 @@ class DetectorScoring(PromptAverage):
         categories: Int[Tensor, " rows"],
         valid: Bool[Tensor, " rows"] | None = None,
     ) -> None:
-        """Let the detector judge some images.
+        """Score images with the detector.
 
         Args:
-            images: [B, 3, H, W] in [0, 1]; an image with NaN is not judged.
+            images: [B, 3, H, W] in [0, 1]; an image with NaN is not scored.
             prompts: [B] number of each image's prompt.
             categories: [B] of each prompt; -1 for none.
             valid: [B] False for rows that only pad the batch.
@@ -189,7 +187,7 @@ class DetectorScoring(PromptAverage):
         self._take(1 - self.detector.to(images.device)(images), prompts, categories, valid)
 
     def compute(self) -> RealismScores:
-        """Mean P(real) and share judged real, in percent; scalars where there are no categories."""
+        """Return mean P(real) and share above 0.5, in percent; scalars where there are no categories."""
         p_real = self.seen()[0]
         judged = torch.where(p_real.isnan(), p_real, (p_real > 0.5).to(p_real))
         return RealismScores(self._table(p_real, scale=100.0), self._table(judged, shares=True, scale=100.0))

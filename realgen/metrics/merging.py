@@ -7,11 +7,11 @@ from torchmetrics import Metric
 
 
 def merge_states(metric: Metric) -> None:
-    """Put the tensors that a metric has listed together, so that after n updates a list holds about log2(n) of them.
+    """Concatenate the tensors in a metric's lists, so that after n updates a list holds about log2(n) of them.
 
     A small tensor that outlives its batch lies in memory where large buffers of the batch were, and those of the next
     batch no longer fit in between: with a few more tensors per batch the process would grow by as much as the buffers,
-    each time. Neighbours are put together when the earlier one has no more rows, so a row moves log2(n) times at most.
+    each time. Neighbours are concatenated when the earlier one has no more rows, so a row moves log2(n) times at most.
 
     Args:
         metric: One whose list states hold rows and are concatenated in order; its value stays what it was.

@@ -1,20 +1,21 @@
-"""Distances of power spectra to photographs: too smooth, too noisy, gridded."""
+"""Distances of power spectra to real images: too smooth, too noisy, gridded."""
 
 from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.checks import check_at_least
 from realgen.functional.spectrum import decibel_distance, grid_excess, radial_spectrum
 from realgen.metrics.base import RealComparison
 
 
 class SpectrumDistance(RealComparison):
-    """Distance in dB between the mean radial log power spectra of generated images and of photographs.
+    """Distance in dB between the mean radial log power spectra of generated and real images.
 
     Waxy images lack power in the high rings, noisy ones have too much, and each dB counts the same. A grid, whose
     power sits on few frequencies, hardly moves a ring: see ``GridEnergy``. After Durall et al. (arXiv:2003.01826).
-    Photographs must have the sharpness that is wanted, hence the pixel size of the generated images.
+    The real images must have the wanted sharpness, hence the pixel size of the generated ones.
 
     Args:
         num_rings: Rings of spatial frequency up to Nyquist; images need at least twice as many pixels a side.
@@ -27,25 +28,24 @@ class SpectrumDistance(RealComparison):
 
     def __init__(self, num_rings: int = 32) -> None:
         super().__init__()
-        if num_rings < 1:
-            raise ValueError(f"num_rings must be at least 1, got {num_rings}.")
+        check_at_least(1, num_rings=num_rings)
         self.num_rings = num_rings
 
     def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch rings"]:
-        """Radial log spectrum in dB."""
+        """Return the radial log spectrum in dB."""
         return radial_spectrum(images, self.num_rings)
 
     def compare(
         self, generated: Float[Tensor, "generated rings"], real: Float[Tensor, "real rings"]
     ) -> Float[Tensor, ""]:
-        """Root mean square over the rings of the difference of the means."""
+        """Return the root mean square over the rings of the difference of the means."""
         return decibel_distance(generated, real)
 
 
 class GridEnergy(RealComparison):
-    """By how many dB a grid of a given period stands out more, or less, in generated images than in photographs.
+    """By how many dB a grid of a given period stands out more, or less, in generated images than in real ones.
 
-    0 = as in photographs. It sees seams between patches and the checkerboard of upsampling, wherever they lie, but only
+    0 = as in real images. It sees seams between patches and the checkerboard of upsampling, wherever they lie, but only
     at periods that divide ``period``. Standing out less is a fault too: upsampling by repetition empties the lattice.
 
     Args:
@@ -59,14 +59,13 @@ class GridEnergy(RealComparison):
 
     def __init__(self, period: int = 8) -> None:
         super().__init__()
-        if period < 2:
-            raise ValueError(f"period must be at least 2 pixels, got {period}.")
+        check_at_least(2, " pixels", period=period)
         self.period = period
 
     def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Excess of the grid's frequencies in dB."""
+        """Return the excess of the grid's frequencies in dB."""
         return grid_excess(images, self.period)
 
     def compare(self, generated: Float[Tensor, " generated"], real: Float[Tensor, " real"]) -> Float[Tensor, ""]:
-        """Absolute difference of the mean excesses."""
+        """Return the absolute difference of the mean excesses."""
         return (generated.mean() - real.mean()).abs()

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from realgen.parallel import autocast_without_cache
-from realgen.rewards.base import Reward, concatenate_rewards
+from realgen.phases import phase
+from realgen.rewards.base import Reward
 from realgen.types import RewardOutput, Rollout, Samples
 
 
@@ -82,8 +83,9 @@ class BackgroundRewards:
     def rewards(self) -> RewardOutput:
         """Wait for all chunks; return their rewards in the order of ``start``. Raise what the reward raised."""
         here = [self._score(samples, []) for samples in self._waiting]
-        return concatenate_rewards([*here, *(output.result() for output in self._outputs)])
+        return RewardOutput.concatenate([*here, *(output.result() for output in self._outputs)])
 
+    @phase("reward")
     def _score(self, samples: Samples, surroundings: Sequence[_Context]) -> RewardOutput:
         with ExitStack() as stack:
             for context in surroundings:

@@ -50,7 +50,7 @@ class DetectorTraining(TrainableModule):
         soft_label: s, the probability that a label leaves to the other class, 0 to below 0.5.
         orthogonality_weight: w, at least 0; needs a network with experts whose main weights stay frozen.
         corruptions: Whether validation also looks at images under each of ``HARMLESS`` (JPEG, half size, blur, ...).
-        cheats: Whether validation also looks at photographs under each of ``CHEATS``, which should be judged generated;
+        cheats: Whether validation also looks at real images under each of ``CHEATS``, which should count as generated;
             train with ``hard_negatives`` to get there.
         seed: Of what is random in the network: a new head, dropout.
 
@@ -114,7 +114,7 @@ class DetectorTraining(TrainableModule):
         self.network = network.train()
 
     def configure_optimizers(self) -> Any:
-        """Optimizer of the trained parameters, and the scheduler if there is one.
+        """Build the optimizer of the trained parameters, and the scheduler if there is one.
 
         Raises:
             ValueError: If the scheduler needs a metric.
@@ -128,11 +128,11 @@ class DetectorTraining(TrainableModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 2"]:
-        """Logits of (real, fake) for images in [0, 1]."""
+        """Return logits of (real, fake) for images in [0, 1]."""
         return self._network(images).float()
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Float[Tensor, ""]:
-        """The loss of a batch.
+        """Return the loss of a batch.
 
         Args:
             batch: Half real, half generated.
@@ -161,7 +161,7 @@ class DetectorTraining(TrainableModule):
             meter.to(self.device).reset()
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
-        """Judge held-out images, as they are and under each corruption."""
+        """Score held-out images, as they are and under each corruption."""
         seed = mix_seed(VALIDATION_SEED, self.global_rank, batch_idx)
         for name, meter in self._meters.items():
             images, labels, mask = batch.images, batch.labels, batch.mask

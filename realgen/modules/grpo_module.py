@@ -16,7 +16,6 @@ from realgen.checks import check_at_least
 from realgen.functional.advantages import rewards_std
 from realgen.metrics.base import ImageMetric
 from realgen.modules.background_rewards import BackgroundRewards
-from realgen.modules.phases import PhaseClock
 from realgen.modules.policy_module import PolicyModule
 from realgen.modules.policy_update import PolicyUpdate, reference_score, shuffled_minibatches
 from realgen.modules.seeds import iteration_generator
@@ -30,9 +29,10 @@ from realgen.modules.statistics import (
 )
 from realgen.objectives.base import Objective
 from realgen.parallel import any_rank, gather_first_axis, gradient_sync, whole, world_size
+from realgen.phases import PhaseClock
 from realgen.policies.base import Policy
 from realgen.policies.joint_policy import JointPolicy
-from realgen.rewards.base import Reward, mean_over_images
+from realgen.rewards.base import Reward
 from realgen.types import PromptBatch, RewardOutput, Rollout
 
 
@@ -177,7 +177,6 @@ class GRPOModule(PolicyModule):
         self.check_rows(len(batch.prompts))
         clock, evals = PhaseClock(self.device), self.policy.transformer_evals
         generator = iteration_generator(self.seed, self.global_rank, self.iteration)
-        self.policy.iteration = self.iteration
         data = self.collect(batch, generator, clock)
         with clock("update"):
             statistics = data.statistics | self.update_policies(data.updates, generator)
@@ -190,7 +189,8 @@ class GRPOModule(PolicyModule):
         with BackgroundRewards(self.reward, batch.metadata, background=self.overlap_rewards) as scoring:
             with clock("rollout"):
                 chunks = []
-                for chunk in self.policy.rollout_chunks(batch.prompts, self.group_size, generator=generator):
+                how: dict[str, Any] = {"generator": generator, "iteration": self.iteration, "progress": self.progress}
+                for chunk in self.policy.rollout_chunks(batch.prompts, self.group_size, **how):
                     scoring.start(chunk)  # while the next one is sampled
                     chunks.append(chunk)
                 rollout = Rollout.concatenate(chunks)
@@ -200,7 +200,7 @@ class GRPOModule(PolicyModule):
             with clock("reward"):  # only what is still to be waited for
                 rewards = scoring.rewards()
         statistics = {"busy_seconds/reward": torch.tensor(scoring.seconds), **self.reward_statistics(rewards)}
-        advantages = self.advantages(mean_over_images(rewards, rollout.images_per_row), self.objective)
+        advantages = self.advantages(rewards.mean_over_images(rollout.images_per_row), self.objective)
         statistics |= advantage_statistics(gather_first_axis(advantages))
         update = PolicyUpdate(
             self.policy, self.objective, rollout, advantages.flatten(), reference, **self.update_settings
@@ -275,6 +275,7 @@ class GRPOModule(PolicyModule):
             "microbatch_size": self.microbatch_size,
             "tolerance": self.on_policy_tolerance,
             "skip_zero_advantages": self.skip_zero_advantages,
+            "progress": self.progress,
         }
 
     def _check_decisions(self, rollout: Rollout) -> None:

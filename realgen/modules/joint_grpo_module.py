@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
-from realgen.metrics.base import ImageMetric
 from realgen.modules.background_rewards import BackgroundRewards
 from realgen.modules.grpo_module import GRPOModule, IterationData
-from realgen.modules.phases import PhaseClock
 from realgen.modules.policy_update import PolicyUpdate, reference_score
 from realgen.modules.statistics import advantage_statistics
 from realgen.objectives.base import Objective
 from realgen.parallel import gather_first_axis
+from realgen.phases import PhaseClock
 from realgen.policies.base import Policy
 from realgen.policies.joint_policy import JointPolicy
-from realgen.rewards.base import Reward, mean_over_images, rewards_by_row
+from realgen.rewards.base import Reward
 from realgen.types import PromptBatch
 
 
@@ -33,19 +31,9 @@ class JointGRPOModule(GRPOModule):
         reward: Scores the images, and the texts.
         objective: The GRPO variant of the rewriter: advantages and loss over tokens.
         image_objective: That of the image policy, over denoising steps.
-        optimizer: Builds the optimizer from both policies' parameters.
-        lr_scheduler: Builds a learning rate scheduler from the optimizer; it steps once per iteration.
         image_lr: Learning rate of the image policy; ``null``: the optimizer's.
         group_size: G, rewrites per prompt, >= 2.
-        inner_epochs: How often an iteration goes through its rollout, >= 1.
-        updates_per_epoch: Optimizer updates per inner epoch, >= 1; must divide prompts per rank times ``group_size``.
-        microbatch_size: Rows per forward and backward pass, >= 1. Changes memory and speed, not the gradient.
-        max_grad_norm: Gradients of a larger norm are scaled down to it, > 0; ``.inf`` only measures the norm.
-        skip_zero_advantages: As in ``GRPOModule``.
-        on_policy_tolerance: As in ``GRPOModule``, of both policies.
-        metrics: Metrics at validation that no reward ever sees, by name; ``null`` drops one.
-        validation_samples_per_prompt: Images drawn of each validation prompt, >= 1.
-        seed: Chooses every random number of training, together with rank and iteration.
+        **settings: Of ``GRPOModule``. ``on_policy_tolerance`` is of both policies.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -59,37 +47,18 @@ class JointGRPOModule(GRPOModule):
         reward: Reward,
         objective: Objective,
         image_objective: Objective,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        *,
         image_lr: float | None = None,
         group_size: int = 4,
-        inner_epochs: int = 1,
-        updates_per_epoch: int = 1,
-        microbatch_size: int = 16,
-        max_grad_norm: float = 1.0,
-        skip_zero_advantages: bool = True,
-        on_policy_tolerance: float = 1e-5,
-        metrics: dict[str, ImageMetric | None] | None = None,
-        validation_samples_per_prompt: int = 1,
-        seed: int = 0,
+        **settings: Any,
     ) -> None:
         super().__init__(
             policy=policy,
             reward=reward,
             objective=objective,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
             group_size=group_size,
-            inner_epochs=inner_epochs,
-            updates_per_epoch=updates_per_epoch,
-            microbatch_size=microbatch_size,
-            max_grad_norm=max_grad_norm,
-            skip_zero_advantages=skip_zero_advantages,
-            on_policy_tolerance=on_policy_tolerance,
-            metrics=metrics,
-            validation_samples_per_prompt=validation_samples_per_prompt,
-            seed=seed,
             overlap_rewards=False,  # nothing is left to do while they are scored
+            **settings,
         )
         if image_lr is not None and not image_lr > 0:
             raise ValueError(f"image_lr must be above 0, got {image_lr}.")
@@ -109,7 +78,8 @@ class JointGRPOModule(GRPOModule):
     def collect(self, batch: PromptBatch, generator: torch.Generator, clock: PhaseClock) -> IterationData:
         """Write, draw and score; compare each rewrite with its prompt's group, and each image with its text's."""
         with clock("rollout"):
-            rewriting, drawing = self.policy.rollouts(batch.prompts, self.group_size, generator=generator)
+            how: dict[str, Any] = {"generator": generator, "iteration": self.iteration, "progress": self.progress}
+            rewriting, drawing = self.policy.rollouts(batch.prompts, self.group_size, **how)
         self._check_decisions(rewriting)
         self._check_decisions(drawing)
         with clock("reward"), BackgroundRewards(self.reward, batch.metadata, background=False) as scoring:
@@ -119,8 +89,8 @@ class JointGRPOModule(GRPOModule):
         updates = []
         images = drawing.group_size
         for policy, objective, rollout, grouped, prefix in (
-            (self.policy.rewriter, self.objective, rewriting, mean_over_images(rewards, images), ""),
-            (self.policy.image_policy, self.image_objective, drawing, rewards_by_row(rewards, images), "image/"),
+            (self.policy.rewriter, self.objective, rewriting, rewards.mean_over_images(images), ""),
+            (self.policy.image_policy, self.image_objective, drawing, rewards.by_row(images), "image/"),
         ):
             advantages = self.advantages(grouped, objective)
             with clock("reference"):

@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from realgen.metrics.base import ImageMetric
 from realgen.modules.base import TrainableModule
 from realgen.modules.validation import Validation
-from realgen.policies.base import Policy
+from realgen.phases import phase
+from realgen.policies.base import Policy, Progress
 from realgen.rewards.base import Reward
 from realgen.types import PromptBatch
 
@@ -49,6 +50,8 @@ class PolicyModule(TrainableModule):
         self.metrics = {name: metric for name, metric in (metrics or {}).items() if metric is not None}
         self.validation = Validation(self.metrics, samples_per_prompt=validation_samples_per_prompt)
         self.iteration = 0
+        self.progress: Progress | None = None
+        """Called while something long goes on; a progress bar sets it."""
 
     def configure_model(self) -> None:
         """Read the policy's weights; Lightning calls this before every fit and validation, ``load`` works once."""
@@ -86,9 +89,10 @@ class PolicyModule(TrainableModule):
         self.reward.to(self.device)
         self.validation.start(self.device)
 
+    @phase("validation")
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
         """Draw and score images of held-out prompts; return ``samples``, ``rewards`` and ``seeds`` for callbacks."""
-        return self.validation.step(self.policy, self.reward, batch)
+        return self.validation.step(self.policy, self.reward, batch, progress=self.progress)
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/reward``, ``val/reward/<component>`` and ``val/<metric>``."""

@@ -21,7 +21,7 @@ from realgen.parallel import (
     reshard,
     world_size,
 )
-from realgen.policies.base import Policy
+from realgen.policies.base import Policy, Progress
 from realgen.types import Minibatch, PolicyScore, Rollout
 
 
@@ -41,6 +41,7 @@ class PolicyUpdate:
         tolerance: Largest |ln ratio| that passes before the first update. Make it small against the clip range.
         skip_zero_advantages: Skip rows that add nothing, where that is exact.
         prefix: Of the names of its statistics.
+        progress: Called after each microbatch.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class PolicyUpdate:
         tolerance: float,
         skip_zero_advantages: bool,
         prefix: str = "",
+        progress: Progress | None = None,
     ) -> None:
         self.policy = policy
         self.objective = objective
@@ -64,6 +66,7 @@ class PolicyUpdate:
         self.microbatch_size = microbatch_size
         self.tolerance = tolerance
         self.prefix = prefix
+        self.progress = progress
         # Shards are gathered in every forward pass, so no rank may leave out rows on its own.
         sharded = world_size() > 1 and is_sharded(policy)
         self.may_skip = skip_zero_advantages and not objective.needs_reference and not sharded
@@ -121,8 +124,8 @@ class PolicyUpdate:
                 # amax propagates NaN, so a policy that scores NaN does not pass.
                 largest = torch.where(batch.mask, difference, 0.0).amax()
                 self.deviation = torch.stack([self.deviation, largest]).amax()
-            if self.policy.progress is not None:
-                self.policy.progress("update", index + 1, len(microbatches))
+            if self.progress is not None:
+                self.progress("update", index + 1, len(microbatches))
         if first_update:
             self._check_on_policy(microbatches[-1])
         # No decision may count at all: then every microbatch has share 0, and their statistics weigh alike.
@@ -140,7 +143,7 @@ class PolicyUpdate:
         )
 
     def _shares(self, rows: Tensor, microbatches: tuple[Tensor, ...]) -> list[float]:
-        """Share of each microbatch in the mean that the loss is, over the minibatches of all ranks."""
+        """Return each microbatch's share in the loss, a mean over the minibatches of all ranks."""
         weights = self.objective.row_weights(self.rollout.mask).cpu()
         mean = float(gather_first_axis(weights[rows].sum()[None].to(self.rollout.mask.device)).mean())
         mean = max(mean, torch.finfo(weights.dtype).tiny)  # no decision may count at all

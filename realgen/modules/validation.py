@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.metrics.base import ImageMetric
-from realgen.modules.seeds import sample_seeds
+from realgen.modules.seeds import mix_seed
 from realgen.parallel import gather_first_axis
-from realgen.policies.base import Policy
+from realgen.policies.base import Policy, Progress
 from realgen.rewards.base import Reward
 from realgen.types import PromptBatch, RewardOutput, Samples
 
@@ -50,20 +50,23 @@ class Validation:
         for metric in self.metrics.values():
             metric.to(device).reset()
 
-    def step(self, policy: Policy, reward: Reward, batch: PromptBatch) -> dict[str, Any]:
+    def step(
+        self, policy: Policy, reward: Reward, batch: PromptBatch, *, progress: Progress | None = None
+    ) -> dict[str, Any]:
         """Draw and score the images of one batch.
 
         Args:
             policy: Draws the images.
             reward: Scores them.
             batch: Held-out prompts with their seeds.
+            progress: Called while images are drawn.
 
         Returns:
             ``samples``, ``rewards`` and ``seeds`` (of the rows), for callbacks that show images.
         """
         prompts, seeds = list(batch.prompts), sample_seeds(batch.seeds, self.samples_per_prompt)
         rows = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
-        images, rewrites = policy.sample_rewritten(rows, seeds)
+        images, rewrites = policy.sample_rewritten(rows, seeds, progress=progress)
         texts = None if rewrites is None else tuple(rewrites)
         samples = Samples(batch.prompts, self.samples_per_prompt, images, texts, batch.metadata)
         rewards = reward(samples)
@@ -89,3 +92,22 @@ class Validation:
             counts = value.isfinite() & valid[:, None]
             added = torch.stack([torch.where(counts, value, 0.0).sum(), counts.sum()]).double()
             self._sums[name] = self._sums[name] + added if name in self._sums else added
+
+
+def sample_seeds(seeds: Sequence[int], samples_per_prompt: int) -> list[int]:
+    """Seeds of several validation samples of each prompt, prompt-major.
+
+    Args:
+        seeds: One seed per prompt.
+        samples_per_prompt: Samples of each prompt; the first one keeps the prompt's own seed.
+
+    Returns:
+        ``len(seeds) * samples_per_prompt`` seeds in [0, 2**63).
+
+    Example:
+        >>> sample_seeds([7, 8], 1)
+        [7, 8]
+        >>> len(set(sample_seeds([7, 8], 3)))
+        6
+    """
+    return [seed if sample == 0 else mix_seed(seed, sample) for seed in seeds for sample in range(samples_per_prompt)]

@@ -66,5 +66,15 @@ class Objective(ABC):
         return mask.sum(1).double()
 
     def check_policy(self, policy: Policy) -> None:
-        """Raise ValueError if the policy lacks what the loss reads; nothing needs to be loaded for it."""
-        policy.check_objective(type(self).__name__, self.requires, reference=self.needs_reference)
+        """Raise ValueError if the policy lacks what the loss reads; works before the policy's ``load``."""
+        name, policy = type(self).__name__, policy.decider
+        if missing := ", ".join(sorted(self.requires - policy.score_fields)):
+            given = ", ".join(["log_probs", *sorted(policy.score_fields)])
+            cure = "" if policy.score_fields else "; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
+            own = f"{type(policy).__name__} gives only {given}{cure}"
+            raise ValueError(f"objective {name} needs {missing} from the policy's score; {own}.")
+        if self.needs_reference and not policy.has_reference:
+            raise ValueError(
+                f"objective {name} has a KL penalty (kl_coef), and policy {type(policy).__name__} has no reference: "
+                "set lora, or keep_reference=true for full fine-tuning, or kl_coef=0."
+            )

@@ -13,14 +13,8 @@ from torch import Tensor
 from realgen.checks import check_at_least, check_choice
 from realgen.functional.advantages import weighted_advantages
 from realgen.functional.kl import gaussian_kl, k2, k3, velocity_kl
-from realgen.functional.policy_loss import (
-    clipped_surrogate,
-    constant_mean,
-    importance_ratio,
-    is_clipped,
-    masked_mean,
-    sample_mean,
-)
+from realgen.functional.policy_loss import clipped_surrogate, importance_ratio, is_clipped, masked_mean
+from realgen.functional.sequence_loss import constant_mean, sample_mean
 from realgen.objectives.base import Objective
 from realgen.types import Minibatch, PolicyScore, RewardOutput
 
@@ -180,11 +174,9 @@ class GRPO(Objective):
         """Average losses of decisions as ``average`` says."""
         if self.average == "samples":
             return sample_mean(values, mask)
-        return (
-            masked_mean(values, mask)
-            if self.most_decisions is None
-            else constant_mean(values, mask, self.most_decisions)
-        )
+        if self.most_decisions is not None:
+            return constant_mean(values, mask, self.most_decisions)
+        return masked_mean(values, mask)
 
     def row_weights(self, mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, " rows"]:
         """Return how much each row weighs in the loss: by its decisions, or all alike."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.functional.policy_loss import sequence_ratio
-from realgen.objectives.grpo import GRPO, KL, AdvantageStd
+from realgen.functional.sequence_loss import sequence_ratio
+from realgen.objectives.grpo import GRPO, KL
 from realgen.types import Minibatch, PolicyScore
 
 
@@ -21,37 +23,15 @@ class GSPO(GRPO):
         clip_low: How far the ratio may fall below 1 before a bad sample is left alone, 0 to 1. A mean over tokens
             stays near 1, so the paper clips at 3e-4 and 4e-4.
         clip_high: How far the ratio may rise above 1 before a good sample is left alone, >= 0.
-        advantage_std: Divide each reward by the standard deviation of its ``group``, by the ``global`` one over all
-            prompts of all ranks, or by ``none``.
-        advantage_clip: Largest size of an advantage, > 0; ``.inf`` leaves them alone.
         kl: What ``kl_coef`` multiplies, as in ``GRPO``.
-        kl_coef: Weight of the KL penalty, >= 0; 0 saves the reference's forward passes.
-        divide_by_weights: Divide the weighted sum of advantages by the sum of the rewards' weights.
+        **settings: Of ``GRPO``.
 
     Raises:
         ValueError: If a number is out of its range, or a name is unknown.
     """
 
-    def __init__(
-        self,
-        clip_low: float = 3e-4,
-        clip_high: float = 4e-4,
-        advantage_std: AdvantageStd = "group",
-        advantage_clip: float = 5.0,
-        kl: KL = "k3",
-        kl_coef: float = 0.0,
-        divide_by_weights: bool = True,
-    ) -> None:
-        super().__init__(
-            clip_low=clip_low,
-            clip_high=clip_high,
-            advantage_std=advantage_std,
-            advantage_clip=advantage_clip,
-            kl=kl,
-            kl_coef=kl_coef,
-            divide_by_weights=divide_by_weights,
-            average="samples",
-        )
+    def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4, *, kl: KL = "k3", **settings: Any) -> None:
+        super().__init__(clip_low, clip_high, kl=kl, average="samples", most_decisions=None, **settings)
 
     def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
         """Return the ratio of each decision's sample."""

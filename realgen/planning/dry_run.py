@@ -109,6 +109,8 @@ class CountingBackbone(Backbone):
         counts: Takes the counts.
     """
 
+    lora_targets = ()  # the fake transformer has no layers
+
     def __init__(self, real: Backbone, counts: Counts) -> None:
         # Above its own cfg_off, 1, exactly where the real one is above its own: 0 for some models.
         super().__init__("dry_run", cfg_scale=2.0 if real.guided else 1.0, cache_size=real.cache_size)

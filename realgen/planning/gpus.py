@@ -56,16 +56,11 @@ class GPU:
         source = f"{self.source}; float32 rounded to TF32, float32_matmul_precision={float32_matmul_precision}"
         return replace(self, fp32=self.tf32, source=source)
 
-    @property
-    def rates(self) -> Mapping[str, float]:
-        """FLOP/s by the keys of ``realgen.planning.meter.Work``."""
-        return {"bf16": self.bf16 * 1e12, "tf32": self.tf32 * 1e12, "fp32": self.fp32 * 1e12}
-
     def seconds(self, work: Mapping[str, float], utilization: float) -> float:
         """Return the time for some work.
 
         Args:
-            work: FLOPs by rate.
+            work: FLOPs by rate, a field of this class (see ``realgen.planning.meter.Work``).
             utilization: Share of the peak that is reached, above 0.
 
         Returns:
@@ -75,7 +70,7 @@ class GPU:
             >>> GPU("mine", 2.0, 1.0, 1.0, 0.0, 0.0, "").seconds({"bf16": 1e12, "fp32": 1e12}, 0.5)
             3.0
         """
-        return sum((flops / (self.rates[rate] * utilization) for rate, flops in work.items()), 0.0)
+        return sum((flops / (getattr(self, rate) * 1e12 * utilization) for rate, flops in work.items()), 0.0)
 
 
 def _gpu(name: str, rates: tuple[float, float, float], gibibytes: float, bandwidth: float, source: str) -> GPU:

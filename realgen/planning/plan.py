@@ -137,7 +137,7 @@ def _rows(
     if counts.evals("reference"):
         yield transformer("reference", "transformer")
     yield transformer("update", "forward")
-    backward = add(scale(work, counts.rows[kind]) for kind, work in costs.backward.items())
+    backward = add(scale(costs.velocity[kind].backward, rows) for kind, rows in counts.rows.items())
     yield PlanRow("update", "backward", rounded(backward) if mixed else backward)
     # An update reads and writes weights, state and averages, and reads gradients.
     read_and_written = ("trained weights", "optimizer state", "moving averages")

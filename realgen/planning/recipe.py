@@ -20,11 +20,7 @@ class Unbuilt(Reward):
     """Placeholder of a recipe's reward; a plan reads the reward's settings and does not build it."""
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
-        """Raise RuntimeError, because a plan scores nothing.
-
-        Raises:
-            RuntimeError: Always.
-        """
+        """Raise RuntimeError: a plan scores nothing."""
         raise RuntimeError("a plan has no rewards to score with.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,9 @@ class UnitCost:
     held: int
     """Bytes that stay until the backward pass, or are the result."""
     peak: int
-    """Most bytes at the same time."""
+    """Most bytes at the same time, over forward and backward pass."""
+    backward: Work = field(default_factory=dict)
+    """FLOPs by rate of the backward pass; empty for a call without gradient."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,7 @@ class UnitCosts:
     text: UnitCost
     """One prompt."""
     velocity: Mapping[CallKind, UnitCost]
-    """One velocity; with gradient ``peak`` is over forward and backward pass."""
-    backward: Mapping[CallKind, Work]
-    """The backward pass of those with gradient."""
+    """One velocity; with gradient in the update."""
     decode: UnitCost
     """One image."""
 
@@ -67,17 +67,16 @@ def find_unit_costs(policy: DiffusionPolicy, kinds: Iterable[CallKind], *, promp
     on_meta = {name: part.to(META) if part.is_floating_point() else part for name, part in conditioning.items()}
     row = (latents, torch.empty(1, device=META), on_meta)
     velocity: dict[CallKind, UnitCost] = {}
-    backward: dict[CallKind, Work] = {}
     for kind in kinds:
         with _guidance(backbone, kind.guided), policy.reference() if kind.phase == "reference" else nullcontext():
             if kind.phase == "update":
-                velocity[kind], backward[kind] = _forward_and_backward(policy, row)
+                velocity[kind] = _forward_and_backward(policy, row)
             else:
                 with torch.no_grad():
                     velocity[kind], _ = _metered(lambda: backbone.velocity(*row))
         if kind.rounded:
             velocity[kind] = replace(velocity[kind], work=rounded(velocity[kind].work))
-    return UnitCosts(text, velocity, backward, decode)
+    return UnitCosts(text, velocity, decode)
 
 
 def _metered(call: Callable[[], Any]) -> tuple[UnitCost, Any]:
@@ -86,9 +85,7 @@ def _metered(call: Callable[[], Any]) -> tuple[UnitCost, Any]:
     return UnitCost(dict(meter.work), meter.held, meter.peak), result
 
 
-def _forward_and_backward(
-    policy: DiffusionPolicy, row: tuple[Tensor, Tensor, Mapping[str, Tensor]]
-) -> tuple[UnitCost, Work]:
+def _forward_and_backward(policy: DiffusionPolicy, row: tuple[Tensor, Tensor, Mapping[str, Tensor]]) -> UnitCost:
     trained = list(policy.trainable_parameters().values())
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)  # gradients have a line of their own in the memory
@@ -99,7 +96,7 @@ def _forward_and_backward(
         backward = {rate: flops - work.get(rate, 0) for rate, flops in meter.work.items()}
     for parameter in trained:
         parameter.grad = None
-    return UnitCost(work, held, meter.peak), backward
+    return UnitCost(work, held, meter.peak, backward)
 
 
 @contextmanager

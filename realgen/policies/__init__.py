@@ -4,9 +4,10 @@ from realgen.policies.base import Policy
 from realgen.policies.diffusion_policy import DiffusionPolicy
 from realgen.policies.joint_policy import JointPolicy
 from realgen.policies.lora import LoRA
+from realgen.policies.moving_windows import RandomWindow, SlidingWindow
 from realgen.policies.prompt_policy import PromptPolicy
 from realgen.policies.rewritten_policy import RewrittenPolicy
-from realgen.policies.step_window import AllSteps, RandomWindow, SlidingWindow, StepWindow
+from realgen.policies.step_window import AllSteps, StepWindow
 from realgen.policies.text_engine import TextEngine, TransformersEngine
 from realgen.policies.vllm_engine import VLLMEngine
 

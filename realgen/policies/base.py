@@ -11,45 +11,65 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.checks import check_at_least
 from realgen.parallel import compute_device
 from realgen.types import PolicyScore, Rewrite, Rollout
 
+Progress = Callable[[str, int, int], None]
+"""Called with (phase, done, total) while something long goes on; phase is "rollout", "sample" or "update"."""
+
 
 class Policy(nn.Module, ABC):
-    """What GRPO trains.
+    """A model that GRPO trains: it samples, and it scores what it sampled.
 
     Weights are read by ``load``, not by the constructor, so that a config error costs no time and each rank loads
     inside ``LightningModule.configure_model``. Only trained weights and their frozen host live in the ``state_dict``;
     text encoders and decoders stay outside.
     """
 
-    iteration: int = 0
-    """GRPO iteration, set by the module before each rollout; what changes over a run (a sliding window) reads it."""
     score_fields: frozenset[str] = frozenset()
     """Optional fields of ``PolicyScore`` that its scores have."""
-    progress: Callable[[str, int, int], None] | None = None
-    """Called with (phase, done, total) while something long goes on; phase is "rollout", "sample" or "update"."""
 
     @abstractmethod
     def load(self) -> None:
         """Read the weights and attach the adapters; a second call does nothing."""
 
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        """Sample ``group_size`` samples of each prompt, without gradient. All randomness comes from ``generator``."""
-        return Rollout.concatenate(list(self.rollout_chunks(prompts, group_size, generator=generator)))
-
+    @abstractmethod
     def rollout_chunks(
-        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator
+        self,
+        prompts: Sequence[str],
+        group_size: int,
+        *,
+        generator: torch.Generator,
+        iteration: int = 0,
+        progress: Progress | None = None,
     ) -> Iterator[Rollout]:
-        """The rollout in parts of consecutive prompts, so that rewards can be had of one while the next is sampled.
+        """Sample ``group_size`` samples of each prompt, without gradient, some consecutive prompts at a time.
 
-        Joined, the parts are what ``rollout`` gives. By default there is one part.
+        Rewards of one chunk are computed while the next one is sampled.
+
+        Args:
+            prompts: P texts.
+            group_size: G.
+            generator: The only source of randomness.
+            iteration: GRPO iteration, for what changes over a run (a sliding window).
+            progress: Called while sampling goes on.
 
         Yields:
             Rollouts of some of the prompts, in order.
         """
-        yield self.rollout(prompts, group_size, generator=generator)
+
+    def rollout(
+        self,
+        prompts: Sequence[str],
+        group_size: int,
+        *,
+        generator: torch.Generator,
+        iteration: int = 0,
+        progress: Progress | None = None,
+    ) -> Rollout:
+        """Return all chunks of ``rollout_chunks`` as one rollout."""
+        chunks = self.rollout_chunks(prompts, group_size, generator=generator, iteration=iteration, progress=progress)
+        return Rollout.concatenate(list(chunks))
 
     @abstractmethod
     def score(self, rollout: Rollout, rows: Tensor) -> PolicyScore:
@@ -60,52 +80,38 @@ class Policy(nn.Module, ABC):
         """Inside this context the policy is its frozen start."""
 
     @abstractmethod
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+    def sample(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
+    ) -> Float[Tensor, "rows 3 height width"]:
         """Draw one image per (prompt, seed) the way the policy is deployed; [rows, 3, H, W] in [0, 1], no gradient."""
 
     def sample_rewritten(
-        self, prompts: Sequence[str], seeds: Sequence[int]
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
     ) -> tuple[Float[Tensor, "rows 3 height width"], list[Rewrite] | None]:
-        """``sample``, and what the image model was told where that is not the prompts themselves."""
-        return self.sample(prompts, seeds), None
+        """Return ``sample``, and the texts that the image model was given where they are not the prompts themselves."""
+        return self.sample(prompts, seeds, progress=progress), None
 
     @abstractmethod
     def export(self, directory: Path) -> Path:
-        """Write the trained weights in the format of the policy's home library; returns the path to load."""
+        """Write the trained weights in the format of the policy's home library; return the path to load."""
 
     def check_group_size(self, group_size: int) -> None:
-        """Refuse a group size that the policy cannot sample; costs nothing, so that a config is refused at once."""
-        check_at_least(1, group_size=group_size)
+        """Raise ValueError for a group size that the policy cannot sample; works before ``load``."""
+        if group_size < 1:
+            raise ValueError(f"group_size must be at least 1, got {group_size}.")
 
     @property
     def has_reference(self) -> bool:
-        """Whether ``reference`` works: where a policy has such settings, with ``lora`` or ``keep_reference``."""
-        return getattr(self, "lora", True) is not None or getattr(self, "keep_reference", False)
+        """Whether ``reference`` works."""
+        return True
 
-    def check_objective(self, name: str, parts: frozenset[str], *, reference: bool) -> None:
-        """Refuse an objective that reads what the policy does not have; costs nothing.
-
-        Args:
-            name: Of the objective.
-            parts: Optional parts of ``PolicyScore`` that it reads.
-            reference: Whether it reads the reference's score.
-
-        Raises:
-            ValueError: If the policy gives not all of the parts, or has no reference.
-        """
-        if missing := ", ".join(sorted(parts - self.score_fields)):
-            given = ", ".join(["log_probs", *sorted(self.score_fields)])
-            cure = "" if self.score_fields else "; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
-            own = f"{type(self).__name__} gives only {given}{cure}"
-            raise ValueError(f"objective {name} needs {missing} from the policy's score; {own}.")
-        if reference and not self.has_reference:
-            raise ValueError(
-                f"objective {name} has a KL penalty (kl_coef), and policy {type(self).__name__} has no reference: set "
-                "lora, or keep_reference=true for full fine-tuning, or kl_coef=0."
-            )
+    @property
+    def decider(self) -> Policy:
+        """The policy whose decisions a rollout holds: this one, or one inside it."""
+        return self
 
     def check_trainable(self, key: str) -> None:
-        """Raise ValueError for settings under which no decision could be trained; costs nothing.
+        """Raise ValueError for settings under which no decision could be trained; works before ``load``.
 
         Args:
             key: The policy's key in the config, for the message.

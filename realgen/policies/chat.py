@@ -1,4 +1,4 @@
-"""Prompts as a chat model wants to read them, and its completions as text."""
+"""Prompts as tokens of a chat model, and its completions as text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ AS_WRITTEN = {"skip_special_tokens": False, "clean_up_tokenization_spaces": Fals
 
 
 def check_instruction(instruction: str) -> None:
-    """Refuse an instruction that does not say where the prompt goes.
-
-    Raises:
-        ValueError: If ``{prompt}`` is not in it exactly once.
-    """
+    """Raise ValueError if ``{prompt}`` is not in an instruction exactly once."""
     if (count := instruction.count(PLACEHOLDER)) != 1:
         raise ValueError(
             f"instruction must hold {PLACEHOLDER} once, where the user's prompt goes; it is there {count} times."
@@ -26,12 +22,12 @@ def check_instruction(instruction: str) -> None:
 class Chat:
     """A tokenizer, its chat template and an instruction: one user turn, then the model's turn.
 
-    There is no system turn: some templates refuse one. A tokenizer without a pad token pads with its end token, since
-    what pads never counts.
+    There is no system turn, as some templates refuse one. A tokenizer without a pad token pads with its end token, as
+    padding is always masked.
 
     Args:
         tokenizer: Of transformers, with a chat template.
-        instruction: What the user turn says; holds ``{prompt}``.
+        instruction: Text of the user turn, with ``{prompt}`` in it.
         max_tokens: Longest user turn, with the template around it.
         end_ids: Further tokens that end the model's turn.
 
@@ -56,20 +52,16 @@ class Chat:
         self.instruction = instruction
         self.max_tokens = max_tokens
         self.pad_id = self.end_ids[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        """What fills rows up."""
+        """Token that pads rows."""
         self.special = [token for token in tokenizer.all_special_tokens if token and token not in TAGS]
-        """Tokens with a meaning of their own, which neither a prompt nor an answer may hold."""
+        """Special tokens, which neither a prompt nor an answer may contain."""
         # Some templates of thinking models open the think block themselves.
         self._opening = TAGS[0] if self._render("").rstrip().endswith(TAGS[0]) else ""
 
     def encode(self, prompt: str) -> list[int] | None:
-        """Tokens up to where the model's turn begins.
+        """Return the tokens before the model's turn; None for a prompt that is empty or longer than ``max_tokens``.
 
-        Args:
-            prompt: As the user wrote it; control characters and special tokens are taken out.
-
-        Returns:
-            Tokens, or ``None`` where nothing is left of the prompt or it is longer than ``max_tokens``.
+        Control characters and special tokens are removed from the prompt.
         """
         cleaned = clean(prompt, self.special)
         if not cleaned:
@@ -78,7 +70,7 @@ class Chat:
         return tokens if len(tokens) <= self.max_tokens else None
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """What the model wrote, an opening tag of the template's included; special tokens show and break the format."""
+        """Return a completion's text, with the template's opening tag; special tokens stay and break the format."""
         return self._opening + self.tokenizer.decode(tokens, **AS_WRITTEN)
 
     def _render(self, prompt: str) -> str:

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 LEAST_VARIANTS = 64
-"""Programs that PyTorch may keep of a block. All blocks share one count, and each of these doubles it: gradient or
-not, adapters on or off, a fixed number of rows or any. PyTorch's own limit, 8, is soon reached."""
+"""Compiled variants that PyTorch may keep of a block. All blocks share one count, and each of these doubles it:
+gradient or not, adapters on or off, a fixed number of rows or any. PyTorch's own limit, 8, is soon reached."""
 
 
 def compile_blocks(transformer: nn.Module, blocks: Sequence[nn.Module], copies: Sequence[nn.Module] = ()) -> None:
-    """Let PyTorch compile each block at its first call, in place; equal blocks share their programs.
+    """Compile each block at its first call, in place; equal blocks share their programs.
 
     Exact but for the order of rounding: types are rounded where they would be without, so that a pass with gradient and
     one without agree, and the ratio of the first update stays 1. Names in state dicts stay what they are. Call it when
@@ -41,7 +41,7 @@ def compile_blocks(transformer: nn.Module, blocks: Sequence[nn.Module], copies: 
 
 
 def check_compiler() -> None:
-    """Refuse a machine on which nothing can be compiled.
+    """Raise ValueError on a machine without a compiler.
 
     Raises:
         ValueError: If there is no C++ compiler.

@@ -1,4 +1,4 @@
-"""The text a rewriting language model is given and the text it gives back, before and after any tokenizer."""
+"""The texts around a rewriting language model: its instruction, its answer's format, and the cleaning of prompts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-"""What a completion must hold, each once and in this order."""
+"""Tags of a completion, each once and in this order."""
 
 INSTRUCTION = """\
 You rewrite prompts for an image generator so that the picture looks like a photograph that a person took.
@@ -17,25 +17,20 @@ and </answer>: keep every subject, number, colour and place that was asked for, 
 the photograph in plain words. Write nothing after </answer>.
 
 The prompt: {prompt}"""
-"""What a language model without training of its own is asked."""
+"""The default instruction, for a language model that was not trained on another one."""
 
 FORMAT = re.compile(r"\s*<think>.*</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
 UNPRINTABLE = {"Cc", "Cn", "Co", "Cs"}
-"""Unicode categories without a meaning in a prompt; format characters stay, Persian and emoji need their joiners."""
+"""Unicode categories that are removed; format characters stay, as Persian and emoji need their joiners."""
 BIDI_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 REPLACEMENT = "\ufffd"
-"""What bytes that are no character decode to."""
+"""The character to which invalid bytes decode."""
 
 
 def clean(text: str, forbidden: Sequence[str] = ()) -> str:
-    r"""Take out what could only do harm in a prompt, and make all white space single spaces.
+    r"""Return a text without control characters, half surrogates, direction overrides and ``forbidden`` strings.
 
-    Args:
-        text: Any text.
-        forbidden: Strings with a meaning of their own, such as a tokenizer's special tokens; each becomes a space.
-
-    Returns:
-        The text without control characters, half surrogates, reversals of the reading direction and forbidden strings.
+    White space becomes single spaces, and so does a forbidden string, such as a tokenizer's special token.
 
     Example:
         >>> clean("a\tcat\x00 <|end|> on a sofa", forbidden=["<|end|>"])
@@ -48,22 +43,17 @@ def clean(text: str, forbidden: Sequence[str] = ()) -> str:
 
 
 def parse_answer(completion: str, forbidden: Sequence[str] = ()) -> str | None:
-    """The answer of a completion in think/answer format.
+    """Return the answer of a completion in think/answer format with single spaces, None where the format is broken.
 
-    Args:
-        completion: All that the model wrote, without its end-of-text token.
-        forbidden: Strings that break the format wherever they stand, such as a tokenizer's special tokens.
-
-    Returns:
-        The answer with single spaces, or ``None`` where the format is broken: a tag is missing, twice there or out of
-        order, there is text outside or something forbidden, or the answer is empty or holds what is no character.
+    It is broken if a tag is missing, repeated or out of order, if there is text outside the tags or a ``forbidden``
+    string anywhere, or if the answer is empty or has an invalid character.
 
     Example:
         >>> parse_answer("<think>grain</think><answer>a cat, film grain</answer>")
         'a cat, film grain'
         >>> parse_answer("<think>grain</think><answer>a cat, film gr")
     """
-    if any(completion.count(tag) != 1 for tag in TAGS):  # first, for the pattern is slow where there are thousands
+    if any(completion.count(tag) != 1 for tag in TAGS):  # first, as the pattern is slow on thousands of tags
         return None
     if any(token in completion for token in forbidden):
         return None

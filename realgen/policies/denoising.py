@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,21 +16,20 @@ from realgen.functional.flow_sde import Transition
 from realgen.parallel import autocast_without_cache, world_size
 from realgen.policies.backbones.base import Backbone, Schedule
 from realgen.policies.solvers import Euler, Solver
-from realgen.policies.solvers.base import Place
 from realgen.policies.step_window import StepWindow
-from realgen.policies.stochastic_step import next_gaussian
-from realgen.policies.trajectory import Trajectory
+from realgen.policies.window_recorder import WindowRecorder
 
-_PLACES: tuple[Place, ...] = ("before", "inside", "after")
+PHASES = ("before", "inside", "after")
+"""Of a row at a step: its window is still to come, covers this step, or is over."""
 
 
 class VelocityField:
-    """The backbone's answers for some prompts at the steps of a schedule.
+    """The backbone's velocities for some prompts at the steps of a schedule.
 
     Args:
         backbone: The base model.
         schedule: The noise levels of all steps.
-        conditioning: What the backbone's ``encode_prompts`` gave.
+        conditioning: Of the prompts, from the backbone's ``encode_prompts``.
     """
 
     def __init__(self, backbone: Backbone, schedule: Schedule, conditioning: Mapping[str, Tensor]) -> None:
@@ -47,7 +46,7 @@ class VelocityField:
         calls: int,
         guided: bool = True,
     ) -> Float[Tensor, "rows *latent"]:
-        """Give the velocity of each row at its own step.
+        """Return the velocity of each row at its own step.
 
         Args:
             latents: The rows.
@@ -101,11 +100,11 @@ class Denoising:
     """One run from noise to finished latents, all rows at the same step.
 
     Args:
-        field: What the transformer says.
-        plan: How the steps are taken; without ``trajectory`` all are Euler's.
+        field: The transformer's velocities.
+        plan: How the steps are taken; without ``recorder`` all are Euler's.
         batch_size: Most rows of one transformer call.
         report: Called after each step with the steps done and their number.
-        trajectory: Takes the stochastic steps and keeps them; ``None``: there are none.
+        recorder: Draws the stochastic steps and records them; ``None``: there are none.
     """
 
     def __init__(
@@ -114,17 +113,18 @@ class Denoising:
         plan: StepPlan,
         batch_size: int,
         report: Callable[[int, int], None],
-        trajectory: Trajectory | None = None,
+        recorder: WindowRecorder | None = None,
     ) -> None:
         self.field, self.plan, self.batch_size, self.report = field, plan, batch_size, report
-        self.trajectory = trajectory
+        self.recorder = recorder
         num_steps = len(field.schedule.timesteps)
         self._starts, self._window_size = range(num_steps, num_steps + 1), 0  # where a window may start, on any rank
         self._solver: Solver = Euler()
-        if trajectory is not None:
-            self._starts, self._window_size = plan.step_window.starts(num_steps), trajectory.size
+        if recorder is not None:
+            self._starts, self._window_size = plan.step_window.starts(num_steps), recorder.size
             self._solver = plan.solver
-        self._shared_steps = self._solver.shared_steps(num_steps, self._starts, self._window_size)
+        # The steps that all rows take together, before the solver's own.
+        self._shared_steps = self._starts[-1] + self._window_size if self._solver.tail_steps else num_steps
 
     def run(self, latents: Float[Tensor, "live *latent"], owner: Int[Tensor, " live"]) -> Float[Tensor, "rows *latent"]:
         """Take all steps.
@@ -138,72 +138,66 @@ class Denoising:
         """
         if torch.is_autocast_enabled(latents.device.type):
             self._solver.check_precision(torch.get_autocast_dtype(latents.device.type))
-        trajectory, sigmas = self.trajectory, self.field.schedule.sigmas
-        shared, last = self._shared_steps, None
-        for step in range(shared):
-            if trajectory is not None:
-                latents, last, owner = _branch(trajectory, step, latents, last, owner)
-            standing = self._standing(step, owner)
-            stochastic, steps = standing == _PLACES.index("inside"), torch.full_like(owner, step)
-            velocity = self._solver.velocity(step, last, partial(self._evaluate, latents, step, owner, standing))
-            mean, std = next_gaussian(self.plan.transition, self.field.schedule, latents, velocity, steps, stochastic)
-            if trajectory is not None:
-                step_size = sigmas[step] - sigmas[step + 1]
-                mean = trajectory.decide(step, stochastic, latents, velocity, mean, std, step_size)
-            latents, last = mean, velocity
-            self.report(step + 1, shared + self._solver.tail_steps)
-        return latents if trajectory is None else self._finish(latents, owner, trajectory)
+        recorder, sigmas = self.recorder, self.field.schedule.sigmas
+        velocity = torch.zeros_like(latents)
+        for step in range(self._shared_steps):
+            if recorder is not None:
+                owner, latents, velocity = recorder.branch(step, owner, latents, velocity)
+            phase, steps = self._phases(step, owner), torch.full_like(owner, step)
+            velocity = self._velocity(step, latents, velocity, owner, phase)
+            inside = phase == PHASES.index("inside")
+            mean, std = self.plan.transition.step(
+                latents, velocity, sigmas[steps], sigmas[steps + 1], sigmas[1].item(), noisy=inside
+            )
+            if recorder is not None:
+                mean = recorder.decide(step, inside, latents, velocity, mean, std, sigmas[step] - sigmas[step + 1])
+            latents = mean
+            self.report(step + 1, self._shared_steps + self._solver.tail_steps)
+        return self._finish(latents, owner, recorder) if recorder and self._solver.tail_steps else latents
 
-    def _standing(self, step: int, owner: Tensor) -> Int[Tensor, " live"]:
-        """Where each row stands at a step, as an index of ``_PLACES``."""
-        if self.trajectory is None:
+    def _phases(self, step: int, owner: Tensor) -> Int[Tensor, " live"]:
+        """The phase of each row at a step, as an index of ``PHASES``."""
+        if self.recorder is None:
             return torch.zeros_like(owner)
-        start = self.trajectory.starts[owner]
-        return (start <= step).long() + (start + self.trajectory.size <= step).long()
+        start = self.recorder.starts[owner]
+        return (start <= step).long() + (start + self.recorder.size <= step).long()
 
-    def _possible_places(self, step: int) -> set[Place]:
-        """Where a row may stand at a step, on any rank."""
+    def _velocity(self, step: int, latents: Tensor, last: Tensor, owner: Tensor, phase: Tensor) -> Tensor:
+        """The velocity of each row at a step: the transformer's, or what the solver takes for it."""
         starts, size = self._starts, self._window_size
-        possible = (step < starts[-1], starts[0] <= step < starts[-1] + size, step >= starts[0] + size)
-        return {place for place, here in zip(_PLACES, possible, strict=True) if here}
-
-    def _evaluate(
-        self,
-        latents: Tensor,
-        step: int,
-        owner: Tensor,
-        standing: Tensor,
-        *places: Place,
-        otherwise: Tensor | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """The velocity of the rows at some places; see ``EvaluateStep``."""
-        possible, steps = self._possible_places(step), torch.full_like(owner, step)
-        asked = possible.intersection(places)
-        unguided: set[Place] = set() if self.plan.guided_window else asked & {"inside"}
-        velocity = torch.zeros_like(latents) if otherwise is None else otherwise
-        device_type = latents.device.type
-        with nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype, cache_enabled=False):
-            for group, guided in ((asked - unguided, True), (unguided, False)):
+        # The phases that a row may be in, on any rank: what is called must depend on these alone.
+        possible_by_phase = (step < starts[-1], starts[0] <= step < starts[-1] + size, step >= starts[0] + size)
+        possible = {name for name, here in zip(PHASES, possible_by_phase, strict=True) if here}
+        inside = possible & {"inside"}
+        called = possible if step % self._solver.every == 0 else inside
+        if self._solver.tail_steps:
+            called = called - {"after"}
+        groups = [(called - inside, True, self._solver.dtype), (inside, self.plan.guided_window, None)]
+        if self.plan.guided_window and self._solver.dtype is None:  # all rows alike, in one batch
+            groups = [(called, True, None)]
+        velocity = last if self._solver.every > 1 else torch.zeros_like(latents)
+        steps = torch.full_like(owner, step)
+        for group, guided, dtype in groups:
+            with _autocast(latents.device.type, dtype):
                 if group == possible:
                     velocity = self.field(latents, steps, owner, calls=self._all_calls(latents), guided=guided)
                 elif group:
-                    rows = torch.isin(standing, standing.new_tensor([_PLACES.index(place) for place in group]))
+                    rows = torch.isin(phase, phase.new_tensor([PHASES.index(name) for name in group]))
                     velocity = self._fill(velocity, latents, steps, owner, rows, guided=guided)
         return velocity
 
-    def _finish(self, latents: Tensor, owner: Tensor, trajectory: Trajectory) -> Tensor:
-        """The solver's own steps behind the shared ones."""
+    def _finish(self, latents: Tensor, owner: Tensor, recorder: WindowRecorder) -> Tensor:
+        """Take the solver's own steps after the shared ones."""
         total = self._shared_steps + self._solver.tail_steps
         done = iter(range(self._shared_steps + 1, total + 1))
 
-        def evaluate(latents: Tensor, steps: Tensor, rows: Tensor) -> Tensor:
-            velocity = self._fill(torch.zeros_like(latents), latents, steps, owner, rows, guided=True)
+        def velocity(latents: Tensor, steps: Tensor, rows: Tensor) -> Tensor:
+            answer = self._fill(torch.zeros_like(latents), latents, steps, owner, rows, guided=True)
             self.report(next(done), total)
-            return velocity
+            return answer
 
-        ends = trajectory.starts[owner] + trajectory.size
-        return self._solver.finish(latents, ends, self.field.schedule, evaluate)
+        ends = recorder.starts[owner] + recorder.size
+        return self._solver.finish(latents, ends, self.field.schedule, velocity)
 
     def _fill(
         self, velocity: Tensor, latents: Tensor, steps: Tensor, owner: Tensor, rows: Tensor, *, guided: bool
@@ -211,7 +205,7 @@ class Denoising:
         """The given velocities, but the transformer's for some rows."""
         count = int(rows.sum())
         calls = self._all_calls(latents) if world_size() > 1 else math.ceil(count / self.batch_size)
-        # Those asked for come first; of the others as many as are needed for a row in every call.
+        # The requested rows come first; of the others as many as are needed for a row in every call.
         chosen = rows.to(torch.int8).argsort(descending=True, stable=True)[: max(count, calls)]
         velocity = velocity.clone()
         if calls:
@@ -221,14 +215,9 @@ class Denoising:
 
     def _all_calls(self, latents: Tensor) -> int:
         """Calls for all rows. Each gathers the shards, so all ranks must make the same number, wherever rows branch."""
-        rows = len(latents) if self.trajectory is None else self.trajectory.num_rows
+        rows = len(latents) if self.recorder is None else self.recorder.num_rows
         return math.ceil(rows / self.batch_size)
 
 
-def _branch(
-    trajectory: Trajectory, step: int, latents: Tensor, last: Tensor | None, owner: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Give the rows that branch, and the velocities that led to them if there are any, to each of their samples."""
-    parts = [latents] if last is None else [latents, last]
-    branched, owner = trajectory.branch(step, torch.stack(parts, dim=1), owner)
-    return branched[:, 0].contiguous(), None if last is None else branched[:, 1].contiguous(), owner
+def _autocast(device_type: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype, cache_enabled=False)

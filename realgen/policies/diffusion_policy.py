@@ -10,36 +10,33 @@ Departures from the published RealGen, each of which made its on-policy ratio di
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.functional.flow_sde import Transition
-from realgen.parallel import gathered_weights
 from realgen.policies.backbones.base import Backbone, Schedule
-from realgen.policies.base import Policy
+from realgen.policies.base import Progress
 from realgen.policies.compiled_blocks import compile_blocks
 from realgen.policies.denoising import Denoising, StepPlan, VelocityField
 from realgen.policies.lora import LoRA, adapter_config, adapter_weights
+from realgen.policies.network_policy import NetworkPolicy
 from realgen.policies.solvers import Euler, Solver
 from realgen.policies.step_window import StepWindow
-from realgen.policies.stochastic_step import check_noise, next_gaussian
-from realgen.policies.trajectory import Trajectory, score_decisions
+from realgen.policies.whole_weights import gathered_weights
+from realgen.policies.window_recorder import WindowRecorder, score_decisions
 from realgen.types import PolicyScore, Rollout
 
 
-class DiffusionPolicy(Policy):
+class DiffusionPolicy(NetworkPolicy):
     """Draws with an ODE, except inside a window of steps where it adds noise and can therefore be scored.
-
-    The transformer is in eval mode always, in training too: what is scored must be what sampled.
 
     Args:
         backbone: The base model.
@@ -63,7 +60,7 @@ class DiffusionPolicy(Policy):
         gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
         compile_blocks: Let PyTorch compile the transformer's blocks at their first calls, which takes minutes. Exact
             but for rounding. For GPUs and big models; needs a C++ compiler.
-        prompts_per_chunk: Prompts whose groups are sampled together, at least 1; a chunk is judged while the next one
+        prompts_per_chunk: Prompts whose groups are sampled together, at least 1; a chunk is scored while the next one
             is sampled. Exact, but calls are no larger than a chunk. ``None``: all prompts at once.
     """
 
@@ -90,7 +87,7 @@ class DiffusionPolicy(Policy):
         compile_blocks: bool = False,
         prompts_per_chunk: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(lora, keep_reference=keep_reference)
         self.backbone = backbone
         self.transition = transition
         self.step_window = step_window
@@ -100,15 +97,12 @@ class DiffusionPolicy(Policy):
         self.eval_num_steps = num_steps if eval_num_steps is None else eval_num_steps
         self.height, self.width = height, width
         self.samples_per_noise = samples_per_noise
-        self.lora = lora
-        self.keep_reference = keep_reference
         self.rollout_batch_size = rollout_batch_size
         self.decode_batch_size = decode_batch_size
         self.gradient_checkpointing = gradient_checkpointing
         self.compile_blocks = compile_blocks
         self.prompts_per_chunk = prompts_per_chunk
         self._transformer_evals = 0
-        self._frozen_start: tuple[nn.Module, ...] = ()  # a tuple hides the copy from state_dict and optimizers
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -117,8 +111,6 @@ class DiffusionPolicy(Policy):
         if self.rollout_batch_size < self.samples_per_noise:
             least = f"samples_per_noise={self.samples_per_noise}"
             raise ValueError(f"rollout_batch_size must be at least {least}, got {self.rollout_batch_size}.")
-        if self.keep_reference and self.lora is not None:
-            raise ValueError("keep_reference is for lora=null: with adapters the reference is the policy without them.")
         if not (self.guided_window or self.backbone.guided):
             setting, off = self.backbone.cfg_setting, self.backbone.cfg_off
             raise ValueError(f"guided_window=false needs guidance outside the window: {setting} above {off:g}.")
@@ -139,27 +131,20 @@ class DiffusionPolicy(Policy):
         self.backbone.load()
         self.latent_shape = self.backbone.latent_shape(self.height, self.width)
         schedule = self.backbone.schedule(self.num_steps, self.height, self.width)
-        check_noise(self.transition, schedule, self.step_window, self.num_steps)
+        self.step_window.check_noise(self.transition, schedule.sigmas)
         transformer: Any = self.backbone.transformer
         self.solver.check_precision(next(transformer.parameters()).dtype)
-        if self.lora is not None:
-            self.lora.attach(transformer, self.backbone.lora_targets)
-        else:
-            transformer.requires_grad_(True)
-            if self.keep_reference:
-                self._frozen_start = (copy.deepcopy(transformer).requires_grad_(False),)
+        self.attach(transformer, self.backbone.lora_targets)
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         if self.compile_blocks:
             compile_blocks(transformer, self.backbone.blocks(), self._frozen_start)
         self.transformer = transformer.eval()
 
-    def train(self, mode: bool = True) -> DiffusionPolicy:
-        """Set the mode of the policy; the transformer stays in eval mode."""
-        super().train(mode)
-        for module in self.children():
-            module.eval()
-        return self
+    @property
+    def network(self) -> Any:
+        """The transformer."""
+        return self.transformer
 
     @property
     def transformer_evals(self) -> int:
@@ -175,13 +160,19 @@ class DiffusionPolicy(Policy):
             )
 
     def check_group_size(self, group_size: int) -> None:
-        """Refuse a group size that ``samples_per_noise`` does not divide."""
+        """Raise ValueError for a group size that ``samples_per_noise`` does not divide."""
         super().check_group_size(group_size)
         if group_size % self.samples_per_noise:
             raise ValueError(f"samples_per_noise={self.samples_per_noise} must divide group_size, got {group_size}.")
 
     def rollout_chunks(
-        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator
+        self,
+        prompts: Sequence[str],
+        group_size: int,
+        *,
+        generator: torch.Generator,
+        iteration: int = 0,
+        progress: Progress | None = None,
     ) -> Iterator[Rollout]:
         """Sample ``group_size`` images of each prompt, ``prompts_per_chunk`` prompts at a time.
 
@@ -192,31 +183,34 @@ class DiffusionPolicy(Policy):
             prompts: P texts.
             group_size: G, a multiple of ``samples_per_noise``.
             generator: All randomness; on the CPU the noise is the same whatever device the policy is on.
+            iteration: Read by the step window.
+            progress: Called after each denoising step.
 
         Yields:
             For each chunk its images, the window's latents and the score of its decisions.
         """
         self.check_group_size(group_size)
-        starts = self.step_window.sample(len(prompts), self.num_steps, iteration=self.iteration, generator=generator)
+        starts = self.step_window.sample(len(prompts), self.num_steps, iteration=iteration, generator=generator)
         first, noise = self._draw_noise(len(prompts), group_size, generator)
         starts, size = starts.to(self.device), self.prompts_per_chunk or len(prompts)
         parts = (starts.split(size), first.split(size * len(first) // len(prompts)), noise.split(size * group_size))
         for index, (own_starts, own_first, own_noise) in enumerate(zip(*parts, strict=True)):
-            trajectory = Trajectory(own_starts, own_noise.to(self._latent_dtype), group_size, self.samples_per_noise)
-            yield self._sample_chunk(prompts[index * size :][:size], own_first, trajectory, (index, len(parts[0])))
+            recorder = WindowRecorder(own_starts, own_noise.to(self._latent_dtype), group_size, self.samples_per_noise)
+            report = _reporter(progress, "rollout", index, len(parts[0]))
+            yield self._sample_chunk(prompts[index * size :][:size], own_first, recorder, report)
 
-    @torch.no_grad()
+    @torch.no_grad()  # not on the generator: between two chunks its caller may need gradients
     def _sample_chunk(
-        self, prompts: Sequence[str], first: Tensor, trajectory: Trajectory, chunk: tuple[int, int]
+        self, prompts: Sequence[str], first: Tensor, recorder: WindowRecorder, report: Callable[[int, int], None]
     ) -> Rollout:
-        latents = self._denoise(prompts, first, self.num_steps, trajectory, chunk)
+        latents = self._denoise(prompts, first, self.num_steps, report, recorder)
         return Rollout(
             prompts=tuple(prompts),
-            group_size=trajectory.group_size,
+            group_size=recorder.group_size,
             images=self._decode(latents),
-            sampled=trajectory.score(),
-            mask=trajectory.std > 0,
-            policy_state={"latents": trajectory.latents, "step_indices": trajectory.step_indices},
+            sampled=recorder.score(),
+            mask=recorder.std > 0,
+            policy_state={"latents": recorder.latents, "step_indices": recorder.step_indices},
         )
 
     def score(self, rollout: Rollout, rows: Int[Tensor, " rows"]) -> PolicyScore:
@@ -241,37 +235,28 @@ class DiffusionPolicy(Policy):
         calls = math.ceil(len(latents) / self.rollout_batch_size)
         velocity = field(latents, steps, owner, calls=calls, guided=self.guided_window)
         self._transformer_evals += field.evals
-        noisy = torch.ones_like(steps, dtype=torch.bool)
-        mean, std = next_gaussian(self.transition, field.schedule, latents, velocity, steps, noisy)
+        mean, std = self.transition.step(latents, velocity, sigmas[steps], sigmas[steps + 1], sigmas[1].item())
         step_size = (sigmas[steps] - sigmas[steps + 1]).to(std.dtype)
-        shape = step_indices.shape
+        shape = step_indices.shape  # [b, S]
         return score_decisions(
             path, mean.unflatten(0, shape), std.view(shape), step_size.view(shape), velocity.unflatten(0, shape)
         )
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside this context the policy is its frozen start: adapters off, or the copy that was kept.
-
-        Raises:
-            ValueError: If the whole transformer is trained and no copy was kept.
-        """
-        trained: Any = self.backbone.transformer
-        if self.lora is not None:
-            trained.disable_adapters()
-        elif self._frozen_start:
-            self.backbone.transformer = self._frozen_start[0].to(self.device)
-        else:
-            raise ValueError("the policy has no reference: set lora, or keep_reference=true for full fine-tuning.")
-        try:
-            yield
-        finally:
-            self.backbone.transformer = trained
-            if self.lora is not None:
-                trained.enable_adapters()
+        """Inside this context the policy is its frozen start; see ``NetworkPolicy``."""
+        with super().reference():
+            if self._frozen_start:
+                self.backbone.transformer = self._frozen_start[0].to(self.device)
+            try:
+                yield
+            finally:
+                self.backbone.transformer = self.transformer
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+    def sample(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
+    ) -> Float[Tensor, "rows 3 height width"]:
         """Draw one image per (prompt, seed) with the ODE, as the stock pipeline does with one CPU generator per image.
 
         Raises:
@@ -281,7 +266,8 @@ class DiffusionPolicy(Policy):
             raise ValueError(f"seeds must be as many as prompts, {len(prompts)}, got {len(seeds)}.")
         sources = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = [torch.randn(self.latent_shape, generator=source, dtype=torch.float32) for source in sources]
-        return self._decode(self._denoise(prompts, torch.stack(noise), self.eval_num_steps))
+        report = _reporter(progress, "sample")
+        return self._decode(self._denoise(prompts, torch.stack(noise), self.eval_num_steps, report))
 
     def export(self, directory: Path) -> Path:
         """Write what was trained, for plain diffusers. Every rank must call it; the first one writes.
@@ -302,7 +288,7 @@ class DiffusionPolicy(Policy):
         return directory
 
     def _draw_noise(self, num_prompts: int, group_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Starting noise [P * G / samples_per_noise, *latent] and the decisions' noise [B, S, *latent], float32."""
+        """Return the starting noise [P * G / samples_per_noise, *latent] and the decisions' [B, S, *latent]."""
         num_rows, decisions = num_prompts * group_size, self.step_window.decisions(self.num_steps)
         how: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float32}
         first = torch.randn(num_rows // self.samples_per_noise, *self.latent_shape, **how)
@@ -313,20 +299,14 @@ class DiffusionPolicy(Policy):
         prompts: Sequence[str],
         latents: Tensor,
         num_steps: int,
-        trajectory: Trajectory | None = None,
-        chunk: tuple[int, int] = (0, 1),
+        report: Callable[[int, int], None],
+        recorder: WindowRecorder | None = None,
     ) -> Tensor:
         """Go from noise to finished latents; prompt-major, as many rows for each prompt."""
         self.backbone.to(self.device)
-        phase = "sample" if trajectory is None else "rollout"
-
-        def report(done: int, total: int) -> None:
-            if self.progress is not None:
-                self.progress(phase, chunk[0] * total + done, chunk[1] * total)
-
         field = VelocityField(self.backbone, self._schedule(num_steps), self.backbone.encode_prompts(prompts))
         plan = StepPlan(self.transition, self.step_window, self.solver, self.guided_window)
-        denoising = Denoising(field, plan, self.rollout_batch_size, report, trajectory)
+        denoising = Denoising(field, plan, self.rollout_batch_size, report, recorder)
         owner = torch.arange(len(prompts), device=self.device).repeat_interleave(len(latents) // len(prompts))
         finished = denoising.run(latents.to(self.device, self._latent_dtype), owner)
         self._transformer_evals += field.evals
@@ -343,3 +323,13 @@ class DiffusionPolicy(Policy):
 
     def _decode(self, latents: Tensor) -> Tensor:
         return torch.cat([self.backbone.decode(chunk) for chunk in latents.split(self.decode_batch_size)])
+
+
+def _reporter(progress: Progress | None, phase: str, chunk: int = 0, chunks: int = 1) -> Callable[[int, int], None]:
+    """Report the steps of one chunk as a share of all chunks' steps."""
+
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(phase, chunk * total + done, chunks * total)
+
+    return report

@@ -1,25 +1,23 @@
-"""A language model and an image policy that learn from the same images."""
+"""A language model and an image policy that are trained on the same images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from realgen.checks import check_at_least
-from realgen.policies.base import Policy
+from realgen.policies.base import Policy, Progress
 from realgen.policies.prompt_policy import PromptPolicy
-from realgen.types import PolicyScore, Rewrite, Rollout
+from realgen.policies.rewriting_pair import RewritingPair
+from realgen.types import Rewrite, Rollout
 
 
 class JointRollout(NamedTuple):
-    """What an iteration of both sampled; the images are the same."""
+    """The rollouts of both policies in one iteration; they share the images."""
 
     rewriting: Rollout
     """P prompts, G rewrites of each, N images of each rewrite; the decisions are tokens."""
@@ -27,19 +25,19 @@ class JointRollout(NamedTuple):
     """P * G texts, N images of each; the decisions are denoising steps."""
 
 
-class JointPolicy(Policy):
+class JointPolicy(RewritingPair):
     """A ``PromptPolicy`` that rewrites and an image policy that draws, both trained.
 
-    As a policy it is the rewriter: ``rollout``, ``score`` and ``reference`` are of its tokens. ``rollouts`` and
-    ``image_policy`` give what the images taught the other one. The texts of a group are drawn from the same noise.
+    As a policy it is the rewriter: ``rollout``, ``score`` and ``reference`` are of its tokens. ``rollouts`` returns the
+    image policy's rollout too. The texts of a group are drawn from the same noise.
 
     Args:
         rewriter: Writes the texts; its own ``image_policy`` must be null.
-        image_policy: Draws them.
+        image_policy: Draws the texts.
         images_per_rewrite: N, at least 2: the images of a text are the image policy's group.
 
     Raises:
-        ValueError: If there are fewer than two images a rewrite, or the rewriter would draw, or count, by itself.
+        ValueError: If there are fewer than two images per rewrite, or the rewriter has settings without effect here.
     """
 
     def __init__(self, rewriter: PromptPolicy, *, image_policy: Policy, images_per_rewrite: int = 4) -> None:
@@ -59,85 +57,64 @@ class JointPolicy(Policy):
         self.rewriter.load()
         self.image_policy.load()
 
-    def check_objective(self, name: str, parts: frozenset[str], *, reference: bool) -> None:
-        """Refuse what the rewriter refuses."""
-        self.rewriter.check_objective(name, parts, reference=reference)
-
     @property
-    def transformer_evals(self) -> int:
-        """Those of the image policy."""
-        return self.image_policy.transformer_evals
+    def decider(self) -> PromptPolicy:
+        """Return the rewriter."""
+        return self.rewriter
 
-    def statistics(self, rollout: Rollout) -> dict[str, float]:
-        """Return the rewriter's statistics."""
-        return self.rewriter.statistics(rollout)
+    def rewrite(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
+    ) -> list[Rewrite]:
+        """Rewrite each prompt once, at the rewriter's ``eval_temperature``."""
+        return self.rewriter.rewrite(prompts, seeds, progress=progress)
 
-    def check_trainable(self, key: str) -> None:
-        """Raise ValueError if the image policy has no decision that could be trained."""
-        self.image_policy.check_trainable(f"{key}.image_policy")
-
-    def check_group_size(self, group_size: int) -> None:
-        """Refuse what the rewriter refuses."""
-        self.rewriter.check_group_size(group_size)
-
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        """The rewriter's part of ``rollouts``."""
-        return self.rollouts(prompts, group_size, generator=generator).rewriting
+    def rollout_chunks(
+        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator, **how: Any
+    ) -> Iterator[Rollout]:
+        """Yield the rewriter's part of ``rollouts``, in one chunk."""
+        yield self.rollouts(prompts, group_size, generator=generator, **how).rewriting
 
     @torch.no_grad()
-    def rollouts(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> JointRollout:
+    def rollouts(
+        self,
+        prompts: Sequence[str],
+        group_size: int,
+        *,
+        generator: torch.Generator,
+        iteration: int = 0,
+        progress: Progress | None = None,
+    ) -> JointRollout:
         """Write ``group_size`` texts for each prompt, and sample the images of each.
 
-        The generator gives what the rewriter draws, then the seed of all that the image policy draws; that is the same
-        for every text of a group.
+        The generator is used for the rewriter's tokens, then for one seed of the image policy's noise, which every text
+        of a group shares.
 
         Args:
             prompts: P texts.
             group_size: G.
-            generator: All randomness.
+            generator: The only source of randomness.
+            iteration: GRPO iteration, for both policies.
+            progress: Called while either policy samples.
 
         Returns:
             Both rollouts.
         """
-        self._hand_on()
-        rewriting = self.rewriter.rollout(prompts, group_size, generator=generator)
+        how: dict[str, Any] = {"iteration": iteration, "progress": progress}
+        rewriting = self.rewriter.rollout(prompts, group_size, generator=generator, **how)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         texts = rewriting.row_texts
-        parts = []
+        chunks = []
         for sample in range(group_size):  # the sample-th text of every prompt
             same = torch.Generator(generator.device).manual_seed(seed)
-            parts.append(self.image_policy.rollout(texts[sample::group_size], self.images_per_rewrite, generator=same))
-        by_sample = torch.arange(len(texts)).view(group_size, len(prompts))
-        drawing = Rollout.concatenate(parts).select_prompts(by_sample.T.flatten())
+            own = texts[sample::group_size]
+            chunks.append(self.image_policy.rollout(own, self.images_per_rewrite, generator=same, **how))
+        by_sample = torch.arange(len(texts)).view(group_size, len(prompts))  # [G, P], as the chunks follow each other
+        drawing = Rollout.concatenate(chunks).select_prompts(by_sample.T.flatten())
         rewriting = replace(rewriting, images=drawing.images, images_per_row=self.images_per_rewrite)
         return JointRollout(rewriting, drawing)
-
-    def score(self, rollout: Rollout, rows: Tensor) -> PolicyScore:
-        """Score the rewriter's tokens."""
-        return self.rewriter.score(rollout, rows)
-
-    def reference(self) -> AbstractContextManager[None]:
-        """Inside this context the rewriter is its frozen start."""
-        return self.rewriter.reference()
-
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
-        """Rewrite each prompt and draw what was written, both from the row's seed."""
-        return self.sample_rewritten(prompts, seeds)[0]
-
-    def sample_rewritten(
-        self, prompts: Sequence[str], seeds: Sequence[int]
-    ) -> tuple[Float[Tensor, "rows 3 height width"], list[Rewrite]]:
-        """``sample``, and the rewrites."""
-        self._hand_on()
-        rewrites = self.rewriter.rewrite(prompts, seeds)
-        return self.image_policy.sample([rewrite.text for rewrite in rewrites], seeds), rewrites
 
     def export(self, directory: Path) -> Path:
         """Write the trained weights of both, into ``rewriter`` and ``images``."""
         self.rewriter.export(directory / "rewriter")
         self.image_policy.export(directory / "images")
         return directory
-
-    def _hand_on(self) -> None:
-        for policy in (self.rewriter, self.image_policy):
-            policy.iteration, policy.progress = self.iteration, self.progress

@@ -17,7 +17,7 @@ NAMES_SHOWN = 3
 def load_language_model(
     pretrained: str, dtype: torch.dtype, *, local_files_only: bool, checkpointing: bool = False
 ) -> tuple[Any, Any]:
-    """Model and tokenizer, on the CPU.
+    """Read a model and its tokenizer onto the CPU.
 
     Args:
         pretrained: Directory in transformers' format, or a hub id.
@@ -49,21 +49,21 @@ def load_language_model(
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lacking:
         raise ValueError(f"{pretrained!r} lacks weights of {type(model).__name__}: {', '.join(lacking[:NAMES_SHOWN])}.")
-    if checkpointing:  # by its older name, which transformers below 5.21 has alone
+    if checkpointing:  # transformers below 5.21 has only the older name
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     return model.eval(), tokenizer
 
 
 def linear_layers(model: Any) -> list[str]:
-    """Ends of the names of all linear layers but the one that gives the logits; what adapters change by default."""
+    """Return the last parts of the names of all linear layers but the output layer; adapters change them by default."""
     head = model.get_output_embeddings()
     names = (name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head)
     return sorted({name.rpartition(".")[2] for name in names})
 
 
 def end_token_ids(model: Any) -> list[int]:
-    """Tokens that end a completion by the model's own account; a chat model has often two."""
+    """Return the end tokens of the model's own config; a chat model often has two."""
     config = getattr(model, "generation_config", None)
     ids = getattr(config, "eos_token_id", None)
     return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
@@ -71,10 +71,10 @@ def end_token_ids(model: Any) -> list[int]:
 
 @contextmanager
 def checkpointed_layers(model: nn.Module) -> Iterator[None]:
-    """Inside, layers recompute activations in the backward pass, if ``load_language_model`` was told so.
+    """Inside, layers recompute activations in the backward pass, if the model was loaded with ``checkpointing``.
 
-    Transformers does so in training mode only, and then drops the key-value cache. So the layers' own flag is set here,
-    for the time of a forward pass; their children stay in eval mode, without dropout.
+    Transformers does so in training mode only, and then drops the key-value cache. So only the layers' own flag is set,
+    during a forward pass; their children stay in eval mode, without dropout.
 
     Yields:
         Nothing.

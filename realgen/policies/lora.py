@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least
 from realgen.policies.trained_adapters import find_adapters, load_adapters
 
 ADAPTER = "default"
@@ -39,8 +40,7 @@ class LoRA:
     pretrained: str | None = None
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}.")
+        check_at_least(1, rank=self.rank)
         if not self.alpha > 0:
             raise ValueError(f"alpha must be above 0, got {self.alpha}.")
         if self.targets is not None and not self.targets:
@@ -84,20 +84,20 @@ class LoRA:
 
 
 def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The adapter's part of a transformer's weights, under the names in which diffusers stores it.
+    """Return the adapter's part of a transformer's weights, under diffusers' names.
 
-    By name, not through peft, which looks for its layers and finds none inside FSDP1's wrappers.
+    By name, not by ``get_peft_model_state_dict``, which finds none of its layers inside FSDP1's wrappers.
     """
     return {name.replace(f".{ADAPTER}.", "."): weight for name, weight in weights.items() if ".lora_" in name}
 
 
 def adapter_config(transformer: Any) -> dict[str, Any]:
-    """Rank, alpha and targets of the adapter, as diffusers stores them beside its weights."""
+    """Return rank, alpha and targets of the adapter, as diffusers stores them beside its weights."""
     return transformer.peft_config[ADAPTER].to_dict()
 
 
 def _check_targets(transformer: nn.Module, targets: Sequence[str]) -> None:
-    """Peft passes over a target that matches nothing as long as another one matches; here that is an error."""
+    """Raise ValueError for a target that matches nothing, which peft ignores as long as another one matches."""
     names = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):

@@ -1,32 +1,31 @@
 """A causal language model that rewrites prompts as a policy: its decisions are the tokens of its completions.
 
-Cached sampling and scoring do not round alike, so a rollout is scored once more, right after it was sampled, by the
-function that ``score`` is: the ratio of the first update is 1 by construction; ``rewrite_statistics`` tells how far the
-sampler was from it. What keeps later scores equal: sequences are padded on the right, where causal attention does not
-see it; every chunk has the same shape; and each token's nucleus is kept, so that it cannot fall out of it.
+Cached sampling and scoring round differently, so a rollout is scored once more after sampling, by the function behind
+``score``: the ratio of the first update is 1 by construction; ``rewrite_statistics`` has the sampler's distance from
+it. Later scores stay equal because sequences are padded on the right, where causal attention does not see it, every
+chunk has the same shape, and each token's nucleus is stored, so that a drawn token cannot leave it.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from realgen.checks import check_at_least, check_pretrained
 from realgen.logging_filters import no_loading_bars
 from realgen.parallel import autocast_without_cache, is_sharded, world_size
-from realgen.policies.base import Policy
+from realgen.policies.base import Policy, Progress
 from realgen.policies.chat import Chat, check_instruction
 from realgen.policies.completion import INSTRUCTION
 from realgen.policies.language_model import checkpointed_layers, end_token_ids, linear_layers, load_language_model
 from realgen.policies.lora import LoRA
+from realgen.policies.network_policy import NetworkPolicy
 from realgen.policies.rewriting import read_rewrites, rewrite_statistics
 from realgen.policies.text_engine import TextEngine, TransformersEngine, WritingTask
 from realgen.policies.token_sampler import Completions
@@ -34,14 +33,12 @@ from realgen.policies.token_scoring import score_tokens, token_state
 from realgen.types import PolicyScore, Rewrite, Rollout
 
 
-class PromptPolicy(Policy):
-    """Thinks, answers with a better prompt, and lets a frozen image policy draw that.
+class PromptPolicy(NetworkPolicy):
+    """Rewrites prompts with a trained language model, and draws the rewrites with a frozen image policy.
 
-    A completion must be ``<think>..</think><answer>..</answer>``; the answer goes to the image policy. Where the format
-    is broken, the user's prompt goes there as it is, and its ``Rewrite`` says so. So it does where the prompt is empty
-    or longer than ``max_prompt_tokens``; such rows hold no decision.
-
-    The model is in eval mode always, in training too: what is scored must be what sampled.
+    A completion must be ``<think>..</think><answer>..</answer>``; the answer is drawn. Where the format is broken, the
+    user's prompt is drawn, and its ``Rewrite`` says so; likewise where the prompt is empty or longer than
+    ``max_prompt_tokens``, in rows that have no decision.
 
     Args:
         pretrained: Directory of a causal language model with a chat template in transformers' format, or its hub id.
@@ -49,19 +46,19 @@ class PromptPolicy(Policy):
             only their texts differ. ``null`` rewrites without drawing.
         images_per_rewrite: N, images drawn of each rewrite of a rollout, at least 1; its reward is their mean.
         raw_per_group: Samples of each group that keep the prompt as it is, so that a rewrite has to be better than
-            none. They hold no decision.
-        instruction: What the model is asked; ``{prompt}`` stands for the user's prompt.
+            none. They have no decision.
+        instruction: Text of the user turn; ``{prompt}`` is replaced by the user's prompt.
         temperature: Divides the logits, > 0. Scores are of the same distribution.
         top_p: Tokens are drawn from the fewest whose probabilities reach this, above 0, at most 1. Below 1 a rollout
-            keeps a bit for each token and each word of the vocabulary.
-        eval_temperature: Of ``sample`` and ``rewrite``; 0 takes the likeliest token, ``null``: ``temperature``.
+            stores a bit for each token and each word of the vocabulary.
+        eval_temperature: Of ``sample`` and ``rewrite``; 0 takes the most likely token, ``null``: ``temperature``.
         max_prompt_tokens: Longest prompt that is rewritten, with the instruction and the chat template around it.
         max_tokens: Longest completion.
         mask_truncated: Leave completions that did not end out of the loss (DAPO's filtering, arXiv:2503.14476).
         lora: Adapters to train; ``None`` trains the whole model.
         keep_reference: Without ``lora``, keep a frozen copy of the model for ``reference``. Doubles its memory.
-        rollout_batch_size: Most rows that write at a time, at least 1; vLLM deals out its rows by itself.
-        score_batch_size: Rows of each scoring pass, at least 1; fewer are filled up to it. Such a pass holds this many
+        rollout_batch_size: Most rows in one sampling batch, at least 1; vLLM batches rows itself.
+        score_batch_size: Rows of each scoring pass, at least 1; fewer are padded to it. A pass holds this many
             times ``max_tokens`` times the vocabulary float32 numbers, a few times over. ``microbatch_size`` should be a
             multiple of it.
         gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
@@ -97,7 +94,7 @@ class PromptPolicy(Policy):
         local_files_only: bool = True,
         engine: TextEngine | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(lora, keep_reference=keep_reference)
         check_pretrained(pretrained)
         check_instruction(instruction)
         self.pretrained = pretrained
@@ -107,22 +104,23 @@ class PromptPolicy(Policy):
         self.eval_temperature = temperature if eval_temperature is None else eval_temperature
         self.max_prompt_tokens, self.max_tokens = max_prompt_tokens, max_tokens
         self.mask_truncated = mask_truncated
-        self.lora = lora
-        self.keep_reference = keep_reference
         self.rollout_batch_size, self.score_batch_size = rollout_batch_size, score_batch_size
         self.gradient_checkpointing = gradient_checkpointing
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.local_files_only = local_files_only
         self.engine = TransformersEngine() if engine is None else engine
-        # Tuples hide what is frozen from state_dict, optimizers and shards.
+        # A tuple hides what is frozen from state_dict, optimizers and shards.
         self._image_policy = () if image_policy is None else (image_policy,)
-        self._frozen_start: tuple[nn.Module, ...] = ()
-        self._in_reference = False
         self._check_arguments()
 
     @property
+    def network(self) -> Any:
+        """The language model."""
+        return self.model
+
+    @property
     def image_policy(self) -> Policy | None:
-        """What draws the rewrites; frozen, and no submodule."""
+        """Return the frozen image policy, which is no submodule; None if rewrites are not drawn."""
         return self._image_policy[0] if self._image_policy else None
 
     def _check_arguments(self) -> None:
@@ -134,8 +132,6 @@ class PromptPolicy(Policy):
         check_at_least(0, eval_temperature=self.eval_temperature)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
-        if self.keep_reference and self.lora is not None:
-            raise ValueError("keep_reference is for lora=null: with adapters the reference is the policy without them.")
         self.engine.check(lora=self.lora, temperatures=(self.temperature, self.eval_temperature), top_p=self.top_p)
 
     def load(self) -> None:
@@ -149,58 +145,54 @@ class PromptPolicy(Policy):
         how = {"local_files_only": self.local_files_only, "checkpointing": self.gradient_checkpointing}
         model, tokenizer = load_language_model(self.pretrained, self.dtype, **how)
         self.chat = Chat(tokenizer, self.instruction, self.max_prompt_tokens, end_token_ids(model))
-        if self.lora is not None:
-            self.lora.attach(model, linear_layers(model))
-        else:
-            model.requires_grad_(True)
-            if self.keep_reference:
-                self._frozen_start = (copy.deepcopy(model).requires_grad_(False),)
+        self.attach(model, linear_layers(model))
         for image_policy in self._image_policy:
             image_policy.load()
             image_policy.requires_grad_(False)
         self.model = model.eval()
 
-    def train(self, mode: bool = True) -> PromptPolicy:
-        """Set the mode of the policy; the language model stays in eval mode."""
-        super().train(mode)
-        for module in self.children():
-            module.eval()
-        return self
-
     def check_group_size(self, group_size: int) -> None:
-        """Refuse a group that would be nothing but raw prompts."""
+        """Raise ValueError for a group of raw prompts only."""
         super().check_group_size(group_size)
         if self.raw_per_group >= group_size:
             raise ValueError(f"raw_per_group must be below group_size={group_size}, got {self.raw_per_group}.")
 
-    @torch.no_grad()
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        """Write ``group_size`` rewrites of each prompt, and draw N images of each.
+    def rollout_chunks(
+        self,
+        prompts: Sequence[str],
+        group_size: int,
+        *,
+        generator: torch.Generator,
+        iteration: int = 0,
+        progress: Progress | None = None,
+    ) -> Iterator[Rollout]:
+        """Write ``group_size`` rewrites of each prompt, and draw N images of each, in one chunk.
 
-        The generator gives, in this order: the chance of every token, and N seeds for each prompt's images. Both are
-        drawn before the first token, so chunk sizes change nothing but rounding.
+        The generator is used, in this order, for one number per token and N seeds for each prompt's images. All are
+        drawn before the first token, so batch sizes change nothing but rounding.
 
-        Args:
-            prompts: P texts.
-            group_size: G.
-            generator: All randomness.
-
-        Returns:
+        Yields:
             B = P * G rewrites, the tokens, the score of their decisions, and B * N images.
         """
+        yield self._rollout(prompts, group_size, generator, progress)
+
+    @torch.no_grad()  # not on the generator: after the chunk its caller may need gradients
+    def _rollout(
+        self, prompts: Sequence[str], group_size: int, generator: torch.Generator, progress: Progress | None
+    ) -> Rollout:
         self.check_group_size(group_size)
         how: dict[str, Any] = {"generator": generator, "device": generator.device}
         uniforms = torch.rand(len(prompts) * group_size, self.max_tokens, dtype=torch.float64, **how)
         seeds = torch.randint(2**32, (len(prompts), self.images_per_rewrite), **how)
         encoded = [self.chat.encode(prompt) or [] for prompt in prompts]
         chats = [chat if row < group_size - self.raw_per_group else [] for chat in encoded for row in range(group_size)]
-        completions = self._write(chats, uniforms, self.temperature, "rollout")
-        owners = [prompt for prompt in prompts for _ in range(group_size)]
-        rewrites = read_rewrites(owners, chats, completions, self.chat)
+        completions = self._write(chats, uniforms, self.temperature, "rollout", progress)
+        row_prompts = [prompt for prompt in prompts for _ in range(group_size)]
+        rewrites = read_rewrites(row_prompts, chats, completions, self.chat)
         mask = completions.mask & completions.ended[:, None] if self.mask_truncated else completions.mask
         state = token_state(chats, completions, self.chat.pad_id)
         texts = [rewrite.text for rewrite in rewrites for _ in range(self.images_per_rewrite)]
-        images = self._draw(texts, seeds.repeat_interleave(group_size, 0).flatten().tolist())
+        images = self._draw(texts, seeds.repeat_interleave(group_size, 0).flatten().tolist(), progress)
         return Rollout(
             prompts=tuple(prompts),
             group_size=group_size,
@@ -213,46 +205,19 @@ class PromptPolicy(Policy):
         )
 
     def score(self, rollout: Rollout, rows: Int[Tensor, " rows"]) -> PolicyScore:
-        """Score the tokens of some rows under the distribution that they were drawn from: temperature, nucleus and all.
-
-        Args:
-            rollout: What ``rollout`` gave.
-            rows: Which of its B rows, in any order.
-
-        Returns:
-            Log-probabilities, with gradient if it is enabled.
-        """
+        """Score the tokens of some rows under the distribution of the sampling, with its temperature and nucleus."""
         return PolicyScore(self._log_probs(rollout.policy_state, rows))
 
-    @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Inside this context the policy is its frozen start: adapters off, or the copy that was kept.
-
-        Yields:
-            Nothing.
-
-        Raises:
-            ValueError: If the whole model is trained and no copy was kept.
-        """
-        if self.lora is not None:
-            self.model.disable_adapters()
-        elif not self._frozen_start:
-            raise ValueError("the policy has no reference: set lora, or keep_reference=true for full fine-tuning.")
-        self._in_reference = True
-        try:
-            yield
-        finally:
-            self._in_reference = False
-            if self.lora is not None:
-                self.model.enable_adapters()
-
     @torch.no_grad()
-    def rewrite(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Rewrite]:
+    def rewrite(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
+    ) -> list[Rewrite]:
         """Rewrite each prompt once, the way the policy is deployed: at ``eval_temperature``, a CPU generator per row.
 
         Args:
             prompts: One text per row.
             seeds: One seed per row, in [0, 2^32); without effect where ``eval_temperature`` is 0.
+            progress: Called while tokens are written.
 
         Returns:
             One rewrite per row.
@@ -265,36 +230,32 @@ class PromptPolicy(Policy):
         sources = (torch.Generator().manual_seed(seed) for seed in seeds)
         uniforms = torch.stack([torch.rand(self.max_tokens, generator=s, dtype=torch.float64) for s in sources])
         chats = [self.chat.encode(prompt) or [] for prompt in prompts]
-        return read_rewrites(prompts, chats, self._write(chats, uniforms, self.eval_temperature, "sample"), self.chat)
+        completions = self._write(chats, uniforms, self.eval_temperature, "sample", progress)
+        return read_rewrites(prompts, chats, completions, self.chat)
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
-        """Rewrite each prompt and draw what was written, both from the row's seed.
-
-        Args:
-            prompts: One text per image.
-            seeds: One seed per image.
-
-        Returns:
-            [rows, 3, H, W] in [0, 1].
+    def sample(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
+    ) -> Float[Tensor, "rows 3 height width"]:
+        """Rewrite each prompt and draw the rewrite, both from the row's seed.
 
         Raises:
             ValueError: If there is no image policy, or there are not as many seeds as prompts.
         """
-        return self.sample_rewritten(prompts, seeds)[0]
+        return self.sample_rewritten(prompts, seeds, progress=progress)[0]
 
     def sample_rewritten(
-        self, prompts: Sequence[str], seeds: Sequence[int]
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
     ) -> tuple[Float[Tensor, "rows 3 height width"], list[Rewrite]]:
-        """``sample``, and the rewrites; see there."""
+        """Return ``sample``, and the rewrites."""
         if not self._image_policy:
             raise ValueError("PromptPolicy cannot draw: image_policy is null.")
-        rewrites = self.rewrite(prompts, seeds)
-        return self._draw([rewrite.text for rewrite in rewrites], seeds), rewrites
+        rewrites = self.rewrite(prompts, seeds, progress=progress)
+        return self._draw([rewrite.text for rewrite in rewrites], seeds, progress), rewrites
 
     @property
     def transformer_evals(self) -> int:
-        """Those of the image policy."""
+        """Return those of the image policy."""
         return self._image_policy[0].transformer_evals if self._image_policy else 0
 
     def statistics(self, rollout: Rollout) -> dict[str, float]:
@@ -302,7 +263,7 @@ class PromptPolicy(Policy):
         return {f"rewrite/{name}": value for name, value in rewrite_statistics(rollout).items()}
 
     def export(self, directory: Path) -> Path:
-        """Write what was trained, for plain transformers and PEFT. Every rank must call it; the first one writes.
+        """Write the trained weights for plain transformers and PEFT. Every rank must call it; the first one writes.
 
         Args:
             directory: Made if missing.
@@ -319,15 +280,19 @@ class PromptPolicy(Policy):
         return directory
 
     def _write(
-        self, chats: Sequence[Sequence[int]], uniforms: Float[Tensor, "rows limit"], temperature: float, phase: str
+        self,
+        chats: Sequence[Sequence[int]],
+        uniforms: Float[Tensor, "rows limit"],
+        temperature: float,
+        phase: str,
+        progress: Progress | None,
     ) -> Completions:
-        progress = self.progress
         return self.engine.write(
             WritingTask(
                 model=self.model,
                 pretrained=self.pretrained,
                 chat=self.chat,
-                asked=chats,
+                chats=chats,
                 uniforms=uniforms,
                 temperature=temperature,
                 top_p=self.top_p,
@@ -343,7 +308,9 @@ class PromptPolicy(Policy):
         with checkpointed_layers(model), autocast_without_cache(self.device.type):
             return score_tokens(model, state, rows, temperature=self.temperature, batch_size=self.score_batch_size)
 
-    def _draw(self, texts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
+    def _draw(
+        self, texts: Sequence[str], seeds: Sequence[int], progress: Progress | None
+    ) -> Float[Tensor, "rows 3 height width"]:
         if not self._image_policy:
             return torch.zeros(len(texts), 3, 0, 0, device=self.device)
-        return self._image_policy[0].to(self.device).sample(texts, seeds)
+        return self._image_policy[0].to(self.device).sample(texts, seeds, progress=progress)

@@ -1,37 +1,36 @@
-"""An image policy that is told rewrites: the second stage, after a language model has learned to rewrite."""
+"""An image policy that draws rewrites: the second stage, after a language model was trained to rewrite."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from realgen.policies.base import Policy
+from realgen.policies.base import Policy, Progress
 from realgen.policies.prompt_policy import PromptPolicy
+from realgen.policies.rewriting_pair import RewritingPair
 from realgen.types import PolicyScore, Rewrite, Rollout
 
 
-class RewrittenPolicy(Policy):
-    """Trains an image policy on what a frozen ``PromptPolicy`` makes of the prompts.
+class RewrittenPolicy(RewritingPair):
+    """Trains an image policy on the rewrites that a frozen ``PromptPolicy`` makes of the prompts.
 
-    All samples of a group are told the same text, so that an image is better than its group by how it is drawn, not by
-    what it was told. A share of the prompts of each iteration is left as it is, or the image policy would forget what
-    users write. ``sample`` rewrites every prompt, as the pair is deployed.
+    All samples of a group have the same text, so that an image is better than its group by how it is drawn, not by its
+    text. A share of the prompts of each iteration is not rewritten, or the image policy would forget what users write.
+    ``sample`` rewrites every prompt, as the pair is deployed.
 
     Args:
-        image_policy: What is trained.
+        image_policy: Trained.
         rewriter: Rewrites the prompts, never trained here; its own ``image_policy`` must be null.
-        raw_share: Share of an iteration's prompts that is not rewritten, 0 to 1; where it makes no whole number, chance
-            rounds it.
+        raw_share: Share of an iteration's prompts that is not rewritten, 0 to 1; a fractional number of prompts is
+            rounded at random.
 
     Raises:
-        ValueError: If ``raw_share`` is out of its range, or the rewriter has settings that would do nothing here.
+        ValueError: If ``raw_share`` is out of its range, or the rewriter has settings that have no effect here.
     """
 
     def __init__(self, image_policy: Policy, *, rewriter: PromptPolicy, raw_share: float = 0.25) -> None:
@@ -50,13 +49,18 @@ class RewrittenPolicy(Policy):
 
     @property
     def rewriter(self) -> PromptPolicy:
-        """What rewrites."""
+        """Return the frozen language model."""
         return self._rewriter[0]
 
     @property
     def backbone(self) -> Any:
-        """The image policy's base model."""
+        """Return the image policy's base model."""
         return getattr(self.image_policy, "backbone", None)
+
+    @property
+    def decider(self) -> Policy:
+        """Return the image policy."""
+        return self.image_policy
 
     def load(self) -> None:
         """Read both; a second call does nothing."""
@@ -64,100 +68,49 @@ class RewrittenPolicy(Policy):
         self.rewriter.load()
         self.rewriter.requires_grad_(False)
 
-    def check_objective(self, name: str, parts: frozenset[str], *, reference: bool) -> None:
-        """Refuse what the image policy refuses."""
-        self.image_policy.check_objective(name, parts, reference=reference)
-
-    @property
-    def transformer_evals(self) -> int:
-        """Those of the image policy."""
-        return self.image_policy.transformer_evals
-
-    def check_trainable(self, key: str) -> None:
-        """Raise ValueError if the image policy has no decision that could be trained."""
-        self.image_policy.check_trainable(f"{key}.image_policy")
-
-    def check_group_size(self, group_size: int) -> None:
-        """Refuse what the image policy refuses."""
-        self.image_policy.check_group_size(group_size)
-
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        """Rewrite, then sample; see ``rollout_chunks``."""
-        texts = self._rewrite(prompts, generator)
-        self._hand_on()
-        rollout = self.image_policy.rollout([text.text for text in texts], group_size, generator=generator)
-        return _told(rollout, prompts, texts)
-
     def rollout_chunks(
-        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator
+        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator, **how: Any
     ) -> Iterator[Rollout]:
         """Rewrite all prompts, then sample the image policy's chunks.
 
-        The generator gives, in this order: which prompts stay as they are, one seed for each rewrite, and what the
-        image policy draws.
-
-        Args:
-            prompts: P texts.
-            group_size: G.
-            generator: All randomness.
+        The generator is used, in this order, for which prompts are not rewritten, for one seed per rewrite, and by the
+        image policy.
 
         Yields:
-            Rollouts of some of the prompts, with the rewrites that the image policy was told.
+            Rollouts of some of the prompts, with the rewrites that were drawn.
         """
-        texts = self._rewrite(prompts, generator)
-        self._hand_on()
-        told = [text.text for text in texts]
-        start = 0
-        for chunk in self.image_policy.rollout_chunks(told, group_size, generator=generator):
-            part = slice(start, start + len(chunk.prompts))
-            yield _told(chunk, prompts[part], texts[part])
-            start = part.stop
+        rewrites = self._some_rewritten(prompts, generator)
+        texts, start = [rewrite.text for rewrite in rewrites], 0
+        for chunk in self.image_policy.rollout_chunks(texts, group_size, generator=generator, **how):
+            own = slice(start, start + len(chunk.prompts))
+            by_row = tuple(rewrite for rewrite in rewrites[own] for _ in range(group_size))
+            yield replace(chunk, prompts=tuple(prompts[own]), rewrites=by_row)
+            start = own.stop
 
     def score(self, rollout: Rollout, rows: Tensor) -> PolicyScore:
-        """Score the image policy's decisions under the texts that it was told."""
-        return self.image_policy.score(replace(rollout, prompts=tuple(rollout.row_texts[:: rollout.group_size])), rows)
+        """Score the image policy's decisions under the texts that were drawn, not under the prompts."""
+        return super().score(replace(rollout, prompts=tuple(rollout.row_texts[:: rollout.group_size])), rows)
 
-    def reference(self) -> AbstractContextManager[None]:
-        """Inside this context the image policy is its frozen start."""
-        return self.image_policy.reference()
-
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Float[Tensor, "rows 3 height width"]:
-        """Rewrite each prompt and draw what was written, both from the row's seed."""
-        return self.sample_rewritten(prompts, seeds)[0]
-
-    def sample_rewritten(
-        self, prompts: Sequence[str], seeds: Sequence[int]
-    ) -> tuple[Float[Tensor, "rows 3 height width"], list[Rewrite]]:
-        """``sample``, and the rewrites."""
-        self._hand_on()
-        rewrites = self.rewriter.to(self.device).rewrite(prompts, seeds)
-        return self.image_policy.sample([rewrite.text for rewrite in rewrites], seeds), rewrites
+    def rewrite(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
+    ) -> list[Rewrite]:
+        """Rewrite each prompt once, at the rewriter's ``eval_temperature``."""
+        return self.rewriter.to(self.device).rewrite(prompts, seeds)
 
     def export(self, directory: Path) -> Path:
         """Write the image policy's trained weights; the rewriter's stay where they came from."""
         return self.image_policy.export(directory)
 
-    def _hand_on(self) -> None:
-        self.image_policy.iteration, self.image_policy.progress = self.iteration, self.progress
-
-    @torch.no_grad()
-    def _rewrite(self, prompts: Sequence[str], generator: torch.Generator) -> list[Rewrite]:
-        """One rewrite for each prompt; the prompt itself for those that stay as they are."""
+    def _some_rewritten(self, prompts: Sequence[str], generator: torch.Generator) -> list[Rewrite]:
+        """Return one rewrite per prompt; for the share that is not rewritten, the prompt itself."""
         how: dict[str, Any] = {"generator": generator, "device": generator.device}
         order = torch.randperm(len(prompts), **how).tolist()
-        left = int(self.raw_share * len(prompts) + float(torch.rand((), dtype=torch.float64, **how)))
+        raw = int(self.raw_share * len(prompts) + float(torch.rand((), dtype=torch.float64, **how)))
         seeds = torch.randint(2**32, (len(prompts),), **how).tolist()
         rewrites = [Rewrite(prompt, "", formatted=False, truncated=False, skipped=True) for prompt in prompts]
-        asked = sorted(order[left:])
-        if asked:
-            self.rewriter.to(self.device)
-            written = self.rewriter.rewrite([prompts[p] for p in asked], [seeds[p] for p in asked])
-            for prompt, rewrite in zip(asked, written, strict=True):
+        chosen = sorted(order[raw:])
+        if chosen:
+            written = self.rewrite([prompts[p] for p in chosen], [seeds[p] for p in chosen])
+            for prompt, rewrite in zip(chosen, written, strict=True):
                 rewrites[prompt] = rewrite
         return rewrites
-
-
-def _told(rollout: Rollout, prompts: Sequence[str], texts: Sequence[Rewrite]) -> Rollout:
-    """A rollout of texts as one of the prompts that they were made from."""
-    rewrites = tuple(text for text in texts for _ in range(rollout.group_size))
-    return replace(rollout, prompts=tuple(prompts), rewrites=rewrites)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from realgen.checks import check_at_least
+from realgen.functional.flow_sde import Transition
 
 
 class StepWindow(ABC):
@@ -20,11 +20,11 @@ class StepWindow(ABC):
 
     @abstractmethod
     def decisions(self, num_steps: int) -> int:
-        """Number of stochastic steps S, the same for every prompt."""
+        """Return the number of stochastic steps S, the same for every prompt."""
 
     @abstractmethod
     def starts(self, num_steps: int) -> range:
-        """The steps at which a window may start; the last one must leave room for the window."""
+        """Return the steps at which a window may start; the last one must leave room for the window."""
 
     @abstractmethod
     def sample(
@@ -36,21 +36,21 @@ class StepWindow(ABC):
             num_prompts: P.
             num_steps: Denoising steps of the rollout.
             iteration: GRPO iteration, from 0.
-            generator: The only source of randomness; on its device lies the result.
+            generator: The only source of randomness; the result is on its device.
 
         Returns:
             [P] members of ``starts(num_steps)``.
         """
 
     def check(self, num_steps: int) -> None:
-        """Refuse a number of steps that the window does not fit in.
+        """Raise ValueError for a number of steps that the window does not fit in.
 
         Args:
             num_steps: Denoising steps of the rollout.
 
         Raises:
             ValueError: If the window is empty or longer than the steps.
-            ValueError: If it cannot start anywhere, or would end behind the last step.
+            ValueError: If it cannot start anywhere, or would end after the last step.
         """
         name, decisions, starts = type(self).__name__, self.decisions(num_steps), self.starts(num_steps)
         if not 1 <= decisions <= num_steps:
@@ -61,6 +61,30 @@ class StepWindow(ABC):
             raise ValueError(
                 f"step_window {name} of {decisions} steps may start at steps {starts.start} to {starts.stop - 1}; "
                 f"with num_steps={num_steps} it can start at 0 to {num_steps - decisions}."
+            )
+
+    def check_noise(self, transition: Transition, sigmas: Float[Tensor, " nodes"]) -> None:
+        """Raise ValueError if the window may cover a step to which the transition adds no noise.
+
+        Such a decision has no log-probability. With noise_level 0 that is intended: the whole rollout is the ODE's.
+
+        Args:
+            transition: How a stochastic step is taken.
+            sigmas: The noise levels of all steps.
+
+        Raises:
+            ValueError: If there is such a step.
+        """
+        num_steps = len(sigmas) - 1
+        starts = self.starts(num_steps)
+        steps = torch.arange(starts[0], starts[-1] + self.decisions(num_steps))
+        state = torch.zeros(len(steps), 1)
+        _, std = transition.step(state, state, sigmas[steps], sigmas[steps + 1], sigmas[1].item())
+        without = steps[std == 0].tolist()
+        if without and transition.noise_level > 0:
+            raise ValueError(
+                f"step_window may cover steps {without} of {num_steps}, to which transition "
+                f"{type(transition).__name__} adds no noise; choose a window that leaves them out."
             )
 
 
@@ -75,90 +99,15 @@ class AllSteps(StepWindow):
         self.skip_last = skip_last
 
     def decisions(self, num_steps: int) -> int:
-        """All steps, or all but the last."""
+        """Return the number of steps, less the last one if it is skipped."""
         return num_steps - self.skip_last
 
     def starts(self, num_steps: int) -> range:
-        """The first step."""
+        """Return the first step."""
         return range(1)
 
     def sample(
         self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
     ) -> Int[Tensor, " prompts"]:
-        """Zeros."""
+        """Return zeros."""
         return torch.zeros(num_prompts, dtype=torch.long, device=generator.device)
-
-
-class RandomWindow(StepWindow):
-    """A window of fixed size whose start is drawn afresh for every prompt and rollout (Flow-GRPO-Fast).
-
-    The published RealGen drew the start once per rank and kept it for the whole run, so that some steps were never
-    trained; here every start between the bounds comes up.
-
-    Args:
-        size: Stochastic steps, at least 1.
-        start_min: First step at which the window may start.
-        start_max: Last step at which it may start, included; ``None``: wherever the window still fits.
-    """
-
-    def __init__(self, size: int, start_min: int = 0, start_max: int | None = None) -> None:
-        self.size, self.start_min, self.start_max = size, start_min, start_max
-        check_at_least(1, size=size)
-        if start_min < 0 or (start_max is not None and start_max < start_min):
-            raise ValueError(
-                f"start_min and start_max must satisfy 0 <= start_min <= start_max, got {start_min}, {start_max}."
-            )
-
-    def decisions(self, num_steps: int) -> int:
-        """``size``."""
-        return self.size
-
-    def starts(self, num_steps: int) -> range:
-        """From ``start_min`` to ``start_max``."""
-        last = num_steps - self.size if self.start_max is None else self.start_max
-        return range(self.start_min, last + 1)
-
-    def sample(
-        self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
-    ) -> Int[Tensor, " prompts"]:
-        """Draw uniformly from ``starts``, each prompt for itself."""
-        starts = self.starts(num_steps)
-        return torch.randint(
-            starts.start, starts.stop, (num_prompts,), generator=generator, device=generator.device, dtype=torch.long
-        )
-
-
-class SlidingWindow(StepWindow):
-    """A window that moves from the first step to the last over the run (MixGRPO, arXiv:2507.21802).
-
-    start = min(stride * (iteration // interval), num_steps - size): early, coarse decisions are trained before late,
-    fine ones. All prompts of an iteration share it. Approximate: an iteration trains the steps of one place only.
-
-    Args:
-        size: Stochastic steps, at least 1; the paper finds 4 enough.
-        interval: Iterations that the window rests at one place, at least 1.
-        stride: Steps by which it then moves on, at least 1.
-        roll_back: Whether it starts again at the first step after the end; otherwise it stays at the end.
-    """
-
-    def __init__(self, size: int, interval: int, stride: int = 1, roll_back: bool = False) -> None:
-        check_at_least(1, size=size, interval=interval, stride=stride)
-        self.size, self.interval, self.stride, self.roll_back = size, interval, stride, roll_back
-
-    def decisions(self, num_steps: int) -> int:
-        """``size``."""
-        return self.size
-
-    def starts(self, num_steps: int) -> range:
-        """Wherever the window fits."""
-        return range(num_steps - self.size + 1)
-
-    def sample(
-        self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
-    ) -> Int[Tensor, " prompts"]:
-        """One place for all prompts, from the iteration alone."""
-        last, move = num_steps - self.size, iteration // self.interval
-        if self.roll_back:
-            move %= -(-last // self.stride) + 1
-        start = min(move * self.stride, last)
-        return torch.full((num_prompts,), start, dtype=torch.long, device=generator.device)

@@ -1,4 +1,4 @@
-"""What writes a language model's completions: transformers itself, or an engine made for serving."""
+"""Engines that write a language model's completions: transformers, or a serving engine."""
 
 from __future__ import annotations
 
@@ -18,87 +18,73 @@ from realgen.policies.token_sampler import Completions, TokenSampler, concatenat
 
 @dataclass(frozen=True)
 class WritingTask:
-    """Chats to go on with, by which model and how."""
+    """Chats to continue, the model, and the sampling settings."""
 
     model: Any
     """The causal language model of transformers that is trained, in eval mode."""
     pretrained: str
     """Directory or hub id that it was read from."""
     chat: Chat
-    """Says how long a chat may be, which tokens end a completion, and which one pads."""
-    asked: Sequence[Sequence[int]]
+    """Longest chat, end tokens and padding token."""
+    chats: Sequence[Sequence[int]]
     """b chats as tokens; an empty row is not continued."""
     uniforms: Float[Tensor, "rows limit"]
-    """In [0, 1), float64: all chance of each row, one number for each token that it may write."""
+    """In [0, 1), float64: one random number for each token that a row may have."""
     temperature: float
-    """Divides the logits; 0 takes the likeliest token."""
+    """Divides the logits; 0 takes the most likely token."""
     top_p: float
     """Mass of the nucleus, above 0 and at most 1."""
     batch_size: int
-    """Most rows that write at a time."""
+    """Most rows in one batch."""
     same_calls_everywhere: bool = False
-    """Whether all ranks must call the model equally often, as sharded weights demand."""
+    """Whether all ranks must call the model equally often, as sharded weights require."""
     progress: Callable[[int, int], None] | None = None
-    """Called with (done, total), in whatever the engine counts."""
+    """Called with (done, total), in the engine's unit."""
 
 
 class TextEngine(ABC):
     """Writes completions for a ``PromptPolicy``.
 
-    Whatever writes, the policy scores what was written once more, with the model that is trained: the ratio of the
-    first update is 1 with every engine, and ``sampler_gap_max`` tells how far the engine was from those scores.
+    With every engine the policy scores the completions once more with the trained model, so the ratio of the first
+    update is 1; ``sampler_gap_max`` is the engine's distance from those scores.
     """
 
     @abstractmethod
     def check(self, *, lora: LoRA | None, temperatures: Sequence[float], top_p: float) -> None:
-        """Refuse settings of a policy that the engine cannot write for, with a ValueError; costs nothing.
+        """Raise ValueError for a policy's settings that the engine does not support; loads nothing.
 
         Args:
-            lora: What the policy trains; ``None`` for the whole model.
-            temperatures: That it will ask for.
-            top_p: That it will ask for.
+            lora: The policy's adapters; None if it trains the whole model.
+            temperatures: All temperatures that it will use.
+            top_p: Mass of its nucleus.
         """
 
     @abstractmethod
     def write(self, task: WritingTask) -> Completions:
-        """Continue each chat until it ends or ``uniforms`` are used up.
-
-        Args:
-            task: What to write.
-
-        Returns:
-            Completions of all rows, on the device of ``task.model``.
-        """
+        """Continue each chat until it ends or ``uniforms`` are used up; return completions on the model's device."""
 
 
 class TransformersEngine(TextEngine):
-    """The trained model itself, with a key-value cache: what the policy uses without any other engine.
+    """The trained model itself with a key-value cache, the default of a policy.
 
-    A row's tokens depend on its own chance alone, and every kind of model, shard and nucleus will do.
+    A row's tokens depend on its own random numbers alone; every model, sharding and nucleus is supported.
     """
 
     def check(self, *, lora: LoRA | None, temperatures: Sequence[float], top_p: float) -> None:
         """Accept all settings of a policy."""
 
     def write(self, task: WritingTask) -> Completions:
-        """Continue ``task.batch_size`` rows at a time; progress counts tokens of the longest rows.
-
-        Args:
-            task: What to write.
-
-        Returns:
-            Completions of all rows.
-        """
+        """Continue ``task.batch_size`` rows at a time; progress counts tokens of the longest rows."""
         model, device = task.model, next(task.model.parameters()).device
         ends, pad_id = task.chat.end_ids, task.chat.pad_id
         sampler = TokenSampler(task.temperature, task.top_p, pad_id, ends, task.same_calls_everywhere)
-        starts, limit = range(0, len(task.asked), task.batch_size), task.uniforms.shape[1]
+        starts, limit = range(0, len(task.chats), task.batch_size), task.uniforms.shape[1]
         parts = []
         for number, start in enumerate(starts):
             rows = slice(start, start + task.batch_size)
             report = _shifted(task.progress, number * limit, len(starts) * limit)
             with autocast_without_cache(device.type):
-                parts.append(sampler(model, task.asked[rows], task.uniforms[rows].to(device), report))
+                parts.append(sampler(model, task.chats[rows], task.uniforms[rows].to(device), report))
         return concatenate_completions(parts, pad_id)
 
 

@@ -1,4 +1,4 @@
-"""The sampling loop of a causal language model: batched, with key-value cache, all chance handed in."""
+"""The sampling loop of a causal language model: batched, with key-value cache, all random numbers passed in."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from realgen.parallel import any_rank
 
 @dataclass(frozen=True)
 class Completions:
-    """What the rows wrote, as long as the longest of them."""
+    """The completions of some rows, padded to the longest."""
 
     tokens: Int[Tensor, "rows decisions"]
-    """[b, S] drawn tokens, the padding token behind each row's end."""
+    """[b, S] drawn tokens, then the padding token."""
     mask: Bool[Tensor, "rows decisions"]
     """[b, S] True for drawn tokens, the one that ends a completion included."""
     ended: Bool[Tensor, " rows"]
-    """[b] whether a token ended the completion before the limit did."""
+    """[b] whether an end token came before the limit."""
     log_probs: Float[Tensor, "rows decisions"]
     """[b, S] of the drawn tokens, by the cached forward passes that drew them; 0 in the padding."""
     entropy: Float[Tensor, "rows decisions"]
     """[b, S] of the distributions that they were drawn from; 0 in the padding."""
     kept: UInt8[Tensor, "rows decisions bytes"] | None
-    """[b, S, ceil(V / 8)] the tokens that could be drawn, one bit each; ``None`` where all could."""
+    """[b, S, ceil(V / 8)] the tokens in the nucleus, one bit each; None without a nucleus."""
 
 
 @dataclass(frozen=True)
 class TokenSampler:
-    """How tokens are drawn.
+    """Settings of sampling, and the loop.
 
     Args:
-        temperature: Divides the logits; 0 takes the likeliest token.
+        temperature: Divides the logits; 0 takes the most likely token.
         top_p: Mass of the nucleus, above 0 and at most 1.
-        pad_id: Fills rows up.
+        pad_id: Pads rows.
         end_ids: Tokens that end a row.
-        same_calls_everywhere: All ranks go on until the last row of the last rank has ended, as sharded weights demand.
+        same_calls_everywhere: All ranks continue until all rows of all ranks have ended, as sharded weights require.
     """
 
     temperature: float
@@ -63,8 +63,8 @@ class TokenSampler:
         Args:
             model: Causal language model of transformers, in eval mode.
             prompts: Tokens of each row; an empty row is not continued.
-            uniforms: In [0, 1), float64: the chance of each token, as many as there may be tokens.
-            progress: Called after each token with their number so far.
+            uniforms: In [0, 1), float64: one random number per token; their number limits the tokens.
+            progress: Called after each token with the number of tokens so far.
 
         Returns:
             Completions.
@@ -102,14 +102,14 @@ class TokenSampler:
         return Completions(tokens, mask, ended, log_probs, entropies, kept[0] if kept else None)
 
     def _left_padded(self, prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Tokens and attention mask [b, longest]; an empty row keeps one padding token, attention needs something."""
+        """Return tokens and attention mask [b, longest]; an empty row attends to one padding token, against NaN."""
         longest = max(1, *map(len, prompts))
         rows = [[self.pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         seen = [[0] * (longest - max(1, len(prompt))) + [1] * max(1, len(prompt)) for prompt in prompts]
         return torch.tensor(rows, device=device), torch.tensor(seen, device=device)
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, ...]:
-        """Token, log-probability, entropy, and with a nucleus the packed mask of each row."""
+        """Return token, log-probability, entropy, and with a nucleus the packed mask of each row."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.temperature == 0:
             nothing = torch.zeros_like(logits[:, 0])

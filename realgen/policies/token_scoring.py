@@ -1,4 +1,4 @@
-"""Scoring completions by whole sequences: padding on the right, every chunk of the same shape."""
+"""Scoring of completions as whole sequences: padding on the right, every chunk of the same shape."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from realgen.policies.token_sampler import Completions
 
 
 def token_state(prompts: Sequence[Sequence[int]], completions: Completions, pad_id: int) -> dict[str, Tensor]:
-    """What is needed to score completions again.
+    """Return the tensors from which completions are scored again.
 
     Args:
         prompts: Tokens before each row's completion.
-        completions: What the rows wrote.
-        pad_id: Fills rows up; stands for an empty prompt, too.
+        completions: Of the rows.
+        pad_id: Pads rows, and replaces an empty prompt.
 
     Returns:
         ``tokens`` [B, L], each row its prompt, its completion and padding; ``prompt_lengths`` [B]; with a nucleus
@@ -41,19 +41,19 @@ def token_state(prompts: Sequence[Sequence[int]], completions: Completions, pad_
 def score_tokens(
     model: Any, state: Mapping[str, Tensor], rows: Int[Tensor, " picked"], *, temperature: float, batch_size: int
 ) -> Float[Tensor, "picked decisions"]:
-    """Log-probabilities of the completions' tokens, in chunks of one shape: what is scored beside a row changes no bit.
+    """Return log-probabilities of the completions' tokens, in chunks of one shape, so that other rows change no bit.
 
-    Padding stands behind a completion, where causal attention does not see it, so there is no mask.
+    Causal attention does not see the padding behind a completion, so there is no attention mask.
 
     Args:
         model: Causal language model of transformers, in eval mode.
-        state: What ``token_state`` gave.
+        state: From ``token_state``.
         rows: Which rows, in any order.
-        temperature: That they were drawn with, > 0.
-        batch_size: Rows of each forward pass; a shorter last chunk is filled up with its first row.
+        temperature: Of the sampling, > 0.
+        batch_size: Rows of each forward pass; a shorter last chunk is padded with its first row.
 
     Returns:
-        Log-probabilities, with gradient if it is enabled; of padding too, where they mean nothing.
+        Log-probabilities, with gradient if it is enabled; those of padding have no meaning.
     """
     chunks = []
     for chunk in rows.split(batch_size):
@@ -71,12 +71,12 @@ def _score_chunk(
     size = part["sampler_log_probs"].shape[1]
     length = tokens.shape[1]
     output = model(input_ids=tokens[:, :-1], use_cache=False, logits_to_keep=length - shortest)
-    # The logits that decide token i stand at i - 1, and those that are kept begin at shortest - 1.
-    decides = (lengths - shortest)[:, None] + torch.arange(size, device=tokens.device)
+    # Token i is predicted by the logits at i - 1; the logits that are kept start at shortest - 1.
+    decides = (lengths - shortest)[:, None] + torch.arange(size, device=tokens.device)  # [b, S]
     logits = output.logits[torch.arange(len(tokens), device=tokens.device)[:, None], decides]
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     drawn = tokens.gather(1, decides + shortest).unsqueeze(-1)
     kept = None
-    if "kept" in part:  # padding has no nucleus, and its -inf would make the gradient NaN
+    if "kept" in part:  # padding has an empty nucleus, and its -inf would make the gradient NaN
         kept = unpack_bits(part["kept"], logits.shape[-1]).scatter(-1, drawn, True)
     return truncated_log_softmax(logits, temperature, kept).gather(-1, drawn).squeeze(-1)

@@ -1,4 +1,8 @@
-"""Adapters that a policy's ``export`` wrote, read back exactly or not at all."""
+"""Adapters written by a policy's ``export``, read back exactly or not at all.
+
+Not by peft's ``set_peft_model_state_dict``, which counts the frozen weights among the missing ones and does not name
+the layers that another policy adapted.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,14 @@ DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """Weights of a language model's adapters, and rank, alpha and targets beside them."""
 PREFIXES = {DIFFUSERS_FILE: "transformer.", PEFT_FILE: "base_model.model."}
-"""What stands before the names of the layers."""
+"""Prefixes of the layers' names."""
 OTHER_SCALES = ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora")
-"""Settings of peft with which the update is another than (alpha / rank) B A; a policy never sets them."""
+"""Settings of peft that change the update from (alpha / rank) B A; a policy never sets them."""
 NAMES_SHOWN = 3
 
 
 class TrainedAdapters(NamedTuple):
-    """What a directory says of the adapters in it."""
+    """Description of a directory's adapters."""
 
     file: Path
     """Their weights."""
@@ -36,7 +40,7 @@ class TrainedAdapters(NamedTuple):
 
 
 def find_adapters(directory: str | Path) -> TrainedAdapters:
-    """Read what the adapters of a directory are, without their weights.
+    """Read the description of a directory's adapters, without their weights.
 
     Args:
         directory: What ``export`` of a policy with adapters wrote.
@@ -45,7 +49,8 @@ def find_adapters(directory: str | Path) -> TrainedAdapters:
         File, rank, alpha and targets.
 
     Raises:
-        ValueError: If there are no adapters, they do not say rank, alpha and targets, or they are none of ``LoRA``.
+        ValueError: If there are no adapters, rank, alpha or targets are missing, or they are of another kind than
+            ``LoRA``.
     """
     folder = Path(directory)
     file = next((folder / name for name in PREFIXES if (folder / name).is_file()), None)
@@ -70,7 +75,7 @@ def find_adapters(directory: str | Path) -> TrainedAdapters:
 
 
 def load_adapters(model: nn.Module, file: Path, adapter: str) -> None:
-    """Put stored weights in the place of those that adapters were attached with.
+    """Replace the weights of attached adapters by stored ones.
 
     Args:
         model: With adapters attached.
@@ -101,7 +106,7 @@ def load_adapters(model: nn.Module, file: Path, adapter: str) -> None:
 
 
 def _read_config(file: Path) -> Mapping[str, Any]:
-    """Peft's config of the adapters."""
+    """Read peft's config of the adapters."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -129,5 +134,5 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _parameter(stored: str, prefix: str, adapter: str) -> str:
-    """Name of the model's parameter: peft leaves the adapter's name out in files."""
+    """Return the name of the model's parameter; peft leaves the adapter's name out in files."""
     return re.sub(r"\.(lora_[AB])\.weight$", rf".\1.{adapter}.weight", stored.removeprefix(prefix))

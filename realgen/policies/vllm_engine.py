@@ -1,4 +1,4 @@
-"""Completions written by vLLM (arXiv:2309.06180), which is made for that and several times as fast at full size."""
+"""Completions by vLLM (arXiv:2309.06180), a serving engine that is several times as fast at full size."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from realgen.policies.token_sampler import Completions
 from realgen.policies.trained_adapters import PEFT_FILE, PREFIXES
 
 COLDEST, HOTTEST = 0.01, 2.0
-"""Temperatures that vLLM takes as they are, beside 0."""
+"""Range of temperatures, beside 0, that vLLM does not change."""
 SEEDS = 2**53
-"""A seed is the first number of a row's chance, all of its bits."""
+"""Number of seeds: a row's seed is made of all bits of its first random number."""
 
 
 class VLLMEngine(TextEngine):
-    """Writes with a copy of the model inside vLLM, whose adapters are renewed before each rollout that needs it.
+    """Writes with a copy of the model inside vLLM, which gets the adapters before each rollout if they have changed.
 
     Not run by us on a GPU: written after the signatures and the source of vLLM 0.33.0, and tested against a stand-in
-    that has these. Compare ``sampler_gap_max`` of the first rollout with that of ``TransformersEngine``; the ratio of
-    the first update is 1 whatever it is, for the trained model scores every completion once more.
+    that has these. Compare ``sampler_gap_max`` of the first rollout with that of ``TransformersEngine``. The ratio of
+    the first update is 1 in any case, as the trained model scores every completion once more.
 
     - One process: with several ranks each would need an engine of its own. ``tensor_parallel_size`` spreads the engine
       itself over GPUs; the first of them holds the trained model too.
     - Adapters only: full fine-tuning is not supported, all weights would have to be sent after each update.
-    - ``top_p`` is 1: a score needs the nucleus of each token, which vLLM gives only together with a ``top_k``.
-    - ``entropy`` of a token is minus its log-probability, whose mean is that of the entropy: vLLM does not tell more.
-    - A seed gives the same completions only as far as vLLM's kernels round alike in batches of other sizes.
+    - ``top_p`` is 1: a score needs the nucleus of each token, which vLLM returns only together with a ``top_k``.
+    - ``entropy`` of a token is minus its log-probability, whose expectation is the entropy: vLLM returns no more.
+    - A seed repeats completions only as far as vLLM's kernels round alike in batches of other sizes.
 
     Args:
         tensor_parallel_size: GPUs that share the engine's copy of the model, at least 1.
@@ -78,12 +78,7 @@ class VLLMEngine(TextEngine):
         self._sent: dict[str, Tensor] = {}
 
     def check(self, *, lora: LoRA | None, temperatures: Sequence[float], top_p: float) -> None:
-        """Refuse what vLLM cannot do, or would do otherwise than it is scored.
-
-        Args:
-            lora: What the policy trains.
-            temperatures: That it will ask for.
-            top_p: That it will ask for.
+        """Check settings that vLLM does not support, or would sample differently than the policy scores.
 
         Raises:
             ValueError: If there are no adapters, their rank is too large, a temperature is one that vLLM would change
@@ -100,40 +95,34 @@ class VLLMEngine(TextEngine):
                 )
         if top_p < 1:
             raise ValueError(
-                f"top_p must be 1 with VLLMEngine, which does not tell the nucleus of a token, got {top_p}."
+                f"top_p must be 1 with VLLMEngine, which does not return the nucleus of a token, got {top_p}."
             )
 
     def write(self, task: WritingTask) -> Completions:
-        """Hand all rows over at once; progress counts rows that are finished.
-
-        Args:
-            task: What to write; its ``batch_size`` is not needed.
-
-        Returns:
-            Completions of all rows.
+        """Continue all rows at once, whatever ``batch_size`` is; progress counts finished rows.
 
         Raises:
             RuntimeError: If vLLM gave up on a row.
         """
-        rows = [row for row, chat in enumerate(task.asked) if chat]
+        rows = [row for row, chat in enumerate(task.chats) if chat]
         outputs = self._generate(task, rows) if rows else []
         size = max([1, *(len(output.token_ids) for output in outputs)])
-        tokens = torch.full((len(task.asked), size), task.chat.pad_id)
+        tokens = torch.full((len(task.chats), size), task.chat.pad_id)
         mask, log_probs = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros(tokens.shape)
         for row, output in zip(rows, outputs, strict=True):
             if output.finish_reason not in {"stop", "length"}:
                 raise RuntimeError(f"vLLM gave up on a completion: {output.finish_reason}.")
             written = slice(len(output.token_ids))
             tokens[row, written], mask[row, written] = torch.tensor(output.token_ids), True
-            if task.temperature:  # what is likeliest is certain at 0
-                told = zip(output.token_ids, output.logprobs, strict=True)
-                log_probs[row, written] = torch.tensor([options[token].logprob for token, options in told])
+            if task.temperature:  # at 0 the most likely token has probability 1
+                choices = zip(output.token_ids, output.logprobs, strict=True)
+                log_probs[row, written] = torch.tensor([options[token].logprob for token, options in choices])
         ended = (mask & torch.isin(tokens, torch.tensor(task.chat.end_ids))).any(1)
-        columns = (column.to(task.model.device) for column in (tokens, mask, ended, log_probs))
-        return _without_distributions(*columns)
+        tokens, mask, ended, log_probs = (part.to(task.model.device) for part in (tokens, mask, ended, log_probs))
+        return Completions(tokens, mask, ended, log_probs, entropy=-log_probs, kept=None)
 
     def _generate(self, task: WritingTask, rows: Sequence[int]) -> list[Any]:
-        """One ``CompletionOutput`` of vLLM for each of the rows."""
+        """Return vLLM's ``CompletionOutput`` of each of the rows."""
         from vllm import SamplingParams
 
         limit = task.uniforms.shape[1]
@@ -153,9 +142,9 @@ class VLLMEngine(TextEngine):
             for row in rows
         ]
         answers = self._llm.generate(
-            [{"prompt_token_ids": list(task.asked[row])} for row in rows],
+            [{"prompt_token_ids": list(task.chats[row])} for row in rows],
             how,
-            use_tqdm=False if task.progress is None else partial(_Told, task.progress),
+            use_tqdm=False if task.progress is None else partial(_ProgressBar, task.progress),
             lora_request=self._adapters(task.model),
         )
         return [answer.outputs[0] for answer in answers]
@@ -176,14 +165,14 @@ class VLLMEngine(TextEngine):
             enable_lora=True,
             max_loras=1,
             max_lora_rank=self.max_lora_rank,
-            logprobs_mode="processed_logprobs",  # with the temperature in them
+            logprobs_mode="processed_logprobs",  # after the temperature
             generation_config="vllm",  # no sampling settings of the model's own
         )
 
     def _adapters(self, model: Any) -> Any:
-        """The request that names the model's adapters; a new one whenever they have changed.
+        """Return the request that names the model's adapters, a new one whenever they have changed.
 
-        It gets a new number and a new name, for vLLM keeps weights by number and cached attention by name.
+        It gets a new number and a new name, as vLLM caches weights by number and attention by name.
         """
         from vllm.lora.request import LoRARequest
 
@@ -200,12 +189,8 @@ class VLLMEngine(TextEngine):
         return self._lora_request
 
 
-def _without_distributions(tokens: Tensor, mask: Tensor, ended: Tensor, log_probs: Tensor) -> Completions:
-    return Completions(tokens, mask, ended, log_probs, entropy=-log_probs, kept=None)
-
-
 def _save_adapters(model: Any, weights: dict[str, Tensor], folder: Path) -> None:
-    """As peft reads them; peft's own way of saving would ask the hub about the model."""
+    """Write adapters as peft reads them; peft's own ``save_pretrained`` would look the model up on the hub."""
     from safetensors.torch import save_file
 
     model.peft_config[ADAPTER].save_pretrained(folder)
@@ -213,8 +198,8 @@ def _save_adapters(model: Any, weights: dict[str, Tensor], folder: Path) -> None
     save_file(stored, folder / PEFT_FILE)
 
 
-class _Told(tqdm):
-    """A bar that nobody sees and that tells a policy's ``progress`` of each finished row."""
+class _ProgressBar(tqdm):
+    """A hidden bar that calls a policy's ``progress`` after each finished row."""
 
     def __init__(self, progress: Callable[[int, int], None], iterable: Any = None, **settings: Any) -> None:
         self._progress = progress if iterable is None else None  # over an iterable it counts what was handed in
@@ -228,7 +213,7 @@ class _Told(tqdm):
 
 
 def _local_folder(pretrained: str) -> str:
-    """Where the model lies that transformers has just read, so that vLLM does not ask the hub for it."""
+    """Return the folder from which transformers has read the model, so that vLLM does not look it up on the hub."""
     from transformers.utils import cached_file
 
     if Path(pretrained).is_dir():

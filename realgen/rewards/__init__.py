@@ -2,7 +2,7 @@
 
 from realgen.rewards.aesthetic import Aesthetic
 from realgen.rewards.alignment import Alignment
-from realgen.rewards.base import Reward, per_prompt
+from realgen.rewards.base import Reward
 from realgen.rewards.content_kept import ContentKept
 from realgen.rewards.hpsv2 import HPSv2
 from realgen.rewards.jpeg_size import JpegSize
@@ -32,5 +32,4 @@ __all__ = [
     "SuffixDiversity",
     "VlmRating",
     "WeightedSum",
-    "per_prompt",
 ]

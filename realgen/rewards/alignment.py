@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from realgen.functional.published_input import open_clip_input
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders, Similarity
 
 
 class Alignment(ClipSimilarity):
     """Cosine similarity of CLIP's image and text features, in [-1, 1].
 
-    Any open_clip model will do; ``LongClip`` reads longer prompts. Unlike RealGen, whose reward is the dot product of
+    Takes any open_clip model; ``LongClip`` reads longer prompts. Unlike RealGen, whose reward is the dot product of
     the features before normalisation, the length of the features does not count, unless ``similarity`` says so.
 
     Args:
@@ -46,8 +47,8 @@ class Alignment(ClipSimilarity):
 
         try:
             model = open_clip.create_model(self.model, pretrained=self.pretrained, require_pretrained=True)
-        except Exception as error:  # broken files make it stumble in many ways
+        except Exception as error:  # broken files raise errors of many types
             weights = "" if self.pretrained is None else f" with pretrained={self.pretrained!r}"
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"open_clip cannot load model {self.model!r}{weights}: {cause}") from error
-        return Encoders(model, open_clip.get_tokenizer(self.model), model.visual.preprocess_cfg)
+        return Encoders(model, open_clip.get_tokenizer(self.model), open_clip_input(model.visual.preprocess_cfg))

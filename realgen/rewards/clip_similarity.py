@@ -1,43 +1,51 @@
-"""What the rewards on a CLIP share: an image and its prompt are encoded, and their features compared."""
+"""The shared part of the rewards by a CLIP: encode an image and its prompt, and compare their features."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from realgen.checks import check_at_least
-from realgen.functional.images import check_images
-from realgen.functional.network_input import to_network_input
-from realgen.functional.published_input import open_clip_input
-from realgen.rewards.base import Reward
+from realgen.functional.network_input import NetworkInput, to_network_input
+from realgen.rewards.frozen_reward import FrozenReward
 from realgen.types import Samples
 
 TEXT_CACHE_SIZE = 4096
-"""Prompts whose text features are kept; the oldest make room."""
+"""Number of prompts whose text features are kept; the oldest are dropped first."""
 
 Similarity = Literal["cosine", "dot"]
 """``cosine`` of the features; ``dot``: their dot product / 100, which grows with their length."""
 
 
-class Encoders(NamedTuple):
-    """A CLIP, ready to use."""
+class Encoders(nn.Module):
+    """A CLIP's image and text encoder, from images and texts to features.
 
-    model: Any
-    """A module with ``encode_image`` and ``encode_text``, as open_clip's."""
-    tokenize: Callable[[list[str]], Tensor]
-    """Prompts to tokens [P, T]."""
-    preprocess: Mapping[str, Any]
-    """``size``, ``mean``, ``std``, ``interpolation`` and ``resize_mode``, as open_clip's ``preprocess_cfg``."""
+    Args:
+        model: Has ``encode_image`` and ``encode_text``, as open_clip's models.
+        tokenize: Prompts to tokens [P, T].
+        wanted: How images are prepared for it.
+    """
+
+    def __init__(self, model: Any, tokenize: Callable[[list[str]], Tensor], wanted: NetworkInput) -> None:
+        super().__init__()
+        self.model, self.tokenize, self.wanted = model, tokenize, wanted
+
+    def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        """Return the float32 features of images in [0, 1]."""
+        return self.model.encode_image(to_network_input(images, self.wanted)).float()
+
+    def encode_text(self, prompts: list[str]) -> Float[Tensor, "prompts features"]:
+        """Return the float32 features of texts."""
+        return self.model.encode_text(self.tokenize(prompts).to(next(self.parameters()).device)).float()
 
 
-class ClipSimilarity(Reward):
-    """Similarity of an image's and its prompt's features; subclasses say by which CLIP.
+class ClipSimilarity(FrozenReward):
+    """Similarity of an image's and its prompt's features; each subclass reads another CLIP.
 
     Args:
         similarity: ``cosine`` in [-1, 1]; or ``dot``, the raw dot product / 100, as RealGen takes it from Long-CLIP.
@@ -48,83 +56,40 @@ class ClipSimilarity(Reward):
     """
 
     def __init__(self, similarity: Similarity = "cosine", batch_size: int = 64) -> None:
-        check_at_least(1, batch_size=batch_size)
+        super().__init__(batch_size)
         self.similarity = similarity
-        self.batch_size = batch_size
-        self._device = torch.device("cpu")
-        self._built: Encoders | None = None
         self._text_cache: dict[str, Tensor] = {}
 
     @abstractmethod
     def build(self) -> Encoders:
         """Read the weights; called once, at the first use."""
 
-    @property
-    def encoders(self) -> Encoders:
-        """The frozen model, read at the first use."""
-        if self._built is None:
-            built = self.build()
-            self._built = built._replace(model=built.model.eval().requires_grad_(False).to(self._device))
-        return self._built
-
     def to(self, device: torch.device | str) -> ClipSimilarity:
-        """Move the model and the cached text features; returns self."""
-        self._device = torch.device(device)
+        """Move the model and the cached text features; return self."""
         self._text_cache = {prompt: features.to(device) for prompt, features in self._text_cache.items()}
-        self.encoders.model.to(device)
+        super().to(device)
         return self
 
     @torch.no_grad()
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
-        """Similarity of each row's image and prompt [B]; NaN for images with NaN."""
-        check_images(samples.images)
-        with torch.autocast(self._device.type, enabled=False):
-            texts = self._text_features(samples.prompts).repeat_interleave(samples.group_size, dim=0)
-            images = torch.cat([self._image_features(chunk) for chunk in samples.images.split(self.batch_size)])
-        products = (images * texts).sum(-1).to(samples.images.device)
+        """Return the similarity of each row's image and prompt [B]; NaN for images with NaN."""
+        images = self._scaled(self.in_chunks(Encoders.encode_image, samples.images))
+        texts = self._text_features(samples.prompts).repeat_interleave(samples.group_size, dim=0)
+        products = (images * texts.to(images.device)).sum(-1)
         return products if self.similarity == "cosine" else products / 100
 
-    def _image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
-        encoders = self.encoders
-        pixels = open_clip_pixels(images.to(self._device).float(), encoders.preprocess)
-        return self._scaled(encoders.model.encode_image(pixels))
-
     def _text_features(self, prompts: Sequence[str]) -> Float[Tensor, "prompts features"]:
-        encoders, cache = self.encoders, self._text_cache
+        encoders: Any = self.network
+        cache = self._text_cache
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in cache]
         for start in range(0, len(new), self.batch_size):
             chunk = new[start : start + self.batch_size]
-            features = encoders.model.encode_text(encoders.tokenize(chunk).to(self._device))
-            cache.update(zip(chunk, self._scaled(features), strict=True))
+            with torch.autocast(next(encoders.parameters()).device.type, enabled=False):
+                cache.update(zip(chunk, self._scaled(encoders.encode_text(chunk)), strict=True))
         features = torch.stack([cache[prompt] for prompt in prompts])
         for oldest in list(cache)[: max(len(cache) - TEXT_CACHE_SIZE, 0)]:
             del cache[oldest]
         return features
 
     def _scaled(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-        return F.normalize(features.float(), dim=-1) if self.similarity == "cosine" else features.float()
-
-
-def open_clip_pixels(
-    images: Float[Tensor, "batch 3 height width"], preprocess: Mapping[str, Any]
-) -> Float[Tensor, "batch 3 new_height new_width"]:
-    """Prepare tensors the way open_clip's evaluation transform prepares files: resize, crop, normalise.
-
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        preprocess: A model's ``preprocess_cfg``: ``size``, ``mean``, ``std``, ``interpolation``, ``resize_mode``.
-
-    Returns:
-        [B, 3, *size].
-
-    Raises:
-        ValueError: If ``resize_mode`` is another than ``shortest`` (shorter side to size, centre crop) or ``squash``
-            (both sides to size).
-
-    Example:
-        >>> half = {"size": 2, "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
-        >>> open_clip_pixels(torch.zeros(1, 3, 4, 6), {**half, "resize_mode": "shortest"})[0, 0]
-        tensor([[-1., -1.],
-                [-1., -1.]])
-    """
-    return to_network_input(images, open_clip_input(preprocess))
+        return F.normalize(features, dim=-1) if self.similarity == "cosine" else features

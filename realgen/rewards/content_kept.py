@@ -1,4 +1,4 @@
-"""Content kept: whether a rewritten prompt still asks for what the user asked for, and for nothing else."""
+"""Content kept: whether a rewritten prompt keeps the content of the user's prompt and invents none."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class ContentKept(TextReward):
 
     Content words are all but function words, without case and plural (``realgen.rewards.word_overlap``, English; words
     of other languages count as they are written). A synonym or a translation counts as lost. 0 where the completion
-    broke the format, 1 where the language model was not called.
+    broke the format, 1 where the prompt was not rewritten.
 
     Args:
-        subjects: Words or phrases for what a picture may be of; one that stands in the answer and not in the prompt is
-            invented. Words of light, lens and style have no place here, nor those that a rewrite may well add.
+        subjects: Words or phrases for what an image may show; one that is in the answer and not in the prompt is
+            invented. List no words of light, lens and style, nor others that a rewrite may add.
         penalty: Loss for each invented subject, finite and >= 0.
 
     Raises:
@@ -33,9 +33,9 @@ class ContentKept(TextReward):
             raise ValueError(f"penalty must be finite and >= 0, got {penalty}.")
         self.subjects, self.penalty = list(subjects or []), penalty
 
-    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
-        """Of each prompt and its answer."""
-        return [self._one(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-
-    def _one(self, prompt: str, answer: str) -> float:
-        return max(content_kept(prompt, answer) - self.penalty * len(invented(self.subjects, prompt, answer)), 0.0)
+    def score_answers(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """Return the score of each prompt and its answer."""
+        return [
+            max(content_kept(prompt, answer) - self.penalty * len(invented(self.subjects, prompt, answer)), 0.0)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]

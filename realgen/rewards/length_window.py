@@ -12,12 +12,12 @@ class LengthWindow(TextReward):
     """1 where the answer has ``shortest`` to ``longest`` words, and max(0, 1 - slope * d) with d words outside.
 
     Where a script has no spaces between words each letter counts as one. 0 where the completion broke the format, 1
-    where the language model was not asked.
+    where the prompt was not rewritten.
 
     Args:
         shortest: Fewest words, at least 1.
-        longest: Most words, at least ``shortest``. An image model reads no more than its text encoder does: 77 tokens
-            of CLIP, some 50 words.
+        longest: Most words, at least ``shortest``. The image model's text encoder is a limit: CLIP reads 77 tokens,
+            about 50 words.
         slope: Loss for each word outside, above 0.
 
     Raises:
@@ -31,6 +31,6 @@ class LengthWindow(TextReward):
             raise ValueError(f"slope must be above 0, got {slope}.")
         self.shortest, self.longest, self.slope = shortest, longest, slope
 
-    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
-        """Of each answer's number of words."""
+    def score_answers(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """Return the score of each answer's number of words."""
         return [length_window(len(words(answer)), self.shortest, self.longest, self.slope) for answer in answers]

@@ -13,7 +13,7 @@ from realgen.rewards.clip_similarity import ClipSimilarity, Encoders, Similarity
 from realgen.rewards.published_weights import check_file, clip_encoders, local_file
 
 KEPT = 20
-"""Positions that CLIP trained well enough to be left as they are (arXiv:2403.15378, section 3.2)."""
+"""Positions that are not stretched, as CLIP's training covers them well (arXiv:2403.15378, section 3.2)."""
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 """Numbers that OpenAI's files hold beside the weights."""
 
@@ -70,17 +70,10 @@ class LongClip(ClipSimilarity):
 
 
 def joined_table(state: dict[str, Tensor], source: Path) -> Tensor:
-    """One table of positions out of Long-CLIP's two, [248, D].
-
-    Args:
-        state: Long-CLIP's weights.
-        source: Named in the message.
-
-    Returns:
-        The first 20 rows of one table, and the others of the other.
+    """Return one table of positions [248, D]: the first 20 rows of Long-CLIP's first table, the others of its second.
 
     Raises:
-        ValueError: If a table is missing, or they differ in shape.
+        ValueError: If a table is missing, or they differ in shape; names the ``source`` of the weights.
     """
     shapes = {name: tuple(state[name].shape) for name in state if name.startswith("positional_embedding")}
     if set(shapes) != {"positional_embedding", "positional_embedding_res"} or len(set(shapes.values())) > 1:
@@ -92,17 +85,10 @@ def joined_table(state: dict[str, Tensor], source: Path) -> Tensor:
 
 
 def stretched_table(state: dict[str, Tensor], source: Path) -> Tensor:
-    """A plain CLIP's table of positions, stretched, [4 T - 60, D].
-
-    Args:
-        state: CLIP's weights.
-        source: Named in the message.
-
-    Returns:
-        See ``stretch_positions``.
+    """Return a plain CLIP's table of positions [T, D], stretched to [4 T - 60, D] by ``stretch_positions``.
 
     Raises:
-        ValueError: If the weights have no table of their own, or already two.
+        ValueError: If the weights have no table, or Long-CLIP's two; names their ``source``.
     """
     if "positional_embedding" not in state or "positional_embedding_res" in state:
         raise ValueError(f"stretch needs a plain CLIP with one positional_embedding; {source} is none.")

@@ -7,8 +7,9 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from realgen.detectors.transformers_model import load_pretrained, load_processor, transformers_preprocess
+from realgen.functional.published_input import open_clip_input
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders
-from realgen.rewards.transformers_model import load_pretrained, load_processor, transformers_preprocess
 from realgen.types import Samples
 
 
@@ -20,7 +21,7 @@ class PickScore(ClipSimilarity):
 
     Args:
         pretrained: A transformers ``CLIPModel``: folder, or hub id (``yuvalkirstain/PickScore_v1``).
-        processor: Its tokenizer and image processor: folder, or hub id; by default they lie with the model.
+        processor: Its tokenizer and image processor: folder, or hub id; ``null``: in ``pretrained``.
         batch_size: Images or prompts per forward pass.
 
     Raises:
@@ -49,12 +50,15 @@ class PickScore(ClipSimilarity):
             return tokenizer(prompts, **settings).input_ids
 
         images = load_processor(CLIPImageProcessor, self.processor)
-        return Encoders(ClipModelTowers(model), tokenize, transformers_preprocess(images, self.processor))
+        return Encoders(
+            ClipModelTowers(model), tokenize, open_clip_input(transformers_preprocess(images, self.processor))
+        )
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
-        """Score of each row's image and prompt [B]; NaN for images with NaN."""
+        """Return the score of each row's image and prompt [B]; NaN for images with NaN."""
         cosine = super().score(samples)
-        return cosine * self.encoders.model.logit_scale.exp().to(cosine)
+        encoders: Any = self.network
+        return cosine * encoders.model.logit_scale.exp().to(cosine)
 
 
 class ClipModelTowers(nn.Module):
@@ -70,13 +74,13 @@ class ClipModelTowers(nn.Module):
 
     @property
     def logit_scale(self) -> Float[Tensor, ""]:
-        """Logarithm of the factor of the cosine."""
+        """Return the logarithm of the cosine's factor."""
         return self.model.logit_scale
 
     def encode_image(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
-        """Features of prepared images."""
+        """Return the features of prepared images."""
         return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
 
     def encode_text(self, tokens: Int[Tensor, "prompts tokens"]) -> Float[Tensor, "prompts features"]:
-        """Features of texts; what follows a text's end is not seen by it, so padding needs no mask."""
+        """Return the features of texts; causal attention does not see the padding behind them, so it needs no mask."""
         return self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output)

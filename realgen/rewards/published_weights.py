@@ -9,20 +9,21 @@ from pathlib import Path
 from torch import Tensor
 
 from realgen.detectors.checkpoint import load_exactly
+from realgen.functional.published_input import open_clip_input
 from realgen.rewards.clip_similarity import Encoders
 
 HUB = "hf-hub:"
-"""Begins the address of a file on the Hugging Face hub: hf-hub:OWNER/REPOSITORY/FILE."""
+"""Start of the address of a file on the Hugging Face hub: hf-hub:OWNER/REPOSITORY/FILE."""
 PLAIN_CLIP = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
-"""What the config of an open_clip architecture consists of, if no tower comes from another library."""
+"""Keys of an open_clip architecture's config if no tower comes from another library."""
 
 
 def check_file(source: str, argument: str) -> None:
-    """Refuse what is neither a file on disk nor the address of one on the hub; nothing is fetched yet.
+    """Raise ValueError for what is neither a file on disk nor the address of one on the hub; fetch nothing.
 
     Args:
         source: A path, or ``hf-hub:OWNER/REPOSITORY/FILE``.
-        argument: How the message calls it.
+        argument: Its name in the message.
 
     Raises:
         ValueError: If it is neither.
@@ -36,13 +37,7 @@ def check_file(source: str, argument: str) -> None:
 
 
 def local_file(source: str) -> Path:
-    """The file itself, fetched from the hub into its cache if the source says so.
-
-    Args:
-        source: See ``check_file``.
-
-    Returns:
-        A path on disk.
+    """Return the path of a ``check_file`` source on disk, fetched into the hub's cache if it is on the hub.
 
     Raises:
         ValueError: If the hub does not have it, or cannot be reached.
@@ -66,14 +61,14 @@ def clip_encoders(
     context_length: int | None = None,
     ignored: Iterable[str] = (),
 ) -> Encoders:
-    """An open_clip model with exactly these weights; nothing is resized to fit, as open_clip itself would do.
+    """Build an open_clip model with exactly these weights; nothing is resized to fit, as open_clip would do.
 
     Args:
         architecture: A name that open_clip knows.
         state: Weights by name.
         source: Named in the messages.
         context_length: Tokens of a text; by default the architecture's.
-        ignored: Last parts of names that may be in the file and are not loaded.
+        ignored: Last parts of names in the file that are not loaded.
 
     Returns:
         The model, its tokenizer, and OpenAI's preprocessing.
@@ -102,4 +97,5 @@ def clip_encoders(
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
-    return Encoders(model, open_clip.get_tokenizer(architecture, context_length=context_length), preprocess)
+    tokenize = open_clip.get_tokenizer(architecture, context_length=context_length)
+    return Encoders(model, tokenize, open_clip_input(preprocess))

@@ -1,4 +1,4 @@
-"""Realism: how little a frozen detector takes an image for a generated one."""
+"""Realism: the probability, by a frozen detector, that an image is real."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Realism(Reward):
     """1 - p_fake of one detector, in [0, 1] (RealGen, arXiv:2512.00473).
 
     Args:
-        detector: Judges the images; never trained.
+        detector: Scores the images; never trained.
     """
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
-        """Realism per row [B]; NaN for images with NaN."""
+        """Return the realism of each row [B]; NaN for images with NaN."""
         return 1 - self.detector(samples.images)
 
     def to(self, device: torch.device | str) -> Realism:
-        """Move the detector; returns self."""
+        """Move the detector; return self."""
         self.detector.to(device)
         return self

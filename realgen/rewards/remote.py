@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from realgen.checks import check_at_least
-from realgen.functional.images import check_images
+from realgen.functional.network_input import check_images
 from realgen.remote_calls import UnavailableError, run_async
 from realgen.rewards.base import Reward
 from realgen.serving.client import ConnectionSettings, RewardClient
@@ -37,7 +37,7 @@ class RemoteReward(Reward):
         urls: Servers of the same reward, ``http://host:port`` each; they share the work.
         encoding: How images travel: ``safetensors`` is exact, ``png`` and ``webp`` are smaller and round to 8 bits.
         images_per_request: Images in one request, >= 1; at most the server's ``max_images``.
-        send_prompts: Whether the reward reads prompts. A served detector does not.
+        send_prompts: Whether the reward reads prompts; a served detector does not.
         low: Lowest possible reward; an answer below it is invalid.
         high: Highest possible reward; an answer above it is invalid.
         max_failed_share: Largest share of failed samples, in [0, 1], that the run goes on with.
@@ -47,7 +47,7 @@ class RemoteReward(Reward):
         connection: Timeouts, repetitions, circuit breaker; null for the defaults.
 
     Raises:
-        ValueError: If a number is out of its range, a url is none, or the variable is not set.
+        ValueError: If a number is out of its range, a url is invalid, or the variable is not set.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class RemoteReward(Reward):
         for row in images.isfinite().flatten(1).all(1).nonzero().flatten().tolist():
             key = self._key(images[row], prompts[row] if prompts is not None else "", row)
             if key in self._cache:
-                rewards[row] = self._cache[key] = self._cache.pop(key)  # to the end: the oldest make room first
+                rewards[row] = self._cache[key] = self._cache.pop(key)  # to the end: the oldest are dropped first
             else:
                 rows_by_key.setdefault(key, []).append(row)
-        asked = [rows[0] for rows in rows_by_key.values()]
-        answers, causes = run_async(self._ask(images, prompts, asked))
+        distinct = [rows[0] for rows in rows_by_key.values()]
+        answers, causes = run_async(self._request(images, prompts, distinct))
         for (key, rows), answer in zip(rows_by_key.items(), answers, strict=True):
             if answer is not None:
                 rewards[rows] = answer
@@ -109,17 +109,17 @@ class RemoteReward(Reward):
         self._count([answer is None for answer in answers], causes)
         return rewards.to(samples.images.device)
 
-    async def _ask(
+    async def _request(
         self, images: Tensor, prompts: Sequence[str] | None, rows: Sequence[int]
     ) -> tuple[list[float | None], list[str]]:
         """Return the rewards of some rows, None for those without a valid answer, and the causes of failures."""
         chunks = [rows[i : i + self.images_per_request] for i in range(0, len(rows), self.images_per_request)]
-        places = asyncio.Semaphore(self.client.connection.concurrency)
+        slots = asyncio.Semaphore(self.client.connection.concurrency)
         causes: list[str] = []
         async with self.client.http() as http:
 
-            async def ask(chunk: Sequence[int]) -> Sequence[float | None]:
-                async with places:
+            async def request(chunk: Sequence[int]) -> Sequence[float | None]:
+                async with slots:
                     texts = None if prompts is None else [prompts[row] for row in chunk]
                     pixels = images[list(chunk)]
                     body, content_type = await asyncio.to_thread(encode_request, pixels, texts, self.encoding)
@@ -129,7 +129,7 @@ class RemoteReward(Reward):
                         causes.append(str(error))
                         return [None] * len(chunk)
 
-            answers = await asyncio.gather(*map(ask, chunks))
+            answers = await asyncio.gather(*map(request, chunks))
         return [answer for chunk in answers for answer in chunk], causes
 
     def _key(self, image: Tensor, prompt: str, row: int) -> bytes:
@@ -142,7 +142,7 @@ class RemoteReward(Reward):
         return content.digest()
 
     def _remember(self, key: bytes, reward: float) -> None:
-        if self.cache_size == 0 or math.isnan(reward):  # what could not be scored may be scored the next time
+        if self.cache_size == 0 or math.isnan(reward):  # the next request may succeed
             return
         self._cache[key] = reward
         if len(self._cache) > self.cache_size:

@@ -1,4 +1,4 @@
-"""Format: whether a language model thought and answered between the tags it was told."""
+"""Format: whether a completion has its reasoning and its answer between the requested tags."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from realgen.rewards.text_reward import TextReward
 
 
 class RewriteFormat(TextReward):
-    """1 where the completion kept to the think/answer format, else 0; 1 where the language model was not asked."""
+    """1 where the completion kept to the think/answer format, else 0; 1 where the prompt was not rewritten."""
 
-    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
-        """1 for each: without the format there is no answer."""
+    def score_answers(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """Return 1 for each, as there is no answer without the format."""
         return [1.0] * len(answers)

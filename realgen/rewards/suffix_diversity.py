@@ -1,4 +1,4 @@
-"""Suffix diversity: whether a language model finds words for each prompt, or adds the same ones everywhere."""
+"""Suffix diversity: whether a language model adds words that suit the prompt, or the same ones to all prompts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class SuffixDiversity(TextReward):
 
     Added are the content words of the answer that its prompt does not have. One suffix copied everywhere gets 0, words
     that no other rewrite added get 1; adding nothing counts as one n-gram, which all that add nothing share. The others
-    are all different rewrites of all prompts of the samples: a rewrite that stands in several rows of its prompt, as
-    when several images of it are drawn, counts once. 0 where the completion broke the format, 1 where the language
-    model was not asked. So it depends on what is judged together: with ``prompts_per_chunk`` a rewrite is held against
-    those of its chunk, at validation against those of its batch.
+    are all distinct rewrites of all prompts of the samples: a rewrite in several rows of its prompt, as when several
+    images of it are drawn, counts once. 0 where the completion broke the format, 1 where the prompt was not rewritten.
+    It depends on what is scored together: with ``prompts_per_chunk`` a rewrite is compared with those of its chunk, at
+    validation with those of its batch.
 
     Args:
-        length: n, at least 1. Longer n-grams forgive common words in other company.
+        length: n, at least 1. Longer n-grams let common words pass in other contexts.
 
     Raises:
         ValueError: If ``length`` is below 1.
@@ -30,8 +30,8 @@ class SuffixDiversity(TextReward):
         check_at_least(1, length=length)
         self.length = length
 
-    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
-        """Of each answer beside all others."""
+    def score_answers(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """Return the diversity of each answer among all others."""
         rows = list(zip(prompts, answers, strict=True))
         distinct = list(dict.fromkeys(rows))
         overlaps = mean_overlaps([added_ngrams(prompt, answer, self.length) for prompt, answer in distinct])

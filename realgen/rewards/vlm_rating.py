@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from realgen.checks import check_at_least
-from realgen.functional.images import check_images, to_uint8
-from realgen.rewards.base import Reward
-from realgen.rewards.transformers_model import load_pretrained, load_processor
+from realgen.detectors.transformers_model import load_pretrained, load_processor
+from realgen.functional.images import to_uint8
+from realgen.rewards.frozen_reward import FrozenReward
 from realgen.types import Samples
 
 QUESTION = (
@@ -29,16 +29,40 @@ ANSWER = "Output the final answer with only one score in <answer> </answer> tags
 LOWEST, HIGHEST = 1.0, 5.0
 
 
-class VlmHandle(NamedTuple):
-    """A model, its processor, and the prompt around the image."""
+class VlmRater(nn.Module):
+    """A vision-language model that is asked one question about every image, and writes an answer.
 
-    model: Any
-    processor: Any
-    prompt: str
-    """The rendered conversation up to the answer; the image is one placeholder."""
+    Args:
+        model: ``Qwen2_5_VLForConditionalGeneration``.
+        processor: Its processor, with a chat template.
+        question: The user's text beside the image.
+        max_new_tokens: Longest answer.
+    """
+
+    def __init__(self, model: Any, processor: Any, question: str, max_new_tokens: int) -> None:
+        super().__init__()
+        self.model, self.processor, self.max_new_tokens = model, processor, max_new_tokens
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        self.prompt: str = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, add_vision_id=True
+        )
+        """The rendered conversation up to the answer; the image is one placeholder."""
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> list[str]:
+        """Return the answer about each image in [0, 1]; images are rounded to 8 bits, as files are."""
+        encoded = self.processor(
+            text=[self.prompt] * len(images),
+            images=list(to_uint8(images)),
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        ).to(self.model.device)
+        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        written = self.model.generate(**encoded, max_new_tokens=self.max_new_tokens, **greedy)
+        return self.processor.batch_decode(written[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-class VlmRating(Reward):
+class VlmRating(FrozenReward):
     """Rating from 1 to 5 that a Qwen2.5-VL writes about an image, as VisualQuality-R1 does (arXiv:2505.14460).
 
     It does not see the prompt. An answer without a single number from 1 to 5 is NaN: the sample is masked and counted,
@@ -49,9 +73,9 @@ class VlmRating(Reward):
         pretrained: A ``Qwen2_5_VLForConditionalGeneration`` and its processor: folder, or hub id
             (``TianheWu/VisualQuality-R1-7B``).
         thinking: Let the model reason first. Better, and tens of times slower.
-        question: The question; how to answer is said behind it.
+        question: The question; the format of the answer is appended.
         max_new_tokens: Longest answer, reasoning included; one that is cut off before its rating is NaN.
-        max_pixels: Largest area, in pixels, that images are scaled down to; null for what the processor's config says.
+        max_pixels: Largest area of an image in pixels, larger ones are scaled down; null for the processor's own.
         dtype: Of weights and computation.
         batch_size: Images per forward pass; ratings of float32 do not depend on it.
 
@@ -69,74 +93,40 @@ class VlmRating(Reward):
         dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
         batch_size: int = 4,
     ) -> None:
-        check_at_least(1, batch_size=batch_size, max_new_tokens=max_new_tokens, max_pixels=max_pixels)
+        super().__init__(batch_size)
+        check_at_least(1, max_new_tokens=max_new_tokens, max_pixels=max_pixels)
         if not question.strip():
             raise ValueError("question must be a text that asks for a rating from 1 to 5, got an empty one.")
         self.pretrained, self.thinking = pretrained, thinking
         self.question = f"{question.strip()} {THINK if thinking else ANSWER}"
-        self.max_new_tokens, self.max_pixels, self.batch_size = max_new_tokens, max_pixels, batch_size
+        self.max_new_tokens, self.max_pixels = max_new_tokens, max_pixels
         self.dtype: torch.dtype = getattr(torch, dtype)
-        self._device = torch.device("cpu")
-        self._built: VlmHandle | None = None
 
-    @property
-    def handle(self) -> VlmHandle:
-        """The frozen model and its processor, loaded at the first use.
+    def build(self) -> nn.Module:
+        """Read the model and its processor.
 
         Raises:
             ValueError: If one of them cannot be read; weights that are missing, unknown or of another shape are named.
         """
-        if self._built is None:
-            from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration  # seconds to import
+        from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration  # seconds to import
 
-            limits = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}
-            model = load_pretrained(Qwen2_5_VLForConditionalGeneration, self.pretrained, self.dtype)
-            processor = load_processor(AutoProcessor, self.pretrained, **limits)
-            content = [{"type": "image"}, {"type": "text", "text": self.question}]
-            prompt = processor.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, add_vision_id=True
-            )
-            self._built = VlmHandle(model.eval().requires_grad_(False).to(self._device), processor, prompt)
-        return self._built
+        limits = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}
+        model = load_pretrained(Qwen2_5_VLForConditionalGeneration, self.pretrained, self.dtype)
+        processor = load_processor(AutoProcessor, self.pretrained, **limits)
+        return VlmRater(model, processor, self.question, self.max_new_tokens)
 
-    def to(self, device: torch.device | str) -> VlmRating:
-        """Move the model; returns self."""
-        self._device = torch.device(device)
-        self.handle.model.to(device)
-        return self
-
-    @torch.no_grad()
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
-        """Rating of each row's image [B]; NaN where the image has NaN or the answer no rating."""
-        images = samples.images
-        check_images(images)
-        drawn = images.isfinite().flatten(1).all(1).nonzero().flatten()
-        ratings = torch.full((len(images),), torch.nan)
-        with torch.autocast(self._device.type, enabled=False):
-            for rows in drawn.split(self.batch_size) if len(drawn) else ():
-                ratings[rows.cpu()] = torch.tensor([parse_rating(answer) for answer in self.answers(images[rows])])
-        return ratings.to(images.device)
+        """Return the rating of each row's image [B]; NaN where the image has NaN or the answer no rating."""
+        return self.in_chunks(rate_images, samples.images)
 
-    def answers(self, images: Float[Tensor, "batch 3 height width"]) -> list[str]:
-        """Return what the model writes about each image.
 
-        Args:
-            images: [B, 3, H, W] in [0, 1]; rounded to 8 bits, as files are.
-
-        Returns:
-            B texts.
-        """
-        model, processor, prompt = self.handle
-        encoded = processor(
-            text=[prompt] * len(images),
-            images=list(to_uint8(images)),
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        ).to(self._device)
-        plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        written = model.generate(**encoded, max_new_tokens=self.max_new_tokens, **plain)
-        return processor.batch_decode(written[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+def rate_images(network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
+    """Return the rating of each image by a ``VlmRater``, without showing it images with NaN."""
+    drawn = images.isfinite().flatten(1).all(1).cpu()  # [B]
+    ratings = torch.full((len(images),), torch.nan)
+    if drawn.any():
+        ratings[drawn] = torch.tensor([parse_rating(answer) for answer in network(images[drawn.to(images.device)])])
+    return ratings
 
 
 def parse_rating(answer: str) -> float:

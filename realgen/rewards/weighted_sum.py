@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.functional.images import check_images
-from realgen.rewards.base import Reward, per_prompt
+from realgen.functional.network_input import check_images
+from realgen.rewards.base import Reward
 from realgen.types import RewardOutput, Samples
 
 
@@ -50,7 +50,7 @@ class WeightedSum(Reward):
                 than there are samples.
         """
         check_images(samples.images, may_lack_pixels=True)  # a reward of texts needs none
-        components = {name: per_prompt(reward.score(samples), samples, name) for name, reward in self.rewards.items()}
+        components = {name: samples.per_prompt(reward.score(samples), name) for name, reward in self.rewards.items()}
         # 0 times NaN is NaN, so a component without weight is left out of the sum.
         total = torch.stack([weight * components[name] for name, weight in self.weights.items() if weight]).sum(0)
         return RewardOutput(total=total, components=components, weights=dict(self.weights))

@@ -1,4 +1,4 @@
-"""What a rewritten prompt kept, left out, invented and added, word by word; no tensors, any script."""
+"""Word statistics of a prompt and its rewrite: words kept, invented and added, in any script; no tensors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FUNCTION_WORDS = frozenset((
     "shall", "should", "will", "would", "not", "no", "very", "also", "just", "only", "too", "then", "see", "show",
     "shows", "showing", "picture", "image", "photo", "photograph",
 ))  # fmt: skip
-"""English words without content of their own, and those that name the picture itself ("a picture of", "we see")."""
+"""English words without content, and those that refer to the image itself ("a picture of", "we see")."""
 
 IRREGULAR = {
     "men": "man", "women": "woman", "children": "child", "people": "person", "feet": "foot", "teeth": "tooth",
@@ -30,30 +30,24 @@ IRREGULAR = {
     "thieves": "thief", "calves": "calf", "hooves": "hoof", "buses": "bus", "lenses": "lens", "lens": "lens",
     "movies": "movie", "cookies": "cookie", "shoes": "shoe", "toes": "toe", "canoes": "canoe", "aches": "ache",
 }  # fmt: skip
-"""English plurals that no rule of ``singular`` finds, and singulars that one would spoil."""
+"""English plurals that no rule of ``singular`` covers, and singulars that a rule would change."""
 
 UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
 """Beginnings of the Unicode names of letters that are written without spaces between words."""
 
 STYLES = "\ufe0e\ufe0f"
-"""Characters that ask for an emoji as text, or in colour."""
+"""Variation selectors: an emoji as text, or in colour."""
 ZERO_WIDTH_SPACE = "\u200b"
 
 _WORD = re.compile(r"w(?:[wm]|'(?=w))*|[us]m*")
 
 
 def words(text: str) -> list[str]:
-    r"""Words of a text in any script, case folded.
+    r"""Return the words of a text in order, case folded and in compatibility composition (NFKC).
 
-    A word is a run of letters, digits and the marks on them; an apostrophe may stand inside it, and a final "'s" is
-    left out. Where a script has no spaces between words each letter is one, and so is each emoji (whatever its skin
-    tone). All else, control characters too, ends a word.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        Words in order, in compatibility composition (NFKC).
+    A word is a run of letters, digits and the marks on them; an apostrophe may be inside it, and a final "'s" is
+    dropped. In a script without spaces between words each letter is a word, and so is each emoji (of any skin tone).
+    All else, control characters too, ends a word.
 
     Example:
         >>> words("The cat's EYES, 35mm\tfilm-grain!")
@@ -70,13 +64,7 @@ def words(text: str) -> list[str]:
 
 
 def singular(word: str) -> str:
-    """An English noun without its plural ending; a key to compare words by, not always a word.
-
-    Args:
-        word: Of ``words``; of another alphabet than the English one it is left as it is.
-
-    Returns:
-        The same for singular and plural.
+    """Return one key for an English noun's singular and plural, not always a word; keep words of other alphabets.
 
     Example:
         >>> [singular(word) for word in ("cats", "cities", "boxes", "women", "glass", "gas", "дома")]
@@ -92,13 +80,7 @@ def singular(word: str) -> str:
 
 
 def content_words(text: str) -> list[str]:
-    """Words of a text that say something of its picture: function words left out, case and plural folded.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        Words in order, repeated ones too.
+    """Return the words of a text in order, repeated ones too, but no function words; case and plural folded.
 
     Example:
         >>> content_words("A picture of two cats on the sofa")
@@ -108,52 +90,33 @@ def content_words(text: str) -> list[str]:
 
 
 def content_kept(prompt: str, text: str) -> float:
-    """Share of the prompt's content words that the text has, |C(prompt) & C(text)| / |C(prompt)| over sets of words.
+    """Return the share of the prompt's content words that its rewrite has, in [0, 1].
 
-    Args:
-        prompt: What was asked for.
-        text: What was made of it.
-
-    Returns:
-        In [0, 1]; 1 where the prompt has no content words, for there was nothing to lose.
+    |C(prompt) & C(text)| / |C(prompt)| over sets of words; 1 where the prompt has no content words.
 
     Example:
         >>> content_kept("two cats on a sofa", "a cat, on the sofa, film grain")
         0.6666666666666666
     """
-    asked = set(content_words(prompt))
-    return len(asked.intersection(content_words(text))) / len(asked) if asked else 1.0
+    wanted = set(content_words(prompt))
+    return len(wanted.intersection(content_words(text))) / len(wanted) if wanted else 1.0
 
 
 def invented(subjects: Iterable[str], prompt: str, text: str) -> list[str]:
-    """The subjects that stand in the text and not in the prompt.
-
-    Args:
-        subjects: Words, or phrases whose words stand together; case and plural do not count.
-        prompt: What was asked for.
-        text: What was made of it.
-
-    Returns:
-        Subjects, as they were given.
+    """Return the subjects, words or phrases, that are in the rewrite and not in the prompt; case and plural folded.
 
     Example:
         >>> invented(["dog", "space shuttle"], "a cat", "two cats and dogs on space shuttles")
         ['dog', 'space shuttle']
     """
-    asked, told = _phrase(prompt), _phrase(text)
-    return [subject for subject in subjects if _phrase(subject) in told and _phrase(subject) not in asked]
+    before, after = _phrase(prompt), _phrase(text)
+    return [subject for subject in subjects if _phrase(subject) in after and _phrase(subject) not in before]
 
 
 def added_ngrams(prompt: str, text: str, length: int) -> frozenset[tuple[str, ...]]:
-    """What the text adds to the prompt: n-grams of its content words, those of the prompt left out before.
+    """Return the n-grams, at least one, of the rewrite's content words that the prompt does not have.
 
-    Args:
-        prompt: What was asked for.
-        text: What was made of it.
-        length: n, at least 1; fewer added words are one n-gram as they are, and so is adding nothing.
-
-    Returns:
-        At least one n-gram.
+    Fewer words than ``length``, which is at least 1, are one shorter n-gram; no words are one empty n-gram.
 
     Example:
         >>> sorted(added_ngrams("a cat", "a cat, film grain, soft light", 2))
@@ -161,21 +124,16 @@ def added_ngrams(prompt: str, text: str, length: int) -> frozenset[tuple[str, ..
         >>> added_ngrams("a cat", "the cats", 2)
         frozenset({()})
     """
-    asked = set(content_words(prompt))
-    added = [word for word in content_words(text) if word not in asked]
+    known = set(content_words(prompt))
+    added = [word for word in content_words(text) if word not in known]
     return frozenset(tuple(added[start : start + length]) for start in range(max(len(added) - length, 0) + 1))
 
 
 def mean_overlaps(sets: Sequence[frozenset[tuple[str, ...]]]) -> list[float]:
-    """How much of each set the others have, on average: o_i = 1/(N - 1) sum over j != i of |A_i & A_j| / |A_i|.
+    """Return the mean share of each of N sets, none empty, that another set has; 0 for a set without others.
 
-    That is the mean over the elements of A_i of the share of other sets that have it, so N sets take linear time.
-
-    Args:
-        sets: N sets, none empty.
-
-    Returns:
-        N numbers in [0, 1]; 0 for a set without others.
+    o_i = 1/(N - 1) sum over j != i of |A_i & A_j| / |A_i|. That is the mean over the elements of A_i of the share of
+    other sets that have it, so N sets take linear time.
 
     Example:
         >>> one, two = ("film", "grain"), ("soft", "light")
@@ -188,16 +146,7 @@ def mean_overlaps(sets: Sequence[frozenset[tuple[str, ...]]]) -> list[float]:
 
 
 def length_window(count: int, shortest: int, longest: int, slope: float) -> float:
-    """1 within [shortest, longest], and max(0, 1 - slope * d) at a distance d outside.
-
-    Args:
-        count: A number of words.
-        shortest: Lower end.
-        longest: Upper end.
-        slope: Loss for each word outside, above 0.
-
-    Returns:
-        In [0, 1].
+    """Return 1 for a count within [shortest, longest], and max(0, 1 - slope * d) at a distance d outside.
 
     Example:
         >>> [length_window(count, 3, 20, 0.25) for count in (0, 3, 20, 22, 5000)]
@@ -208,16 +157,16 @@ def length_window(count: int, shortest: int, longest: int, slope: float) -> floa
 
 
 def _phrase(text: str) -> str:
-    """All words with their plurals folded, so that a phrase is part of a text just where its words are."""
+    """Return all words, plurals folded, between spaces, so that a phrase is found only at whole words."""
     return f" {' '.join(map(singular, words(text)))} "
 
 
 @lru_cache(maxsize=4096)
 def _kind(character: str) -> str:
-    """What a character is to ``words``.
+    """Return the kind of a character for ``words``.
 
     w: letter or digit; u: letter of a script without spaces; m: mark; s: symbol; an apostrophe is itself; a space ends
-    a word, and nothing stands for what does not count.
+    a word; characters that are ignored give an empty text.
     """
     category = unicodedata.category(character)
     if character in STYLES or (category == "Cf" and character != ZERO_WIDTH_SPACE):  # joiners, direction marks

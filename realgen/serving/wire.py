@@ -17,6 +17,7 @@ import base64
 import io
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,7 +30,8 @@ from PIL import Image
 from safetensors.numpy import save
 from torch import Tensor
 
-from realgen.functional.images import RANGE_TOLERANCE, from_uint8, to_uint8
+from realgen.functional.images import from_uint8, to_uint8
+from realgen.functional.network_input import RANGE_TOLERANCE
 
 Encoding = Literal["safetensors", "png", "webp"]
 """How images travel: exact, or as lossless files of 8 bits, which are smaller."""
@@ -39,6 +41,7 @@ MAX_PROMPT_CHARACTERS = 16_384
 """A longer prompt is refused: no text encoder reads it, and a tokenizer may take minutes."""
 _PNG_BIT_DEPTH = 24
 """Offset of the bit depth in a PNG file, whose header chunk always comes first."""
+_LARGEST = sys.float_info.max
 
 
 class WireError(ValueError):
@@ -180,7 +183,8 @@ def decode_rewards(body: bytes, rows: int, *, low: float = -math.inf, high: floa
         raise WireError(f"the answer must have {rows} rewards, got {len(rewards)}.")
     for reward in rewards:
         number = isinstance(reward, int | float) and not isinstance(reward, bool)
-        if reward is not None and not (number and math.isfinite(reward) and low <= reward <= high):
+        finite = number and -_LARGEST <= reward <= _LARGEST  # math.isfinite fails for integers beyond all floats
+        if reward is not None and not (finite and low <= reward <= high):
             raise WireError(f"a reward must be a number from {low} to {high}, or null, got {str(reward)[:40]!r}.")
     return [math.nan if reward is None else float(reward) for reward in rewards]
 
@@ -212,7 +216,7 @@ def _read_safetensors(body: bytes, limits: Limits) -> tuple[np.ndarray, Any]:
     if bool(((images < -RANGE_TOLERANCE) | (images > 1 + RANGE_TOLERANCE)).any()):
         raise WireError(f"images must lie in [0, 1], got {np.nanmin(images):.4g} to {np.nanmax(images):.4g}.")
     header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])  # has just been read by safetensors
-    prompts = header.get("__metadata__", {}).get("prompts")
+    prompts = (header.get("__metadata__") or {}).get("prompts")  # safetensors takes null for no metadata
     return images.copy(), None if prompts is None else _load_json(prompts, "prompts")
 
 

@@ -17,8 +17,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.optim import Optimizer
 
-from realgen.parallel import is_sharded, placed_like, plain_name, reshard
+from realgen.parallel import is_sharded, reshard
 from realgen.policies.base import Policy
+from realgen.policies.whole_weights import placed_like, plain_name
 from realgen.rewards.base import Reward
 from realgen.strategies.checkpoint import gathered, placed_state, read_folder, template_like, write_folder
 from realgen.strategies.on_demand import OnDemand
@@ -67,11 +68,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def policy(self) -> Policy:
-        """Return the policy that is sharded.
-
-        Raises:
-            ValueError: If the module has no policy.
-        """
+        """Return the module's policy; raise ValueError if it has none."""
         policy = getattr(self.lightning_module, "policy", None)
         if not isinstance(policy, Policy):
             raise ValueError(
@@ -82,11 +79,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def reward(self) -> Reward:
-        """Return the reward of the policy's samples.
-
-        Raises:
-            ValueError: If the module has no reward.
-        """
+        """Return the module's reward; raise ValueError if it has none."""
         reward = getattr(self.lightning_module, "reward", None)
         if not isinstance(reward, Reward):
             raise ValueError(f"trainer.strategy: {type(self.lightning_module).__name__} has no reward to move.")
@@ -162,12 +155,9 @@ class ShardedStrategy(ModelParallelStrategy):
         return state if self.sharded_checkpoints else gathered(state, keep=self.is_global_zero)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; every rank must call it.
+        """Write a checkpoint, a file or with ``sharded_checkpoints`` a folder; every rank must call it.
 
-        Args:
-            checkpoint: As Lightning makes it.
-            filepath: A file, or with ``sharded_checkpoints`` a folder; the first rank's is used by all.
-            storage_options: Must be None.
+        All ranks use the first rank's ``filepath``.
 
         Raises:
             TypeError: If there are ``storage_options``.
@@ -181,14 +171,9 @@ class ShardedStrategy(ModelParallelStrategy):
             Strategy.save_checkpoint(self, checkpoint, path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint of either kind, whatever number of ranks wrote it; every rank must call it.
+        """Return a checkpoint, of whole tensors or shards, that any number of ranks wrote; every rank must call it.
 
-        Args:
-            checkpoint_path: The first rank's is used by all.
-            weights_only: For a file: refuse what is no plain data. A folder's ``meta.pt`` is always read so.
-
-        Returns:
-            The checkpoint, of whole tensors or shards.
+        ``weights_only`` is for a file; a folder's ``meta.pt`` is always read so. All ranks use the first rank's path.
         """
         path = Path(self.broadcast(checkpoint_path))
         if not path.is_dir():
@@ -197,12 +182,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return read_folder(path, template_like(weights, self.optimizers))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Copy the checkpoint's weights into the trained ones; the module has checked that they are the same.
-
-        Args:
-            checkpoint: From ``load_checkpoint``.
-            strict: Not used.
-        """
+        """Copy a checkpoint's weights into the trained ones; the module has checked that their names are the same."""
         weights = self._trained()
         with torch.no_grad():
             for name, value in checkpoint["state_dict"].items():

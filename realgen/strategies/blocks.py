@@ -1,4 +1,4 @@
-"""The parts of a policy that are sharded, one unit after the other."""
+"""The parts of a policy that are sharded, and the frozen ones that are not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def policies_of(policy: Policy) -> Iterator[Policy]:
 
 
 def networks_of(policy: Policy) -> list[nn.Module]:
-    """Return the networks that a policy trains, adapters inside their frozen base; those outside its state dict not.
+    """Return the networks in a policy's state dict: what it trains, with the frozen base of adapters.
 
     Raises:
         ValueError: If the policy has no network to shard.

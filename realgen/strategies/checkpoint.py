@@ -1,4 +1,4 @@
-"""Checkpoints of sharded weights: one file as every strategy writes it, or a folder to which each rank adds its shards.
+"""Checkpoints of sharded weights: one file as of every strategy, or a folder to which each rank writes its shards.
 
 Both hold the same mapping, the checkpoint of Lightning. In the folder its tensors are stored by PyTorch's distributed
 checkpoint, which reads them back on any number of ranks; ``meta.pt`` is the mapping without them.
@@ -17,12 +17,13 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.optim import Optimizer
 
-from realgen.parallel import placed_like, whole
+from realgen.parallel import whole
+from realgen.policies.whole_weights import placed_like
 
 META = "meta.pt"
 """File of everything in a checkpoint that is no tensor."""
 Template = Callable[[str, torch.Size, torch.dtype], Tensor]
-"""Makes the tensor that a stored one is read into, from its key, shape and type."""
+"""Returns the tensor into which a stored one is read, from its key, shape and type."""
 
 
 def write_folder(checkpoint: dict[str, Any], folder: Path, *, first: bool) -> None:
@@ -66,25 +67,23 @@ def template_like(weights: Mapping[str, Tensor], optimizers: list[Optimizer]) ->
         weights: The trained weights by name.
         optimizers: Of these weights; none if only weights are read.
     """
-    owners = {f"weights/{name}": weight for name, weight in weights.items()}
+    likes = {f"weights/{name}": weight for name, weight in weights.items()}
     for number, optimizer in enumerate(optimizers):
-        owners |= {f"optimizers/{number}/{i}": weight for i, weight in enumerate(_optimized(optimizer))}
+        likes |= {f"optimizers/{number}/{i}": weight for i, weight in enumerate(_optimized(optimizer))}
 
     def template(key: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        owner = owners.get(key if key.startswith("weights/") else key.rpartition("/")[0])
-        if owner is None or owner.shape != size:  # of another policy, or a step counter
+        like = likes.get(key if key.startswith("weights/") else key.rpartition("/")[0])
+        if like is None or like.shape != size:  # of another policy, or a step counter
             return torch.empty(size, dtype=dtype)
-        return torch.zeros_like(owner, dtype=dtype, requires_grad=False)
+        return torch.zeros_like(like, dtype=dtype, requires_grad=False)
 
     return template
 
 
 def gathered(value: Any, *, keep: bool) -> Any:
-    """Return a checkpoint's value with sharded tensors made whole, on the CPU; every rank must call it.
+    """Return mappings, lists and tensors with sharded tensors made whole, on the CPU; every rank must call it.
 
-    Args:
-        value: Mappings, lists and tensors.
-        keep: Whether this rank needs the result; other ranks get empty tensors to save their memory.
+    Without ``keep`` a rank does not need the result, and gets empty tensors to save its memory.
     """
     if isinstance(value, dict):
         return {key: gathered(child, keep=keep) for key, child in value.items()}
@@ -97,12 +96,7 @@ def gathered(value: Any, *, keep: bool) -> Any:
 
 
 def placed_state(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """Return an optimizer's state with each moment on its weight's device, in the same shards.
-
-    Args:
-        state: As ``Optimizer.state_dict`` returns it, of whole tensors or of shards as they are here.
-        optimizer: Of the same weights in the same order.
-    """
+    """Return an optimizer's state dict, of whole tensors or shards, with each moment placed like its weight."""
     weights = _optimized(optimizer)
     entries = {
         number: {

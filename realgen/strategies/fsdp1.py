@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim import Optimizer
 
-from realgen.parallel import plain_name
 from realgen.policies.base import Policy
+from realgen.policies.whole_weights import plain_name
 from realgen.strategies.base import ShardedStrategy
 from realgen.strategies.blocks import blocks_of, networks_of, policies_of
 
@@ -21,8 +21,8 @@ from realgen.strategies.blocks import blocks_of, networks_of, policies_of
 class FSDP1(ShardedStrategy):
     """Shards the frozen base, block by block; the adapters are whole on every rank, their gradients averaged.
 
-    FSDP1 joins the weights of a block to one flat tensor of one type, so a bfloat16 base and float32 adapters cannot go
-    together. Adapters are small; left whole, they are averaged, clipped, saved and exported as on one device. Takes
+    FSDP1 concatenates a block's weights into one flat tensor of one type, which a bfloat16 base and float32 adapters
+    cannot share. Adapters are small; left whole, they are averaged, clipped, saved and exported as on one device. For
     adapters only (a policy with ``lora``). For everything else, and by default, take ``FSDP2``.
 
     Args:
@@ -59,20 +59,10 @@ class FSDP1(ShardedStrategy):
     def optimizer_step(
         self, optimizer: Optimizer, closure: Callable[[], Any], model: nn.Module | None = None, **kwargs: Any
     ) -> Any:
-        """Average the adapters' gradients over the ranks, then clip and step.
-
-        Args:
-            optimizer: Of the adapters.
-            closure: Lightning's, empty with manual optimisation.
-            model: Lightning's.
-            **kwargs: Lightning's.
-
-        Returns:
-            What the optimizer returns.
-        """
-        gradients = [
-            weight.grad for group in optimizer.param_groups for weight in group["params"] if weight.grad is not None
-        ]
+        """Average the adapters' gradients over the ranks, then clip and step; return the optimizer's result."""
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        # One all-reduce for all of them: adapters are many small tensors.
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.world_size
@@ -85,7 +75,7 @@ class FSDP1(ShardedStrategy):
         super().save_checkpoint(_renamed(checkpoint, plain_name), filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint, and name the weights as they are called here; every rank must call it."""
+        """Read a checkpoint, and rename its weights to the wrapped names; every rank must call it."""
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
         full = {plain_name(name): name for name in self._trained()}
         inside = {name.removeprefix("policy."): full[name].removeprefix("policy.") for name in full}
@@ -94,7 +84,7 @@ class FSDP1(ShardedStrategy):
 
 
 def _replace(policy: Policy, network: nn.Module, wrapped: nn.Module) -> None:
-    """Put a wrapped network wherever a policy or its backbone holds the bare one."""
+    """Replace a network by its wrapper in every policy and backbone that holds it."""
     for part in policies_of(policy):
         for name, child in list(part.named_children()):
             if child is network:
@@ -106,7 +96,7 @@ def _replace(policy: Policy, network: nn.Module, wrapped: nn.Module) -> None:
 
 
 def _renamed(value: Any, rename: Callable[[str], str]) -> Any:
-    """Nested mappings with their text keys renamed."""
+    """Rename the text keys of nested mappings."""
     if isinstance(value, dict):
         return {rename(k) if isinstance(k, str) else k: _renamed(child, rename) for k, child in value.items()}
     return [_renamed(child, rename) for child in value] if isinstance(value, list) else value

@@ -103,11 +103,11 @@ class FSDP2(ShardedStrategy):
         if size == ranks:
             return init_device_mesh(kind, (ranks,), mesh_dim_names=("shard",))
         mesh = init_device_mesh(kind, (ranks // size, size), mesh_dim_names=("copy", "shard"))
-        for name in ("copy", "shard"):  # new groups wait as long as the backend likes
+        for name in ("copy", "shard"):  # new groups have the backend's timeout
             mesh.get_group(name).set_timeout(self.timeout)
         return mesh
 
     def _get_process_group_backend(self) -> str:
         if self._process_group_backend is None and self.cpu_offload and self.root_device.type == "cuda":
-            return "cpu:gloo,cuda:nccl"  # norms and checkpoints are reduced where the shards are
+            return "cpu:gloo,cuda:nccl"  # norms and checkpoints are reduced on the shards' device
         return super()._get_process_group_backend()

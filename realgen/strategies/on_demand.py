@@ -25,8 +25,8 @@ class OnDemand:
     cached embeddings cause no copies.
 
     Args:
-        policy: Whose text encoders and decoder are moved.
-        reward: Moved too.
+        policy: Its text encoders and decoder are moved.
+        reward: Its networks are moved.
     """
 
     def __init__(self, policy: Policy, reward: Reward) -> None:

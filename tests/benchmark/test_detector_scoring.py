@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings, score_models
+from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings
 from realgen.benchmark.inputs.image_sets import find_image_set
 from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
@@ -19,11 +19,11 @@ from realgen.benchmark.results import Results
 from realgen.metrics import ColorDistance, Diversity
 from tests.helpers.toy_bench import PROMPTS, Brightness, Letters, write_bench, write_grey, write_set
 
-JUDGES = Scorers({"bright": Brightness()}, {"letters": Letters()}, {"color": ColorDistance()})
+SCORERS = Scorers({"bright": Brightness()}, {"letters": Letters()}, {"color": ColorDistance()})
 SETTINGS = ScoringSettings(batch_size=3, resamples=50)
 
 
-def score(folder: Path, *, scorers: Scorers = JUDGES, real: bool = True, workers: int = 0) -> Results:
+def score(folder: Path, *, scorers: Scorers = SCORERS, real: bool = True, workers: int = 0) -> Results:
     """Real images of levels 10 to 40; a dark model and a bright one."""
     prompts = read_prompt_set(write_bench(folder / "bench"))
     sets = [
@@ -32,7 +32,7 @@ def score(folder: Path, *, scorers: Scorers = JUDGES, real: bool = True, workers
     ]
     settings = ScoringSettings(batch_size=3, resamples=50, num_workers=workers)
     run = DetectorScoringRun(prompts, scorers, matching=None, settings=settings)
-    return score_models(run, sets, scorers, real=real)
+    return run.run(sets, real=real)
 
 
 def test_scores_by_hand(tmp_path: Path) -> None:
@@ -61,12 +61,12 @@ def test_checks_say_whether_the_detector_can_tell(tmp_path: Path) -> None:
     dark, bright = score(tmp_path).models
     assert bright.checks["bright"]["auroc"].value == 1.0
     assert bright.checks["bright"]["accuracy"].value == 1.0
-    assert dark.checks["bright"]["auroc"].value == pytest.approx(0.5)  # above none or all of the photographs
+    assert dark.checks["bright"]["auroc"].value == pytest.approx(0.5)  # above none or all of the real images
     assert dark.checks["bright"]["fake_accuracy"].value == 0.0
     assert dark.checks["bright"]["calibration_error"].higher_is_better is False
 
 
-def test_metrics_compare_with_the_photographs(tmp_path: Path) -> None:
+def test_metrics_compare_with_the_real_images(tmp_path: Path) -> None:
     results = score(tmp_path)
     dark, bright = (model.scores["color"] for model in results.models)
     assert dark.value < bright.value
@@ -90,7 +90,7 @@ def test_rows_hold_what_each_judge_said_of_each_image(tmp_path: Path) -> None:
     assert results.detectors == ("bright",)
 
 
-def test_without_photographs_there_are_no_checks(tmp_path: Path) -> None:
+def test_without_real_images_there_are_no_checks(tmp_path: Path) -> None:
     scorers = Scorers({"bright": Brightness()})
     results = score(tmp_path, scorers=scorers, real=False)
     assert results.real is None
@@ -112,7 +112,7 @@ def test_nothing_piles_up_over_the_batches(tmp_path: Path) -> None:
             alive[batch] = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
     settings = ScoringSettings(batch_size=1, resamples=2)
-    run = DetectorScoringRun(prompts, JUDGES, matching=None, settings=settings, advance=count)
+    run = DetectorScoringRun(prompts, SCORERS, matching=None, settings=settings, advance=count)
     real, _ = run.real_images()
     assert real.scores["letters"].count == 64
     run.model(find_image_set("again", str(tmp_path)))
@@ -126,7 +126,7 @@ def test_reading_in_other_processes_changes_nothing(tmp_path: Path) -> None:
     assert score(tmp_path, workers=2) == score(tmp_path)
 
 
-def test_images_of_all_sizes_are_judged_one_by_one(tmp_path: Path) -> None:
+def test_images_of_all_sizes_are_scored_one_by_one(tmp_path: Path) -> None:
     files = [write_grey(tmp_path / f"{i}.png", 51 * i, size=(8 + 2 * (i == 1), 8)) for i in range(4)]
     batches = list(stream_images(files, None, batch_size=4))
     assert [rows for rows, _ in batches] == [[0], [1], [2, 3]]
@@ -149,6 +149,6 @@ def test_wrong_judges_and_settings() -> None:
     for settings in ({"batch_size": 0}, {"num_workers": -1}, {"resamples": 0}, {"confidence": 1.0}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             ScoringSettings(**settings)
-    run = DetectorScoringRun([BenchmarkPrompt(0, "0", "p")], JUDGES, matching=None, settings=SETTINGS)
+    run = DetectorScoringRun([BenchmarkPrompt(0, "0", "p")], SCORERS, matching=None, settings=SETTINGS)
     with pytest.raises(ValueError, match="real images of 0 of the 1 prompts"):
         run.real_images()

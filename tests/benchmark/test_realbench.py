@@ -10,7 +10,6 @@ import pytest
 
 from realgen.benchmark import Arena
 from realgen.benchmark.detector_scoring import Scorers, ScoringSettings
-from realgen.benchmark.inputs.image_sets import pair
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt_set import read_prompt_set
 from realgen.benchmark.realbench import PolicyUnderTest, RealBench
@@ -102,14 +101,14 @@ def test_results_tell_of_which_files_they_are(tmp_path: Path) -> None:
 def test_arena_is_scored_beside_the_detectors(tmp_path: Path) -> None:
     arena = Arena(DetectorJudge(Brightness()))
     images = {"black": str(write_set(tmp_path / "black", (0, 1, 2, 3)))}
-    judged = bench(tmp_path, policies={}, images=images, arena=arena)
-    assert judged.plan(tmp_path / "run") == [
+    scored = bench(tmp_path, policies={}, images=images, arena=arena)
+    assert scored.plan(tmp_path / "run") == [
         "8 images to score, by bright",
         "arena: 16 calls of the judge (16 questions, 0 answered already)",  # 4 pairs x 2 orders, 8 images alone
     ]
-    results = judged.run(tmp_path / "run")
+    results = scored.run(tmp_path / "run")
     (black,) = results.models
-    assert black.scores["arena_win_rate"].value == 100.0  # darker than every photograph
+    assert black.scores["arena_win_rate"].value == 100.0  # darker than every real image
     assert black.scores["arena_called_real"].value == 100.0
     assert black.scores["arena_elo"].value > results.real.scores["arena_elo"].value
     assert black.categories["animals"]["arena_win_rate"].count == 2
@@ -186,6 +185,6 @@ def test_mistakes_are_found_before_anything_is_computed(settings: Any, message: 
         bench(tmp_path, **settings)
 
 
-def test_only_prompts_that_all_models_have_are_judged(tmp_path: Path) -> None:
+def test_only_prompts_that_all_models_have_are_scored(tmp_path: Path) -> None:
     made = bench(tmp_path, images={"black": str(write_set(tmp_path / "black", (0, 0, 0, 0)))})
-    assert pair(made.prompts, made.find_images()) == list(made.prompts)
+    assert made.find_images()[0] == list(made.prompts)

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback
 
 import realgen
-from realgen.callbacks.out_of_memory import ALWAYS, NUM_SETTINGS, PHASES, SETTINGS, OutOfMemory, ran_out_of_memory
+from realgen.callbacks.out_of_memory import ALWAYS, NUM_SETTINGS, SETTINGS, START, OutOfMemory, ran_out_of_memory
 from realgen.policies import LoRA
 from tests.helpers.toy_grpo import Color, GaussianPolicy, Prompts, module, trainer
 
@@ -29,17 +29,17 @@ class Hungry(GaussianPolicy):
         self.height, self.width = 32, 48
         vars(self).update(settings)
 
-    def rollout(self, *args: Any, **settings: Any) -> Any:
+    def roll(self, *args: Any) -> Any:
         self.eat("rollout")
-        return super().rollout(*args, **settings)
+        return super().roll(*args)
 
     def score(self, *args: Any) -> Any:
         self.eat("reference" if self.on_reference else "score")
         return super().score(*args)
 
-    def sample(self, *args: Any) -> Any:
+    def sample(self, *args: Any, **how: Any) -> Any:
         self.eat("sample")
-        return super().sample(*args)
+        return super().sample(*args, **how)
 
     def eat(self, place: str) -> None:
         if place == self.where:
@@ -113,17 +113,21 @@ def test_memory_that_lacks_at_the_start(tmp_path: Path) -> None:
 
 def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
     class Broken(GaussianPolicy):
-        def rollout(self, *args: Any, **settings: Any) -> Any:
+        def roll(self, *args: Any) -> Any:
             raise RuntimeError("a shape is wrong")
 
     assert str(message(tmp_path, Broken())) == "a shape is wrong"
     assert not ran_out_of_memory(OSError("not enough memory of last week"))
 
 
-def test_the_functions_that_tell_the_phase_exist() -> None:
+def phases_in_use() -> set[str]:
+    """What the package calls its phases: the words of ``phase(...)`` and ``clock(...)``."""
     files = Path(realgen.__file__).parent.rglob("*.py")
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
-    defined = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    assert set(PHASES) <= defined
-    assert set(PHASES.values()) < set(SETTINGS)
+    calls = [node for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("phase", "clock")]
+    return {call.args[0].value for call in named if isinstance(call.args[0], ast.Constant)}
+
+
+def test_every_phase_has_its_settings() -> None:
+    assert phases_in_use() == set(SETTINGS) - {START}
     assert set(ALWAYS) <= {name for names in SETTINGS.values() for name in names}

@@ -9,14 +9,15 @@ import pytest
 from lightning.pytorch import Callback
 
 from realgen.callbacks import IterationProgress
-from tests.helpers.toy_grpo import GaussianPolicy, Prompts, module, trainer
+from realgen.modules import GRPOModule
+from tests.helpers.toy_grpo import Prompts, module, trainer
 
 
-def fit(folder: Path, progress: IterationProgress, **settings: object) -> GaussianPolicy:
+def fit(folder: Path, progress: IterationProgress, **settings: object) -> GRPOModule:
     trained = module(updates_per_epoch=2)
     lightning = trainer(folder, callbacks=[progress], enable_progress_bar=True, **settings)
     lightning.fit(trained, Prompts())
-    return trained.policy
+    return trained
 
 
 def test_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,12 +33,12 @@ def test_bars_on_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    policy = fit(tmp_path, IterationProgress())
+    trained = fit(tmp_path, IterationProgress())
     shown = capsys.readouterr().err
     assert re.search(r"iteration: 100%\|.*\| 4/4 .*reward=\d\.\d{3}, green=\d\.\d{3}, red=\d\.\d{3}", shown)
     assert "update: 100%" in shown
     assert "validation: 100%" in shown
-    assert policy.progress is None
+    assert trained.progress is None
 
 
 class Clock(Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_images_are_matched_as_the_benchmark_does(tmp_path: Path) -> None:
 class SometimesBlind(GreyPolicy):
     """One value of the image of the first prompt is NaN."""
 
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Any = None) -> torch.Tensor:
         images = super().sample(prompts, seeds)
         images[[prompt == PROMPTS[0] for prompt in prompts], 0, 0, 0] = torch.nan
         return images
@@ -82,7 +83,7 @@ def test_it_is_logged_every_so_many_iterations(tmp_path: Path) -> None:
     callback = scoring(tmp_path, every_n_iterations=2, num_prompts=2)
     seen = []
     scores = callback.scores
-    callback.scores = lambda policy, rank: seen.append(policy.iteration) or scores(policy, rank=rank)
+    callback.scores = lambda policy, **how: seen.append(policy) or scores(policy, **how)
     lightning = trainer(tmp_path, callbacks=[callback], max_epochs=2, limit_val_batches=0)
     lightning.fit(module(), Prompts())
     assert len(seen) == lightning.lightning_module.iteration // 2 > 0

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,11 +24,13 @@ def shouted(prompt: str) -> Rewrite:
 class Shouting(GaussianPolicy):
     """Tells of rewrites that it does not read."""
 
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-        rollout = super().rollout(prompts, group_size, generator=generator)
+    def roll(self, prompts: Sequence[str], group_size: int, generator: torch.Generator) -> Rollout:
+        rollout = super().roll(prompts, group_size, generator)
         return replace(rollout, rewrites=tuple(shouted(prompt) for prompt in rollout.row_prompts))
 
-    def sample_rewritten(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, list[Rewrite]]:
+    def sample_rewritten(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Any = None
+    ) -> tuple[Tensor, list[Rewrite]]:
         return self.sample(prompts, seeds), [shouted(prompt) for prompt in prompts]
 
 
@@ -91,8 +94,8 @@ def test_rows_are_spread_over_the_rewrites_of_a_prompt(tmp_path: Path) -> None:
     """Three images of each of two rewrites: two rows show both."""
 
     class Twice(Shouting):
-        def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
-            rollout = super().rollout(prompts, group_size, generator=generator)
+        def roll(self, prompts: Sequence[str], group_size: int, generator: torch.Generator) -> Rollout:
+            rollout = super().roll(prompts, group_size, generator)
             rewrites = tuple(replace(each, text=f"{row % 2}") for row, each in enumerate(rollout.rewrites))
             return replace(rollout, images=rollout.images.repeat_interleave(3, 0), images_per_row=3, rewrites=rewrites)
 
@@ -113,7 +116,7 @@ def test_no_more_images_of_a_validation_are_kept_than_are_shown(tmp_path: Path) 
             kept.extend(table._validated)
 
     trainer(tmp_path, callbacks=[table, Look()]).validate(module(policy=Shouting()), Prompts(), verbose=False)
-    assert [line.picture is not None for line in kept] == [True, False, False]
+    assert [line.image is not None for line in kept] == [True, False, False]
     assert not any(isinstance(value, Tensor | Samples) for line in kept for value in line.values.values())
 
 

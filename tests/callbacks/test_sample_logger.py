@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from PIL import Image
 
 from realgen.callbacks import SampleLogger
-from realgen.callbacks.sample_logger import log_picture, sample_sheet
+from realgen.callbacks.sample_logger import log_image, sample_sheet
 from realgen.types import RewardOutput, Samples
 from tests.helpers.toy_grpo import Prompts, module, trainer
 
@@ -42,7 +42,7 @@ def test_pictures_reach_weights_and_biases_and_no_other_logger(tmp_path: Path, m
     monkeypatch.setattr(WandbLogger, "log_image", lambda self, name, images, step: sent.append((name, images, step)))
     lightning, picture = trainer(tmp_path), Image.new("RGB", (4, 4))
     lightning.loggers = [CSVLogger(tmp_path), WandbLogger(save_dir=tmp_path, offline=True)]
-    log_picture(lightning, "samples", picture, 20)
+    log_image(lightning, "samples", picture, 20)
     assert sent == [("samples", [picture], 20)]
 
 

@@ -25,12 +25,12 @@ def rendered(table: object) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("│")] for line in lines]
 
 
-def test_the_table_tells_each_measure_by_its_own_direction() -> None:
+def test_the_table_shows_each_metric_by_its_own_direction() -> None:
     before = {"kid": 3.0, "diversity": 0.5, "reward": 0.1, "reward/red": 0.2, "held_out": 0.4, "odd": 1.0, "gone": 1.0}
     after = {"kid": 2.0, "diversity": 0.4, "reward": 0.3, "reward/red": 0.2, "held_out": math.nan, "odd": 2.0}
     higher = {"kid": False, "diversity": True, "held_out": True}
     rows = rendered(summary_table(compare(before, after, higher_is_better=higher), before=0, after=60))
-    assert ["measure", "iteration 0", "iteration 60", "change"] in [row[:4] for row in rows]
+    assert ["metric", "iteration 0", "iteration 60", "change"] in [row[:4] for row in rows]
     cells = [row for row in rows if len(row) == 5 and row[1]]
     assert cells == [
         ["reward", "0.100", "0.300", "+0.200", "↑ better"],
@@ -122,11 +122,11 @@ def test_the_pairs_show_the_same_prompt_and_seed(tmp_path: Path) -> None:
 
 
 def test_the_captions_say_what_the_number_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(summary_file, "picture_grid", lambda images, captions, columns: told.extend(captions))
-    before = {"iteration": 0, "prompts": ["a cat"], "rewards": [0.25], "images": torch.zeros(1, 3, 8, 8)}
+    captions: list[str] = []
+    monkeypatch.setattr(summary_file, "image_grid", lambda images, texts, columns: captions.extend(texts))
+    before = {"iteration": 0, "prompts": ["a cat"], "rewards": [0.25], "images": torch.zeros(1, 3, 8, 8).byte()}
     before_after_sheet(before, {**before, "iteration": 40, "rewards": [0.5]}, columns=4)
-    assert told == ["before, iteration 0\nreward 0.250\na cat", "after, iteration 40\nreward 0.500"]
+    assert captions == ["before, iteration 0\nreward 0.250\na cat", "after, iteration 40\nreward 0.500"]
 
 
 def test_a_resumed_run_keeps_the_baseline() -> None:

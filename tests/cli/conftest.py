@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from realgen.cli.error_frame import run_command
 from realgen.cli.realgen_cli import RealGenCLI
-from realgen.cli.training import parse_and_run, train
+from realgen.cli.training import train
 from tests.helpers.cli_toys import Base
 
 RECIPE = """\
@@ -57,7 +57,14 @@ data:
 
 def run(argv: list[str], check: Callable[[RealGenCLI], None] = lambda cli: None) -> int:
     """As ``realgen.fit`` does it, with toys."""
-    return run_command(lambda: parse_and_run(train, Base, LightningDataModule, argv, check=check))
+
+    def command() -> int:
+        cli = RealGenCLI(Base, LightningDataModule, argv=argv)
+        with cli.run.cleanup_on_error():
+            check(cli)
+        return train(cli)
+
+    return run_command(command)
 
 
 @pytest.fixture

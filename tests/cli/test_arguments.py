@@ -7,8 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from realgen.cli.arguments import asks_for_help, check_files, first_config, fix_arguments, pairs, take_arguments
+from realgen.cli.arguments import (
+    asks_for_help,
+    check_files,
+    first_config,
+    fix_arguments,
+    pairs,
+    take_arguments,
+    usable_device,
+)
 from realgen.cli.config_error import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,3 +103,11 @@ def test_asks_for_help(argv: list[str], asked: bool) -> None:
 def test_the_recipe_is_the_first_file() -> None:
     assert first_config(["--x=1", "--config=a/b.yaml", "-c", "c.yaml"]) == "b"
     assert first_config(["--config", "{x: 1}"]) == "run"
+
+
+def test_a_device_is_tried_before_it_is_used() -> None:
+    assert usable_device("cpu") == torch.device("cpu")
+    assert usable_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("toaster", "cpu:x", f"cuda:{torch.cuda.device_count()}"):
+        with pytest.raises(ValueError, match=f"device: '{name}' cannot be used"):
+            usable_device(name)

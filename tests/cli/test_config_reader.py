@@ -10,6 +10,7 @@ from realgen.cli import ConfigError
 from realgen.cli.config_reader import Argument, ConfigReader, read_arguments
 from realgen.cli.schema import ConfigSlot, slot_of
 from realgen.detectors import Detector
+from realgen.serving import ServerSettings
 
 TOYS = "tests.helpers.toy_bench"
 ARGUMENTS = {
@@ -66,6 +67,13 @@ def test_help_and_config_are_printed(reader: ConfigReader, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         reader.read(["--number=7", "--print_config"])
     assert "number: 7" in capsys.readouterr().out
+
+
+def test_help_shows_what_the_fields_of_a_dataclass_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    server = Argument(ServerSettings, ServerSettings(), "Where it is served.")
+    with pytest.raises(SystemExit):
+        ConfigReader({"server": server}, "usage of this").read(["--help"])
+    assert "Largest number of images in a request, >= 1." in " ".join(capsys.readouterr().out.split())
 
 
 def test_files_and_arguments_count_in_their_order(tmp_path: Path) -> None:

@@ -140,6 +140,15 @@ def test_help_of_what_is_no_class(parse: Parse) -> None:
         parse("--model.help=nope")
 
 
+def test_help_after_a_recipe_with_part_files(parse: Parse, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "timing.yaml").write_text("timer: {class_path: lightning.pytorch.callbacks.Timer}")
+    (folder / "parts.yaml").write_text("callbacks: timing.yaml")
+    with pytest.raises(SystemExit) as stop:
+        parse("--config=parts.yaml", f"--model.help={TOYS}.Model")
+    assert stop.value.code == 0
+    assert "--model.group_size" in capsys.readouterr().out.replace("init_args.", "")
+
+
 def test_help_of_a_class(parse: Parse, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         parse(f"--model.help={TOYS}.Model")

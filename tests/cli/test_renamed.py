@@ -35,6 +35,16 @@ def test_an_old_key_is_refused_with_its_new_name() -> None:
     assert problem == "patience: OpenAIJudge has no such key (command line). It is now called retry."
 
 
+def test_an_old_dataclass_and_an_old_module_are_refused_too() -> None:
+    config = (
+        "{class_path: realgen.judges.OpenAIJudge, init_args: {model: m, retry: {class_path: realgen.judges.Patience}}}"
+    )
+    first = next(problems(parse_text(config), slot_of(ArenaJudge), values=False))
+    assert first == "retry: realgen.judges.Patience is now realgen.remote_calls.RetrySettings. (command line)"
+    with pytest.raises(ConfigError, match=r"is now realgen\.modules\.JointGRPOModule\.$"):
+        find_class("realgen.modules.joint_grpo.JointGRPO", object)
+
+
 @pytest.mark.parametrize(("old", "new"), KEYS.items())
 def test_new_keys_exist_and_old_ones_do_not(old: str, new: str) -> None:
     owner, _, name = old.partition(".")

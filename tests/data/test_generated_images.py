@@ -1,4 +1,4 @@
-"""PNG files with what was told, and a folder for one setting."""
+"""PNG files with texts, and a folder for one setting."""
 
 import re
 
@@ -36,6 +36,14 @@ def test_a_half_written_image_is_named(tmp_path):
         read_images([path])
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"a\.png' cannot be read as a PNG file"):
+        read_texts(path)
+
+
+def test_a_png_file_that_pillow_refuses_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    write_image(path, torch.rand(3, 80, 80), {"prompt": "a cat"})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match=r"a\.png' cannot be read as a PNG file: .*decompression bomb"):
         read_texts(path)
 
 

@@ -1,8 +1,11 @@
-"""Pictures of all modes: what a viewer would show, worked out by hand."""
+"""Images of all modes: what a viewer would show, worked out by hand."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import random
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -80,3 +83,24 @@ def test_a_range_that_is_not_known_is_refused(mode: str) -> None:
         upright_rgb(Image.new(mode, (2, 2)))
     with pytest.raises(ValueError, match="cannot be decoded"):
         reread(Image.new(mode, (2, 2)), "TIFF")
+
+
+def test_notes_of_a_camera_in_a_wrong_type_are_named() -> None:
+    """Pillow writes the notes again when it turns an image, and fails by ``struct.error`` then."""
+    tags = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHI4s", 0x0213, 2, 4, b"side")  # turn; a wrong type
+    notes = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)
+    Image.new("RGB", (8, 8)).save(file := io.BytesIO(), "JPEG", exif=notes)
+    with pytest.raises(ValueError, match="the image cannot be decoded"):
+        decode_image(file.getvalue())
+
+
+def test_damaged_files_are_decoded_or_named(make_image: Callable[..., Image.Image]) -> None:
+    dice = random.Random(0)
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP"):
+        make_image(height=24, width=16).save(file := io.BytesIO(), kind)
+        for _ in range(100):
+            damaged = bytearray(file.getvalue())
+            for _ in range(dice.randint(1, 6)):
+                damaged[dice.randrange(min(300, len(damaged)))] = dice.choice([0, 255, dice.randrange(256)])
+            with contextlib.suppress(ValueError):
+                decode_image(bytes(damaged))

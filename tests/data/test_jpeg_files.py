@@ -24,6 +24,12 @@ def test_the_header_counts_and_not_the_name(tmp_path):
     assert [jpeg_quality(tmp_path / name) for name in ("a.png", "b.png", "c.jpg", "d.jpg")] == [None, 80, None, None]
 
 
+def test_an_image_too_large_to_be_opened_has_no_quality(tmp_path, monkeypatch):
+    Image.new("L", (80, 80)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert jpeg_quality(tmp_path / "a.jpg") is None
+
+
 def test_a_table_of_another_program_gets_the_nearest(tmp_path):
     # One step of 64 is off by one, as from a camera's own table.
     Image.new("L", (8, 8)).save(tmp_path / "a.jpg", quality=85)

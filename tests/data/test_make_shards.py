@@ -47,10 +47,10 @@ def test_text_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_jsonl_with_images(
     folder: Path, make_image: Callable[..., Image.Image], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "photographs/cats").mkdir(parents=True)
-    make_image().save("photographs/cats/1.png")
+    (folder / "real_images/cats").mkdir(parents=True)
+    make_image().save("real_images/cats/1.png")
     write_lines("a.jsonl", [{"prompt": "a cat", "image": "cats/1.png", "light": "soft"}])
-    assert run("--input", "a.jsonl", "--images", "photographs") == 0
+    assert run("--input", "a.jsonl", "--images", "real_images") == 0
     assert "wrote 1 prompts, 1 with an image, as data/train/train-000000.tar\n" in capsys.readouterr().out
     batch = PromptTable(["data/train/train-000000.tar"], real_images=True).batch([0])
     assert batch.metadata == ({"light": "soft"},)
@@ -72,6 +72,7 @@ def test_existing_shards(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     ("content", "message"),
     [
         (b'{"prompt": "a"}\n\n{"prompt": "b"\n', "a.jsonl, line 3: not JSON: "),
+        (b"[" * 100_000, "a.jsonl, line 1: not JSON: "),
         (b'{"prompt": "a"}\n[1]\n', "a.jsonl, line 2: expected an object with a 'prompt', got list"),
         (b'{"prompt": "a"}\n{"prompt": ""}\n', "a.jsonl, line 2: sample 1: 'prompt' must be a text that is not empty"),
         (b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "a.jsonl, line 2: 'utf-8' codec can't decode"),

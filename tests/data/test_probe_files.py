@@ -8,11 +8,11 @@ from realgen.data.probe_files import SPLITS, Divided, compare_formats, divide
 
 @pytest.fixture
 def folders(tmp_path):
-    for name, suffix in (("photographs", "jpg"), ("samples", "png")):
+    for name, suffix in (("real", "jpg"), ("generated", "png")):
         (tmp_path / name).mkdir()
         for number in range(400):
             (tmp_path / name / f"{number}.{suffix}").touch()
-    return tmp_path / "photographs", tmp_path / "samples"
+    return tmp_path / "real", tmp_path / "generated"
 
 
 def shares(divided, label):
@@ -44,7 +44,7 @@ def test_a_real_image_and_its_generated_counterpart_fall_into_the_same_split(fol
 def test_too_few_images(folders):
     for number in range(20, 400):
         (folders[1] / f"{number}.png").unlink()
-    with pytest.raises(ValueError, match=r"--generated .*samples has 20 images, of which \d to (calibrate|test) with"):
+    with pytest.raises(ValueError, match=r"--generated .*has 20 images, of which \d to (calibrate|test) with"):
         divide(*folders, 0.05)
     with pytest.raises(ValueError, match="--real must be a folder of images"):
         divide(folders[0] / "none", folders[1], 0.3)

@@ -24,7 +24,7 @@ def shards(tmp_path: Path) -> list[str]:
 @pytest.fixture
 def image_shards(tmp_path: Path, make_image: Callable[..., Image.Image]) -> list[str]:
     samples = ({"prompt": f"photo {i}", "image": make_image(i)} for i in range(3))
-    return [str(path) for path in write_shards(samples, tmp_path / "photographs", 2)]
+    return [str(path) for path in write_shards(samples, tmp_path / "real_images", 2)]
 
 
 @pytest.mark.parametrize("max_in_memory", [1, 6, 7, 100])

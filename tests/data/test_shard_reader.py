@@ -76,6 +76,8 @@ def test_members_that_are_no_samples_are_passed_over() -> None:
         ({"bad.txt": b" \n"}, "its prompt is empty"),
         ({"bad.txt": b"a", "bad.json": b"{"}, "its .json is not JSON"),
         ({"bad.txt": b"a", "bad.json": b"[1]"}, "its .json must be an object, got list"),
+        ({"bad.txt": b"a", "bad.json": b"[" * 100_000}, "its .json is not JSON"),
+        ({"bad.txt": b"a", "bad.json": b'{"x": ' + b"1" * 5000 + b"}"}, "its .json is not JSON"),
         ({"bad.txt": b"a", "bad.json": b'{"x": "\xff"}'}, "it is not UTF-8"),
         ({"bad.txt": b"a", "bad.TXT": b"b"}, "it has more than one .txt"),
     ],
@@ -116,9 +118,10 @@ def test_a_damaged_header_in_the_middle(data: bytes) -> None:
     assert (first.key, broken.key) == ("000", "after 000")
 
 
-def test_a_header_with_an_impossible_size(data: bytes) -> None:
+@pytest.mark.parametrize("size", [2**46, 2**70])
+def test_a_header_with_an_impossible_size(data: bytes, size: int) -> None:
     header = tarfile.TarInfo("zzz.txt")
-    header.size = 2**70
+    header.size = size
     (_, first), (_, broken) = read(data[: 2 * 512 * 3] + header.tobuf(tarfile.GNU_FORMAT) + bytes(512))
     assert (first.key, broken.key) == ("000", "zzz")
 

@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 from realgen.detectors import EffortConfig, EffortNetwork
 from realgen.detectors.clip_vision import PROJECTIONS
-from realgen.functional.network_input import clip_pixels
+from realgen.functional.network_input import tower_pixels
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("rank", [1, 5])
 def test_starts_as_clip(clip_tower, images, rank):
-    expected = clip_tower(pixel_values=clip_pixels(images, 32)).pooler_output
+    expected = clip_tower(pixel_values=tower_pixels(images, 32)).pooler_output
     network = EffortNetwork.from_clip_vision(clip_tower, rank=rank)
     torch.testing.assert_close(network.features(images), expected, atol=1e-5, rtol=1e-5)
 
@@ -28,7 +28,7 @@ def test_a_moved_residual_is_that_of_the_whole_weight(clip_tower, effort_network
             plain.bias.copy_(split.bias)
     others = {name: value for name, value in effort_network.backbone.state_dict().items() if "self_attn" not in name}
     clip_tower.load_state_dict(others, strict=False)
-    expected = clip_tower(pixel_values=clip_pixels(images, 32)).pooler_output
+    expected = clip_tower(pixel_values=tower_pixels(images, 32)).pooler_output
     torch.testing.assert_close(effort_network.features(images), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -64,10 +64,10 @@ def test_merged_it_is_a_plain_clip_tower(effort_network, images):
 def test_images_can_be_resized_without_antialiasing(clip_tower, images):
     network = EffortNetwork.from_clip_vision(clip_tower).eval()
     network.config = dataclasses.replace(network.config, antialias=False)
-    expected = clip_tower(pixel_values=clip_pixels(images, 32, antialias=False)).pooler_output
+    expected = clip_tower(pixel_values=tower_pixels(images, 32, antialias=False)).pooler_output
     torch.testing.assert_close(network.features(images), expected, atol=1e-5, rtol=1e-5)
     assert (
-        network.features(images) - clip_tower(pixel_values=clip_pixels(images, 32)).pooler_output
+        network.features(images) - clip_tower(pixel_values=tower_pixels(images, 32)).pooler_output
     ).abs().max() > 0.01
 
 

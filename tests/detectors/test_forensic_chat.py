@@ -209,7 +209,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(folder, problem):
         name = "visual.blocks.7.attn.proj.weight"
         state[name] = weight.clone()
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"does not fit its own config; {problem}: .*{name}"):
+    with pytest.raises(ValueError, match=f"does not fit Qwen2_5_VLForConditionalGeneration; {problem}: .*{name}"):
         ForensicChat(str(folder)).build()
 
 

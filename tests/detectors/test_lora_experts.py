@@ -9,7 +9,7 @@ from realgen.detectors import OmniAIDNetwork, RoutedExperts
 from realgen.detectors.clip_vision import PROJECTIONS
 from realgen.detectors.lora_experts import LoRAExpertLinear
 from realgen.detectors.svd_experts import orthogonality_loss
-from realgen.functional.network_input import clip_pixels
+from realgen.functional.network_input import tower_pixels
 
 
 @torch.no_grad()
@@ -41,14 +41,14 @@ def test_starts_as_clip(clip_tower, images, hybrid):
     network = OmniAIDNetwork.from_clip_vision(
         clip_tower, RoutedExperts(num_experts=3, rank=2, hybrid=hybrid, expert_type="lora")
     )
-    expected = clip_tower(pixel_values=clip_pixels(images, 32)).pooler_output
+    expected = clip_tower(pixel_values=tower_pixels(images, 32)).pooler_output
     torch.testing.assert_close(network.features(images), expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_each_image_sees_clip_with_the_adapters_that_its_router_chose(clip_tower, omniaid_lora_network, images):
     """The truth is transformers' tower with W + sum_e g_e B_e A_e written into its attention."""
-    network, pixels = omniaid_lora_network, clip_pixels(images, 32)
+    network, pixels = omniaid_lora_network, tower_pixels(images, 32)
     for index, logits in enumerate(network.router_logits(images)):
         gates = [*F.one_hot(logits.argmax(), 2).tolist(), 1]  # top 1 of 2, and the always-on adapter
         tower = copy.deepcopy(clip_tower)

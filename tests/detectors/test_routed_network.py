@@ -1,6 +1,7 @@
 """OmniAID's routing on both towers. The truth is transformers' tower with an image's own weights written into it."""
 
 import copy
+from functools import partial
 from operator import attrgetter
 
 import pytest
@@ -13,13 +14,13 @@ from realgen.detectors.configs import RoutedExperts
 from realgen.detectors.dinov3 import DINO_PROJECTIONS
 from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
 from realgen.detectors.routed_network import sparse_gates
-from realgen.functional.network_input import clip_pixels, imagenet_pixels
+from realgen.functional.network_input import IMAGENET_MEAN, IMAGENET_STD, tower_pixels
 
 ROUTER_INPUTS = pytest.mark.parametrize("router_input", ["patch_embeddings", "frozen_tower"])
 
 
 class OnClip:
-    pixels, projections, prefix_tokens = staticmethod(clip_pixels), PROJECTIONS, 1
+    pixels, projections, prefix_tokens = staticmethod(tower_pixels), PROJECTIONS, 1
     tower_layers, network_layers, attention = "encoder.layers", "encoder_layers", "self_attn"
 
     def __init__(self, clip_tower):
@@ -30,7 +31,11 @@ class OnClip:
 
 
 class OnDino:
-    pixels, projections, prefix_tokens = staticmethod(imagenet_pixels), DINO_PROJECTIONS, 3
+    pixels, projections, prefix_tokens = (
+        staticmethod(partial(tower_pixels, mean=IMAGENET_MEAN, std=IMAGENET_STD)),
+        DINO_PROJECTIONS,
+        3,
+    )
     tower_layers, network_layers, attention = "model.layer", "layer", "attention"
 
     def __init__(self, dino_tower):

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import brier_score_loss
 from torchmetrics.functional.classification import binary_calibration_error
 
-from realgen.functional.calibration import brier_score, expected_calibration_error, reliability
+from realgen.functional.calibration import expected_calibration_error, reliability
 
 
 @pytest.fixture
@@ -55,6 +54,9 @@ def test_the_error_is_torchmetrics(predictions, bins):
     assert float(found) > 0.05  # the predictions are not calibrated
 
 
-def test_the_brier_score_is_scikit_learns(predictions):
-    probabilities, labels = predictions
-    assert float(brier_score(probabilities, labels)) == pytest.approx(brier_score_loss(labels, probabilities))
+def test_weights_count_as_copies():
+    probabilities, labels = torch.tensor([0.2, 0.9, 0.7]), torch.tensor([1, 1, 0])
+    copies = torch.tensor([1, 3, 2])
+    expected = reliability(probabilities.repeat_interleave(copies), labels.repeat_interleave(copies), bins=4)
+    for found, each in zip(reliability(probabilities, labels, copies.float(), bins=4), expected, strict=True):
+        torch.testing.assert_close(found, each, equal_nan=True)

@@ -6,16 +6,9 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from realgen.functional.flow_sde import (
-    CPS,
-    DanceSDE,
-    FlowSDE,
-    Transition,
-    cps_step,
-    dance_sde_step,
-    flow_sde_step,
-    gaussian_log_prob,
-)
+from realgen.functional.cps import CPS, cps_step
+from realgen.functional.dance_sde import DanceSDE, dance_sde_step
+from realgen.functional.flow_sde import FlowSDE, Transition, flow_sde_step, gaussian_log_prob
 
 TRANSITIONS = [FlowSDE, DanceSDE, CPS]
 SIGMA = torch.tensor([1.0, 0.8, 0.3], dtype=torch.float64)
@@ -96,7 +89,7 @@ def test_cps_is_the_published_formula():
 def test_noise_level_zero_is_euler_to_the_bit(transition, dtype):
     x, v = draw(3, 2, 4, 4, dtype=dtype)
     sigma, next_sigma = SIGMA.to(dtype), NEXT_SIGMA.to(dtype)
-    mean, std = transition(noise_level=0.0)(x, v, sigma, next_sigma, SIGMA_MAX)
+    mean, std = transition(noise_level=0.0).step(x, v, sigma, next_sigma, SIGMA_MAX)
     assert torch.equal(mean, x + v * per_row(next_sigma - sigma))
     assert torch.equal(std, torch.zeros(3, dtype=dtype))
 
@@ -105,8 +98,8 @@ def test_noise_level_zero_is_euler_to_the_bit(transition, dtype):
 def test_rows_outside_the_window_are_euler_and_rows_inside_are_not_changed_by_it(transition):
     x, v = draw(3, 2, 4, 4)
     sigma, next_sigma = SIGMA, NEXT_SIGMA
-    step = transition(noise_level=0.7)
-    mean, std = step(x, v, sigma, next_sigma, SIGMA_MAX, stochastic=torch.tensor([True, False, True]))
+    step = transition(noise_level=0.7).step
+    mean, std = step(x, v, sigma, next_sigma, SIGMA_MAX, noisy=torch.tensor([True, False, True]))
     inside_mean, inside_std = step(x, v, sigma, next_sigma, SIGMA_MAX)
     assert torch.equal(mean[1], x[1] + v[1] * (next_sigma - sigma)[1])
     assert std[1] == 0
@@ -118,7 +111,7 @@ def test_rows_outside_the_window_are_euler_and_rows_inside_are_not_changed_by_it
 @pytest.mark.parametrize("transition", TRANSITIONS)
 def test_the_step_to_sigma_zero_is_finite(transition):
     x, v = draw(1, 2, 4, 4)
-    mean, std = transition(noise_level=0.7)(x, v, torch.tensor([0.04]), torch.zeros(1), SIGMA_MAX)
+    mean, std = transition(noise_level=0.7).step(x, v, torch.tensor([0.04]), torch.zeros(1), SIGMA_MAX)
     assert mean.isfinite().all()
     assert std.isfinite().all()
 
@@ -127,7 +120,7 @@ def test_the_step_to_sigma_zero_is_finite(transition):
 def test_decisions_batched_equal_one_by_one(transition):
     x, v = draw(3, 2, 4, 8, 8, dtype=torch.float32)
     sigma, next_sigma = torch.tensor([[1.0, 0.8]]).expand(3, 2), torch.tensor([[0.9, 0.6]]).expand(3, 2)
-    step = transition(noise_level=0.7)
+    step = transition(noise_level=0.7).step
     mean, std = step(x, v, sigma, next_sigma, SIGMA_MAX)
     log_probs = gaussian_log_prob(x, mean, std)
     assert log_probs.shape == (3, 2)
@@ -141,7 +134,7 @@ def test_decisions_batched_equal_one_by_one(transition):
 @pytest.mark.parametrize("transition", TRANSITIONS)
 def test_axes_of_size_one_broadcast(transition):
     x, v = draw(3, 2, 4, 4)
-    step = transition(noise_level=0.7)
+    step = transition(noise_level=0.7).step
     mean, std = step(x, v, torch.tensor([0.8]), torch.tensor([0.6]), SIGMA_MAX)
     full = step(x, v, torch.full((3,), 0.8), torch.full((3,), 0.6), SIGMA_MAX)
     assert std.shape == (1,)
@@ -156,10 +149,10 @@ def test_axes_of_size_one_broadcast(transition):
 )
 def test_half_precision_is_lifted_and_float64_stays(transition, given, computed):
     x, v = draw(3, 2, 4, 4, dtype=given)
-    mean, std = transition(noise_level=0.7)(
-        x, v, SIGMA, NEXT_SIGMA, SIGMA_MAX, stochastic=torch.ones(3, dtype=torch.bool)
+    mean, std = transition(noise_level=0.7).step(
+        x, v, SIGMA, NEXT_SIGMA, SIGMA_MAX, noisy=torch.ones(3, dtype=torch.bool)
     )
-    lifted, lifted_std = transition(noise_level=0.7)(x.to(computed), v.to(computed), SIGMA, NEXT_SIGMA, SIGMA_MAX)
+    lifted, lifted_std = transition(noise_level=0.7).step(x.to(computed), v.to(computed), SIGMA, NEXT_SIGMA, SIGMA_MAX)
     assert mean.dtype == std.dtype == gaussian_log_prob(x, mean, std).dtype == computed
     assert torch.equal(mean, lifted)
     assert torch.equal(std, lifted_std)
@@ -174,7 +167,7 @@ def variance_error(transition: Transition, sigma: float, step_size: float, data_
     slope = (sigma - (1 - sigma) * data_std**2) / variance(sigma)  # E[n - x0 | x] = slope x
     one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
     levels = torch.tensor([[sigma], [sigma - step_size]], dtype=torch.float64)
-    mean, std = transition(one, slope * one, levels[0], levels[1], SIGMA_MAX)
+    mean, std = transition.step(one, slope * one, levels[0], levels[1], SIGMA_MAX)
     return mean.item() ** 2 * variance(sigma) + std.item() ** 2 - variance(sigma - step_size)
 
 
@@ -222,3 +215,14 @@ def test_impossible_noise_levels_are_refused(transition, noise_level):
 def test_cps_replaces_at_most_all_noise():
     with pytest.raises(ValueError, match=r"noise_level of CPS must be 0 to 1, got 1.1"):
         CPS(noise_level=1.1)
+
+
+def test_each_row_takes_its_own_step() -> None:
+    sigma, next_sigma = torch.tensor([0.5, 0.75, 0.75]), torch.tensor([0.0, 0.5, 0.5])
+    latents, velocity, noisy = torch.ones(3, 2), torch.full((3, 2), 2.0), torch.tensor([False, False, True])
+    mean, std = FlowSDE(0.7).step(latents, velocity, sigma, next_sigma, 0.75, noisy=noisy)
+    assert mean[:2].tolist() == [[0.0, 0.0], [0.5, 0.5]]  # 1 - 0.5 * 2 and 1 - 0.25 * 2, the Euler steps
+    s = 0.7 * (0.75 / 0.25) ** 0.5  # Flow-GRPO, equation 9
+    expected = 1 - 0.25 * (s**2 / 1.5) - 0.25 * 2 * (1 + s**2 * 0.25 / 1.5)
+    torch.testing.assert_close(mean[2], torch.full((2,), expected))
+    torch.testing.assert_close(std, torch.tensor([0.0, 0.0, s * 0.5]))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from realgen.functional.images import check_images, from_uint8, jpeg_round_trip, resize, to_uint8
+from realgen.functional.images import from_uint8, jpeg_round_trip, resize, to_uint8
+from realgen.functional.network_input import check_images
 
 
 def photograph(height: int = 48, width: int = 40) -> torch.Tensor:
@@ -23,42 +24,6 @@ def to_pil(image: torch.Tensor) -> Image.Image:
 
 def from_pil(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_images_in_range_pass(dtype):
-    check_images(torch.tensor([0.0, 1.0, 0.5]).view(1, 3, 1, 1).to(dtype))
-
-
-def test_images_that_nobody_drew_pass_where_they_may():
-    check_images(torch.zeros(2, 3, 0, 0), may_lack_pixels=True)
-
-
-def test_nan_rows_pass():
-    images = torch.rand(2, 3, 4, 4)
-    images[0] = torch.nan
-    check_images(images)
-
-
-def test_rounding_outside_the_range_passes_up_to_the_tolerance():
-    check_images(torch.tensor([-0.0009, 1.0009, 0.5]).view(1, 3, 1, 1))
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (torch.rand(3, 4, 4), r"photos must have shape \[batch, 3, height, width\], got \[3, 4, 4\]"),
-        (torch.rand(2, 1, 4, 4), r"got \[2, 1, 4, 4\]"),
-        (torch.zeros(2, 3, 0, 0), r"photos must have pixels, got \[2, 3, 0, 0\]; has the policy no image_policy"),
-        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), r"photos must be floating in \[0, 1\], got torch.uint8"),
-        (torch.full((1, 3, 2, 2), 1.002), r"photos must lie in \[0, 1\], got 12 values outside, from 1.002 to 1.002"),
-        (torch.full((1, 3, 2, 2), -0.002), r"from -0.002"),
-        (torch.full((1, 3, 2, 2), torch.inf), r"to inf"),
-    ],
-)
-def test_what_is_no_image_is_refused(images, message):
-    with pytest.raises(ValueError, match=message):
-        check_images(images, "photos")
 
 
 def test_all_eight_bit_values_survive():

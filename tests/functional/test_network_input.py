@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +13,15 @@ from transformers.image_utils import (
 )
 
 from realgen.functional.images import from_uint8
-from realgen.functional.network_input import NetworkInput, clip_pixels, covering, imagenet_pixels, to_network_input
+from realgen.functional.network_input import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    NetworkInput,
+    check_images,
+    covering,
+    to_network_input,
+    tower_pixels,
+)
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.25, 0.2)
 MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -84,8 +94,8 @@ def by_torchvision(images, sizes, mean, std):
 @pytest.mark.parametrize(
     ("function", "mean", "std"),
     [
-        (clip_pixels, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
-        (imagenet_pixels, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+        (tower_pixels, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+        (partial(tower_pixels, mean=IMAGENET_MEAN, std=IMAGENET_STD), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     ],
 )
 def test_pixels_are_those_of_torchvision_on_pillow(images, preprocess, size, function, mean, std):
@@ -102,12 +112,12 @@ def test_a_large_picture_is_shrunk_as_torchvision_shrinks_it():
     noise = torch.rand(1, 3, 700, 500, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
     for preprocess, sizes in (("v1", (512, 336)), ("v2", (336,))):
         expected = by_torchvision(noise, sizes, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-        got = clip_pixels(noise, 336, preprocess=preprocess)
+        got = tower_pixels(noise, 336, preprocess=preprocess)
         torch.testing.assert_close(got, expected, rtol=0, atol=LEVELS[preprocess] / 255 / min(OPENAI_CLIP_STD))
 
 
 def test_the_two_ways_to_resize_differ(images):
-    difference = clip_pixels(images, 32, preprocess="v1") - clip_pixels(images, 32, preprocess="v2")
+    difference = tower_pixels(images, 32, preprocess="v1") - tower_pixels(images, 32, preprocess="v2")
     assert difference.abs().max() > 0.1
 
 
@@ -120,3 +130,39 @@ def test_without_antialiasing_two_neighbours_are_averaged_and_the_rest_is_skippe
     torch.testing.assert_close(plain, torch.tensor([0.3, 0.7]).expand(1, 3, 2, 2))
     smooth = to_network_input(images, NetworkInput((2, 2), **unchanged))
     assert (smooth - plain).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_images_in_range_pass(dtype):
+    check_images(torch.tensor([0.0, 1.0, 0.5]).view(1, 3, 1, 1).to(dtype))
+
+
+def test_images_that_nobody_drew_pass_where_they_may():
+    check_images(torch.zeros(2, 3, 0, 0), may_lack_pixels=True)
+
+
+def test_nan_rows_pass():
+    images = torch.rand(2, 3, 4, 4)
+    images[0] = torch.nan
+    check_images(images)
+
+
+def test_rounding_outside_the_range_passes_up_to_the_tolerance():
+    check_images(torch.tensor([-0.0009, 1.0009, 0.5]).view(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(3, 4, 4), r"photos must have shape \[batch, 3, height, width\], got \[3, 4, 4\]"),
+        (torch.rand(2, 1, 4, 4), r"got \[2, 1, 4, 4\]"),
+        (torch.zeros(2, 3, 0, 0), r"photos must have pixels, got \[2, 3, 0, 0\]; has the policy no image_policy"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), r"photos must be floating in \[0, 1\], got torch.uint8"),
+        (torch.full((1, 3, 2, 2), 1.002), r"photos must lie in \[0, 1\], got 12 values outside, from 1.002 to 1.002"),
+        (torch.full((1, 3, 2, 2), -0.002), r"from -0.002"),
+        (torch.full((1, 3, 2, 2), torch.inf), r"to inf"),
+    ],
+)
+def test_what_is_no_image_is_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        check_images(images, "photos")

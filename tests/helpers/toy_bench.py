@@ -1,4 +1,4 @@
-"""A benchmark that can be computed by hand: plain grey pictures, and a detector that reads their brightness."""
+"""A benchmark that can be computed by hand: plain grey images, and a detector that reads their brightness."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class GreyPolicy(Policy):
     def load(self) -> None:
         self.weight = nn.Parameter(torch.zeros(1))
 
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
+    def rollout_chunks(self, prompts: Sequence[str], group_size: int, **how: Any) -> Any:
         raise AssertionError("the benchmark only samples")
 
     def score(self, rollout: Rollout, rows: Tensor) -> Any:
@@ -60,7 +60,7 @@ class GreyPolicy(Policy):
     def export(self, directory: Path) -> Path:
         raise AssertionError("the benchmark only samples")
 
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Any = None) -> Tensor:
         if self.stop_after is not None and GreyPolicy.drawn >= self.stop_after:
             raise KeyboardInterrupt
         GreyPolicy.drawn += len(prompts)
@@ -69,7 +69,9 @@ class GreyPolicy(Policy):
         images = torch.stack([grey(seed, self.size) for seed in seeds])
         return images * torch.nan if self.fault == "nan" else images
 
-    def sample_rewritten(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Tensor, list[Rewrite] | None]:
+    def sample_rewritten(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Any = None
+    ) -> tuple[Tensor, list[Rewrite] | None]:
         texts = [Rewrite(f"{p}, film grain", p, formatted=True, truncated=False, skipped=False) for p in prompts]
         return self.sample(prompts, seeds), texts if self.rewrites else None
 
@@ -92,7 +94,7 @@ def write_set(folder: Path, levels: Sequence[int], suffix: str = ".png") -> Path
 
 
 def write_bench(folder: Path, levels: Sequence[int] = (10, 20, 30, 40)) -> Path:
-    """Four prompts of two categories with photographs, in the published layout."""
+    """Four prompts of two categories with real images, in the published layout."""
     write_set(folder / "real-img-benchmark", levels)
     (folder / "prompt.txt").write_text("\n".join(PROMPTS) + "\n")
     (folder / "long_prompts.txt").write_text("\n".join(f"{prompt}, film grain" for prompt in PROMPTS))

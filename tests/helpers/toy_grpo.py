@@ -73,10 +73,21 @@ class GaussianPolicy(Policy):
         log_probs = (-((x - mean) ** 2) / (2 * self.std**2) - math.log(self.std * math.sqrt(2 * math.pi))).mean(-1)
         return PolicyScore(log_probs, Gaussian(mean, std, torch.ones_like(std)))
 
+    def rollout_chunks(
+        self,
+        prompts: Sequence[str],
+        group_size: int,
+        *,
+        generator: torch.Generator,
+        iteration: int = 0,
+        progress: Any = None,
+    ) -> Iterator[Rollout]:
+        self.iterations.append(iteration)
+        yield self.roll(prompts, group_size, generator)
+
     @torch.no_grad()
-    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator) -> Rollout:
+    def roll(self, prompts: Sequence[str], group_size: int, generator: torch.Generator) -> Rollout:
         self.scoring = False
-        self.iterations.append(self.iteration)
         rows = [prompt for prompt in prompts for _ in range(group_size)]
         noise = torch.randn(len(rows), self.decisions, 2, generator=generator, dtype=self.dtype).to(self.device)
         x = (self.mean(rows)[:, None] + self.std * noise).to(self.stored)
@@ -102,7 +113,7 @@ class GaussianPolicy(Policy):
         self.on_reference = False
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Any = None) -> Tensor:
         noise = [torch.randn(1, 2, generator=torch.Generator().manual_seed(s), dtype=self.dtype) for s in seeds]
         return self.draw(self.mean(prompts)[:, None] + self.std * torch.stack(noise).to(self.device))
 

@@ -107,12 +107,12 @@ def test_identity_knows_settings_weights_and_margin():
     assert base.identity("single") != DetectorJudge(trained).identity("single")
 
 
-def test_it_computes_where_the_command_does_unless_it_was_told():
-    judge, told = DetectorJudge(RedDetector()), DetectorJudge(RedDetector(), device="cpu")
+def test_it_computes_where_the_command_does_unless_it_was_given_a_device():
+    judge, given = DetectorJudge(RedDetector()), DetectorJudge(RedDetector(), device="cpu")
     assert judge.to("meta") is judge
     with pytest.raises(RuntimeError, match="meta"):
         single(judge, image(0.25))
-    assert single(told.to("meta"), image(0.25)).choice == "real"
+    assert single(given.to("meta"), image(0.25)).choice == "real"
 
 
 def test_mistakes():

@@ -209,7 +209,7 @@ def test_an_endpoint_that_is_late_is_left_in_time(failure):
         (say(200, b"hello", Content_Type="text/plain"), "no JSON.*3 attempts"),
     ],
 )
-def test_after_the_last_attempt_the_cause_is_told(failure, said):
+def test_after_the_last_attempt_the_cause_is_named(failure, said):
     with arena_server(failure) as server, pytest.raises(UnavailableError, match=said):
         compare(make(server))
     assert len(server.requests) == 3
@@ -376,7 +376,7 @@ def test_mistakes(settings, said):
         make(**settings)
 
 
-def test_without_a_key_nothing_is_asked(monkeypatch):
+def test_without_a_key_nothing_is_sent(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     said = "names the environment variable 'OPENAI_API_KEY', which is not set"
     with arena_server() as server:

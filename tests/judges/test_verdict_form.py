@@ -1,4 +1,4 @@
-"""Replies of judges, in the form that was asked for, in nearly that form, and in none."""
+"""Replies of judges, in the requested form, in nearly that form, and in none."""
 
 import json
 import time

@@ -21,7 +21,7 @@ REPLIES = ["More Realistic Image: Image 1", "More Realistic Image: Image 2", "Re
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return from_uint8(
         torch.randint(0, 256, (3, 3, 40, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     )
@@ -45,9 +45,9 @@ def pil_free(processor, question, images):
 
 
 @pytest.fixture(scope="module")
-def asked(pictures):
+def asked(images):
     """Questions with their replies: a pair in both orders, and two single images."""
-    first, second, third = pictures
+    first, second, third = images
     pairs = [(SHOWN_COMPARE, (first, second)), (SHOWN_COMPARE, (second, first))]
     questions = [*pairs, (SHOWN_SINGLE, (first,)), (SHOWN_SINGLE, (third,))]
     return list(zip(questions, REPLIES, strict=True))
@@ -90,9 +90,9 @@ def make(folder, **changes):
     return VlmJudge(str(folder), **{**settings, **changes})
 
 
-def test_it_judges_by_what_it_writes(folder, pictures):
+def test_it_judges_by_what_it_writes(folder, images):
     judge = make(folder)
-    first, second, third = pictures
+    first, second, third = images
     verdicts = [
         asyncio.run(judge.compare(first, second, "a cat")),
         asyncio.run(judge.compare(second, first, "a cat")),
@@ -104,37 +104,37 @@ def test_it_judges_by_what_it_writes(folder, pictures):
 
 
 @torch.no_grad()
-def test_tokens_and_text_are_those_of_plain_transformers(folder, pictures):
+def test_tokens_and_text_are_those_of_plain_transformers(folder, images):
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(folder)
-    encoded = pil_free(processor, SHOWN_COMPARE, pictures[:2])
+    encoded = pil_free(processor, SHOWN_COMPARE, images[:2])
     written = model.generate(**encoded, max_new_tokens=40, do_sample=False)
-    verdict = asyncio.run(make(folder).compare(*pictures[:2], ""))
+    verdict = asyncio.run(make(folder).compare(*images[:2], ""))
     length = encoded["input_ids"].shape[1]
     assert verdict.reply == processor.decode(written[0, length:], skip_special_tokens=True)
     assert (verdict.tokens_in, verdict.tokens_out) == (length, written.shape[1] - length)
 
 
-def test_a_reply_cut_off_is_no_verdict(folder, pictures):
-    assert asyncio.run(make(folder, max_new_tokens=2).compare(*pictures[:2], "")).choice is None
+def test_a_reply_cut_off_is_no_verdict(folder, images):
+    assert asyncio.run(make(folder, max_new_tokens=2).compare(*images[:2], "")).choice is None
 
 
-def test_the_prompt_is_shown_on_request(folder, pictures):
-    plain = asyncio.run(make(folder).compare(*pictures[:2], "a cat on a mat"))
-    told = asyncio.run(make(folder, show_prompt=True).compare(*pictures[:2], "a cat on a mat"))
-    assert told.tokens_in > plain.tokens_in
+def test_the_prompt_is_shown_on_request(folder, images):
+    plain = asyncio.run(make(folder).compare(*images[:2], "a cat on a mat"))
+    given = asyncio.run(make(folder, show_prompt=True).compare(*images[:2], "a cat on a mat"))
+    assert given.tokens_in > plain.tokens_in
     assert make(folder, show_prompt=True).reads_prompt
 
 
-def test_it_computes_where_the_command_does_unless_it_was_told(folder, nano, pictures):
-    judge, told = make(folder), make(folder, device="cpu")
+def test_it_computes_where_the_command_does_unless_it_was_given_a_device(folder, nano, images):
+    judge, given = make(folder), make(folder, device="cpu")
     assert judge.to("meta") is judge
     with pytest.raises(RuntimeError, match="meta"):
-        asyncio.run(judge.compare(*pictures[:2], ""))
-    assert asyncio.run(told.to("meta").compare(*pictures[:2], "")).choice == "first"
+        asyncio.run(judge.compare(*images[:2], ""))
+    assert asyncio.run(given.to("meta").compare(*images[:2], "")).choice == "first"
     by_logits = make(nano / "forensic_chat", answers="logits").to("meta")
     with pytest.raises(RuntimeError, match="meta"):
-        asyncio.run(by_logits.judge_single(pictures[0], ""))
+        asyncio.run(by_logits.judge_single(images[0], ""))
 
 
 def test_identity_is_what_the_answers_depend_on(folder, nano):

@@ -192,7 +192,7 @@ def test_compute_without_photographs(metric, batch):
         ({"images": torch.rand(10, 1, 64, 64)}, r"images must have shape \[batch, 3, height, width\]"),
         ({"images": torch.full((10, 3, 64, 64), 2.0)}, r"images must lie in \[0, 1\]"),
         ({"real": torch.rand(10, 64, 64)}, r"real must have shape \[batch, 3, height, width\]"),
-        ({"real": torch.rand(9, 3, 64, 64)}, "real must have one photograph per image, 10, got 9"),
+        ({"real": torch.rand(9, 3, 64, 64)}, "real must have one real image per image, 10, got 9"),
         ({"prompts": PROMPTS[:4]}, "prompts must be one per image, 10, got 4"),
         ({"valid": torch.ones(9, dtype=torch.bool)}, r"valid must be bool \[10\], got torch.bool \[9\]"),
     ],

@@ -14,7 +14,7 @@ from realgen.metrics import FID
 def fid(encoder, images, real) -> float:
     metric = FID(encoder)
     metric.update(images, prompts=[""] * len(images))
-    metric.add_photographs(real)
+    metric.add_real(real)
     return metric.compute().item()
 
 
@@ -45,4 +45,4 @@ def test_photographs_given_alone_count_as_those_beside_images(encoder, photograp
     metric.update(photographs[:20], prompts=[""] * 20, real=photographs[20:40])
     assert metric.compute().item() == pytest.approx(fid(encoder, photographs[:20], photographs[20:40]))
     with pytest.raises(ValueError, match=r"real must lie in \[0, 1\]"):
-        metric.add_photographs(photographs[:2] * torch.tensor(3.0))
+        metric.add_real(photographs[:2] * torch.tensor(3.0))

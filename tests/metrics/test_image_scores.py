@@ -94,7 +94,7 @@ def test_any_number_of_an_image_can_be_averaged():
     [
         ({"num_categories": -1}, "num_categories must be at least 0, got -1"),
         ({"resamples": 0}, "resamples must be at least 1, got 0"),
-        ({"confidence": 1.0}, "confidence must lie between 0 and 1, got 1.0"),
+        ({"confidence": 1.0}, "confidence must lie between 0 and 1, both excluded, got 1.0"),
     ],
 )
 def test_wrong_settings(settings, message):

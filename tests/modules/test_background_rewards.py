@@ -18,7 +18,7 @@ from realgen.modules import GRPOModule
 from realgen.modules.background_rewards import BackgroundRewards
 from realgen.objectives import GRPO
 from realgen.rewards import WeightedSum
-from realgen.rewards.base import Reward, mean_over_images, rewards_by_row
+from realgen.rewards.base import Reward
 from realgen.types import PolicyScore, RewardOutput, Rollout, Samples
 from tests.helpers.toy_grpo import Color, GaussianPolicy, Prompts, module, trainer
 
@@ -42,8 +42,10 @@ class ChunkedPolicy(GaussianPolicy):
 
     before: Callable[[str], Any] = staticmethod(lambda what: None)
 
-    def rollout_chunks(self, prompts: Any, group_size: int, *, generator: torch.Generator) -> Iterator[Rollout]:
-        whole = self.rollout(prompts, group_size, generator=generator)
+    def rollout_chunks(
+        self, prompts: Any, group_size: int, *, generator: torch.Generator, **how: Any
+    ) -> Iterator[Rollout]:
+        whole = self.roll(prompts, group_size, generator)
         for index, prompt in enumerate(prompts):
             self.before(prompt)
             yield whole.select_prompts(torch.tensor([index]))
@@ -251,14 +253,14 @@ def test_a_row_has_the_mean_of_its_images_that_could_be_scored() -> None:
     red = torch.tensor([[0.0, 1.0, 0.5, 0.5], [nan, 0.4, nan, nan]])
     green = torch.tensor([[1.0, 3.0, nan, 5.0], [9.0, 0.2, 0.1, 0.1]])
     rewards = RewardOutput(red + green, {"red": red, "green": green}, {"red": 1.0, "green": 1.0})
-    rows = mean_over_images(rewards, 2)
+    rows = rewards.mean_over_images(2)
     # Prompt 1: both images of row 0, the second of row 1. Prompt 2: the second of row 0, none of row 1.
     torch.testing.assert_close(rows.components["red"], torch.tensor([[0.5, 0.5], [0.4, nan]]), equal_nan=True)
     torch.testing.assert_close(rows.components["green"], torch.tensor([[2.0, 5.0], [0.2, nan]]), equal_nan=True)
     torch.testing.assert_close(rows.total, torch.tensor([[2.5, 5.5], [0.6, nan]]), equal_nan=True)
     assert rows.valid.tolist() == [[True, True], [True, False]]
-    assert mean_over_images(rewards, 1) is rewards
-    by_row = rewards_by_row(rewards, 2)
+    assert rewards.mean_over_images(1) is rewards
+    by_row = rewards.by_row(2)
     assert by_row.components["green"][0].tolist() == [1.0, 3.0]
     assert by_row.total.shape == (4, 2)
 

@@ -144,9 +144,9 @@ def test_it_learns(tmp_path: Path) -> None:
 
 def test_every_seed_and_iteration_has_its_own_generator(tmp_path: Path) -> None:
     class Listening(GaussianPolicy):
-        def rollout(self, *args: Any, generator: torch.Generator) -> Any:
+        def roll(self, prompts: Any, group_size: int, generator: torch.Generator) -> Any:
             heard.append(generator.initial_seed())
-            return super().rollout(*args, generator=generator)
+            return super().roll(prompts, group_size, generator)
 
     heard: list[int] = []
     fit(tmp_path, 3, policy=Listening(), seed=5)
@@ -315,8 +315,8 @@ def test_an_objective_that_the_policy_cannot_serve_is_refused() -> None:
 
 def test_a_policy_without_decisions_or_weights_is_refused(tmp_path: Path) -> None:
     class Silent(GaussianPolicy):
-        def rollout(self, *args: Any, **kwargs: Any) -> Any:
-            rollout = super().rollout(*args, **kwargs)
+        def roll(self, *args: Any) -> Any:
+            rollout = super().roll(*args)
             rollout.mask[:] = False
             return rollout
 

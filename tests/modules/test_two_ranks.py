@@ -29,8 +29,8 @@ class Ragged(GaussianPolicy):
         super().__init__(dtype=torch.float64)
         self.kept = kept
 
-    def rollout(self, *args: Any, **kwargs: Any) -> Rollout:
-        rollout = super().rollout(*args, **kwargs)
+    def roll(self, *args: Any) -> Rollout:
+        rollout = super().roll(*args)
         rank = torch.distributed.get_rank() if world_size() > 1 else 0
         rollout.mask[:, DECISIONS[rank] if self.kept is None else self.kept :] = False
         return rollout
@@ -39,9 +39,9 @@ class Ragged(GaussianPolicy):
 class Half(Ragged):
     """Decides on the first rank alone."""
 
-    def rollout(self, *args: Any, **kwargs: Any) -> Rollout:
+    def roll(self, *args: Any) -> Rollout:
         self.kept = 3 * (torch.distributed.get_rank() == 0)
-        return super().rollout(*args, **kwargs)
+        return super().roll(*args)
 
 
 class SaveWeights(Callback):
@@ -94,3 +94,27 @@ def test_every_decision_weighs_the_same_whatever_its_rank(tmp_path: Path) -> Non
 @pytest.mark.distributed
 def test_a_rank_without_decisions_goes_along(tmp_path: Path) -> None:
     torch.testing.assert_close(moved(tmp_path, Half()), by_hand((3, 0)), rtol=0, atol=1e-7)
+
+
+class SaveMetrics(Callback):
+    """Writes what the first rank has logged at the end."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        if trainer.is_global_zero:
+            torch.save({name: float(value) for name, value in trainer.callback_metrics.items()}, self.file(trainer))
+
+    @staticmethod
+    def file(trainer: Trainer) -> str:
+        return f"{trainer.default_root_dir}/metrics.pt"
+
+
+@pytest.mark.distributed
+def test_images_per_second_counts_the_images_of_all_ranks(tmp_path: Path) -> None:
+    short = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 0, "callbacks": [SaveMetrics()]}
+    strategy = DDPStrategy(start_method="fork", process_group_backend="gloo")
+    lightning = trainer(tmp_path, devices=2, strategy=strategy, use_distributed_sampler=False, **short)
+    lightning.fit(module(policy=GaussianPolicy(), reward=Color(0)), Prompts())
+    metrics = torch.load(SaveMetrics.file(lightning))
+    seconds = sum(value for name, value in metrics.items() if name.startswith("seconds/"))
+    # Each of the two ranks draws four images of each of two prompts.
+    assert metrics["images_per_second"] * seconds == pytest.approx(2 * 2 * 4, rel=1e-3)

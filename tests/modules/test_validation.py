@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from realgen.modules.seeds import mix_seed
-from realgen.modules.validation import Validation
+from realgen.modules.validation import Validation, sample_seeds
 from realgen.rewards import WeightedSum
 from tests.helpers.toy_grpo import Color, GaussianPolicy, MeanBlue, Prompts, batch_of, module, trainer
 
@@ -96,3 +96,10 @@ def test_validate_before_a_fit_and_during_it_log_the_same_names(tmp_path: Path) 
     after = {name: float(value) for name, value in lightning.callback_metrics.items() if name.startswith("val/")}
     assert set(after) == set(before)
     assert after["val/reward"] > before["val/reward"]
+
+
+def test_the_first_sample_of_a_prompt_keeps_its_seed() -> None:
+    seeds = sample_seeds((7, 9), 3)
+    assert [seeds[0], seeds[3]] == [7, 9]
+    assert len(set(seeds)) == 6
+    torch.Generator().manual_seed(max(seeds))  # must fit

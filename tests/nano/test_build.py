@@ -267,7 +267,7 @@ def test_a_handful_of_steps_make_everything(tmp_path, capsys):
     assert all(torch.equal(again[name], value) for name, value in weights.items())
     for built in (OmniAID(str(nano / "omniaid")), Effort(str(nano / "effort")), TimmEncoder(str(nano / "encoder"))):
         assert built.network
-    assert Alignment(str(nano / "clip")).encoders.model
+    assert Alignment(str(nano / "clip")).network.model
     data = PromptShards(f"{shards}/train/*.tar", f"{shards}/validation/*.tar", prompts_per_iteration=6)
     data.setup("fit")
     assert (len(data.train_table), len(data.validation_table)) == (400, 80)

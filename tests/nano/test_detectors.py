@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from experiments.nano import detectors
-from experiments.nano.augment import CORRUPTIONS
 from experiments.nano.corpus import HELD_OUT_CROPS
 from experiments.nano.detectors import (
     SEEDS,
@@ -26,6 +25,7 @@ from experiments.nano.detectors import (
 )
 from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.configs import VisionConfig
+from realgen.functional.corruptions import CHEATS
 
 
 def flat(value, rows=7):
@@ -58,10 +58,8 @@ class Brightness(DetectorNetwork):
 def test_batch_is_half_real_and_mixed_as_it_says(pictures, monkeypatch):
     monkeypatch.setattr(detectors, "photo_augment", lambda images, _: images)
     monkeypatch.setattr(detectors, "light_augment", lambda images, _: images)
-    kinds = {
-        name: lambda images, _, n=n: torch.full_like(images, (250 + n) / 255) for n, name in enumerate(CORRUPTIONS)
-    }
-    monkeypatch.setattr(detectors, "CORRUPTIONS", kinds)
+    kinds = {name: lambda images, _, n=n: torch.full_like(images, (250 + n) / 255) for n, name in enumerate(CHEATS)}
+    monkeypatch.setattr(detectors, "CHEATS", kinds)
     images, labels = draw_batch(pictures, 32, torch.Generator().manual_seed(0))
     greys = images[:, 0, 0, 0].mul(255).round().tolist()
     assert labels.tolist() == [0.0] * 32 + [1.0] * 32
@@ -80,10 +78,10 @@ def test_every_corruption_of_every_source_is_drawn(pictures, monkeypatch):
 
         return corrupt
 
-    monkeypatch.setattr(detectors, "CORRUPTIONS", {name: spy(name) for name in CORRUPTIONS})
+    monkeypatch.setattr(detectors, "CHEATS", {name: spy(name) for name in CHEATS})
     for seed in range(40):
         draw_batch(pictures, 8, torch.Generator().manual_seed(seed))
-    assert seen == {(name, grey) for name in CORRUPTIONS for grey in (10, 20, 40)}
+    assert seen == {(name, grey) for name in CHEATS for grey in (10, 20, 40)}
 
 
 @pytest.mark.parametrize("half", [8, 17, 32])
@@ -114,7 +112,7 @@ def test_figures_by_hand():
     # a dark picture stays dark under all of these, so none is found; blots are of any brightness
     assert [figures[f"fake_{name}"] for name in ("blur", "noise", "flat", "grid", "over_contrast")] == [0.0] * 5
     names = {"balanced_accuracy", "real_crops", "real_round_trip", "real_jpeg_75"}
-    names |= {"fake_samples", "fake_samples_jpeg_75", "fake_ai_looking"} | {f"fake_{name}" for name in CORRUPTIONS}
+    names |= {"fake_samples", "fake_samples_jpeg_75", "fake_ai_looking"} | {f"fake_{name}" for name in CHEATS}
     assert set(figures) == names
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from experiments.nano import detectors, forensic_chat
-from experiments.nano.augment import CORRUPTIONS
 from experiments.nano.corpus import HELD_OUT_CROPS
 from experiments.nano.detectors import HELD_OUT_SAMPLES, SEEDS, Pictures
 from experiments.nano.forensic_chat import (
@@ -24,6 +23,7 @@ from experiments.nano.forensic_chat import (
 )
 from realgen.detectors import ForensicChat
 from realgen.detectors.forensic_chat import QUESTION
+from realgen.functional.corruptions import CHEATS
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_the_folder_is_whole(pictures, tmp_path, monkeypatch):
     figures = make_forensic_chat(tmp_path, pretrained=Path("none"), steps=1, batch_size=16)
     assert json.loads((tmp_path / "figures.json").read_text()) == figures
     names = {"balanced_accuracy", "real_crops", "real_round_trip", "real_jpeg_75"}
-    names |= {"fake_samples", "fake_samples_jpeg_75", "fake_ai_looking"} | {f"fake_{name}" for name in CORRUPTIONS}
+    names |= {"fake_samples", "fake_samples_jpeg_75", "fake_ai_looking"} | {f"fake_{name}" for name in CHEATS}
     assert set(figures) == names
     assert (tmp_path / "model.safetensors").stat().st_size <= 3e6
     assert ForensicChat(str(tmp_path))(torch.rand(2, 3, 64, 64)).shape == (2,)
@@ -128,7 +128,7 @@ def test_the_folder_is_whole(pictures, tmp_path, monkeypatch):
 def test_the_shipped_one_is_good_enough(nano):
     figures = json.loads((nano / "forensic_chat" / "figures.json").read_text())
     assert figures["balanced_accuracy"] >= 0.85
-    assert {f"fake_{name}" for name in CORRUPTIONS} <= set(figures)
+    assert {f"fake_{name}" for name in CHEATS} <= set(figures)
     assert (nano / "forensic_chat" / "model.safetensors").stat().st_size <= 3e6
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.functional.flow_sde import FlowSDE
 from realgen.modules import GRPOModule
-from realgen.modules.phases import PhaseClock
+from realgen.phases import PhaseClock
 from realgen.plan import read_recipe
 from realgen.planning import make_plan
 from realgen.planning.architecture import find_architecture
@@ -125,7 +125,7 @@ def test_calls_of_every_backbone_have_the_flops_of_their_costs(backbone: type[Ba
         "reference": rows * total(costs.velocity[kinds[1]].work),
         "decode": rows * total(costs.decode.work),
         "forward": rows * total(update.work),
-        "backward": rows * total(costs.backward[kinds[2]]),
+        "backward": rows * total(costs.velocity[kinds[2]].backward),
     }
     for name, flops in expected.items():
         assert flops == pytest.approx(found[name], rel=0.02), name

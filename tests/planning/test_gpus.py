@@ -9,6 +9,6 @@ def test_the_precision_of_float32_products_decides_their_rate() -> None:
     h200 = GPUS["h200"]
     assert h200.at_precision("highest") is h200
     rounded = h200.at_precision("high")
-    assert (rounded.rates["fp32"], rounded.rates["bf16"]) == (h200.rates["tf32"], h200.rates["bf16"])
+    assert (rounded.fp32, rounded.bf16) == (h200.tf32, h200.bf16)
     assert "float32_matmul_precision=high" in rounded.source
     assert GPUS["rtx4090"].at_precision("high") is GPUS["rtx4090"]  # TF32 is no faster there

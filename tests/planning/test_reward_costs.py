@@ -94,10 +94,9 @@ def test_embedded_networks_have_the_flops_that_torch_counts(nano: Path) -> None:
         with flop_counter() as counter:
             detector(image)
         assert NETWORKS[f"data/nano/{name}"].image == pytest.approx(counter.get_total_flops(), rel=0.02), name
-    encoders = Alignment(str(nano / "clip")).encoders
-    size = encoders.preprocess["size"]
+    encoders = Alignment(str(nano / "clip")).network
     with torch.no_grad(), flop_counter() as counter:
-        encoders.model.encode_image(torch.rand(1, 3, *((size, size) if isinstance(size, int) else size)))
+        encoders.model.encode_image(torch.rand(1, 3, *encoders.wanted.size))
         encoders.model.encode_text(encoders.tokenize(["a cat"]))
     clip = NETWORKS["data/nano/clip"]
     assert clip.image + clip.prompt == pytest.approx(counter.get_total_flops(), rel=0.02)
@@ -134,7 +133,7 @@ def test_the_type_decides_bytes_and_rate() -> None:
     assert fast.image == {"bf16": total(exact.image or {})}
 
 
-def test_what_is_not_in_the_table_is_told_as_not_counted() -> None:
+def test_what_is_not_in_the_table_is_named_as_not_counted() -> None:
     components = {
         "dropped": None,
         "probe": realism("LinearProbe", backbone="vit", probe="nowhere"),

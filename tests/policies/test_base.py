@@ -14,7 +14,7 @@ class Half(Policy):
     def load(self) -> None:
         self.trained, self.frozen = nn.Linear(2, 3), nn.Linear(3, 1).requires_grad_(False)
 
-    def rollout(self, prompts, group_size, *, generator):
+    def rollout_chunks(self, prompts, group_size, **how):
         return None
 
     def score(self, rollout, rows):
@@ -24,7 +24,7 @@ class Half(Policy):
     def reference(self) -> Iterator[None]:
         yield
 
-    def sample(self, prompts, seeds):
+    def sample(self, prompts, seeds, *, progress=None):
         return None
 
     def export(self, directory):

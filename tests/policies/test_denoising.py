@@ -32,8 +32,8 @@ def make(make_policy) -> Callable:
     return make
 
 
-def roll(policy, seed: int = 0) -> Rollout:
-    return policy.rollout(PROMPTS, GROUP, generator=torch.Generator().manual_seed(seed))
+def roll(policy, seed: int = 0, **how) -> Rollout:
+    return policy.rollout(PROMPTS, GROUP, generator=torch.Generator().manual_seed(seed), **how)
 
 
 def count_rows(policy) -> list[tuple[int, bool]]:
@@ -149,8 +149,8 @@ def test_rows_are_paid_for_as_promised(make, settings) -> None:
 
 def test_low_precision_stays_outside_the_window(make) -> None:
     policy = make(solver=LowPrecision(), step_window=SlidingWindow(WINDOW, interval=1))
-    calls, policy.iteration = count_rows(policy), 2
-    roll(policy)
+    calls = count_rows(policy)
+    roll(policy, iteration=2)
     assert [autocast for _, autocast in calls] == [True, True, False, False, True, True]
 
 
@@ -174,8 +174,7 @@ def test_every_rank_makes_the_same_calls(make, monkeypatch: pytest.MonkeyPatch, 
 
 def test_steps_are_reported_with_the_tail(make) -> None:
     policy, told = make(solver=HigherOrderTail(2), step_window=RandomWindow(WINDOW, start_max=1)), []
-    policy.progress = lambda *report: told.append(report)
-    roll(policy)
+    roll(policy, progress=lambda *report: told.append(report))
     assert told == [("rollout", done, 5) for done in range(1, 6)]  # windows end by step 3, two steps follow
 
 

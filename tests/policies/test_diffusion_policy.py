@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from realgen.functional.flow_sde import CPS, FlowSDE
+from realgen.functional import CPS, FlowSDE
 from realgen.policies import AllSteps, LoRA, RandomWindow, SlidingWindow
 from realgen.policies.backbones import SD3
 from realgen.types import Rollout
@@ -18,8 +18,8 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def roll(policy, group_size: int = 4, seed: int = 0) -> Rollout:
-    return policy.rollout(PROMPTS, group_size, generator=generator(seed))
+def roll(policy, group_size: int = 4, seed: int = 0, **how) -> Rollout:
+    return policy.rollout(PROMPTS, group_size, generator=generator(seed), **how)
 
 
 def all_rows(rollout: Rollout) -> torch.Tensor:
@@ -90,8 +90,11 @@ def test_chunks_of_other_calls_are_the_whole_but_for_rounding(make_policy, size:
 def test_a_chunk_is_sampled_when_it_is_asked_for(make_policy) -> None:
     policy = make_policy(prompts_per_chunk=1)
     told = []
-    policy.progress = lambda *report: told.append(report)
-    chunks = policy.rollout_chunks(PROMPTS, 1, generator=generator())
+
+    def progress(*report):
+        return told.append(report)
+
+    chunks = policy.rollout_chunks(PROMPTS, 1, generator=generator(), progress=progress)
     next(chunks)
     assert told == [("rollout", step, 10) for step in range(1, 6)]
     next(chunks)
@@ -127,8 +130,8 @@ def test_windows_vary_over_rollouts_and_follow_the_iteration(make_policy) -> Non
     assert len(windows) > 3
     policy = make_policy(step_window=SlidingWindow(2, interval=2))
     seen = []
-    for policy.iteration in range(6):
-        seen.append(roll(policy, 1).policy_state["step_indices"][0].tolist())
+    for iteration in range(6):
+        seen.append(roll(policy, 1, iteration=iteration).policy_state["step_indices"][0].tolist())
     assert seen == [[0, 1], [0, 1], [1, 2], [1, 2], [2, 3], [2, 3]]
 
 
@@ -300,9 +303,12 @@ def test_a_whole_transformer_is_exported_for_diffusers(make_policy, stir, tmp_pa
 
 def test_progress_is_told_step_by_step(make_policy) -> None:
     policy, told = make_policy(eval_num_steps=2), []
-    policy.progress = lambda *report: told.append(report)
-    roll(policy, 1)
-    policy.sample(PROMPTS, [0, 0])
+
+    def progress(*report):
+        return told.append(report)
+
+    roll(policy, 1, progress=progress)
+    policy.sample(PROMPTS, [0, 0], progress=progress)
     assert told == [("rollout", step, 5) for step in range(1, 6)] + [("sample", 1, 2), ("sample", 2, 2)]
 
 

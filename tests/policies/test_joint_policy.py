@@ -145,8 +145,8 @@ def test_the_reference_is_the_rewriters(make, stir) -> None:
 class Silent(GaussianPolicy):
     """Draws without a decision, as a denoising schedule without noise does."""
 
-    def rollout(self, *args, **kwargs):
-        rollout = super().rollout(*args, **kwargs)
+    def roll(self, *args):
+        rollout = super().roll(*args)
         rollout.mask[:] = False
         return rollout
 

@@ -12,8 +12,8 @@ PROMPTS = ("a cat", "an orange flower by the lake", "галактика")
 ROWS = torch.arange(12)
 
 
-def roll(policy: PromptPolicy, seed: int = 0, prompts=PROMPTS, group_size: int = 4):
-    return policy.rollout(prompts, group_size, generator=torch.Generator().manual_seed(seed))
+def roll(policy: PromptPolicy, seed: int = 0, prompts=PROMPTS, group_size: int = 4, **how):
+    return policy.rollout(prompts, group_size, generator=torch.Generator().manual_seed(seed), **how)
 
 
 class Draws(Policy):
@@ -26,7 +26,7 @@ class Draws(Policy):
     def load(self) -> None:
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def rollout(self, prompts, group_size, *, generator):
+    def rollout_chunks(self, prompts, group_size, **how):
         return None
 
     def score(self, rollout, rows):
@@ -35,7 +35,7 @@ class Draws(Policy):
     def reference(self):
         return None
 
-    def sample(self, prompts, seeds):
+    def sample(self, prompts, seeds, *, progress=None):
         self.asked.append((list(prompts), list(seeds)))
         brightness = torch.tensor([min(1.0, len(prompt) / 100) for prompt in prompts])
         return brightness.view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
@@ -282,8 +282,7 @@ def test_without_an_image_policy_nothing_can_be_drawn(make_rewriter):
 
 def test_progress_is_told_by_token(make_rewriter):
     policy, told = make_rewriter(rollout_batch_size=6), []
-    policy.progress = lambda *report: told.append(report)
-    roll(policy)
+    roll(policy, progress=lambda *report: told.append(report))
     assert {phase for phase, _, _ in told} == {"rollout"}
     assert {total for _, _, total in told} == {20}
     assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})

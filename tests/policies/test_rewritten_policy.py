@@ -77,9 +77,9 @@ def test_rollouts_repeat_by_their_generator(make) -> None:
 
 def test_chunks_are_the_whole(make) -> None:
     class Chunked(GaussianPolicy):
-        def rollout_chunks(self, prompts, group_size, *, generator):
+        def rollout_chunks(self, prompts, group_size, *, generator, **how):
             for prompt in prompts:
-                yield self.rollout([prompt], group_size, generator=generator)
+                yield self.roll([prompt], group_size, generator)
 
     policy = make()
     policy.image_policy = Chunked()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from realgen.functional import CPS, FlowSDE
 from realgen.policies import AllSteps, RandomWindow, SlidingWindow
 
 
@@ -98,3 +99,11 @@ def test_a_window_of_nothing_is_refused() -> None:
 def test_impossible_numbers_are_refused(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_step_without_noise_is_refused() -> None:
+    sigmas = torch.tensor([1.0, 0.75, 0.5, 0.0])
+    with pytest.raises(ValueError, match=r"step_window may cover steps \[2\] of 3, to which transition CPS adds no"):
+        AllSteps().check_noise(CPS(), sigmas)
+    AllSteps(skip_last=True).check_noise(CPS(), sigmas)
+    AllSteps().check_noise(FlowSDE(0.0), sigmas)  # no noise is intended

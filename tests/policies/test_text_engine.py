@@ -23,7 +23,7 @@ class Typist(TextEngine):
 
     def write(self, task):
         self.tasks.append(task)
-        mask = torch.tensor([[bool(chat)] * 3 for chat in task.asked])
+        mask = torch.tensor([[bool(chat)] * 3 for chat in task.chats])
         tokens = torch.tensor([8, 16, task.chat.end_ids[0]]).expand(len(mask), 3)
         return Completions(
             tokens=tokens.where(mask, task.chat.pad_id),
@@ -39,12 +39,15 @@ def test_an_engine_learns_all_that_it_needs(make_rewriter, tiny_llm):
     engine, told = Typist(), []
     policy = make_rewriter(engine=engine, temperature=0.8, eval_temperature=0.5, rollout_batch_size=3)
     assert engine.checked == [(LoRA(rank=4, alpha=8.0), (0.8, 0.5), 1.0)]
-    policy.progress = lambda *report: told.append(report)
-    policy.rollout(PROMPTS, 2, generator=torch.Generator().manual_seed(0))
-    policy.rewrite(PROMPTS, [0, 1])
+
+    def progress(*report):
+        return told.append(report)
+
+    policy.rollout(PROMPTS, 2, generator=torch.Generator().manual_seed(0), progress=progress)
+    policy.rewrite(PROMPTS, [0, 1], progress=progress)
     rollout, deployed = engine.tasks
     chat = policy.chat.encode("a cat")
-    assert rollout.asked == [chat, chat, [], []]
+    assert rollout.chats == [chat, chat, [], []]
     expected = torch.rand(4, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(rollout.uniforms, expected)
     assert (rollout.temperature, deployed.temperature, rollout.top_p, rollout.batch_size) == (0.8, 0.5, 1.0, 3)

@@ -27,8 +27,8 @@ def make(llm, make_rewriter):
     return make
 
 
-def roll(policy, seed=0, prompts=PROMPTS):
-    return policy.rollout(prompts, 3, generator=torch.Generator().manual_seed(seed))
+def roll(policy, seed=0, prompts=PROMPTS, **how):
+    return policy.rollout(prompts, 3, generator=torch.Generator().manual_seed(seed), **how)
 
 
 def test_vllm_is_asked_for_what_the_policy_scores(make, llm, tiny_llm):
@@ -139,8 +139,7 @@ def test_nothing_to_write_asks_for_nothing(make, llm):
 
 def test_progress_counts_finished_rows(make, capsys):
     policy, told = make(), []
-    policy.progress = lambda *report: told.append(report)
-    roll(policy)
+    roll(policy, progress=lambda *report: told.append(report))
     assert told[-1] == ("rollout", 6, 6)
     assert told == sorted(set(told))
     assert "prompts" not in capsys.readouterr().err  # the descriptions of vLLM's bars

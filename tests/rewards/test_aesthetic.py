@@ -64,7 +64,7 @@ def test_frozen_and_a_broken_image_is_nan(transformers_clip, published, make_sam
     reward = Aesthetic(str(transformers_clip), str(published))
     assert reward(make_samples(images, ["a cat"], 2)).valid.tolist() == [[False, True]]
     assert reward.to("cpu") is reward
-    for network in reward.parts[:2]:
+    for network in (reward.network.clip, reward.network.head):
         assert not network.training
         assert not any(parameter.requires_grad for parameter in network.parameters())
 

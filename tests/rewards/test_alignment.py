@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from realgen.functional.images import from_uint8
+from realgen.functional.network_input import to_network_input
+from realgen.functional.published_input import open_clip_input
 from realgen.rewards import Alignment, clip_similarity
-from realgen.rewards.clip_similarity import open_clip_pixels
 
 PROMPTS = ["a photo of the moon", "a cat with grain"]
 
@@ -58,7 +59,7 @@ def test_length_of_the_features_does_not_count(clip_folder, make_samples):
     reward = Alignment(str(clip_folder))
     before = reward.score(samples)
     with torch.no_grad():
-        reward.encoders.model.visual.proj.mul_(7)
+        reward.network.model.visual.proj.mul_(7)
     torch.testing.assert_close(reward.score(samples), before)
 
 
@@ -72,7 +73,7 @@ def test_the_trainers_autocast_does_not_change_the_answer(clip_folder, make_samp
 def test_text_is_encoded_once_per_prompt(clip_folder, make_samples, monkeypatch):
     reward = Alignment(str(clip_folder))
     seen = []
-    model = reward.encoders.model
+    model = reward.network.model
     encode = model.encode_text
     monkeypatch.setattr(model, "encode_text", lambda tokens: seen.append(len(tokens)) or encode(tokens))
     images = eight_bit(3, 3, 32, 32)
@@ -98,8 +99,8 @@ def test_frozen_and_a_broken_image_is_nan(clip_folder, make_samples):
     output = reward(make_samples(images, ["a cat"], group_size=2))
     assert output.valid.tolist() == [[False, True]]
     assert list(output.components) == ["alignment"]
-    assert not any(p.requires_grad for p in reward.encoders.model.parameters())
-    assert not reward.encoders.model.training
+    assert not any(p.requires_grad for p in reward.network.model.parameters())
+    assert not reward.network.model.training
 
 
 def test_moves_with_its_cached_prompts(clip_folder, make_samples):
@@ -119,8 +120,8 @@ def test_a_named_architecture_with_a_file_of_weights(clip_folder, make_samples, 
     samples = make_samples(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
     named = Alignment(name, pretrained=str(clip_folder / "open_clip_model.safetensors"))
     # The same weights; a bare architecture has open_clip's default mean and standard deviation, not the folder's.
-    assert named.encoders.preprocess["mean"] == open_clip.OPENAI_DATASET_MEAN
-    named.encoders.preprocess.update(Alignment(str(clip_folder)).encoders.preprocess)
+    assert named.network.wanted.mean == open_clip.OPENAI_DATASET_MEAN
+    named.network.wanted = Alignment(str(clip_folder)).network.wanted
     torch.testing.assert_close(named.score(samples), Alignment(str(clip_folder)).score(samples))
 
 
@@ -146,14 +147,16 @@ def test_pixels_are_those_of_open_clips_transform(resize_mode, interpolation, sh
     transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**settings), is_train=False)
     images = eight_bit(3, 3, *shape)
     expected = torch.stack([transform(file) for file in as_files(images)])
-    torch.testing.assert_close(open_clip_pixels(images, settings), expected, atol=1.5 / 255 / 0.3, rtol=0)
+    torch.testing.assert_close(
+        to_network_input(images, open_clip_input(settings)), expected, atol=1.5 / 255 / 0.3, rtol=0
+    )
 
 
 def test_a_size_that_is_not_square():
     settings = {"size": (16, 32), "mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bilinear"}
     images = torch.zeros(1, 3, 64, 64)
     images[:, :, 16:48] = 1.0  # resized to 32 x 32, the middle 16 rows are cut out
-    pixels = open_clip_pixels(images, {**settings, "resize_mode": "shortest"})
+    pixels = to_network_input(images, open_clip_input({**settings, "resize_mode": "shortest"}))
     assert pixels.shape == (1, 3, 16, 32)
     assert pixels[:, :, 1:-1].min() == 1.0
 
@@ -161,4 +164,4 @@ def test_a_size_that_is_not_square():
 def test_padding_is_refused():
     settings = {"size": 32, "interpolation": "bicubic", "resize_mode": "longest"}
     with pytest.raises(ValueError, match="resize_mode must be 'shortest' or 'squash', got 'longest'"):
-        open_clip_pixels(torch.zeros(1, 3, 8, 8), settings)
+        open_clip_input(settings)

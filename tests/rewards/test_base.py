@@ -2,7 +2,7 @@ import jaxtyping
 import pytest
 import torch
 
-from realgen.rewards import JpegSize, Reward, WeightedSum, per_prompt
+from realgen.rewards import JpegSize, Reward, WeightedSum
 
 
 class Given(Reward):
@@ -25,7 +25,7 @@ def test_rows_are_folded_prompt_by_prompt(samples):
 
 def test_what_is_not_finite_becomes_nan(samples):
     scores = torch.tensor([1.0, torch.inf, -torch.inf, torch.nan, 2.0, 3.0], dtype=torch.float64)
-    folded = per_prompt(scores, samples, "given")
+    folded = samples.per_prompt(scores, "given")
     assert folded.dtype == torch.float32
     assert folded.isnan().tolist() == [[False, True, True], [True, False, False]]
     assert Given(scores)(samples).valid.tolist() == [[True, False, False], [False, True, True]]

@@ -9,7 +9,7 @@ PROMPTS = ["a photo of the moon", "a cat with grain"]
 def test_dot_is_the_raw_product_over_a_hundred(clip_folder, make_samples):
     samples = make_samples(torch.rand(4, 3, 32, 32), PROMPTS, group_size=2)
     reward = Alignment(str(clip_folder), similarity="dot", batch_size=3)
-    model, tokenize, _ = reward.encoders
+    model, tokenize = reward.network.model, reward.network.tokenize
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28)))
     with torch.no_grad():
         images = model.encode_image((samples.images - mean) / std)
@@ -26,7 +26,7 @@ def test_length_counts_for_dot(clip_folder, make_samples):
     reward = Alignment(str(clip_folder), similarity="dot")
     before = reward.score(samples)
     with torch.no_grad():
-        reward.encoders.model.visual.proj.mul_(7)
+        reward.network.model.visual.proj.mul_(7)
     torch.testing.assert_close(reward.score(samples), 7 * before)
 
 

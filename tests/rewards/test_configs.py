@@ -68,15 +68,15 @@ def build(kind, *arguments):
 def test_the_walk_finds_the_parts():
     assert {"realism_and_alignment", "omniaid_only", "alignment_only"} <= {path.stem for path in REWARDS}
     assert {"omniaid", "effort"} <= {path.stem for path in DETECTORS}
-    judged = {path.stem for path in here([*REWARDS, *DETECTORS])}
-    assert judged >= {"realism_and_alignment", "omniaid_only", "alignment_only", "jpeg_size", "omniaid", "effort"}
-    assert judged >= {"llm", "content_kept"}
-    assert not judged & {*PUBLISHED, "aesthetic", "linear_probe", "remote"}
+    scored = {path.stem for path in here([*REWARDS, *DETECTORS])}
+    assert scored >= {"realism_and_alignment", "omniaid_only", "alignment_only", "jpeg_size", "omniaid", "effort"}
+    assert scored >= {"llm", "content_kept"}
+    assert not scored & {*PUBLISHED, "aesthetic", "linear_probe", "remote"}
 
 
 @pytest.mark.usefixtures("nano")
 @pytest.mark.parametrize("path", here(REWARDS), ids=lambda path: path.stem)
-def test_reward_parts_judge(path, samples, rewritten):
+def test_reward_parts_score(path, samples, rewritten):
     texts = [f"{prompt}, film grain" for prompt in samples.row_prompts]
     output = build(Reward, f"--part={path}")(rewritten(texts))
     assert output.total.shape == (2, 3)
@@ -85,7 +85,7 @@ def test_reward_parts_judge(path, samples, rewritten):
 
 @pytest.mark.usefixtures("nano")
 @pytest.mark.parametrize("path", here(DETECTORS), ids=lambda path: path.stem)
-def test_detector_parts_judge(path, samples):
+def test_detector_parts_score(path, samples):
     assert build(Detector, f"--part={path}")(samples.images).shape == (6,)
 
 

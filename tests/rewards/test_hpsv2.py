@@ -58,7 +58,7 @@ def test_half_precision_and_safetensors_files(published, architecture, plain_cli
     torch.save({"state_dict": halves}, tmp_path / "half.pt")
     half = HPSv2(str(tmp_path / "half.pt"), architecture)
     torch.testing.assert_close(half.score(samples), expected, atol=5e-3, rtol=0)
-    assert half.encoders.model.logit_scale.dtype == torch.float32
+    assert half.network.model.logit_scale.dtype == torch.float32
     save_file(plain_clip.state_dict(), tmp_path / "weights.safetensors")
     assert torch.equal(HPSv2(str(tmp_path / "weights.safetensors"), architecture).score(samples), expected)
 

@@ -92,7 +92,7 @@ def test_short_prompts_are_read_as_by_the_clip_that_was_stretched(plain_clip, ar
     reward = LongClip(str(tmp_path / "clip.pt"), architecture, stretch=True)
     with torch.no_grad():
         expected = plain_clip.encode_text(open_clip.tokenize(["a cat"]))
-        features = reward.encoders.model.encode_text(reward.encoders.tokenize(["a cat"]))
+        features = reward.network.model.encode_text(reward.network.tokenize(["a cat"]))
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=0)
 
 

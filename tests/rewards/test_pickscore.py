@@ -45,7 +45,7 @@ def test_the_scale_is_the_models(transformers_clip, make_samples):
     reward = PickScore(str(transformers_clip))
     before = reward.score(samples)
     with torch.no_grad():
-        reward.encoders.model.logit_scale.add_(torch.tensor(3.0).log())
+        reward.network.model.logit_scale.add_(torch.tensor(3.0).log())
     torch.testing.assert_close(reward.score(samples), 3 * before)
 
 
@@ -62,7 +62,7 @@ def test_a_broken_image_is_nan_and_nothing_is_trained(transformers_clip, make_sa
     output = reward(make_samples(images, ["a cat"], group_size=3))
     assert output.valid.tolist() == [[True, False, True]]
     assert list(output.components) == ["pickscore"]
-    assert not any(p.requires_grad for p in reward.encoders.model.parameters())
+    assert not any(p.requires_grad for p in reward.network.model.parameters())
     assert reward.to("cpu") is reward
 
 

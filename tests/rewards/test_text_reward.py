@@ -23,7 +23,7 @@ def test_all_of_them_are_here():
 
 @pytest.mark.parametrize("reward", REWARDS, ids=lambda reward: reward.name)
 def test_a_rollout_without_rewrites_is_refused(reward, samples):
-    with pytest.raises(ValueError, match=rf"{type(reward).__name__} judges rewritten prompts, .*PromptPolicy"):
+    with pytest.raises(ValueError, match=rf"{type(reward).__name__} scores rewritten prompts, .*PromptPolicy"):
         reward(samples)
 
 
@@ -35,7 +35,7 @@ def test_a_broken_format_gets_nothing_and_who_was_not_asked_all(reward, samples,
 
 
 @pytest.mark.parametrize("reward", REWARDS, ids=lambda reward: reward.name)
-def test_whatever_is_written_is_judged_in_0_to_1(reward, samples, rewritten):
+def test_any_text_is_scored_in_0_to_1(reward, samples, rewritten):
     output = reward(rewritten(NASTY))
     assert bool(output.valid.all())
     assert 0 <= output.total.min() <= output.total.max() <= 1

@@ -84,7 +84,7 @@ def test_ratings_are_what_the_model_wrote(folder, pictures, make_samples):
     output = make(folder)(make_samples(pictures, ["a", "b"], 2))
     assert output.total.flatten().tolist() == pytest.approx(RATINGS, nan_ok=True)
     assert output.valid.tolist() == [[True, True], [True, False]]
-    assert make(folder).answers(pictures) == ANSWERS
+    assert make(folder).network(pictures) == ANSWERS
 
 
 @torch.no_grad()
@@ -92,10 +92,10 @@ def test_the_text_is_that_of_plain_transformers(folder, pictures):
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(folder)
     text, encoded = conversation(processor, pictures[1])
-    assert make(folder).handle.prompt == text
+    assert make(folder).network.prompt == text
     written = model.generate(**encoded, max_new_tokens=12, do_sample=False)
     plain = processor.decode(written[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert make(folder).answers(pictures[1:2]) == [plain]
+    assert make(folder).network(pictures[1:2]) == [plain]
 
 
 def test_batch_equals_one_by_one(folder, pictures, make_samples):
@@ -109,27 +109,27 @@ def test_a_broken_image_is_never_shown(folder, pictures, make_samples, monkeypat
     images[1, 0, 0, 0] = torch.nan
     reward = make(folder)
     seen = []
-    answers = reward.answers
-    monkeypatch.setattr(reward, "answers", lambda images: seen.append(len(images)) or answers(images))
+    answers = reward.network.forward
+    monkeypatch.setattr(reward.network, "forward", lambda images: seen.append(len(images)) or answers(images))
     assert reward.score(make_samples(images, ["a"], 4)).isnan().tolist() == [False, True, False, True]
     assert seen == [3]
     nothing = make_samples(torch.full((2, 3, 8, 8), torch.nan), ["a"], 2)
     assert reward.score(nothing).isnan().all()
 
 
-def test_an_answer_cut_off_is_not_judged(folder, pictures, make_samples):
+def test_an_answer_cut_off_is_not_scored(folder, pictures, make_samples):
     assert make(folder, max_new_tokens=2).score(make_samples(pictures, ["a"], 4)).isnan().all()
 
 
 def test_what_is_asked(folder):
-    assert "user\nPicture 1: <|vision_start|>" in make(folder).handle.prompt
-    assert make(folder).handle.prompt.endswith(f"{QUESTION} {ANSWER}<|im_end|>\n<|im_start|>assistant\n")
-    assert "<think> </think>" in make(folder, thinking=True).handle.prompt
+    assert "user\nPicture 1: <|vision_start|>" in make(folder).network.prompt
+    assert make(folder).network.prompt.endswith(f"{QUESTION} {ANSWER}<|im_end|>\n<|im_start|>assistant\n")
+    assert "<think> </think>" in make(folder, thinking=True).network.prompt
     assert "between 1 and 5" in VlmRating("somewhere").question
 
 
 def test_pixel_limit_and_type(folder, pictures):
-    small = make(folder, max_pixels=32 * 32, dtype="bfloat16").handle
+    small = make(folder, max_pixels=32 * 32, dtype="bfloat16").network
     assert small.processor.image_processor.size["longest_edge"] == 1024
     assert {parameter.dtype for parameter in small.model.parameters()} == {torch.bfloat16}
     assert not any(parameter.requires_grad for parameter in small.model.parameters())

@@ -20,7 +20,7 @@ class Given(Reward):
 
 
 class Failing(Reward):
-    """Cannot judge anything."""
+    """Cannot score anything."""
 
     def score(self, samples):
         raise RuntimeError("the server is down")

@@ -17,10 +17,10 @@ QUICK = {"backoff": 0.001, "timeout": 5.0, "retries": 2}
 
 def ask(*urls, token=None, **connection):
     client = RewardClient(urls, ConnectionSettings(**QUICK | connection), token=token)
-    return client, asyncio.run(asked(client))
+    return client, asyncio.run(rewards_of(client))
 
 
-async def asked(client):
+async def rewards_of(client):
     async with client.http() as http:
         return await client.ask(http, b"body", "application/json", 2, low=0.0, high=1.0)
 
@@ -124,7 +124,7 @@ def test_a_replica_that_fails_is_left_alone():
             [bad.url, good.url], ConnectionSettings(**QUICK, failures_to_rest=2, rest_seconds=3600.0), token=None
         )
         for _ in range(8):
-            assert asyncio.run(asked(client))[0] == 0.25
+            assert asyncio.run(rewards_of(client))[0] == 0.25
     assert len(bad.requests) == 2
     assert len(good.requests) == 8
 
@@ -134,13 +134,13 @@ def test_when_all_rest_the_answer_comes_at_once():
         client = RewardClient([server.url], ConnectionSettings(**QUICK, failures_to_rest=1, rest_seconds=3600.0))
         for _ in range(2):
             with pytest.raises(UnavailableError):
-                asyncio.run(asked(client))
+                asyncio.run(rewards_of(client))
         with pytest.raises(UnavailableError, match="all 1 replicas failed just before"):
-            asyncio.run(asked(client))
+            asyncio.run(rewards_of(client))
     assert len(server.requests) == 1
 
 
-def test_the_last_failure_is_told_while_all_rest():
+def test_the_last_failure_is_named_while_all_rest():
     with hostile_server(say(500, {"detail": "out of memory"})) as server:
         with pytest.raises(UnavailableError, match=r"last failure: .* answered 500: out of memory \(3 attempts\)"):
             ask(server.url, failures_to_rest=1, rest_seconds=3600.0)
@@ -164,7 +164,7 @@ def test_another_replica_is_asked_meanwhile():
         client = RewardClient([busy.url, free.url], ConnectionSettings(**QUICK))
         start = time.monotonic()
         for _ in range(6):
-            assert asyncio.run(asked(client))[0] == 0.25
+            assert asyncio.run(rewards_of(client))[0] == 0.25
         assert time.monotonic() - start < 4
     assert len(busy.requests) == 1
 

@@ -14,7 +14,7 @@ def test_replicas_take_turns(replicas):
     assert [replicas.pick(now=0.0).url for _ in range(4)] == ["a", "b", "a", "b"]
 
 
-def test_the_least_busy_is_asked(replicas):
+def test_the_least_busy_is_picked(replicas):
     replicas.all[0].in_flight = 2
     replicas.all[1].in_flight = 1
     assert [replicas.pick(now=0.0).url for _ in range(3)] == ["b", "b", "b"]
@@ -38,7 +38,7 @@ def test_one_request_tries_a_rested_replica(replicas):
     for replica in (a, a, b, b):
         replicas.failed(replica, now=0.0)
     assert {replicas.pick(now=10.0).url, replicas.pick(now=10.0).url} == {"a", "b"}
-    assert replicas.pick(now=10.0) is None  # both trials are on their way
+    assert replicas.pick(now=10.0) is None  # both trials are in flight
     replicas.failed(a, now=11.0)
     replicas.answered(b)
     assert [replicas.pick(now=12.0).url for _ in range(3)] == ["b", "b", "b"]

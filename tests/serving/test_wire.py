@@ -37,7 +37,7 @@ def in_json(**message):
     return json.dumps(message).encode()
 
 
-def picture(mode="RGB", size=(8, 8), file_format="PNG"):
+def image_file(mode="RGB", size=(8, 8), file_format="PNG"):
     file = io.BytesIO()
     Image.new(mode, size).save(file, format=file_format)
     return base64.b64encode(file.getvalue()).decode()
@@ -64,7 +64,7 @@ def test_nan_travels_in_safetensors(images):
 
 
 @pytest.mark.parametrize("encoding", ["png", "webp"])
-def test_files_hold_the_rounded_picture(images, encoding):
+def test_files_hold_the_rounded_image(images, encoding):
     body, content_type = encode_request(images, ["a", "b", "c"], encoding)
     request = decode_request(body, content_type, LIMITS)
     torch.testing.assert_close(request.pixels(), (images * 255).round() / 255)
@@ -112,21 +112,21 @@ def test_wrong_tensors_are_refused(tensors, metadata, status, message):
         ({"images": "x"}, 422, "list of base64"),
         ({"images": ["?"]}, 400, "no base64 PNG or WebP"),
         ({"images": [base64.b64encode(b"GIF89a").decode()]}, 400, "no base64 PNG or WebP"),
-        ({"images": [picture(file_format="JPEG")]}, 400, "no base64 PNG or WebP"),
-        ({"images": [picture("RGBA")]}, 422, "8-bit RGB, got PNG RGBA"),
-        ({"images": [picture("L")]}, 422, "8-bit RGB, got PNG L"),
-        ({"images": [picture("I;16")]}, 422, "8-bit RGB"),
+        ({"images": [image_file(file_format="JPEG")]}, 400, "no base64 PNG or WebP"),
+        ({"images": [image_file("RGBA")]}, 422, "8-bit RGB, got PNG RGBA"),
+        ({"images": [image_file("L")]}, 422, "8-bit RGB, got PNG L"),
+        ({"images": [image_file("I;16")]}, 422, "8-bit RGB"),
         (
-            {"images": [picture("RGBA", file_format="WEBP")], "prompts": None},
+            {"images": [image_file("RGBA", file_format="WEBP")], "prompts": None},
             422,
             "WEBP RGBA",
         ),
-        ({"images": [picture(), picture(size=(8, 9))]}, 422, "one size"),
-        ({"images": [picture()] * 5}, 413, "at most 4 images, got 5"),
-        ({"images": [picture(size=(64, 33))] * 2}, 413, "got 4224"),
-        ({"images": [picture()], "prompts": ["\ud800"]}, 422, "valid Unicode"),
-        ({"images": [picture()], "prompts": ["x" * 20_000]}, 413, "16384 characters"),
-        ({"images": [picture()], "prompt": ["x"]}, 422, "must be"),
+        ({"images": [image_file(), image_file(size=(8, 9))]}, 422, "one size"),
+        ({"images": [image_file()] * 5}, 413, "at most 4 images, got 5"),
+        ({"images": [image_file(size=(64, 33))] * 2}, 413, "got 4224"),
+        ({"images": [image_file()], "prompts": ["\ud800"]}, 422, "valid Unicode"),
+        ({"images": [image_file()], "prompts": ["x" * 20_000]}, 413, "16384 characters"),
+        ({"images": [image_file()], "prompt": ["x"]}, 422, "must be"),
     ],
 )
 def test_wrong_json_is_refused(message, status, expected):
@@ -160,11 +160,16 @@ def test_sixteen_bits_are_refused_and_not_cut_to_eight():
     assert "8-bit" in str(refused(in_json(images=[png_file(1, 1, 16, b"\0\1\2\3\4\5\6")]), JSON))
 
 
-def test_a_small_file_of_a_huge_picture_is_refused_before_it_is_unpacked():
+def test_a_small_file_of_a_huge_image_is_refused_before_it_is_unpacked():
     bomb = png_file(100_000, 100_000, 8, bytes(100_000))
     assert len(bomb) < 2000
     error = refused(in_json(images=[bomb]), JSON)
     assert error.status in (400, 413)
+
+
+def test_tensors_without_metadata_may_say_null():
+    header = b'{"__metadata__":null,"images":{"dtype":"F32","shape":[1,3,1,1],"data_offsets":[0,12]}}'
+    assert decode_request(struct.pack("<Q", len(header)) + header + bytes(12), SAFETENSORS, LIMITS).prompts is None
 
 
 def test_garbage_is_refused():
@@ -210,6 +215,7 @@ def test_answers_are_exact_and_null_is_not_scored():
         (b'{"rewards": [0.5, NaN]}', "no JSON: NaN"),
         (b'{"rewards": [0.5, Infinity]}', "no JSON: Infinity"),
         (b'{"rewards": [0.5, 1e999]}', "a reward must be a number"),
+        (b'{"rewards": [0.5, -1' + b"0" * 400 + b"]}", "a reward must be a number"),
         (b'{"rewards": [0.5, "1"]}', "a reward must be a number"),
         (b'{"rewards": [0.5, true]}', "a reward must be a number"),
         (b'{"rewards": [0.5, 1.01]}', "from 0.0 to 1.0"),
@@ -222,6 +228,6 @@ def test_answers_are_exact_and_null_is_not_scored():
         (b"\x80\x04]", "no JSON"),
     ],
 )
-def test_lies_are_found(answer, message):
+def test_wrong_answers_are_found(answer, message):
     with pytest.raises(WireError, match=message):
         decode_rewards(answer, 2, low=0.0, high=1.0)

@@ -20,9 +20,10 @@ from realgen.callbacks import EMA, Export, LastCheckpoint
 from realgen.functional.flow_sde import FlowSDE
 from realgen.modules import GRPOModule
 from realgen.objectives import GRPO
-from realgen.parallel import gathered_weights, plain_name, whole
+from realgen.parallel import whole
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
 from realgen.policies.backbones import SD3, Backbone
+from realgen.policies.whole_weights import gathered_weights, plain_name
 from realgen.rewards import WeightedSum
 from tests.helpers.toy_grpo import Color, Prompts, batch_of, trainer
 

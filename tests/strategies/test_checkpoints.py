@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer
 
 from realgen.callbacks import EMA
 from realgen.modules import GRPOModule
-from realgen.parallel import gathered_weights
+from realgen.policies.whole_weights import gathered_weights
 from realgen.strategies import FSDP1, FSDP2
 from realgen.strategies.checkpoint import gathered, read_folder
 from tests.modules.test_resume import assert_same

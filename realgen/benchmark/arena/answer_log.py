@@ -12,10 +12,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from realgen.benchmark.arena.result import Answer
+from realgen.benchmark.arena.result import COUNTS, Answer
 
 _FIELDS = {field.name for field in fields(Answer)}
-_COUNTS = ("tokens_in", "tokens_out", "replies", "requests")
 _CHOICES = {"compare": ("first", "second", "tie", None), "single": ("real", "fake", None)}
 
 
@@ -40,7 +39,7 @@ class AnswerLog:
         self._file: FileIO | None = None
 
     def get(self, key: str) -> Answer | None:
-        """The answer to a question; None if there is none."""
+        """Return the answer to a question; None if there is none."""
         return self._answers.get(key)
 
     @contextmanager
@@ -78,7 +77,7 @@ class AnswerLog:
         self._answers[answer.key] = answer
 
     def _write(self, line: bytes) -> None:
-        """All of it, or nothing."""
+        """Write all of it, or nothing."""
         if self._file is None:
             raise RuntimeError("answers are kept inside `with log.writing()`.")
         written = 0
@@ -98,7 +97,7 @@ class AnswerLog:
         self._end += len(line)
 
     def _load(self) -> int:
-        """Read the file; where its last whole answer ends."""
+        """Read the file; return where its last whole answer ends."""
         end = 0
         content = self.path.read_bytes() if self.path.exists() else b""
         for number, line in enumerate(content.splitlines(keepends=True), start=1):
@@ -122,11 +121,7 @@ class AnswerLog:
 
 
 def _read(line: bytes) -> Answer:
-    """An answer from its line.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Return the answer of a line; raise ValueError if it is none."""
     try:
         found: Any = json.loads(line)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -135,6 +130,6 @@ def _read(line: bytes) -> Answer:
         raise ValueError("other fields")
     if found["choice"] not in _CHOICES.get(str(found["kind"]), ()):
         raise ValueError(f"choice {found['choice']!r} of kind {found['kind']!r}")
-    if not all(isinstance(found[name], int) for name in _COUNTS):
+    if not all(isinstance(found[name], int) for name in COUNTS):
         raise ValueError("no numbers")
     return Answer(**found)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from tqdm import tqdm
+
 from realgen.benchmark.arena.answer_log import AnswerLog
-from realgen.benchmark.arena.asking import Asking, times_to_ask
+from realgen.benchmark.arena.asking import Asking, AskingLimits
 from realgen.benchmark.arena.questions import (
     Against,
     PairQuestions,
@@ -43,7 +44,7 @@ class ArenaPlan:
     """Questions that it would ask if no reply could be read."""
 
     def __str__(self) -> str:
-        """One line for the user."""
+        """Return one line for the user."""
         more = f", at most {self.most_calls} with repetitions" if self.most_calls > self.calls else ""
         return f"{self.calls} calls of the judge{more} ({self.questions} questions, {self.kept} answered already)"
 
@@ -85,8 +86,7 @@ class Arena:
         if against == "none" and not single:
             raise ValueError("against=none and single=false leave nothing to ask the judge.")
         self.judge, self.protocol, self.against, self.single = judge, protocol, against, single
-        self.replies = 1 if judge.deterministic else replies
-        self.ask_again, self.max_failures = ask_again, max_failures
+        self.limits = AskingLimits(1 if judge.deterministic else replies, ask_again, max_failures)
         self.resampling = resampling or Resampling()
 
     def plan(
@@ -99,18 +99,12 @@ class Arena:
     ) -> ArenaPlan:
         """Count what ``run`` would ask; reads the image files, and the weights of a local judge, and asks nobody.
 
-        Args:
-            prompts: Of which every set has an image.
-            sets: Images of the models.
-            log: File of the answers.
-            matching: How images are made alike before they are shown.
-
         Raises:
             ValueError: If images are missing, or the file of the answers is none.
         """
         arena_run = _ArenaRun(self, prompts, sets, matching)
         answers = AnswerLog(log)
-        times = [arena_run.times_to_ask(answers.get(key)) for key in arena_run.by_key]
+        times = [self.limits.times_to_ask(answers.get(key)) for key in arena_run.by_key]
         calls = sum(number > 0 for number in times)
         return ArenaPlan(len(times), len(times) - calls, calls, sum(times))
 
@@ -132,9 +126,6 @@ class Arena:
                 on from it.
             matching: How images are made alike before they are shown.
             progress: Whether a bar is drawn.
-
-        Returns:
-            All that was found; of questions that got no answer, their number.
 
         Raises:
             ValueError: If images are missing or broken, or the file is none of answers or written by another run.
@@ -158,16 +149,9 @@ class Arena:
     ) -> tuple[int, int]:
         """Ask the open questions; return how many got an answer, and how many none."""
         questions = arena_run.open_questions(answers)
-        with _bar(len(questions), progress) as advance:
-            asker = Asking(
-                self.judge,
-                answers,
-                matching=matching,
-                replies=self.replies,
-                ask_again=self.ask_again,
-                max_failures=self.max_failures,
-                advance=advance,
-            )
+        hidden = None if progress and questions else True  # None hides it where there is no terminal
+        with tqdm(total=len(questions), desc="arena", unit="question", disable=hidden) as bar:
+            asker = Asking(self.judge, answers, self.limits, matching=matching, advance=bar.update)
             failed = run_async(asker.ask_all(questions))
         return len(questions) - failed, failed
 
@@ -194,12 +178,9 @@ class _ArenaRun:
             self.by_key.setdefault(key, question)
 
     def open_questions(self, answers: AnswerLog) -> list[tuple[str, Question]]:
-        """Questions without an answer, equal ones once, in order."""
-        return [(key, question) for key, question in self.by_key.items() if self.times_to_ask(answers.get(key))]
-
-    def times_to_ask(self, answer: Answer | None) -> int:
-        """How often a question with this answer is to be asked while its reply cannot be read."""
-        return times_to_ask(answer, replies=self.arena.replies, ask_again=self.arena.ask_again)
+        """Return the questions without an answer, equal ones once, in order."""
+        times = self.arena.limits.times_to_ask
+        return [(key, question) for key, question in self.by_key.items() if times(answers.get(key))]
 
     def result(self, answers: AnswerLog, *, asked: int, failed: int) -> ArenaResult:
         """Score what the file holds."""
@@ -224,22 +205,9 @@ class _ArenaRun:
             images=images,
             questions=len(self.by_key),
             asked=asked,
-            unreadable=sum(answer.choice is None and answer.replies >= arena.replies for answer in kept),
+            unreadable=sum(answer.choice is None and answer.replies >= arena.limits.replies for answer in kept),
             failed=failed,
             tokens_in=sum(answer.tokens_in for answer in kept),
             tokens_out=sum(answer.tokens_out for answer in kept),
             requests=sum(answer.requests for answer in kept),
         )
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[], object]]:
-    """A bar on the terminal; what it yields moves it by one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("Arena"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (shown and total and console.is_terminal)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)

@@ -5,38 +5,41 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-
-from jaxtyping import Float
-from torch import Tensor
+from dataclasses import replace
+from typing import NamedTuple
 
 from realgen.benchmark.arena.answer_log import AnswerLog
-from realgen.benchmark.arena.questions import Question, Shown
-from realgen.benchmark.arena.result import Answer
-from realgen.benchmark.inputs.matching import FormatMatching
-from realgen.data.image_files import read_image
+from realgen.benchmark.arena.questions import Question
+from realgen.benchmark.arena.result import COUNTS, Answer
+from realgen.benchmark.inputs.matching import FormatMatching, read_matched
 from realgen.judges.base import ArenaJudge, IdentityChangedError, Kind, Verdict
 from realgen.remote_calls import UnavailableError
 
 _LOGGER = logging.getLogger(__name__)
 
 
-def times_to_ask(earlier: Answer | None, *, replies: int, ask_again: bool) -> int:
-    """How often a question is to be asked while its reply cannot be read.
+class AskingLimits(NamedTuple):
+    """How often a question is asked, and when to give up."""
 
-    Args:
-        earlier: What is known; None where nothing is.
-        replies: Times that the judge is asked in all.
-        ask_again: Ask as often once more where no reply could be read.
+    replies: int
+    """Times that the judge is asked in all, over all runs, while its reply cannot be read."""
+    ask_again: bool
+    """Ask as often once more where no reply of an earlier run could be read."""
+    max_failures: int
+    """Questions in a row without an answer after which all stops."""
 
-    Example:
-        >>> times_to_ask(None, replies=3, ask_again=False)
-        3
-    """
-    if earlier is None:
-        return replies
-    if earlier.choice is not None:
-        return 0
-    return replies if ask_again else max(0, replies - earlier.replies)
+    def times_to_ask(self, earlier: Answer | None) -> int:
+        """Return how often a question with this answer, if any, is to be asked while its reply cannot be read.
+
+        Example:
+            >>> AskingLimits(replies=3, ask_again=False, max_failures=10).times_to_ask(None)
+            3
+        """
+        if earlier is None:
+            return self.replies
+        if earlier.choice is not None:
+            return 0
+        return self.replies if self.ask_again else max(0, self.replies - earlier.replies)
 
 
 class Asking:
@@ -45,10 +48,8 @@ class Asking:
     Args:
         judge: Who is asked.
         answers: Where answers are kept; held open by the caller.
+        limits: How often a question is asked.
         matching: How images are made alike before they are shown; None shows them as they are.
-        replies: Times that the judge is asked in all while its reply cannot be read.
-        ask_again: Ask as often once more where no reply of an earlier run could be read.
-        max_failures: Questions in a row without an answer after which all stops.
         advance: Called after each question.
     """
 
@@ -56,15 +57,12 @@ class Asking:
         self,
         judge: ArenaJudge,
         answers: AnswerLog,
+        limits: AskingLimits,
         *,
         matching: FormatMatching | None,
-        replies: int,
-        ask_again: bool,
-        max_failures: int,
         advance: Callable[[], object],
     ) -> None:
-        self.judge, self.answers, self.matching, self.advance = judge, answers, matching, advance
-        self.replies, self.ask_again, self.max_failures = replies, ask_again, max_failures
+        self.judge, self.answers, self.limits, self.matching, self.advance = judge, answers, limits, matching, advance
         kinds: tuple[Kind, ...] = ("compare", "single")
         self._identities = {kind: judge.identity(kind) for kind in kinds}
         self._failed = 0
@@ -72,7 +70,7 @@ class Asking:
         self._stopped_by: Exception | None = None
 
     async def ask_all(self, questions: Sequence[tuple[str, Question]]) -> int:
-        """Ask.
+        """Ask all questions; return how many got no answer.
 
         Raises:
             ValueError: If an image cannot be read.
@@ -103,11 +101,13 @@ class Asking:
             self.advance()
 
     async def _ask(self, key: str, question: Question) -> None:
-        """Until a reply can be read, or often enough; each reply is kept at once, so that none is paid for in vain."""
-        first = await asyncio.to_thread(self._read, question.first)
-        second = None if question.second is None else await asyncio.to_thread(self._read, question.second)
+        """Ask until a reply can be read, or often enough; keep each reply at once, so that none is paid for in vain."""
+        first = await asyncio.to_thread(read_matched, question.first.file, self.matching)
+        second = None
+        if question.second is not None:
+            second = await asyncio.to_thread(read_matched, question.second.file, self.matching)
         text = question.prompt.prompt
-        for _ in range(times_to_ask(self.answers.get(key), replies=self.replies, ask_again=self.ask_again)):
+        for _ in range(self.limits.times_to_ask(self.answers.get(key))):
             if self.judge.identity(question.kind) != self._identities[question.kind]:
                 # Another worker's question has changed it meanwhile: the answer would be kept under the wrong key.
                 raise IdentityChangedError(f"{self.judge.name} answers in another form now")
@@ -120,12 +120,8 @@ class Asking:
                 return
 
     def _answer(self, key: str, question: Question, verdict: Verdict) -> Answer:
-        """The latest reply, at the cost of all replies to the question so far."""
-        earlier = self.answers.get(key)
-        spent = (0, 0, 0, 0)
-        if earlier is not None:
-            spent = (earlier.tokens_in, earlier.tokens_out, earlier.replies, earlier.requests)
-        return Answer(
+        """Return the latest reply, at the cost of all replies to the question so far."""
+        answer = Answer(
             key=key,
             kind=question.kind,
             judge=self.judge.name,
@@ -135,24 +131,20 @@ class Asking:
             choice=verdict.choice,
             reason=verdict.reason,
             reply=verdict.reply,
-            tokens_in=spent[0] + verdict.tokens_in,
-            tokens_out=spent[1] + verdict.tokens_out,
-            replies=spent[2] + 1,
-            requests=spent[3] + verdict.attempts,
+            tokens_in=verdict.tokens_in,
+            tokens_out=verdict.tokens_out,
+            replies=1,
+            requests=verdict.attempts,
         )
-
-    def _read(self, shown: Shown) -> Float[Tensor, "3 height width"]:
-        try:
-            image = read_image(shown.file)
-        except ValueError as error:
-            raise ValueError(f"{shown.file}: {error}.") from error
-        return image if self.matching is None else self.matching(image.unsqueeze(0))[0]
+        earlier = self.answers.get(key)
+        spent = {} if earlier is None else {name: getattr(earlier, name) + getattr(answer, name) for name in COUNTS}
+        return replace(answer, **spent)
 
     def _count(self, error: UnavailableError) -> None:
         self._failed += 1
         self._failures_in_a_row += 1
         _LOGGER.warning("a question got no answer: %s", error)
-        if self._failures_in_a_row >= self.max_failures:
+        if self._failures_in_a_row >= self.limits.max_failures:
             self._stopped_by = RuntimeError(
                 f"{self._failures_in_a_row} questions in a row got no answer; the last one: {error}. Answers so far "
                 f"are kept in {self.answers.path}; run again to go on."

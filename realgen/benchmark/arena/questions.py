@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import combinations
+from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +28,6 @@ class Shown:
     model: str
     """Whose; ``real`` for the real image."""
     file: Path
-    """Where it lies."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class Question:
     """What a judge is asked once: a pair in one order, or a single image."""
 
     prompt: BenchmarkPrompt
-    """Of the images."""
     first: Shown
     """The image shown first, or alone."""
     second: Shown | None = None
@@ -44,7 +42,7 @@ class Question:
 
     @property
     def kind(self) -> Literal["compare", "single"]:
-        """A pair, or one image."""
+        """Return whether it is of a pair or of one image."""
         return "single" if self.second is None else "compare"
 
 
@@ -61,7 +59,7 @@ class PairQuestions:
 def pair_questions(
     prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet], *, against: Against, protocol: Protocol
 ) -> list[PairQuestions]:
-    """All pairs of an arena, prompt by prompt, so that a run cut short has judged some prompts in full.
+    """Return all pairs of an arena, prompt by prompt, so that a run cut short has judged some prompts in full.
 
     Args:
         prompts: Of which every set has an image.
@@ -83,22 +81,17 @@ def pair_questions(
     return [
         PairQuestions(Question(prompt, one, two), Question(prompt, two, one) if protocol == "swapped" else None)
         for prompt in prompts
-        for one, two in _contests(prompt, sets, against)
+        for one, two in _contests(*_shown(prompt, sets), against)
     ]
 
 
 def single_questions(prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet]) -> list[Question]:
-    """Real or fake, of every model's images and of the real images, without which the former mean little."""
-    return [Question(prompt, shown) for prompt in prompts for shown in _all_shown(prompt, sets)]
+    """Ask real or fake of every model's images and of the real images, without which the former mean little."""
+    return [Question(prompt, shown) for prompt in prompts for shown in chain(*_shown(prompt, sets))]
 
 
 class QuestionKeys:
-    """Tells questions apart by what their answer depends on: judge, question, content of the images, prompt if shown.
-
-    Args:
-        judge: Who is asked.
-        matching: How images are made alike before they are shown; None shows them as they are.
-    """
+    """Tells questions apart by what their answer depends on: judge, question, images as shown, prompt if it is read."""
 
     def __init__(self, judge: ArenaJudge, matching: FormatMatching | None) -> None:
         self._identities = {kind: judge.identity(kind) for kind in ("compare", "single")}
@@ -107,7 +100,7 @@ class QuestionKeys:
         self._digest = cache(_digest_of_file)
 
     def __call__(self, question: Question) -> str:
-        """The key; the files are read at their first question.
+        """Return the key; the files are read at their first question.
 
         Raises:
             ValueError: If a file cannot be read.
@@ -123,18 +116,17 @@ class QuestionKeys:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _contests(prompt: BenchmarkPrompt, sets: Sequence[ImageSet], against: Against) -> Iterator[tuple[Shown, Shown]]:
-    models = [Shown(images.name, images.files[prompt.name]) for images in sets]
-    if against in {"real", "both"} and prompt.real_image is not None:
-        yield from ((shown, Shown(REAL, prompt.real_image)) for shown in models)
+def _shown(prompt: BenchmarkPrompt, sets: Sequence[ImageSet]) -> tuple[list[Shown], list[Shown]]:
+    """Return the models' images of a prompt, and its real image, if there is one."""
+    real = [] if prompt.real_image is None else [Shown(REAL, prompt.real_image)]
+    return [Shown(images.name, images.files[prompt.name]) for images in sets], real
+
+
+def _contests(models: Sequence[Shown], real: Sequence[Shown], against: Against) -> Iterator[tuple[Shown, Shown]]:
+    if against in {"real", "both"}:
+        yield from product(models, real)
     if against in {"models", "both"}:
         yield from combinations(models, 2)
-
-
-def _all_shown(prompt: BenchmarkPrompt, sets: Sequence[ImageSet]) -> Iterator[Shown]:
-    yield from (Shown(images.name, images.files[prompt.name]) for images in sets)
-    if prompt.real_image is not None:
-        yield Shown(REAL, prompt.real_image)
 
 
 def _digest_of_file(path: Path) -> str:

@@ -9,6 +9,9 @@ from typing import Literal
 from realgen.functional.estimate import Estimate
 from realgen.judges.base import Choice
 
+COUNTS = ("tokens_in", "tokens_out", "replies", "requests")
+"""Numbers of an answer that add up over the replies to a question."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -17,9 +20,7 @@ class Answer:
     key: str
     """Of the question: judge, question text, images, prompt if it was shown."""
     kind: Literal["compare", "single"]
-    """A pair, or one image."""
     judge: str
-    """The judge's name."""
     name: str
     """Of the prompt."""
     first: str
@@ -29,13 +30,11 @@ class Answer:
     choice: Choice | None
     """None where no reply could be read."""
     reason: str
-    """The judge's."""
     reply: str
-    """The whole of its last reply."""
+    """The whole of the judge's last reply."""
     tokens_in: int
-    """Of all replies to this question."""
+    """Of all replies to this question, as ``tokens_out``."""
     tokens_out: int
-    """Of all replies to this question."""
     replies: int
     """Times that the judge answered: more than 1 where a reply could not be read."""
     requests: int
@@ -55,19 +54,16 @@ class PairRow:
     second: str
     """The other one: a model, or ``real``."""
     first_file: str
-    """The first contestant's image."""
     second_file: str
-    """The second contestant's image."""
     outcome: float | None
     """For the first contestant: 1 won, 0.5 tie, 0 lost; None where an order could not be judged."""
     forward: Choice | None
     """The judge's choice with the first contestant shown first."""
     forward_reason: str
-    """Its reason."""
     backward: Choice | None = None
     """Its choice with the first contestant shown second, in the words of that order; None in the published protocol."""
     backward_reason: str = ""
-    """Its reason; what it calls Image 1 is the second contestant's."""
+    """What it calls Image 1 is the second contestant's."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +77,9 @@ class SingleRow:
     model: str
     """Whose image; ``real`` for the real image."""
     file: str
-    """The image."""
     choice: Choice | None
     """``real`` or ``fake``; None where it could not be judged."""
     reason: str
-    """The judge's."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +89,19 @@ class Matchup:
     first: str
     """Contestant whose wins are counted."""
     second: str
-    """The other one."""
     win_rate: Estimate | None
     """Of the first contestant, ties as half, in [0, 1]; None where no pair was judged."""
     categories: Mapping[str, Estimate]
     """The same for each category in which a pair was judged."""
     wins: int
-    """Pairs."""
+    """Pairs, as all numbers that follow."""
     ties: int
-    """Pairs; ``disagreements`` are among them."""
+    """``disagreements`` are among them."""
     losses: int
-    """Pairs."""
     disagreements: int
-    """Pairs that are ties because the two orders disagreed."""
+    """Ties because the two orders disagreed."""
     unjudged: int
-    """Pairs of which an order could not be judged."""
+    """Those of which an order could not be judged."""
     first_share: float | None
     """Share of decided replies that chose the image shown first; 0.5 = no position bias. None without any."""
     disagreement_share: float | None
@@ -151,7 +143,6 @@ class ArenaResult:
     protocol: Literal["swapped", "published"]
     """Whether both orders were asked, or the generated image was always shown first."""
     matchups: tuple[Matchup, ...]
-    """Who met whom."""
     singles: tuple[SingleScore, ...]
     """Real or fake, by model; the real images last. Empty where that was not asked."""
     ranking: tuple[Ranked, ...]
@@ -161,9 +152,7 @@ class ArenaResult:
     disagreement_share: float | None
     """Share of all pairs whose two orders disagreed."""
     pairs: tuple[PairRow, ...]
-    """Every pair."""
     images: tuple[SingleRow, ...]
-    """Every single image."""
     questions: int
     """That the arena consists of."""
     asked: int
@@ -173,8 +162,7 @@ class ArenaResult:
     failed: int
     """Questions to which no answer came; the next run asks them again."""
     tokens_in: int
-    """Of all answers that count here, also of those kept from earlier runs."""
+    """Of all answers that count here, also of those kept from earlier runs; as the two that follow."""
     tokens_out: int
-    """Of all answers that count here."""
     requests: int
-    """Sent for them, failed ones included."""
+    """Failed ones included."""

@@ -13,34 +13,28 @@ WIN_RATE, CALLED_REAL, ELO = "arena_win_rate", "arena_called_real", "arena_elo"
 
 
 def with_arena(results: Results, arena: ArenaResult) -> Results:
-    """Results with an arena's findings, in full and as scores of each model.
-
-    Returns:
-        The results, with ``arena_win_rate``, ``arena_called_real`` and ``arena_elo`` where the arena has them.
-    """
-    scores, categories = _scores(arena)
+    """Add an arena's findings to results, in full and as the scores above of each model that has them."""
 
     def scored(model: ModelResults) -> ModelResults:
-        own = categories.get(model.name, {})
-        names = dict.fromkeys([*model.categories, *own])
-        by_category = {name: {**model.categories.get(name, {}), **own.get(name, {})} for name in names}
-        return replace(model, scores={**model.scores, **scores.get(model.name, {})}, categories=by_category)
+        scores, categories = dict(model.scores), {name: dict(own) for name, own in model.categories.items()}
+        shares = [
+            (WIN_RATE, match.win_rate, match.categories)
+            for match in arena.matchups
+            if (match.first, match.second) == (model.name, REAL)
+        ]
+        shares += [(CALLED_REAL, one.real_share, one.categories) for one in arena.singles if one.model == model.name]
+        for name, share, by_category in shares:
+            if share is not None:
+                scores[name] = _percent(share)
+            for category, part in by_category.items():
+                categories.setdefault(category, {})[name] = _percent(part)
+        for ranked in arena.ranking:
+            if ranked.model == model.name:
+                scores[ELO] = replace(ranked.elo, higher_is_better=True)
+        return replace(model, scores=scores, categories=categories)
 
     return replace(results.map_models(scored), arena=arena)
 
 
-def _scores(arena: ArenaResult) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[str, dict[str, Estimate]]]]:
-    """Return scores by model, and by model and category."""
-    shares = [(m.first, WIN_RATE, m.win_rate, m.categories) for m in arena.matchups if m.second == REAL]
-    shares += [(single.model, CALLED_REAL, single.real_share, single.categories) for single in arena.singles]
-    scores: dict[str, dict[str, Estimate]] = {}
-    categories: dict[str, dict[str, dict[str, Estimate]]] = {}
-    for model, name, share, by_category in shares:
-        if share is not None:
-            scores.setdefault(model, {})[name] = replace(share.scaled(100.0), higher_is_better=True)
-        for category, part in by_category.items():
-            own = categories.setdefault(model, {}).setdefault(category, {})
-            own[name] = replace(part.scaled(100.0), higher_is_better=True)
-    for place in arena.ranking:
-        scores.setdefault(place.model, {})[ELO] = replace(place.elo, higher_is_better=True)
-    return scores, categories
+def _percent(share: Estimate) -> Estimate:
+    return replace(share.scaled(100.0), higher_is_better=True)

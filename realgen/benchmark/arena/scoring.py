@@ -12,18 +12,21 @@ from torch import Tensor
 from realgen.benchmark.arena.questions import PairQuestions, Question
 from realgen.benchmark.arena.result import Answer, Matchup, PairRow, Ranked, SingleRow, SingleScore
 from realgen.benchmark.results import REAL
+from realgen.checks import check_at_least, check_confidence
 from realgen.functional.arena import (
     bradley_terry_intervals,
+    connected,
     elo,
     merge_orders,
     position_bias,
     win_matrices,
     win_rate,
 )
-from realgen.functional.estimate import Estimate
+from realgen.functional.estimate import Estimate, none_if_nan
 from realgen.judges.base import Choice
 
 AnswerOf = Callable[[Question], Answer | None]
+"""Returns the answer to a question; None if there is none."""
 _OUTCOMES: Mapping[Choice | None, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
@@ -33,6 +36,9 @@ class Resampling:
 
     Win rates have score intervals (``functional.proportion``): without ties, as of images called real, they are shares
     over independent prompts (Wilson 1927); with ties, which count as half, they are means of 0, 0.5 and 1 (Tango 1998).
+
+    Raises:
+        ValueError: If a number is out of its range.
     """
 
     resamples: int = 2000
@@ -42,17 +48,13 @@ class Resampling:
     seed: int = 0
     """Of the draws."""
 
+    def __post_init__(self) -> None:
+        check_at_least(1, resamples=self.resamples)
+        check_confidence(self.confidence)  # before a judge is paid
+
 
 def pair_row(pair: PairQuestions, answer_of: AnswerOf) -> PairRow:
-    """What the judge said of a pair.
-
-    Args:
-        pair: The pair.
-        answer_of: The answer to a question; None if there is none.
-
-    Returns:
-        The row; without an outcome where an order that was asked could not be judged.
-    """
+    """Gather what the judge said of a pair; no outcome where an order that was asked could not be judged."""
     question, other = pair.forward, pair.forward.second
     assert other is not None
     forward = answer_of(pair.forward)
@@ -76,12 +78,7 @@ def pair_row(pair: PairQuestions, answer_of: AnswerOf) -> PairRow:
 
 
 def single_row(question: Question, answer_of: AnswerOf) -> SingleRow:
-    """What the judge said of an image.
-
-    Args:
-        question: Of one image.
-        answer_of: The answer to a question; None if there is none.
-    """
+    """Gather what the judge said of one image."""
     answer = answer_of(question)
     return SingleRow(
         name=question.prompt.name,
@@ -94,7 +91,7 @@ def single_row(question: Question, answer_of: AnswerOf) -> SingleRow:
 
 
 def score_matchups(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Matchup, ...]:
-    """Win rates of all who met, in the order in which they first did."""
+    """Compute the win rates of all who met, in the order in which they first did."""
     met: dict[tuple[str, str], list[PairRow]] = {}
     for pair in pairs:
         met.setdefault((pair.first, pair.second), []).append(pair)
@@ -102,7 +99,7 @@ def score_matchups(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ma
 
 
 def score_singles(rows: Sequence[SingleRow], resampling: Resampling) -> tuple[SingleScore, ...]:
-    """How often each model's images were called real; the real images last."""
+    """Compute how often each model's images were called real; the real images last."""
     models = sorted(dict.fromkeys(row.model for row in rows), key=lambda model: model == REAL)
     scores = []
     for model in models:
@@ -114,13 +111,13 @@ def score_singles(rows: Sequence[SingleRow], resampling: Resampling) -> tuple[Si
 
 
 def bias(pairs: Sequence[PairRow]) -> tuple[float | None, float | None]:
-    """Share of decided replies that chose the image shown first, and share of pairs whose two orders disagreed."""
-    found = position_bias(*_orders(pairs))
-    return _number(found.first_share), _number(found.disagreement)
+    """Return the share of decided replies that chose the image shown first, and of pairs whose orders disagreed."""
+    first_share, disagreement = position_bias(*_orders(pairs))
+    return none_if_nan(first_share), none_if_nan(disagreement)
 
 
 def rank(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ranked, ...]:
-    """Bradley-Terry strengths of all contestants, strongest first; none where they do not exist.
+    """Fit Bradley-Terry strengths of all contestants, strongest first; none where they do not exist.
 
     One virtual tie between those who met keeps the strength of a contestant that won or lost everything finite; its
     interval, and all of a single prompt, are not known (``bradley_terry_intervals``).
@@ -139,7 +136,8 @@ def rank(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ranked, ...]
         num_models=len(models),
         num_prompts=len(prompts),
     )
-    if not _all_met(wins.sum(0)):
+    met = (wins + wins.mT).sum(0) > 0
+    if not bool(connected(met)):
         return ()
     found = bradley_terry_intervals(
         wins, resamples=resampling.resamples, confidence=resampling.confidence, seed=resampling.seed
@@ -149,7 +147,7 @@ def rank(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ranked, ...]
     def ranked(i: int) -> Ranked:
         def interval(parts: Sequence[Tensor]) -> Estimate:
             value, low, high = (float(part[i]) for part in parts)
-            return Estimate(value, _number(low), _number(high), played[i])
+            return Estimate(value, none_if_nan(low), none_if_nan(high), played[i])
 
         return Ranked(models[i], interval(found), interval([elo(part) for part in found]))
 
@@ -179,7 +177,7 @@ def _matchup(pairs: Sequence[PairRow], resampling: Resampling) -> Matchup:
 def _rates(
     values: Tensor, categories: Sequence[str], resampling: Resampling
 ) -> tuple[Estimate | None, dict[str, Estimate]]:
-    """Mean over all prompts, and by category; none of what nobody judged."""
+    """Return the mean over all prompts, and by category; none of what was not judged."""
 
     def rate(part: Tensor) -> Estimate | None:
         if bool(part.isnan().all()):
@@ -195,22 +193,12 @@ def _rates(
 
 
 def _orders(pairs: Sequence[PairRow]) -> tuple[Tensor, Tensor]:
-    """Outcomes for the first contestants in each order; NaN where there is none."""
+    """Return outcomes for the first contestants in each order; NaN where there is none."""
     forward = torch.tensor([_OUTCOMES.get(pair.forward, math.nan) for pair in pairs])
     backward = torch.tensor([1 - _OUTCOMES.get(pair.backward, math.nan) for pair in pairs])
     return forward, backward
 
 
 def _outcome(answer: Answer | None) -> float:
-    """For the image shown first; NaN where nothing could be read."""
+    """Return the outcome for the image shown first; NaN where nothing could be read."""
     return _OUTCOMES.get(None if answer is None else answer.choice, math.nan)
-
-
-def _all_met(wins: Tensor) -> bool:
-    """Whether everybody met everybody, directly or through others."""
-    met = ((wins + wins.mT) > 0).double() + torch.eye(len(wins), dtype=torch.float64)
-    return bool((torch.linalg.matrix_power(met, len(wins)) > 0).all())
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

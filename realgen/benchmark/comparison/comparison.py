@@ -125,7 +125,7 @@ def differences_of_groups(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[list[Estimate], list[Estimate]]:
-    """Means of groups of runs, and of what each has more than the first, with intervals over prompts and seeds.
+    """Compute means of groups of runs, and how much more each has than the first, with intervals.
 
     Each resample draws prompts with replacement, the same for all runs, and of each group of S > 1 seeds S - 1 with
     replacement, which gives the mean over seeds its right variance however few they are (Rao and Wu 1988).
@@ -185,7 +185,7 @@ class _Interpolated:
         return self._between(self.before.corpus[name], self.after.corpus[name])
 
     def prompt_means(self, name: str, images: Set[ImageKey]) -> dict[tuple[str, str], float]:
-        """Mean over the images of each prompt, of those among ``images`` that were scored both times."""
+        """Average the images of each prompt, of those among ``images`` that were scored both times."""
         before, after = self.before.values[name], self.after.values[name]
         found: dict[tuple[str, str], list[float]] = {}
         for image in images & before.keys() & after.keys():
@@ -208,7 +208,7 @@ def _place(run: RecordedRun, price: Price | None, at: float) -> _Interpolated:
 
 
 def _common_price(runs: Sequence[RecordedRun], price: Price | None) -> float:
-    """The most that all runs have paid at a validation.
+    """Return the most that all runs have paid at a validation.
 
     Raises:
         ValueError: If a run was first validated later than that, or it is nothing.
@@ -254,7 +254,7 @@ def _section(
 
 
 def _direction(groups: Sequence[Group], name: str) -> bool | None:
-    """Whether higher is better; None where the runs do not know, or do not agree."""
+    """Return whether higher is better; None where the runs do not know, or do not agree."""
     said = {run.higher_is_better.get(name) for group in groups for run in group.runs}
     return said.pop() if len(said) == 1 else None
 
@@ -264,7 +264,7 @@ def _images_of(run: RecordedRun) -> set[ImageKey]:
 
 
 def _common(mappings: Sequence[Mapping[str, object]]) -> list[str]:
-    """The names that all have, in the order of the first."""
+    """Return the names that all have, in the order of the first."""
     return [name for name in mappings[0] if all(name in each for each in mappings[1:])]
 
 

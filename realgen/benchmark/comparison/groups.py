@@ -54,7 +54,7 @@ def group_runs(runs: Sequence[RecordedRun]) -> list[Group]:
 
 
 def _settings_that_count(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
-    """Settings of each run, without the seeds of parts that follow its own.
+    """Return the settings of each run, without the seeds of parts that follow its own.
 
     Such a seed is the run's own in every run that is alike in all else. Of one run that may be chance, so there it must
     be the own one in all runs.
@@ -77,11 +77,11 @@ def _settings_that_count(runs: Sequence[RecordedRun]) -> list[dict[str, Any]]:
 
 
 def _identity(settings: Mapping[str, Any], without: Sequence[str] = ()) -> str:
-    """Equal for equal settings."""
+    """Return a text that is equal for equal settings."""
     return repr(sorted((key, value) for key, value in settings.items() if key not in without))
 
 
 def _letters(number: int) -> str:
-    """A, B, ... Z, AA, AB ..."""
+    """Return A, B, ... Z, AA, AB ..."""
     rest, last = divmod(number, 26)
     return (_letters(rest - 1) if rest else "") + ascii_uppercase[last]

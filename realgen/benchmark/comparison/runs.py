@@ -72,9 +72,6 @@ class RecordedRun:
 def read_runs(folder: Path) -> list[RecordedRun]:
     """Read what a folder holds: a training run, or all models of a benchmark run.
 
-    Returns:
-        At least one run.
-
     Raises:
         ValueError: If it is neither, or lacks the rows of its images.
     """
@@ -98,7 +95,7 @@ def read_runs(folder: Path) -> list[RecordedRun]:
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The config, and the version of this package that wrote it, where its first line says so."""
+    """Read the config, and the version of this package that wrote it, where its first line has it."""
     try:
         text = path.read_text(encoding="utf-8")
         config = yaml.safe_load(text)
@@ -111,7 +108,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves of a config by dotted key, ``init_args`` left out, without what tells no two settings apart.
+    """Return the leaves of a config by dotted key, ``init_args`` left out, without what tells no two settings apart.
 
     Null counts as absent: a setting that was added between two runs begins as null. Seeds of parts stay: whether one
     follows the run's own is seen beside other runs only.
@@ -132,7 +129,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _directions(settings: Mapping[str, Any]) -> dict[str, bool]:
-    """Whether higher is better, of the metrics of this package that a config names."""
+    """Return whether higher is better, of the metrics of this package that a config names."""
     from realgen import metrics  # torchmetrics takes a second to import
 
     found: dict[str, bool] = {}
@@ -172,7 +169,7 @@ def _validation_points(folder: Path) -> tuple[ValidationPoint, ...]:
 
 
 def _corpus_values(folder: Path) -> dict[int, dict[str, float]]:
-    """``val/<name>`` by iteration, from the CSV logs; a resumed run has several, and the newest counts."""
+    """Read ``val/<name>`` by iteration from the CSV logs; a resumed run has several, and the newest counts."""
     found: dict[int, dict[str, float]] = {}
     logs = folder.glob("csv/version_*/metrics.csv")
     for path in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
@@ -215,12 +212,12 @@ def _benchmark_runs(folder: Path) -> list[RecordedRun]:
 
 
 def _is_drawn(model: ModelResults) -> bool:
-    """Whether the benchmark drew the images; those that were given lie elsewhere, and know nothing of its seed."""
+    """Return whether the benchmark drew the images; given ones lie elsewhere, and do not depend on its seed."""
     return not Path(model.images).is_absolute()
 
 
 def _origin(folder: Path, model: ModelResults) -> dict[str, str]:
-    """What the config does not tell of a model's images: the content of the adapters, or of the files given."""
+    """Return what the config does not hold of a model's images: the content of the adapters, or of the files given."""
     if not _is_drawn(model):
         return {"images": model.digest} if model.digest else {}
     path = folder / model.images / SETTINGS_FILE

@@ -19,11 +19,11 @@ from realgen.policies.trained_adapters import PREFIXES
 CURE = "Choose another --run_dir, or the old settings."
 """Where a folder holds images of other settings."""
 REWRITTEN = "rewritten"
-"""Of an image's metadata: what the image model was told, where a language model had rewritten the prompt."""
+"""Of an image's metadata: the text that the image model read, where a language model had rewritten the prompt."""
 
 
 def image_seed(seed: int, prompt: BenchmarkPrompt) -> int:
-    """Seed of a prompt's image: a function of the run's seed, the prompt and its name, not of the other prompts."""
+    """Return the seed of a prompt's image: a function of the run's seed, the prompt and its name, not of the others."""
     return prompt_seed(f"{seed}/{prompt.name}", prompt.prompt)
 
 
@@ -37,13 +37,13 @@ def adapter_digests(config: Any) -> dict[str, str]:
 
 
 def rewritten_prompt(path: Path) -> str:
-    """What the image model was told for an image of ``draw_images``; empty where that was the prompt itself."""
+    """Return the text of which ``draw_images`` drew an image; empty where that was the prompt itself."""
     with Image.open(path) as image:
         return str(image.info.get(REWRITTEN, ""))
 
 
 def missing_images(prompts: Sequence[BenchmarkPrompt], folder: Path, *, seed: int) -> list[BenchmarkPrompt]:
-    """The prompts that have no image yet.
+    """Return the prompts that have no image yet.
 
     Raises:
         ValueError: If an image that is there was drawn from another prompt or seed.
@@ -103,8 +103,8 @@ def draw_images(
             prompt = batch[row]
             if not finite[row]:
                 raise ValueError(f"the policy drew NaN for {prompt.name} ({prompt.prompt!r}).")
-            told = {} if rewrites is None else {REWRITTEN: rewrites[row].text}
-            how = {**_metadata(prompt, seed), **told, "software": f"realgen {__version__}"}
+            text = {} if rewrites is None else {REWRITTEN: rewrites[row].text}
+            how = {**_metadata(prompt, seed), **text, "software": f"realgen {__version__}"}
             write_image(folder / f"{prompt.name}.png", images[row], how)
         advance(len(wanted))
 

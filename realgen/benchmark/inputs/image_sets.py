@@ -18,19 +18,13 @@ class ImageSet:
     """The images of one model."""
 
     name: str
-    """Of the model."""
     folder: Path
-    """Where they lie."""
     files: Mapping[str, Path]
     """By stem."""
 
 
 def images_by_name(folder: Path, *, argument: str) -> dict[str, Path]:
-    """The images of a folder by the stem of their names; folders in it are not looked into.
-
-    Args:
-        folder: The folder; what is inside counts as an image by its suffix, whatever its content is.
-        argument: How the message calls it.
+    """List the images of a folder by stem, those with an image's suffix; a message calls the folder ``argument``.
 
     Raises:
         ValueError: If it is no folder or cannot be listed, holds no image, or holds two of one stem.
@@ -50,7 +44,7 @@ def images_by_name(folder: Path, *, argument: str) -> dict[str, Path]:
 
 
 def model_name(folder: str) -> str:
-    """What a folder's model is called: its own name, or its parent's where the folder is called ``photo``.
+    """Return what a folder's model is called: its own name, or its parent's where the folder is called ``photo``.
 
     Example:
         >>> model_name("short-img/qwen-image/photo"), model_name("outputs/flux/")
@@ -61,15 +55,7 @@ def model_name(folder: str) -> str:
 
 
 def find_image_set(name: str, folder: str) -> ImageSet:
-    """List the images of a model.
-
-    Args:
-        name: Of the model.
-        folder: Where they lie, or where ``photo`` with them does.
-
-    Raises:
-        ValueError: If ``images_by_name`` refuses the folder.
-    """
+    """List the images of a model, in a folder or in its subfolder ``photo``; raise as ``images_by_name`` does."""
     path = Path(folder)
     if (path / PHOTO).is_dir() and not any(is_image(child) for child in path.iterdir()):
         path = path / PHOTO
@@ -79,17 +65,12 @@ def find_image_set(name: str, folder: str) -> ImageSet:
 def pair(
     prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet], *, allow_missing: bool = False
 ) -> list[BenchmarkPrompt]:
-    """The prompts of which every model has an image, so that all are scored on the same ones.
+    """Return the prompts of which every model has an image, so that all are scored on the same ones.
 
     Images that belong to no prompt are passed over; ``unpaired`` counts them.
 
-    Args:
-        prompts: All prompts.
-        sets: Images of the models.
-        allow_missing: Leave prompts out of which a model has no image, for all models; else that is an error.
-
     Raises:
-        ValueError: If images are missing and that is not allowed, or no prompt is left.
+        ValueError: If images are missing and ``allow_missing`` is False, or no prompt is left.
     """
     for images in sets:
         missing = [prompt.name for prompt in prompts if prompt.name not in images.files]
@@ -111,7 +92,7 @@ def pair(
 
 
 def unpaired(sets: Sequence[ImageSet], names: Collection[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Images that belong to no prompt, and prompts without an image, by set; sets that have none are left out."""
+    """Find images that belong to no prompt, and prompts without an image, by set; sets that have none are left out."""
     strays = {images.name: sorted(images.files.keys() - set(names)) for images in sets}
     lacking = {images.name: sorted(set(names) - images.files.keys()) for images in sets}
     kept = ({name: found for name, found in each.items() if found} for each in (strays, lacking))
@@ -119,7 +100,7 @@ def unpaired(sets: Sequence[ImageSet], names: Collection[str]) -> tuple[dict[str
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """The first names, and how many there are.
+    """Return the first names, and how many there are.
 
     Example:
         >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], most=2)

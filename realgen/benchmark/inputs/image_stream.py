@@ -11,38 +11,23 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from realgen.benchmark.inputs.matching import FormatMatching
-from realgen.data.image_files import read_image
+from realgen.benchmark.inputs.matching import FormatMatching, read_matched
 from realgen.functional.images import from_uint8, to_uint8
 
 
 class Files(Dataset[tuple[int, Tensor]]):
-    """Image files, read and made alike, as bytes.
-
-    Args:
-        files: To be read.
-        matching: How they are made alike; None leaves them as they are.
-    """
+    """Image files, read and made alike unless ``matching`` is None, as bytes."""
 
     def __init__(self, files: Sequence[Path], matching: FormatMatching | None) -> None:
         self._files, self._matching = files, matching
 
     def __len__(self) -> int:
-        """Number of files."""
+        """Return the number of files."""
         return len(self._files)
 
     def __getitem__(self, row: int) -> tuple[int, UInt8[Tensor, "3 height width"]]:
-        """Row and image.
-
-        Raises:
-            ValueError: If the file cannot be decoded.
-        """
-        path = self._files[row]
-        try:
-            image = read_image(path)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        return row, to_uint8(image if self._matching is None else self._matching(image[None])[0])
+        """Return row and image."""
+        return row, to_uint8(read_matched(self._files[row], self._matching))
 
 
 def stream_images(
@@ -54,13 +39,6 @@ def stream_images(
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch 3 height width"]]]:
     """Read images in order; neighbours of one size come together, ``batch_size`` at most.
-
-    Args:
-        files: To be read.
-        matching: How they are made alike; None leaves them as they are.
-        batch_size: Images of one batch.
-        num_workers: Processes that read; 0 reads in this one.
-        device: Where the images go.
 
     Yields:
         Rows in ``files``, and their images in [0, 1].

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from realgen.checks import check_at_least
+from realgen.data.image_files import read_image
 from realgen.data.jpeg_files import jpeg_quality
 from realgen.functional.augment import center_square
 from realgen.functional.images import jpeg_round_trip
@@ -44,16 +45,22 @@ class FormatMatching:
             raise ValueError(f"quality must be 1 to 100, or null, got {self.quality}.")
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
-        """Make images alike.
-
-        Args:
-            images: [B, 3, H, W] in [0, 1].
-
-        Returns:
-            [B, 3, size, size] in [0, 1].
-        """
+        """Make images in [0, 1] alike."""
         images = center_square(images, self.size)
         return images if self.quality is None else jpeg_round_trip(images, self.quality)
+
+
+def read_matched(path: Path, matching: FormatMatching | None) -> Float[Tensor, "3 height width"]:
+    """Read an image, made alike unless ``matching`` is None.
+
+    Raises:
+        ValueError: If the file cannot be decoded; it is named.
+    """
+    try:
+        image = read_image(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}.") from error
+    return image if matching is None else matching(image[None])[0]
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class FileFormats:
     """Share of them that are square."""
 
     def __str__(self) -> str:
-        """One line for the user to read."""
+        """Return one line for the user to read."""
         quality = "" if self.jpeg_quality is None else f" (median quality {self.jpeg_quality:g})"
         return (
             f"{self.number} images, {self.jpeg_share:.0%} JPEG{quality}, {self.square_share:.0%} square, shorter side "
@@ -83,15 +90,10 @@ class FileFormats:
 
 
 def survey(files: Sequence[Path], *, argument: str, advance: Callable[[], object] = lambda: None) -> FileFormats:
-    """Open every file once, decode it coarsely, and say what the files are.
-
-    Args:
-        files: Images, at least one.
-        argument: How the message calls them.
-        advance: Called after each file.
+    """Decode every file coarsely, and say what the files are; ``advance`` is called after each.
 
     Raises:
-        ValueError: If files cannot be decoded; the first ones are named.
+        ValueError: If files cannot be decoded; the first one is named, behind ``argument``.
     """
     broken: list[str] = []
     sizes: list[tuple[int, int]] = []
@@ -123,11 +125,7 @@ def survey(files: Sequence[Path], *, argument: str, advance: Callable[[], object
 
 
 def check_matching(matching: FormatMatching | None, formats: dict[str, FileFormats]) -> list[str]:
-    """See whether the files can be made alike, and what remains of their difference.
-
-    Args:
-        matching: How; None leaves them as they are.
-        formats: Of each set, by name; the real images among them.
+    """Check whether the files can be made alike; return warnings of what remains of their difference.
 
     Raises:
         ValueError: If images are smaller than ``matching.size``.

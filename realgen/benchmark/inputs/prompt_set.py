@@ -18,6 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from realgen.benchmark.inputs.image_sets import images_by_name, listed
 from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 
@@ -34,7 +38,6 @@ TEXT_FILES: dict[str, tuple[str, ...]] = {
 """Where a folder may have its prompts; the first that exists counts."""
 REAL_FOLDERS = ("real-img-benchmark", "benchmark/real-img-benchmark", "real")
 """Where a folder may have its real images."""
-CATEGORY_FILES = ("categories.json",)
 PUBLISHED = {
     "animals": (0, 164),
     "buildings": (165, 279),
@@ -71,7 +74,8 @@ def read_prompt_set(
         folder = prompts
         prompts = _first(folder, TEXT_FILES[length or "short"], f"{length or 'short'} prompts")
         real = real or next((folder / name for name in REAL_FOLDERS if (folder / name).is_dir()), None)
-        categories = categories or next((folder / name for name in CATEGORY_FILES if (folder / name).is_file()), None)
+        if categories is None and (folder / "categories.json").is_file():
+            categories = folder / "categories.json"
     elif length is not None:
         raise ValueError(f"length chooses among the prompts of a folder; prompts is the file {str(prompts)!r}.")
     texts, names, said = _read_prompts(prompts)
@@ -91,7 +95,7 @@ def read_prompt_set(
 
 
 def choose_evenly(prompts: Sequence[BenchmarkPrompt], number: int | None) -> list[BenchmarkPrompt]:
-    """Some of the prompts, evenly spaced, so that all categories are among them; all of them for None.
+    """Choose some of the prompts, evenly spaced, so that all categories are among them; all of them for None.
 
     Raises:
         ValueError: If ``number`` is below 1 or above the number of prompts.
@@ -109,8 +113,13 @@ def choose_evenly(prompts: Sequence[BenchmarkPrompt], number: int | None) -> lis
 
 
 def categories_of(prompts: Sequence[BenchmarkPrompt]) -> list[str]:
-    """Names of the categories, in the order in which they come."""
+    """Return the names of the categories, in the order in which they come."""
     return list(dict.fromkeys(prompt.category for prompt in prompts if prompt.category))
+
+
+def category_numbers(prompts: Sequence[BenchmarkPrompt], categories: Sequence[str]) -> Int[Tensor, " prompts"]:
+    """Return each prompt's place among the categories; -1 where it has none."""
+    return torch.tensor([categories.index(prompt.category) if prompt.category else -1 for prompt in prompts])
 
 
 def _first(folder: Path, names: Sequence[str], what: str) -> Path:
@@ -121,7 +130,7 @@ def _first(folder: Path, names: Sequence[str], what: str) -> Path:
 
 
 def _read_prompts(path: Path) -> tuple[list[str], list[str] | None, list[str] | None]:
-    """Texts; and names and categories where the file gives them."""
+    """Read texts; and names and categories where the file has them."""
     if path.suffix.lower() == ".json":
         return _read_json_prompts(path)
     try:
@@ -140,7 +149,9 @@ def _read_json_prompts(path: Path) -> tuple[list[str], list[str] | None, list[st
         return _checked([text.strip() for text in found], path), None, None
     if isinstance(found, dict) and all(isinstance(entry, dict) and "prompt" in entry for entry in found.values()):
         names = [Path(name).stem for name in found]
-        _refuse_twice(names, f"prompts: {path}")
+        twice = [name for name, number in Counter(names).items() if number > 1]
+        if twice:
+            raise ValueError(f"prompts: {path}: {listed(twice)} is there more than once.")
         said = [next((str(e[key]) for key in ("category", "types", "typea") if key in e), "") for e in found.values()]
         texts = _checked([str(entry["prompt"]).strip() for entry in found.values()], path)
         if any(said) and not all(said):
@@ -164,7 +175,7 @@ def _checked(texts: list[str], path: Path) -> list[str]:
 def _pair(
     texts: Sequence[str], names: list[str] | None, real_images: Mapping[str, Path], path: Path, real: Path | None
 ) -> list[str]:
-    """Names of the prompts: given ones must be the real images'; else the i-th prompt has the i-th real image."""
+    """Name the prompts: given names must be the real images'; else the i-th prompt has the i-th real image."""
     if names is None:
         if len(texts) != len(real_images):
             raise ValueError(
@@ -178,7 +189,7 @@ def _pair(
 
 
 def _numbers_by_value(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Order in which 2.jpg comes before 10.jpg, as the lines that they belong to do."""
+    """Return the sorting key by which 2.jpg comes before 10.jpg, as the lines that they belong to do."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)], name
 
 
@@ -196,11 +207,7 @@ def _read_categories(path: Path, names: Sequence[str]) -> list[str]:
 
 
 def _by_ranges(ranges: Mapping[str, Any], number: int, where: str) -> list[str]:
-    """Category of each line, of first and last lines.
-
-    Raises:
-        ValueError: If the ranges do not hold every line just once.
-    """
+    """Return the category of each line; raise ValueError if the ranges do not hold every line just once."""
     for name, pair in ranges.items():
         if len(pair) != 2 or not all(isinstance(end, int) for end in pair) or pair[0] > pair[1]:
             raise ValueError(f"categories: {where}: {name} must be [first line, last line] from 0, got {list(pair)}.")
@@ -221,9 +228,3 @@ def _read_json(path: Path, argument: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{argument}: {path} cannot be read as JSON ({error}).") from error
-
-
-def _refuse_twice(names: Sequence[str], where: str) -> None:
-    twice = [name for name, number in Counter(names).items() if number > 1]
-    if twice:
-        raise ValueError(f"{where}: {listed(twice)} is there more than once.")

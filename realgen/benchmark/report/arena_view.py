@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from realgen.benchmark.arena.result import ArenaResult, Matchup, PairRow, Ranked
-from realgen.benchmark.report.view import Chart, chart_of
+from realgen.benchmark.report.view import Chart, Table, chart_of
 from realgen.benchmark.results import REAL, ImageRow, Results
 from realgen.functional.estimate import Estimate
 
 
-@dataclass(frozen=True)
-class ArenaTable:
-    """A table of texts."""
-
-    caption: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Two images of one prompt, and what the judge said of them."""
 
-    prompt: str
     first: ImageRow
     second: ImageRow
-    outcome: Literal["first", "second", "tie"]
+    outcome: float | None
+    """1 where the first one won, 0 where it lost."""
     note: str
     """Why it is a tie; empty where it is none."""
     reasons: tuple[tuple[str, str], ...]
     """In which order they were shown, and the judge's reason."""
 
 
-@dataclass(frozen=True)
-class ArenaView:
+class ArenaView(NamedTuple):
     """All that the report shows of the arena."""
 
-    lines: tuple[str, ...]
+    lines: list[str]
     """Sentences about the judge and the protocol."""
-    tables: tuple[ArenaTable, ...]
-    charts: tuple[Chart, ...]
-    pairs: tuple[Pair, ...]
+    tables: list[Table]
+    charts: list[Chart]
+    pairs: list[Pair]
 
 
 def arena_view(results: Results, number: int) -> ArenaView | None:
-    """The arena's part of the report; None where no arena was held."""
+    """Build the arena's part of the report, with at most ``number`` pairs; None where no arena was held."""
     arena = results.arena
     if arena is None:
         return None
@@ -61,10 +49,10 @@ def arena_view(results: Results, number: int) -> ArenaView | None:
         _categories("Called real when seen alone, by category", singles),
     ]
     return ArenaView(
-        lines=tuple(_lines(arena)),
-        tables=tuple(table for table in tables if table.rows),
-        charts=tuple(chart for chart in _charts(arena) if chart is not None),
-        pairs=tuple(_pairs(results, arena.pairs, number)),
+        lines=list(_lines(arena)),
+        tables=[table for table in tables if table.rows],
+        charts=[chart for chart in _charts(arena) if chart is not None],
+        pairs=list(_pairs(results, arena.pairs, number)),
     )
 
 
@@ -96,7 +84,7 @@ def _lines(arena: ArenaResult) -> Iterator[str]:
     )
 
 
-def _matchups(matchups: Sequence[Matchup]) -> ArenaTable:
+def _matchups(matchups: Sequence[Matchup]) -> Table:
     headings = ("contestants", "win rate", "won", "tied", "lost", "orders disagreed", "not judged", "first chosen")
     rows = tuple(
         (
@@ -107,22 +95,22 @@ def _matchups(matchups: Sequence[Matchup]) -> ArenaTable:
         )
         for match in matchups
     )
-    return ArenaTable("Pairs; those whose orders disagreed are among the ties", headings, rows)
+    return Table("Pairs; those whose orders disagreed are among the ties", headings, rows)
 
 
-def _ranking(ranking: Sequence[Ranked]) -> ArenaTable:
+def _ranking(ranking: Sequence[Ranked]) -> Table:
     rows = tuple(
         (each.model, str(place), each.elo.text(".0f"), each.strength.text(".2f"))
         for place, each in enumerate(ranking, 1)
     )
-    return ArenaTable("Bradley-Terry ranking", ("contestant", "place", "Elo", "log-strength"), rows)
+    return Table("Bradley-Terry ranking", ("contestant", "place", "Elo", "log-strength"), rows)
 
 
-def _categories(caption: str, columns: Sequence[tuple[str, Mapping[str, Estimate]]]) -> ArenaTable:
+def _categories(caption: str, columns: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Table:
     shown = [(name, found) for name, found in columns if found]
     names = dict.fromkeys(category for _, found in shown for category in found)
     rows = tuple((category, *(_percent(found.get(category)) for _, found in shown)) for category in names)
-    return ArenaTable(caption, ("category", *(name for name, _ in shown)), rows)
+    return Table(caption, ("category", *(name for name, _ in shown)), rows)
 
 
 def _charts(arena: ArenaResult) -> Iterator[Chart | None]:
@@ -174,13 +162,10 @@ def _pairs(results: Results, pairs: Sequence[PairRow], number: int) -> Iterator[
     for pair in chosen_pairs(pairs, number):
         first, second = image(pair, pair.first, pair.first_file), image(pair, pair.second, pair.second_file)
         given = ((first.model, pair.forward_reason), (second.model, pair.backward_reason))
-        outcome: Literal["first", "second", "tie"] = "tie"
-        if pair.outcome in (0, 1):
-            outcome = "first" if pair.outcome == 1 else "second"
         agreed = pair.forward == "tie" and pair.backward in ("tie", None)
-        note = "" if outcome != "tie" else "the judge preferred neither" if agreed else "the two orders disagreed"
+        note = "" if pair.outcome != 0.5 else "the judge preferred neither" if agreed else "the two orders disagreed"
         reasons = tuple((f"with {model} shown first", reason) for model, reason in given if reason)
-        yield Pair(first.prompt or first.name, first, second, outcome, note, reasons)
+        yield Pair(first, second, pair.outcome, note, reasons)
 
 
 def _percent(share: Estimate | None) -> str:

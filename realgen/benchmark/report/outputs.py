@@ -7,18 +7,16 @@ from pathlib import Path
 from rich.console import Console
 
 from realgen.benchmark.report.page import REPORT_FILE, write_report
-from realgen.benchmark.report.tables import TABLE_FILE, check_table, remarks, score_table, write_markdown
+from realgen.benchmark.report.tables import check_table, markdown, remarks, score_table
 from realgen.benchmark.results import IMAGES_FILE, RESULTS_FILE, Results, write_results
+
+TABLE_FILE = "results.md"
 
 
 def write_outputs(results: Results, folder: Path) -> dict[str, Path]:
-    """Write all files of a run.
-
-    Returns:
-        What was written, by what it is for.
-    """
+    """Write all files of a run; return them by their purpose."""
     write_results(results, folder)
-    write_markdown(results, folder)
+    (folder / TABLE_FILE).write_text(markdown(results), encoding="utf-8")
     write_report(results, folder / REPORT_FILE)
     names = {"report": REPORT_FILE, "scores": RESULTS_FILE, "table": TABLE_FILE, "per image": IMAGES_FILE}
     return {purpose: folder / name for purpose, name in names.items()}

@@ -10,9 +10,9 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from realgen.benchmark.report.arena_view import arena_view
-from realgen.benchmark.report.tables import INTERVALS, arrow, cells, everyone, remarks, score_names
+from realgen.benchmark.report.tables import INTERVALS, everyone, remarks
 from realgen.benchmark.report.thumbnails import Thumbnail, thumbnails
-from realgen.benchmark.report.view import CHECKS, best_and_worst, charts, checks, grids
+from realgen.benchmark.report.view import best_and_worst, calibration_charts, charts, checks, grids, scores
 from realgen.benchmark.results import ImageRow, Results
 from realgen.checks import check_at_least
 
@@ -33,7 +33,7 @@ def write_report(
 ) -> None:
     """Write ``report.html``: scores with intervals, categories, what the detectors can, arena pairs, images, settings.
 
-    Pictures stand in the page as small JPEGs; one whose file is not there is named instead. Whatever comes from outside
+    Images stand in the page as small JPEGs; one whose file is not there is named instead. Whatever comes from outside
     (prompts, names, a judge's words) is escaped, and the page forbids itself scripts and requests.
 
     Args:
@@ -42,7 +42,7 @@ def write_report(
         title: Of the page.
         examples: Most images at each end, of each model and detector, >= 0.
         pairs: Most arena pairs, >= 0.
-        budget: Bytes for all pictures together, > 0; they become smaller where there are many.
+        budget: Bytes for all images together, > 0; they become smaller where there are many.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -51,26 +51,25 @@ def write_report(
     check_at_least(1, budget=budget)
     shown = best_and_worst(results, examples) if examples else []
     arena = arena_view(results, pairs)
-    rows = [example.row for group in shown for example in (*group.best, *group.worst)]
+    rows = [row for group in shown for row in (*group.best, *group.worst)]
     rows += [row for pair in arena.pairs for row in (pair.first, pair.second)] if arena is not None else []
     small = thumbnails([row.path(out.parent) for row in rows if row.file], budget=budget)
 
     def thumbnail(row: ImageRow) -> Thumbnail | None:
         return small.get(row.path(out.parent)) if row.file else None
 
-    settings = results.settings
+    settings, config = results.settings, results.settings.get("config")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         models=[model.name for model in results.models],
-        columns=[model.name for model in everyone(results)],
-        scores=_score_lines(results),
+        scores=scores(results),
         intervals=INTERVALS,
         has_real=results.real is not None,
         charts=charts(results),
         grids=grids(results),
         checks=checks(results),
-        headings=list(CHECKS.values()),
+        calibration=calibration_charts(results),
         arena=arena,
         best_and_worst=shown,
         thumbnail=thumbnail,
@@ -78,7 +77,7 @@ def write_report(
         prompts=settings.get("prompts"),
         time=settings.get("time"),
         command=settings.get("command"),
-        config=_as_yaml(settings.get("config")),
+        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else "",
         settings=_flat(settings),
         folders=[(model.name, model.images) for model in everyone(results) if model.images],
     )
@@ -86,17 +85,8 @@ def write_report(
     out.write_text(text, encoding="utf-8")
 
 
-def _score_lines(results: Results) -> list[tuple[str, str, list[str]]]:
-    """Name, direction and a text per column of each score."""
-    lines = []
-    for name in score_names(results):
-        scores = [model.scores.get(name) for model in everyone(results)]
-        lines.append((name, arrow(scores), cells(scores)))
-    return lines
-
-
 def _flat(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and text of each setting; of a mapping one line for each of its keys."""
+    """Return the name and text of each setting; of a mapping one line for each of its keys."""
     lines = []
     for name, value in settings.items():
         if name in _ELSEWHERE:
@@ -104,10 +94,3 @@ def _flat(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         inner = value.items() if isinstance(value, Mapping) else [("", value)]
         lines += [(f"{name} {key}".strip(), str(child)) for key, child in inner]
     return lines
-
-
-def _as_yaml(config: Any) -> str:
-    """A config to be read; empty where there is none."""
-    if not config:
-        return ""
-    return config if isinstance(config, str) else yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
@@ -11,19 +10,18 @@ from realgen.benchmark.results import ModelResults, Results
 from realgen.functional.estimate import Estimate
 from realgen.tables import markdown_table, styled, terminal_table
 
-TABLE_FILE = "results.md"
 SHOWN_CHECKS = ("auroc", "accuracy", "calibration_error")
 WEAK_AUROC = 0.6
 """Below it a detector does not tell a model's images from real images; below 1 - ``WEAK_AUROC`` it is inverted on them:
 it takes them for real images, and real images for generated, more often than the other way round."""
 INTERVALS = (
     "The interval in brackets is that of other prompts of the same kind; a number without one is of a single prompt, "
-    "of all images together, or has none that could be told."
+    "of all images together, or has none that could be computed."
 )
 
 
 def cell(score: Estimate | None) -> str:
-    """A score with its interval, three digits behind the point where it is small; the value alone where it has none.
+    """Write a score with its interval, with three decimals where it is small; the value alone where it has none.
 
     Example:
         >>> cell(Estimate(47.2, 45.12, 49.26)), cell(Estimate(0.1234)), cell(Estimate(None)), cell(None)
@@ -33,7 +31,7 @@ def cell(score: Estimate | None) -> str:
 
 
 def cells(scores: Sequence[Estimate | None]) -> list[str]:
-    """Scores that are read side by side, as ``cell`` writes one, all with the digits of the largest.
+    """Write scores that are read side by side, as ``cell`` writes one, all with the digits of the largest.
 
     Example:
         >>> cells([Estimate(4.25, 2.0, 9.5), None, Estimate(12.0, 8.0, 16.5)])
@@ -46,39 +44,54 @@ def cells(scores: Sequence[Estimate | None]) -> list[str]:
 
 
 def arrow(scores: Iterable[Estimate | None]) -> str:
-    """Which way is better, as a sign; empty where nobody says."""
+    """Return a sign for which way is better; empty where that is not known."""
     directions = {score.higher_is_better for score in scores if score is not None}
     return "↑" if directions == {True} else "↓" if directions == {False} else ""
 
 
 def score_names(results: Results) -> list[str]:
-    """Names of all scores, in the order of the first model that has them."""
+    """Return the names of all scores, in the order of the first model that has them."""
     return list(dict.fromkeys(name for model in everyone(results) for name in model.scores))
 
 
 def everyone(results: Results) -> list[ModelResults]:
-    """The real images, if there are any, and the models."""
+    """Return the real images, if there are any, and the models."""
     return [*([] if results.real is None else [results.real]), *results.models]
 
 
+def score_lines(results: Results) -> Iterator[tuple[str, list[Estimate | None], list[str]]]:
+    """Yield the name of each score with its arrow, and everyone's score and its text."""
+    for name in score_names(results):
+        scores = [model.scores.get(name) for model in everyone(results)]
+        yield f"{name} {arrow(scores)}".strip(), scores, cells(scores)
+
+
+def category_lines(results: Results, name: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return all categories; and of each model that has the score in one, its name and a text per category."""
+    sets = everyone(results)
+    categories = list(dict.fromkeys(category for model in sets for category in model.categories))
+    rows = [(model.name, [model.categories.get(category, {}).get(name) for category in categories]) for model in sets]
+    shown = [(model, scores) for model, scores in rows if any(score is not None for score in scores)]
+    texts = iter(cells([score for _, scores in shown for score in scores]))
+    return categories, [(model, [next(texts) for _ in scores]) for model, scores in shown]
+
+
 def score_table(results: Results) -> Table:
-    """Scores over all prompts, for the terminal: one line per score, one column per model.
+    """Build the table of scores for the terminal: one line per score, one column per model.
 
     The best model of a line is bold, where one is better than the others.
     """
     rows = []
-    for name in score_names(results):
-        scores = [model.scores.get(name) for model in everyone(results)]
-        best = _best(model.scores.get(name) for model in results.models) if len(results.models) > 1 else None
-        texts = zip(scores, cells(scores), strict=True)
-        shown = (styled("bold" if best is not None and score is best else "", text)[0] for score, text in texts)
-        rows.append([f"{name} {arrow(scores)}".strip(), *shown])
+    for name, scores, texts in score_lines(results):
+        best = _best(scores[-len(results.models) :]) if len(results.models) > 1 else None
+        bold = (best is not None and score is best for score in scores)
+        rows.append([name, *(styled("bold" if each else "", text)[0] for each, text in zip(bold, texts, strict=True))])
     headings = ["score", *(model.name for model in everyone(results))]
     return terminal_table(headings, rows, title=f"RealBench, {_count(results)} prompts")
 
 
 def check_table(results: Results) -> Table | None:
-    """How well the detectors tell each model's images from the real images; None without real images."""
+    """Show how well the detectors tell each model's images from the real images; None without real images."""
     if not any(model.checks for model in results.models):
         return None
     rows = []
@@ -92,7 +105,7 @@ def check_table(results: Results) -> Table | None:
 
 
 def remarks(results: Results) -> list[str]:
-    """What a reader of the tables must know."""
+    """Say of which detectors' scores a reader must beware."""
     found = []
     for model in results.models:
         for detector, checks in model.checks.items():
@@ -111,25 +124,23 @@ def remarks(results: Results) -> list[str]:
 
 
 def markdown(results: Results) -> str:
-    """The results as a Markdown document: scores, detectors' checks, categories, settings."""
-    names, sets = score_names(results), everyone(results)
+    """Write the results as a Markdown document: scores, detectors' checks, categories, settings."""
+    names = score_names(results)
     parts = ["# RealBench", "", f"{_count(results)} prompts. {INTERVALS}", ""]
-    columns = [cells([model.scores.get(name) for model in sets]) for name in names]
-    parts.append(markdown_table(["model", *names], ([m.name, *t] for m, *t in zip(sets, *columns, strict=True))))
+    columns = [texts for _, _, texts in score_lines(results)]
+    lines = ([model.name, *texts] for model, *texts in zip(everyone(results), *columns, strict=True))
+    parts.append(markdown_table(["model", *names], lines))
     if any(model.checks for model in results.models):
         parts += ["", "## Can the detectors tell them from the real images?", ""]
         checks = [(m, d, c) for m in results.models for d, c in m.checks.items()]
         measures = list(checks[0][2])
         lines = ([m.name, d, *(cell(c[measure]) for measure in measures)] for m, d, c in checks)
         parts.append(markdown_table(["model", "detector", *measures], lines))
-    categories = list(dict.fromkeys(category for model in sets for category in model.categories))
-    for name in names if categories else []:
-        rows = [(model, [model.categories.get(category, {}).get(name) for category in categories]) for model in sets]
-        if any(score is not None for _, scores in rows for score in scores):
+    for name in names:
+        categories, rows = category_lines(results, name)
+        if rows:
             parts += ["", f"## {name} by category", ""]
-            texts = iter(cells([score for _, scores in rows for score in scores]))
-            lines = ([m.name, *(next(texts) for _ in scores)] for m, scores in rows)
-            parts.append(markdown_table(["model", *categories], lines))
+            parts.append(markdown_table(["model", *categories], ([model, *texts] for model, texts in rows)))
     notes = [*remarks(results), *results.settings.get("warnings", ())]
     if notes:
         parts += ["", "## Remarks", "", *(f"- {note}" for note in notes)]
@@ -137,13 +148,8 @@ def markdown(results: Results) -> str:
     return "\n".join(parts) + "\n"
 
 
-def write_markdown(results: Results, folder: Path) -> None:
-    """Write ``results.md``."""
-    (folder / TABLE_FILE).write_text(markdown(results), encoding="utf-8")
-
-
 def _best(scores: Iterable[Estimate | None]) -> Estimate | None:
-    """The best of the scores whose direction is known; None where two are best."""
+    """Return the best of the scores whose direction is known; None where two are best."""
     known = [score for score in scores if score is not None and score.value is not None]
     if not known or known[0].higher_is_better is None:
         return None

@@ -1,4 +1,4 @@
-"""Pictures small enough to stand inside a page."""
+"""Images small enough to stand inside a page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUALITIES = (85, 70, 50)
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture as a data URI."""
+    """An image as a data URI."""
 
     uri: str
     width: int
@@ -28,14 +28,14 @@ class Thumbnail:
 
 
 def thumbnails(paths: Sequence[Path], *, budget: int) -> dict[Path, Thumbnail]:
-    """Shrink pictures until all of them fit into a number of bytes; none is enlarged.
+    """Shrink images until all of them fit into a number of bytes; none is enlarged.
 
     Args:
         paths: As often as each will stand in the page.
         budget: Bytes for all of them, as they stand in the page.
 
     Returns:
-        By path; without the files that are not there or are no pictures, and without those that are too large even at
+        By path; without the files that are not there or are no images, and without those that are too large even at
         the smallest size.
     """
     if not paths:
@@ -48,11 +48,11 @@ def thumbnails(paths: Sequence[Path], *, budget: int) -> dict[Path, Thumbnail]:
 def _thumbnail(path: Path, limit: int) -> Thumbnail | None:
     try:
         with Image.open(path) as opened:
-            picture = upright_rgb(opened)
-    except (OSError, ValueError):  # also what Pillow raises of a file that is no picture
+            image = upright_rgb(opened)
+    except (OSError, ValueError):  # also what Pillow raises of a file that is no image
         return None
     for side in SIDES:
-        small = picture.copy()
+        small = image.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
         for quality in QUALITIES:
             buffer = io.BytesIO()

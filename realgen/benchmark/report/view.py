@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from markupsafe import Markup
 
 from realgen.benchmark.arena.scores import CALLED_REAL, ELO, WIN_RATE
-from realgen.benchmark.report.tables import arrow, cell, cells, everyone, score_names
-from realgen.benchmark.results import JUDGED_REAL, REAL, ImageRow, Results
+from realgen.benchmark.report.tables import arrow, category_lines, cell, cells, everyone, score_lines, score_names
+from realgen.benchmark.results import CHECKS, JUDGED_REAL, REAL, ImageRow, Results
 from realgen.charts import Bar, bar_chart, calibration_chart
 from realgen.functional.calibration import balanced_reliability
 from realgen.functional.estimate import Estimate
 
-CHECKS = {
-    "auroc": "AUROC",
-    "accuracy": "accuracy",
-    "real_accuracy": "accuracy on real images",
-    "fake_accuracy": "accuracy on generated images",
-    "calibration_error": "calibration error",
-    "brier": "Brier score",
-}
-"""Headings of the detectors' checks."""
 ARENA_SCORES = (WIN_RATE, CALLED_REAL, ELO)
 BINS = 10
 """Of the calibration plots."""
 
 
 class Chart(NamedTuple):
-    """One score of all models."""
+    """One score of all models, or one reliability diagram."""
 
     name: str
     arrow: str
@@ -42,45 +32,23 @@ class Chart(NamedTuple):
     svg: Markup
 
 
-@dataclass(frozen=True)
-class Grid:
-    """One score by category: rows are models."""
+class Table(NamedTuple):
+    """A table of texts."""
 
-    name: str
-    arrow: str
-    categories: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[str, ...]], ...]
-    """Model, and a text per category."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """How well one detector tells one model's images from the real images."""
-
-    detector: str
-    model: str
-    cells: tuple[str, ...]
-    """In the order of ``CHECKS``."""
-    calibration: Markup | None
-    """A reliability diagram; None without rows of both kinds."""
+    caption: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int = 1
+    """Columns that are flush left, from the first one on; the others are numbers."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """An image with what one detector said."""
-
-    row: ImageRow
-    text: str
-
-
-@dataclass(frozen=True)
-class BestAndWorst:
+class BestAndWorst(NamedTuple):
     """The images of a model that a detector found most and least real."""
 
     detector: str
     model: str
-    best: tuple[Example, ...]
-    worst: tuple[Example, ...]
+    best: list[ImageRow]
+    worst: list[ImageRow]
 
 
 def chart_of(
@@ -109,50 +77,60 @@ def charts(results: Results) -> list[Chart]:
     found = []
     percent = {name for detector in results.detectors for name in (detector, f"{detector}{JUDGED_REAL}")}
     for name in _shown_names(results):
-        scores = [(model.name, model.scores[name]) for model in everyone(results) if name in model.scores]
-        direction = arrow(score for _, score in scores)
-        real = next((score.value for label, score in scores if label == REAL), None)
-        texts = cells([score for _, score in scores])
+        known = [(model.name, model.scores[name]) for model in everyone(results) if name in model.scores]
+        direction = arrow(score for _, score in known)
+        real = next((score.value for label, score in known if label == REAL), None)
+        texts = cells([score for _, score in known])
         # Bars of a distance begin at zero, the best there is, however alike they are.
         dots = False if direction == "↓" else None
-        found.append(chart_of(name, scores, texts, arrow=direction, percent=name in percent, dots=dots, reference=real))
+        found.append(chart_of(name, known, texts, arrow=direction, percent=name in percent, dots=dots, reference=real))
     return [chart for chart in found if chart is not None]
 
 
 def _shown_names(results: Results) -> list[str]:
-    """Of the scores that the arena's part of the report does not show."""
+    """Return the names of the scores that the arena's part of the report does not show."""
     return [name for name in score_names(results) if results.arena is None or name not in ARENA_SCORES]
 
 
-def grids(results: Results) -> list[Grid]:
-    """Scores by category, of those that have categories; the arena's stand in its own part."""
-    sets = everyone(results)
-    categories = tuple(dict.fromkeys(category for model in sets for category in model.categories))
+def scores(results: Results) -> Table:
+    """Show every score of every model, over all prompts."""
+    rows = [(name, *texts) for name, _, texts in score_lines(results)]
+    return Table("Mean over all prompts", ["score", *(model.name for model in everyone(results))], rows)
+
+
+def grids(results: Results) -> list[Table]:
+    """Show scores by category, of those that have categories; the arena's stand in its own part."""
     found = []
     for name in _shown_names(results):
-        rows = [
-            (model.name, [model.categories.get(category, {}).get(name) for category in categories]) for model in sets
-        ]
-        shown = [(model, scores) for model, scores in rows if any(score is not None for score in scores)]
-        if shown:
-            every = [score for _, scores in shown for score in scores]
-            texts = iter(cells(every))
-            lines = tuple((model, tuple(next(texts) for _ in scores)) for model, scores in shown)
-            found.append(Grid(name, arrow(every), categories, lines))
+        categories, rows = category_lines(results, name)
+        if rows:
+            sign = arrow(model.scores.get(name) for model in everyone(results))
+            columns = list(zip(categories, *(texts for _, texts in rows), strict=True))
+            found.append(Table(f"{name} {sign}".strip(), ["category", *(model for model, _ in rows)], columns))
     return found
 
 
-def checks(results: Results) -> list[Check]:
-    """Show how well each detector tells each model's images from the real ones."""
+def checks(results: Results) -> Table:
+    """Show how well each detector tells each model's images from the real ones; no rows without real images."""
+    rows = [
+        (detector, model.name, *(cell(model.checks[detector].get(check)) for check in CHECKS))
+        for detector in results.detectors
+        for model in results.models
+        if detector in model.checks
+    ]
+    headings = ["detector", "model", *(heading for heading, _ in CHECKS.values())]
+    return Table("Each model's images against the real images of the same prompts", headings, rows, text_columns=2)
+
+
+def calibration_charts(results: Results) -> list[Chart]:
+    """Draw a reliability diagram of each detector on each model that it has scored beside the real images."""
     found = []
     for detector in results.detectors:
         for model in results.models:
-            if detector in model.checks:
-                texts = tuple(cell(model.checks[detector].get(check)) for check in CHECKS)
-                points = calibration_points(*(_p_fake(results, name, detector) for name in (REAL, model.name)))
-                title = f"Calibration of {detector} on {model.name}"
-                chart = Markup(calibration_chart(title, points)) if points else None
-                found.append(Check(detector, model.name, texts, chart))
+            points = calibration_points(*(_p_fake(results, name, detector) for name in (REAL, model.name)))
+            if points:
+                name = f"{detector} on {model.name}"
+                found.append(Chart(name, "", "", Markup(calibration_chart(f"Calibration of {name}", points))))
     return found
 
 
@@ -162,7 +140,7 @@ def _p_fake(results: Results, model: str, detector: str) -> list[float]:
 
 
 def calibration_points(real: Sequence[float], generated: Sequence[float]) -> list[tuple[float, float, float]]:
-    """Of images whose p_fake is alike, how many are generated: on the diagonal for a calibrated detector.
+    """Compute how many of the images whose p_fake is alike are generated: on the diagonal for a calibrated detector.
 
     The share is what it were with as many real images as generated ones (``balanced_reliability``).
 
@@ -182,23 +160,18 @@ def calibration_points(real: Sequence[float], generated: Sequence[float]) -> lis
 
 
 def best_and_worst(results: Results, number: int) -> list[BestAndWorst]:
-    """The images that each detector found most and least real, of each model.
-
-    Args:
-        results: With rows.
-        number: Most images at each end; no image stands at both.
-    """
+    """Choose the images that each detector found most and least real, of each model; none is at both ends."""
     found = []
     for detector in results.detectors:
         for model in results.models:
-            judged = [
+            scored = [
                 (value, row)
                 for row in results.rows
                 if row.model == model.name and (value := row.values.get(detector)) is not None
             ]
-            ranked = [Example(row, f"{value:.1%}") for value, row in sorted(judged, key=lambda pair: -pair[0])]
+            ranked = [row for _, row in sorted(scored, key=lambda pair: -pair[0])]
             worst = min(number, len(ranked) // 2)
             if ranked:
                 ends = ranked[: min(number, len(ranked) - worst)], ranked[::-1][:worst]
-                found.append(BestAndWorst(detector, model.name, tuple(ends[0]), tuple(ends[1])))
+                found.append(BestAndWorst(detector, model.name, *ends))
     return found

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least
 from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
 
 
@@ -18,8 +19,8 @@ class Flux(PipelineBackbone):
 
     Args:
         pretrained: Directory of a ``FluxPipeline``, or its hub id.
-        guidance_scale: Guidance that the model was distilled with and is told, at no cost; at least 0. ``None`` for a
-            model that is not told one (FLUX.1-schnell).
+        guidance_scale: The distilled guidance, an input of the transformer, at no cost; at least 0. ``None`` for a
+            model without this input (FLUX.1-schnell).
         true_cfg_scale: Classifier-free guidance w on top, velocity = v_negative + w (v - v_negative), with two
             transformer rows for each row; at 1 and below there is none.
         **settings: Of ``PipelineBackbone``.
@@ -44,8 +45,7 @@ class Flux(PipelineBackbone):
         **settings: Any,
     ) -> None:
         super().__init__(pretrained, cfg_scale=true_cfg_scale, **settings)
-        if guidance_scale is not None and guidance_scale < 0:
-            raise ValueError(f"guidance_scale must be at least 0, got {guidance_scale}.")
+        check_at_least(0, guidance_scale=guidance_scale)
         self.guidance_scale = guidance_scale
 
     def load(self) -> None:
@@ -53,16 +53,17 @@ class Flux(PipelineBackbone):
 
         Raises:
             ValueError: If ``pretrained`` holds no ``FluxPipeline``.
-            ValueError: If the model is told its guidance and ``guidance_scale`` is ``None``, or the other way round.
+            ValueError: If the model takes its guidance as input and ``guidance_scale`` is ``None``, or the other way
+                round.
         """
         super().load()
-        told = self._pipeline.transformer.config.guidance_embeds
-        if told != (self.guidance_scale is not None):
-            expected = "a number, because the model is told it" if told else "null, because the model is not told it"
+        takes_guidance = self._pipeline.transformer.config.guidance_embeds
+        if takes_guidance != (self.guidance_scale is not None):
+            expected = "a number, an input of the model" if takes_guidance else "null, as the model has no such input"
             raise ValueError(f"guidance_scale must be {expected}, for {self.pretrained!r}, got {self.guidance_scale}.")
 
     def encode(self, prompt: str) -> dict[str, Tensor]:
-        """Token embeddings [tokens, dim] of T5 and pooled embedding [dim] of CLIP."""
+        """Return token embeddings [tokens, dim] of T5 and pooled embedding [dim] of CLIP."""
         embeds, pooled, _ = self._pipeline.encode_prompt(
             prompt=[prompt], device=self.device, max_sequence_length=self.max_sequence_length
         )
@@ -71,7 +72,7 @@ class Flux(PipelineBackbone):
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
     ) -> Float[Tensor, "rows *latent"]:
-        """The transformer's velocity, without ``true_cfg_scale``; see ``PipelineBackbone``."""
+        """Return the transformer's velocity, without ``true_cfg_scale``; see ``PipelineBackbone``."""
         pipeline, embeds, (rows, channels, height, width) = self._pipeline, text["embeds"], latents.shape
         guidance = None if self.guidance_scale is None else timesteps.new_full((rows,), self.guidance_scale)
         output = self.transformer(
@@ -88,6 +89,6 @@ class Flux(PipelineBackbone):
         return pipeline._unpack_latents(output, height * factor, width * factor, factor)
 
     def blocks(self) -> list[nn.Module]:
-        """The blocks of two streams, then those of one."""
+        """Return the blocks of two streams, then those of one."""
         transformer = self._pipeline.transformer
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]

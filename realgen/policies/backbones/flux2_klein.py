@@ -51,7 +51,7 @@ class Flux2Klein(PipelineBackbone):
             )
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """(C, h, w) of one image's latent, in which 2 x 2 pixels of the VAE are one; see ``PipelineBackbone``."""
+        """Return (C, h, w) of one image's latent, in which 2 x 2 pixels of the VAE's latent are one."""
         return (self._pipeline.transformer.config.in_channels, *self.tokens(height, width))
 
     def _shift(self, height: int, width: int, num_steps: int) -> float:
@@ -61,7 +61,7 @@ class Flux2Klein(PipelineBackbone):
         return compute_empirical_mu(rows * columns, num_steps)
 
     def encode(self, prompt: str) -> dict[str, Tensor]:
-        """Token embeddings [tokens, dim] of one prompt, from three layers of the text encoder."""
+        """Return token embeddings [tokens, dim] of one prompt, from three layers of the text encoder."""
         embeds, _ = self._pipeline.encode_prompt(
             [prompt], device=self.device, max_sequence_length=self.max_sequence_length
         )
@@ -70,7 +70,7 @@ class Flux2Klein(PipelineBackbone):
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
     ) -> Float[Tensor, "rows *latent"]:
-        """The transformer's velocity, without guidance; see ``PipelineBackbone``."""
+        """Return the transformer's velocity, without guidance; see ``PipelineBackbone``."""
         pipeline, embeds = self._pipeline, text["embeds"]
         output = self.transformer(
             hidden_states=pipeline._pack_latents(latents),
@@ -85,12 +85,12 @@ class Flux2Klein(PipelineBackbone):
     def vae_latents(
         self, latents: Float[Tensor, "rows channels h w"]
     ) -> Float[Tensor, "rows vae_channels vae_h vae_w"]:
-        """Latents on the scale, and of the shape, that the VAE decodes."""
+        """Return latents on the scale, and of the shape, that the VAE decodes."""
         vae = self._pipeline.vae
         mean, variance = (part.view(1, -1, 1, 1) for part in (vae.bn.running_mean, vae.bn.running_var))
         return self._pipeline._unpatchify_latents(latents * torch.sqrt(variance + vae.config.batch_norm_eps) + mean)
 
     def blocks(self) -> list[nn.Module]:
-        """The blocks of two streams, then those of one."""
+        """Return the blocks of two streams, then those of one."""
         transformer = self._pipeline.transformer
         return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]

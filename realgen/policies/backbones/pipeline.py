@@ -4,124 +4,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from realgen.logging_filters import no_loading_bars, report_truncation_once
-from realgen.policies.backbones.base import Backbone, Schedule, channels_last
+from realgen.phases import phase
+from realgen.policies.backbones.base import Schedule
+from realgen.policies.backbones.pipeline_files import PipelineFiles
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 JOINT_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 """Attention layers of a block with an image stream and a text stream."""
 
 
-class PipelineBackbone(Backbone):
-    """Load a pipeline, call its parts in the order in which the pipeline calls them, and save for it.
+class PipelineBackbone(PipelineFiles):
+    """A backbone that calls the parts of a pipeline in the order in which the pipeline calls them."""
 
-    Args:
-        pretrained: Directory of a pipeline, or its hub id.
-        max_sequence_length: Text tokens, 1 to ``longest_text``; the model pads or cuts every text to so many.
-        dtype: Type of the transformer and the text encoders; the VAE is always float32. For full fine-tuning take
-            float32 and let the trainer's precision do the rest.
-        local_files_only: Whether a hub id is looked for only among the files already on this machine.
-        **settings: Of ``Backbone``.
-    """
-
-    pipeline_class: ClassVar[str]
-    """Name of the pipeline's class in diffusers."""
-    longest_text: ClassVar[int] = 512
-    """Largest ``max_sequence_length`` that the pipeline takes."""
     text_is_padded: ClassVar[bool] = True
     """Whether every text has as many tokens. Then guidance is one call of twice the rows, otherwise two calls."""
-
-    def __init__(
-        self,
-        pretrained: str,
-        *,
-        max_sequence_length: int = 512,
-        dtype: Dtype = "float32",
-        local_files_only: bool = True,
-        **settings: Any,
-    ) -> None:
-        super().__init__(pretrained, **settings)
-        if not 1 <= max_sequence_length <= self.longest_text:
-            raise ValueError(
-                f"max_sequence_length must be between 1 and {self.longest_text}, got {max_sequence_length}."
-            )
-        self.max_sequence_length = max_sequence_length
-        self.dtype: torch.dtype = getattr(torch, dtype)
-        self.local_files_only = local_files_only
-        self._pipeline: Any = None
-
-    def load(self) -> None:
-        """Read the pipeline onto the CPU; a second call does nothing.
-
-        Raises:
-            ValueError: If ``pretrained`` holds no pipeline of ``pipeline_class``.
-        """
-        if self._pipeline is not None:
-            return
-        try:
-            pipeline = self._read()
-        except (OSError, ValueError) as error:
-            to_do = ""
-            if self.local_files_only and not Path(self.pretrained).is_dir():
-                to_do = f" Fetch it once with `hf download {self.pretrained}`, or set local_files_only to false."
-            raise ValueError(
-                f"pretrained must hold a {self.pipeline_class} in diffusers' format, got {self.pretrained!r} "
-                f"(local_files_only={self.local_files_only}): {str(error).strip().splitlines()[0]}{to_do}"
-            ) from error
-        self.use_pipeline(pipeline)
-
-    def use_pipeline(self, pipeline: Any) -> None:
-        """Take the networks of a pipeline; ``load`` then reads nothing.
-
-        Args:
-            pipeline: Of ``pipeline_class``.
-
-        Raises:
-            ValueError: If it is of another class.
-        """
-        if (kind := type(pipeline).__name__) != self.pipeline_class:
-            raise ValueError(
-                f"pretrained must hold a {self.pipeline_class} for {type(self).__name__}, got {self.pretrained!r}, "
-                f"a {kind}."
-            )
-        self._pipeline, self._transformer_class = pipeline, type(pipeline.transformer)
-        self.transformer = pipeline.transformer.eval()
-        for module in self.frozen():
-            channels_last(module.eval().requires_grad_(False))
-
-    def _read(self) -> Any:
-        import diffusers
-
-        pipeline_class: Any = getattr(diffusers, self.pipeline_class)
-        where: dict[str, Any] = {"local_files_only": self.local_files_only}
-        index = pipeline_class.load_config(self.pretrained, **where)
-        if index["_class_name"] != self.pipeline_class:
-            raise ValueError(f"it holds a {index['_class_name']}.")
-        # Diffusers reads a pipeline without one of its parts, such as SD3's T5, only if None is passed for it.
-        absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
-        report_truncation_once()
-        with torch.device("cpu"), no_loading_bars():
-            return pipeline_class.from_pretrained(
-                self.pretrained, dtype={"vae": torch.float32, "default": self.dtype}, **where, **absent
-            )
-
-    @property
-    def vae(self) -> Any:
-        """The decoder, in float32; there after ``load``."""
-        return self._pipeline.vae
-
-    def frozen(self) -> list[nn.Module]:
-        """The text encoders and the VAE."""
-        parts = self._pipeline.components.items()
-        return [part for name, part in parts if isinstance(part, nn.Module) and name != "transformer"]
 
     @property
     def patch_size(self) -> int:
@@ -221,6 +123,7 @@ class PipelineBackbone(Backbone):
             text: Rows of what ``encode`` returned, in the transformer's type.
         """
 
+    @phase("decoding")
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows 3 height width"]:
         """Decode finished latents into images in [0, 1], in float32 even under autocast."""
@@ -234,16 +137,3 @@ class PipelineBackbone(Backbone):
         """Return latents on the scale, and of the shape, that the VAE decodes."""
         config = self._pipeline.vae.config
         return latents / config.scaling_factor + config.shift_factor
-
-    def save_adapter(self, directory: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-        """Write ``pytorch_lora_weights.safetensors``."""
-        self._pipeline.save_lora_weights(
-            directory, transformer_lora_layers=dict(weights), transformer_lora_adapter_metadata=dict(config)
-        )
-
-    def save_transformer(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write ``config.json`` and the weights, for ``from_pretrained`` of the transformer's class."""
-        with torch.device("meta"):
-            transformer: Any = self._transformer_class.from_config(self._pipeline.transformer.config)
-        transformer.load_state_dict(weights, assign=True)
-        transformer.save_pretrained(directory)

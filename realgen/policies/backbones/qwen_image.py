@@ -15,8 +15,8 @@ from realgen.policies.backbones.pipeline import PipelineBackbone
 class QwenImage(PipelineBackbone):
     """The parts of a ``QwenImagePipeline``, called in the order in which that pipeline calls them.
 
-    The model throws away what its last block says on the text side, so adapters there would never get a gradient, which
-    data parallelism and a resumed optimizer stumble over: by default that block's text side has none.
+    The model discards its last block's output on the text side, so adapters there would never get a gradient, which
+    breaks data parallelism and a resumed optimizer: by default that block's text side has none.
     ``max_sequence_length`` is at most 1024, and longer texts are cut off. As the ``negative_prompt`` of guidance the
     model's authors give a single space.
 
@@ -65,7 +65,7 @@ class QwenImage(PipelineBackbone):
         return self._pipeline.vae.config.z_dim
 
     def encode(self, prompt: str) -> dict[str, Tensor]:
-        """Token embeddings [tokens, dim] of one prompt and its mask [tokens]."""
+        """Return token embeddings [tokens, dim] of one prompt and its mask [tokens]."""
         embeds, _ = self._pipeline.encode_prompt(
             [prompt], device=self.device, max_sequence_length=self.max_sequence_length
         )
@@ -74,7 +74,7 @@ class QwenImage(PipelineBackbone):
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
     ) -> Float[Tensor, "rows *latent"]:
-        """The transformer's velocity, without guidance; see ``PipelineBackbone``.
+        """Return the transformer's velocity, without guidance; see ``PipelineBackbone``.
 
         Texts are cut to the longest of these rows, and masked only where they differ in length.
         """
@@ -94,7 +94,7 @@ class QwenImage(PipelineBackbone):
     def combine(
         self, positive: Float[Tensor, "rows *latent"], negative: Float[Tensor, "rows *latent"]
     ) -> Float[Tensor, "rows *latent"]:
-        """Guidance, v_negative + w (v - v_negative), each token at the norm that it has in v."""
+        """Apply guidance, v_negative + w (v - v_negative), each token at the norm that it has in v."""
         guided, plain = self._pack(super().combine(positive, negative)), self._pack(positive)
         norms = [part.norm(dim=-1, keepdim=True) for part in (plain, guided)]
         return self._unpack(guided * (norms[0] / norms[1]), *positive.shape[2:])
@@ -107,11 +107,11 @@ class QwenImage(PipelineBackbone):
         return self._pipeline._unpack_latents(tokens, height * factor, width * factor, factor).squeeze(2)
 
     def vae_latents(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows channels frames h w"]:
-        """Latents of one frame each, on the scale that the VAE decodes."""
+        """Return latents of one frame each, on the scale that the VAE decodes."""
         config = self._pipeline.vae.config
         mean, std = (latents.new_tensor(part).view(1, -1, 1, 1) for part in (config.latents_mean, config.latents_std))
         return (latents * std + mean).unsqueeze(2)
 
     def blocks(self) -> list[nn.Module]:
-        """The blocks of two streams."""
+        """Return the blocks of two streams."""
         return list(self._pipeline.transformer.transformer_blocks)

@@ -42,12 +42,12 @@ class SD3(PipelineBackbone):
         return self._pipeline.patch_size
 
     def schedule(self, num_steps: int, height: int, width: int) -> Schedule:
-        """Sigmas and timesteps of the pipeline's own scheduler, its resolution-dependent shift included."""
+        """Return sigmas and timesteps of the pipeline's own scheduler, its resolution-dependent shift included."""
         shifts = self._pipeline.scheduler.config.use_dynamic_shifting
         return self._set_timesteps(num_steps, **({"mu": self._shift(height, width, num_steps)} if shifts else {}))
 
     def encode(self, prompt: str) -> dict[str, Tensor]:
-        """Token embeddings [tokens, dim] and pooled embedding [dim] of one prompt."""
+        """Return token embeddings [tokens, dim] and pooled embedding [dim] of one prompt."""
         embeds, _, pooled, _ = self._pipeline.encode_prompt(
             prompt=[prompt],
             prompt_2=None,
@@ -61,7 +61,7 @@ class SD3(PipelineBackbone):
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
     ) -> Float[Tensor, "rows *latent"]:
-        """The transformer's velocity, without guidance; see ``PipelineBackbone``."""
+        """Return the transformer's velocity, without guidance; see ``PipelineBackbone``."""
         return self.transformer(
             hidden_states=latents,
             timestep=timesteps,
@@ -71,5 +71,5 @@ class SD3(PipelineBackbone):
         )[0]
 
     def blocks(self) -> list[nn.Module]:
-        """The joint transformer blocks."""
+        """Return the joint transformer blocks."""
         return list(self._pipeline.transformer.transformer_blocks)

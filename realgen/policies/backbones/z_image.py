@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least
 from realgen.policies.backbones.pipeline import PipelineBackbone
 
 
@@ -43,14 +44,13 @@ class ZImage(PipelineBackbone):
         self, pretrained: str, *, guidance_scale: float = 0.0, cfg_normalization: float = 0.0, **settings: Any
     ) -> None:
         super().__init__(pretrained, cfg_scale=guidance_scale, **settings)
-        if cfg_normalization < 0:
-            raise ValueError(f"cfg_normalization must be at least 0, got {cfg_normalization}.")
+        check_at_least(0, cfg_normalization=cfg_normalization)
         if cfg_normalization and not self.guided:
             raise ValueError(f"cfg_normalization has an effect only with guidance_scale above 0, got {guidance_scale}.")
         self.cfg_normalization = cfg_normalization
 
     def encode(self, prompt: str) -> dict[str, Tensor]:
-        """Token embeddings [tokens, dim] of one prompt and its mask [tokens]."""
+        """Return token embeddings [tokens, dim] of one prompt and its mask [tokens]."""
         (embeds,), _ = self._pipeline.encode_prompt(
             [prompt],
             device=self.device,
@@ -62,7 +62,7 @@ class ZImage(PipelineBackbone):
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
     ) -> Float[Tensor, "rows *latent"]:
-        """The transformer's velocity, without guidance; see ``PipelineBackbone``.
+        """Return the transformer's velocity, without guidance; see ``PipelineBackbone``.
 
         This model predicts data minus noise, counts time from 0 at the noise to 1, and takes a list of clips.
         """
@@ -78,7 +78,7 @@ class ZImage(PipelineBackbone):
     def combine(
         self, positive: Float[Tensor, "rows *latent"], negative: Float[Tensor, "rows *latent"]
     ) -> Float[Tensor, "rows *latent"]:
-        """Guidance, v + g (v - v_negative), then the limit on its norm."""
+        """Apply guidance, v + g (v - v_negative), then the limit on its norm."""
         guided = positive + self.cfg_scale * (positive - negative)
         if not self.cfg_normalization:
             return guided
@@ -86,6 +86,6 @@ class ZImage(PipelineBackbone):
         return guided * (self.cfg_normalization * norms[0] / norms[1]).clamp(max=1)
 
     def blocks(self) -> list[nn.Module]:
-        """The blocks of the image alone, of the text alone, then those of both."""
+        """Return the blocks of the image alone, of the text alone, then those of both."""
         transformer = self._pipeline.transformer
         return [*transformer.noise_refiner, *transformer.context_refiner, *transformer.layers]

@@ -1,10 +1,8 @@
-"""Velocities outside the window that serve for several steps."""
+"""Velocities outside the window that are reused for several steps."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from realgen.policies.solvers.base import EvaluateStep, Solver
+from realgen.policies.solvers.base import Solver
 
 
 class CachedVelocity(Solver):
@@ -23,9 +21,3 @@ class CachedVelocity(Solver):
         if every < 2:
             raise ValueError(f"every must be at least 2, got {every}; solver=null evaluates every step.")
         self.every = every
-
-    def velocity(self, step: int, last: Tensor | None, evaluate: EvaluateStep) -> Tensor:
-        """The transformer's at every k-th step and inside the window, the last one elsewhere."""
-        if step % self.every == 0:
-            return evaluate("before", "inside", "after")
-        return evaluate("inside", otherwise=last)

@@ -1,7 +1,8 @@
-"""The steps behind the window, taken by a multistep solver of higher order."""
+"""The steps after the window, taken by a multistep solver of higher order."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -10,19 +11,19 @@ from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.policies.backbones.base import Schedule
-from realgen.policies.solvers.base import EvaluateRows, EvaluateStep, Solver
+from realgen.policies.solvers.base import Solver
 from realgen.policies.step_window import StepWindow
 
 
 class HigherOrderTail(Solver):
-    """Approximate: behind its window a row is finished in a few larger steps of higher order.
+    """Approximate: after its window a row is finished in a few larger steps of higher order.
 
     The steps are those of diffusers' DPM-Solver++ (arXiv:2211.01095) or UniPC (arXiv:2302.04867) for flow matching, as
     in MixGRPO-Flash (arXiv:2507.21802): they go over nodes of the model's own schedule, evenly chosen between the
     window's end and sigma = 0. A row whose window leaves fewer steps takes those. Before the window all is Euler's.
 
     Args:
-        num_tail_steps: Transformer calls behind the window, at least 1.
+        num_tail_steps: Transformer calls after the window, at least 1.
         scheduler: Class of diffusers.
         solver_order: Order of the steps, 1 to 3; the first ones and the last ones are of a lower one. With DPM-Solver++
             1 is Euler's.
@@ -42,7 +43,7 @@ class HigherOrderTail(Solver):
         self.solver_order = solver_order
 
     def check(self, step_window: StepWindow, num_steps: int) -> None:
-        """Refuse a tail that is longer than what every window leaves.
+        """Raise ValueError for a tail that is longer than what every window leaves.
 
         Args:
             step_window: Which steps are stochastic.
@@ -55,31 +56,23 @@ class HigherOrderTail(Solver):
         super().check(step_window, num_steps)
         most = num_steps - step_window.starts(num_steps)[0] - step_window.decisions(num_steps)
         if self.num_tail_steps > most:
-            where = f"step_window {type(step_window).__name__} leaves of num_steps={num_steps} behind its first place"
+            where = f"step_window {type(step_window).__name__} leaves of num_steps={num_steps} after its first start"
             raise ValueError(f"num_tail_steps must be at most {most}, all that {where}, got {self.num_tail_steps}.")
-
-    def shared_steps(self, num_steps: int, starts: range, size: int) -> int:
-        """Until the last window is over."""
-        return starts[-1] + size
-
-    def velocity(self, step: int, last: Tensor | None, evaluate: EvaluateStep) -> Tensor:
-        """The transformer's up to the window's end; behind it rows wait for the others."""
-        return evaluate("before", "inside")
 
     def finish(
         self,
         latents: Float[Tensor, "rows *latent"],
         ends: Int[Tensor, " rows"],
         schedule: Schedule,
-        evaluate: EvaluateRows,
+        velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Float[Tensor, "rows *latent"]:
         """Take the tail of every row, those with the same end by one scheduler.
 
         Args:
             latents: Of all rows, at the ends of their windows.
-            ends: First step behind each row's window.
+            ends: First step after each row's window.
             schedule: The noise levels of all steps.
-            evaluate: The transformer.
+            velocity: The transformer's, of (latents, the step of each row, which rows to evaluate).
 
         Returns:
             Latents at sigma = 0.
@@ -92,17 +85,17 @@ class HigherOrderTail(Solver):
             going = {end: ends == end for end in schedulers if index < len(nodes[end]) - 1}
             for end, rows in going.items():
                 steps[rows] = nodes[end][index]
-            asked = torch.stack([*going.values(), torch.zeros_like(ends, dtype=torch.bool)]).any(dim=0)
-            velocity = evaluate(latents, steps, asked)
+            rows_going = torch.stack([*going.values(), torch.zeros_like(ends, dtype=torch.bool)]).any(dim=0)
+            answer = velocity(latents, steps, rows_going)
             for end, rows in going.items():
                 scheduler = schedulers[end]
-                step = scheduler.step(velocity[rows], scheduler.timesteps[index], latents[rows], return_dict=False)
+                step = scheduler.step(answer[rows], scheduler.timesteps[index], latents[rows], return_dict=False)
                 following[rows] = step[0].to(latents.dtype)
             latents = following
         return latents
 
     def _make_scheduler(self, sigmas: Tensor) -> Any:
-        """Diffusers' scheduler over these noise levels."""
+        """Return diffusers' scheduler over these noise levels."""
         import diffusers
 
         scheduler: Any = getattr(diffusers, self.scheduler)(
@@ -119,7 +112,7 @@ def tail_nodes(end: int, num_steps: int, num_tail_steps: int) -> list[int]:
     """Choose entries of the sigma table from the end of a window to the last one.
 
     Args:
-        end: First step behind the window, 0 to ``num_steps``.
+        end: First step after the window, 0 to ``num_steps``.
         num_steps: Denoising steps of the whole run, whose last sigma, 0, has this index.
         num_tail_steps: Most steps of the tail.
 

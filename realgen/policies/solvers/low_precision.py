@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
-from realgen.policies.solvers.base import EvaluateStep, Solver
+from realgen.policies.solvers.base import Solver
 
 
 class LowPrecision(Solver):
@@ -23,8 +22,3 @@ class LowPrecision(Solver):
 
     def __init__(self, dtype: Literal["bfloat16", "float16"] = "bfloat16") -> None:
         self.dtype: torch.dtype = getattr(torch, dtype)
-
-    def velocity(self, step: int, last: Tensor | None, evaluate: EvaluateStep) -> Tensor:
-        """The transformer's, in the narrower type outside the window."""
-        outside = evaluate("before", "after", dtype=self.dtype)
-        return evaluate("inside", otherwise=outside)

@@ -25,12 +25,12 @@ def build(path):
     return parser.instantiate(parsed).judge
 
 
-def save(pictures, folder):
+def save(images, folder):
     folder.mkdir()
     files = {}
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         files[f"{number:05d}"] = folder / f"{number:05d}.png"
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(files[f"{number:05d}"])
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(files[f"{number:05d}"])
     return files
 
 
@@ -46,7 +46,7 @@ def images(tmp_path):
     ("part", "name"),
     [("vlm", "DIR (local, by logits)"), ("detector", "effort (a detector as a stand-in)")],
 )
-def test_photographs_win(part, name, images, tmp_path, repository):
+def test_real_images_win(part, name, images, tmp_path, repository):
     judge = build(repository / "configs" / "judges" / f"{part}.yaml")
     arena = Arena(judge, replies=3)
     plan = arena.plan(*images, tmp_path / "arena.jsonl")

@@ -121,7 +121,7 @@ def test_only_what_all_have_is_compared(tmp_path: Path) -> None:
     assert (found.prompts, found.left_out) == (3, 2)
     (metric,) = found.sections[0].metrics
     assert metric.name == "reward"
-    assert metric.differences[0].count == 2  # the red fox could not be judged
+    assert metric.differences[0].count == 2  # the red fox could not be scored
     assert metric.differences[0].value == pytest.approx((0.5 - 0.1 + 0.9 - 0.3) / 2)
 
 

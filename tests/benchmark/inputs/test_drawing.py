@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_a_killed_run_goes_on_and_draws_nothing_twice(tmp_path: Path) -> None:
 class Crowded(GreyPolicy):
     """Draws a grey that tells how many images are drawn together, and which of them it is."""
 
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Any = None) -> torch.Tensor:
         levels = torch.arange(len(prompts)) + 10.0 * len(prompts)
         return (levels / 255).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
 

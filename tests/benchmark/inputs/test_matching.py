@@ -28,7 +28,7 @@ def test_shape_size_and_quality_become_one() -> None:
     assert np.abs(changed[0].permute(1, 2, 0).numpy() - expected).mean() < 0.01
 
 
-def test_a_saved_photograph_and_its_lossless_copy_look_alike_afterwards(tmp_path: Path) -> None:
+def test_a_saved_image_and_its_lossless_copy_look_alike_afterwards(tmp_path: Path) -> None:
     """The difference of the files is what a detector of formats would read."""
     crop = Image.fromarray(data.chelsea()[:256, :256])
     crop.save(tmp_path / "a.jpg", quality=90)
@@ -77,7 +77,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         survey([whole, tmp_path / "1.jpg", tmp_path / "2.jpg"], argument="flux")
 
 
-def test_a_picture_too_large_to_decode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_too_large_to_decode_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_grey(tmp_path / "0.jpg", 5, size=(400, 300))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"flux: cannot decode .*0\.jpg .*decompression bomb"):

@@ -49,7 +49,7 @@ def test_the_published_set_is_known_by_names_and_number(tmp_path: Path) -> None:
     assert not categories_of(read_prompt_set(tmp_path))
 
 
-def test_text_file_with_a_folder_of_photographs_of_any_names(tmp_path: Path) -> None:
+def test_text_file_with_a_folder_of_real_images_of_any_names(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\ufeffa cat\r\na dog\n\n", encoding="utf-8")
     for name in ("z.PNG", "b.webp"):
         write_grey(tmp_path / "photos" / name, 0)
@@ -64,7 +64,7 @@ def test_only_an_end_of_line_ends_a_prompt(tmp_path: Path) -> None:
     assert found == ["a cat\u2028on a mat", "a\x0btower", "the sea"]
 
 
-def test_photographs_without_leading_zeros_are_counted_not_spelled(tmp_path: Path) -> None:
+def test_real_images_without_leading_zeros_are_counted_not_spelled(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("\n".join(f"prompt {number}" for number in range(1, 13)), encoding="utf-8")
     for number in range(1, 13):
         write_grey(tmp_path / "photos" / f"{number}.jpg", 0)

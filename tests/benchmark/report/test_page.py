@@ -70,7 +70,7 @@ class Page(HTMLParser):
         return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in found}
 
 
-def picture(path: Path, color: tuple[int, ...], size: tuple[int, int] = (64, 48)) -> str:
+def save_image(path: Path, color: tuple[int, ...], size: tuple[int, int] = (64, 48)) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, color).save(path)
     return str(path)
@@ -82,7 +82,7 @@ def results(folder: Path, *, text: str = "a cat", auroc: float = 0.9, arena: Are
     for level, model in enumerate(("real", "base", text)):
         for number in range(4):
             file = f"images/{level}/{number}.png"
-            picture(folder / file, (60 * level, 60 * number, 90))
+            save_image(folder / file, (60 * level, 60 * number, 90))
             values = {"omniaid": 0.1 * number + 0.2 * level, "hps": None}
             rows.append(ImageRow(f"{number}", model, text, f"{text} {number}", file, values))
     share = Estimate(42.5, 40.5, 44.5, 4, True)
@@ -181,7 +181,7 @@ def test_the_best_and_the_worst_images_are_the_right_ones(tmp_path: Path) -> Non
     assert shown.all("img")[0]["class"] == "tiny"
 
 
-def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_image_that_is_not_there_is_named(tmp_path: Path) -> None:
     found = results(tmp_path)
     (tmp_path / "images/1/3.png").unlink()
     shown = page(tmp_path, found, examples=1)
@@ -229,7 +229,7 @@ def test_arena_pairs_stand_side_by_side_with_the_reasons(tmp_path: Path) -> None
     assert shown.table("contestants")["base against real"] == row
     assert shown.table("contestant")["real"] == ["1", "1035 [1017, 1052]", "0.20 [0.10, 0.30]"]
     alts = [image["alt"] for image in shown.all("img")]
-    # Won, disagreed, lost, agreed tie; the pair that was not judged is left out, and prompt 9 has no pictures.
+    # Won, disagreed, lost, agreed tie; the pair that was not judged is left out, and prompt 9 has no images.
     assert alts == [f"{model}: a cat {number}" for number in (0, 1, 3) for model in ("base", "real")]
     assert [a["class"] for a in shown.all("figure") if "class" in a and a["class"] not in ("plot", "chart")] == [
         "chosen", "", "", "", "", "chosen", "", "",

@@ -48,7 +48,7 @@ def test_terminal_shows_intervals_and_the_best_model() -> None:
     assert "kid ↓" in text
     assert "\x1b[1m47.2 [45.0, 49.0]\x1b[0m" in text  # bold
     assert "\x1b[1m0.250\x1b[0m" in text
-    assert "\x1b[1m91.6" not in text  # the photographs take no part
+    assert "\x1b[1m91.6" not in text  # the real images take no part
     assert "9.500 [9.000, 10.000]" in text or "9.5 [9.0, 10.0]" in text
 
 

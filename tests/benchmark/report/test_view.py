@@ -27,7 +27,7 @@ def test_a_detector_is_shown_on_the_whole_scale() -> None:
     assert found.references == []
 
 
-def test_a_line_stands_at_the_photographs() -> None:
+def test_a_line_stands_at_the_real_images() -> None:
     found = one(("a", Estimate(25.0)), detectors=("score",))
     (chart,) = charts(replace(found, real=ModelResults("real", {"score": Estimate(90.0)})))
     drawn = Drawing(chart.svg)
@@ -40,7 +40,9 @@ def test_the_arenas_scores_stand_in_its_own_part() -> None:
     scores = {"arena_elo": Estimate(1000.0), "d": Estimate(1.0)}
     found = Results((ModelResults("m", scores, {"people": scores}),))
     shown = [
-        [part.name for part in view(held)] for held in (found, replace(found, arena=ARENA)) for view in (charts, grids)
+        names
+        for held in (found, replace(found, arena=ARENA))
+        for names in ([chart.name for chart in charts(held)], [grid.caption for grid in grids(held)])
     ]
     assert shown == [["arena_elo", "d"], ["arena_elo", "d"], ["d"], ["d"]]
 
@@ -75,8 +77,8 @@ def test_the_calibration_takes_both_kinds_alike() -> None:
 def test_no_image_is_both_best_and_worst(number: int, best: str, worst: str) -> None:
     rows = tuple(ImageRow(n, "m", "", n, "", {"d": v}) for n, v in zip("abcd", (0.1, 0.5, 0.9, None), strict=True))
     (found,) = best_and_worst(Results((ModelResults("m", {}),), rows=rows, detectors=("d",)), number)
-    assert "".join(example.row.name for example in found.best) == best
-    assert "".join(example.row.name for example in found.worst) == worst
+    assert "".join(row.name for row in found.best) == best
+    assert "".join(row.name for row in found.worst) == worst
 
 
 def test_pairs_of_every_kind_come_in_turn() -> None:

@@ -30,9 +30,9 @@ def test_the_model_is_told_its_guidance(tiny) -> None:
 def test_a_model_that_knows_no_guidance_is_told_none(tiny, tmp_path: Path) -> None:
     flux_pipeline(guidance_embeds=False).save_pretrained(tmp_path)
     assert velocity(str(tmp_path), guidance_scale=None).isfinite().all()
-    with pytest.raises(ValueError, match=r"guidance_scale must be null, because the model is not told it, .* got 3.5"):
+    with pytest.raises(ValueError, match=r"guidance_scale must be null, as the model has no such input, .* got 3.5"):
         Flux(str(tmp_path)).load()
-    with pytest.raises(ValueError, match=r"guidance_scale must be a number, because the model is told it, .* got None"):
+    with pytest.raises(ValueError, match=r"guidance_scale must be a number, an input of the model, .* got None"):
         Flux(tiny("flux"), guidance_scale=None).load()
 
 

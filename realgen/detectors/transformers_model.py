@@ -10,13 +10,14 @@ import torch
 from realgen.detectors.checkpoint import NAMES_SHOWN
 
 
-def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float32) -> Any:
-    """A transformers model in which every weight comes from the file; transformers would draw a missing one at random.
+def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
+    """Return a transformers model with every weight from the file; transformers would draw missing ones at random.
 
     Args:
         kind: A transformers model class.
         pretrained: Folder in transformers' format, or a hub id.
         dtype: Of the weights in memory.
+        **settings: Of ``from_pretrained``.
 
     Returns:
         The model, on the CPU.
@@ -26,13 +27,14 @@ def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float
     """
     where = {"local_files_only": Path(pretrained).is_dir()}
     try:
+        # Another kind's config would be filled up with defaults, and its weights reported as missing.
         config, _ = kind.config_class.get_config_dict(pretrained, **where)
         if config.get("model_type") != kind.config_class.model_type:
             raise ValueError(f"its config.json has model_type {config.get('model_type')!r}.")
         model, report = kind.from_pretrained(
-            pretrained, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **where
+            pretrained, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **where, **settings
         )
-    except Exception as error:  # broken files make it stumble in many ways
+    except Exception as error:  # broken files raise errors of many types
         raise ValueError(f"transformers cannot read {pretrained!r} as {kind.__name__}: {_first_line(error)}") from error
     entries = {"missing": "missing_keys", "unknown": "unexpected_keys", "of another shape": "mismatched_keys"}
     names = {what: sorted(_name(key) for key in report[entry]) for what, entry in entries.items()}
@@ -43,12 +45,12 @@ def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float
 
 
 def load_processor(kind: Any, pretrained: str, **settings: Any) -> Any:
-    """A transformers tokenizer or processor.
+    """Read a transformers tokenizer or processor.
 
     Args:
         kind: Its class.
         pretrained: Folder in transformers' format, or a hub id.
-        **settings: Override what its config says.
+        **settings: Override its config.
 
     Returns:
         The tokenizer or processor.
@@ -63,17 +65,17 @@ def load_processor(kind: Any, pretrained: str, **settings: Any) -> Any:
 
 
 def transformers_preprocess(processor: Any, pretrained: str) -> dict[str, Any]:
-    """A transformers ``CLIPImageProcessor`` in the words of open_clip's ``preprocess_cfg``.
+    """Translate the settings of a transformers ``CLIPImageProcessor`` into open_clip's ``preprocess_cfg``.
 
     Args:
         processor: The processor.
-        pretrained: Where it came from, for the message.
+        pretrained: Its folder or hub id, for the message.
 
     Returns:
         ``size``, ``mean``, ``std``, ``interpolation`` and ``resize_mode``.
 
     Raises:
-        ValueError: If it does something else than resize the shorter side, cut out the middle and normalise.
+        ValueError: If its steps are not to resize the shorter side, crop the centre and normalise.
     """
     crop, shorter = processor.crop_size, processor.size["shortest_edge"]
     steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)
@@ -94,7 +96,7 @@ def transformers_preprocess(processor: Any, pretrained: str) -> dict[str, Any]:
 
 
 def _name(key: Any) -> str:
-    """Of a weight in transformers' loading report, where a mismatched one comes with its two shapes."""
+    """Return a weight's name in a loading report; mismatched weights come with their two shapes."""
     return key if isinstance(key, str) else str(key[0])
 
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import ImageFont
 
-from realgen.callbacks.picture_grid import picture_grid, reward_lines, shorten, to_bytes, to_picture, wrap
+from realgen.callbacks.image_grid import image_grid, reward_lines, shorten, to_pil, wrap
 from realgen.types import RewardOutput
 
 FONT = ImageFont.load_default(13)
 
 
-def test_the_sheet_has_the_expected_size_and_pictures() -> None:
+def test_the_sheet_has_the_expected_size_and_images() -> None:
     images = torch.zeros(3, 3, 64, 64)
     images[0, 0] = 1
     images[1, 1, 32:] = 1
-    sheet = picture_grid(images, ["a", "b\n1\n2", "c"], columns=2)
+    sheet = image_grid(images, ["a", "b\n1\n2", "c"], columns=2)
     assert sheet.size == (8 + 2 * (192 + 8), 8 + 2 * (192 + 3 * 17 + 8))
     pixels = np.asarray(sheet)
     assert (pixels[8:200, 8:200] == [255, 0, 0]).all()
@@ -31,19 +31,18 @@ def test_the_sheet_has_the_expected_size_and_pictures() -> None:
 
 def test_captions_are_drawn_below_their_picture() -> None:
     images = torch.ones(2, 3, 64, 64)
-    pixels = np.asarray(picture_grid(images, ["words", ""], columns=2))
+    pixels = np.asarray(image_grid(images, ["words", ""], columns=2))
     assert (pixels[200:217, 8:200] < 128).any()
     assert (pixels[200:217, 208:400] == 255).all()
 
 
 def test_large_pictures_shrink_and_keep_their_shape() -> None:
-    assert picture_grid(torch.zeros(1, 3, 512, 1024), ["a"], columns=1).size == (8 + 512 + 8, 8 + 256 + 17 + 8)
+    assert image_grid(torch.zeros(1, 3, 512, 1024), ["a"], columns=1).size == (8 + 512 + 8, 8 + 256 + 17 + 8)
 
 
 def test_bytes_are_rounded_clamped_and_free_of_nan() -> None:
     image = torch.tensor([0.0, 1.0, 0.5, 2.0, -1.0, math.nan]).view(1, 1, 6).expand(3, 1, 6)
-    assert to_bytes(image)[0, 0].tolist() == [0, 255, 128, 255, 0, 0]
-    assert to_picture(image).getpixel((2, 0)) == (128, 128, 128)
+    assert [to_pil(image).getpixel((x, 0)) for x in range(6)] == [(v, v, v) for v in (0, 255, 128, 255, 0, 0)]
 
 
 def test_lines_fit_the_width_and_lose_no_word() -> None:
@@ -79,4 +78,4 @@ def test_rewards_are_told_by_part() -> None:
 
 def test_captions_must_match() -> None:
     with pytest.raises(ValueError, match="zip"):
-        picture_grid(torch.zeros(2, 3, 8, 8), ["only one"], columns=1)
+        image_grid(torch.zeros(2, 3, 8, 8), ["only one"], columns=1)

@@ -1,4 +1,4 @@
-"""The stochastic steps of one rollout, kept so that they can be scored again."""
+"""The stochastic steps of one rollout, recorded so that they can be scored again."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from realgen.functional.flow_sde import gaussian_log_prob
 from realgen.types import Gaussian, PolicyScore
 
 
-class Trajectory:
-    """Where the rows of a rollout branch, what noise they get, and what they did with it.
+class WindowRecorder:
+    """Records the window of each row: where it branches, its noise, and the latents, means and velocities of its steps.
 
     Before its window starts, the ``samples_per_noise`` samples that share a starting noise are one row. Rows stay
     prompt-major throughout, so that after the branching row = p * G + g.
@@ -35,6 +35,7 @@ class Trajectory:
         self.group_size, self.samples_per_noise = group_size, samples_per_noise
         window = starts[:, None] + torch.arange(self.size, device=starts.device)
         self.step_indices = window.repeat_interleave(group_size, dim=0)  # [B, S]
+        # In the order of all B rows, also while samples that share a starting noise are still one row.
         self.latents = noise.new_zeros(self.num_rows, self.size + 1, *latent, device=starts.device)
         self.mean = torch.zeros_like(self.latents[:, 1:])
         self.velocity = torch.zeros_like(self.mean)
@@ -42,42 +43,42 @@ class Trajectory:
         self.step_size = torch.zeros_like(self.std)
 
     def covers(self, step: int) -> Bool[Tensor, " prompts"]:
-        """Which prompts' windows hold this step."""
+        """Return which prompts' windows cover this step."""
         return (self.starts <= step) & (step < self.starts + self.size)
 
     def branch(
-        self, step: int, latents: Float[Tensor, "live *latent"], owner: Int[Tensor, " live"]
-    ) -> tuple[Float[Tensor, "rows *latent"], Int[Tensor, " rows"]]:
-        """Where a prompt's window starts, give each of its samples a row of its own.
+        self, step: int, owner: Int[Tensor, " live"], *tensors: Float[Tensor, "live *latent"]
+    ) -> tuple[Tensor, ...]:
+        """Give each sample of a prompt whose window starts at this step a row of its own.
 
         Args:
             step: The step to come.
-            latents: The rows so far.
             owner: The prompt of each row.
+            *tensors: Of the rows so far.
 
         Returns:
-            Latents and prompts of the rows from here on.
+            Prompts and tensors of the rows from here on.
         """
         repeats = torch.where(self.starts[owner] == step, self.samples_per_noise, 1)
-        return latents.repeat_interleave(repeats, dim=0), owner.repeat_interleave(repeats)
+        return tuple(tensor.repeat_interleave(repeats, dim=0) for tensor in (owner, *tensors))
 
     def decide(
         self,
         step: int,
-        stochastic: Bool[Tensor, " live"],
+        inside: Bool[Tensor, " live"],
         latents: Float[Tensor, "live *latent"],
         velocity: Float[Tensor, "live *latent"],
         mean: Float[Tensor, "live *latent"],
         std: Float[Tensor, " live"],
         step_size: Float[Tensor, ""],
     ) -> Float[Tensor, "live *latent"]:
-        """Draw the next latents of the stochastic rows and keep what led to them; the others take their mean.
+        """Draw the next latents of the rows inside their window and record them; the others take their mean.
 
         Args:
             step: The step taken.
-            stochastic: Rows inside their window.
+            inside: Rows inside their window.
             latents: Before the step.
-            velocity: The transformer's answer.
+            velocity: The transformer's.
             mean: Of the next latents.
             std: Of the next latents.
             step_size: sigma_i - sigma_{i+1}.
@@ -85,19 +86,20 @@ class Trajectory:
         Returns:
             The next latents.
         """
-        rows = self.covers(step).repeat_interleave(self.group_size).nonzero().squeeze(1)  # of B, in order of ``live``
+        # All windows that cover this step have branched, so these rows of B are in the order of the live ones inside.
+        rows = self.covers(step).repeat_interleave(self.group_size).nonzero().squeeze(1)
         decision = step - self.starts[rows // self.group_size]
         noise = self.noise[rows.to(self.noise.device), decision.to(self.noise.device)].to(mean.device)
         following = mean.clone()
-        following[stochastic] += std[stochastic].view(-1, *[1] * (mean.ndim - 1)) * noise
-        self.latents[rows, decision] = latents[stochastic]
-        self.latents[rows, decision + 1] = following[stochastic]
-        self.mean[rows, decision], self.velocity[rows, decision] = mean[stochastic], velocity[stochastic]
-        self.std[rows, decision], self.step_size[rows, decision] = std[stochastic], step_size.to(std.dtype)
+        following[inside] += std[inside].view(-1, *[1] * (mean.ndim - 1)) * noise  # [inside, 1, ...]
+        self.latents[rows, decision] = latents[inside]
+        self.latents[rows, decision + 1] = following[inside]
+        self.mean[rows, decision], self.velocity[rows, decision] = mean[inside], velocity[inside]
+        self.std[rows, decision], self.step_size[rows, decision] = std[inside], step_size.to(std.dtype)
         return following
 
     def score(self) -> PolicyScore:
-        """The sampling policy's score of its own decisions."""
+        """Return the sampling policy's score of its own decisions."""
         return score_decisions(self.latents, self.mean, self.std, self.step_size, self.velocity)
 
 
@@ -113,9 +115,9 @@ def score_decisions(
     Args:
         latents: [b, S + 1, *latent] before the window and after each of its steps.
         mean: Of each next latent.
-        std: Of each next latent; 0 where nothing was decided, whose log-probability is given as 0.
+        std: Of each next latent; 0 where nothing was decided: the log-probability is then set to 0.
         step_size: sigma_i - sigma_{i+1}.
-        velocity: The transformer's answer at each step.
+        velocity: The transformer's at each step.
 
     Returns:
         Log-probabilities (means over the elements of the latent), with gradient through ``mean``.

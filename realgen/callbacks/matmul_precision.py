@@ -1,4 +1,4 @@
-"""How float32 matrices are multiplied while a run lasts."""
+"""The precision of float32 matrix products during a run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ MatmulPrecision = Literal["highest", "high", "medium"]
 
 
 class SetMatmulPrecision(Callback):
-    """Sets PyTorch's ``float32_matmul_precision`` when a stage begins, and sets it back behind the stage.
+    """Set PyTorch's ``float32_matmul_precision`` when a stage begins, and restore it after the stage.
 
-    Beside a model in bfloat16 that concerns the trained adapters, and what VAE and detectors compute in float32.
+    With a model in bfloat16 it affects the trained adapters, and VAE and detectors in float32.
 
     Args:
         precision: ``highest`` multiplies as float32; ``high`` lets GPUs round factors to TF32 (10 bits of mantissa),
-            which is several times faster; ``medium`` allows bfloat16, of which CPUs make use, too.
+            which is several times faster; ``medium`` allows bfloat16 too, which CPUs use.
     """
 
     def __init__(self, precision: MatmulPrecision) -> None:
@@ -31,11 +31,11 @@ class SetMatmulPrecision(Callback):
         torch.set_float32_matmul_precision(self.precision)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set it back."""
+        """Restore it."""
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Set it back: an error spares a stage its ``teardown``."""
+        """Restore it: after an error Lightning does not call ``teardown``."""
         self._restore()
 
     def _restore(self) -> None:

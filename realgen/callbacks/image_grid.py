@@ -1,15 +1,15 @@
-"""Pictures with legible captions, on one sheet."""
+"""Images with legible captions, on one sheet."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from realgen.functional.images import to_uint8
 from realgen.types import RewardOutput
 
 GAP = 8
@@ -21,29 +21,30 @@ MIN_WIDTH, MAX_WIDTH = 192, 512
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
-def picture_grid(
+def image_grid(
     images: Float[Tensor, "tiles 3 height width"],
     captions: Sequence[str],
     *,
     columns: int,
     max_lines: int = 3,
 ) -> Image.Image:
-    """Lay out pictures in rows, each with its caption below.
+    """Lay out images in rows, each with its caption below.
 
-    Small pictures are enlarged by a whole factor without smoothing, so that what is seen is what the policy drew; large
-    ones are shrunk to ``MAX_WIDTH``.
+    Small images are enlarged by a whole factor without smoothing, so that their pixels stay visible; large ones are
+    shrunk to ``MAX_WIDTH``.
 
     Args:
         images: In [0, 1].
-        captions: One per picture; words are wrapped, line breaks kept.
-        columns: Pictures per row, >= 1.
-        max_lines: Lines that each piece between two line breaks may take; what does not fit ends in "...".
+        captions: One per image; words are wrapped, line breaks kept.
+        columns: Images per row, >= 1.
+        max_lines: Lines that each piece between two line breaks may take; a longer one is cut and ends in "...".
 
     Returns:
         The sheet.
 
     Example:
-        >>> picture_grid(torch.zeros(2, 3, 64, 64), ["a cat", "a dog"], columns=2).size
+        >>> import torch
+        >>> image_grid(torch.zeros(2, 3, 64, 64), ["a cat", "a dog"], columns=2).size
         (408, 225)
     """
     width = shown_width(images.shape[-1])
@@ -59,14 +60,14 @@ def picture_grid(
     for index, (image, lines) in enumerate(zip(images, wrapped, strict=True)):
         left = GAP + index % columns * (width + GAP)
         top = GAP + index // columns * (height + text_height + GAP)
-        sheet.paste(to_picture(image).resize((width, height), smooth), (left, top))
+        sheet.paste(to_pil(image).resize((width, height), smooth), (left, top))
         for number, line in enumerate(lines):
             draw.text((left, top + height + number * LINE_HEIGHT + 1), line, fill=INK, font=font)
     return sheet
 
 
 def shown_width(width: int) -> int:
-    """Width of a picture on the sheet: at least ``MIN_WIDTH`` by a whole factor, at most ``MAX_WIDTH``.
+    """Return the width of an image on the sheet: at least ``MIN_WIDTH`` by a whole factor, at most ``MAX_WIDTH``.
 
     Example:
         >>> shown_width(64), shown_width(256), shown_width(1024)
@@ -75,18 +76,13 @@ def shown_width(width: int) -> int:
     return min(width * math.ceil(MIN_WIDTH / width), MAX_WIDTH)
 
 
-def to_picture(image: Float[Tensor, "3 height width"]) -> Image.Image:
-    """An image in [0, 1] as an 8-bit picture; NaN is black."""
-    return Image.fromarray(to_bytes(image).permute(1, 2, 0).numpy())
-
-
-def to_bytes(image: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """Round [0, 1] to 0 to 255, on the CPU; NaN becomes 0."""
-    return (image.detach().float().nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+def to_pil(image: Float[Tensor, "3 height width"]) -> Image.Image:
+    """Convert an image in [0, 1] to 8 bits; NaN is black."""
+    return Image.fromarray(to_uint8(image).cpu().permute(1, 2, 0).numpy())
 
 
 def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
-    """Break each line of a text into at most ``max_lines`` of at most ``width`` pixels; a cut one ends in "..."."""
+    """Break each line of a text into at most ``max_lines`` of ``width`` pixels; a cut one ends in "..."."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         pieces = [""]
@@ -103,7 +99,7 @@ def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
 
 
 def shorten(line: str, font: Font, width: int) -> str:
-    """Cut a line that is too long, and show that it was cut."""
+    """Cut a line that is too long and end it in "..."."""
     if font.getlength(line) <= width:
         return line
     line = line.removesuffix("...")
@@ -113,7 +109,7 @@ def shorten(line: str, font: Font, width: int) -> str:
 
 
 def reward_lines(rewards: RewardOutput, row: int) -> str:
-    """Total and parts of one row's reward, one per line; "failed" where it could not be judged."""
+    """Write total and components of one row's reward, one per line; "failed" where it could not be scored."""
     named = {"reward": rewards.total, **rewards.components} if len(rewards.components) > 1 else dict(rewards.components)
     values = {name: float(value.flatten()[row]) for name, value in named.items()}
     return "\n".join(f"{name} {'failed' if math.isnan(value) else f'{value:.3f}'}" for name, value in values.items())

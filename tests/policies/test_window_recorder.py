@@ -1,20 +1,20 @@
 import torch
 from torch.distributions import Normal
 
-from realgen.policies.trajectory import Trajectory, score_decisions
+from realgen.policies.window_recorder import WindowRecorder, score_decisions
 
 
 def test_rows_branch_where_their_prompts_window_starts() -> None:
     # two prompts of four samples, two noises each; the first branches at step 0, the second at step 2
     noise = torch.zeros(8, 1, 1)
-    trajectory = Trajectory(torch.tensor([0, 2]), noise, group_size=4, samples_per_noise=2)
+    recorder = WindowRecorder(torch.tensor([0, 2]), noise, group_size=4, samples_per_noise=2)
     latents, owner = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0, 0, 1, 1])
-    latents, owner = trajectory.branch(0, latents, owner)
+    owner, latents = recorder.branch(0, owner, latents)
     assert latents.flatten().tolist() == [1, 1, 2, 2, 3, 4]
     assert owner.tolist() == [0, 0, 0, 0, 1, 1]
-    latents, owner = trajectory.branch(1, latents, owner)
+    owner, latents = recorder.branch(1, owner, latents)
     assert len(latents) == 6
-    latents, owner = trajectory.branch(2, latents, owner)
+    owner, latents = recorder.branch(2, owner, latents)
     assert latents.flatten().tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
     assert owner.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
 
@@ -22,25 +22,23 @@ def test_rows_branch_where_their_prompts_window_starts() -> None:
 def test_a_decision_is_kept_in_the_row_that_took_it() -> None:
     # one sample for each of two prompts, windows {0, 1} and {1, 2}; one-pixel latents
     noise = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])
-    trajectory = Trajectory(torch.tensor([0, 1]), noise, group_size=1, samples_per_noise=1)
-    assert trajectory.step_indices.tolist() == [[0, 1], [1, 2]]
+    recorder = WindowRecorder(torch.tensor([0, 1]), noise, group_size=1, samples_per_noise=1)
+    assert recorder.step_indices.tolist() == [[0, 1], [1, 2]]
     latents = torch.tensor([[10.0], [20.0]])
     for step, (covered, expected) in enumerate(
         # mean = latents + 1, std = 0.5 inside the window
         [([True, False], [11.5, 21.0]), ([True, True], [13.5, 23.5]), ([False, True], [14.5, 26.5])]
     ):
         stochastic = torch.tensor(covered)
-        assert torch.equal(trajectory.covers(step), stochastic)
+        assert torch.equal(recorder.covers(step), stochastic)
         std = torch.where(stochastic, 0.5, 0.0)
-        latents = trajectory.decide(
-            step, stochastic, latents, -latents, latents + 1, std, torch.tensor(0.1 * (step + 1))
-        )
+        latents = recorder.decide(step, stochastic, latents, -latents, latents + 1, std, torch.tensor(0.1 * (step + 1)))
         assert latents.flatten().tolist() == expected
-    assert trajectory.latents.flatten(1).tolist() == [[10.0, 11.5, 13.5], [21.0, 23.5, 26.5]]
-    assert trajectory.mean.flatten(1).tolist() == [[11.0, 12.5], [22.0, 24.5]]
-    assert trajectory.velocity.flatten(1).tolist() == [[-10.0, -11.5], [-21.0, -23.5]]
-    assert torch.equal(trajectory.std, torch.full((2, 2), 0.5))
-    assert torch.equal(trajectory.step_size, torch.tensor([[0.1, 0.2], [0.2, 0.3]]))
+    assert recorder.latents.flatten(1).tolist() == [[10.0, 11.5, 13.5], [21.0, 23.5, 26.5]]
+    assert recorder.mean.flatten(1).tolist() == [[11.0, 12.5], [22.0, 24.5]]
+    assert recorder.velocity.flatten(1).tolist() == [[-10.0, -11.5], [-21.0, -23.5]]
+    assert torch.equal(recorder.std, torch.full((2, 2), 0.5))
+    assert torch.equal(recorder.step_size, torch.tensor([[0.1, 0.2], [0.2, 0.3]]))
 
 
 def test_scores_are_mean_log_densities_with_gradient_through_the_mean() -> None:

@@ -1,4 +1,4 @@
-"""Keeps the config of a run beside its results."""
+"""The config of a run beside its results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 
 class SaveConfig(Callback):
-    """Writes the whole config, defaults and computed values filled in, when a run starts.
+    """Write the whole config, defaults and computed values filled in, when a run starts.
 
     To ``config.yaml`` in the folder of the run, from which ``--config`` starts the same run again, and into the config
     of the loggers. Written once, by the first process.

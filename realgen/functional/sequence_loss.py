@@ -1,0 +1,73 @@
+"""Averages and ratios that depend on how many decisions a sample has; with a diffusion policy all have as many."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def sample_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, ""]:
+    """Average the samples' own means, 1/N sum_i 1/|o_i| sum_t (GRPO, arXiv:2402.03300, equation 3).
+
+    Args:
+        values: One per decision; what stands where the mask is False does not matter.
+        mask: True where a decision counts.
+
+    Returns:
+        Mean; a sample none of whose decisions counts has the mean 0, and is one of the N all the same.
+
+    Example:
+        >>> sample_mean(torch.tensor([[1.0, 3.0], [8.0, torch.nan]]), torch.tensor([[True, True], [True, False]]))
+        tensor(5.)
+    """
+    return (torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp(min=1)).mean()
+
+
+def constant_mean(
+    values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"], most_decisions: int
+) -> Float[Tensor, ""]:
+    """Divide the sum over all decisions by a constant, 1/(N L) sum_i sum_t, so that length has no weight (Dr.GRPO).
+
+    Source: arXiv:2503.20783, section 3.2 and listing 1, where L is the budget of tokens.
+
+    Args:
+        values: One per decision; what stands where the mask is False does not matter.
+        mask: True where a decision counts.
+        most_decisions: L >= 1, the most decisions that a sample may have.
+
+    Returns:
+        Mean over samples of the sums over L.
+
+    Example:
+        >>> mask = torch.tensor([[True, True], [True, False]])
+        >>> constant_mean(torch.tensor([[1.0, 3.0], [8.0, torch.nan]]), mask, 4)
+        tensor(1.5000)
+    """
+    return torch.where(mask, values, 0).sum() / (len(values) * most_decisions)
+
+
+def sequence_ratio(
+    log_probs: Float[Tensor, "rows decisions"],
+    old_log_probs: Float[Tensor, "rows decisions"],
+    mask: Bool[Tensor, "rows decisions"],
+) -> Float[Tensor, "rows decisions"]:
+    """Return one importance ratio for all decisions of a sample, s_i = (pi(o_i) / pi_old(o_i))^(1/|o_i|) (GSPO).
+
+    Source: arXiv:2507.18071, equation 7.
+
+    Args:
+        log_probs: Under the current policy.
+        old_log_probs: Under the sampling policy.
+        mask: True where a decision counts.
+
+    Returns:
+        The geometric mean of a sample's ratios, the same for each of its decisions; 1 on-policy.
+
+    Example:
+        >>> log_probs = torch.tensor([[0.2, 0.4, 9.0]]).log()
+        >>> sequence_ratio(log_probs, torch.tensor([[0.1, 0.2, 1.0]]).log(), torch.tensor([[True, True, False]]))
+        tensor([[2., 2., 2.]])
+    """
+    log_ratio = torch.where(mask, log_probs - old_log_probs, 0).sum(1, keepdim=True)
+    return (log_ratio / mask.sum(1, keepdim=True).clamp(min=1)).exp().expand_as(log_probs)

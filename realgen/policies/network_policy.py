@@ -1,0 +1,90 @@
+"""What policies share that train one network of diffusers or transformers, through adapters or as a whole."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from realgen.policies.base import Policy
+from realgen.policies.lora import LoRA
+
+
+class NetworkPolicy(Policy):
+    """Trains one network, whose frozen start is the reference.
+
+    The network is in eval mode always, in training too: what is scored must be what sampled.
+
+    Args:
+        lora: Adapters to train; ``None`` trains the whole network.
+        keep_reference: Without ``lora``, keep a frozen copy of the network for ``reference``. Doubles its memory.
+
+    Raises:
+        ValueError: If a copy is to be kept beside adapters.
+    """
+
+    def __init__(self, lora: LoRA | None, *, keep_reference: bool) -> None:
+        super().__init__()
+        if keep_reference and lora is not None:
+            raise ValueError("keep_reference is for lora=null: with adapters the reference is the policy without them.")
+        self.lora = lora
+        self.keep_reference = keep_reference
+        self._frozen_start: tuple[nn.Module, ...] = ()  # a tuple hides the copy from state_dict and optimizers
+        self._in_reference = False
+
+    @property
+    @abstractmethod
+    def network(self) -> Any:
+        """The trained network; there after ``load``."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether ``reference`` works."""
+        return self.lora is not None or self.keep_reference
+
+    def attach(self, network: Any, lora_targets: Sequence[str]) -> None:
+        """Attach the adapters, or make the whole network trainable and copy it if a reference is to be kept.
+
+        Args:
+            network: Just read.
+            lora_targets: Linear layers that adapters change unless ``lora`` says otherwise.
+        """
+        if self.lora is not None:
+            self.lora.attach(network, lora_targets)
+            return
+        network.requires_grad_(True)
+        if self.keep_reference:
+            self._frozen_start = (copy.deepcopy(network).requires_grad_(False),)
+
+    def train(self, mode: bool = True) -> NetworkPolicy:
+        """Set the mode of the policy; the network stays in eval mode."""
+        super().train(mode)
+        for module in self.children():
+            module.eval()
+        return self
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside this context the policy is its frozen start: adapters off, or the copy that was kept.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            ValueError: If the whole network is trained and no copy was kept.
+        """
+        if not self.has_reference:
+            raise ValueError("the policy has no reference: set lora, or keep_reference=true for full fine-tuning.")
+        if self.lora is not None:
+            self.network.disable_adapters()
+        self._in_reference = True
+        try:
+            yield
+        finally:
+            self._in_reference = False
+            if self.lora is not None:
+                self.network.enable_adapters()
