@@ -36,7 +36,6 @@ from realgen.metrics import ImageNetEncoder
 from realgen.tables import markdown_table
 
 Images = Float[Tensor, "images 3 height width"]
-Features = Float[Tensor, "images feature"]
 
 DRAWS, SEED, STEPS = 2, 4242, 16
 """Images of each prompt, their seed, and the steps that each is drawn in."""
@@ -70,23 +69,6 @@ def held_out() -> HeldOut:
     return HeldOut([index[sample["subject"]] for sample in samples], plain, cued, pixels.permute(0, 3, 1, 2))
 
 
-def jackknife_error(estimates: Float[Tensor, " prompts"]) -> float:
-    """Standard error of an estimate from its values without each of the prompts (Efron, 1982, section 3.1).
-
-    Args:
-        estimates: [P] the estimate without prompt p, or the difference of two such estimates.
-
-    Returns:
-        sqrt((P - 1) / P sum_p (e_p - mean)^2).
-
-    Example:
-        >>> jackknife_error(torch.tensor([1.0, 3.0]))  # of a mean: |x_1 - x_2| / 2
-        1.0
-    """
-    prompts = len(estimates)
-    return float(((prompts - 1) / prompts * (estimates - estimates.mean()).square().sum()).sqrt())
-
-
 class Realism:
     """Distances of images to the held-out photographs.
 
@@ -96,32 +78,13 @@ class Realism:
 
     def __init__(self, photographs: Images) -> None:
         self.encoder = ImageNetEncoder()
-        self.photographs, self.features = photographs, self.describe(photographs)
+        self.photographs, self.features = photographs, self.encoder(photographs).double()
 
-    def describe(self, images: Images) -> Features:
-        """ImageNet features, which the other methods compare."""
-        return self.encoder(images).double()
-
-    def kid_without_each(self, features: Features) -> Float[Tensor, " prompts"]:
-        """Leave out one photograph and the images of its prompt after the other.
-
-        Args:
-            features: [draws * M, D] of images; draw d of prompt p is in row d M + p.
-
-        Returns:
-            [M] KID without each prompt.
-        """
-        prompts = len(self.features)
-        features = features.unflatten(0, (-1, prompts))  # [draws, M, D]
-        others = [torch.arange(prompts) != prompt for prompt in range(prompts)]
-        return torch.stack([kernel_distance(features[:, keep].flatten(0, 1), self.features[keep]) for keep in others])
-
-    def measure(self, images: Images, features: Features) -> dict[str, float]:
+    def measure(self, images: Images) -> dict[str, float]:
         """Measure images of the same subjects as the photographs, equally many of each.
 
         Args:
             images: [N, 3, H, W] in [0, 1].
-            features: [N, D] of the images.
 
         Returns:
             ``kid`` in ImageNet features, ``chroma`` (mean distance to grey), ``lightness_std`` (contrast within an
@@ -131,7 +94,7 @@ class Realism:
         bands = spectrum.view(BANDS, RINGS // BANDS).mean(1)  # [BANDS], lowest frequencies first
         lab = srgb_to_lab(images)
         return {
-            "kid": float(kernel_distance(features, self.features)),
+            "kid": float(kernel_distance(self.encoder(images).double(), self.features)),
             "chroma": float(torch.hypot(lab[:, 1], lab[:, 2]).mean()),
             "lightness_std": float(lab[:, 0].flatten(1).std(1).mean()),
             **{f"band_{number}": float(value) for number, value in enumerate(bands, start=1)},
@@ -160,32 +123,24 @@ def measure_pipeline(
         grid: Where to write a sheet with one image of each prompt, plain above cued; None writes none.
 
     Returns:
-        What was measured -> figure -> value. For ``photographs`` it is one half of them against the other; ``gap`` says
-        how much farther plain prompts are than cued ones. ``kid_error`` is a standard error over prompts.
+        What was measured -> figure -> value. For ``photographs`` it is one half of them against the other.
     """
     known = held_out()
     real = from_uint8(known.photographs)
     realism = Realism(real)
-    decoded = from_uint8(round_trip(pretrained, known.photographs))
-    first, second = torch.randperm(len(real), generator=torch.Generator().manual_seed(0)).chunk(2)
+    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
+    half = len(real) // 2
     figures = {
-        "photographs": Realism(real[second]).measure(real[first], realism.features[first]),
-        "round trip": realism.measure(decoded, realism.describe(decoded)),
+        "photographs": Realism(real[order[half:]]).measure(real[order[:half]]),
+        "round trip": realism.measure(from_uint8(round_trip(pretrained, known.photographs))),
     }
-    sheet, without_each = [], {}
+    sheet = []
     for kind, prompts in (("plain", known.plain), ("cued", known.cued)):
-        drawn = draw_samples(pretrained, prompts * draws, seed=SEED, num_steps=steps)
-        images = from_uint8(drawn)
-        features = realism.describe(images)
-        without_each[kind] = realism.kid_without_each(features)
-        figures[kind] = {**realism.measure(images, features), "kid_error": jackknife_error(without_each[kind])}
+        images = draw_samples(pretrained, prompts * draws, seed=SEED, num_steps=steps)
+        figures[kind] = realism.measure(from_uint8(images))
         if clip is not None:
-            figures[kind]["retrieval"] = retrieval(clip, drawn, known.subjects * draws)
-        sheet.append(images[: len(prompts)])
-    figures["gap"] = {
-        "kid": figures["plain"]["kid"] - figures["cued"]["kid"],
-        "kid_error": jackknife_error(without_each["plain"] - without_each["cued"]),
-    }
+            figures[kind]["retrieval"] = retrieval(clip, images, known.subjects * draws)
+        sheet.append(from_uint8(images[: len(prompts)]))
     if grid is not None:
         pixels = to_uint8(make_grid(torch.cat(sheet), nrow=len(SUBJECTS)))
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(grid)
@@ -195,7 +150,7 @@ def measure_pipeline(
 def table(figures: dict[str, dict[str, float]]) -> str:
     """Figures as Markdown, one column for each thing that was measured."""
     names = list(dict.fromkeys(name for values in figures.values() for name in values))
-    digits = {"kid": 4, "kid_error": 4, "retrieval": 3}
+    digits = {"kid": 4, "retrieval": 3}
     rows = [
         (name, *(f"{values[name]:.{digits.get(name, 1)}f}" if name in values else "" for values in figures.values()))
         for name in names

@@ -182,9 +182,7 @@ def test_full_scale_is_the_default_of_each_file(name, monkeypatch, tmp_path):
     parameters = inspect.signature(getattr(module, function)).parameters.values()
     # all but these are numbers of steps or pictures, which a scale must reach
     defaults = {
-        p.name: p.default
-        for p in parameters
-        if p.default is not p.empty and p.name not in ("batch_size", "seed", "start")
+        p.name: p.default for p in parameters if p.default is not p.empty and p.name not in ("batch_size", "seed")
     }
     seen = {}
 
