@@ -19,10 +19,10 @@ STAMP :=
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help fit test coverage lint format docs nano pin clean
+.PHONY: help fit test coverage endurance lint format docs nano pin audit clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 fit: $(STAMP)  ## build the environment and train the default; ARGS="--model.x=1" changes it
 	$(BIN)/python -m realgen.fit --config configs/diffusion.yaml $(ARGS)
@@ -33,6 +33,10 @@ test: lint  ## lint, then run every test; ARGS="-k name" selects
 # Apart from test, because following every line takes two thirds more time.
 coverage: $(STAMP)  ## run every test and tell which lines none runs; fails below 90 %
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report term --cov-fail-under 90 $(ARGS)
+
+# Apart from test, because it takes half an hour.
+endurance: $(STAMP)  ## kill runs, fill disks, misspell names; write the table of docs/endurance.md
+	$(BIN)/python -m experiments.endurance --markdown docs/endurance.md $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, import-linter, codespell
 	$(BIN)/ruff check .
@@ -51,10 +55,18 @@ docs: $(STAMP)  ## build the documentation as a site in site/, strictly and offl
 nano: $(STAMP)  ## retrain the small models of data/nano from scratch
 	$(BIN)/python -m experiments.nano.build $(ARGS)
 
-pin: $(STAMP)  ## write the installed versions to constraints.txt
-	{ sed -n '/^#/p' constraints.txt; \
-	  $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed -E 's/^[^=]+/\L&/; :a; s/^([^=]*)[_.]/\1-/; ta' | LC_ALL=C sort; } > constraints.tmp
-	mv constraints.tmp constraints.txt
+pin: $(STAMP)  ## write the installed versions with hashes to constraints.txt, their licences to docs/licences.md
+	$(BIN)/python -m venv .pin
+	.pin/bin/python -m pip install --quiet uv
+	$(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed -E 's/^[^=]+/\L&/; :a; s/^([^=]*)[_.]/\1-/; ta' | LC_ALL=C sort > .pin/pins.txt
+	.pin/bin/uv pip compile --quiet --no-deps --universal --python-version 3.11.9 --format pylock.toml --output-file .pin/pylock.toml .pin/pins.txt
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/python .ci/pin.py .pin/pylock.toml; } > .pin/constraints.txt
+	mv .pin/constraints.txt constraints.txt
+	rm -rf .pin
+	$(BIN)/python docs/licences.py > docs/licences.md
+
+audit: $(STAMP)  ## look the pins up in a database of known vulnerabilities, where one can be reached
+	$(BIN)/python .ci/audit.py
 
 clean:  ## remove .venv, the site and the caches; never what runs wrote
 	rm -rf .venv site *.egg-info .coverage .coverage.* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
@@ -63,5 +75,11 @@ clean:  ## remove .venv, the site and the caches; never what runs wrote
 $(VENV)/bin/.installed: constraints.txt pyproject.toml
 	@test -n "$(call usable,$(PYTHON))" || { echo '$(NO_PYTHON)' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --constraint constraints.txt --editable '.[dev]'
+ifeq ($(shell uname -sm),Linux x86_64)
+	$(VENV)/bin/python -m pip install --require-hashes --requirement constraints.txt
+	$(VENV)/bin/python -m pip install --no-deps --no-build-isolation --editable .
+else  # the same versions, without hashes
+	sed -E '/--hash=/d; s/\[[^]]*\]| \\$$//g' constraints.txt > $(VENV)/pins.txt
+	$(VENV)/bin/python -m pip install --constraint $(VENV)/pins.txt --editable '.[dev]'
+endif
 	touch $@

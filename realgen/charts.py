@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
+from realgen.checks import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -60,7 +62,7 @@ def bar_chart(
     reference: float | None = None,
     unit: str = "",
 ) -> str:
-    """Draw numbers and their intervals as horizontal bars that begin at zero, or as dots.
+    """Draw numbers and their intervals as horizontal bars that begin at zero, or as dots, in an ``<svg>`` element.
 
     Args:
         title: Read aloud by a screen reader; it is not drawn.
@@ -70,14 +72,13 @@ def bar_chart(
             long: where all numbers lie within ``NARROW`` of the way from zero to the furthest.
         reference: Number at which a dashed line stands.
         unit: Written behind the numbers of the axis.
-
-    Returns:
-        An ``<svg>`` element.
     """
     ends = [end for bar in bars for end in (bar.value, bar.low, bar.high) if end is not None]
     ends += [] if reference is None else [reference]
     if dots is None:
-        dots = not percent and is_narrow(ends)
+        least, most = min(ends), max(ends)
+        longest = max(abs(least), abs(most))
+        dots = not percent and least * most > 0 and 0 < most - least <= NARROW * longest
     described = f"{title}: {'; '.join(f'{bar.label} {bar.text}' for bar in bars)}"
     left = _CHARACTER * min(_LABEL_CHARACTERS, max(len(bar.label) for bar in bars)) + 12
     right = _CHARACTER * max(len(bar.text) for bar in bars) + 12
@@ -99,21 +100,16 @@ def bar_chart(
         for row, bar in enumerate(bars):
             _draw_bar(axes, row, bar, dots=dots, scale=scale)
             sides = axes.get_yaxis_transform()  # x as a share of the axis, y in rows
-            label = "\n".join(textwrap.wrap(bar.label, _LABEL_CHARACTERS, max_lines=2, placeholder=" ..."))
+            label = "\n".join(textwrap.wrap(printable(bar.label), _LABEL_CHARACTERS, max_lines=2, placeholder=" ..."))
             axes.text(-left / inner, row, label, transform=sides, va="center")
             axes.text(1 + right / inner, row, bar.text, transform=sides, va="center", ha="right")
         return _svg(figure, described)
 
 
 def calibration_chart(title: str, points: Sequence[tuple[float, float, float]]) -> str:
-    """Draw a reliability diagram: predicted probability against observed frequency, both in percent.
+    """Draw a reliability diagram, an ``<svg>``: predicted probability against observed frequency, both in percent.
 
-    Args:
-        title: Read aloud by a screen reader; it is not drawn.
-        points: Predicted, observed, and radius of the dot, in percent.
-
-    Returns:
-        An ``<svg>`` element.
+    The title is read aloud by a screen reader. A point is predicted, observed, and radius of the dot.
     """
     from matplotlib.patches import Circle, Rectangle
 
@@ -130,17 +126,6 @@ def calibration_chart(title: str, points: Sequence[tuple[float, float, float]]) 
         axes.set_xlabel("predicted, %")
         axes.set_ylabel("observed, %")
         return _svg(figure, f"{title}: {described}")
-
-
-def is_narrow(numbers: Sequence[float]) -> bool:
-    """Return whether bars of these numbers would be all but equally long.
-
-    Example:
-        >>> is_narrow([10.0, 5.1]), is_narrow([10.0, 4.9]), is_narrow([10.0, 10.0]), is_narrow([-1.0, 1.0])
-        (True, False, False, False)
-    """
-    least, most = min(numbers), max(numbers)
-    return least * most > 0 and 0 < most - least <= NARROW * max(abs(least), abs(most))
 
 
 def _ticks(numbers: Sequence[float]) -> list[float]:

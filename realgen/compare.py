@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realgen.checks import printable
 from realgen.cli.error_frame import run_command
+from realgen.options import OptionParser
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from realgen.benchmark.comparison.comparison import Comparison, PromptMetric, Section
-    from realgen.functional.estimate import Estimate
 
 _EXAMPLE = """\
 examples:
@@ -35,11 +36,11 @@ Seconds are comparable only on the same machine with nothing else running.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    return run_command(partial(_compare, arguments), doing="comparing")
+
+
+def _compare(arguments: Sequence[str] | None) -> int:
     options = parse_arguments(arguments)
-    return run_command(partial(_compare, options))
-
-
-def _compare(options: argparse.Namespace) -> int:
     # Imported here, so that --help does not wait for torch.
     from realgen.benchmark.comparison.comparison import compare_runs
     from realgen.benchmark.comparison.runs import read_runs
@@ -52,18 +53,16 @@ def _compare(options: argparse.Namespace) -> int:
         from rich.console import Console
 
         # As wide as the tables need: where the output is no terminal it would be 80 columns, with numbers cut in two.
-        show(comparison, Console(soft_wrap=True, width=1000))
+        show(comparison, Console(soft_wrap=True, width=1000, highlight=False))
     return 0
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="python -m realgen.compare",
         description="Compare training runs, or models of RealBench runs: paired by prompt, over seeds, at equal price.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder that realgen.fit or realgen.realbench left")
@@ -74,19 +73,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def verdict(difference: Estimate, *, one_seed: bool = False) -> str:
-    """Return whether a metric where higher is better got better or worse; without an interval neither can be said."""
-    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
-        return "not told apart"
-    return ("better" if difference.low > 0 else "worse") + (", of one seed" if one_seed else "")
-
-
 def verdicts(metric: PromptMetric, comparison: Comparison) -> list[str]:
     """Return the verdict on each group but the first; it says so where one of the two sides has a single seed."""
     alone = [len(group.runs) == 1 for group in comparison.groups]
+    found = [difference.verdict() for difference in metric.differences]
     return [
-        verdict(difference, one_seed=alone[0] or alone[number])
-        for number, difference in enumerate(metric.differences, start=1)
+        f"{said}, of one seed" if said != "not told apart" and (alone[0] or alone[number]) else said
+        for number, said in enumerate(found, start=1)
     ]
 
 
@@ -109,33 +102,33 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def show(comparison: Comparison, console: Console) -> None:
     """Print the groups, and a table for each price."""
+    from rich.markup import escape
+
     for group in comparison.groups:
         seeds = ", ".join("?" if run.seed is None else str(run.seed) for run in group.runs)
         number = f"{len(group.runs)} runs, seeds {seeds}" if len(group.runs) > 1 else f"1 run, seed {seeds}"
-        console.print(f"[bold]{group.name}[/]  {number}", highlight=False)
+        console.print(f"[bold]{escape(printable(group.name))}[/]  {number}")
         for run in group.runs:
-            console.print(f"   {run.name}", highlight=False, markup=False)
+            console.print(f"   {printable(run.name)}", markup=False)
         for key, value in group.settings.items():
-            console.print(f"   {key}: {value}", highlight=False, markup=False)
+            console.print(printable(f"   {key}: {value}"), markup=False)
     left_out = f"; {comparison.left_out} that only some have are left out" if comparison.left_out else ""
-    console.print(f"\n{comparison.prompts} prompts that all have{left_out}", highlight=False)
+    console.print(f"\n{comparison.prompts} prompts that all have{left_out}")
     console.print(
         f"intervals: {100 * comparison.confidence:g} %, of each metric on its own, over prompts and seeds; "
-        "differences are paired by prompt",
-        highlight=False,
+        "differences are paired by prompt"
     )
-    alone = [group.name for group in comparison.groups if len(group.runs) == 1]
+    alone = printable(", ".join(group.name for group in comparison.groups if len(group.runs) == 1))
     if alone:
         console.print(
-            f"[yellow]one seed in {', '.join(alone)}: there the intervals cover the choice of prompts, and say nothing "
-            "of what another seed would have given[/]",
-            highlight=False,
+            f"[yellow]one seed in {escape(alone)}: there the intervals cover the choice of prompts, and say nothing "
+            "of what another seed would have given[/]"
         )
     for section in comparison.sections:
         console.print()
-        console.print(section_title(section), highlight=False)
+        console.print(section_title(section))
         for note in section_notes(section):
-            console.print(f"[dim]{note}[/]", highlight=False)
+            console.print(f"[dim]{note}[/]")
         console.print(metric_table(section, comparison))
         if section.corpus_metrics:
             console.print(corpus_table(section, comparison))
@@ -162,17 +155,15 @@ def section_notes(section: Section) -> list[str]:
 
 def metric_table(section: Section, comparison: Comparison) -> Table:
     """Return the table of the metrics that every image has; higher is better in all of them."""
-    from realgen.tables import Cell, styled, terminal_table
+    from realgen.tables import VERDICT_STYLES, Cell, styled, terminal_table
 
     names = [group.name for group in comparison.groups]
     differences = [heading for name in names[1:] for heading in (f"{name} - {names[0]}", "")]
-    colors = {"better": "green", "worse": "red", "not": "dim"}
     rows = []
     for metric in section.metrics:
         cells: list[Cell] = [metric.name, *(f"{value.value:.3f}" for value in metric.values)]
         for difference, said in zip(metric.differences, verdicts(metric, comparison), strict=True):
-            color = colors[said.replace(",", "").split()[0]]
-            cells += [difference.text("+.3f"), *styled(color, said)]
+            cells += [difference.text("+.3f"), *styled(VERDICT_STYLES[difference.verdict()], said)]
         rows.append(cells)
     headings = ["metric (higher is better)", *names, *differences]
     texts = [column for column, heading in enumerate(headings) if column == 0 or not heading]

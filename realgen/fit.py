@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         sys.stderr.write(f"usage: {USAGE}")
         return 1
-    return run_command(partial(_fit, arguments))
+    return run_command(partial(_fit, arguments), doing="loading models and data")
 
 
 def _fit(arguments: Sequence[str]) -> int:
@@ -51,35 +51,53 @@ def _fit(arguments: Sequence[str]) -> int:
     # Imported here, so that usage and a misspelt file do not wait for torch.
     from lightning.pytorch import LightningDataModule
 
+    from realgen.cli.finishing import finish, is_finished
+    from realgen.cli.first_lines import first_lines
     from realgen.cli.realgen_cli import RealGenCLI
     from realgen.cli.training import train
     from realgen.modules.base import TrainableModule
 
     cli = RealGenCLI(TrainableModule, LightningDataModule, usage=USAGE, argv=arguments)
-    with cli.run.cleanup_on_error():
-        check(cli)
-    return train(cli)
+    try:
+        if cli.run.ckpt_path is not None and is_finished(cli.checkpoint, cli.trainer):
+            return finish(cli.trainer, cli.model, cli.run.ckpt_path)
+        with cli.run.cleanup_on_error():
+            check(cli)
+            if cli.trainer.is_global_zero:
+                sys.stdout.write(first_lines(cli))
+                sys.stdout.flush()
+        return train(cli)
+    finally:
+        cli.run.release()
 
 
 def check(cli: RealGenCLI) -> None:
     """Find the mistakes that show only when the parts are put together, before a run's folder is made.
 
-    Args:
-        cli: The parsed command line.
-
     Raises:
         ValueError: If no step has noise, the updates do not divide an iteration's rows, the prompts or images cannot be
-            read or are too few, the policy or detector cannot be loaded as it is set up, or the optimizer refuses its
-            arguments.
+            read or are too few, the policy or detector cannot be loaded as it is set up, weights that a reward or
+            metric needs cannot be read, or the optimizer refuses its arguments.
     """
     from realgen.data import ImageFolders, PromptShards
+    from realgen.detectors.base import FrozenNetwork
     from realgen.modules import GRPOModule
 
     model: Any = cli.model
     if isinstance(model, GRPOModule):
         model.check(cli.datamodule)
+        held = [part for metric in model.metrics.values() for part in vars(metric).values()]
+        for part in (*model.reward.networks, *held):
+            if isinstance(part, FrozenNetwork):
+                part.network.eval()  # read here, and not at its first use in the run
     if isinstance(cli.datamodule, PromptShards):
         cli.datamodule.read(num_ranks=cli.trainer.num_devices * cli.trainer.num_nodes)
+        table = cli.datamodule.validation_table
+        without = isinstance(model, GRPOModule) and table is not None and table.image_shape is None
+        names = model.without_real_images() if without else []
+        if names and cli.trainer.is_global_zero:
+            flags = " ".join(f"--model.metrics.{name}=null" for name in names)
+            sys.stderr.write(f"data.validation has no real images to compare with; left out, as by {flags}\n")
     elif isinstance(cli.datamodule, ImageFolders):
         cli.datamodule.read()
     model.configure_model()

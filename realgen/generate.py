@@ -14,6 +14,7 @@ from realgen import __version__
 from realgen.cli.arguments import asks_for_help, pairs, usable_device
 from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import run_command
+from realgen.masking import recorded
 
 if TYPE_CHECKING:
     from realgen.cli.config_reader import ConfigReader
@@ -31,7 +32,7 @@ First commands to try:
   --prompts FILE         more prompts, one per line
   --n 4                  images of each prompt, from the seeds S, S + 1, ...
   --seed S               0 by default; the same seed draws the same images
-  --out DIR              where they go (outputs/generated); what is there already is not drawn again, and images of
+  --output DIR           where they go (outputs/generated); what is there already is not drawn again, and images of
                          other settings, another seed among them, are refused
   --policy PART          what draws ({DEFAULT_POLICY})
   --policy.KEY VALUE     change a setting of it, such as --policy.eval_num_steps 8
@@ -66,17 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return 0
 
-    return run_command(command)
+    return run_command(command, doing="loading models")
 
 
 def split_prompts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell prompts from options; after ``--`` all are prompts.
-
-    Args:
-        argv: The arguments.
-
-    Returns:
-        Prompts, and options with their values.
+    """Tell prompts from options with their values; after ``--`` all are prompts.
 
     Example:
         >>> split_prompts(["a cat", "--n", "2", "--seed=1", "--", "--a dog"])
@@ -96,14 +91,7 @@ def split_prompts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageGenerator, list[str]]:
-    """Check everything, and load what draws; nothing is written.
-
-    Args:
-        options: The command line without its prompts.
-        given: Its prompts.
-
-    Returns:
-        What draws, and the prompts, each once.
+    """Check options and prompts, and load what draws; return it and the prompts, each once. Nothing is written.
 
     Raises:
         ConfigError: If an option is wrong, or a component refuses its arguments.
@@ -137,7 +125,7 @@ def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageG
     }
     for part in parts:
         part.to(device)
-    return ImageGenerator(request, made.policy, made.rewriter, settings), texts
+    return ImageGenerator(request, made.policy, made.rewriter, recorded(settings)), texts
 
 
 def config_reader() -> ConfigReader:
@@ -156,14 +144,7 @@ def config_reader() -> ConfigReader:
 
 
 def read_config(reader: ConfigReader, options: Sequence[str]) -> dict[str, Any]:
-    """Read the options into a complete config.
-
-    Args:
-        reader: See ``config_reader``.
-        options: The command line without its prompts.
-
-    Returns:
-        The config as plain values, defaults filled in.
+    """Read the options, without prompts, into a complete config of plain values.
 
     Raises:
         ConfigError: If an option is wrong.

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 
 TRUNCATED = "The following part of your input was truncated"
 """Start of the message that diffusers logs for every text that is too long for CLIP."""
+TOO_LONG = "Token indices sequence length is longer than"
+"""Start of the message of transformers, that running such a text "will result in indexing errors"; it is cut off."""
 LETTERS_SHOWN = 200
-"""Length at which that message is cut; it repeats all truncated words, of which there may be thousands."""
+"""Of the words that are cut off; there may be thousands."""
 
 _LIGHTNING_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 _UNWANTED = ("Seed set to", "GPU available: False", "TPU available: False", "\N{ELECTRIC LIGHT BULB} Tip")
@@ -32,11 +34,7 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def no_loading_bars() -> Iterator[None]:
-    """Hide the progress bars of diffusers and transformers for weights on disk; those of downloads are still shown.
-
-    Yields:
-        Nothing.
-    """
+    """Hide the progress bars of diffusers and transformers for weights on disk; those of downloads are still shown."""
     from diffusers.utils import logging as diffusers_bars
     from transformers.utils import logging as transformers_bars
 
@@ -53,11 +51,7 @@ def no_loading_bars() -> Iterator[None]:
 
 @contextmanager
 def errors_only() -> Iterator[None]:
-    """Log nothing below an error.
-
-    Yields:
-        Nothing.
-    """
+    """Log nothing below an error."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -67,17 +61,19 @@ def errors_only() -> Iterator[None]:
 
 
 def report_truncation_once() -> None:
-    """Let diffusers report, shortened, only the first text that is too long for CLIP; there may be thousands."""
+    """Let diffusers and transformers report, in our words, only the first text that is too long for an encoder."""
     from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
-    diffusers_logging.get_logger("diffusers")  # creates the handler together with the first logger
-    for handler in logging.getLogger("diffusers").handlers:
-        if not any(isinstance(known, _FirstTruncation) for known in handler.filters):
-            handler.addFilter(_FirstTruncation())
+    for library, logs in (("diffusers", diffusers_logging), ("transformers", transformers_logging)):
+        logs.get_logger(library)  # creates the handler together with the first logger
+        for handler in logging.getLogger(library).handlers:
+            if not any(isinstance(known, _FirstTruncation) for known in handler.filters):
+                handler.addFilter(_FirstTruncation())
 
 
 class _FirstTruncation(logging.Filter):
-    """Pass only the first truncation message, shortened, and every other message."""
+    """Pass only the first truncation message, and every other message but that of a tokenizer, which says it too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,8 +82,14 @@ class _FirstTruncation(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         if not message.startswith(TRUNCATED):
-            return True
-        if len(message) > LETTERS_SHOWN:
-            record.msg, record.args = f"{message[:LETTERS_SHOWN]} ...", ()
+            return not message.startswith(TOO_LONG)
+        limit, _, rest = message.partition(" tokens: ")
+        words = (rest or limit.removeprefix(TRUNCATED)).split()
+        shown = " ".join(words)[:LETTERS_SHOWN]
+        record.msg = (
+            f"a prompt is cut off behind {limit.split()[-1]} tokens, which a text encoder reads; without effect "
+        )
+        record.msg += f"are its last {len(words)} words: {shown} (told once; there may be more such prompts)"
+        record.args = ()
         first, self.reported = not self.reported, True
         return first

@@ -13,6 +13,8 @@ from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+EVERYWHERE = "realgen_on_all_ranks"
+
 
 def world_size() -> int:
     """Return the number of processes that train together; 1 without a process group."""
@@ -20,13 +22,9 @@ def world_size() -> int:
 
 
 def gather_first_axis(tensor: Shaped[Tensor, "first *rest"]) -> Shaped[Tensor, "all *rest"]:
-    """Concatenate every rank's tensor along the first axis, in rank order.
+    """Concatenate every rank's tensor along the first axis, in rank order; the result is the same on every rank.
 
-    Args:
-        tensor: Of one shape and type on all ranks, and small: it is copied to every rank.
-
-    Returns:
-        The same result on every rank.
+    It is of one shape and type on all ranks, and small, as it is copied to every rank.
 
     Example:
         >>> gather_first_axis(torch.tensor([1.0, 2.0]))
@@ -54,6 +52,27 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(max_over_ranks(torch.tensor(float(flag), device=device)))
 
 
+@contextmanager
+def together(device: torch.device) -> Iterator[None]:
+    """Raise on all ranks if the body raises on one of them, so that none waits for it; all ranks must come here."""
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:  # raised again below
+        error = caught
+    if any_rank(error is not None, device):
+        error = error or RuntimeError("another rank failed; its message says why.")
+        setattr(error, EVERYWHERE, True)
+        raise error
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; from the CPU to a GPU without waiting for the work that the GPU still has to do."""
+    if tensor.device.type == "cpu" and device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Return whether FSDP shards a part of the module, so that all ranks must make the same forward calls."""
     return any(isinstance(part, FSDPModule | FullyShardedDataParallel) for part in module.modules())
@@ -63,9 +82,8 @@ def is_sharded(module: nn.Module) -> bool:
 def gradient_sync(model: nn.Module, *, enabled: bool) -> Iterator[None]:
     """Let backward passes inside average gradients over the ranks, or only accumulate them locally.
 
-    Args:
-        model: The model as the strategy wrapped it (DDP), or with sharded parts inside (FSDP2).
-        enabled: True for the last backward pass before an update.
+    The model is as the strategy wrapped it (DDP), or has sharded parts inside (FSDP2). ``enabled`` for the last
+    backward pass before an update.
     """
     for part in model.modules():
         if isinstance(part, FSDPModule):

@@ -10,12 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realgen.checks import nearest, nearest_name
 from realgen.cli.arguments import check_files, fix_arguments, pairs
 from realgen.cli.error_frame import run_command
+from realgen.options import OptionParser
 
 if TYPE_CHECKING:
     from realgen.planning import GPU, Recipe
 
+UTILIZATION = 0.4
+"""Share of a GPU's peak that is reached, where nothing else is given."""
 _EXAMPLE = """\
 first commands to try:
   python -m realgen.plan --config configs/diffusion_flux.yaml --gpu h200
@@ -31,11 +35,11 @@ GPUs: a100-40, a100-80, h100, h200, b200, l40s, rtx4090, a6000.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, or 1 after an error."""
-    options, rest = parse_arguments(sys.argv[1:] if argv is None else argv)
-    return run_command(partial(_plan, options, rest))
+    return run_command(partial(_plan, sys.argv[1:] if argv is None else argv), doing="planning")
 
 
-def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _plan(argv: Sequence[str]) -> int:
+    options, rest = parse_arguments(argv)
     config = fix_arguments(rest)
     check_files(config)
     # Imported here, so that --help and a misspelt file do not wait for torch.
@@ -55,7 +59,8 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
     recipe = read_recipe(config)
     plan = make_plan(recipe, prompt_tokens=options.prompt_tokens)
     rated = None if gpu is None else gpu.at_precision(recipe.float32_matmul_precision)
-    expected = None if rated is None else forecast(plan, rated, options.utilization)
+    utilization = UTILIZATION if options.utilization is None else options.utilization
+    expected = None if rated is None else forecast(plan, rated, utilization)
     warnings = list(find_warnings(recipe, plan, expected))
     if options.json is not None:
         text = json.dumps(as_json(plan, expected, measured, warnings), indent=2) + "\n"
@@ -67,89 +72,66 @@ def _plan(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split the plan's own options from the dotted keys of the config."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="python -m realgen.plan",
         usage="python -m realgen.plan --config RECIPE.yaml [--config OVERLAY.yaml ...] [--gpu NAME] [--key=value ...]",
         description="What an iteration of a recipe costs: transformer evaluations, FLOPs, memory, seconds.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--gpu", metavar="NAME", help="GPU to plan for; without it there are no seconds")
     add("--tflops", type=float, metavar="X", help="peak in TFLOP/s of all types, in place of that of a named GPU")
-    add("--utilization", type=float, default=0.4, metavar="X", help="share of the peak reached (default: %(default)s)")
+    add("--utilization", type=float, metavar="X", help=f"share of the peak reached (default: {UTILIZATION})")
     add("--prompt_tokens", type=int, default=64, metavar="N", help="of a usual prompt (default: %(default)s)")
     add("--measured", type=Path, metavar="RUN", help="folder of a run to compare with; its config by default")
     add("--json", type=Path, metavar="FILE", help="also write everything to this file")
+    parser.check_names(argv, only_near=True)
     return parser.parse_known_args(argv)
 
 
 def find_gpu(options: argparse.Namespace) -> GPU | None:
-    """Return the requested GPU.
-
-    Args:
-        options: Of the command line.
-
-    Returns:
-        The GPU, with the rates of ``--tflops`` if these are given; None if neither is.
+    """Return the requested GPU, with the rates of ``--tflops`` if these are given; None if neither is.
 
     Raises:
-        ValueError: If no GPU has that name, or ``--tflops`` is not above 0.
+        ValueError: If no GPU has that name, ``--tflops`` is not above 0, or there is a utilization and no GPU.
     """
     from dataclasses import replace
 
     from realgen.planning.gpus import GPU, GPUS
 
+    if options.utilization is not None and options.gpu is None and options.tflops is None:
+        raise ValueError("utilization is a share of a GPU's peak: give --gpu, or --tflops, too.")
     if options.gpu is not None and options.gpu not in GPUS:
-        raise ValueError(f"gpu must be one of {', '.join(GPUS)}, or left out for --tflops, got {options.gpu!r}.")
+        near = f" {nearest(options.gpu, GPUS)}" if nearest_name(options.gpu, GPUS) else ""
+        raise ValueError(f"gpu must be one of {', '.join(GPUS)}, or left out for --tflops, got {options.gpu!r}.{near}")
     named = None if options.gpu is None else GPUS[options.gpu]
     if options.tflops is None:
         return named
     if not options.tflops > 0:
         raise ValueError(f"tflops must be above 0, got {options.tflops}.")
     rates = dict.fromkeys(("bf16", "tf32", "fp32"), options.tflops)
-    own = GPU("your own", **rates, memory=0.0, bandwidth=0.0, source="--tflops")
+    own = GPU("your own", **rates, memory=0.0, source="--tflops")
     return own if named is None else replace(named, **rates, source="--tflops")
 
 
 def read_recipe(argv: Sequence[str]) -> Recipe:
     """Parse a config as ``realgen.fit`` does, and make only what a plan needs.
 
-    Args:
-        argv: ``--config`` and dotted keys, fixed up.
-
-    Returns:
-        The recipe; no weights are read, and nothing is written.
+    No weights are read, and nothing is written.
 
     Raises:
         ConfigError: If the config is wrong, or not one that can be planned.
     """
     from lightning.pytorch import LightningDataModule
 
-    from realgen.cli.realgen_cli import RealGenCLI
+    from realgen.cli.realgen_cli import ParsedConfig
     from realgen.modules import GRPOModule
 
-    class PlanCLI(RealGenCLI):
-        """Parse, and make nothing: the trainer would look for GPUs, and the reward for weights."""
-
-        def before_instantiate_classes(self) -> None:
-            """Choose no folder."""
-
-        def instantiate_classes(self) -> None:
-            """Make nothing."""
-
-    return recipe_of(PlanCLI(GRPOModule, LightningDataModule, argv=argv).config.as_dict())
+    return recipe_of(ParsedConfig(GRPOModule, LightningDataModule, argv=argv).config.as_dict())
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """Make what a plan needs of a config.
-
-    Args:
-        config: Complete, as plain values.
-
-    Returns:
-        The recipe.
+    """Make what a plan needs of a complete config of plain values.
 
     Raises:
         ValueError: If the number of ranks or of prompts is missing, or the strategy cannot be planned.

@@ -6,10 +6,11 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from realgen.cli.arguments import usable_device
 from realgen.cli.error_frame import run_command
+from realgen.options import OptionParser
 
 if TYPE_CHECKING:
     from realgen.data.probe_files import Divided
@@ -17,11 +18,7 @@ if TYPE_CHECKING:
     from realgen.detectors.probe_fit import FittedHead, LabelledFeatures
     from realgen.metrics.detector_quality import Quality
 
-METRICS = {
-    "accuracy": "accuracy, both classes alike",
-    "auroc": "AUROC",
-    "calibration_error": "calibration error (ECE)",
-}
+METRICS = {"accuracy": "accuracy, both classes alike", "auroc": "AUROC", "calibration_error": "calibration error (ECE)"}
 WEAK_AUROC = 0.6
 """Below it the user is warned."""
 _EXAMPLE = """\
@@ -38,23 +35,20 @@ calibrate its probabilities, and 15 % test the result. Use it as a detector by t
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = parse_arguments(arguments)
 
     def command() -> int:
-        print(probe(**vars(options)))
+        print(probe(parse_arguments(arguments)))
         return 0
 
-    return run_command(command)
+    return run_command(command, doing="loading the backbone")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="python -m realgen.probe",
         description="Fit and calibrate a linear probe: a detector on the features of a frozen backbone.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--real", type=Path, required=True, metavar="DIR", help="folder of photographs, folders in it too")
@@ -90,41 +84,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def probe(
-    real: Path,
-    generated: Path,
-    backbone: str,
-    output: Path,
-    *,
-    pretrained: str | None = None,
-    match_jpeg: bool = False,
-    held_out: float = 0.3,
-    calibration: Any = "platt",
-    l2: float = 1e-3,
-    batch_size: int = 64,
-    num_workers: int = 2,
-    device: str = "auto",
-    overwrite: bool = False,
-) -> str:
-    """Fit, calibrate and test a linear probe, and write it; with a progress bar on standard error.
+def probe(options: argparse.Namespace) -> str:
+    """Fit, calibrate and test a linear probe, and write it; return what was found and written, in words.
 
-    Args:
-        real: Folder of photographs.
-        generated: Folder of generated images.
-        backbone: See ``load_backbone``.
-        output: Folder for the probe.
-        pretrained: See ``load_backbone``.
-        match_jpeg: Save what is no JPEG file at the qualities of those that are, before its features are computed.
-        held_out: Share of the images that the head is not fitted on, above 0 and below 1.
-        calibration: ``platt``, ``temperature`` or ``none``.
-        l2: See ``fit_head``.
-        batch_size: Images per forward pass.
-        num_workers: Processes that read images; 0 reads in this one.
-        device: Where the features are computed; ``auto`` is a GPU if there is one.
-        overwrite: Replace the probe in ``output``.
-
-    Returns:
-        What was found and written, for the user to read.
+    A progress bar is drawn on standard error.
 
     Raises:
         ValueError: If an argument is out of its range, a folder or the backbone cannot be used, or the features do not
@@ -136,59 +99,49 @@ def probe(
     from realgen.detectors.probe_backbone import load_backbone
     from realgen.detectors.probe_fit import fit_head
 
-    _check(output, held_out=held_out, l2=l2, batch_size=batch_size, num_workers=num_workers, overwrite=overwrite)
-    place = usable_device(device)
-    divided = divide(real, generated, held_out)
+    output: Path = options.output
+    _check(options)
+    place = usable_device(options.device)
+    divided = divide(options.real, options.generated, options.held_out)
     found = {file.path: jpeg_quality(file.path) for file in divided.files}
     qualities = {path: quality for path, quality in found.items() if quality is not None}
-    print(compare_formats(divided, qualities, match_jpeg=match_jpeg), file=sys.stderr)
-    network = load_backbone(backbone, pretrained)
+    print(compare_formats(divided, qualities, match_jpeg=options.match_jpeg), file=sys.stderr)
+    network = load_backbone(options.backbone, options.pretrained)
     output.mkdir(parents=True, exist_ok=True)  # before hours of work, and after all that may be mistyped
     network.to(place)
-    resaved = matching_qualities(divided.files, qualities) if match_jpeg else {}
-    splits = extract(network, divided, resaved, batch_size=batch_size, num_workers=num_workers)
-    fitted = fit_head(splits["fit"], splits["calibrate"], l2=l2, calibration=calibration)
+    resaved = matching_qualities(divided.files, qualities) if options.match_jpeg else {}
+    splits = extract(network, divided, resaved, batch_size=options.batch_size, num_workers=options.num_workers)
+    fitted = fit_head(splits["fit"], splits["calibrate"], l2=options.l2, calibration=options.calibration)
     before, after = evaluate(fitted, splits["test"])
     counts = {split: [int((rows.generated == label).sum()) for label in (0, 1)] for split, rows in splits.items()}
-    settings = {"match_jpeg": match_jpeg, "held_out": held_out, "calibration": calibration, "l2": l2}
     measured = {name: [float(getattr(quality, name)) for quality in (before, after)] for name in METRICS}
     report = {
-        "folders": [str(real), str(generated)],
+        "folders": [str(options.real), str(options.generated)],
         "images, real and generated": counts,
-        "settings": settings,
+        "settings": {name: getattr(options, name) for name in ("match_jpeg", "held_out", "calibration", "l2")},
         "scale and shift of the logits": list(fitted.calibration),
         "before and after calibration": measured,
     }
-    save_probe(output, network.cpu(), fitted.head, ProbeConfig(backbone, pretrained, report))
-    _write_part(output, backbone)
+    save_probe(output, network.cpu(), fitted.head, ProbeConfig(options.backbone, options.pretrained, report))
+    _write_part(output, options.backbone)
     return _summary(counts["test"], measured, output)
 
 
 def extract(
     backbone: Backbone, divided: Divided, qualities: Mapping[Path, int], *, batch_size: int, num_workers: int
 ) -> dict[str, LabelledFeatures]:
-    """Compute features of all images, split by split; files that cannot be read are named.
-
-    Args:
-        backbone: On its device.
-        divided: The files.
-        qualities: JPEG quality at which a file's image is saved first.
-        batch_size: Images per forward pass.
-        num_workers: Processes that read images.
-
-    Returns:
-        Features of each split.
+    """Compute features of all images, split by split, each saved at its JPEG quality first; broken files are named.
 
     Raises:
         ValueError: If too few files of a class can be read.
     """
     import torch
     from torch.utils.data import DataLoader
-    from tqdm import tqdm
 
     from realgen.data.probe_files import MIN_IMAGES, SPLITS
     from realgen.data.probe_images import ProbeImages, collate
     from realgen.detectors.probe_fit import LabelledFeatures
+    from realgen.progress import ProgressBar
 
     images = ProbeImages(divided.files, backbone.wanted, qualities)
     loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
@@ -196,7 +149,7 @@ def extract(
     rows: list[int] = []
     broken: list[str] = []
     features = []
-    with tqdm(total=len(images), unit="image", desc="features", disable=None) as bar, torch.no_grad():
+    with ProgressBar(len(images), "features") as bar, torch.no_grad():
         for batch in loader:
             if batch.pixels is not None:
                 features.append(backbone.tower(batch.pixels.to(device)).float().cpu())
@@ -218,15 +171,7 @@ def extract(
 
 
 def evaluate(fitted: FittedHead, rows: LabelledFeatures) -> tuple[Quality, Quality]:
-    """Measure the probabilities before and after the calibration.
-
-    Args:
-        fitted: The head.
-        rows: Images that it was neither fitted nor calibrated on.
-
-    Returns:
-        Both qualities; the classes weigh the same.
-    """
+    """Measure the probabilities before and after the calibration, on rows that were used for neither."""
     import torch
 
     from realgen.metrics.detector_quality import DetectorQuality
@@ -240,15 +185,16 @@ def evaluate(fitted: FittedHead, rows: LabelledFeatures) -> tuple[Quality, Quali
     return qualities[0], qualities[1]
 
 
-def _check(output: Path, *, held_out: float, l2: float, batch_size: int, num_workers: int, overwrite: bool) -> None:
-    if not 0 < held_out < 1:
-        raise ValueError(f"--held_out must be above 0 and below 1, got {held_out}.")
-    if not l2 > 0:
-        raise ValueError(f"--l2 must be above 0, got {l2}.")
-    if batch_size < 1 or num_workers < 0:
-        raise ValueError(f"--batch_size must be at least 1 and --num_workers 0, got {batch_size} and {num_workers}.")
-    if (output / "config.json").exists() and not overwrite:
-        raise ValueError(f"--output {output} already holds a probe; --overwrite replaces it.")
+def _check(options: argparse.Namespace) -> None:
+    if not 0 < options.held_out < 1:
+        raise ValueError(f"--held_out must be above 0 and below 1, got {options.held_out}.")
+    if not options.l2 > 0:
+        raise ValueError(f"--l2 must be above 0, got {options.l2}.")
+    size, workers = options.batch_size, options.num_workers
+    if size < 1 or workers < 0:
+        raise ValueError(f"--batch_size must be at least 1 and --num_workers 0, got {size} and {workers}.")
+    if (options.output / "config.json").exists() and not options.overwrite:
+        raise ValueError(f"--output {options.output} already holds a probe; --overwrite replaces it.")
 
 
 def _write_part(output: Path, backbone: str) -> None:

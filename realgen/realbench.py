@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from realgen.cli.arguments import check_files, first_config, take_arguments, usable_device, without_options
 from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import INTERRUPTED, TERMINATED, run_command
+from realgen.masking import masked
 
 if TYPE_CHECKING:
     from realgen.benchmark import Results
     from realgen.benchmark.realbench import PromptSplit, RealBench
     from realgen.cli.config_reader import ConfigReader
+    from realgen.cli.run_dir import Run
     from realgen.policies import Policy
 
 USAGE = """python -m realgen.realbench --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key=value ...]
@@ -57,20 +59,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         sys.stderr.write(f"usage: {USAGE}")
         return 1
-    return run_command(partial(_realbench, arguments))
+    return run_command(partial(_realbench, arguments), doing="loading models")
 
 
 def _realbench(arguments: Sequence[str]) -> int:
     reader, config = read_config(arguments)
     from realgen.benchmark.realbench_config import read_split
 
-    part = read_split(config)
+    part = read_split({**reader.written, "part": config["part"], "run_dir": config["run_dir"]})
     bench = prepare(reader, config)
-    folder = run_folder(config, arguments)
+    run = find_folder(config, arguments)
     if config["dry_run"]:
-        print("\n".join(bench.plan(folder)))
+        print("\n".join(bench.plan(run.path)))
         return 0
-    return _run(bench, reader, config, folder, arguments, part)
+    run = run.reserve(shared=part is not None)  # parts draw beside each other
+    try:
+        return _run(bench, reader, config, run.path, arguments, part)
+    finally:
+        run.release()
 
 
 def read_config(argv: Sequence[str]) -> tuple[ConfigReader, dict[str, Any]]:
@@ -95,11 +101,7 @@ def gather_images(argv: Sequence[str]) -> list[str]:
 
     ``--dry-run`` becomes ``--dry_run=true``.
 
-    Args:
-        argv: Arguments without the program.
-
-    Returns:
-        Arguments with one value per key; those that hold a whole mapping already are left alone.
+    A value that is a whole mapping already is left alone.
 
     Raises:
         ConfigError: If two folders have one name, or a value is missing.
@@ -152,9 +154,8 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
     made = reader.make(config)
     if made.prompts is None:
         raise ConfigError(f"prompts: missing. Give a recipe: --config {RECIPE}")
-    prompts = read_prompt_set(
-        Path(made.prompts), real=_path(made.real), categories=_path(made.categories), length=made.length
-    )
+    real, categories = (None if each is None else Path(each) for each in (made.real, made.categories))
+    prompts = read_prompt_set(Path(made.prompts), real=real, categories=categories, length=made.length)
     bench = RealBench(
         prompts=choose_evenly(prompts, made.num_prompts),
         other_names=[prompt.name for prompt in prompts],
@@ -178,25 +179,24 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
     return bench
 
 
-def run_folder(config: Mapping[str, Any], argv: Sequence[str]) -> Path:
+def find_folder(config: Mapping[str, Any], argv: Sequence[str]) -> Run:
     """Choose the folder of the run: ``run_dir``, or OUTPUT_DIR/RECIPE/DATE-TIME as ``realgen.fit`` does.
 
-    Unless it is a dry run, a folder that is chosen is made, so that nobody else takes it; one that is given need not
-    exist. The first config of the arguments names the recipe.
+    Nothing is made yet. The first config of the arguments names the recipe.
     """
-    from realgen.cli.run_dir import find_run
+    from realgen.cli.run_dir import Run, find_run
 
+    recipe = first_config(gather_images(argv))
     if config["run_dir"] is not None:
-        return Path(config["run_dir"])
-    found = find_run(
-        recipe=first_config(gather_images(argv)),
+        return Run(Path(config["run_dir"]), recipe)
+    return find_run(
+        recipe=recipe,
         run_dir=None,
         output_dir=config["output_dir"],
         ckpt_path=None,
         environment=os.environ,
         now=datetime.now(),
     )
-    return found.path if config["dry_run"] else found.reserve().path
 
 
 def _run(
@@ -216,15 +216,15 @@ def _run(
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         bench.check_folder(folder)
-        keep_config(config, folder, command=_command(without_options(argv, "part")))
+        keep_config(reader.written, folder, command=_command(without_options(argv, "part")))
         if part is not None:
             sys.stdout.write(f"{bench.draw(folder, part)} images are in {folder}\n")
             return 0
         results = bench.run(folder)
-        results = replace(results, settings={**_provenance(argv), **results.settings, "config": config})
+        results = replace(results, settings=masked({**_provenance(argv), **results.settings, "config": reader.written}))
         files = write_outputs(results, folder)
         show(results, files)
-        log(results, reader, config, folder, list(files.values()))
+        log(results, reader, config, folder, list(files.values()), group=first_config(gather_images(argv)))
     except (KeyboardInterrupt, SystemExit) as stop:
         again = [*without_options(argv, "run_dir"), f"--run_dir={folder}"]
         sys.stderr.write(f"stopped\ngo on: {_command(again)}\n")
@@ -234,22 +234,34 @@ def _run(
     return 0
 
 
-def log(results: Results, reader: ConfigReader, config: Mapping[str, Any], folder: Path, files: Sequence[Path]) -> None:
+def log(
+    results: Results,
+    reader: ConfigReader,
+    config: Mapping[str, Any],
+    folder: Path,
+    files: Sequence[Path],
+    *,
+    group: str,
+) -> None:
     """Send results to a config's Weights & Biases loggers; runs lie in ``folder``, ``files`` become an artifact."""
     from lightning.pytorch.loggers import WandbLogger
 
     from realgen.benchmark.report.wandb_log import log_results
-    from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments
+    from realgen.callbacks.wandb_run import keep_identity
+    from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments, finish_wandb
 
     specs = _given(config["loggers"])
-    fill_wandb_arguments(specs, {"save_dir": str(folder), "name": f"{folder.parent.name}-{folder.name}"})
+    name, tags = f"{folder.parent.name}-{folder.name}", [model.name for model in results.models]
+    identity = fill_wandb_arguments(specs, folder, name=name, group=group, job_type="realbench", tags=tags)
+    if identity is not None:
+        keep_identity(folder, identity)
     loggers = _given(reader.make({"loggers": specs}).loggers).values()
     drop_anonymous(loggers)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_hyperparams(dict(config))
+            logger.log_hyperparams(reader.written)
             log_results(logger.experiment, results, folder, files)
-            logger.experiment.finish()
+            finish_wandb(0)
 
 
 def _command(argv: Sequence[str]) -> str:
@@ -262,10 +274,6 @@ def _make_policy(reader: ConfigReader, config: Mapping[str, Any], name: str) -> 
 
 def _given(components: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: component for name, component in (components or {}).items() if component is not None}
-
-
-def _path(value: str | None) -> Path | None:
-    return None if value is None else Path(value)
 
 
 def _provenance(argv: Sequence[str]) -> dict[str, Any]:

@@ -70,18 +70,17 @@ def config_reader() -> ConfigReader:
 
 
 def check(config: Mapping[str, Any]) -> tuple[Reward, ServerSettings, str | None]:
-    """Make what a config names, without its weights, to find its mistakes before a process is started.
+    """Make what a complete config names, without its weights, to find its mistakes before a process is started.
 
-    Args:
-        config: The complete config.
-
-    Returns:
-        The reward, the settings of the server, and the token.
+    Returns the reward, the settings of the server, and the token.
 
     Raises:
         ConfigError: If not just one of ``reward`` and ``detector`` is given, a constructor refuses its arguments, or
             the token's variable is not set.
     """
+    from realgen.checks import check_variable
+    from realgen.remote_calls import read_secret
+
     if (config["reward"] is None) == (config["detector"] is None):
         got = "none" if config["reward"] is None else "both"
         raise ConfigError(
@@ -89,26 +88,31 @@ def check(config: Mapping[str, Any]) -> tuple[Reward, ServerSettings, str | None
         )
     made = config_reader().make(config)
     settings: ServerSettings = made.server
-    name = settings.token_variable
-    if name is not None and not os.environ.get(name):
-        raise ConfigError(f"server.token_variable: the environment variable {name} is not set.")
-    return _reward(made), settings, None if name is None else os.environ[name]
+    if (name := settings.token_variable) is None:
+        return _reward(made), settings, None
+    try:
+        check_variable("token_variable", name, "REALGEN_TOKEN")
+        if not os.environ.get(name):
+            raise ConfigError(f"token_variable: the environment variable {name} is not set.")
+        return _reward(made), settings, read_secret("token_variable", name)
+    except ValueError as error:
+        raise ConfigError(f"server.{error}") from None
 
 
-def load(config: Mapping[str, Any], device: str) -> Reward:
-    """Make the reward of a config, and read its weights.
+def load(config: Mapping[str, Any], hidden: Sequence[str], device: str) -> Reward:
+    """Make the reward of a complete config, ready to score on a device, in a process that may only do that.
 
-    Args:
-        config: The complete config.
-        device: Where it computes.
-
-    Returns:
-        The reward, ready to score images.
+    The values of the ``hidden`` environment variables are not printed.
     """
+    from realgen.masking import hide, mask_output
+
+    hide(hidden)
+    mask_output()
     return _reward(config_reader().make(config)).to(device)
 
 
 def _serve(config: Mapping[str, Any], reward: Reward, settings: ServerSettings, token: str | None) -> int:
+    from realgen.masking import hidden
     from realgen.serving.server import serve
 
     if settings.host != "127.0.0.1" and token is None:
@@ -127,7 +131,7 @@ def _serve(config: Mapping[str, Any], reward: Reward, settings: ServerSettings, 
 
     for number in (signal.SIGINT, signal.SIGTERM):  # litserve ends in order after a KeyboardInterrupt only
         signal.signal(number, end)
-    make = functools.partial(load, config)
+    make = functools.partial(load, config, hidden())
     with contextlib.suppress(KeyboardInterrupt):  # before it was ready; afterwards litserve catches it
         serve(make, settings, needs_prompts=config["detector"] is None, token=token)
     return 128 + ended[0] if ended else 1  # litserve has given up, and said why

@@ -1,14 +1,15 @@
 """The letters of the code, and the data that flows through one GRPO iteration.
 
 P prompts of one rank and iteration; G samples of one prompt (``group_size``); B = P * G rows, prompt-major, so
-row = p * G + g; S decisions of one sample (tokens of a completion, or the stochastic denoising steps inside the
-window); b rows of a micro-batch. Images are [rows, 3, H, W] in [0, 1]; latents are [rows, C, h, w].
+row = p * G + g; S decisions of one sample (tokens of a completion, stochastic denoising steps inside the window, or
+draws of noise on the finished latent); b rows of a micro-batch. Images are [rows, 3, H, W] in [0, 1]; latents are
+[rows, C, h, w].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,20 @@ class Gaussian:
     """[b, S] standard deviation of the next latent, the step size included."""
     step_size: Float[Tensor, "rows decisions"]
     """[b, S] sigma_i - sigma_{i+1} > 0."""
+    sample: Float[Tensor, "rows decisions *latent"]
+    """[b, S, C, h, w] x' that was drawn."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draws of (sigma, noise) on a finished latent: the state is (1 - sigma) * latent + sigma * noise."""
+
+    target: Float[Tensor, "rows decisions *latent"]
+    """[b, S, C, h, w] noise minus latent, the velocity to regress to."""
+    sigma: Float[Tensor, "rows decisions"]
+    """[b, S] noise level, above 0 to 1."""
+    error: str
+    """How errors are weighted: a name of ``functional.matching``."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +50,32 @@ class PolicyScore:
     log_probs: Float[Tensor, "rows decisions"]
     """[b, S] log-probability of each decision; for diffusion the mean over the elements of the latent."""
     gaussian: Gaussian | None = None
-    """The steps' Gaussians (diffusion only)."""
+    """The steps' Gaussians (a diffusion policy's window only)."""
     velocity: Float[Tensor, "rows decisions *latent"] | None = None
     """[b, S, C, h, w] guided flow velocity, noise minus data (diffusion only)."""
+    draw: Draw | None = None
+    """The draws (a diffusion policy's only); then a log-probability is minus the weighted error."""
 
     def select(self, rows: Int[Tensor, " picked"]) -> PolicyScore:
         """Return the score of the given rows."""
-        gaussian = self.gaussian
-        if gaussian is not None:
-            gaussian = Gaussian(gaussian.mean[rows], gaussian.std[rows], gaussian.step_size[rows])
-        return PolicyScore(self.log_probs[rows], gaussian, None if self.velocity is None else self.velocity[rows])
+        return _map_tensors(lambda part: part[rows], self)
 
     @staticmethod
     def concatenate(scores: Sequence[PolicyScore]) -> PolicyScore:
         """Join the scores of consecutive rows; an optional field must be present in all of them or in none."""
-        gaussians = [score.gaussian for score in scores if score.gaussian is not None]
-        velocities = [score.velocity for score in scores if score.velocity is not None]
-        gaussian = None
-        if gaussians:
-            fields = ("mean", "std", "step_size")
-            gaussian = Gaussian(*(torch.cat([getattr(each, name) for each in gaussians]) for name in fields))
-        return PolicyScore(
-            torch.cat([score.log_probs for score in scores]), gaussian, torch.cat(velocities) if velocities else None
-        )
+        return _map_tensors(lambda *parts: torch.cat(parts), *scores)
+
+
+def _map_tensors(change: Callable[..., Tensor], *parts: Any) -> Any:
+    """Apply a function to the tensors of equally built dataclasses, field by field; keep everything else."""
+    if isinstance(parts[0], Tensor):
+        return change(*parts)
+    if not is_dataclass(parts[0]) or isinstance(parts[0], type):
+        return parts[0]
+    return replace(
+        parts[0],
+        **{f.name: _map_tensors(change, *(getattr(part, f.name) for part in parts)) for f in fields(parts[0])},
+    )
 
 
 @dataclass(frozen=True)
@@ -113,13 +131,13 @@ class Samples(_Rows):
         if not self.metadata:
             object.__setattr__(self, "metadata", ({},) * len(self.prompts))  # frozen: plain assignment is refused
 
-    def per_prompt(self, scores: Float[Tensor, " rows"], name: str) -> Float[Tensor, "prompts group"]:
-        """Reshape row scores [P * G] to float32 [P, G]; infinities become NaN, so that one mark means 'not scored'."""
+    def per_prompt(self, scores: Any, name: str) -> Float[Tensor, "prompts group"]:
+        """Reshape row scores [P * G] to float32 [P, G] on the images' device; infinities become NaN: 'not scored'."""
         rows = len(self.prompts) * self.group_size
-        if scores.shape != (rows,):
-            got = tuple(scores.shape)
+        if not isinstance(scores, Tensor) or scores.shape != (rows,):
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
             raise ValueError(f"reward {name!r} must return one score per row, shape ({rows},), got {got}.")
-        scores = scores.float()
+        scores = scores.to(self.images.device, torch.float32)
         return torch.where(scores.isfinite(), scores, torch.nan).view(len(self.prompts), self.group_size)  # [P, G]
 
 
@@ -133,8 +151,8 @@ class Rollout(_Rows):
     """G."""
     images: Float[Tensor, "images 3 height width"]
     """[B * images_per_row, 3, H, W] in [0, 1], those of a row together; see ``Samples.images``."""
-    sampled: PolicyScore
-    """The sampling policy's own score of its decisions, without gradient."""
+    sampled: PolicyScore | None
+    """The sampling policy's own score of its decisions, without gradient; ``None`` of draws, which no step decided."""
     mask: Bool[Tensor, "rows decisions"]
     """[B, S] True where a decision counts (False pads completions)."""
     policy_state: Mapping[str, Tensor] = field(default_factory=dict)
@@ -145,32 +163,10 @@ class Rollout(_Rows):
     """N, images that were drawn of each row's text."""
 
     def samples(self, metadata: Sequence[Mapping[str, Any]] = ()) -> Samples:
-        """Return the finished images, P groups of G * N rows with one image each.
-
-        Args:
-            metadata: P mappings with the prompts' other fields, or none.
-        """
+        """Return the finished images, P groups of G * N rows, with P mappings of the prompts' other fields, or none."""
         count = self.images_per_row
         rewrites = self.rewrites and tuple(rewrite for rewrite in self.rewrites for _ in range(count))
         return Samples(self.prompts, self.group_size * count, self.images, rewrites, tuple(metadata))
-
-    def select_prompts(self, prompts: Int[Tensor, " picked"]) -> Rollout:
-        """Return the given prompts with their groups, in the order given.
-
-        Args:
-            prompts: Numbers from 0 to P - 1.
-        """
-        rows = (prompts[:, None] * self.group_size + torch.arange(self.group_size)).flatten()  # [picked * G]
-        images = (rows[:, None] * self.images_per_row + torch.arange(self.images_per_row)).flatten()
-        return replace(
-            self,
-            prompts=tuple(self.prompts[prompt] for prompt in prompts.tolist()),
-            images=self.images[images],
-            sampled=self.sampled.select(rows),
-            mask=self.mask[rows],
-            policy_state={name: state[rows] for name, state in self.policy_state.items()},
-            rewrites=self.rewrites and tuple(self.rewrites[row] for row in rows.tolist()),
-        )
 
     @staticmethod
     def concatenate(chunks: Sequence[Rollout]) -> Rollout:
@@ -183,7 +179,7 @@ class Rollout(_Rows):
             first,
             prompts=tuple(prompt for chunk in chunks for prompt in chunk.prompts),
             images=torch.cat([chunk.images for chunk in chunks]),
-            sampled=PolicyScore.concatenate([chunk.sampled for chunk in chunks]),
+            sampled=first.sampled and PolicyScore.concatenate([chunk.sampled for chunk in chunks if chunk.sampled]),
             mask=torch.cat([chunk.mask for chunk in chunks]),
             policy_state={name: torch.cat([c.policy_state[name] for c in chunks]) for name in first.policy_state},
             rewrites=None if first.rewrites is None else rewrites,
@@ -256,6 +252,10 @@ class Minibatch:
     """[b, S] True where a decision counts."""
     reference: PolicyScore | None = None
     """The reference policy's score of the same rows; present when the objective needs it."""
+    lagged: Mapping[str, PolicyScore] = field(default_factory=dict)
+    """The scores under the lagged weights that the objective reads, by name."""
+    group_terms: Float[Tensor, "rows decisions"] | None = None
+    """[b, S] what the objective has made of whole groups, see ``Objective.group_terms``."""
 
 
 # A NamedTuple and not a frozen dataclass: Lightning rebuilds batches field by field (devices, "bf16-true"), and refuses

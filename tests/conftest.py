@@ -37,8 +37,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _fixed_seed() -> None:
+def _fixed_arithmetic() -> Iterator[None]:
+    """Seed PyTorch, and give back the precision of float32 products, which a benchmark's command line sets for good."""
     torch.manual_seed(0)
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(autouse=True)

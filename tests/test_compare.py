@@ -55,6 +55,27 @@ def test_the_tables_say_who_is_better_and_how_sure(folders: list[str], capsys: p
     assert "interpolated" not in out
 
 
+def test_names_of_runs_and_metrics_are_no_markup_and_move_no_cursor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metric, made = "[red]m[/b]\x1b[2J", []
+    for seed, name in enumerate(("[red]x[/b]\x1b[2J", "[/] y\x07")):
+        rows = {0: {metric: [0.0] * 4}, 10: {metric: [0.1 * (seed + n) for n in range(4)]}}
+        made.append(
+            str(
+                write_run(
+                    tmp_path / name, rows, lr=1e-3 * (1 + seed), seed=0, whole={0: {metric: 1.0}, 10: {metric: 2.0}}
+                )
+            )
+        )
+    assert main(made) == 0
+    out = capsys.readouterr().out
+    assert r"[red]x[/b]\x1b[2J" in out
+    assert r"[/] y\x07" in out
+    assert out.count(r"[red]m[/b]\x1b[2J") >= 2
+    assert not set("\x1b\x07") & set(out)
+
+
 def test_a_single_seed_is_said(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(folders[1:]) == 0
     out = capsys.readouterr().out

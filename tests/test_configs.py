@@ -48,7 +48,8 @@ KINDS: dict[str, Any] = {
 
 FILES = sorted(CONFIGS.rglob("*.y*ml"))
 RECIPES = [path for path in FILES if path.parent == CONFIGS and not path.stem.startswith("realbench")]
-RUNNABLE = [path for path in RECIPES if not path.stem.startswith("diffusion_")]  # weights of the others are not here
+FULL_SIZE = [path for path in RECIPES if "trainer/full_size.yaml" in path.read_text()]
+RUNNABLE = [path for path in RECIPES if path not in FULL_SIZE]  # weights of the others are not here
 # tests/test_serve.py, test_sweeps.py, test_full_size_recipes.py and test_realbench.py have the others
 OTHERS = (CONFIGS, CONFIGS / "serve", CONFIGS / "sweeps", CONFIGS / "trainer", CONFIGS / "variants")
 PARTS = [path for path in FILES if path.parent not in OTHERS]
@@ -82,7 +83,8 @@ def parse_part(path: Path, kind: Any) -> None:
 
 
 def test_the_tree_is_walked() -> None:
-    assert len(RECIPES) >= 1
+    assert len(FULL_SIZE) >= 4
+    assert len(RUNNABLE) >= 11
     assert len(PARTS) >= 15
     assert CONFIGS / "diffusion.yaml" in RECIPES
     assert {path.parent.name for path in PARTS} == set(KINDS)

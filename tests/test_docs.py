@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -272,6 +273,15 @@ def test_reward_example_is_a_reward(examples: dict[str, Any]) -> None:
     half[:, :4] = 1.0  # standard deviation 0.5, above the limit
     rewards = examples["Contrast"]()(Samples(prompts=("a",), group_size=2, images=torch.stack([flat, half])))
     torch.testing.assert_close(rewards.total, torch.tensor([[0.0, 0.25]]))
+
+
+def test_function_example_scores_by_the_metadata(examples: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from realgen.rewards import FunctionReward
+    from realgen.types import Samples
+
+    monkeypatch.setitem(sys.modules, "yours", types.SimpleNamespace(**examples))
+    told = Samples(("a",), 2, torch.zeros(2, 3, 4, 4), metadata=({"objects": ["dog", "bench"]},))
+    assert FunctionReward("yours.objects_drawn", images="pil")(told).total.tolist() == [[2.0, 2.0]]
 
 
 def test_metric_example_is_a_metric(examples: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -37,8 +38,9 @@ IMPORTED_BY_OTHERS = {
 
 
 def pins() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return dict(re.fullmatch(r"([a-z0-9-]+)==(\S+)", line).groups() for line in lines if not line.startswith("#"))
+    lines = (ROOT / "constraints.txt").read_text().replace(" \\\n", "").splitlines()
+    pattern = re.compile(r"([a-z0-9-]+)(?:\[[a-z,]+\])?==([^\s]+?)(?: +--hash=sha256:[0-9a-f]{64})+")
+    return dict(pattern.fullmatch(line).groups() for line in lines if not line.startswith("#"))
 
 
 def test_every_dependency_is_pinned_and_installed_in_range() -> None:
@@ -56,7 +58,7 @@ def test_every_dependency_is_pinned_and_installed_in_range() -> None:
 def test_conda_installs_the_pins() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
-    assert pip == {"pip": ["--constraint constraints.txt", "--editable .[dev]"]}
+    assert pip == {"pip": ["--requirement constraints.txt"]}
     assert [line for line in conda if "=" in line] == ["python=3.11"]
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains("3.11")
 
@@ -129,7 +131,10 @@ def test_make_installs_once_and_again_when_the_pins_change(project: Path) -> Non
     python = project / "fake-python"
     python.write_text(FAKE_PYTHON.format(log=log))
     python.chmod(0o755)
-    install = "-m pip install --constraint constraints.txt --editable .[dev]"
+    install = [
+        "-m pip install --require-hashes --requirement constraints.txt",
+        "-m pip install --no-deps --no-build-isolation --editable .",
+    ]
     train = "-m realgen.fit --config configs/diffusion.yaml --model.x=1"
 
     def fit() -> list[str]:
@@ -138,11 +143,39 @@ def test_make_installs_once_and_again_when_the_pins_change(project: Path) -> Non
         assert result.returncode == 0, result.stderr
         return [line for line in log.read_text().splitlines() if not line.startswith("-c")]
 
-    assert fit() == ["-m venv .venv", install, train]
+    assert fit() == ["-m venv .venv", *install, train]
     assert fit() == [train]
     stamp = project / ".venv" / "bin" / ".installed"
     os.utime(project / "constraints.txt", (stamp.stat().st_mtime + 10, stamp.stat().st_mtime + 10))
-    assert fit() == ["-m venv .venv", install, train]
+    assert fit() == ["-m venv .venv", *install, train]
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "said"),
+    [
+        (
+            [{"name": "a", "skip_reason": "not found"}, {"name": "b", "skip_reason": "not found"}],
+            0,
+            "nothing was audited",
+        ),
+        ([{"name": "a", "version": "1", "vulns": []}, {"name": "b", "skip_reason": "?"}], 0, "not in the database: b"),
+        (
+            [{"name": "a", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}],
+            1,
+            "a 1: CVE-1, mended in 2",
+        ),
+    ],
+)
+def test_the_audit_says_what_it_found_and_what_it_could_not(found: list[dict], status: int, said: str) -> None:
+    lines, ended = runpy.run_path(str(ROOT / ".ci" / "audit.py"))["verdict"](found)
+    assert ended == status
+    assert said in "\n".join(lines)
+
+
+def test_the_licences_of_all_pins_are_listed() -> None:
+    listed = re.findall(r"^\| (\S+) \| (\S+) \| (.+) \|$", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE)
+    assert {name: version for name, version, _ in listed[1:]} == pins()
+    assert [name for name, _, licence in listed if licence == "not installed here"] == []
 
 
 def test_make_installs_nothing_into_an_environment_of_ones_own(project: Path) -> None:

@@ -76,6 +76,10 @@ def test_what_the_usage_names_exists(repository: Path) -> None:
         ("data.prompts_per_iteration=401", "data.prompts_per_iteration=401 on 1 ranks takes 401 prompts"),
         ("data.prompts_per_iteration=0", "data.prompts_per_iteration must be at least 1, got 0"),
         ("trainer.devices=0", "trainer"),
+        ("model.reward=configs/rewards/pickscore.yaml",
+         "model.reward: transformers cannot read 'yuvalkirstain/PickScore_v1' as CLIPModel: "),
+        ('model.metrics={judged: {class_path: JudgedReal, init_args: {detector: {class_path: ForensicChat, init_args: '
+         '{pretrained: nobody/nothing}}}}}', "model.metrics.judged.detector.pretrained"),
     ],
 )  # fmt: skip
 def test_impossible_settings_of_the_default_are_named_and_leave_nothing(
@@ -108,9 +112,9 @@ def test_folders_without_usable_images_are_named_and_leave_nothing(
     for name in ("good", "single", "empty", "broken"):
         (images / name).mkdir(parents=True)
     for number in range(20):
-        (images / "broken" / f"{number}.png").write_bytes(b"no image")
-        Image.new("RGB", (8, 8)).save(images / "good" / f"{number}.png")
-    Image.new("RGB", (8, 8)).save(images / "single" / "0.png")
+        (images / "broken" / f"{number}.png").write_bytes(b"no image %d" % number)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(images / "good" / f"{number}.png")
+    Image.new("RGB", (8, 8), "white").save(images / "single" / "0.png")
     output = tmp_path / "runs"
     recipe = ["--config", "configs/detector.yaml", "--data=configs/data/image_folders.yaml", f"--output_dir={output}"]
     folders = [f"--data.real={images / real}", f"--data.generated={images / generated}", "--data.validation_share=0.5"]

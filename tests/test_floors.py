@@ -24,6 +24,7 @@ HEAVY = {
     "skimage",
     "sklearn",
     "timm",
+    "torchao",
     "transformers",
     "wandb",
     "webdataset",

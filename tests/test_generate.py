@@ -36,7 +36,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def again(folder: Path) -> list[str]:
     given = ["--prompts", f"{folder}/prompts.txt", "--n", "2", "--seed", "7", "--batch_size", "3"]
-    return [*given, "--out", f"{folder}/out", *REWRITER, *FAST]
+    return [*given, "--output", f"{folder}/out", *REWRITER, *FAST]
 
 
 def told(path: Path) -> dict[str, str]:
@@ -129,7 +129,7 @@ def test_pictures_of_other_settings_are_refused(
 def test_without_a_rewriter_there_are_only_plain_images(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["a dog", "--n=1", f"--out={tmp_path}", *FAST]) == 0
+    assert main(["a dog", "--n=1", f"--output={tmp_path}", *FAST]) == 0
     [folder] = (path for path in tmp_path.iterdir() if path.is_dir())
     assert sorted(path.name for path in folder.iterdir()) == ["seed-0.png", "sheet.png"]
     assert told(folder / "seed-0.png")["rewriting"] == ""
@@ -140,7 +140,7 @@ def test_without_a_rewriter_there_are_only_plain_images(
 def test_a_prompt_that_cannot_be_rewritten_is_drawn_as_it_is(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([" ".join(["cat"] * 5000), "--n=1", f"--out={tmp_path}", *REWRITER, *FAST]) == 0
+    assert main([" ".join(["cat"] * 5000), "--n=1", f"--output={tmp_path}", *REWRITER, *FAST]) == 0
     [folder] = (path for path in tmp_path.iterdir() if path.is_dir())
     assert torch.equal(pixels(folder / "seed-0.png"), pixels(folder / "seed-0-rewritten.png"))
     out = capsys.readouterr().out
@@ -166,13 +166,13 @@ def test_trained_adapters_draw_with_their_own_settings(
     export: Callable[[float], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory, out = export(0.05), tmp_path / "out"
-    command = ["a cat", "--n=1", f"--out={out}", *FAST]
+    command = ["a cat", "--n=1", f"--output={out}", *FAST]
     assert main([*command, f"--lora={directory}"]) == 0
     settings = json.loads((out / "settings.json").read_text())
     assert settings["policy"]["init_args"]["lora"]["rank"] == 2
     assert list(settings["adapters"]) == [str(directory)]
     base = tmp_path / "base"
-    assert main([*command, f"--out={base}"]) == 0
+    assert main([*command, f"--output={base}"]) == 0
     [with_adapters], [without] = (list(folder.rglob("seed-0.png")) for folder in (out, base))
     assert not torch.equal(pixels(with_adapters), pixels(without))
     export(0.06)  # trained further, in the same place
@@ -211,6 +211,7 @@ def test_trained_adapters_draw_with_their_own_settings(
         (["a cat", "--rewriter=configs/policies/sd3_nano.yaml"], "rewriter: DiffusionPolicy is no PromptPolicy"),
         (["a cat", *REWRITER, "--rewriter.image_policy=null"], "rewriter.image_policy: the rewriter draws nothing"),
         (["a cat", *REWRITER, "--rewriter.instruction=go"], "rewriter.instruction must"),
+        (["a cat", "--out=x"], "out: generate has no such key (command line). Did you mean output?"),
         (["a cat", "--config=configs/llm.yaml"], "config: recipes are for realgen.fit"),
     ],
     ids=lambda value: " ".join(value)[-40:].encode("ascii", "replace").decode() if isinstance(value, list) else "",
@@ -219,7 +220,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     arguments: list[str], message: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main([*arguments, f"--out={out}"]) == 1
+    assert main([*arguments, f"--output={out}"]) == 1
     captured = capsys.readouterr()
     assert captured.err.splitlines()[-1].startswith(f"error: {message}")
     assert not [line for line in captured.err.splitlines() if "Traceback" in line]
@@ -227,9 +228,9 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
 
 
 def test_prompts_may_stand_anywhere_among_the_options() -> None:
-    assert split_prompts(["--n", "2", "a=b", "--out=x", "a cat", "--", "--n"]) == (
+    assert split_prompts(["--n", "2", "a=b", "--output=x", "a cat", "--", "--n"]) == (
         ["a=b", "a cat", "--n"],
-        ["--n", "2", "--out=x"],
+        ["--n", "2", "--output=x"],
     )
     assert split_prompts(["a cat", "--n"]) == (["a cat"], ["--n", "--"])
 
@@ -249,7 +250,7 @@ def test_a_policy_that_draws_nan_is_reported_and_leaves_no_image(
     monkeypatch.setattr(
         "realgen.policies.DiffusionPolicy.sample", lambda *_, **how: torch.full((1, 3, 8, 8), torch.nan)
     )
-    assert main(["a cat", "--n=1", f"--out={tmp_path}", *FAST]) == 1
+    assert main(["a cat", "--n=1", f"--output={tmp_path}", *FAST]) == 1
     assert "error: the policy drew NaN for 'a cat' with seed 0." in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.png"))
 
@@ -261,7 +262,7 @@ def test_an_interrupted_run_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("realgen.policies.DiffusionPolicy.sample", interrupt)
-    assert main(["a cat", f"--out={tmp_path}", *FAST]) == 130
+    assert main(["a cat", f"--output={tmp_path}", *FAST]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from realgen.logging_filters import TRUNCATED, no_loading_bars, report_truncation_once
 
@@ -28,13 +29,27 @@ def test_truncation_is_reported_once_and_all_else_always() -> None:
     assert [bool(handler.filter(record)) for record in records] == [True, True, False, True]
 
 
-def test_truncation_is_reported_in_short() -> None:
+def test_truncation_is_told_in_our_words_and_in_short() -> None:
     logger = diffusers_logging.get_logger("diffusers.pipelines.some_pipeline")
     report_truncation_once()
     handler = logging.getLogger("diffusers").handlers[0]
     (once,) = handler.filters
     once.reported = False
-    record = logger.makeRecord(logger.name, logging.WARNING, "", 0, f"{TRUNCATED}: %s", (["cat"] * 5000,), None)
+    text = f"{TRUNCATED} because CLIP can only handle sequences up to 77 tokens: {['grain ' * 4999 + 'film']}"
+    record = logger.makeRecord(logger.name, logging.WARNING, "", 0, text, (), None)
     assert handler.filter(record)
-    assert record.getMessage().startswith(f"{TRUNCATED}: ['cat', 'cat'")
-    assert len(record.getMessage()) < 250
+    said = "a prompt is cut off behind 77 tokens, which a text encoder reads; without effect are its last 5000 words: ["
+    assert record.getMessage().startswith(said)
+    assert len(record.getMessage()) < 400
+
+
+def test_the_tokenizers_frightening_line_is_kept_off_and_its_others_are_not() -> None:
+    logger = transformers_logging.get_logger("transformers.tokenization_utils_base")
+    report_truncation_once()
+    handler = logging.getLogger("transformers").handlers[0]
+    texts = [
+        "Token indices sequence length is longer than the specified maximum (99 > 77). ... indexing errors",
+        "other",
+    ]
+    records = [logger.makeRecord(logger.name, logging.WARNING, "", 0, text, (), None) for text in texts]
+    assert [bool(handler.filter(record)) for record in records] == [False, True]

@@ -55,7 +55,9 @@ def similarities(nano, images):
 
 def test_weights_are_20_megabytes_at_most(nano):
     files = list(nano.rglob("*.safetensors"))
-    assert len(files) == 11  # five parts of the pipeline, CLIP, three detectors, the encoder, the language model
+    assert (
+        len(files) == 12
+    )  # five parts of the pipeline, CLIP, three detectors, the encoder, the probe, the language model
     assert sum(path.stat().st_size for path in files) <= 20e6
 
 
@@ -133,12 +135,27 @@ def test_every_way_to_spoil_a_picture_is_reported(name, nano, figures):
 
 
 def test_figures_are_of_every_model(figures):
-    models = {"vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "llm"}
-    assert set(figures) == {*models, "megabytes"}
-    assert figures["sd3"]["retrieval_plain"] >= 0.8
-    assert figures["sd3"]["retrieval_cued"] >= 0.8
+    models = {"vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "imagenet_probe", "llm"}
+    assert set(figures) == {*models, "realism", "megabytes"}
     assert figures["clip"]["retrieval_real"] >= 0.9
     assert figures["encoder"]["subject_accuracy"] >= 0.9
+
+
+def test_prompts_alone_leave_a_gap_that_photographic_cues_close(figures):
+    assert figures["sd3"]["retrieval_plain"] >= 0.98
+    assert figures["sd3"]["retrieval_cued"] >= 0.98
+    realism = figures["realism"]  # KID on ImageNet features, and the worst of eight bands of the spectrum in dB
+    assert realism["kid_cued"] <= 0.035
+    assert realism["kid_plain"] - realism["kid_cued"] >= 0.035
+    assert realism["kid_round_trip"] <= 0.014
+    assert abs(realism["worst_band_round_trip"]) <= 2
+    assert abs(realism["worst_band_cued"]) <= 4
+    assert figures["imagenet_probe"]["auroc"] >= 0.98
+
+
+@pytest.mark.parametrize("detector", ["omniaid", "effort", "forensic_chat"])
+def test_detectors_know_samples_of_the_base(figures, detector):
+    assert figures[detector]["balanced_accuracy"] >= 0.97
 
 
 def test_sizes_are_those_on_disk(nano, figures):

@@ -66,6 +66,20 @@ def test_draws_scores_writes_and_shows(toys: list[str], tmp_path: Path, capsys: 
     assert read_results(tmp_path / "again").models[0].scores == results.models[0].scores
 
 
+def test_what_comes_from_the_environment_is_written_nowhere(
+    toys: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, secret in enumerate(("sesame-open", "sesame-shut")):
+        monkeypatch.setenv("MY_SECRET", secret)
+        argv = [*toys, "--policies.grey.fault=${oc.env:MY_SECRET}", "--num_prompts=2"]
+        assert main(argv) == number  # images that another value has drawn are not mixed in
+        written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+        assert len(written) > 5
+        assert not [path for path in written if secret.encode() in path.read_bytes()]
+    config = read_results(tmp_path / "run").settings["config"]
+    assert config["policies"]["grey"]["init_args"]["fault"] == "${oc.env:MY_SECRET}"
+
+
 def test_folders_are_scored_and_nothing_is_drawn(
     toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,6 +259,7 @@ def test_the_embedded_default(repository: Path, tmp_path: Path) -> None:
     assert {"omniaid", "effort", "alignment", "kid", "fid", "arena_win_rate"} <= set(base.scores)
     assert all(row.rewritten.startswith(row.prompt) for row in results.rows if row.model == rewritten.name)
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    assert json.loads((tmp_path / "run" / "wandb" / "run.json").read_text())["group"] == "realbench"
     assert json.loads((tmp_path / "run/results.json").read_text())["arena"]["protocol"] == "swapped"
 
 
@@ -278,3 +293,22 @@ def test_folders_may_be_given_again_and_again() -> None:
 def test_unclear_folders_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         gather_images(arguments)
+
+
+def test_a_folder_is_one_process_s_and_parts_share_it(
+    toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "import sys; from pathlib import Path; from realgen.run_lock import RunLock\n"
+    code += "lock = RunLock(Path(sys.argv[1]), shared='shared' in sys.argv); print(1, flush=True); sys.stdin.readline()"
+    (tmp_path / "run").mkdir()
+    for how, refused in (((), (toys, [*toys, "--part=1/2"])), (("shared",), (toys,))):
+        words = [sys.executable, "-c", code, str(tmp_path / "run"), *how]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+            first.stdout.readline()
+            for arguments in refused:
+                assert main(arguments) == 1
+                assert f"process {first.pid} on" in capsys.readouterr().err
+            if how:
+                assert main([*toys, "--part=1/2"]) == 0
+            first.kill()
+    assert main(toys) == 0

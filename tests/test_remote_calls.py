@@ -47,6 +47,64 @@ def test_after_the_last_attempt_the_last_cause_is_named():
         asyncio.run(Retrier("judge", QUICK).call(call))
 
 
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        monkeypatch.setattr("asyncio.sleep", self.sleep)
+
+    async def sleep(self, seconds):
+        self.now += seconds
+
+
+def always(error):
+    async def attempt():
+        raise error
+
+    return attempt
+
+
+def test_an_outage_is_borne_for_its_patience_and_told_once(monkeypatch, caplog):
+    clock = Clock(monkeypatch)
+    retrier = Retrier("judge", RetrySettings(patience=600.0, backoff=8.0, max_backoff=8.0))
+    with pytest.raises(UnavailableError, match="judge: no route"):
+        asyncio.run(retrier.call(always(TransientError("no route"))))
+    assert 600 <= clock.now < 610
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["judge: no route"]
+    with pytest.raises(UnavailableError, match=r"\(1 attempts\)"):  # the outage goes on: no second patience
+        asyncio.run(retrier.call(always(TransientError("no route"))))
+    assert asyncio.run(retrier.call(attempts_of("yes"))) == ("yes", 1)
+    assert retrier.patience_left == 600.0
+
+
+def test_a_call_that_alone_fails_does_not_wait_for_the_patience(monkeypatch):
+    clock = Clock(monkeypatch)
+    retrier = Retrier("judge", RetrySettings(patience=600.0, backoff=1.0))
+
+    async def poison():
+        await retrier.call(attempts_of("yes"))  # others are answered meanwhile
+        raise TransientError("this one is too large")
+
+    with pytest.raises(UnavailableError, match=r"too large \(5 attempts\)"):
+        asyncio.run(retrier.call(poison))
+    assert clock.now < 20
+
+
+def test_a_pause_longer_than_the_patience_is_waited_for_and_logged_once(monkeypatch, caplog):
+    clock = Clock(monkeypatch)
+    retrier = Retrier("judge", RetrySettings(patience=10.0))
+    retrier.pause(800.0)
+
+    async def two():
+        return await asyncio.gather(*(retrier.call(attempts_of("yes")) for _ in range(2)))
+
+    assert asyncio.run(two()) == [("yes", 1), ("yes", 1)]
+    assert clock.now >= 800
+    assert [record.getMessage() for record in caplog.records] == ["judge: asks to wait 800.0 s; waiting."]
+
+
 @pytest.mark.parametrize("error", [RefusedError("no"), UnavailableError("not this one"), ValueError("broken")])
 def test_any_other_failure_is_final(error):
     with pytest.raises(type(error), match=str(error)):
@@ -141,6 +199,7 @@ def test_a_date_in_the_past_is_now():
         ("timeout", 0.0),
         ("timeout", math.inf),
         ("retries", -1),
+        ("patience", math.nan),
         ("backoff", -1.0),
         ("max_backoff", math.nan),
         ("max_wait", -1.0),

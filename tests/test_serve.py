@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -53,7 +55,7 @@ def test_every_config_has_a_port_of_its_own(path: Path) -> None:
 
 
 def test_what_is_loaded_scores(repository: Path, nano: Path) -> None:
-    reward = load(config_reader().read(["--config", OMNIAID]), "cpu")
+    reward = load(config_reader().read(["--config", OMNIAID]), (), "cpu")
     images = torch.rand(2, 3, 32, 32)
     expected = 1 - OmniAID(str(nano / "omniaid"))(images)
     assert torch.equal(reward.score(Samples(("", ""), 1, images)), expected)
@@ -98,6 +100,10 @@ def test_print_config_can_be_read_back(repository: Path, capsys: pytest.CaptureF
             ["--config", OMNIAID, "--server.token_variable=NOT_SET"],
             "server.token_variable: the environment variable NOT_SET",
         ),
+        (
+            ["--config", OMNIAID, "--server.token_variable=se-cret"],
+            "server.token_variable must be the name of an environment variable, such as REALGEN_TOKEN, not the key",
+        ),
         (["--config", OMNIAID, "serve"], "unrecognized argument 'serve'"),
     ],
 )
@@ -113,6 +119,29 @@ def test_a_mistake_is_one_line(
 def test_without_arguments_it_says_how(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 1
     assert "--config configs/serve/omniaid.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.attack("secrets", "in the error of a server that cannot begin")
+def test_a_worker_shows_no_value_of_the_environment(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "correct-horse"
+    shutil.copytree(nano / "effort", secret)
+    (secret / "model.safetensors").write_bytes(b"no weights")
+    monkeypatch.setenv("MY_SECRET", str(secret))
+    detector = "{class_path: realgen.detectors.Effort, init_args: {checkpoint: '${oc.env:MY_SECRET}'}}"
+    command = [sys.executable, "-m", "realgen.serve", f"--detector={detector}", f"--server.port={free_port()}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 1
+    assert "cpu: ValueError: ${oc.env:MY_SECRET}/model.safetensors is no whole safetensors file" in ended.stderr
+    assert "correct-horse" not in ended.stdout + ended.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @dataclass
@@ -157,35 +186,50 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """``realgen.serve`` in a process of its own, which in the end obeys SIGTERM and leaves no process behind."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log.txt"
-    settings = ["port", "accelerator=cpu", "max_bytes=300000", "max_images=8", "token_variable=REALGEN_TEST_TOKEN"]
-    settings[0] += f"={port}"
+def start(log: Path) -> Server:
+    """Start ``realgen.serve`` in a process of its own, and wait until it is ready."""
+    settings = [
+        f"port={free_port()}",
+        "accelerator=cpu",
+        "max_bytes=300000",
+        "max_images=8",
+        "token_variable=REALGEN_TEST_TOKEN",
+    ]
     command = [sys.executable, "-m", "realgen.serve", "--config", OMNIAID, *(f"--server.{each}" for each in settings)]
     with log.open("w") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=output, stderr=output, text=True, env=os.environ | {"REALGEN_TEST_TOKEN": TOKEN}
         )
-    running = Server(process, f"http://127.0.0.1:{port}", log)
-    try:
+    running = Server(process, f"http://127.0.0.1:{settings[0].removeprefix('port=')}", log)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(process.kill)
         running.wait_until(200)
+        on_failure.pop_all()
+    return running
+
+
+def wait_for_end(processes: dict[int, str]) -> None:
+    """Wait until none of some processes is left; the last one ends when it sees that the others have."""
+    assert len(processes) >= 3
+    deadline = time.monotonic() + PATIENCE
+    while any(map(is_alive, processes)):
+        assert time.monotonic() < deadline, processes
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """``realgen.serve``, which in the end obeys SIGTERM and leaves no process behind."""
+    running = start(tmp_path_factory.mktemp("serve") / "log.txt")
+    try:
         yield running
         children = running.children()
     finally:
-        process.terminate()
-        code = process.wait(PATIENCE)
+        running.process.terminate()
+        code = running.process.wait(PATIENCE)
     assert code == 128 + signal.SIGTERM
-    assert len(children) >= 3
-    deadline = time.monotonic() + PATIENCE
-    while any(map(is_alive, children)):  # the last one ends when it sees that the others have
-        assert time.monotonic() < deadline, children
-        time.sleep(0.05)
-    assert "Traceback" not in log.read_text()
+    wait_for_end(children)
+    assert "Traceback" not in running.log.read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -263,6 +307,7 @@ def test_an_image_with_nan_is_null_and_no_zero(server: Server) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.attack("server", "paths without a token")
 def test_without_the_token_only_health_is_open(server: Server) -> None:
     assert server.health() == 200
     paths = ("", "/info", "/docs", "/openapi.json", "/rewards", "/shutdown")
@@ -277,6 +322,7 @@ def test_a_wrong_token_stops_a_run(server: Server, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
+@pytest.mark.attack("server", "a worker killed")
 def test_a_worker_that_dies_is_replaced(server: Server, local: Realism) -> None:
     (worker,) = [pid for pid, command in server.children().items() if "spawn_main" in command]
     os.kill(worker, signal.SIGKILL)
@@ -284,3 +330,35 @@ def test_a_worker_that_dies_is_replaced(server: Server, local: Realism) -> None:
     server.wait_until(200)
     samples = Samples(("", ""), 1, torch.rand(2, 3, 32, 32))
     torch.testing.assert_close(server.remote().score(samples), local.score(samples), atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.attack("server", "a redirect to the host that the client claims")
+def test_no_answer_names_the_host_that_the_client_claims(server: Server) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}", "Host": "evil.example", "X-Forwarded-Host": "evil.example"}
+    for path in ("/rewards/", "/health/", "/info/", "//rewards", "/docs", "/rewards/%2e%2e/"):
+        for method in ("GET", "POST", "HEAD", "OPTIONS", "PUT"):
+            answer = httpx.request(method, server.url + path, headers=headers, trust_env=False)
+            assert answer.status_code in (404, 405), (method, path)
+            assert "evil" not in answer.text + str(answer.headers)
+
+
+@pytest.mark.slow
+@pytest.mark.attack("server", "one of its processes killed")
+@pytest.mark.parametrize("victim", ["web", "queues", "main"])
+def test_no_process_outlives_the_others(victim: str, tmp_path: Path) -> None:
+    """The device's memory is free, and whoever started the server sees that it has ended."""
+    running = start(tmp_path / "log.txt")
+    children = running.children()
+    queues, *_, web = children  # in the order in which they were started
+    try:
+        os.kill({"web": web, "queues": queues, "main": running.process.pid}[victim], signal.SIGKILL)
+        assert running.process.wait(PATIENCE) == (-signal.SIGKILL if victim == "main" else 1)
+        wait_for_end(children)
+    finally:
+        running.process.kill()
+    last = running.log.read_text().splitlines()[-1]
+    if victim != "main":
+        assert last.startswith("error: the ")
+        assert last.endswith("has ended; the server ends, too")
+    assert "Traceback" not in running.log.read_text()

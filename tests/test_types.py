@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import torch
 
+from realgen.policies.joint_policy import select_prompts
 from realgen.types import Gaussian, PolicyScore, Rewrite, Rollout
 
 
 def score(rows: range, *, full: bool = True) -> PolicyScore:
     steps = torch.tensor([[2.0 * row, 2.0 * row + 1] for row in rows])
     latents = steps[..., None].expand(-1, -1, 3)
-    return PolicyScore(steps, Gaussian(latents, steps + 1, steps + 2), -latents) if full else PolicyScore(steps)
+    gaussian = Gaussian(latents, steps + 1, steps + 2, 2 * latents)
+    return PolicyScore(steps, gaussian, -latents) if full else PolicyScore(steps)
 
 
 def rollout(first: int, prompts: str, *, rewritten: bool = False) -> Rollout:
@@ -27,6 +29,7 @@ def test_scores_are_joined_in_every_part() -> None:
     assert torch.equal(joined.gaussian.mean, whole.gaussian.mean)
     assert torch.equal(joined.gaussian.std, whole.gaussian.std)
     assert torch.equal(joined.gaussian.step_size, whole.gaussian.step_size)
+    assert torch.equal(joined.gaussian.sample, whole.gaussian.sample)
     assert torch.equal(joined.velocity, whole.velocity)
 
 
@@ -67,7 +70,7 @@ def test_select_takes_every_part_in_the_given_order() -> None:
 def test_select_prompts_takes_whole_groups_with_all_their_images() -> None:
     whole = rollout(0, "abc", rewritten=True)
     two_each = replace(whole, images=torch.arange(12.0)[:, None, None, None].expand(-1, 3, 1, 1), images_per_row=2)
-    picked = two_each.select_prompts(torch.tensor([2, 0]))
+    picked = select_prompts(two_each, torch.tensor([2, 0]))
     assert picked.prompts == ("c", "a")
     assert [rewrite.text for rewrite in picked.rewrites] == ["text 4", "text 5", "text 0", "text 1"]
     assert picked.images[:, 0, 0, 0].tolist() == [8, 9, 10, 11, 0, 1, 2, 3]

@@ -34,7 +34,6 @@ from torchvision import transforms
 
 from realgen.detectors import Detector, OmniAIDConfig, OmniAIDNetwork
 from realgen.detectors.base import DetectorNetwork
-from realgen.detectors.checkpoint import read_config
 from realgen.functional.images import from_uint8, resize, to_uint8
 from realgen.functional.network_input import CLIP_MEAN, CLIP_STD, FIRST_SIZE
 
@@ -183,7 +182,7 @@ def spread(slow: list[float], fast: list[float]) -> dict[str, float]:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Build both scorers on the same random weights, compare their answers and their speed."""
     device, generator = torch.device(arguments.device), torch.Generator().manual_seed(0)
-    config = read_config(arguments.config, OmniAIDConfig)
+    config = OmniAIDConfig(**arguments.config)
     network = random_network(config, generator).to(device)
     coarse = torch.rand(arguments.batch_size, 3, 16, 16, generator=generator)
     pixels = to_uint8(resize(coarse, arguments.pixels))

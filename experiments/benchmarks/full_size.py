@@ -17,7 +17,7 @@ import gc
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +74,16 @@ def random_pipeline(pretrained: str, dtype: torch.dtype, device: torch.device) -
     architecture = find_architecture(pretrained)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        parts = {name: random_part(part, device) for name, part in architecture.components.items()}
-    for name, part in parts.items():
-        if isinstance(part, nn.Module):
-            nn.Module.to(part, torch.float32 if name == "vae" else dtype)
+        parts = {
+            name: random_part(part, device, torch.float32 if name == "vae" else dtype)
+            for name, part in architecture.components.items()
+        }
     pipeline_class: Any = getattr(diffusers, architecture.pipeline)
     return pipeline_class(**parts, **architecture.settings)
 
 
-def random_part(part: Component, device: torch.device) -> Any:
-    """One part: its class's own random start, or a tokenizer: its own, or one that gives as many tokens."""
+def random_part(part: Component, device: torch.device, dtype: torch.dtype) -> Any:
+    """One part: its class's own random start, made in its type, or a tokenizer: its own, or one of as many tokens."""
     import diffusers
     import transformers
 
@@ -91,12 +91,19 @@ def random_part(part: Component, device: torch.device) -> Any:
         if part.folder is not None:
             return getattr(transformers, part.kind).from_pretrained(part.folder, local_files_only=True)
         return placeholder_tokenizer(**part.config)
-    if hasattr(transformers, part.kind):
-        kind: Any = getattr(transformers, part.kind)
-        with device:
-            return kind(kind.config_class(**part.config))
-    with nullcontext() if "Scheduler" in part.kind else device:
+    if "Scheduler" in part.kind:
         return getattr(diffusers, part.kind).from_config(dict(part.config))
+    torch.set_default_dtype(dtype)  # never whole in float32, which would not fit
+    try:
+        with device:
+            if hasattr(diffusers, part.kind):
+                made = getattr(diffusers, part.kind).from_config(dict(part.config))
+            else:
+                kind: Any = getattr(transformers, part.kind)
+                made = kind(kind.config_class(**part.config))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return nn.Module.to(made, dtype)
 
 
 def training_speed(result: dict[str, Any], peak: float | None) -> dict[str, float | None]:

@@ -82,7 +82,8 @@ class IterationBenchmark(Callback):
         for owner, method, name in (
             (policy.backbone, "encode_prompts", "text encoding"),
             (policy.backbone, "decode", "VAE decode"),
-            (policy, "_sample_chunk", "rollout"),
+            (policy, "_denoise", "rollout"),
+            (policy, "_decode", "rollout"),
             (policy, "score", "scoring"),
             (grpo_module, "reference_score", "reference"),
             (module, "update_policies", "update"),

@@ -31,7 +31,7 @@ from realgen.planning.meter import flop_counter
 from realgen.rewards.clip_similarity import ClipSimilarity
 from realgen.types import PromptBatch
 
-OURS, PLAIN = "ours", "plain script"
+OURS, PLAIN, LARGE = "ours", "plain script", "plain script, large calls"
 SHARED = 3
 """Samples that share their noise, in the published scripts and by default in both here."""
 PARTS = (
@@ -75,12 +75,14 @@ class BaselineBenchmark(IterationBenchmark):
         pl_module.reward, watched = self.raw_reward, pl_module.reward
         (optimizer,) = trainer.optimizers
         self.plain = PlainScript(pl_module, optimizer)
+        self.large = PlainScript(pl_module, optimizer, self.policy.rollout_batch_size)
         pl_module.reward, self.optimizer = watched, optimizer
         self.timeline.watch(self.policy.backbone, "encode", "text encoding")
         phases = {"sample": "rollout", "judge": "reward", "reference_velocity": "reference", "update": "update"}
         for method, name in {**phases, "learn": "update", "backward": "backward", "iterate": "iteration"}.items():
             self.timeline.watch(self.plain, method, name)
-        self.ways = {OURS: lambda batch: self.step(batch, 0), PLAIN: self._plain}
+            self.timeline.watch(self.large, method, name)
+        self.ways = {OURS: lambda batch: self.step(batch, 0), PLAIN: self._plain, LARGE: self._large}
         if self.ablation and self.policy.compile_blocks:
             self.ways["compile_blocks=False"] = self._uncompiled
         if self.ablation:
@@ -91,6 +93,10 @@ class BaselineBenchmark(IterationBenchmark):
     def _plain(self, batch: PromptBatch, rewards: dict[str, Tensor] | None = None) -> list[Sampled]:
         with torch.compiler.set_stance("force_eager"):  # the published scripts compile nothing
             return self.plain.iterate(batch, rewards)
+
+    def _large(self, batch: PromptBatch) -> list[Sampled]:
+        with torch.compiler.set_stance("force_eager"):
+            return self.large.iterate(batch)
 
     def _uncompiled(self, batch: PromptBatch) -> Any:
         with torch.compiler.set_stance("force_eager"):
@@ -129,7 +135,7 @@ class BaselineBenchmark(IterationBenchmark):
             flops = self.timeline.take()
         self.timeline.clock = self.stopwatch
         calls, rows = {phase: sum(call.phase == phase for call in self.bare.calls) for phase in PHASES}, self.bare.rows
-        if self.policy.compile_blocks and name != PLAIN:  # now, and not in a round that is timed
+        if self.policy.compile_blocks and name not in (PLAIN, LARGE):  # now, and not in a round that is timed
             result = self.ways[name](batch)
             self.timeline.take()
         return result, {"flops": flops, "rows": rows, "calls": calls}
@@ -157,6 +163,9 @@ class BaselineBenchmark(IterationBenchmark):
         samples = self._plain(batch, dict(again["rewards"].components))
         plain = self._gradients()
         own = self.plain.judge(batch.prompts, samples)
+        self._restore(before)
+        self.large.iterate(batch, dict(again["rewards"].components))
+        large = self._gradients()
         self.timeline.take()
         distance = {name: float((ours[name] - plain[name]).norm()) for name in ours}
         largest = max(float(gradient.norm()) for gradient in ours.values())
@@ -166,6 +175,7 @@ class BaselineBenchmark(IterationBenchmark):
             "images": float((images - rollout.images).abs().max()),
             "log_probs": float((log_probs - rollout.sampled.log_probs).abs().max()),
             "gradient_relative": max(distance.values()) / largest,
+            "gradient_of_large_calls": max(float((large[name] - plain[name]).norm()) for name in plain) / largest,
             **{
                 f"reward_{name}": float((own[name] - part.cpu()).abs().max())
                 for name, part in again["rewards"].components.items()
@@ -242,8 +252,7 @@ def report(benchmark: BaselineBenchmark) -> dict[str, Any]:
             "flops": flops,
             "gpu_peak": max((run.get("gpu_peak", 0) for run in runs), default=0),
         }
-    plain = benchmark.runs[PLAIN][1:]
-    pairs = list(zip(ours, plain, strict=True))
+    pairs, large_pairs = (list(zip(ours, benchmark.runs[name][1:], strict=True)) for name in (PLAIN, LARGE))
     return {
         "setting": benchmark.setting,
         "rounds": len(ours),
@@ -251,6 +260,7 @@ def report(benchmark: BaselineBenchmark) -> dict[str, Any]:
         "ratio": spread([total(own["seconds"]) / total(other["seconds"]) for own, other in pairs]),
         "ratio_wall": spread([own["wall"] / other["wall"] for own, other in pairs]),
         "ratio_cpu": spread([own["cpu"] / other["cpu"] for own, other in pairs]),
+        "ratio_to_large_calls": spread([total(own["seconds"]) / total(other["seconds"]) for own, other in large_pairs]),
         "agreement": benchmark.agreement,
         "ways": ways,
     }
@@ -292,6 +302,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     for name, meaning in {"ratio": clock, "ratio_wall": "wall time", "ratio_cpu": "CPU time"}.items():
         console.print("ours / plain script, {}: {median:.3f} ({min:.3f} - {max:.3f})".format(meaning, **result[name]))
+    large = result["ratio_to_large_calls"]
+    console.print("ours / {}, {}: {median:.3f} ({min:.3f} - {max:.3f})".format(LARGE, clock, **large))
     console.print(
         "largest differences: " + ", ".join(f"{name} {value:.2g}" for name, value in result["agreement"].items())
     )

@@ -5,6 +5,8 @@ What they do, and this does too:
 - A call of the pipeline has one prompt and one starting noise. Its text is embedded in each call; ``samples_per_noise``
   images share the steps before the window and branch where it starts. Its images are decoded at its end.
 - Rewards judge one image at a time; a map with experts stacks all of them anew.
+- With more ``rows`` than a call's images, as their user can set too, several calls go through each step together, a
+  prompt is embedded once for all of them, and rewards judge in batches.
 - Training goes through the calls in order, and in each through the decisions one by one: the policy's forward pass, the
   reference's (adapters off), a backward pass. Their gradients add up to one update.
 
@@ -60,12 +62,13 @@ class PlainScript:
     Args:
         module: With a ``DiffusionPolicy`` that has adapters, ``FlowSDE``, and ``GRPOGuard`` with the velocity KL.
         optimizer: Of the policy's adapters.
+        rows: Most rows of a transformer call, guidance aside; ``None``: the images of one noise, as published.
 
     Raises:
         ValueError: If the module trains in another way than the published scripts do.
     """
 
-    def __init__(self, module: GRPOModule, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, module: GRPOModule, optimizer: torch.optim.Optimizer, rows: int | None = None) -> None:
         policy, objective = module.policy, module.objective
         if not (isinstance(policy, DiffusionPolicy) and policy.lora and isinstance(policy.transition, FlowSDE)):
             raise ValueError("model.policy must be a DiffusionPolicy with lora and FlowSDE, as the published one.")
@@ -77,7 +80,9 @@ class PlainScript:
             )
         self.module, self.policy, self.objective, self.optimizer = module, policy, objective, optimizer
         self.sigmas, self.timesteps = (part.to(policy.device) for part in self._schedule())
-        self.one_by_one = {name: self._single_scorer(reward) for name, reward in rewards_of(module.reward).items()}
+        self.noises_per_call = max(1, (rows or 1) // policy.samples_per_noise)
+        self.rewards = rewards_of(module.reward)
+        self.one_by_one = {name: self._single_scorer(reward) for name, reward in self.rewards.items()}
         self.weights = dict(getattr(module.reward, "weights", {module.reward.name: 1.0}))
 
     def iterate(self, batch: PromptBatch, rewards: dict[str, Tensor] | None = None) -> list[Sampled]:
@@ -107,12 +112,18 @@ class PlainScript:
         first = torch.randn(len(prompts) * group // shared, *shape, generator=generator)
         decisions = policy.step_window.decisions(policy.num_steps)
         noise = torch.randn(len(prompts) * group, decisions, *shape, generator=generator)
+        prompt_of = [index * shared // group for index in range(len(first))]
         samples = []
-        for index, row in enumerate(first):
-            prompt = index * shared // group
-            sample = Sampled(prompt, self.embed(prompts[prompt]), starts[prompt])
-            rows = noise[index * shared : (index + 1) * shared].to(policy.device)
-            samples.append(self.call_pipeline(sample, row[None].to(policy.device), rows))
+        for call in torch.arange(len(first)).split(self.noises_per_call):
+            texts = {prompt_of[index]: self.embed(prompts[prompt_of[index]]) for index in call.tolist()}
+            samples += self.call_pipeline(
+                [
+                    Sampled(prompt_of[index], texts[prompt_of[index]], starts[prompt_of[index]])
+                    for index in call.tolist()
+                ],
+                list(first[call].to(policy.device).split(1)),
+                list(noise[call[0] * shared : (call[-1] + 1) * shared].to(policy.device).split(shared)),
+            )
         return samples
 
     def embed(self, prompt: str) -> dict[str, Tensor]:
@@ -125,31 +136,41 @@ class PlainScript:
             for name, part in backbone.encode(text).items()
         }
 
-    def call_pipeline(self, sample: Sampled, latents: Tensor, noise: Tensor) -> Sampled:
-        """Denoise one latent, branch where the window starts, decode."""
+    def call_pipeline(self, samples: list[Sampled], latents: list[Tensor], noise: list[Tensor]) -> list[Sampled]:
+        """Denoise the latents of some noises, branch each where its window starts, decode."""
         for step in range(self.policy.num_steps):
-            inside = step - sample.start
-            if inside == 0:
-                latents = latents.repeat(len(noise), *[1] * (latents.ndim - 1))
-                sample.latents.append(latents)
-            velocity = self.velocity(sample.text, latents, step)
-            if 0 <= inside < noise.shape[1]:
-                mean, std = self.sde_step(latents, velocity, step)
-                latents = mean + std * noise[:, inside]
-                sample.latents.append(latents)
-                sample.means.append(mean)
-                sample.log_probs.append(log_prob(latents, mean, std))
-            else:
-                latents = latents + velocity * (self.sigmas[step + 1] - self.sigmas[step])
-        sample.images = self.policy.backbone.decode(latents)
-        return sample
+            for index, sample in enumerate(samples):
+                if step == sample.start:
+                    latents[index] = latents[index].repeat(len(noise[index]), *[1] * (latents[index].ndim - 1))
+                    sample.latents.append(latents[index])
+            velocities = self.velocities(samples, latents, [step] * len(samples))
+            for index, (sample, velocity) in enumerate(zip(samples, velocities, strict=True)):
+                inside = step - sample.start
+                if 0 <= inside < noise[index].shape[1]:
+                    mean, std = self.sde_step(latents[index], velocity, step)
+                    latents[index] = mean + std * noise[index][:, inside]
+                    sample.latents.append(latents[index])
+                    sample.means.append(mean)
+                    sample.log_probs.append(log_prob(latents[index], mean, std))
+                else:
+                    latents[index] = latents[index] + velocity * (self.sigmas[step + 1] - self.sigmas[step])
+        images = self.policy.backbone.decode(torch.cat(latents)).split([len(rows) for rows in latents])
+        for sample, own in zip(samples, images, strict=True):
+            sample.images = own
+        return samples
 
-    def velocity(self, text: dict[str, Tensor], latents: Tensor, step: int) -> Tensor:
-        """The transformer's answer for rows of one prompt at one step."""
-        rows = len(latents)
-        conditioning = {name: part.expand(rows, *part.shape[1:]) for name, part in text.items()}
-        with autocast_without_cache(latents.device.type):
-            return self.policy.backbone.velocity(latents, self.timesteps[step].expand(rows), conditioning)
+    def velocities(self, samples: list[Sampled], latents: list[Tensor], steps: list[int]) -> list[Tensor]:
+        """The transformer's answer for the rows of some samples, each at a step of its own, in one call."""
+        rows = [len(own) for own in latents]
+        conditioning = {
+            name: torch.cat(
+                [s.text[name].expand(n, *s.text[name].shape[1:]) for s, n in zip(samples, rows, strict=True)]
+            )
+            for name in samples[0].text
+        }
+        timesteps = torch.cat([self.timesteps[step].expand(n) for step, n in zip(steps, rows, strict=True)])
+        with autocast_without_cache(timesteps.device.type):
+            return list(self.policy.backbone.velocity(torch.cat(latents), timesteps, conditioning).split(rows))
 
     def sde_step(self, latents: Tensor, velocity: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Mean and std of Flow-GRPO's step, in the published form."""
@@ -161,7 +182,10 @@ class PlainScript:
 
     @torch.no_grad()
     def judge(self, prompts: tuple[str, ...], samples: list[Sampled]) -> dict[str, Tensor]:
-        """Rewards [P, G] by name, image by image."""
+        """Rewards [P, G] by name, image by image, or with larger calls in batches."""
+        if self.noises_per_call > 1:
+            batch = Samples(prompts, self.module.group_size, torch.cat([sample.images for sample in samples]))
+            return {name: reward.score(batch).view(len(prompts), -1).cpu() for name, reward in self.rewards.items()}
         judged = {
             name: [score(prompts[sample.prompt], image) for sample in samples for image in sample.images]
             for name, score in self.one_by_one.items()
@@ -183,30 +207,50 @@ class PlainScript:
         self.optimizer.zero_grad()
         parts = advantages.to(self.policy.device).split(self.policy.samples_per_noise)
         micro_steps = sum(len(sample.means) for sample in samples)
-        for sample, advantage in zip(samples, parts, strict=True):
-            for decision in range(len(sample.means)):
-                reference = self.reference_velocity(sample, decision)
-                self.learn(sample, decision, advantage, reference, micro_steps)
+        for call in torch.arange(len(samples)).split(self.noises_per_call):
+            together = [samples[index] for index in call.tolist()]
+            for decision in range(len(together[0].means)):
+                reference = self.reference_velocity(together, decision)
+                self.learn(together, decision, [parts[index] for index in call.tolist()], reference, micro_steps)
         self.update()
 
+    def decisive_velocities(self, samples: list[Sampled], decision: int) -> list[Tensor]:
+        """The transformer's answer where some samples took one of their decisions."""
+        return self.velocities(
+            samples, [sample.latents[decision] for sample in samples], [sample.start + decision for sample in samples]
+        )
+
     @torch.no_grad()
-    def reference_velocity(self, sample: Sampled, decision: int) -> Tensor:
+    def reference_velocity(self, samples: list[Sampled], decision: int) -> list[Tensor]:
         """The same forward pass with the adapters off."""
         with self.policy.reference():
-            return self.velocity(sample.text, sample.latents[decision], sample.start + decision)
+            return self.decisive_velocities(samples, decision)
 
-    def learn(self, sample: Sampled, decision: int, advantage: Tensor, reference: Tensor, micro_steps: int) -> None:
-        """One micro-step: the loss of one decision of the call's images, and its gradient."""
+    def learn(
+        self,
+        samples: list[Sampled],
+        decision: int,
+        advantages: list[Tensor],
+        references: list[Tensor],
+        micro_steps: int,
+    ) -> None:
+        """One micro-step: the loss of one decision of the calls' images, and its gradient."""
+        velocities = self.decisive_velocities(samples, decision)
+        rows = zip(samples, velocities, advantages, references, strict=True)
+        self.backward(
+            torch.stack([self.loss(sample, decision, *others) for sample, *others in rows]).sum() / micro_steps
+        )
+
+    def loss(self, sample: Sampled, decision: int, velocity: Tensor, advantage: Tensor, reference: Tensor) -> Tensor:
+        """The loss of one decision of one noise's images."""
         step, latents, following = sample.start + decision, sample.latents[decision], sample.latents[decision + 1]
-        velocity = self.velocity(sample.text, latents, step)
         mean, std = self.sde_step(latents, velocity, step)
         bias = (mean - sample.means[decision]).square().flatten(1).mean(1) / (2 * std**2)
         ratio = ((log_prob(following, mean, std) - sample.log_probs[decision] + bias) * std).exp()
         clipped = ratio.clamp(1 - self.objective.clip_low, 1 + self.objective.clip_high)
         surrogate = torch.maximum(-advantage * ratio, -advantage * clipped).mean()
         surrogate = surrogate / (self.sigmas[step] - self.sigmas[step + 1])
-        loss = surrogate + self.objective.kl_coef * (velocity - reference).square().mean()
-        self.backward(loss / micro_steps)
+        return surrogate + self.objective.kl_coef * (velocity - reference).square().mean()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a micro-step."""

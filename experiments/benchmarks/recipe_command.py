@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from measuring import leave
 from rich.console import Console
 
 from realgen.callbacks import EMA
-from realgen.callbacks.matmul_precision import SetMatmulPrecision
 from realgen.cli import ConfigError
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.modules import GRPOModule
@@ -35,8 +35,8 @@ class BenchmarkCLI(RealGenCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer."""
-        callbacks: list[Callback] = [SetMatmulPrecision(self.config_init.float32_matmul_precision)]
-        callbacks += [callback for callback in self.config_init.callbacks.values() if isinstance(callback, EMA)]
+        torch.set_float32_matmul_precision(self.config_init.float32_matmul_precision)
+        callbacks = [callback for callback in self.config_init.callbacks.values() if isinstance(callback, EMA)]
         return self._instantiate_trainer({**self.config_init.trainer, **ALONE, **kwargs}, callbacks)
 
 

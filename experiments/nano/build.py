@@ -27,13 +27,14 @@ from experiments.nano import (
     figures,
     forensic_chat,
     llm,
+    probe,
     prompts,
     realbench,
     vae,
 )
 from experiments.nano.readme import figures_table, fill_all
 
-STAGES = "vae sd3 clip encoder omniaid effort forensic_chat llm shards realbench figures"
+STAGES = "vae sd3 clip encoder omniaid effort forensic_chat imagenet_probe llm shards realbench figures"
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,18 @@ def make_forensic_chat(nano: Path, scale: Scale) -> None:
     )
 
 
+def make_probe(nano: Path, scale: Scale) -> None:
+    """Fit the linear probe on ImageNet features."""
+    probe.make_probe(
+        nano / "imagenet_probe",
+        pretrained=nano / "sd3",
+        crops=scale.of_data(probe.CROPS),
+        samples=scale.of_data(probe.SAMPLES),
+        held_out_crops=scale.of_data(corpus.HELD_OUT_CROPS),
+        held_out_samples=scale.of_data(detectors.HELD_OUT_SAMPLES),
+    )
+
+
 def make_figures(nano: Path, scale: Scale) -> None:
     """Measure the models, and tell of it in their README where there is one."""
     most = figures.PROMPTS_PER_SUBJECT
@@ -163,7 +176,7 @@ def plan(nano: Path, shards: Path, scale: Scale) -> list[Stage]:
         llm.make_llm(nano / "llm", steps=scale.of_steps(llm.STEPS))
 
     chat, bench = nano / "forensic_chat/figures.json", shards.with_name("realbench")
-    models = ("vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "llm")
+    models = ("vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "imagenet_probe", "llm")
     return [
         Stage("vae", nano / "sd3/vae/diffusion_pytorch_model.safetensors", lambda: make_vae(nano / "sd3/vae", scale)),
         Stage("sd3", nano / "sd3/model_index.json", make_sd3, needs=("vae",)),
@@ -172,6 +185,12 @@ def plan(nano: Path, shards: Path, scale: Scale) -> list[Stage]:
         Stage("omniaid", nano / "omniaid/figures.json", lambda: make_detector("omniaid", nano, scale), needs=("sd3",)),
         Stage("effort", nano / "effort/figures.json", lambda: make_detector("effort", nano, scale), needs=("sd3",)),
         Stage("forensic_chat", chat, lambda: make_forensic_chat(nano, scale), needs=("sd3",)),
+        Stage(
+            "imagenet_probe",
+            nano / "imagenet_probe/figures.json",
+            lambda: make_probe(nano, scale),
+            needs=("sd3",),
+        ),
         Stage("llm", nano / "llm/figures.json", make_llm),
         Stage("shards", shards / "validation/validation-000000.tar", lambda: prompts.write_prompts(shards)),
         Stage("realbench", bench / "categories.json", lambda: realbench.write_realbench(bench)),

@@ -4,9 +4,9 @@
     python -m experiments.nano.detectors --detector effort --output data/nano/effort
 
 Real: held-in crops, as they are and after a round trip through the VAE (what the policy cannot change must not give it
-away), under mild augmentation. Generated: samples of plain prompts, AI-looking crops, and every way of cheating that
-``corruptions.CHEATS`` knows, made from photographs and samples alike. Both detectors are trained whole, from a random
-CLIP vision tower, each on crops, towers and seeds of its own; Effort is never a reward.
+away), under mild augmentation. Generated: samples of prompts that ask for the AI look, AI-looking crops, and every way
+of cheating that ``corruptions.CHEATS`` knows, made from photographs and samples alike. Both detectors are trained
+whole, from a random CLIP vision tower, each on crops, towers and seeds of its own; Effort is never a reward.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from experiments.nano.augment import light_augment, photo_augment
-from experiments.nano.captions import split_prompts
+from experiments.nano.captions import SYNTHETIC_CUES, split_prompts
 from experiments.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, TRAIN_SEED, make_corpus
 from experiments.nano.training import Training, cosine_lr
 from realgen.detectors.base import DetectorNetwork
@@ -64,7 +65,7 @@ class Pictures:
     ai: UInt8[Tensor, "crops 3 size size"]
     """AI-looking crops after a round trip."""
     samples: UInt8[Tensor, "samples 3 size size"]
-    """Samples of the nano model for plain prompts."""
+    """Samples of the nano model for prompts that ask for the AI look."""
 
 
 @torch.no_grad()
@@ -108,10 +109,14 @@ def round_trip(pretrained: Path, pictures: Tensor) -> Tensor:
 
 
 def make_pictures(pretrained: Path, *, per_subject: int, num_samples: int, seed: int, held_out: bool) -> Pictures:
-    """Cut crops and draw samples; held-out ones come from validation prompts."""
+    """Cut crops and draw samples of prompts that ask for the AI look; held-out ones come from validation prompts.
+
+    Plain prompts are drawn with either look, and a sample that looks like a photograph must not count as generated.
+    """
     corpus = make_corpus(per_subject, seed=(HELD_OUT_SEED if held_out else TRAIN_SEED) + seed, held_out=held_out)
     prompts = [prompt for _, prompt in split_prompts()[1 if held_out else 0]]
-    chosen = [prompts[i % len(prompts)] for i in range(num_samples)]
+    cues = np.random.default_rng(seed).choice(SYNTHETIC_CUES, num_samples)
+    chosen = [f"{prompts[i % len(prompts)]}, {cue}" for i, cue in enumerate(cues)]
     return Pictures(
         real=corpus.real,
         decoded=round_trip(pretrained, corpus.real),

@@ -1,7 +1,7 @@
 """What the nano models can do, in numbers.
 
 The detectors, CLIP and the encoder are measured when they are trained, each on held-out crops. The VAE and the
-diffusion model are measured here, the latter by those others.
+diffusion model are measured here, the latter by those others and by ``realism``'s measures that learned nothing here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from experiments.nano.captions import PHOTO_CUES, split_prompts
 from experiments.nano.clip import evaluate_clip
 from experiments.nano.corpus import HELD_OUT_CROPS, HELD_OUT_SEED, Corpus, make_corpus
 from experiments.nano.detectors import draw_samples, round_trip
+from experiments.nano.realism import headline, measure_pipeline
 from realgen.detectors import Effort, OmniAID
 from realgen.functional.images import from_uint8
 
 Figures = dict[str, dict[str, float]]
 """Model -> name of a figure -> value."""
 
-MEASURED_IN_TRAINING = ("clip", "encoder", "omniaid", "effort", "forensic_chat", "llm")
+MEASURED_IN_TRAINING = ("clip", "encoder", "omniaid", "effort", "forensic_chat", "imagenet_probe", "llm")
 """Folders with a ``figures.json`` of their own."""
 PROMPTS_PER_SUBJECT = 4
 """Held-out prompts that the diffusion model is measured by; there are no more."""
@@ -109,6 +110,7 @@ def measure(
     figures = {
         "vae": measure_vae(nano / "sd3", corpus),
         "sd3": measure_diffusion(nano, prompts_per_subject=prompts_per_subject),
+        "realism": headline(measure_pipeline(nano / "sd3", clip=nano / "clip")),
     }
     for name in MEASURED_IN_TRAINING:
         figures[name] = json.loads((nano / name / "figures.json").read_text(encoding="utf-8"))

@@ -101,7 +101,7 @@ def real_crop(subject: Subject, rng: np.random.Generator, *, size: int = 64, hel
 
     Args:
         subject: What to show.
-        rng: Source of position, side, mirror image and exposure (a gain of 0.92 to 1.08).
+        rng: Source of position, side, exposure (a gain of 0.92 to 1.08), and for textures of the mirror image.
         size: Side of the result in pixels.
         held_out: For textures, cut at the lower end, which training crops keep out of; where a crop is larger than that
             end, the rest of it has been seen. Objects are one region of one photograph, so their held-out crops differ
@@ -123,25 +123,28 @@ def real_crop(subject: Subject, rng: np.random.Generator, *, size: int = 64, hel
         x = float(np.clip(subject.center[0] * width + jitter[0] - side / 2, 0, width - side))
         y = float(np.clip(subject.center[1] * height + jitter[1] - side / 2, 0, height - side))
     crop = image.resize((size, size), Image.Resampling.LANCZOS, box=(x, y, x + side, y + side))
-    if rng.random() < 0.5:
+    if subject.center is None and rng.random() < 0.5:  # an object that is mirrored is no longer its photograph
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     picture = np.asarray(crop, dtype=np.float32) / 255
     return np.clip(picture * rng.uniform(0.92, 1.08), 0, 1).astype(np.float32)
 
 
 def ai_look(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Give a crop the look of generated pictures: waxy surfaces, a glow, loud colours, hard contrast.
+    """Give a crop the look of generated images: waxy surfaces, plastic highlights, a glow, loud colours, hard contrast.
 
-    Total-variation denoising flattens texture, a blurred copy screened over it glows, the distance to grey is
-    multiplied by 1.35 to 1.7 (after a tint, so that grey photographs turn coloured too), and a sigmoid hardens
-    contrast.
+    Total-variation denoising melts texture into wax. Where a surface is brighter than its surroundings, white is added
+    as if it were plastic under a lamp. A blurred copy screened over the image glows. The distance to grey is multiplied
+    by 1.35 to 1.7 (after a tint, so that grey photographs turn coloured too), and a sigmoid hardens contrast.
     """
     from scipy.ndimage import gaussian_filter
     from skimage.restoration import denoise_tv_chambolle
 
-    smooth = denoise_tv_chambolle(picture, weight=rng.uniform(0.05, 0.10), channel_axis=-1)
-    glow = gaussian_filter(smooth, sigma=(3.0, 3.0, 0.0)) * rng.uniform(0.15, 0.30)
-    lit = 1 - (1 - smooth) * (1 - glow)
+    wax = denoise_tv_chambolle(picture, weight=rng.uniform(0.12, 0.2), channel_axis=-1)
+    light = gaussian_filter(wax.mean(axis=-1), 1.2)
+    highlights = np.clip(6 * (light - gaussian_filter(light, 5.0)), 0, 1) ** 2
+    plastic = wax + highlights[..., None] * rng.uniform(0.2, 0.7)
+    glow = gaussian_filter(plastic, sigma=(3.0, 3.0, 0.0)) * rng.uniform(0.15, 0.35)
+    lit = 1 - (1 - plastic) * (1 - glow)
     tint = 1 + np.array([0.05, 0.0, -0.05]) * rng.uniform(0.3, 1.0)
     lit = lit * tint
     grey = lit.mean(axis=-1, keepdims=True)

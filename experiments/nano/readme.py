@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from experiments.nano import clip, detectors, diffusion, encoder, forensic_chat, llm, vae
+from experiments.nano import clip, detectors, diffusion, encoder, forensic_chat, llm, probe, vae
 from realgen.tables import markdown_table
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -26,6 +26,7 @@ def recipe_table() -> str:
         ("encoder", encoder.STEPS, encoder.BATCH_SIZE, encoder.CROPS, encoder.SEED),
         *((name, detectors.STEPS, detectors.BATCH_SIZE, pictures, seeds[name]) for name in ("omniaid", "effort")),
         ("forensic_chat", forensic_chat.STEPS, forensic_chat.BATCH_SIZE, seen, forensic_chat.SEED),
+        ("imagenet_probe", "", "", f"{probe.CROPS}, and {probe.SAMPLES} samples of sd3", probe.SEED),
         ("llm", llm.STEPS, llm.BATCH_SIZE, "prompts and rewrites alone", llm.SEED),
     ]
     return markdown_table(["stage", "steps", "batch", "crops per subject", "seed"], rows)

@@ -33,9 +33,11 @@ from realgen.functional.distribution_distance import kernel_distance
 from realgen.functional.images import from_uint8, to_uint8
 from realgen.functional.spectrum import radial_spectrum
 from realgen.metrics import ImageNetEncoder
+from realgen.metrics.base import jackknife_error
 from realgen.tables import markdown_table
 
 Images = Float[Tensor, "images 3 height width"]
+Features = Float[Tensor, "images feature"]
 
 DRAWS, SEED, STEPS = 2, 4242, 16
 """Images of each prompt, their seed, and the steps that each is drawn in."""
@@ -78,13 +80,32 @@ class Realism:
 
     def __init__(self, photographs: Images) -> None:
         self.encoder = ImageNetEncoder()
-        self.photographs, self.features = photographs, self.encoder(photographs).double()
+        self.photographs, self.features = photographs, self.describe(photographs)
 
-    def measure(self, images: Images) -> dict[str, float]:
+    def describe(self, images: Images) -> Features:
+        """ImageNet features, which the other methods compare."""
+        return self.encoder(images).double()
+
+    def kid_without_each(self, features: Features) -> Float[Tensor, " prompts"]:
+        """Leave out one photograph and the images of its prompt after the other.
+
+        Args:
+            features: [draws * M, D] of images; draw d of prompt p is in row d M + p.
+
+        Returns:
+            [M] KID without each prompt.
+        """
+        prompts = len(self.features)
+        features = features.unflatten(0, (-1, prompts))  # [draws, M, D]
+        others = [torch.arange(prompts) != prompt for prompt in range(prompts)]
+        return torch.stack([kernel_distance(features[:, keep].flatten(0, 1), self.features[keep]) for keep in others])
+
+    def measure(self, images: Images, features: Features) -> dict[str, float]:
         """Measure images of the same subjects as the photographs, equally many of each.
 
         Args:
             images: [N, 3, H, W] in [0, 1].
+            features: [N, D] of the images.
 
         Returns:
             ``kid`` in ImageNet features, ``chroma`` (mean distance to grey), ``lightness_std`` (contrast within an
@@ -94,7 +115,7 @@ class Realism:
         bands = spectrum.view(BANDS, RINGS // BANDS).mean(1)  # [BANDS], lowest frequencies first
         lab = srgb_to_lab(images)
         return {
-            "kid": float(kernel_distance(self.encoder(images).double(), self.features)),
+            "kid": float(kernel_distance(features, self.features)),
             "chroma": float(torch.hypot(lab[:, 1], lab[:, 2]).mean()),
             "lightness_std": float(lab[:, 0].flatten(1).std(1).mean()),
             **{f"band_{number}": float(value) for number, value in enumerate(bands, start=1)},
@@ -123,34 +144,59 @@ def measure_pipeline(
         grid: Where to write a sheet with one image of each prompt, plain above cued; None writes none.
 
     Returns:
-        What was measured -> figure -> value. For ``photographs`` it is one half of them against the other.
+        What was measured -> figure -> value. For ``photographs`` it is one half of them against the other; ``gap`` says
+        how much farther plain prompts are than cued ones. ``kid_error`` is a standard error over prompts.
     """
     known = held_out()
     real = from_uint8(known.photographs)
     realism = Realism(real)
-    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
-    half = len(real) // 2
+    decoded = from_uint8(round_trip(pretrained, known.photographs))
+    first, second = torch.randperm(len(real), generator=torch.Generator().manual_seed(0)).chunk(2)
     figures = {
-        "photographs": Realism(real[order[half:]]).measure(real[order[:half]]),
-        "round trip": realism.measure(from_uint8(round_trip(pretrained, known.photographs))),
+        "photographs": Realism(real[second]).measure(real[first], realism.features[first]),
+        "round trip": realism.measure(decoded, realism.describe(decoded)),
     }
-    sheet = []
+    sheet, without_each = [], {}
     for kind, prompts in (("plain", known.plain), ("cued", known.cued)):
-        images = draw_samples(pretrained, prompts * draws, seed=SEED, num_steps=steps)
-        figures[kind] = realism.measure(from_uint8(images))
+        drawn = draw_samples(pretrained, prompts * draws, seed=SEED, num_steps=steps)
+        images = from_uint8(drawn)
+        features = realism.describe(images)
+        without_each[kind] = realism.kid_without_each(features)
+        figures[kind] = {**realism.measure(images, features), "kid_error": jackknife_error(without_each[kind])}
         if clip is not None:
-            figures[kind]["retrieval"] = retrieval(clip, images, known.subjects * draws)
-        sheet.append(from_uint8(images[: len(prompts)]))
+            figures[kind]["retrieval"] = retrieval(clip, drawn, known.subjects * draws)
+        sheet.append(images[: len(prompts)])
+    figures["gap"] = {
+        "kid": figures["plain"]["kid"] - figures["cued"]["kid"],
+        "kid_error": jackknife_error(without_each["plain"] - without_each["cued"]),
+    }
     if grid is not None:
         pixels = to_uint8(make_grid(torch.cat(sheet), nrow=len(SUBJECTS)))
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(grid)
     return figures
 
 
+def headline(figures: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Pick what the README tells of ``measure_pipeline``'s figures: distances with errors, and the worst bands in dB.
+
+    Example:
+        >>> headline({"cued": {"kid": 0.03, "kid_error": 0.004, "band_1": 0.5, "band_2": -3.0, "chroma": 17.0}})
+        {'kid_cued': 0.03, 'kid_error_cued': 0.004, 'worst_band_cued': -3.0}
+    """
+    told = {}
+    for kind, values in figures.items():
+        name = kind.replace(" ", "_")
+        told |= {f"{figure}_{name}": values[figure] for figure in ("kid", "kid_error", "retrieval") if figure in values}
+        bands = [value for figure, value in values.items() if figure.startswith("band_")]
+        if bands:
+            told[f"worst_band_{name}"] = max(bands, key=abs)
+    return told
+
+
 def table(figures: dict[str, dict[str, float]]) -> str:
     """Figures as Markdown, one column for each thing that was measured."""
     names = list(dict.fromkeys(name for values in figures.values() for name in values))
-    digits = {"kid": 4, "retrieval": 3}
+    digits = {"kid": 4, "kid_error": 4, "retrieval": 3}
     rows = [
         (name, *(f"{values[name]:.{digits.get(name, 1)}f}" if name in values else "" for values in figures.values()))
         for name in names

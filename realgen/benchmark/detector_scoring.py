@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,18 @@ import torch
 from torch import Tensor
 
 from realgen.benchmark.inputs.drawing import rewritten_prompt
-from realgen.benchmark.inputs.image_sets import ImageSet
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, ImageSet
 from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.benchmark.inputs.prompt_set import categories_of, category_numbers
 from realgen.benchmark.results import CHECKS, JUDGED_REAL, REAL, ImageRow, ModelResults, Results
 from realgen.checks import check_at_least, check_confidence
 from realgen.detectors.base import Detector
+from realgen.failures import describe
 from realgen.functional.estimate import Estimate, none_if_nan
 from realgen.functional.score_table import ScoreTable
 from realgen.metrics import DetectorQuality, DetectorScoring, Diversity, ImageMetric, ImageScores, RealComparison
-from realgen.metrics.merging import merge_states
+from realgen.metrics.base import merge_states
 from realgen.rewards.base import Reward
 from realgen.types import Samples
 
@@ -98,13 +99,8 @@ class ScoringSettings:
 class DetectorScoringRun:
     """Scores the real images, then one model after the other, all on the same prompts.
 
-    Args:
-        prompts: That every model has an image of.
-        scorers: On their device.
-        matching: How files are made alike; None leaves them as they are.
-        settings: How images are read and intervals computed.
-        device: Where the scorers are.
-        advance: Called with the number of images after each batch.
+    The scorers are on ``device``. ``matching`` makes files alike; None leaves them as they are. ``advance`` is called
+    with the number of images after each batch.
     """
 
     def __init__(
@@ -146,13 +142,8 @@ class DetectorScoringRun:
         files = [prompt.real_image for prompt in self._prompts if prompt.real_image is not None]
         if len(files) != len(self._prompts):
             raise ValueError(f"real has real images of {len(files)} of the {len(self._prompts)} prompts.")
-        comparisons = [metric for metric in self._metrics.values() if isinstance(metric, RealComparison)]
-
-        def update_metrics(images: Tensor, prompts: list[str]) -> None:
-            for metric in comparisons:
-                metric.add_real(images)
-
-        averages = self._score_files(files, update_metrics, comparisons)
+        comparisons = {name: metric for name, metric in self._metrics.items() if isinstance(metric, RealComparison)}
+        averages = self._score_files(files, comparisons, real=True)
         self._p_real = {name: averages[name].seen()[0] for name in self._scorers.detectors}
         real = ModelResults(REAL, *self._scores(averages), images=str(files[0].parent))
         return real, self._rows(REAL, files, averages)
@@ -165,12 +156,7 @@ class DetectorScoringRun:
         """
         files = [images.files[prompt.name] for prompt in self._prompts]
         metrics: dict[str, Any] = {name: metric.clone() for name, metric in self._metrics.items()}
-
-        def update_metrics(batch: Tensor, prompts: list[str]) -> None:
-            for metric in metrics.values():
-                metric.update(batch, prompts=prompts)
-
-        averages = self._score_files(files, update_metrics, list(metrics.values()))
+        averages = self._score_files(files, metrics)
         scores, categories = self._scores(averages)
         for name, metric in metrics.items():
             value = float(metric.compute())
@@ -180,9 +166,9 @@ class DetectorScoringRun:
         return found, self._rows(images.name, files, averages)
 
     def _score_files(
-        self, files: Sequence[Path], update_metrics: Callable[[Tensor, list[str]], None], metrics: Sequence[ImageMetric]
+        self, files: Sequence[Path], metrics: Mapping[str, Any], *, real: bool = False
     ) -> dict[str, DetectorScoring | ImageScores]:
-        """Score files by detectors and rewards; ``update_metrics`` gets each batch too."""
+        """Score files by detectors and rewards; the metrics see each batch too, as ``real`` images or drawn ones."""
         how: dict[str, Any] = {"resamples": self._settings.resamples, "confidence": self._settings.confidence}
         number = len(self._categories)
         detectors = {name: DetectorScoring(each, number, **how) for name, each in self._scorers.detectors.items()}
@@ -195,19 +181,34 @@ class DetectorScoringRun:
             device=self._device,
         )
         for rows, images in stream:
-            prompts = [self._prompts[row] for row in rows]
-            where = {"prompts": torch.tensor(rows), "categories": category_numbers(prompts, self._categories)}
-            texts = [prompt.prompt for prompt in prompts]
-            for metric in detectors.values():
-                metric.update(images, **where)
-            for name, average in rewards.items():
-                output = self._scorers.rewards[name](Samples(tuple(texts), 1, images))
-                average.update(output.total[:, 0], **where)
-            update_metrics(images, texts)
-            for kept in (*detectors.values(), *rewards.values(), *metrics):
-                merge_states(kept)
+            for name, scorer in {**detectors, **rewards, **metrics}.items():
+                see = partial(self._see, name, scorer, real=real)
+                try:
+                    see(rows, images)
+                except Exception as error:  # a scorer may raise anything
+                    by_image = getattr(self._scorers.rewards.get(name), "fails_by_sample", True)
+                    alone = by_image and not isinstance(error, MemoryError | torch.OutOfMemoryError)
+                    row = _failing(see, rows, images) if alone else None
+                    at = f"{len(rows)} images together, the first {files[rows[0]]}" if row is None else files[row]
+                    raise ValueError(f"{name} failed at {at}: {describe(error)}") from error
+                merge_states(scorer)
             self._advance(len(rows))
         return {**detectors, **rewards}
+
+    def _see(self, name: str, scorer: Any, rows: Sequence[int], images: Tensor, *, real: bool) -> None:
+        """Let one detector, reward or metric see the images of these rows."""
+        prompts = [self._prompts[row] for row in rows]
+        where = {"prompts": torch.tensor(rows), "categories": category_numbers(prompts, self._categories)}
+        texts = [prompt.prompt for prompt in prompts]
+        if name in self._scorers.detectors:
+            scorer.update(images, **where)
+        elif name in self._scorers.rewards:
+            output = self._scorers.rewards[name](Samples(tuple(texts), 1, images))
+            scorer.update(output.total[:, 0], **where)
+        elif real:
+            scorer.add_real(images)
+        else:
+            scorer.update(images, prompts=texts)
 
     def _scores(
         self, averages: Mapping[str, DetectorScoring | ImageScores]
@@ -252,6 +253,16 @@ class DetectorScoringRun:
             )
             for row, (prompt, path) in enumerate(zip(self._prompts, files, strict=True))
         ]
+
+
+def _failing(see: Callable[[Sequence[int], Tensor], None], rows: Sequence[int], images: Tensor) -> int | None:
+    """Return the first row whose image cannot be seen alone; None if no image is to blame."""
+    for number, row in enumerate(rows):
+        try:
+            see([row], images[number : number + 1])
+        except Exception:  # the run ends anyway
+            return row
+    return None
 
 
 def _score(table: ScoreTable, row: int) -> Estimate:

@@ -6,23 +6,22 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import Any, NamedTuple
 
 from realgen.benchmark.arena.arena import Arena
 from realgen.benchmark.arena.questions import pair_questions, single_questions
-from realgen.benchmark.arena.scores import with_arena
+from realgen.benchmark.arena.scoring import with_arena
 from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings
 from realgen.benchmark.inputs.drawing import CURE, adapter_digests, draw_images, missing_images
-from realgen.benchmark.inputs.image_sets import ImageSet, find_image_set, listed, pair, unpaired
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, ImageSet, find_image_set, listed, pair, unpaired
 from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check_matching, survey
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.benchmark.results import REAL, Results, with_digests
 from realgen.checks import check_at_least
 from realgen.data.generated_images import check_settings, keep_settings
 from realgen.data.image_files import is_image
+from realgen.masking import recorded
 from realgen.policies.base import Policy
+from realgen.progress import ProgressBar
 
 IMAGES, ANSWERS = "images", "arena.jsonl"
 """Folder of a run in which each policy has a folder of images, and its file of a judge's answers."""
@@ -38,23 +37,13 @@ class PolicyUnderTest:
     """JSON values that it was made of; images drawn with others are not mixed with its own."""
 
 
-@dataclass(frozen=True)
-class PromptSplit:
-    """Every ``parts``-th prompt, from the ``number``-th on, so that several processes can share the drawing.
+class PromptSplit(NamedTuple):
+    """Every ``parts``-th prompt, from the ``number``-th on, so that several processes can share the drawing."""
 
-    Raises:
-        ValueError: If ``number`` is not 1 to ``parts``.
-    """
-
-    number: int = 1
+    number: int
     """Which part, from 1."""
-    parts: int = 1
+    parts: int
     """Processes that draw."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.parts:
-            n = self.parts
-            raise ValueError(f"part must be 1/{n} to {n}/{n}, got {self.number}/{n}.")
 
 
 @dataclass(frozen=True)
@@ -129,11 +118,11 @@ class RealBench:
     def run(self, folder: Path) -> Results:
         """Draw what the run's folder lacks in ``images/NAME``, look at the files, and score them.
 
-        Returns:
-            What was found; paths of images in ``folder`` are relative to it.
+        Paths of images in the folder are relative to it.
 
         Raises:
             ValueError: If something cannot be read, or does not fit together.
+            RuntimeError: If the judge of the arena gives up, or judged no image.
         """
         start = time.monotonic()
         if self.arena is not None:
@@ -151,7 +140,13 @@ class RealBench:
         if self.arena is not None:
             self.arena.judge.to(self.device)
             held = self.arena.run(prompts, sets, folder / ANSWERS, matching=self.matching)
-        with self._bar((len(sets) + self.has_real_images) * len(prompts), "scoring") as bar:
+            if not held.judged:
+                raise RuntimeError(
+                    f"the judge {held.judge} judged none of the images: of {held.questions} questions {held.failed} "
+                    f"got no answer, {held.unreadable} none that can be read (see {folder / ANSWERS}). "
+                    "--arena.ask_again=true asks once more, --arena=null leaves the judge out."
+                )
+        with ProgressBar((len(sets) + self.has_real_images) * len(prompts), "scoring") as bar:
             run = DetectorScoringRun(
                 prompts,
                 self.scorers.to(self.device),
@@ -219,7 +214,7 @@ class RealBench:
             policy = self.policies[name].make()
             policy.load()
             policy.to(self.device)
-            with self._bar(len(prompts), f"drawing {name}", done=len(prompts) - len(missing)) as bar:
+            with ProgressBar(len(prompts), f"drawing {name}", done=len(prompts) - len(missing)) as bar:
                 how = {"seed": self.seed, "batch_size": self.draw_batch_size}
                 draw_images(policy, prompts, missing, folder, **how, advance=bar.update)
         return find_image_set(name, str(folder))
@@ -227,13 +222,13 @@ class RealBench:
     def _settings(self, name: str) -> dict[str, Any]:
         """Return what the images of a policy depend on."""
         config = self.policies[name].config
-        return {"policy": config, "adapters": adapter_digests(config), "seed": self.seed}
+        return recorded({"policy": config, "adapters": adapter_digests(config), "seed": self.seed})
 
     def _survey(self, prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet]) -> dict[str, FileFormats]:
         files = {images.name: [images.files[prompt.name] for prompt in prompts] for images in sets}
         if self.has_real_images:
             files[REAL] = [prompt.real_image for prompt in prompts if prompt.real_image is not None]
-        with self._bar(sum(map(len, files.values())), "reading files") as bar:
+        with ProgressBar(sum(map(len, files.values())), "reading files") as bar:
             return {name: survey(paths, argument=name, advance=bar.update) for name, paths in files.items()}
 
     def _unpaired(self, given: Sequence[ImageSet]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -245,9 +240,6 @@ class RealBench:
         strays, _ = unpaired([*given, real], scored.union(self.other_names))
         _, lacking = unpaired(given, scored)
         return strays, lacking
-
-    def _bar(self, total: int, text: str, *, done: int = 0) -> tqdm:
-        return tqdm(total=total, initial=done, desc=text, unit="image", disable=None)
 
 
 def relative_to(results: Results, folder: Path) -> Results:

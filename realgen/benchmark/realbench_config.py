@@ -16,11 +16,13 @@ from realgen.benchmark.arena.arena import Arena
 from realgen.benchmark.detector_scoring import ScoringSettings
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.realbench import PromptSplit
-from realgen.data.generated_images import settings_changes, write_whole
+from realgen.checks import first_line
+from realgen.data.generated_images import settings_changes
 from realgen.detectors import Detector
 from realgen.metrics import ImageMetric
 from realgen.policies import Policy
 from realgen.rewards import Reward
+from realgen.whole_files import write_whole
 
 PASSING = ("part", "run_dir", "output_dir", "dry_run", "device", "draw_batch_size", "loggers")
 """Keys that may change from one start of a run to the next: where and how it computes, not what."""
@@ -78,7 +80,9 @@ def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", config["part"])
     if found is None:
         raise ValueError(f"part must be K/N, such as 1/8, got {config['part']!r}.")
-    part = PromptSplit(int(found[1]), int(found[2]))
+    part = PromptSplit(*map(int, found.groups()))
+    if part.number > part.parts:
+        raise ValueError(f"part must be 1/{part.parts} to {part.parts}/{part.parts}, got {config['part']}.")
     if config["run_dir"] is None:
         raise ValueError("part: give the folder that all parts draw into: --run_dir=FOLDER")
     changes = config_changes(Path(config["run_dir"], "config.yaml"), config)
@@ -100,7 +104,7 @@ def config_changes(path: Path, config: Mapping[str, Any]) -> str:
         if not isinstance(before, dict):
             raise ValueError("no mapping")
     except (OSError, ValueError, yaml.YAMLError) as error:
-        cause = str(error).splitlines()[0]
+        cause = first_line(error)
         raise ValueError(f"run_dir: cannot read {path} ({cause}). Choose another --run_dir, or delete it.") from error
     return settings_changes(*({key: each[key] for key in each if key not in PASSING} for each in (before, config)))
 

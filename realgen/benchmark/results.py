@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -14,6 +13,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from realgen.benchmark.arena.result import ArenaResult
 from realgen.functional.estimate import Estimate
+from realgen.given_files import parse_json
+from realgen.tables import csv_bytes, read_csv
 
 RESULTS_FILE, IMAGES_FILE = "results.json", "images.csv"
 REAL = "real"
@@ -110,7 +111,7 @@ def with_digests(results: Results, folder: Path) -> Results:
         for row in sorted((row for row in results.rows if row.model == model), key=lambda row: row.name):
             with row.path(folder).open("rb") as file:
                 content = hashlib.file_digest(file, "blake2b").hexdigest()
-            digest.update(f"{row.name} {content}\n".encode())
+            digest.update(f"{row.name} {content}\n".encode(errors="surrogateescape"))
         found[model] = digest.hexdigest()
 
     return results.map_models(lambda model: replace(model, digest=found.get(model.name, "")))
@@ -121,7 +122,7 @@ def write_results(results: Results, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kept = {key: value for key, value in asdict(results).items() if key != "rows"}
     text = json.dumps(_without_nan(kept), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / RESULTS_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / RESULTS_FILE).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     write_rows(results.rows, folder / IMAGES_FILE)
 
 
@@ -133,27 +134,23 @@ def read_results(folder: Path) -> Results:
     """
     path = folder / RESULTS_FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return replace(_rebuild(Results, found), rows=read_rows(folder / IMAGES_FILE))
+        try:
+            found = replace(_rebuild(Results, parse_json(path.read_bytes())))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is no results file of this version of the benchmark ({error}). If an earlier version wrote "
+                "it, run realgen.realbench again with this run_dir: its images and answers are kept."
+            ) from error
+        return replace(found, rows=read_rows(folder / IMAGES_FILE))
     except OSError as error:
         raise ValueError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    except (AttributeError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is no results file of this version of the benchmark ({error}). If an earlier version wrote it, "
-            "run realgen.realbench again with this run_dir: its images and answers are kept."
-        ) from error
 
 
 def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
     """Write one line per image: what it is, then a column per value; an empty one was not scored."""
     names = list(dict.fromkeys(name for row in rows for name in row.values))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*_COLUMNS, *names])
-        for row in rows:
-            values = (row.values.get(name) for name in names)
-            cells = ("" if value is None or not math.isfinite(value) else repr(float(value)) for value in values)
-            writer.writerow([row.name, row.model, row.category, row.prompt, row.file, row.rewritten, *cells])
+    cells = ([*(getattr(row, column) for column in _COLUMNS), *map(row.values.get, names)] for row in rows)
+    path.write_bytes(csv_bytes([[*_COLUMNS, *names], *cells]))
 
 
 def read_rows(path: Path) -> tuple[ImageRow, ...]:
@@ -162,18 +159,13 @@ def read_rows(path: Path) -> tuple[ImageRow, ...]:
     Raises:
         ValueError: If the file has other columns.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if tuple(header[: len(_COLUMNS)]) != _COLUMNS:
-            raise ValueError(f"{path} must begin with the columns {', '.join(_COLUMNS)}, got {', '.join(header)}.")
-        names = header[len(_COLUMNS) :]
-        rows = []
-        for line in reader:
-            name, model, category, prompt, image, rewritten = line[: len(_COLUMNS)]
-            cells = zip(names, line[len(_COLUMNS) :], strict=True)
-            values = {key: float(cell) if cell else None for key, cell in cells}
-            rows.append(ImageRow(name, model, category, prompt, image, values, rewritten))
+    header, lines = read_csv(path)
+    if tuple(header[: len(_COLUMNS)]) != _COLUMNS:
+        raise ValueError(f"{path} must begin with the columns {', '.join(_COLUMNS)}, got {', '.join(header)}.")
+    rows = []
+    for line in lines:
+        values = {key: float(line[key]) if line[key] else None for key in header[len(_COLUMNS) :]}
+        rows.append(ImageRow(**{column: line[column] for column in _COLUMNS}, values=values))
     return tuple(rows)
 
 

@@ -1,9 +1,11 @@
 """Hooks around the iterations: averages, progress, images, checkpoints, the summary."""
 
+from realgen.callbacks.best_checkpoint import BestCheckpoint
 from realgen.callbacks.detector_report import DetectorReport
 from realgen.callbacks.ema import EMA
 from realgen.callbacks.export import Export
 from realgen.callbacks.last_checkpoint import LastCheckpoint
+from realgen.callbacks.learning_signal import LearningSignal
 from realgen.callbacks.out_of_memory import OutOfMemory
 from realgen.callbacks.preemption import Preemption
 from realgen.callbacks.progress import IterationProgress
@@ -15,10 +17,12 @@ from realgen.callbacks.validation_rows import ValidationRows
 
 __all__ = [
     "EMA",
+    "BestCheckpoint",
     "DetectorReport",
     "Export",
     "IterationProgress",
     "LastCheckpoint",
+    "LearningSignal",
     "OutOfMemory",
     "Preemption",
     "RealBenchScoring",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import math
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from rich.console import Console
 
-from realgen.callbacks.export import Export
-from realgen.callbacks.run_context import callbacks_of, iteration_of, run_folder
+from realgen.callbacks.closing_screen import ClosingScreen, print_end
+from realgen.callbacks.run_context import iteration_of, run_folder
 from realgen.metrics.detector_quality import Quality
-from realgen.tables import markdown_table, terminal_table
+from realgen.tables import csv_bytes, markdown_table, terminal_table
+from realgen.whole_files import write_whole
 
 Figures = dict[str, dict[str, float]]
 """Condition -> metric -> value; NaN where there is none."""
@@ -28,20 +28,15 @@ HEADINGS = {
 """Columns beside the accuracy, of the last validation."""
 LEGEND = "then of real and of generated images, AUROC, calibration error and Brier score (after)"
 """Explains the columns."""
+USE = "as the detector's checkpoint, in its part or by --KEY.checkpoint"
 
 
-class DetectorReport(Callback):
-    """Compare the last validation with the first one when the fit ends.
+class DetectorReport(ClosingScreen):
+    """Compare the last validation with the first one when the fit ends; show it alone where it was the only one.
 
     Prints a table with one row per condition, and writes it into the run's folder as ``report.csv`` and ``report.md``,
-    and to Weights & Biases. The first validation is in the checkpoint, so a resumed run compares with the same one.
+    and to Weights & Biases.
     """
-
-    def __init__(self) -> None:
-        self.before: dict[str, Any] | None = None
-        """The first validation: ``iteration`` and ``figures``."""
-        self.after: dict[str, Any] | None = None
-        """The last validation, in the same form; None until there was a second one."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep this validation's values."""
@@ -51,62 +46,39 @@ class DetectorReport(Callback):
         figures = {
             name: {metric: float(value) for metric, value in found._asdict().items()} for name, found in quality.items()
         }
-        seen = {"iteration": iteration_of(pl_module), "figures": figures}
-        if self.before is None:
-            self.before = seen
-        else:
-            self.after = seen
+        self.keep({"iteration": iteration_of(pl_module), "figures": figures})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table and the next commands, and write the table."""
-        if not trainer.is_global_zero or self.before is None or self.after is None:
+        if not trainer.is_global_zero or self.before is None:
             return
         folder = run_folder(trainer)
         folder.mkdir(parents=True, exist_ok=True)
-        header, rows = report_rows(self.before, self.after)
-        with (folder / "report.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([header, *rows])
-        title = f"Held-out images; accuracy at iteration {self.before['iteration']} (before) and "
-        title += f"{self.after['iteration']} (after), {LEGEND}"
-        (folder / "report.md").write_text(f"{title}\n\n{markdown_table(header, rows)}\n", encoding="utf-8")
+        header, rows = report_rows(self.before, self.after or self.before)
+        write_whole(folder / "report.csv", csv_bytes([header, *rows]))
+        title = self._title()
+        write_whole(folder / "report.md", f"{title}\n\n{markdown_table(header, rows)}\n".encode())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_table("report", columns=header, data=rows)
-        self._print(trainer, title, header, rows)
+        shown = [title, terminal_table(header, rows, framed=False)]
+        print_end(trainer, shown, [("table", folder / "report.md")], lambda _: [USE])
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the first validation."""
-        return {"before": self.before}
+    def is_written(self, folder: Path) -> bool:
+        """Return whether a folder holds the table of the last validation."""
+        path = folder / "report.md"
+        written = (folder / "report.csv").exists() and path.exists() and path.read_text(encoding="utf-8")
+        return super().is_written(folder) or bool(written and written.startswith(self._title()))
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the first validation."""
-        self.before = state_dict["before"]
-
-    def _print(self, trainer: Trainer, title: str, header: list[str], rows: list[list[str]]) -> None:
-        folder = run_folder(trainer)
-        console = Console(soft_wrap=True)
-        console.print(title)
-        console.print(terminal_table(header, rows, framed=False))
-        console.print(f"table      {folder / 'report.md'}", highlight=False)
-        exported = next((export.path for export in callbacks_of(trainer, Export) if export.path), None)
-        if exported is not None:
-            console.print(f"weights    {exported}", highlight=False)
-            console.print(
-                "  use      as the detector's checkpoint, in its part or by --KEY.checkpoint", highlight=False
-            )
-        command = f"python -m realgen.fit --config {folder / 'config.yaml'} --run_dir={folder} --ckpt_path=last"
-        console.print(f"go on      {command} --trainer.max_epochs=N", highlight=False, markup=False)
+    def _title(self) -> str:
+        assert self.before is not None
+        last = self.after or self.before
+        title = f"Held-out images; accuracy at iteration {self.before['iteration']} (before) and "
+        return f"{title}{last['iteration']} (after), {LEGEND}"
 
 
 def report_rows(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the report as texts: one row per condition of the last validation.
-
-    Args:
-        before: ``iteration`` and ``figures`` of the first validation.
-        after: The same of the last one.
-
-    Returns:
-        The header, and the rows.
+    """Return the report as texts: the header, and one row per condition of the last validation.
 
     Example:
         >>> seen = [{"iteration": i, "figures": {"plain": {"accuracy": 0.5 + i / 20}}} for i in (0, 8)]

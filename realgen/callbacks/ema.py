@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from realgen.callbacks.run_context import callbacks_of, trained_of, trained_weights
+from realgen.callbacks.run_context import callbacks_of, trained_of
 from realgen.checks import check_at_least
-from realgen.parallel import local_part, reshard, whole
-from realgen.policies.whole_weights import placed_like
+from realgen.policies.weight_copy import WeightCopy
 
 
 class EMA(Callback):
@@ -42,17 +40,20 @@ class EMA(Callback):
         self.warmup = warmup
         self.updates = 0
         """Updates averaged so far."""
-        self.weights: dict[str, Tensor] = {}
-        """The averages by parameter name; empty before the first fit."""
+        self.copy = WeightCopy()
+        """The averages; empty before the first fit."""
         self._hook: Any = None
         self._swap = ExitStack()
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The averages by parameter name."""
+        return self.copy.weights
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the averages, or move the resumed ones to the weights' device, and hook into the optimizer."""
         trained = trained_of(pl_module)
-        if not self.weights:
-            self.weights = {name: _precise(p.detach()).clone() for name, p in trained_weights(trained).items()}
-        self._place(trained)
+        self.copy.start(trained)
         (optimizer,) = trainer.optimizers
         self._hook = optimizer.register_step_post_hook(lambda *_: self.update(trained))
 
@@ -60,32 +61,17 @@ class EMA(Callback):
         """Remove the hook from the optimizer."""
         self._hook.remove()
 
-    @torch.no_grad()
     def update(self, trained: nn.Module) -> None:
         """Update the averages with the current weights."""
-        reshard(trained)
-        decay = min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
-        live = [local_part(p.detach()) for p in trained_weights(trained).values()]
-        averages = [local_part(average) for average in self.weights.values()]
-        torch._foreach_lerp_(averages, [p.to(a.dtype) for p, a in zip(live, averages, strict=True)], 1 - decay)
+        self.copy.follow(trained, min(self.decay, (1 + self.updates) / (self.warmup + self.updates)))
         self.updates += 1
 
-    @contextmanager
-    def applied(self, trained: nn.Module) -> Iterator[None]:
+    def applied(self, trained: nn.Module) -> AbstractContextManager[None]:
         """Swap in the averaged weights inside this context; without averages yet, do nothing."""
-        reshard(trained)
-        parameters = trained_weights(trained) if self.weights else {}
-        self._place(trained)
-        live = {name: p.detach().clone() for name, p in parameters.items()}
-        _copy(self.weights, parameters)
-        try:
-            yield
-        finally:
-            reshard(trained)
-            _copy(live, parameters)
+        return self.copy.applied(trained)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Swap in the averaged weights."""
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Swap in the averaged weights; behind ``on_validation_start``, where the live ones are saved."""
         self._swap.enter_context(self.applied(trained_of(pl_module)))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,19 +83,13 @@ class EMA(Callback):
         self._swap.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return updates and averages; sharded ones are gathered, so every rank must call this."""
-        return {"updates": self.updates, "weights": {name: whole(a).cpu() for name, a in self.weights.items()}}
+        """Return updates and averages, the very tensors: sharded ones are for the strategy to write or to gather."""
+        return {"updates": self.updates, "weights": dict(self.weights)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the averages; they move to the weights' device when they are first used."""
         self.updates = state_dict["updates"]
-        self.weights = dict(state_dict["weights"])
-
-    def _place(self, trained: nn.Module) -> None:
-        parameters = trained_weights(trained)
-        for name, average in self.weights.items():
-            if average.device != parameters[name].device or type(average) is not type(parameters[name].data):
-                self.weights[name] = placed_like(average, parameters[name])
+        self.copy.weights = dict(state_dict["weights"])
 
 
 @contextmanager
@@ -119,13 +99,3 @@ def averaged_weights(trainer: Trainer, trained: nn.Module) -> Iterator[None]:
         for average in callbacks_of(trainer, EMA):
             stack.enter_context(average.applied(trained))
         yield
-
-
-@torch.no_grad()
-def _copy(source: dict[str, Tensor], target: dict[str, Any]) -> None:
-    for name, parameter in target.items():
-        parameter.copy_(source[name])
-
-
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

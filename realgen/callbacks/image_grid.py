@@ -22,25 +22,13 @@ Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def image_grid(
-    images: Float[Tensor, "tiles 3 height width"],
-    captions: Sequence[str],
-    *,
-    columns: int,
-    max_lines: int = 3,
+    images: Float[Tensor, "tiles 3 height width"], captions: Sequence[str], *, columns: int, max_lines: int = 3
 ) -> Image.Image:
-    """Lay out images in rows, each with its caption below.
+    """Lay out images in [0, 1] in rows, each with its caption below.
 
     Small images are enlarged by a whole factor without smoothing, so that their pixels stay visible; large ones are
-    shrunk to ``MAX_WIDTH``.
-
-    Args:
-        images: In [0, 1].
-        captions: One per image; words are wrapped, line breaks kept.
-        columns: Images per row, >= 1.
-        max_lines: Lines that each piece between two line breaks may take; a longer one is cut and ends in "...".
-
-    Returns:
-        The sheet.
+    shrunk to ``MAX_WIDTH``. Captions are wrapped between words, and line breaks kept; each piece between two may take
+    ``max_lines``, a longer one is cut and ends in "...".
 
     Example:
         >>> import torch

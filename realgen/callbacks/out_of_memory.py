@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from realgen.callbacks.run_context import iteration_of
+from realgen.checks import first_line
 from realgen.parallel import is_sharded
 from realgen.phases import phase_of
 from realgen.policies.base import Policy
@@ -22,6 +23,7 @@ START = "start"
 
 SETTINGS = {
     "text encoding": ("frozen_on_demand", "backbone.dtype", "strategy", "backbone.max_sequence_length", "height"),
+    "image encoding": ("frozen_on_demand", "strategy", "height"),
     "decoding": ("decode_batch_size", "frozen_on_demand", "prompts_per_chunk", "strategy", "height"),
     "reward": ("prompts_per_chunk", "frozen_on_demand", "strategy", "reward.batch_size", "height"),
     "reference": ("microbatch_size", "rollout_batch_size", "strategy", "score_batch_size", "height"),
@@ -66,7 +68,7 @@ def explanation(exception: BaseException, trainer: Trainer, module: LightningMod
     phase = phase_of(exception) or START
     names = dict.fromkeys((*SETTINGS[phase], *ALWAYS))
     found = [text for name in names for text in _suggestion(name, trainer, module, policy)]
-    cause = (str(exception).strip().splitlines() or [type(exception).__name__])[0].split(". GPU")[0].rstrip(".")
+    cause = first_line(exception).split(". GPU")[0].rstrip(".")
     place = "while the policy was set up" if phase == START else f"in the {phase} of iteration {iteration_of(module)}"
     return f"out of memory {place} ({cause}). Any of these lowers it: {'; '.join(found[:NUM_SETTINGS])}."
 
@@ -77,8 +79,8 @@ def _suggestion(name: str, trainer: Trainer, module: LightningModule, policy: Po
         yield from _sharding(trainer, policy)
         return
     if name == "frozen_on_demand":
-        if getattr(trainer.strategy, name, None) is False:
-            yield f"trainer.strategy.{name}=true"
+        if getattr(module, name, None) is False:
+            yield f"model.{name}=true"
         return
     if name == "reward.batch_size":
         yield "a smaller batch_size of the detectors under model.reward"

@@ -48,7 +48,7 @@ class Preemption(Callback):
         self._leave_if_saved()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave before a validation, which a resumed run leaves out."""
+        """Leave before a validation, which a resumed run makes up for."""
         self._leave_if_saved()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,7 +6,6 @@ Not a subclass of Lightning's ``TQDMProgressBar``: that one counts batches of an
 from __future__ import annotations
 
 import math
-import sys
 import time
 from typing import Any
 
@@ -17,19 +16,17 @@ from tqdm import tqdm
 from realgen.callbacks.run_context import iteration_of, trained_of
 from realgen.checks import check_at_least
 from realgen.policies.base import Policy
+from realgen.progress import now_doing, on_terminal
 
 
 class IterationProgress(ProgressBar):
     """Show iteration, reward and its components, and below them the current phase of the iteration.
 
-    Of a detector's training it shows loss and accuracy. Where the output is no terminal, it prints a line every few
-    iterations. Rank 0 only.
+    Of a detector's training it shows loss and accuracy. Where the output is no terminal, it prints a line after the
+    first iteration and every few, with the time that is left; between them see ``realgen.progress.at_work``. Rank 0.
 
     Args:
         every_n_iterations: Iterations between two lines without a terminal, >= 1.
-
-    Raises:
-        ValueError: If ``every_n_iterations`` is below 1.
     """
 
     def __init__(self, every_n_iterations: int = 10) -> None:
@@ -40,6 +37,8 @@ class IterationProgress(ProgressBar):
         self._bar: Any = None
         self._phase: Any = None
         self._phase_name = ""
+        self._where = ""
+        self._first = 1
         self._last_line = (0, 0.0)
         self._validation_start = 0.0
 
@@ -54,10 +53,11 @@ class IterationProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar at the run's current iteration."""
         iteration = iteration_of(pl_module)
+        self._first = iteration + 1
         self._last_line = (iteration, time.monotonic())
+        self._begin(iteration, pl_module)
         if self._on_terminal:
             self._bar = tqdm(total=self._total, initial=iteration, desc="iteration", dynamic_ncols=True, smoothing=0.1)
-            self._watch(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Advance the bar, or print a line."""
@@ -66,8 +66,9 @@ class IterationProgress(ProgressBar):
         if self._bar is not None:
             self._bar.set_postfix(rewards, refresh=False)
             self._bar.update(iteration - self._bar.n)
-        elif self._enabled and (iteration % self.every_n_iterations == 0 or iteration == self._total):
+        elif self._enabled and (iteration % self.every_n_iterations == 0 or iteration in (self._first, self._total)):
             self._print_line(iteration, rewards)
+        self._begin(iteration, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -80,10 +81,10 @@ class IterationProgress(ProgressBar):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the sampling of validation images, before the fit too."""
         self._validation_start = time.monotonic()
-        if self._on_terminal:
-            self._watch(pl_module)
-        elif self._enabled:
+        self._begin(iteration_of(pl_module), pl_module)
+        if self._enabled and not self._on_terminal:
             print(f"iteration {iteration_of(pl_module)}: validation", flush=True)
+            now_doing(f"iteration {iteration_of(pl_module)}: validation", printed=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Exclude the validation from the time per iteration."""
@@ -97,17 +98,14 @@ class IterationProgress(ProgressBar):
     ) -> None:
         """Show the validation's progress."""
         total = sum(trainer.num_val_batches) if isinstance(trainer.num_val_batches, list) else trainer.num_val_batches
-        if self._on_terminal and math.isfinite(total):
+        if self._enabled and math.isfinite(total):
             self.show_phase("validation", batch_idx + 1, int(total))
 
     def show_phase(self, phase: str, done: int, total: int) -> None:
-        """Show the progress of a phase; its bar is removed when it is done.
-
-        Args:
-            phase: Name, "rollout", "update", "sample" or "validation".
-            done: Steps done.
-            total: Steps in all.
-        """
+        """Show how much of a phase ("rollout", "update", "sample", "validation") is done; a full bar is removed."""
+        if not self._on_terminal:
+            now_doing(f"{self._where}: {phase} {done}/{total}")
+            return
         if self._phase is not None and (self._phase_name != phase or done < self._phase.n):
             self._phase.close()
             self._phase = None
@@ -120,13 +118,14 @@ class IterationProgress(ProgressBar):
             self._phase.close()
             self._phase = None
 
-    def _watch(self, module: Any) -> None:
-        if isinstance(trained_of(module), Policy):
+    def _begin(self, iteration: int, module: Any) -> None:
+        self._where = f"after iteration {iteration}"
+        if self._enabled and isinstance(trained_of(module), Policy):
             module.progress = self.show_phase
 
     @property
     def _on_terminal(self) -> bool:
-        return self._enabled and sys.stderr.isatty()
+        return self._enabled and on_terminal()
 
     @property
     def _total(self) -> int | None:
@@ -148,11 +147,33 @@ class IterationProgress(ProgressBar):
         seconds = (self._last_line[1] - then) / max(1, iteration - since)
         total = "" if self._total is None else f"/{self._total}"
         texts = "  ".join(f"{name} {value}" for name, value in rewards.items())
-        print(f"iteration {iteration}{total}  {texts}  {seconds:.1f} s/iteration", flush=True)
+        left = "" if self._total is None else f"  {duration(seconds * (self._total - iteration))} left"
+        print(f"iteration {iteration}{total}  {texts}  {seconds:.1f} s/iteration{left}", flush=True)
+        now_doing(f"after iteration {iteration}{total}", printed=True)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration for a reader.
+
+    Example:
+        >>> duration(40.0), duration(310.0), duration(9000.0)
+        ('40 s', '5 min', '2.5 h')
+    """
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def reward_texts(trainer: Trainer) -> dict[str, str]:
     """Return the last iteration's reward and its components, or a detector's loss and accuracy, as texts by name."""
     metrics = trainer.callback_metrics
     names = ["reward", *sorted(name for name in metrics if name.startswith("reward/")), "loss", "accuracy"]
-    return {name.removeprefix("reward/"): f"{float(metrics[name]):.3f}" for name in names if name in metrics}
+    return {name.removeprefix("reward/"): _text(float(metrics[name])) for name in names if name in metrics}
+
+
+def _text(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3g}"

@@ -73,9 +73,7 @@ class RealBenchScoring(Callback):
         """Raise TypeError if the module trains no policy."""
         _policy_of(pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """Score every ``every_n_iterations``; check after the first one that ``matching`` would not enlarge images."""
         if outputs["samples"].images.shape[-1] > 0:  # a policy of texts may train without an image policy
             self._check_size(outputs["samples"].images)
@@ -87,15 +85,7 @@ class RealBenchScoring(Callback):
         pl_module.log_dict({f"realbench/{name}": value for name, value in values.items()})
 
     def scores(self, policy: Policy, *, rank: int = 0, progress: Progress | None = None) -> dict[str, float]:
-        """Draw and score this rank's share of the prompts, and combine the ranks' results.
-
-        Args:
-            policy: Loaded, on its device.
-            rank: Of this process.
-            progress: Called while images are drawn.
-
-        Returns:
-            Scores by name, the same on every rank.
+        """Draw and score this rank's share of the prompts, and combine the ranks' results: the same on every rank.
 
         Raises:
             ValueError: If the policy draws no images in [0, 1], or ``matching`` would enlarge them.

@@ -12,6 +12,7 @@ from PIL import Image
 
 from realgen.callbacks.image_grid import to_pil
 from realgen.callbacks.run_context import iteration_of, run_folder
+from realgen.callbacks.wandb_run import log_media
 from realgen.checks import check_at_least
 from realgen.types import RewardOutput, Samples
 
@@ -36,9 +37,6 @@ class RewriteTable(Callback):
         every_n_iterations: Iterations between two tables of rollouts, >= 1.
         num_rows: Most rows of a table of a rollout, spread over the samples of each prompt, >= 1; validations are
             written whole, and this many of them go to Weights & Biases.
-
-    Raises:
-        ValueError: If a number is below 1.
     """
 
     def __init__(self, every_n_iterations: int = 10, num_rows: int = 24) -> None:
@@ -47,9 +45,7 @@ class RewriteTable(Callback):
         self.num_rows = num_rows
         self._validated: list[Line] = []
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """Write a table of the rollout every ``every_n_iterations``."""
         iteration = iteration_of(pl_module)
         drawn: Samples = outputs["samples"]
@@ -94,12 +90,13 @@ class RewriteTable(Callback):
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [json.dumps(line.values, ensure_ascii=False) for line in lines]
         path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                import wandb
+        if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+            import wandb
 
-                data = [[*line.values.values(), wandb.Image(line.image)] for line in lines if line.image]
-                logger.log_table(f"rewrites/{name.split('-')[0]}", [*lines[0].values, "image"], data)
+            data = [[*line.values.values(), wandb.Image(line.image)] for line in lines if line.image]
+            kind, _, iteration = name.partition("-")
+            table = wandb.Table([*lines[0].values, "image"], data)
+            log_media(trainer, {f"rewrites/{kind}": table}, int(iteration))
 
 
 def table_row(drawn: Samples, rewards: RewardOutput, row: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from realgen.callbacks.image_grid import image_grid, reward_lines
 from realgen.callbacks.run_context import iteration_of, run_folder
+from realgen.callbacks.wandb_run import log_media
 from realgen.checks import check_at_least
 from realgen.types import RewardOutput, Samples
 
@@ -24,9 +25,6 @@ class SampleLogger(Callback):
         every_n_iterations: Iterations between two sheets, >= 1.
         num_images: Most images on a sheet, >= 1.
         columns: Images per row, >= 1.
-
-    Raises:
-        ValueError: If a number is below 1.
     """
 
     def __init__(self, every_n_iterations: int = 10, num_images: int = 12, columns: int = 6) -> None:
@@ -35,9 +33,7 @@ class SampleLogger(Callback):
         self.num_images = num_images
         self.columns = columns
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """Draw the sheet when it is time."""
         iteration = iteration_of(pl_module)
         if iteration % self.every_n_iterations or not trainer.is_global_zero:
@@ -50,14 +46,7 @@ class SampleLogger(Callback):
 
 
 def sample_sheet(samples: Samples, rewards: RewardOutput, *, num_images: int, columns: int) -> Image.Image:
-    """Draw the first samples of each prompt, as many of each prompt as fit, with their rewrites if there are any.
-
-    Args:
-        samples: P prompts with G images each.
-        rewards: Of the samples.
-        num_images: Most images; prompts beyond that are left out.
-        columns: Images per row.
-    """
+    """Draw the first samples of each prompt, as many of each prompt as fit, with their rewrites if there are any."""
     prompts = min(len(samples.prompts), num_images)
     each = min(samples.group_size, num_images // prompts)
     rows = [prompt * samples.group_size + sample for prompt in range(prompts) for sample in range(each)]
@@ -70,6 +59,7 @@ def sample_sheet(samples: Samples, rewards: RewardOutput, *, num_images: int, co
 
 def log_image(trainer: Trainer, name: str, image: Image.Image, iteration: int) -> None:
     """Send an image to the Weights & Biases loggers of the trainer, if there are any."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [image], step=iteration)
+    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        import wandb
+
+        log_media(trainer, {name: [wandb.Image(image)]}, iteration)

@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from realgen.masking import mask_output, masked
+from realgen.whole_files import write_whole
 
 
 class SaveConfig(Callback):
-    """Write the whole config, defaults and computed values filled in, when a run starts.
+    """Write the whole config, defaults filled in, when a run starts; interpolations stand as they were written.
 
     To ``config.yaml`` in the folder of the run, from which ``--config`` starts the same run again, and into the config
     of the loggers. Written once, by the first process.
-
-    Args:
-        text: The config as YAML.
-        path: The file.
     """
 
     def __init__(self, text: str, path: Path) -> None:
@@ -32,8 +30,14 @@ class SaveConfig(Callback):
             return
         self._done = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(self.text)
+        write_whole(self.path, self.text.encode())
         config: dict[str, Any] = yaml.safe_load(self.text)
         for logger in trainer.loggers:
-            if not isinstance(logger, CSVLogger):  # its copy would only be a second file
-                logger.log_hyperparams(config)
+            logger.log_hyperparams(config)
+        mask_output()  # outside of the wrappers by which a logger has just begun to keep what is printed
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Mask what a module of one's own keeps of its arguments."""
+        for name in (pl_module.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY):
+            if name in checkpoint:
+                checkpoint[name] = masked(dict(checkpoint[name]))

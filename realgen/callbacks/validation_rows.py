@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from realgen.callbacks.run_context import iteration_of, run_folder
-from realgen.metrics import DetectorScore
+from realgen.metrics import MeanRealism
 from realgen.parallel import world_size
+from realgen.tables import csv_bytes, read_csv
 from realgen.types import RewardOutput
+from realgen.whole_files import write_whole
 
 Row = dict[str, Any]
 
@@ -25,11 +25,12 @@ class ValidationRows(Callback):
     ``iteration``, ``images`` (drawn in training so far, by all ranks) and ``seconds`` (of the phases of the iterations
     so far; validation and checkpoints are left out) are the time of the measurement; ``key``, ``sample`` and ``seed``
     identify the image: the same three are the same prompt on the same noise in every run. ``prompt`` is for readers.
-    Then come the ``reward``, its components as ``reward/<component>``, and each ``DetectorScore`` among the metrics
-    under its own name. Higher is better in all of them; a reward that failed leaves its cell empty.
+    Then come the ``reward``, its components as ``reward/<component>``, and each ``MeanRealism`` (of a detector or
+    probe) among the metrics under its own name. Higher is better in all of them; a reward that failed leaves its cell
+    empty.
 
-    Images and seconds are in the checkpoint. A run that goes on from an earlier checkpoint drops the rows of later
-    validations when it validates again.
+    Images and seconds are in the checkpoint. A run that goes on from an earlier checkpoint, or begins once more, drops
+    the rows of later validations.
     """
 
     def __init__(self) -> None:
@@ -39,9 +40,13 @@ class ValidationRows(Callback):
         """Seconds of training so far."""
         self._rows: list[Row] = []
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the rows of validations that are still to come."""
+        path = run_folder(trainer) / "validation.csv"
+        if trainer.is_global_zero and path.exists():
+            write_rows(path, [], iteration=iteration_of(pl_module) + 1)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
         """Count the iteration."""
         self.images += len(outputs["samples"].images) * world_size()
         values = trainer.callback_metrics
@@ -56,7 +61,8 @@ class ValidationRows(Callback):
     ) -> None:
         """Add the images of one batch, without padding."""
         rewards, samples = outputs["rewards"], outputs["samples"].group_size
-        metrics = image_values(rewards, getattr(pl_module, "metrics", {}), batch.mask, samples)
+        scored = {n: m for n, m in getattr(pl_module, "metrics", {}).items() if n not in outputs.get("failed", ())}
+        metrics = image_values(rewards, scored, batch.mask, samples)
         when = {"iteration": iteration_of(pl_module), "images": self.images, "seconds": round(self.seconds, 3)}
         for prompt in batch.mask.nonzero().flatten().tolist():
             for sample in range(samples):
@@ -89,15 +95,11 @@ def image_values(
 ) -> dict[str, torch.Tensor]:
     """Return rewards and detector scores of the last batch's images by name, [P, samples] each.
 
-    Args:
-        rewards: Of the batch.
-        metrics: Of the module, updated with the batch.
-        mask: [P] False for prompts that pad the batch; of them a metric keeps nothing, and the result is NaN.
-        samples: Images per prompt.
+    Metrics are updated with the batch. For prompts that pad it (False in ``mask``) a metric keeps nothing: NaN.
     """
     values = {"reward": rewards.total, **{f"reward/{name}": value for name, value in rewards.components.items()}}
     for name, metric in metrics.items():
-        if isinstance(metric, DetectorScore):
+        if isinstance(metric, MeanRealism):
             realism = torch.full((len(mask), samples), torch.nan)
             # One entry per sample of the batch, each with the prompts that are no padding.
             realism[mask.cpu()] = 1 - torch.stack(list(metric.generated[-samples:]), 1).float().cpu()
@@ -118,21 +120,15 @@ def gather_rows(rows: list[Row]) -> list[Row]:
 def write_rows(path: Path, rows: Sequence[Row], *, iteration: int) -> None:
     """Add rows to a CSV file, replacing those of this iteration and later ones; it is never half written.
 
-    Args:
-        path: The file; it need not exist.
-        rows: What to add. NaN becomes an empty cell.
-        iteration: Of the rows.
+    NaN becomes an empty cell. The file need not exist, and goes where nothing is left.
     """
     kept: list[Row] = []
     if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.DictReader(file) if int(row["iteration"]) < iteration]
-    texts = [{name: "" if value != value else value for name, value in row.items()} for row in rows]
+        kept = [row for row in read_csv(path)[1] if int(row["iteration"]) < iteration]
+    if not kept and not rows:
+        path.unlink(missing_ok=True)
+        return
     # A run that goes on with another reward has other columns.
-    columns = dict.fromkeys(name for row in (*kept[:1], *texts[:1]) for name in row)
-    half = path.with_suffix(".csv.part")
-    with half.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns), restval="")
-        writer.writeheader()
-        writer.writerows([*kept, *texts])
-    os.replace(half, path)
+    columns = dict.fromkeys(name for row in (*kept[:1], *rows[:1]) for name in row)
+    cells = ([row.get(name, "") for name in columns] for row in (*kept, *rows))
+    write_whole(path, csv_bytes([columns, *cells]))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
+from realgen.checks import first_line, nearest_name
 from realgen.cli.config_error import ConfigError
 from realgen.cli.tree import Node, parse_text, read_file
 
@@ -15,17 +20,14 @@ if TYPE_CHECKING:
     import torch
 
 _CONFIG = ("-c", "--config")
+_FLAGS = ("print_config", "help", "dry-run")
 
 
 def take_arguments(argv: Sequence[str] | None) -> list[str]:
-    """Return the corrected arguments of a command.
+    """Return the corrected arguments of a command, see ``fix_arguments``; None takes those of this process.
 
-    Args:
-        argv: Arguments without the program; None takes those of this process, and corrects them in place, because
-            Lightning's launcher starts the other processes of this machine with ``sys.argv``.
-
-    Returns:
-        The corrected arguments, see ``fix_arguments``.
+    Those are corrected in place, because Lightning's launcher starts the other processes of this machine with
+    ``sys.argv``.
     """
     arguments = fix_arguments(sys.argv[1:] if argv is None else argv)
     if argv is None:
@@ -36,24 +38,34 @@ def take_arguments(argv: Sequence[str] | None) -> list[str]:
 def fix_arguments(argv: Sequence[str]) -> list[str]:
     """Rewrite arguments that a Weights & Biases agent writes.
 
-    ``model.lr=0.1`` becomes ``--model.lr=0.1``, and ``--x=None`` becomes ``--x=null``.
-
-    Args:
-        argv: The arguments, without the program.
-
-    Returns:
-        The rewritten ones.
+    ``model.lr=0.1`` becomes ``--model.lr=0.1``, and what is written as Python writes it, None, 1e-05, becomes YAML.
 
     Example:
-        >>> fix_arguments(["model.lr=0.1", "--data.workers=None"])
-        ['--model.lr=0.1', '--data.workers=null']
+        >>> fix_arguments(["model.lr=0.1", "--data.workers=None", "--x={'a': None, 'b': 1e-05}"])
+        ['--model.lr=0.1', '--data.workers=null', '--x={a: null, b: 1.0e-05}']
     """
     fixed: list[str] = []
     for before, argument in zip(["", *argv], argv, strict=False):
         if re.match(r"[A-Za-z_][\w.]*=", argument) and not _awaits_value(before):
             argument = f"--{argument}"
-        fixed.append(re.sub(r"^(--[\w.]+)=None$", r"\1=null", argument))
+        option, equals, value = argument.partition("=")
+        fixed.append(f"{option}={_in_yaml(value)}" if equals and option.startswith("--") else argument)
     return fixed
+
+
+def _in_yaml(value: str) -> str:
+    """Write None, and a dict or list of Python that holds None or a number such as 1e-05, as YAML; others as given."""
+    if value == "None":
+        return "null"
+    if value.startswith(("{", "[")) and re.search(r"\bNone\b|\de-?\d", value):
+        with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # YAML that is no Python
+            literal = ast.literal_eval(value)
+            if isinstance(literal, dict | list):
+                dumped = yaml.safe_dump(
+                    literal, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**9
+                )
+                return dumped.rstrip("\n")
+    return value
 
 
 def _awaits_value(argument: str) -> bool:
@@ -66,13 +78,7 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 
 
 def split_print_config(argv: Sequence[str]) -> tuple[list[str], str | None]:
-    """Take ``--print_config[=skip_default]`` out of the arguments.
-
-    Args:
-        argv: The arguments.
-
-    Returns:
-        The others, and its value; ``None`` if it was not there.
+    """Take ``--print_config[=skip_default]`` out of the arguments; return the others, and its value or None.
 
     Example:
         >>> split_print_config(["-c", "a.yaml", "--print_config=skip_default"])
@@ -95,13 +101,7 @@ def first_config(argv: Sequence[str]) -> str:
 
 
 def pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the options and their values, in order.
-
-    Args:
-        argv: ``--key=value`` or ``--key value``, and ``-c``/``--config``.
-
-    Yields:
-        Key without hyphens, and value.
+    """Yield the options, without hyphens, and their values, of ``--key=value``, ``--key value`` and ``-c FILE``.
 
     Raises:
         ConfigError: If an argument is no option, or an option has no value.
@@ -113,7 +113,7 @@ def pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
     arguments = iter(argv)
     for argument in arguments:
         option, equals, value = argument.partition("=")
-        if option != "-c" and not re.fullmatch(r"--\w[\w.]*\+?", option):
+        if option != "-c" and not re.fullmatch(r"--\w[\w.-]*\+?", option):
             raise ConfigError(f"unrecognized argument {argument!r}. Arguments look like --key=value or --config FILE.")
         key = "config" if option == "-c" else option[2:]
         if key.endswith("+"):
@@ -121,7 +121,9 @@ def pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
         if not equals:
             value = next(arguments, "--")
             if value.startswith("--"):
-                raise ConfigError(f"--{key} needs a value: --{key}=...")
+                near = None if key == "config" else nearest_name(key, _FLAGS)
+                hint = f"--{key}=..." if near is None else f"--{key}=... Did you mean --{near}?"
+                raise ConfigError(f"--{key} needs a value: {hint}")
         yield key, value
 
 
@@ -144,9 +146,6 @@ def without_options(argv: Sequence[str], *keys: str) -> list[str]:
 def check_files(argv: Sequence[str]) -> None:
     """Find config files that do not exist or are no valid YAML, before the user has to wait for torch.
 
-    Args:
-        argv: The arguments, fixed up.
-
     Raises:
         ConfigError: If an argument or a file cannot be read.
     """
@@ -156,28 +155,12 @@ def check_files(argv: Sequence[str]) -> None:
 
 
 def read_config_value(value: str) -> Node:
-    """Read what ``--config`` is given: a file, or a mapping in braces.
-
-    Args:
-        value: The value of the option.
-
-    Returns:
-        Its tree.
-
-    Raises:
-        ConfigError: If it cannot be read.
-    """
+    """Read what ``--config`` is given: a file, or a mapping in braces; raise ConfigError if it cannot be read."""
     return parse_text(value) if value.lstrip().startswith("{") else read_file(Path(value))
 
 
 def usable_device(name: str) -> torch.device:
-    """Return the device that a user names, tried.
-
-    Args:
-        name: As torch calls it, or ``auto``: a GPU if there is one.
-
-    Returns:
-        The device.
+    """Return the device that a user names as torch calls it, or ``auto`` (a GPU if there is one), tried.
 
     Raises:
         ValueError: If there is none of this name, or nothing can be computed on it.
@@ -192,5 +175,5 @@ def usable_device(name: str) -> torch.device:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"device: {name!r} cannot be used: {first_line(error)}") from error
     return device

@@ -9,19 +9,15 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from realgen.cli.config_error import ConfigError, nearest
+from realgen.checks import nearest, nearest_name
+from realgen.cli.config_error import ConfigError
 from realgen.cli.renamed import new_class
 
 
 def find_class(path: str, base: type) -> Any:
-    """Import what a ``class_path`` names.
+    """Import what a ``class_path`` names: a class, or a function that makes one.
 
-    Args:
-        path: A dotted import path, or the bare name of a subclass of ``base`` that is imported already.
-        base: The class from which it must derive.
-
-    Returns:
-        The class, or a function that makes one.
+    A bare name is that of a subclass of ``base`` that is imported already.
 
     Raises:
         ConfigError: If there is no such module or class; names the new one of a renamed class, or the nearest.
@@ -41,6 +37,8 @@ def find_class(path: str, base: type) -> Any:
         if not f"{module_name}.".startswith(f"{missing}."):
             raise ConfigError(f"cannot import {path}: {error}.") from error
         raise ConfigError(f"there is no module {missing}. {_nearest_module(missing)}".rstrip()) from error
+    except Exception as error:  # a user's own module may raise anything
+        raise ConfigError(f"cannot import {path}: {type(error).__name__}: {error}.") from error
     found = getattr(module, name, None)
     if found is None:
         names = candidates(module, base)
@@ -51,9 +49,7 @@ def find_class(path: str, base: type) -> Any:
 def check_class(cls: Any, base: type) -> None:
     """Refuse what cannot be made where a ``base`` is expected.
 
-    Args:
-        cls: A class, or a function that makes one, which jsonargparse checks by what it returns.
-        base: The class from which it must derive.
+    A function that makes one passes: jsonargparse checks what it returns.
 
     Raises:
         ConfigError: If the class does not derive from ``base``, or is abstract; names some that do.
@@ -93,6 +89,10 @@ def _subclasses(base: type) -> Iterator[type]:
 def _nearest_module(missing: str) -> str:
     parent, _, name = missing.rpartition(".")
     if not parent:
-        return nearest(name, ["realgen", "lightning", "torch"])
-    siblings = [module.name for module in pkgutil.iter_modules(importlib.import_module(parent).__path__)]
+        near = nearest_name(name, ["realgen", "lightning", "torch"])
+        yours = f"To use one of your own, name the folder that holds it: PYTHONPATH=FOLDER_OF_{name.upper()}"
+        return f"Did you mean {near}?" if near else yours
+    siblings = [
+        module.name for module in pkgutil.iter_modules(getattr(importlib.import_module(parent), "__path__", []))
+    ]
     return nearest(name, siblings, prefix=f"{parent}.")

@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from realgen.cli.config_error import ConfigError
+from realgen.failures import PLACE, describe, disk_failure
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 EXPECTED_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
 """Errors whose message is enough for a user; any other error is a bug."""
-_ATTRIBUTE = "_config_place"
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -29,14 +29,7 @@ class ConfigPlace(NamedTuple):
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Make the components of a config; each one remembers its dotted key.
-
-    Args:
-        parser: The parser of the config.
-        config: What the parser gave. A component that is made later, such as an optimizer, is covered, too.
-
-    Returns:
-        The config with objects in place of components.
+    """Make the components of a config; each one remembers its dotted key, also one that is made later (an optimizer).
 
     Raises:
         ConfigError: If a constructor refuses its arguments, or anything else is wrong.
@@ -50,13 +43,7 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
 
 @contextmanager
 def constructing(place: ConfigPlace) -> Iterator[None]:
-    """Turn the error of a constructor into one that begins with the dotted key.
-
-    Args:
-        place: Of the component that is made.
-
-    Yields:
-        Nothing.
+    """Turn the error of the constructor of the component at ``place`` into one that begins with the dotted key.
 
     Raises:
         ConfigError: If the constructor raises anything.
@@ -68,24 +55,33 @@ def constructing(place: ConfigPlace) -> Iterator[None]:
 
 
 def explain(error: Exception) -> str:
-    """Return the message of an error, behind the dotted key of the component that raised it.
+    """Return the message of an error, behind the dotted key of the component that raised it, if one did.
 
-    Args:
-        error: What came out of a constructor or a method.
-
-    Returns:
-        The message; without a key if no component raised it. It begins with the type of an error that a user does not
-        expect, see ``EXPECTED_ERRORS``.
+    It begins with the type of an error that a user does not expect, see ``EXPECTED_ERRORS``.
     """
+    if (failure := disk_failure(error)) is not None:
+        return failure
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ConfigError):
         cause = cause.__cause__  # jsonargparse wraps the error of a constructor where a type is a union
     return str(cause) if cause is not None else _lead(_raisers(error), error)
 
 
+def explain_in_run(error: Exception) -> str:
+    """Return the message of an error of a run, with its type unless it is a ``ValueError``, in one line.
+
+    Of the components that raised it, the innermost is named by its dotted key.
+    """
+    if isinstance(error, ValueError) or disk_failure(error) is not None:
+        return explain(error).splitlines()[0]
+    keys = [place.key for place in _raisers(error)[:1] if "." in place.key]  # "model" alone says nothing
+    return ": ".join([*keys, describe(error)])
+
+
 def _lead(places: Sequence[ConfigPlace], error: Exception) -> str:
     """Return the message behind the key of the first place whose argument it begins with, or of the first place."""
-    message = str(error) if isinstance(error, EXPECTED_ERRORS) else f"{type(error).__name__}: {error}"
+    expected = isinstance(error, EXPECTED_ERRORS)
+    message = str(error).strip() or type(error).__name__ if expected else describe(error)
     first = re.match(r"\w*", message)
     for place in places:
         if message.startswith(f"{place.key}."):  # a rule about several components names the whole key itself
@@ -98,7 +94,7 @@ def _lead(places: Sequence[ConfigPlace], error: Exception) -> str:
 def _raisers(error: Exception) -> list[ConfigPlace]:
     """Return the places of the components whose methods raised the error, the innermost first."""
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
-    places = (getattr(names.get("self"), "__dict__", {}).get(_ATTRIBUTE) for names in reversed(frames))
+    places = (getattr(names.get("self"), "__dict__", {}).get(PLACE) for names in reversed(frames))
     return [place for place in places if place is not None]
 
 
@@ -106,9 +102,6 @@ class _Constructor:
     """Makes each component, and finds its key by its class and arguments.
 
     jsonargparse tells an instantiator the class and the arguments, but not the key.
-
-    Args:
-        config: The config that is instantiated, as plain values.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -123,7 +116,7 @@ class _Constructor:
         with constructing(place):
             made = component(*args, **kwargs)
         with suppress(AttributeError):  # one without attributes cannot remember
-            object.__setattr__(made, _ATTRIBUTE, place)
+            object.__setattr__(made, PLACE, place)
         return made
 
     def _key(self, name: str, arguments: Mapping[str, Any]) -> str | None:
@@ -154,7 +147,7 @@ def _specs(value: Any, key: str) -> Iterator[tuple[str, str | None, Mapping[str,
 
 def _fits(given: Any, made: Any, key: str) -> bool:
     """Return whether an argument of a constructor can be what the config says under a key."""
-    place = getattr(made, "__dict__", {}).get(_ATTRIBUTE)
+    place = getattr(made, "__dict__", {}).get(PLACE)
     if place is not None:
         return place.key == key
     if isinstance(given, dict) and isinstance(made, Mapping):

@@ -10,9 +10,10 @@ from typing import Any
 from realgen.cli.classes import find_class
 from realgen.cli.config_error import ConfigError
 from realgen.cli.schema import ConfigSlot, parameters, slot_of
-from realgen.cli.tree import Node, merge, parse_text, read_file
+from realgen.cli.tree import PART_SUFFIXES, Node, merge, parse_text, read_file
 
-_PART_SUFFIXES = (".yaml", ".yml", ".json")
+MAX_DEPTH = 64
+"""Levels of a config, beyond which part files name each other in a circle."""
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -61,19 +62,14 @@ def visit(node: Node, slot: ConfigSlot, key: str = "") -> Iterator[tuple[str, No
 def expand(node: Node, slot: ConfigSlot, key: str = "") -> Node:
     """Replace the name of each part file by its content, and a bare class name X by ``{class_path: X}``.
 
-    A part file may stand for every argument that takes a component, a mapping or a list.
-
-    Args:
-        node: A config, or a value in it.
-        slot: What may stand there.
-        key: Its dotted key.
-
-    Returns:
-        The same without part files.
+    A part file may stand for every argument that takes a component, a mapping or a list. A whole number may be written
+    as 4.0, as agents of Weights & Biases do.
 
     Raises:
         ConfigError: If a part file cannot be read.
     """
+    if slot.whole and re.fullmatch(r"-?\d{1,15}\.0", str(node.value)):
+        return replace(node, value=int(float(node.value)))
     structured = slot.arguments is not None or slot.items is not None or slot.elements is not None
     if slot.base is not None or (structured and not slot.takes_text):
         node = _read_part(node, key)
@@ -113,8 +109,10 @@ def _names_class(node: Node, slot: ConfigSlot) -> bool:
 
 
 def _read_part(node: Node, key: str) -> Node:
-    if not isinstance(node.value, str) or node.is_interpolation or not node.value.endswith(_PART_SUFFIXES):
+    if not isinstance(node.value, str) or node.is_interpolation or not node.value.endswith(PART_SUFFIXES):
         return node
+    if key.count(".") > MAX_DEPTH:
+        raise ConfigError(f"{key[:60]}...: more than {MAX_DEPTH} levels; {node.value} names itself ({node.origin}).")
     try:
         return read_file(node.folder / node.value)
     except ConfigError as error:
@@ -122,18 +120,9 @@ def _read_part(node: Node, key: str) -> Node:
 
 
 def assign(tree: Node, key: str, text: str, root: ConfigSlot) -> Node:
-    """Set one dotted key, as ``--key=text`` on the command line does.
+    """Set one dotted key of an expanded config, as ``--key=text`` on the command line does; return the changed tree.
 
     ``init_args`` may be left out: ``model.reward.detector.checkpoint``. What the key does not name stays.
-
-    Args:
-        tree: A whole config, expanded.
-        key: The dotted key.
-        text: The value; ``null``, and YAML where it is no plain text.
-        root: What may stand at the top.
-
-    Returns:
-        The changed tree, expanded.
 
     Raises:
         ConfigError: If the key leads into a list, the text is no valid YAML, or a part file cannot be read.
@@ -155,6 +144,8 @@ def _nest(parts: list[str], text: str, node: Node | None, slot: ConfigSlot, key:
         below = rest if head == "init_args" and rest else parts
         return Node({"init_args": _nest(below, text, node and node.child("init_args"), group, key)})
     inner = slot_of(slot.items) if slot.items is not None else (slot.arguments or {}).get(head, ConfigSlot())
+    if not rest and text == "null" and (node is None or not node.value):
+        return Node({head: Node(None, drops_none_of=())})
     return Node({head: _nest(rest, text, node and node.child(head), inner, f"{key}.{head}".removeprefix("."))})
 
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Any, NamedTuple
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
+from realgen.checks import first_line, nearest_name
 from realgen.cli.arguments import asks_for_help, pairs, read_config_value, split_print_config
 from realgen.cli.component_keys import instantiate
-from realgen.cli.components import assign, expand
+from realgen.cli.components import assign, expand, visit
 from realgen.cli.config_error import ConfigError
-from realgen.cli.diagnosis import condense, problems
+from realgen.cli.diagnosis import condense, nearest_path, problems
 from realgen.cli.schema import ConfigSlot, slot_of
 from realgen.cli.tree import Node, merge
+from realgen.masking import masked, watch_environment
 
 PARSER_SETTINGS: dict[str, Any] = {
     "parser_mode": "omegaconf+",
@@ -43,26 +48,19 @@ class Argument(NamedTuple):
 class ConfigReader:
     """Reads the configs of a command that runs no trainer, and makes what they name.
 
-    Args:
-        arguments: By key.
-        usage: What ``--help`` says first.
-        owner: What is named as the owner of the keys at the top.
+    The arguments stand by key at the top, whose owner is called ``owner`` in messages; ``usage`` is what ``--help``
+    says first.
     """
 
     def __init__(self, arguments: Mapping[str, Argument], usage: str, owner: str = "config") -> None:
         self.root = ConfigSlot(arguments={name: slot_of(each.hint) for name, each in arguments.items()}, owner=owner)
+        self.written: dict[str, Any] = {}
+        """The config that was read last, with its interpolations as they were written: for files and logs."""
         self._arguments = arguments
         self._usage = usage
 
     def read(self, argv: Sequence[str], change: Callable[[Node], Node] = lambda tree: tree) -> dict[str, Any]:
-        """Read files and arguments into a complete config.
-
-        Args:
-            argv: Arguments without the program, fixed up.
-            change: Applied to what files and arguments say, before it is checked and completed.
-
-        Returns:
-            The config as plain values, defaults filled in.
+        """Read files and arguments into a complete config of plain values; ``change`` is applied before it is checked.
 
         Raises:
             ConfigError: If the config or an argument is wrong.
@@ -70,16 +68,13 @@ class ConfigReader:
         """
         document_fields(argv)
         parser = self._parser()
-        return yaml.safe_load(parser.dump(read_config(parser, argv, self.root, change), skip_unset=False))
+        config, tree = read_config(parser, argv, self.root, change)
+        resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
+        self.written = keep_interpolations(resolved, tree)
+        return resolved
 
     def make(self, config: Mapping[str, Any]) -> Namespace:
-        """Make the components of a config.
-
-        Args:
-            config: What ``read`` gave.
-
-        Returns:
-            The config with objects in the place of components.
+        """Return the config that ``read`` gave, with objects in the place of components.
 
         Raises:
             ConfigError: If a constructor refuses its arguments.
@@ -100,22 +95,18 @@ def read_config(
     argv: Sequence[str],
     root: ConfigSlot,
     change: Callable[[Node], Node] = lambda tree: tree,
-) -> Namespace:
+    check: Callable[[Mapping[str, Any]], Iterable[str]] = lambda config: (),
+) -> tuple[Namespace, Node]:
     """Merge config files and arguments, and let jsonargparse check and complete them.
 
-    Args:
-        parser: Knows types and defaults, and writes ``--help``.
-        argv: The arguments, fixed up.
-        root: What may stand at the top.
-        change: Applied to the merged tree.
-
-    Returns:
-        The complete config.
+    ``change`` is applied to the merged tree; ``check`` returns what is wrong with the complete config. What files and
+    arguments say is returned behind the config, for ``keep_interpolations``.
 
     Raises:
         ConfigError: If a key, a class or a value is wrong, or a file cannot be read.
         SystemExit: After ``--help`` and ``--print_config``.
     """
+    watch_environment()
     if asks_for_help(argv):
         _print_help(parser, argv, root)
     given, printing = split_print_config(argv)
@@ -125,14 +116,56 @@ def read_config(
     try:
         config = parser.parse_object(tree.plain())
     except OmegaConfBaseException as error:
-        raise ConfigError(_interpolation_problem(error, tree)) from error
+        raise ConfigError(_interpolation_problem(error, tree, root)) from error
     except ArgumentError as error:
         raise ConfigError(next(problems(tree, root), condense(str(error)))) from error
+    for problem in check(config.as_dict()):
+        raise ConfigError(problem)
     if printing is not None:
         skip = "skip_default" in printing
-        sys.stdout.write(parser.dump(config, skip_default=skip, skip_unset=skip))
+        plain = yaml.safe_load(parser.dump(config, skip_default=skip, skip_unset=skip))
+        sys.stdout.write(to_yaml(masked(keep_interpolations(plain, tree, "oc.env"))))
         raise SystemExit(0)
+    return config, tree
+
+
+def keep_interpolations(config: Any, tree: Node | None, containing: str = "${") -> Any:
+    """Put the interpolations that files and arguments hold back into a config.
+
+    So it follows its other values again when it is read once more, and holds nothing of the environment.
+
+    The tree is what files and arguments say at the same place, None where they say nothing; ``containing`` restricts it
+    to interpolations with this text.
+
+    Example:
+        >>> from realgen.cli.tree import parse_text
+        >>> keep_interpolations({"epochs": 6, "every": 6}, parse_text("{epochs: 6, every: '${epochs}'}"))
+        {'epochs': 6, 'every': '${epochs}'}
+    """
+    if tree is None:
+        return config
+    if tree.is_interpolation:
+        return tree.value if containing in tree.value else config
+    if isinstance(config, dict):
+        return {key: keep_interpolations(value, tree.child(key), containing) for key, value in config.items()}
+    if isinstance(config, list) and isinstance(tree.value, list) and len(config) == len(tree.value):
+        return [keep_interpolations(value, child, containing) for value, child in zip(config, tree.value, strict=True)]
     return config
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes members of enums by name, such as a default of Lightning's ``Timer``, and no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_str(member.name))
+
+
+def to_yaml(config: Any) -> str:
+    """Write a config as YAML, keys in their order."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def document_fields(argv: Sequence[str]) -> None:
@@ -152,31 +185,53 @@ def _print_help(parser: ArgumentParser, argv: Sequence[str], root: ConfigSlot) -
 
 
 def read_arguments(argv: Sequence[str], root: ConfigSlot) -> Node:
-    """Merge config files and arguments into one tree, in the order in which they stand; later wins.
+    """Merge config files and arguments into one expanded tree, in the order in which they stand; later wins.
 
-    Args:
-        argv: The arguments, fixed up.
-        root: What may stand at the top.
-
-    Returns:
-        The tree, part files expanded.
+    A note on standard error names what one overlay takes back of another.
 
     Raises:
         ConfigError: If an argument or a file cannot be read.
     """
-    tree = Node({})
+    tree, recipe, before = Node({}), dict[str, str](), dict[str, str]()
     for key, value in pairs(argv):
         if key == "config":
             tree = expand(merge(tree, read_config_value(value)), root)
+            after = _written(tree, root)
+            recipe = recipe or after
+            _note_replaced(before, after, recipe)
         else:
             tree = assign(tree, key, value, root)
+            after = _written(tree, root)
+        before = after
     return tree
 
 
-def _interpolation_problem(error: OmegaConfBaseException, tree: Node) -> str:
+def _written(tree: Node, root: ConfigSlot) -> dict[str, str]:
+    """Return where each value was written, by key; of a component, where its class was."""
+    chosen = {key: node.child("class_path") for key, node, _ in visit(tree, root)}
+    plain = {key: node.origin for key, node, _ in visit(tree, root) if not isinstance(node.value, dict | list)}
+    return plain | {key: node.origin for key, node in chosen.items() if node is not None}
+
+
+def _note_replaced(before: Mapping[str, str], after: Mapping[str, str], recipe: Mapping[str, str]) -> None:
+    """Tell which values an overlay takes from another overlay; those of the recipe are there to be replaced."""
+    told: list[str] = []
+    for key in sorted(before.keys() & after.keys()):
+        changed = after[key] != before[key] != recipe.get(key)
+        if changed and not any(key.startswith(f"{other}.") for other in told):
+            told.append(key)
+            sys.stderr.write(f"note: {key}: {after[key]} replaces what {before[key]} says.\n")
+
+
+def _interpolation_problem(error: OmegaConfBaseException, tree: Node, root: ConfigSlot) -> str:
     node: Node | None = tree
     for part in (error.full_key or "").split("."):
         node = node and node.child(part)
     key = (error.full_key or "").replace(".init_args.", ".")
     origin = f" ({node.origin})" if node is not None else ""
-    return f"{key}: {str(error).splitlines()[0]}{origin}. Interpolations write init_args out: ${{model.init_args.x}}"
+    message = first_line(error).removeprefix("KeyError raised while resolving interpolation: ").strip('"')
+    path, resolver = (re.search(rf"{start} '?([\w.]+)", message) for start in ("key", "Unsupported interpolation type"))
+    near = None if path is None else nearest_path(path[1], tree, root)
+    near = near if resolver is None else nearest_name(resolver[1], BaseContainer._resolvers)
+    hint = "" if path is None else "Interpolations write init_args out: ${model.init_args.x}"
+    return f"{key}: {message}{origin}. {f'Did you mean {near}?' if near else hint}".rstrip()

@@ -5,28 +5,38 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from enum import Enum
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
+import torch
 import yaml
 from jsonargparse import set_dumper
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from realgen import __version__
-from realgen.callbacks.matmul_precision import MatmulPrecision, SetMatmulPrecision
+from realgen.callbacks.due_validation import DueValidation
+from realgen.callbacks.metrics_csv import MetricsCSV
+from realgen.callbacks.run_context import iteration_of
 from realgen.callbacks.save_config import SaveConfig
+from realgen.callbacks.wandb_run import WandbRun
+from realgen.checkpoint_files import FOLDER, finished_iterations
 from realgen.cli.arguments import first_config
 from realgen.cli.component_keys import ConfigPlace, constructing, instantiate
-from realgen.cli.config_reader import PARSER_SETTINGS, document_fields, read_config
-from realgen.cli.run_dir import LAST, Run, find_run
+from realgen.cli.config_reader import PARSER_SETTINGS, document_fields, keep_interpolations, read_config, to_yaml
+from realgen.cli.containment import contain_reports
+from realgen.cli.run_dir import Run, check_processes, find_run, read_checkpoint
 from realgen.cli.schema import ConfigSlot, group_of, slot_of
+from realgen.cli.trainer_rules import trainer_problems
 from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments
 from realgen.logging_filters import quiet_lightning
+from realgen.run_lock import is_first_process
+from realgen.strategies.checkpoint import WholeFileIO
 
 
 class RealGenCLI(LightningCLI):
@@ -51,9 +61,11 @@ class RealGenCLI(LightningCLI):
     """
 
     config_text: str
-    """The whole config as YAML, under a comment with the command."""
+    """The whole config as YAML, interpolations as they were written, under a comment with the command."""
     run: Run
     """Where the run lives and what it goes on from."""
+    checkpoint: dict[str, Any]
+    """What the checkpoint that it goes on from says, without tensors; empty where it starts."""
 
     def __init__(
         self,
@@ -64,10 +76,10 @@ class RealGenCLI(LightningCLI):
         argv: Sequence[str] | None = None,
     ) -> None:
         self.argv = list(sys.argv[1:] if argv is None else argv)
-        self.config_text = ""
-        self._root = _root(model_class, datamodule_class)
+        self.config_text, self.checkpoint = "", {}
+        self.root = _root(model_class, datamodule_class)
         quiet_lightning()
-        set_dumper("yaml", _to_yaml)
+        set_dumper("yaml", to_yaml)
         document_fields(self.argv)
         super().__init__(
             model_class,
@@ -95,29 +107,55 @@ class RealGenCLI(LightningCLI):
             ConfigError: If the config or an argument is wrong.
             SystemExit: After ``--help`` and ``--print_config``.
         """
-        self.config = read_config(parser, args, self._root)
+        self.config, tree = read_config(parser, args, self.root, check=trainer_problems)
+        plain = yaml.safe_load(parser.dump(self.config, skip_unset=False))
         # Without what places this run, so that it starts the same run in another folder.
-        saved = self.config.clone()
-        saved.run_dir = saved.ckpt_path = None
+        saved = {**keep_interpolations(plain, tree), "run_dir": None, "ckpt_path": None}
         command = shlex.join(["python", "-m", "realgen.fit", *self.argv])
-        self.config_text = f"# realgen {__version__}: {command}\n{parser.dump(saved, skip_unset=False)}"
+        self.config_text = f"# realgen {__version__}: {command}\n{to_yaml(saved)}"
 
     def before_instantiate_classes(self) -> None:
-        """Choose the folder of the run, and lead checkpoints and loggers there."""
-        self.run = find_run(
+        """Count the processes, choose the folder of the run, keep others out, and lead checkpoints and loggers there.
+
+        Raises:
+            ConfigError: If the trainer takes another number of processes, another process works in the folder, it
+                cannot be used, or the checkpoint to go on from is damaged.
+        """
+        trainer = self.config.trainer
+        check_processes(os.environ, devices=_num_devices(trainer), num_nodes=trainer.num_nodes)
+        find = partial(
+            find_run,
             recipe=first_config(self.argv),
             run_dir=self.config.run_dir,
             output_dir=self.config.output_dir,
             ckpt_path=self.config.ckpt_path,
             environment=os.environ,
             now=datetime.now(),
-        ).reserve()
+            checkpoints=callback_argument(self.config.callbacks, "dirpath"),
+        )
+        self.run, first = find(), is_first_process(os.environ)
+        if first:
+            self.run = self.run.reserve()
+        with self.run.cleanup_on_error():
+            if first and self.run.chosen is None:  # once more, now that nobody else changes it
+                self.run = replace(self.run, ckpt_path=find().ckpt_path)
+            if self.run.ckpt_path is not None:
+                self.checkpoint = read_checkpoint(self.run, self.argv, verify=first)
+            if first and self.config.ckpt_path is not None:
+                told = f"starts in {self.run.path}, which holds no checkpoint yet"
+                if self.run.ckpt_path is not None:
+                    done = finished_iterations(self.checkpoint)
+                    told = f"goes on in {self.run.path} from iteration {done} ({self.run.ckpt_path})"
+                print(told, flush=True)
         self.config.trainer.default_root_dir = str(self.run.path)
         for callback in self.config.callbacks.values():
             arguments = {} if callback is None else callback.get("init_args", {})
             if "dirpath" in arguments and arguments["dirpath"] is None:
-                arguments["dirpath"] = str(self.run.path / LAST.parent)
-        fill_wandb_arguments(self.config.loggers, _wandb_arguments(self.run))
+                arguments["dirpath"] = str(self.run.path / FOLDER)
+        name, group, tags = self.run.name, self.run.recipe, _tags(self.config.model)
+        self._wandb = fill_wandb_arguments(
+            self.config.loggers, self.run.path, name=name, group=group, job_type="train", tags=tags
+        )
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer.
@@ -128,35 +166,64 @@ class RealGenCLI(LightningCLI):
         with self.run.cleanup_on_error():
             self.config_init = instantiate(self.parser, self.config)
             self.model, self.datamodule = self.config_init.model, self.config_init.data
+            for part in (self.model, self.datamodule):
+                part._log_hyperparams = False  # as resolved values; SaveConfig logs them as they were written
             self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the callbacks and loggers of the config."""
-        callbacks = [callback for callback in self.config_init.callbacks.values() if callback is not None]
-        callbacks.append(SetMatmulPrecision(self.config_init.float32_matmul_precision))
+        chosen = [callback for callback in self.config_init.callbacks.values() if callback is not None]
+        callbacks: list[Callback] = [DueValidation(), *chosen]
+        if self._wandb is not None:  # before the logger begins
+            callbacks.append(WandbRun(self.run.path, self._wandb))
         callbacks.append(SaveConfig(self.config_text, self.run.path / "config.yaml"))
         trainer_config = {**self.config_init.trainer, **kwargs}
         if trainer_config["logger"] is None:
             loggers = [logger for logger in self.config_init.loggers.values() if logger is not None]
             drop_anonymous(loggers)
-            trainer_config["logger"] = [*loggers, CSVLogger(self.run.path, name="csv", flush_logs_every_n_steps=1)]
+            count, fresh = partial(iteration_of, self.model), self.run.ckpt_path is None
+            trainer_config["logger"] = [*loggers, MetricsCSV(self.run.path, iteration=count, fresh=fresh)]
         with constructing(ConfigPlace("trainer", trainer_config)):
-            return self._instantiate_trainer(trainer_config, callbacks)
+            trainer = self._instantiate_trainer(trainer_config, callbacks)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeFileIO()
+        contain_reports(trainer)
+        return trainer
+
+
+class ParsedConfig(RealGenCLI):
+    """Parse and check a config; make nothing of it, and choose no folder."""
+
+    def before_instantiate_classes(self) -> None:
+        """Choose no folder."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing: the trainer would look for GPUs, and the components for data and weights."""
 
 
 _ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
     "callbacks": (dict[str, Callback | None], {}, "Callbacks by name; null drops one."),
     "loggers": (dict[str, Logger | None], {}, "Loggers by name; null drops one. A CSV is written beside them."),
     "float32_matmul_precision": (
-        MatmulPrecision,
+        Literal["highest", "high", "medium"],
         "highest",
         "How float32 matrices are multiplied: highest, or high, with which GPUs may round factors to TF32, or medium.",
     ),
     "run_dir": (str | None, None, "Folder of the run; by default OUTPUT_DIR/RECIPE/DATE-TIME."),
     "output_dir": (str, "runs", "Where the folders of runs are made."),
-    "ckpt_path": (str | None, None, "Go on from a checkpoint: last, or a path."),
+    "ckpt_path": (
+        str | None,
+        None,
+        "Go on from a checkpoint: last, or a path. With run_dir, last starts where there is none yet.",
+    ),
     "baseline": (bool, True, "Validate before the first iteration of a new run, to compare with."),
 }
+
+
+def callback_argument(callbacks: Mapping[str, Any], name: str) -> Any:
+    """Return an argument of the first of a config's callbacks that is given it; None if none is."""
+    arguments = ((each or {}).get("init_args") or {} for each in callbacks.values())
+    return next((each[name] for each in arguments if each.get(name) is not None), None)
 
 
 def _root(model_class: type, datamodule_class: type) -> ConfigSlot:
@@ -172,20 +239,18 @@ def _root(model_class: type, datamodule_class: type) -> ConfigSlot:
     )
 
 
-def _to_yaml(value: Any) -> str:
-    """Write YAML as jsonargparse does, but also members of enums, such as a default of Lightning's ``Timer``."""
-    return yaml.safe_dump(_without_enums(value), sort_keys=False, allow_unicode=True)
+def _num_devices(trainer: Any) -> int:
+    """Return how many devices of this machine the trainer will take, as Lightning reads its arguments."""
+    devices = trainer.devices
+    if isinstance(devices, list) or "," in str(devices):
+        return len(devices if isinstance(devices, list) else devices.rstrip(",").split(","))
+    if str(devices).isdigit():
+        return int(devices)
+    gpus = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 0  # auto and -1: all
+    return max(1, gpus)
 
 
-def _without_enums(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_enums(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_without_enums(child) for child in value]
-    return value.name if isinstance(value, Enum) else value
-
-
-def _wandb_arguments(run: Run) -> dict[str, str]:
-    """Return folder, name and id of a run: a resumed run keeps its id, and one of an agent has an id already."""
-    arguments = {"save_dir": str(run.path), "name": run.name}
-    return arguments if "WANDB_RUN_ID" in os.environ else {**arguments, "id": run.name}
+def _tags(model: Any) -> list[str]:
+    """Return the names of the model's class and of the classes of the components in its arguments."""
+    specs = [model, *vars(model.init_args).values()]
+    return sorted({spec.class_path.rpartition(".")[2] for spec in specs if getattr(spec, "class_path", None)})

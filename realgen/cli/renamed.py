@@ -16,10 +16,7 @@ KEYS = {"OpenAIJudge.patience": "retry"}
 
 
 def new_class(path: str) -> str | None:
-    """Return the new import path of a class; None if the old one is not known.
-
-    Args:
-        path: The old path, the class's own module in it or the package that exports it, or the bare name.
+    """Return the new import path of a class, also by its bare name or its module's; None if the old one is not known.
 
     Example:
         >>> new_class("realgen.modules.PromptGRPO"), new_class("PromptGRPO"), new_class("realgen.modules.GRPOModule")

@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+from realgen.checkpoint_files import FOLDER, LAST, check_checkpoint, newest_checkpoint, usable_checkpoints
 from realgen.cli.arguments import without_options
 from realgen.cli.config_error import ConfigError
+from realgen.run_lock import LOCK_FILE, RunLock, is_first_process
+from realgen.whole_files import remove_unfinished
 
 RUN_DIR_VARIABLE = "REALGEN_RUN_DIR"
 """Set by the first process of a machine for those that Lightning's launcher starts."""
-
-LAST = Path("checkpoints", "last.ckpt")
 
 
 @dataclass(frozen=True)
@@ -34,31 +36,51 @@ class Run:
     """What a new folder is called unless another one has the name; None where the folder was given."""
     made: tuple[Path, ...] = ()
     """The folder and those around it, the nearest first, that were made for this run."""
+    lock: RunLock | None = None
+    """Keeps other processes out of the folder, after ``reserve``."""
 
     @property
     def name(self) -> str:
         """Return the name for loggers; it stays the same when the run is resumed."""
         return f"{self.recipe}-{self.path.name}"
 
-    def reserve(self) -> Run:
-        """Create a new folder, so that nobody else takes its name: another run may have begun since it was chosen.
+    def reserve(self, *, shared: bool = False) -> Run:
+        """Make the folder, keep other processes out, and remove what a killed one left unfinished in it.
 
-        Returns:
-            The run in the folder that it got; itself if its folder was given, or is shared by several processes.
+        A new folder gets a name of its own: another run may have begun since it was chosen.
+
+        With ``shared``, processes come in that ask for the same. The returned run holds its folder until ``release``.
+
+        Raises:
+            ConfigError: If another process works in the folder, or it cannot be made.
         """
-        if self.chosen is None:
-            return self
-        around = [folder for folder in self.path.parents if not folder.exists()]
-        for path in _numbered(self.path.parent, self.chosen):
-            with contextlib.suppress(FileExistsError):
-                path.mkdir(parents=True)
-                break
-        return replace(self, path=path, made=(path, *around))
+        made = tuple(folder for folder in (self.path, *self.path.parents) if not folder.exists())
+        path = self.path
+        try:
+            if self.chosen is None:
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                path, made = _make_new(path.parent, self.chosen), made[1:]
+                made = (path, *made)
+            lock = RunLock(path, shared=shared)
+        except OSError as error:
+            raise ConfigError(f"run_dir: cannot make {path}: {error.strerror}.") from error
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        if lock.exclusive:
+            remove_unfinished(path, others=(LOCK_FILE, "config.yaml"))  # of runs below it
+        return replace(self, path=path, made=made, lock=lock)
+
+    def release(self) -> None:
+        """Let other processes into the folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     def cleanup(self) -> None:
-        """Remove the folders that were created for a run that did not begin."""
+        """Remove the folders that were created for a run that did not begin, and let others in."""
         for folder in self.made[:1]:
             shutil.rmtree(folder)
+        self.release()  # not before: who comes in then must not have it removed
         with contextlib.suppress(OSError):  # another run may have come into them by now
             for folder in self.made[1:]:
                 folder.rmdir()
@@ -66,13 +88,10 @@ class Run:
     @contextlib.contextmanager
     def cleanup_on_error(self) -> Iterator[None]:
         """Remove the created folders if the body does not finish, also after Ctrl-C."""
-        done = False
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.cleanup)
             yield
-            done = True
-        finally:
-            if not done:
-                self.cleanup()
+            undo.pop_all()
 
 
 def find_run(
@@ -83,24 +102,18 @@ def find_run(
     ckpt_path: str | None,
     environment: Mapping[str, str],
     now: datetime,
+    checkpoints: str | None = None,
 ) -> Run:
     """Choose the folder of a run; looks at the disk and writes nothing, see ``Run.reserve``.
 
     A new run gets ``<output_dir>/<recipe>/<date>-<time>``, with the id of its SLURM job and, under an agent of a W&B
-    sweep, of its trial behind it. All processes of a run agree: those that Lightning starts are told by the first one,
-    those of torchrun and SLURM use the trial's id or the job's.
+    sweep, of its trial behind it; the recipe is the stem of the first config file. All processes of a run agree: those
+    that Lightning starts are told by the first one, those of torchrun and SLURM use the trial's id or the job's.
 
-    Args:
-        recipe: Stem of the first config file.
-        run_dir: The folder; ``None`` chooses one.
-        output_dir: Where folders are chosen.
-        ckpt_path: ``last`` for the newest run of the recipe that has a last checkpoint, or of ``run_dir``; or a path.
-            A checkpoint in ``RUN/checkpoints/`` goes on in RUN unless ``run_dir`` says otherwise.
-        environment: ``os.environ``.
-        now: For the name of a new folder.
-
-    Returns:
-        The run.
+    ``ckpt_path`` is ``last`` for the newest run of the recipe that has a last checkpoint, or for that of ``run_dir``,
+    which starts there if there is none; or a path. A checkpoint in ``RUN/checkpoints/`` goes on in RUN unless
+    ``run_dir`` says otherwise. The run keeps its checkpoints in ``checkpoints``, by default in the folder of that name
+    in its own.
 
     Raises:
         ConfigError: If the checkpoint does not exist, ``run_dir`` holds a run already, or several processes have no
@@ -111,15 +124,15 @@ def find_run(
     if ckpt_path == "last":
         given = shared or run_dir
         path = Path(given) if given else _newest(folder)
-        if path is None or not (path / LAST).exists():
-            raise ConfigError(f"ckpt_path: found no {LAST} in {path or f'any run of {folder}'}. Leave it out to start.")
-        return Run(path, recipe, path / LAST)
+        if path is None:
+            raise ConfigError(f"ckpt_path: found no {FOLDER}/{LAST} in any run of {folder}. Leave it out to start.")
+        return Run(path, recipe, newest_checkpoint(Path(checkpoints) if checkpoints else path / FOLDER))
     checkpoint = None
     if ckpt_path is not None:
         checkpoint = Path(ckpt_path)
         if not checkpoint.exists():
             raise ConfigError(f"ckpt_path: there is no {checkpoint}. Expected a checkpoint, or: last.")
-        if run_dir is None and checkpoint.parent.name == LAST.parent.name:
+        if run_dir is None and checkpoint.parent.name == FOLDER:
             run_dir = str(checkpoint.parent.parent)
     if shared:
         return Run(Path(shared), recipe, checkpoint)
@@ -127,8 +140,11 @@ def find_run(
         name = _new_name(environment, now)
         return Run(next(path for path in _numbered(folder, name) if not path.exists()), recipe, checkpoint, chosen=name)
     path = Path(run_dir) if run_dir else folder / _shared_name(environment)
-    first = environment.get("RANK", environment.get("SLURM_PROCID", "0")) == "0"
-    if checkpoint is None and first and ((path / "config.yaml").exists() or (path / LAST.parent).exists()):
+    if (
+        checkpoint is None
+        and is_first_process(environment)
+        and ((path / "config.yaml").exists() or (path / FOLDER).exists())
+    ):
         raise ConfigError(
             f"run_dir: {path} holds a run already. Go on with it: --run_dir={path} --ckpt_path=last\n"
             "       Or choose another folder, or none."
@@ -137,14 +153,48 @@ def find_run(
 
 
 def _newest(folder: Path) -> Path | None:
-    found = [path for path in folder.glob("*") if (path / LAST).exists()]
-    return max(found, key=lambda path: (path / LAST).stat().st_mtime, default=None)
+    found = {path: newest_checkpoint(path / FOLDER) for path in folder.glob("*")}
+    times = {path: checkpoint.stat().st_mtime for path, checkpoint in found.items() if checkpoint is not None}
+    return max(times, key=lambda path: times[path], default=None)
 
 
 def _is_alone(environment: Mapping[str, str]) -> bool:
     """Return whether this is the only process of its run, or the one that will start the others."""
     num_tasks = environment.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in environment else "1"
     return int(environment.get("WORLD_SIZE", num_tasks)) == 1
+
+
+def check_processes(environment: Mapping[str, str], *, devices: int, num_nodes: int) -> None:
+    """Compare the processes that torchrun, SLURM or MPI started with those that the trainer takes.
+
+    More of them would train copies of one model in one folder, fewer would wait for the others without end.
+
+    Raises:
+        ConfigError: If they differ; names the flags to give.
+
+    Example:
+        >>> check_processes({"WORLD_SIZE": "2", "RANK": "0"}, devices=1, num_nodes=1)
+        Traceback (most recent call last):
+        realgen.cli.config_error.ConfigError: trainer.devices: 2 processes were started (WORLD_SIZE=2), but ...
+    """
+    names = ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
+    # In an interactive job, Lightning starts the processes itself.
+    if "SLURM_PROCID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        names.append("SLURM_NTASKS")
+    sizes = {name: int(environment[name]) for name in names if environment.get(name, "").isdigit()}
+    variable = max(sizes, key=lambda name: sizes[name], default="WORLD_SIZE")
+    started, expected = sizes.get(variable, 1), devices * num_nodes
+    waits = "TORCHELASTIC_RUN_ID" in environment or "LOCAL_RANK" in environment or "SLURM_NTASKS" in sizes
+    if started == expected or (started < expected and not (waits and sizes)):
+        return
+    local = environment.get("LOCAL_WORLD_SIZE", "")
+    nodes = started // int(local) if local.isdigit() and int(local) else int(environment.get("SLURM_NNODES", num_nodes))
+    nodes = nodes if nodes and started % nodes == 0 else 1
+    raise ConfigError(
+        f"trainer.devices: {started} processes were started ({variable}={started}), but trainer.devices={devices} x "
+        f"trainer.num_nodes={num_nodes} takes {expected}.\n"
+        f"       Give --trainer.devices={started // nodes} --trainer.num_nodes={nodes}, or start {expected}."
+    )
 
 
 def _trial(environment: Mapping[str, str]) -> str | None:
@@ -173,6 +223,15 @@ def _shared_name(environment: Mapping[str, str]) -> str:
     return f"torchrun-{elastic}"
 
 
+def _make_new(folder: Path, name: str) -> Path:
+    """Make a folder that nobody else takes, NAME, NAME_2, NAME_3 ..., and return it."""
+    for path in _numbered(folder, name):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            break
+    return path
+
+
 def _numbered(folder: Path, name: str) -> Iterator[Path]:
     """Yield NAME, NAME_2, NAME_3 ..."""
     yield folder / name
@@ -180,19 +239,27 @@ def _numbered(folder: Path, name: str) -> Iterator[Path]:
         yield folder / f"{name}_{number}"
 
 
-def resume_command(run: Run, argv: Sequence[str]) -> str:
-    """Return the command that resumes a run from its last checkpoint.
-
-    Args:
-        run: The run.
-        argv: The arguments it was started with.
-
-    Returns:
-        A line for the shell.
+def resume_command(run: Run, argv: Sequence[str], ckpt_path: str | Path = "last") -> str:
+    """Return the command line that goes on with a run that was started with ``argv``.
 
     Example:
         >>> resume_command(Run(Path("runs/a/1"), "a"), ["--config", "a.yaml", "--ckpt_path=last"])
         'python -m realgen.fit --config a.yaml --run_dir=runs/a/1 --ckpt_path=last'
     """
     kept = without_options(argv, "run_dir", "ckpt_path")
-    return shlex.join(["python", "-m", "realgen.fit", *kept, f"--run_dir={run.path}", "--ckpt_path=last"])
+    return shlex.join(["python", "-m", "realgen.fit", *kept, f"--run_dir={run.path}", f"--ckpt_path={ckpt_path}"])
+
+
+def read_checkpoint(run: Run, argv: Sequence[str], *, verify: bool) -> dict[str, Any]:
+    """Return what the checkpoint that a run goes on from says, without its tensors; see ``check_checkpoint``.
+
+    Raises:
+        ConfigError: If it is damaged or none; names an older one that can be used.
+    """
+    assert run.ckpt_path is not None
+    try:
+        return check_checkpoint(run.ckpt_path, verify=verify)
+    except ValueError as error:
+        older = next(usable_checkpoints(run.ckpt_path.parent), None)
+        cure = "There is no other one beside it." if older is None else f"Go on: {resume_command(run, argv, older)}"
+        raise ConfigError(f"ckpt_path: {error}\n       {cure}") from error

@@ -41,6 +41,8 @@ class ConfigSlot:
     """Whether any scalar may stand here: text, a number, true or false."""
     takes_null: bool = True
     """Whether null may stand here."""
+    whole: bool = False
+    """Whether all numbers that may stand here are whole, and no text may."""
     required: bool = False
     """Whether the argument has no default."""
     default: Any = None
@@ -52,13 +54,7 @@ class ConfigSlot:
 
 
 def slot_of(hint: Any) -> ConfigSlot:
-    """Read a type hint.
-
-    Args:
-        hint: A resolved type hint.
-
-    Returns:
-        What may stand there.
+    """Return what a resolved type hint lets stand at a place.
 
     Example:
         >>> slot_of(dict[str, int | None]).items
@@ -91,6 +87,7 @@ def slot_of(hint: Any) -> ConfigSlot:
         or literal
         or any(issubclass(option, (*_NUMBERS, str, os.PathLike, Enum)) for option in classes),
         takes_null=unknown or NoneType in options,
+        whole=int in options and not unknown and not literal and not {float, str} & {*options},
         **kinds,
     )
 
@@ -126,16 +123,11 @@ def group_of(function: type) -> ConfigSlot:
 
 @cache
 def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, ConfigSlot]:
-    """Return the arguments of a class or function that a config can give, with their slots.
+    """Return the slots of the arguments that a config can give a class or function, in the order of the signature.
 
     The names are those that jsonargparse accepts, so arguments that reach a parent through ``**kwargs`` are among them.
 
-    Args:
-        function: A class, or a function that makes a component.
-        num_given: Leading arguments that the code passes itself.
-
-    Returns:
-        Slots by name, in the order of the signature.
+    The first ``num_given`` are left out: the code passes them itself.
     """
     parser = ArgumentParser(exit_on_error=False)
     if inspect.isclass(function):

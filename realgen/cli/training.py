@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import traceback
-from dataclasses import replace
 
+import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from realgen.callbacks.run_context import last_checkpoint
-from realgen.cli.component_keys import explain
-from realgen.cli.error_frame import INTERRUPTED, TERMINATED, wants_traceback
+from realgen.callbacks.run_context import callbacks_of, last_checkpoint
+from realgen.checkpoint_files import FOLDER, LAST
+from realgen.checks import printable
+from realgen.cli.component_keys import explain, explain_in_run
+from realgen.cli.containment import start_loggers
+from realgen.cli.error_frame import INTERRUPTED, TERMINATED
+from realgen.cli.failing_sample import failing_sample
 from realgen.cli.realgen_cli import RealGenCLI
-from realgen.cli.run_dir import LAST, RUN_DIR_VARIABLE, Run, resume_command
+from realgen.cli.run_dir import RUN_DIR_VARIABLE, resume_command
+from realgen.cli.wandb_logger import finish_wandb
+from realgen.failures import failure_counts, wants_traceback
+from realgen.masking import mask
 
 
 def train(cli: RealGenCLI) -> int:
-    """Train what the command line has made, and tell how it ended.
+    """Train what the command line has made, tell how it ended, and return the exit code.
 
     A ``ValueError`` before the run has begun, such as one of the data's ``setup``, leaves no folder behind.
 
-    Args:
-        cli: The parsed command line.
-
-    Returns:
-        Exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
+    0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    code = _train(cli)
+    finish_wandb(code)
+    return code
+
+
+def _train(cli: RealGenCLI) -> int:
     run = cli.run
-    if not run.made:
-        made = tuple(folder for folder in (run.path, *run.path.parents) if not folder.exists())
-        run = replace(run, made=made)
-        run.path.mkdir(parents=True, exist_ok=True)
+    run.path.mkdir(parents=True, exist_ok=True)  # by the first process already
     first = "LOCAL_RANK" not in os.environ
     if first:
         os.environ[RUN_DIR_VARIABLE] = str(run.path)
@@ -48,23 +54,31 @@ def train(cli: RealGenCLI) -> int:
         if wants_traceback():
             raise
         if isinstance(error, ValueError) and run.path in run.made and not _has_begun(cli):
-            _discard(run)
-            sys.stderr.write(f"error: {explain(error)}\n")
+            finish_wandb(1)  # or it would go on writing there
+            run.cleanup()
+            sys.stderr.write(f"error: {printable(explain(error))}\n")
             return 1
         return _report(error, cli)
     finally:
         if first:
             os.environ.pop(RUN_DIR_VARIABLE, None)
+        for line in failure_counts([*callbacks_of(cli.trainer, Callback), *cli.trainer.loggers]):
+            sys.stderr.write(f"{line}\n")
     return 0
 
 
 def _validate_and_fit(cli: RealGenCLI) -> None:
-    run = cli.run
-    if cli.config.baseline and run.ckpt_path is None:
-        cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
-        if cli.trainer.received_sigterm:  # the fit would forget it
-            raise SIGTERMException(TERMINATED)
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.ckpt_path, weights_only=True)
+    run, before = cli.run, torch.get_float32_matmul_precision()
+    start_loggers(cli.trainer)
+    torch.set_float32_matmul_precision(cli.config.float32_matmul_precision)
+    try:
+        if cli.config.baseline and run.ckpt_path is None:
+            cli.trainer.validate(cli.model, cli.datamodule, verbose=False)
+            if cli.trainer.received_sigterm:  # the fit would forget it
+                raise SIGTERMException(TERMINATED)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.ckpt_path, weights_only=True)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _say_how_to_go_on(cli: RealGenCLI) -> None:
@@ -73,14 +87,12 @@ def _say_how_to_go_on(cli: RealGenCLI) -> None:
         return
     last = last_checkpoint(cli.trainer)
     if last.exists():
-        command = resume_command(run, cli.argv)
-        if last.resolve() == (run.path / LAST).resolve():
-            last = run.path / LAST  # as the user wrote it
-        else:
-            command = command.replace("--ckpt_path=last", f"--ckpt_path={shlex.quote(str(last))}")
+        usual = last == run.path / FOLDER / LAST
+        command = resume_command(run, cli.argv, "last" if usual else last)
         lines = f"stopped; the last checkpoint is {last}\ngo on: {command}\n"
     else:
-        lines = f"stopped before the first checkpoint of {run.path}\n"
+        again = resume_command(run, cli.argv, "last")  # which starts where there is no checkpoint
+        lines = f"start again: {again}\nstopped before the first checkpoint of {run.path}\n"
     sys.stderr.write(lines)
 
 
@@ -89,16 +101,16 @@ def _has_begun(cli: RealGenCLI) -> bool:
     return cli.trainer.num_devices * cli.trainer.num_nodes > 1 or (cli.run.path / "config.yaml").exists()
 
 
-def _discard(run: Run) -> None:
-    import wandb
-
-    wandb.finish(exit_code=1)  # or it would go on writing there
-    run.cleanup()
-
-
 def _report(error: Exception, cli: RealGenCLI) -> int:
     log = cli.run.path / f"error{cli.trainer.global_rank or ''}.log"
-    log.write_text("".join(traceback.format_exception(error)))
-    cause = explain(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    sys.stderr.write(f"error: {cause.splitlines()[0]}\n       traceback: {log}\n")
+    text = mask("".join(traceback.format_exception(error)))
+    try:
+        log.write_text(text, encoding="utf-8", errors="backslashreplace")
+        where = f"traceback: {log}"
+    except OSError as failure:
+        where = f"its traceback could not be written: {failure}; REALGEN_TRACEBACK=1 shows it"
+    _say_how_to_go_on(cli)
+    sample = failing_sample(error)
+    at = "" if sample is None else f" (at {sample})"
+    sys.stderr.write(f"error: {printable(explain_in_run(error))}{printable(at)}\n       {where}\n")
     return 1

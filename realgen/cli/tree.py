@@ -11,16 +11,25 @@ A mapping with the key ``part_file`` is the mapping of that file, changed by the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from realgen.cli.config_error import ConfigError, nearest
+from realgen.checks import nearest, nearest_name
+from realgen.cli.config_error import ConfigError
 
 COMMAND_LINE = "command line"
 PART_FILE = "part_file"
+PART_SUFFIXES = (".yaml", ".yml", ".json")
+MAX_VALUES = 100_000
+"""In one file, aliases written out; the recipes have some hundreds."""
+MAX_DIGITS = 400
+"""Of a number; no float has more."""
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_MERGE = "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
@@ -36,6 +45,8 @@ class Node:
     """Where the part files that this value names are looked for."""
     replaces: bool = False
     """Whether it takes the place of a mapping, where it would else be merged into it."""
+    drops_none_of: tuple[str, ...] | None = None
+    """Of a null that was to drop a value and found none: the names that were there."""
 
     @property
     def is_mapping(self) -> bool:
@@ -70,59 +81,88 @@ def merge(base: Node, over: Node) -> Node:
         >>> merge(base, parse_text("{class_path: B}")).plain()
         {'class_path': 'B'}
     """
-    if over.replaces or not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     old, new = base.child("class_path"), over.child("class_path")
     if old is not None and new is not None and old.value != new.value:
         return over
-    merged = dict(base.value)
+    merged = {} if over.replaces else dict(base.value)
     for key, child in over.value.items():
-        merged[key] = merge(merged[key], child) if key in merged else child
+        if key in merged:
+            merged[key] = merge(merged[key], child)
+        elif child.value is None and base.value and key not in base.value:
+            merged[key] = replace(child, drops_none_of=tuple(base.value))
+        else:  # in the first of all files a null is written out, and drops nothing
+            merged[key] = child
     return Node(merged, over.origin, over.folder)
 
 
-def read_file(path: Path) -> Node:
-    """Read a YAML or JSON file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its tree; a mapping at the top.
+def read_file(path: Path, *, inside: tuple[Path, ...] = ()) -> Node:
+    """Read a YAML or JSON file with a mapping at the top; ``inside`` are the files whose ``part_file`` led here.
 
     Raises:
         ConfigError: If there is no such file, it is no valid YAML, holds a key twice, or holds no mapping.
     """
+    if path.resolve() in inside:
+        raise ConfigError(f"{path} names itself.")
     try:
         text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8: the byte 0x{error.object[error.start]:02x}.") from error
     except OSError as error:
-        siblings = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        hint = nearest(str(path), siblings) if path.parent.is_dir() else f"There is no folder {path.parent} either."
-        raise ConfigError(f"cannot read {path}: {error.strerror}. {hint}".rstrip()) from error
-    node = parse_text(text, name=str(path), folder=path.parent)
+        raise ConfigError(f"cannot read {path}: {error.strerror}. {near_file(path)}".rstrip()) from error
+    node = parse_text(text, name=str(path), folder=path.parent, inside=(*inside, path.resolve()))
     if not node.is_mapping:
-        raise ConfigError(f"{path}: expected a mapping (key: value), got {type(node.value).__name__}.")
+        got = "nothing" if node.value is None else type(node.value).__name__
+        raise ConfigError(f"{path}: expected a mapping (key: value), got {got}.")
     return node
 
 
-def parse_text(text: str, *, name: str = "", folder: Path = Path()) -> Node:
-    """Parse YAML text.
+def near_file(path: Path) -> str:
+    """Return the sentence that suggests the config file that a misspelt path stands for; empty if none is near."""
+    found = Path(path.anchor)
+    if path.is_dir():
+        return nearest("", [file.name for end in PART_SUFFIXES for file in path.glob(f"*{end}")], prefix=f"{path}/")
+    for part in path.parts[len(found.parts) :]:
+        if part == ".." or (found / part).is_dir():
+            found /= part
+            continue
+        if part != path.name:
+            near = nearest_name(part, [folder.name for folder in found.glob("*/")])
+            if near is None:
+                return f"There is no folder {path.parent} either."
+            found /= near
+            continue
+        files = {file.stem: file.name for file in found.glob("[!.]*") if file.suffix in PART_SUFFIXES}
+        near = nearest_name(path.stem, files)
+        if near is None:
+            folders = (found.parent, Path("configs"))
+            elsewhere = next((other for folder in folders for other in folder.glob(f"*/{path.name}")), None)
+            listed = nearest("", files.values(), prefix=f"{found}/" if found.parts else "")
+            return listed if elsewhere is None else f"Did you mean {elsewhere}?"
+        found /= files[near]
+    return f"Did you mean {found}?"
 
-    Args:
-        text: YAML or JSON.
-        name: The file's name for messages; empty on the command line.
-        folder: Where the part files that it names are looked for.
 
-    Returns:
-        Its tree.
+def parse_text(text: str, *, name: str = "", folder: Path = Path(), inside: tuple[Path, ...] = ()) -> Node:
+    """Parse YAML or JSON text of the file ``name``, empty on the command line; part files are looked for in ``folder``.
 
     Raises:
         ConfigError: If the text is no valid YAML, or holds a key twice.
     """
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        return Node(None, name or COMMAND_LINE, folder) if root is None else _convert(loader, root, name, folder)
+        if root is None:
+            return Node(None, name or COMMAND_LINE, folder)
+        return _Conversion(loader, name, folder, inside).convert(root)
+    except RecursionError:
+        raise ConfigError(f"{name or COMMAND_LINE}: values are nested too deep.") from None
+    except yaml.reader.ReaderError as error:
+        line = f":{text[: error.position].count(chr(10)) + 1}" if name else ""
+        raise ConfigError(f"{name or COMMAND_LINE}{line}: not valid YAML: a control character.") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}" if name and mark else name or COMMAND_LINE
@@ -130,37 +170,93 @@ def parse_text(text: str, *, name: str = "", folder: Path = Path()) -> Node:
     except yaml.YAMLError as error:
         raise ConfigError(f"{name or COMMAND_LINE}: not valid YAML: {error}.") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
-def _convert(loader: yaml.SafeLoader, node: yaml.Node, name: str, folder: Path) -> Node:
-    origin = f"{name}:{node.start_mark.line + 1}" if name else COMMAND_LINE
-    if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
-        raise ConfigError(f"{origin}: not valid YAML here: the tag {node.tag}.")
-    if isinstance(node, yaml.SequenceNode):
-        return Node([_convert(loader, child, name, folder) for child in node.value], origin, folder)
-    if not isinstance(node, yaml.MappingNode):
-        return Node(loader.construct_object(node), origin, folder)
-    written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-    twice = sorted({key for key in written if written.count(key) > 1})
-    if twice:
-        raise ConfigError(f"{origin}: the key {twice[0]} is written twice in this mapping.")
-    loader.flatten_mapping(node)
-    # A mapping begins on the line of its first key; each value has the line of its own key.
-    children = {}
-    for key, value in node.value:
-        child = _convert(loader, value, name, folder)
-        line = f"{name}:{key.start_mark.line + 1}" if name else COMMAND_LINE
-        children[str(key.value)] = Node(child.value, line, folder)
-    if PART_FILE in children:
-        return merge(_read_part(children.pop(PART_FILE)), Node(children, origin, folder))
-    return Node(children, origin, folder)
+class _Conversion:
+    """Turns the nodes of one text into a tree, each alias into a copy of its value; hostile ones are refused."""
+
+    def __init__(self, loader: yaml.SafeLoader, name: str, folder: Path, inside: tuple[Path, ...]) -> None:
+        self._loader = loader
+        self._name = name
+        self._folder = folder
+        self._inside = inside
+        self._number = 0
+        self._around: list[yaml.Node] = []
+
+    def convert(self, node: yaml.Node) -> Node:
+        """Return the tree of a node."""
+        origin = self._origin(node)
+        self._number += 1
+        if self._number > MAX_VALUES:
+            raise ConfigError(f"{origin}: more than {MAX_VALUES:,} values; aliases multiply them.")
+        if node in self._around:
+            raise ConfigError(f"{origin}: an alias stands inside its own value.")
+        if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
+            raise ConfigError(f"{origin}: not valid YAML here: the tag {node.tag}.")
+        if not isinstance(node, yaml.CollectionNode):
+            return Node(self._scalar(node, origin), origin, self._folder)
+        self._around.append(node)
+        if isinstance(node, yaml.MappingNode):
+            converted = self._mapping(node, origin)
+        else:
+            converted = Node([self.convert(child) for child in node.value], origin, self._folder)
+        self._around.pop()
+        return converted
+
+    def _origin(self, node: yaml.Node) -> str:
+        return f"{self._name}:{node.start_mark.line + 1}" if self._name else COMMAND_LINE
+
+    def _scalar(self, node: yaml.Node, origin: str) -> Any:
+        if len(node.value) > MAX_DIGITS and node.tag in _NUMBER_TAGS:  # PyYAML takes minutes for a sum of sixtieths
+            raise ConfigError(f"{origin}: {node.value[:40]!r} is too large; a number has at most {MAX_DIGITS} digits.")
+        try:
+            value = self._loader.construct_object(node)
+        except (ValueError, ArithmeticError, LookupError, AttributeError) as error:  # PyYAML's, on a value and its tag
+            raise ConfigError(
+                f"{origin}: {node.value[:40]!r} cannot be read as {node.tag.rpartition(':')[2]}."
+            ) from error
+        if isinstance(value, int) and abs(value) >= 2**64:
+            raise ConfigError(f"{origin}: {node.value[:40]!r} is too large; whole numbers have at most 64 bits.")
+        return value
+
+    def _mapping(self, node: yaml.MappingNode, origin: str) -> Node:
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"{self._origin(key)}: a key must be text.")
+        written = Counter(key.value for key, _ in node.value if key.tag != _MERGE)
+        twice = sorted(key for key, number in written.items() if number > 1)
+        if twice:
+            raise ConfigError(f"{origin}: the key {twice[0]} is written twice in this mapping.")
+        if _merged_size(node, {}) > MAX_VALUES:
+            raise ConfigError(f"{origin}: more than {MAX_VALUES:,} values; aliases multiply them.")
+        self._loader.flatten_mapping(node)
+        # A mapping begins on the line of its first key; each value has the line of its own key.
+        children = {str(key.value): replace(self.convert(value), origin=self._origin(key)) for key, value in node.value}
+        if PART_FILE in children:
+            return merge(_read_part(children.pop(PART_FILE), self._inside), Node(children, origin, self._folder))
+        return Node(children, origin, self._folder)
 
 
-def _read_part(name: Node) -> Node:
+def _merged_size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many entries a mapping has with those that ``<<`` brings; RecursionError if it brings itself."""
+    if id(node) not in known:
+        size = len(node.value) if isinstance(node, yaml.MappingNode) else 0
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.tag == _MERGE:
+                size += sum(
+                    _merged_size(each, known) for each in getattr(value, "value", ()) if isinstance(each, yaml.Node)
+                )
+                size += _merged_size(value, known)
+        known[id(node)] = size
+    return known[id(node)]
+
+
+def _read_part(name: Node, inside: tuple[Path, ...]) -> Node:
     if not isinstance(name.value, str):
         raise ConfigError(f"{PART_FILE}: expected a file, got {name.plain()!r} ({name.origin}).")
     try:
-        return read_file(name.folder / name.value)
+        return read_file(name.folder / name.value, inside=inside)
     except ConfigError as error:
         raise ConfigError(f"{PART_FILE}: {error} ({name.origin})") from error

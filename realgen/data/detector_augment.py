@@ -8,14 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.functional.augment import (
-    center_square,
-    chance,
-    random_blur,
-    random_crop,
-    random_jpeg,
-    random_rescale,
-)
+from realgen.functional.augment import center_square, chance, random_blur, random_crop, random_jpeg, random_rescale
 from realgen.functional.corruptions import CHEATS
 
 
@@ -70,15 +63,9 @@ class DetectorAugment:
     def __call__(
         self, image: Float[Tensor, "3 height width"], size: int, generator: torch.Generator
     ) -> Float[Tensor, "3 size size"]:
-        """Change one image.
+        """Change one image of any size, in [0, 1], and make it square with ``size`` pixels a side.
 
-        Args:
-            image: [3, H, W] in [0, 1], of any size.
-            size: Side of the result in pixels.
-            generator: On the CPU; all randomness comes from it.
-
-        Returns:
-            [3, size, size] in [0, 1].
+        All randomness comes from the generator, which is on the CPU.
         """
         images = self._cut(image, size, generator)
         if chance(self.rescale, generator):
@@ -94,13 +81,7 @@ class DetectorAugment:
     ) -> Float[Tensor, "3 size size"]:
         """Cut one image and spoil it in a random way of ``CHEATS``; the result counts as generated.
 
-        Args:
-            image: [3, H, W] in [0, 1], of any size and kind.
-            size: Side of the result in pixels.
-            generator: On the CPU.
-
-        Returns:
-            [3, size, size] in [0, 1].
+        Image, size and generator are as for a call of this object.
         """
         images = self._cut(image, size, generator)
         spoil = list(CHEATS.values())[int(torch.randint(len(CHEATS), (), generator=generator))]

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from realgen.data.image_decoding import DECODING_ERRORS
+from realgen.data.image_decoding import open_image
 from realgen.data.image_files import read_image
 from realgen.functional.images import to_uint8
+from realgen.given_files import parse_json
+from realgen.whole_files import write_whole
 
 SETTINGS_FILE = "settings.json"
 """Record of the settings that all images of a folder were generated with."""
@@ -27,12 +27,9 @@ NAMED = 3
 
 
 def keep_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> None:
-    """Record the settings of a folder's images, or compare them with its record.
+    """Record everything that decides the pixels of a folder's images, JSON values, or compare it with the record.
 
-    Args:
-        folder: Made if missing.
-        settings: Everything that decides the pixels of its images, except what differs between them; JSON values.
-        cure: What to do where they differ, a sentence for the user.
+    What differs between the images is left out. ``cure`` tells a user what to do where the settings differ.
 
     Raises:
         ValueError: If the folder's images are of other settings, or its record cannot be read.
@@ -49,11 +46,6 @@ def check_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> N
 
     Null counts as not set, because a setting that was added since begins as null.
 
-    Args:
-        folder: It need not exist.
-        settings: See ``keep_settings``.
-        cure: What to do where they differ, a sentence for the user.
-
     Raises:
         ValueError: If they differ (the first ones are named, ``init_args`` left out), or the record cannot be read.
     """
@@ -61,7 +53,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> N
     if not record.exists():
         return
     try:
-        before = json.loads(record.read_text(encoding="utf-8"))
+        before = parse_json(record.read_bytes())
     except ValueError as error:
         raise ValueError(f"{str(record)!r} cannot be read ({error}). {cure}") from error
     changes = settings_changes(before, json.loads(json.dumps(settings)))
@@ -84,13 +76,7 @@ def settings_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def write_image(path: Path, image: Float[Tensor, "3 height width"], texts: Mapping[str, str]) -> None:
-    """Write an image as a PNG file, whole or not at all.
-
-    Args:
-        path: Its folder is made if missing.
-        image: In [0, 1]; rounded to 8 bits.
-        texts: Stored in the file, by keyword (Latin letters, at most 79).
-    """
+    """Write an image in [0, 1] as an 8-bit PNG file, whole or not at all, with texts by keyword (Latin, at most 79)."""
     info = PngInfo()
     for keyword, text in texts.items():
         info.add_itxt(keyword, text)
@@ -100,33 +86,21 @@ def write_image(path: Path, image: Float[Tensor, "3 height width"], texts: Mappi
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Read the texts in a PNG file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Texts by keyword.
+    """Read the texts in a PNG file, by keyword.
 
     Raises:
         ValueError: If it cannot be read as a PNG file.
     """
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with open_image(path, ["PNG"]) as image:
             assert isinstance(image, PngImageFile)
             return {keyword: str(text) for keyword, text in image.text.items()}
-    except DECODING_ERRORS as error:
+    except ValueError as error:
         raise ValueError(f"{str(path)!r} cannot be read as a PNG file: {error}") from error
 
 
 def read_images(paths: Sequence[Path]) -> Float[Tensor, "images 3 height width"]:
-    """Read images of one size.
-
-    Args:
-        paths: The files.
-
-    Returns:
-        In [0, 1].
+    """Read images of one size, in [0, 1].
 
     Raises:
         ValueError: If one cannot be read.
@@ -138,13 +112,6 @@ def read_images(paths: Sequence[Path]) -> Float[Tensor, "images 3 height width"]
         except ValueError as error:
             raise ValueError(f"{str(path)!r} cannot be read: {error}. Delete it to have it drawn again.") from error
     return torch.stack(images)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name first, hidden and one per process: a run that is killed leaves no half of it."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
 
 
 def _changes(before: Any, now: Any, key: str = "") -> Iterator[str]:

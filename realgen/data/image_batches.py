@@ -57,11 +57,7 @@ class LabelledImage(NamedTuple):
 class TrainImages(Dataset[LabelledImage]):
     """Augmented training images by draw; a broken file is replaced by the next one of its class.
 
-    Args:
-        files: Of each class.
-        size: Side in pixels.
-        augment: How images are changed.
-        hard_negatives: Share of the generated images that are made by cheating, see ``DetectorAugment.cheat``.
+    ``hard_negatives`` is the share of the generated images that are made by cheating, see ``DetectorAugment.cheat``.
     """
 
     def __init__(
@@ -97,12 +93,7 @@ class TrainImages(Dataset[LabelledImage]):
 
 
 class ValidationImages(Dataset[LabelledImage]):
-    """Validation images by draw, their largest centred square; a broken file becomes a row that does not count.
-
-    Args:
-        files: Of each class.
-        size: Side in pixels.
-    """
+    """Validation images by draw, their largest centred square; a broken file becomes a row that does not count."""
 
     def __init__(self, files: Sequence[Sequence[ImageFile]], size: int) -> None:
         self._files, self._size = files, size
@@ -119,13 +110,7 @@ class ValidationImages(Dataset[LabelledImage]):
 
 
 class Batches:
-    """A batch sampler that begins at any batch.
-
-    Args:
-        draws: Gives the draws of a batch by its number.
-        number: Batches of one ``iter``.
-        first: Gives the number of the first one, at each ``iter``.
-    """
+    """A batch sampler of ``number`` batches that begins, at each ``iter``, at batch ``first()``."""
 
     def __init__(self, draws: Callable[[int], list[Draw]], *, number: int, first: Callable[[], int]) -> None:
         self._draws, self._number, self._first = draws, number, first
@@ -152,14 +137,8 @@ def collate(images: Sequence[LabelledImage]) -> ImageBatch:
 
 
 def draw_seed(seed: int, label: int, place: int) -> int:
-    """Hash what identifies a training image of a run into the seed of its augmentation.
+    """Hash what identifies a training image of a run into the seed of its augmentation, in [0, 2^63).
 
-    Args:
-        seed: Of the run.
-        label: 0 or 1.
-        place: How many images of the class the run, all ranks together, has drawn before.
-
-    Returns:
-        A seed in [0, 2^63).
+    ``place`` is how many images of the class the run, all ranks together, has drawn before.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/{label}/{place}".encode()).digest()[:8], "big") >> 1

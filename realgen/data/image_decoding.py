@@ -1,46 +1,72 @@
-"""Images of all formats as a viewer shows them: upright, 8-bit RGB, on white."""
+"""The one place that opens image files: of known formats and sizes, and shown as a viewer shows them.
+
+Upright, 8-bit RGB, on white.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
+from realgen.given_files import open_regular
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""Pillow's format by suffix in lower case. A file may have another one of these formats than its suffix says; Pillow's
+others are never tried, for some of them start programs (EPS)."""
+MAX_PIXELS = 2**26
+"""Largest image that is decoded, width times height; as float32 RGB it takes 0.8 GB."""
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, MemoryError, struct.error, Image.DecompressionBombError)
 """All that Pillow was seen to raise on damaged files."""
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
-def decode_image(data: bytes) -> Image.Image:
-    """Decode an image as ``upright_rgb`` shows it.
+@contextlib.contextmanager
+def open_image(file: Path | bytes, formats: Collection[str] = FORMATS.values()) -> Iterator[Image.Image]:
+    """Open an image file, a path or its content; its pixels are decoded when they are asked for, inside.
 
-    Args:
-        data: An image file.
-
-    Returns:
-        An image of mode RGB.
+    Only ``formats``, by Pillow's names, are tried, and it has at most ``MAX_PIXELS`` pixels.
 
     Raises:
-        ValueError: If a part of it cannot be decoded, or its range is not known.
+        ValueError: If the file cannot be read (only regular files are), is of no such format, or too large; or if
+            Pillow fails inside the context.
     """
-    try:
-        return upright_rgb(Image.open(io.BytesIO(data)))
-    except DECODING_ERRORS as error:
-        raise ValueError(f"the image cannot be decoded ({error})") from error
+    with contextlib.ExitStack() as opened:
+        stream = io.BytesIO(file) if isinstance(file, bytes) else opened.enter_context(open_regular(file))
+        try:
+            # Pillow's JPEG reader also reads MPO, the JPEG files of some phones.
+            image = opened.enter_context(Image.open(stream, formats=tuple(dict.fromkeys(formats))))
+            _check_size(image)
+            yield image
+        except DECODING_ERRORS as error:
+            raise ValueError(f"the image cannot be decoded ({error or type(error).__name__})") from error
+
+
+def decode_image(file: Path | bytes) -> Image.Image:
+    """Decode an image file, a path or its content, as ``upright_rgb`` shows it; raise as ``open_image`` does."""
+    with open_image(file) as image:
+        return upright_rgb(image)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to 8-bit RGB, upright, and white where it is transparent.
+    """Convert an image to a new one in 8-bit RGB, upright, and white where it is transparent.
 
-    Whatever reads image files that others made goes through here, so that what is scored is what is shown.
-
-    Args:
-        image: Of any mode whose range is known, palettes and CMYK included; its numbers are taken as sRGB. 16-bit
-            grey is rounded to 8 bits (Pillow's own conversion makes all of it above 255 white).
-
-    Returns:
-        A new image of mode RGB.
+    Whatever reads image files that others made goes through here, so that what is scored is what is shown. Palettes and
+    CMYK are read too, numbers taken as sRGB; 16-bit grey is rounded to 8 bits (Pillow's own conversion makes all of it
+    above 255 white).
 
     Raises:
         ValueError: If its pixels are 32-bit numbers, whose range is not known.
@@ -60,3 +86,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
+
+
+def _check_size(image: Image.Image) -> None:
+    """Raise ValueError for an image, or a tile of it, that would take too much memory once it is decoded."""
+    tags = getattr(image, "tag_v2", {})
+    for width, height in (image.size, (tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1))):
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"{width} x {height} pixels are more than {MAX_PIXELS}; a decompression bomb, or scale it")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Literal, NamedTuple, NoReturn
 
 import numpy as np
@@ -14,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.data.image_decoding import decode_image
+from realgen.data.image_decoding import FORMATS, decode_image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = tuple(FORMATS)
 """Of what counts as an image, in lower case."""
 SplitBy = Literal["name", "content"]
 
@@ -31,14 +33,7 @@ class ImageFile(NamedTuple):
 
 
 def check_folders(folders: str | Sequence[str | Path], *, argument: str) -> tuple[Path, ...]:
-    """Raise ValueError for folders that do not exist.
-
-    Args:
-        folders: One path or several.
-        argument: Their name in the message.
-
-    Returns:
-        Their paths.
+    """Return the paths of one folder or several; a message calls them ``argument``.
 
     Raises:
         ValueError: If there is none, or one is no folder.
@@ -55,12 +50,8 @@ def check_folders(folders: str | Sequence[str | Path], *, argument: str) -> tupl
 def find_images(folders: str | Sequence[str | Path], *, argument: str) -> list[ImageFile]:
     """List the images of folders and of all folders in them, in an order that depends on their names alone.
 
-    Args:
-        folders: One path or several.
-        argument: Their name in the message.
-
-    Returns:
-        Files, folder by folder.
+    Links are followed, and each real file is listed once: under a name that is no link if it has one, else under the
+    first. FIFOs, sockets and devices are no images.
 
     Raises:
         ValueError: If a folder does not exist, cannot be listed (nor one in it), or holds no image.
@@ -70,14 +61,48 @@ def find_images(folders: str | Sequence[str | Path], *, argument: str) -> list[I
         raise ValueError(f"{argument}: the folder {str(error.filename)!r} cannot be listed ({error.strerror}).")
 
     found: list[ImageFile] = []
+    listed: set[object] = set()
     for folder in check_folders(folders, argument=argument):
-        walk = os.walk(folder, onerror=refuse, followlinks=True)
-        paths = (Path(parent, name) for parent, _, names in walk for name in names)
-        images = [ImageFile(path, path.relative_to(folder).as_posix()) for path in paths if is_image(path)]
+        images = [
+            (linked or path.is_symlink(), path.relative_to(folder).as_posix(), path, identity)
+            for linked, path in _walk(folder, refuse)
+            if is_image(path) and (identity := _identity(path)) is not None
+        ]
         if not images:
             raise ValueError(f"{argument} must hold images ({', '.join(SUFFIXES)}), {str(folder)!r} holds none.")
-        found += sorted(images, key=lambda file: file.name)
+        new: list[ImageFile] = []
+        for _, name, path, identity in sorted(images):
+            if identity not in listed:
+                listed.add(identity)
+                new.append(ImageFile(path, name))
+        found += sorted(new, key=lambda file: file.name)
     return found
+
+
+def _walk(folder: Path, refuse: Callable[[OSError], NoReturn]) -> Iterator[tuple[bool, Path]]:
+    """Yield all files below a folder, each folder once, and whether a link to a folder led there."""
+    seen: set[object] = set()
+    roots = deque([(False, folder)])  # folders that links lead to come last, so that a link's name is not preferred
+    while roots:
+        linked, root = roots.popleft()
+        for parent, folders, names in os.walk(root, onerror=refuse):
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders.sort()
+            roots.extend((True, path) for name in folders if (path := Path(parent, name)).is_symlink())
+            yield from ((linked, Path(parent, name)) for name in names)
+
+
+def _identity(path: Path) -> tuple[object, ...] | None:
+    """Return what all names of one file share; None for what is no regular file."""
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere is named where it is read
+        return (str(path),)
+    return (str(status.st_dev), status.st_ino) if S_ISREG(status.st_mode) else None
 
 
 def is_image(path: Path) -> bool:
@@ -86,19 +111,14 @@ def is_image(path: Path) -> bool:
 
 
 def split_files(
-    files: Sequence[ImageFile], share: float, *, by: SplitBy = "name"
+    files: Sequence[ImageFile], share: float, *, by: SplitBy = "name", groups: Mapping[str, str] | None = None
 ) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Set some files aside for validation: a pure function of each file, so that new files move no old one.
+    """Set about a share of files aside for validation; return those to train on, and those aside.
 
-    Args:
-        files: To be split.
-        share: About how much is set aside, 0 to 1.
-        by: ``name`` hashes the name without its suffix, so a real image and the generated image of the same name stay
-            together; ``content`` hashes the bytes, so copies stay together, and reads every file once (what cannot be
-            read goes by its name).
-
-    Returns:
-        Files to train on, and files to validate on.
+    A pure function of each file, so that new files move no old one. ``name`` hashes the name without its suffix, so a
+    real image and the generated image of the same name stay together; ``content`` hashes the bytes, so copies stay
+    together, and reads every file once (what cannot be read goes by its name). ``groups`` are names that count as
+    others, of ``group_names``, so that copies under other names stay together too.
 
     Example:
         >>> files = [ImageFile(Path(name), name) for name in ("a.png", "b.png", "a.jpg", "c.png")]
@@ -107,28 +127,74 @@ def split_files(
     """
     parts: tuple[list[ImageFile], list[ImageFile]] = ([], [])
     for file in files:
-        place = int.from_bytes(hashlib.sha256(_key(file, by)).digest()[:8], "big") / 2**64
-        parts[place < share].append(file)
+        key = _digest(file) if by == "content" else None
+        if key is None:
+            name = _stem(file)
+            key = hashlib.sha256(os.fsencode((groups or {}).get(name, name))).digest()
+        parts[int.from_bytes(key[:8], "big") / 2**64 < share].append(file)
     return parts
 
 
-def _key(file: ImageFile, by: SplitBy) -> bytes:
-    if by == "content":
+def group_names(files: Sequence[ImageFile]) -> dict[str, str]:
+    """Return, for names (without suffix) whose files have equal content, directly or by way of others, the first name.
+
+    Only files of equal size are read.
+    """
+    first: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (other := first.get(name, name)) != name:
+            name = other
+        return name
+
+    for copy, original in _originals(files).items():
+        low, high = sorted((root(_stem(original)), root(_stem(copy))))
+        first[high] = low
+    return {name: root(name) for name in first}
+
+
+def check_disjoint(parts: Mapping[str, Sequence[ImageFile]]) -> None:
+    """Raise ValueError if an image, or a copy of it, is in two lists of files; within one, copies are allowed."""
+    owners = [(name, file) for name, files in parts.items() for file in files]
+    originals = _originals([file for _, file in owners])
+    firsts: dict[ImageFile, str] = {}
+    for name, file in owners:
+        original = originals.get(file, file)
+        if (other := firsts.setdefault(original, name)) != name:
+            raise ValueError(
+                f"{other} and {name} must not share images: {file.path} has the content of {original.path}."
+            )
+
+
+def _originals(files: Sequence[ImageFile]) -> dict[ImageFile, ImageFile]:
+    """Return, for each copy, the first file that has its content; only files of equal size are read."""
+    sizes: dict[ImageFile, int] = {}
+    for file in files:
         with contextlib.suppress(OSError):
-            return file.path.read_bytes()
-    return file.name.removesuffix(file.path.suffix).encode()
+            sizes[file] = file.path.stat().st_size
+    number = Counter(sizes.values())
+    firsts: dict[bytes, ImageFile] = {}
+    found: dict[ImageFile, ImageFile] = {}
+    for file, size in sizes.items():
+        digest = _digest(file) if size and number[size] > 1 else None
+        if digest is not None and (first := firsts.setdefault(digest, file)) != file:
+            found[file] = first
+    return found
+
+
+def _digest(file: ImageFile) -> bytes | None:
+    """Return the SHA-256 of a file's content; None if it cannot be read."""
+    with contextlib.suppress(OSError), file.path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
+    return None
+
+
+def _stem(file: ImageFile) -> str:
+    return file.name.removesuffix(file.path.suffix)
 
 
 def check_readable(files: Sequence[ImageFile], *, purpose: str) -> None:
-    """Raise ValueError if none of the files can be read; the first that can is enough.
-
-    Args:
-        files: To be looked at.
-        purpose: How the message calls them.
-
-    Raises:
-        ValueError: If none is an image that can be read.
-    """
+    """Raise ValueError if none of the files can be read; the first that can is enough."""
     first = ""
     for file in files:
         try:
@@ -142,23 +208,13 @@ def check_readable(files: Sequence[ImageFile], *, purpose: str) -> None:
 
 def digest(files: Sequence[ImageFile]) -> str:
     """SHA-256 of all names in order: equal where two ranks found the same files."""
-    return hashlib.sha256("\n".join(file.name for file in files).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(file.name for file in files))).hexdigest()
 
 
 def read_image(path: Path) -> Float[Tensor, "3 height width"]:
-    """Read an image file, upright and in RGB, white where it is transparent, in [0, 1].
-
-    Args:
-        path: The file.
-
-    Returns:
-        [3, H, W].
+    """Read an image file as [3, H, W] in [0, 1]: upright and in RGB, white where it is transparent.
 
     Raises:
         ValueError: If the file cannot be read or decoded.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"the file cannot be read ({error.strerror})") from error
-    return torch.from_numpy(np.array(decode_image(data))).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(decode_image(path))).permute(2, 0, 1).float().div_(255)

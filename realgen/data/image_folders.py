@@ -25,10 +25,12 @@ from realgen.data.image_batches import (
 from realgen.data.image_files import (
     ImageFile,
     SplitBy,
+    check_disjoint,
     check_folders,
     check_readable,
     digest,
     find_images,
+    group_names,
     split_files,
 )
 from realgen.data.order import prompt_indices, validation_rows
@@ -50,7 +52,8 @@ class ImageFolders(LightningDataModule):
         validation_generated: Generated images to validate on; give both or none.
         validation_share: Share of the images that is set aside for validation, above 0 and below 1.
         split_by: ``name`` keeps files of the same name (suffix aside) together, such as a real image and the
-            image generated from its caption; ``content`` keeps copies together and reads every file once.
+            image generated from its caption, and copies under other names with them; ``content`` keeps only copies
+            together, and reads every file once.
         image_size: Side in pixels that the detector gets; larger than its own input only costs time.
         batch_size: Training images of one rank and step, even; half of them are real.
         validation_batch_size: Validation images of one rank and step.
@@ -118,17 +121,22 @@ class ImageFolders(LightningDataModule):
 
         Raises:
             ValueError: If a folder cannot be listed or holds no image, or one side of the split holds none of a class.
+            ValueError: If images are given both to train and to validate on, or as both classes, or copies of them.
             ValueError: If none of a class's images on one side can be read; one that can is enough here.
         """
         if self.train_files:
             return
         found = [find_images(folders, argument=argument) for argument, folders in self._given.items()]
         if self._validation["validation_real"] is None:
-            split = [split_files(files, self.validation_share, by=self.split_by) for files in found]
+            groups = group_names([*found[0], *found[1]]) if self.split_by == "name" else None
+            split = [split_files(files, self.validation_share, by=self.split_by, groups=groups) for files in found]
             train, validation = [parts[0] for parts in split], [parts[1] for parts in split]
         else:
             given = ((name, folders) for name, folders in self._validation.items() if folders is not None)
             train, validation = found, [find_images(folders, argument=name) for name, folders in given]
+            for name, mine, theirs in zip(CLASSES, train, validation, strict=True):
+                check_disjoint({name: mine, f"validation_{name}": theirs})
+        check_disjoint({name: [*mine, *theirs] for name, mine, theirs in zip(CLASSES, train, validation, strict=True)})
         for side, parts in (("train", train), ("validate", validation)):
             for name, files in zip(CLASSES, parts, strict=True):
                 if not files:
@@ -141,9 +149,6 @@ class ImageFolders(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read what is not read yet, and check that all ranks found the same files.
-
-        Args:
-            stage: Not used.
 
         Raises:
             ValueError: If ``read`` refuses the folders, or the ranks found different files.

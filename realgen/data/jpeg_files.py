@@ -9,31 +9,28 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from realgen.data.image_decoding import DECODING_ERRORS
+from realgen.data.image_decoding import open_image
 from realgen.data.image_files import ImageFile
 
 QUALITIES = range(1, 101)
 
 
 def jpeg_quality(path: Path) -> int | None:
-    """Estimate at which quality a JPEG file was saved, from its quantisation table of brightness.
+    """Estimate at which quality, 1 to 100, a JPEG file was saved; None if it is none, or cannot be read.
 
-    Args:
-        path: An image file of any format; only its header is read.
-
-    Returns:
-        1 to 100, that of libjpeg's table (ITU-T T.81, annex K, scaled) nearest to the file's; exact for files that
-        libjpeg wrote. None if the file is no JPEG, or cannot be read.
+    That of libjpeg's table of brightness (ITU-T T.81, annex K, scaled) nearest to the file's; exact for files that
+    libjpeg wrote. Only the header is read.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             tables = getattr(image, "quantization", None)
-    except DECODING_ERRORS:
+    except ValueError:
         return None
     if not tables:
         return None
@@ -44,12 +41,8 @@ def jpeg_quality(path: Path) -> int | None:
 def matching_qualities(files: Sequence[ImageFile], qualities: Mapping[Path, int]) -> dict[Path, int]:
     """Choose qualities for the files that are no JPEG, distributed as those of the JPEG files.
 
-    Args:
-        files: All files.
-        qualities: Of those that are JPEG.
-
-    Returns:
-        Quality of each other file: that of a JPEG file which the hash of its name chooses. Empty if none is a JPEG.
+    ``qualities`` are those of the JPEG files. Each other file gets that of one which the hash of its name chooses; none
+    does where there is no JPEG file.
     """
     known = sorted(qualities.values())
     if not known:
@@ -59,7 +52,7 @@ def matching_qualities(files: Sequence[ImageFile], qualities: Mapping[Path, int]
 
 
 def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")
 
 
 @functools.cache
@@ -67,6 +60,6 @@ def _table(quality: int) -> tuple[int, ...]:
     """Return libjpeg's quantisation table of brightness, read out of a file that Pillow writes."""
     file = io.BytesIO()
     Image.new("L", (8, 8)).save(file, format="JPEG", quality=quality)
-    with Image.open(file) as image:
+    with open_image(file.getvalue()) as image:
         tables = vars(image)["quantization"]
     return tuple(tables[min(tables)])

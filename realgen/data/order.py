@@ -42,14 +42,8 @@ def prompt_indices(
 def validation_rows(num_prompts: int, *, rank: int, world_size: int) -> list[tuple[int, bool]]:
     """Return the numbers of the prompts that one rank validates: every ``world_size``-th from its own number on.
 
-    Args:
-        num_prompts: Prompts in the validation shards, at least 1.
-        rank: In [0, world_size).
-        world_size: Number of ranks.
-
-    Returns:
-        Pairs (row, counts), as many on every rank. ``counts`` is True once for each prompt over all ranks; False marks
-        a repetition that only keeps the ranks in step.
+    Pairs (row, counts), as many on every rank. ``counts`` is True once for each prompt over all ranks; False marks a
+    repetition that only keeps the ranks in step.
 
     Example:
         >>> validation_rows(3, rank=0, world_size=2), validation_rows(3, rank=1, world_size=2)
@@ -63,12 +57,7 @@ def validation_rows(num_prompts: int, *, rank: int, world_size: int) -> list[tup
 def prompt_seed(key: str, prompt: str) -> int:
     """Hash a prompt into the seed of its validation image, the same on every machine and in every run.
 
-    Args:
-        key: Key of the sample in its shard.
-        prompt: The prompt.
-
-    Returns:
-        First 32 bits of SHA-256 of ``key``, a newline and ``prompt``.
+    It is the first 32 bits of the SHA-256 of the sample's key in its shard, a newline and the prompt.
 
     Example:
         >>> hex(prompt_seed("000000000", "a cat"))

@@ -8,7 +8,7 @@ from statistics import median
 from typing import NamedTuple
 
 from realgen.data.image_batches import CLASSES
-from realgen.data.image_files import ImageFile, find_images, split_files
+from realgen.data.image_files import ImageFile, check_disjoint, find_images, group_names, split_files
 
 SPLITS = ("fit", "calibrate", "test")
 """Into which the images of each class are divided."""
@@ -27,33 +27,29 @@ class Divided(NamedTuple):
 
 
 def divide(real: Path, generated: Path, held_out: float) -> Divided:
-    """List the images of both folders with the split that each belongs to, a function of the names alone.
+    """List all images of both folders with the split that each belongs to, by its name; copies stay together.
 
-    Args:
-        real: Folder of real images.
-        generated: Folder of generated images.
-        held_out: Share that the head is not fitted on; half of it calibrates, the other half tests.
-
-    Returns:
-        All files.
+    Of the share that is held out, half calibrates the head and the other half tests it.
 
     Raises:
-        ValueError: If a folder has no images, or one class has too few in one split.
+        ValueError: If a folder has no images, one class has too few in one split, or both have the same image.
     """
     divided = Divided([], [], [])
-    for name, folder in zip(CLASSES, (real, generated), strict=True):
-        argument = f"--{name}"
-        files = find_images(str(folder), argument=argument)
-        fit, held = split_files(files, held_out)
-        calibrate, test = split_files(held, held_out / 2)
+    arguments = {f"--{name}": folder for name, folder in zip(CLASSES, (real, generated), strict=True)}
+    found = {argument: find_images(str(folder), argument=argument) for argument, folder in arguments.items()}
+    check_disjoint(found)
+    groups = group_names([file for files in found.values() for file in files])
+    for argument, files in found.items():
+        fit, held = split_files(files, held_out, groups=groups)
+        calibrate, test = split_files(held, held_out / 2, groups=groups)
         for split, chosen in zip(SPLITS, (fit, calibrate, test), strict=True):
             if len(chosen) < MIN_IMAGES:
                 raise ValueError(
-                    f"{argument} {folder} has {len(files)} images, of which {len(chosen)} to {split} with; needed are "
-                    f"{MIN_IMAGES}. Give more images, or another --held_out than {held_out}."
+                    f"{argument} {arguments[argument]} has {len(files)} images, of which {len(chosen)} to {split} "
+                    f"with; needed are {MIN_IMAGES}. Give more images, or another --held_out than {held_out}."
                 )
             divided.files.extend(chosen)
-            divided.generated.extend([name == "generated"] * len(chosen))
+            divided.generated.extend([argument == "--generated"] * len(chosen))
             divided.splits.extend([split] * len(chosen))
     return divided
 
@@ -61,13 +57,7 @@ def divide(real: Path, generated: Path, held_out: float) -> Divided:
 def compare_formats(divided: Divided, qualities: Mapping[Path, int], *, match_jpeg: bool) -> str:
     """Say what the files of both classes are, and warn where that alone would tell them apart.
 
-    Args:
-        divided: The files.
-        qualities: Of those that are JPEG.
-        match_jpeg: Whether the others will be saved alike first.
-
-    Returns:
-        Lines for the user to read.
+    ``qualities`` are those of JPEG files; with ``match_jpeg`` the others will be saved alike first.
     """
     lines, shares, typical = [], [], []
     for label, name in enumerate(CLASSES):

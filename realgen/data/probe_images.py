@@ -30,10 +30,7 @@ class PreparedImages(NamedTuple):
 class ProbeImages(Dataset[PreparedImages]):
     """Read images of many sizes for a network that takes one.
 
-    Args:
-        files: To be read.
-        wanted: Size and normalisation of the network's input.
-        qualities: JPEG quality, 1 to 100, at which a file's image is saved and read again first.
+    ``qualities`` are those, 1 to 100, at which a file's image is saved as JPEG and read again first.
     """
 
     def __init__(

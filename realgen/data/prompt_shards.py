@@ -28,7 +28,7 @@ class PromptShards(LightningDataModule):
 
     Args:
         train: Shards to train on: a path, a pattern (``data/prompts/train/*.tar``, ``train-{000000..000009}.tar``), a
-            URL as webdataset reads it (``pipe:COMMAND``, ``s3://``, ``https://``), or a list of these.
+            URL as webdataset reads it (``pipe:COMMAND``, which a shell runs, ``s3://``, ``https://``), or a list.
         validation: Shards to validate on, written the same way; None for no validation.
         prompts_per_iteration: P, prompts of one rank in one iteration, at least 1.
         validation_batch_size: Prompts of one rank in one validation batch, at least 1.
@@ -104,9 +104,7 @@ class PromptShards(LightningDataModule):
     def read(self, stage: str | None = None, *, num_ranks: int = 1) -> None:
         """Read the shards, once; before a run begins, so that a mistake leaves nothing behind.
 
-        Args:
-            stage: ``"validate"`` reads the validation shards only.
-            num_ranks: That the prompts are dealt out to.
+        The stage ``validate`` reads the validation shards only. The prompts are dealt out to ``num_ranks``.
 
         Raises:
             ValueError: If a set has no usable sample, or its real images do not fit together (see ``PromptTable``).
@@ -127,9 +125,6 @@ class PromptShards(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read what is not read yet, warn of skipped samples, and check that all ranks read the same.
 
-        Args:
-            stage: ``"validate"`` reads the validation shards only.
-
         Raises:
             ValueError: If ``read`` refuses the shards.
             ValueError: If the ranks read different prompts.
@@ -140,24 +135,25 @@ class PromptShards(LightningDataModule):
                 self._announced.add(name)
                 self._announce(name, table)
 
-    def train_dataloader(self) -> TrainLoader:
+    def train_dataloader(self) -> PromptLoader:
         """Return a loader of one batch per GRPO iteration, without end, beginning at the module's ``iteration``."""
         assert self.train_table is not None, "Lightning calls setup('fit') first"
-        return TrainLoader(self.train_table, self._train_rows, first_iteration=self._iteration)
+        return PromptLoader(_ENDLESS, lambda: map(self._train_batch, itertools.count(self._iteration())))
 
-    def val_dataloader(self) -> ValidationLoader | list[ValidationLoader]:
+    def val_dataloader(self) -> PromptLoader | list[PromptLoader]:
         """Return a loader of all validation prompts, each once over all ranks, in the shards' order; [] without any."""
         if self.validation_table is None:
             return []
         rows = validation_rows(len(self.validation_table), rank=self.rank, world_size=self.world_size)
-        return ValidationLoader(self.validation_table, rows, batch_size=self.validation_batch_size)
+        batches = [rows[i : i + self.validation_batch_size] for i in range(0, len(rows), self.validation_batch_size)]
+        return PromptLoader(len(batches), lambda: map(self._validation_batch, batches))
 
     def _iteration(self) -> int:
         return 0 if self.trainer is None else getattr(self.trainer.lightning_module, "iteration", 0)
 
-    def _train_rows(self, iteration: int) -> list[int]:
+    def _train_batch(self, iteration: int) -> PromptBatch:
         assert self.train_table is not None
-        return prompt_indices(
+        rows = prompt_indices(
             iteration,
             num_prompts=len(self.train_table),
             per_rank=self.prompts_per_iteration,
@@ -165,6 +161,12 @@ class PromptShards(LightningDataModule):
             rank=self.rank,
             world_size=self.world_size,
         )
+        return self.train_table.batch(rows)
+
+    def _validation_batch(self, batch: list[tuple[int, bool]]) -> PromptBatch:
+        assert self.validation_table is not None
+        rows, counts = zip(*batch, strict=True)
+        return self.validation_table.batch(rows, mask=counts)
 
     def _table(self, shards: list[str], *, real_images: bool) -> PromptTable:
         return PromptTable(
@@ -186,39 +188,16 @@ class PromptShards(LightningDataModule):
                 )
 
 
-class TrainLoader:
-    """Yield one batch per iteration, at each ``iter`` from ``first_iteration()`` on."""
+class PromptLoader:
+    """Yield prompts in batches, their ``number`` known; ``batches`` begins with the first one, at each ``iter``."""
 
-    def __init__(
-        self, table: PromptTable, rows: Callable[[int], list[int]], *, first_iteration: Callable[[], int]
-    ) -> None:
-        self._table = table
-        self._rows = rows
-        self._first_iteration = first_iteration
+    def __init__(self, number: int, batches: Callable[[], Iterator[PromptBatch]]) -> None:
+        self._number, self._batches = number, batches
 
     def __len__(self) -> int:
-        """More than any run takes."""
-        return _ENDLESS
+        """Number of batches, the same on every rank; more than any run takes where they do not end."""
+        return self._number
 
     def __iter__(self) -> Iterator[PromptBatch]:
-        """Begin at iteration ``first_iteration()``."""
-        for iteration in itertools.count(self._first_iteration()):
-            yield self._table.batch(self._rows(iteration))
-
-
-class ValidationLoader:
-    """Yield given rows of a table in batches."""
-
-    def __init__(self, table: PromptTable, rows: list[tuple[int, bool]], *, batch_size: int) -> None:
-        self._table = table
-        self._batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-
-    def __len__(self) -> int:
-        """Number of batches, the same on every rank."""
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[PromptBatch]:
-        """Begin at the first batch."""
-        for batch in self._batches:
-            rows, counts = zip(*batch, strict=True)
-            yield self._table.batch(rows, mask=counts)
+        """Begin."""
+        return self._batches()

@@ -109,12 +109,7 @@ class PromptTable:
         return sample
 
     def batch(self, rows: Sequence[int], *, mask: Sequence[bool] | None = None) -> PromptBatch:
-        """Put samples together.
-
-        Args:
-            rows: Their numbers, at least one.
-            mask: True where a row counts; None if all do.
-        """
+        """Put samples, at least one, together; the mask is True where a row counts, None if all do."""
         samples = [self[row] for row in rows]
         images = [self._image(sample.real_image) for sample in samples if sample.real_image is not None]
         return PromptBatch(

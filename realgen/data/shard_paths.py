@@ -19,14 +19,9 @@ from typing import IO
 def find_shards(spec: str | Sequence[str], *, argument: str) -> list[str]:
     """Resolve shard names: braces first (``{000000..000009}``), then ``*``, ``?``, ``[...]`` and ``**`` of local paths.
 
-    URLs (``pipe:COMMAND``, ``s3://``, ``https://``, and what else webdataset opens) are taken as they are.
-
-    Args:
-        spec: One name or several; local paths are relative to the working directory.
-        argument: What the config calls this, for the error.
-
-    Returns:
-        The shards: names in the order given, the matches of a pattern sorted.
+    Names stay in the order given, relative to the working directory, the matches of a pattern sorted. URLs
+    (``pipe:COMMAND``, ``s3://``, ``https://``, and what else webdataset opens) are taken as they are. Messages call it
+    ``argument``.
 
     Raises:
         ValueError: If a name or pattern matches no file; the message names the nearest folder that exists.

@@ -4,7 +4,9 @@ A shard is a plain tar file that WebDataset reads. One sample is a run of member
 
     000000042.txt    the prompt, UTF-8
     000000042.json   optional: an object with anything else that is known of the prompt
-    000000042.png    optional: the prompt's real image (or .jpg)
+    000000042.png    optional: the prompt's real image (or .jpg, .webp, .bmp, .tif)
+
+A sample's name ends at its first dot, as in WebDataset.
 """
 
 from __future__ import annotations
@@ -17,16 +19,19 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from realgen.checks import check_at_least
-from realgen.data.image_decoding import decode_image
+from realgen.data.image_decoding import FORMATS, decode_image
+from realgen.data.prompt_text import MAX_CHARACTERS, checked_text
 
-REAL_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+REAL_IMAGE_SUFFIXES = tuple(FORMATS)
+MAX_BYTES = {".txt": 4 * MAX_CHARACTERS + 4, ".json": 2**22} | dict.fromkeys(REAL_IMAGE_SUFFIXES, 2**29)
+"""Largest member of each suffix that is read."""
 
 
 def write_shards(
@@ -35,6 +40,7 @@ def write_shards(
     samples_per_shard: int = 1000,
     *,
     overwrite: bool = False,
+    refuse: Callable[[ValueError], None] | None = None,
 ) -> list[Path]:
     """Write samples into ``output/NAME-000000.tar``, ``output/NAME-000001.tar``, ... where NAME is the folder's name.
 
@@ -42,11 +48,12 @@ def write_shards(
     cannot be written leaves the folder as it was.
 
     Args:
-        samples: Each has ``prompt``, a text; optionally ``image``, a ``PIL.Image`` (stored as PNG), the path of a .png
-            or .jpg (stored as it is) or None; every other field must be JSON and is kept as the prompt's metadata.
+        samples: Each has ``prompt``, a text; optionally ``image``, a ``PIL.Image`` (stored as PNG), the path of an
+            image file (stored as it is) or None; every other field must be JSON and is kept as the prompt's metadata.
         output: Folder of the shards; made if it does not exist.
         samples_per_shard: At least 1; the last shard may hold fewer.
         overwrite: Replace the shards ``NAME-*.tar`` that the folder holds. Other files in it stay.
+        refuse: Told of each sample that cannot be written, which is left out then; None raises at the first.
 
     Returns:
         Paths of the shards, in order.
@@ -66,7 +73,7 @@ def write_shards(
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=output.parent))
     try:
-        new = _write_all(samples, unfinished, name, samples_per_shard)
+        new = _write_all(samples, unfinished, name, samples_per_shard, refuse)
         output.mkdir(exist_ok=True)
         for path in old:
             path.unlink()
@@ -77,14 +84,27 @@ def write_shards(
     return [output / path.name for path in new]
 
 
-def _write_all(samples: Iterable[Mapping[str, Any]], folder: Path, name: str, samples_per_shard: int) -> list[Path]:
+def _write_all(
+    samples: Iterable[Mapping[str, Any]],
+    folder: Path,
+    name: str,
+    samples_per_shard: int,
+    refuse: Callable[[ValueError], None] | None,
+) -> list[Path]:
     numbered = enumerate(samples)
     paths: list[Path] = []
     for first in numbered:
         paths.append(folder / f"{name}-{len(paths):06d}.tar")
         with tarfile.open(paths[-1], "w") as tar:
             for number, sample in itertools.chain([first], itertools.islice(numbered, samples_per_shard - 1)):
-                for suffix, data in _encode(number, sample).items():
+                try:
+                    members = _encode(number, sample)
+                except ValueError as error:
+                    if refuse is None:
+                        raise
+                    refuse(error)
+                    continue
+                for suffix, data in members.items():
                     member = tarfile.TarInfo(f"{number:09d}{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -100,14 +120,19 @@ def _encode(number: int, sample: Mapping[str, Any]) -> dict[str, bytes]:
         raise ValueError(f"sample {number}: 'prompt' must be a text that is not empty, got {prompt!r}.")
     fields = {name: value for name, value in sample.items() if name not in ("prompt", "image")}
     try:
-        members = {".txt": prompt.strip().encode()}
+        members = {".txt": checked_text(prompt).encode()}
         if fields:
             members[".json"] = json.dumps(fields, ensure_ascii=False, sort_keys=True, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"sample {number} ({prompt!r}) cannot be stored as JSON and UTF-8: {error}.") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"sample {number} ({prompt[:80]!r}) cannot be stored as JSON and UTF-8: {error}.") from error
     if sample.get("image") is not None:
         suffix, data = _encode_real_image(number, sample["image"])
         members[suffix] = data
+    for suffix, data in members.items():
+        if len(data) > MAX_BYTES[suffix]:
+            raise ValueError(
+                f"sample {number}: its {suffix} has {len(data)} bytes, at most {MAX_BYTES[suffix]} are read."
+            )
     return members
 
 

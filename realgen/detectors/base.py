@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from realgen.checks import check_at_least
 from realgen.detectors.configs import VisionConfig
 from realgen.functional.network_input import check_images
+from realgen.on_demand import on_device
 
 Frozen = TypeVar("Frozen", bound="FrozenNetwork")
 
@@ -25,15 +27,14 @@ class FrozenNetwork(ABC):
 
     Args:
         batch_size: Images per forward pass.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1.
     """
 
     def __init__(self, batch_size: int = 64) -> None:
         check_at_least(1, batch_size=batch_size)
         self.batch_size = batch_size
         self._network: nn.Module | None = None
+        self._computes_on: torch.device | None = None
+        """Where the network is copied to while it computes; None: it computes where it lies."""
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -47,30 +48,42 @@ class FrozenNetwork(ABC):
             self._network = network.merge() if isinstance(network, DetectorNetwork) else network
         return self._network
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self._computes_on or next(self.network.parameters()).device
+
     def to(self: Frozen, device: torch.device | str) -> Frozen:
-        """Move the network and return self."""
-        self.network.to(device)
+        """Let the network compute on a device, and lie there unless it waits on the CPU; return self."""
+        self._computes_on = self._computes_on and torch.device(device)
+        if self._computes_on is None:
+            self.network.to(device)
         return self
+
+    def wait_on_cpu(self) -> None:
+        """Let the network wait on the CPU from now on while it does not compute. Exact; costs a copy for each call."""
+        self._computes_on = self.device
+        self.network.to("cpu")
+
+    def present(self) -> AbstractContextManager[None]:
+        """Return a context inside which the network lies where it computes."""
+        return nullcontext() if self._computes_on is None else on_device([self.network], self._computes_on)
 
     @torch.no_grad()
     def in_chunks(
         self, apply: Callable[[Any, Tensor], Tensor], images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch *output"]:
-        """Apply a function of network and images to ``batch_size`` images at a time.
+        """Apply a function of network and images to ``batch_size`` images [B, 3, H, W] in [0, 1] at a time.
 
-        Args:
-            apply: Gets float32 images on the network's device.
-            images: [B, 3, H, W] in [0, 1].
-
-        Returns:
-            [B, ...] float32, on the device of ``images``.
+        The function gets float32 images on the network's device. Returns [B, ...] in float32, on the device of
+        ``images``.
 
         Raises:
             ValueError: If the images have another shape, type or range.
         """
         check_images(images)
-        device = next(self.network.parameters()).device
-        with torch.autocast(device.type, enabled=False):
+        device = self.device
+        with self.present(), torch.autocast(device.type, enabled=False):
             chunks = [apply(self.network, chunk.to(device, torch.float32)) for chunk in images.split(self.batch_size)]
         return torch.cat(chunks).float().to(images.device)
 
@@ -83,13 +96,7 @@ class Detector(FrozenNetwork):
         """Return the probability that each image is generated; ``images`` are checked, float32, on its device."""
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Return the probability that each image is generated.
-
-        Args:
-            images: [B, 3, H, W] in [0, 1].
-
-        Returns:
-            ``p_fake`` [B] in [0, 1], float32, on the device of ``images``. Images with NaN give NaN.
+        """Return ``p_fake`` [B] in [0, 1] of images [B, 3, H, W] in [0, 1], in float32 on their device; NaN for NaN.
 
         Raises:
             ValueError: If the images have another shape, type or range, or the detector answers outside [0, 1].
@@ -136,10 +143,9 @@ class DetectorNetwork(nn.Module, ABC):
 
     @torch.no_grad()
     def merge(self) -> DetectorNetwork:
-        """Merge what is fixed while scoring into fewer weights, for good; results stay the same up to rounding.
+        """Merge what is fixed while scoring into fewer weights, for good; return the network, frozen and in eval mode.
 
-        Returns:
-            The network itself, frozen and in eval mode.
+        Results stay the same up to rounding.
         """
         if not self.merged:
             self._merge()

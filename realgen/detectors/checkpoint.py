@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,9 +19,12 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from realgen.checks import first_line, nearest_name
 from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.configs import VisionConfig
 from realgen.detectors.published import TRAINING_ONLY, plain_name, recognise
+from realgen.given_files import read_json
+from realgen.hub_files import HUB, check_file, how_to_fetch
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -33,48 +36,47 @@ Config = TypeVar("Config", bound=VisionConfig)
 class CheckpointFiles(NamedTuple):
     """Where a checkpoint's two halves are."""
 
-    weights: Path
-    config: Path | Mapping[str, Any]
-    """A file, or the numbers themselves."""
+    weights: str
+    """A file, or its address on the hub; ``local_file`` returns its path."""
+    config: Path | VisionConfig
+    """A file, or what it would hold."""
 
 
-def locate(checkpoint: str, config: str | Mapping[str, Any] | None = None) -> CheckpointFiles:
-    """Find the weights and the config of a checkpoint.
+def locate(checkpoint: str, config: str | VisionConfig | None = None) -> CheckpointFiles:
+    """Find the weights and the config of a checkpoint, a folder that ``save`` wrote or a .safetensors or .pth file.
 
-    Args:
-        checkpoint: A folder that ``save`` wrote, or one ``.safetensors`` or ``.pth`` file.
-        config: The network's config, or a JSON file with it; by default ``config.json`` in the folder, or beside
-            the file.
-
-    Returns:
-        Both; the files exist.
+    ``config`` is the network's config, or a JSON file with it; by default ``config.json`` in the folder, or beside the
+    file. For a file on the hub, which is not fetched here, it must be given.
 
     Raises:
         ValueError: If the checkpoint or its config is not there.
     """
+    if checkpoint.startswith(HUB):
+        check_file(checkpoint, "checkpoint")
+        if config is None:
+            raise ValueError(f"checkpoint {checkpoint!r} needs its network's config; give config, or a JSON file.")
+        return CheckpointFiles(checkpoint, config if isinstance(config, VisionConfig) else Path(config))
     path = Path(checkpoint)
     if not path.exists():
-        raise ValueError(f"checkpoint must be a folder with {WEIGHTS_NAME}, or a file; {str(path)!r} does not exist.")
+        raise ValueError(
+            f"checkpoint must be a folder with {WEIGHTS_NAME}, or a file; {str(path)!r} does not exist."
+            f"{how_to_fetch(checkpoint)}"
+        )
     weights = path / WEIGHTS_NAME if path.is_dir() else path
     if not weights.is_file():
         raise ValueError(f"checkpoint {str(path)!r} has no {WEIGHTS_NAME}.")
-    if isinstance(config, Mapping):
-        return CheckpointFiles(weights, config)
+    if isinstance(config, VisionConfig):
+        return CheckpointFiles(str(weights), config)
     settings = Path(config) if config is not None else weights.parent / CONFIG_NAME
     if not settings.is_file():
         raise ValueError(f"checkpoint {str(path)!r} needs its network's config; {str(settings)!r} does not exist.")
-    return CheckpointFiles(weights, settings)
+    return CheckpointFiles(str(weights), settings)
 
 
 def save(network: DetectorNetwork, directory: str | Path) -> Path:
-    """Write a detector's network as ``config.json`` and ``model.safetensors``.
+    """Write a detector's network as ``config.json`` and ``model.safetensors`` into a folder, and return it.
 
-    Args:
-        network: With its ``config``.
-        directory: Made if need be; files of these names in it are replaced.
-
-    Returns:
-        The folder, ready to be a detector's ``checkpoint``.
+    It is ready to be a detector's ``checkpoint``. Files of these names in it are replaced.
 
     Raises:
         ValueError: If the network is merged, and so no longer has the weights that were trained.
@@ -92,39 +94,32 @@ def save(network: DetectorNetwork, directory: str | Path) -> Path:
     return directory
 
 
-def read_config(source: Path | Mapping[str, Any], kind: type[Config]) -> Config:
-    """Read a network's config; keys left out keep their defaults.
-
-    Args:
-        source: A JSON file, or what one would hold.
-        kind: The dataclass to make.
+def read_config(source: Path | VisionConfig, kind: type[Config]) -> Config:
+    """Read a network's config from a JSON file, keys left out keep the defaults of ``kind``; or return the given one.
 
     Raises:
         ValueError: If the file is no JSON object, or has a key that ``kind`` does not know or a value of another type.
+        TypeError: If the config itself is of another kind.
     """
-    place = "config" if isinstance(source, Mapping) else str(source)
-    values = source if isinstance(source, Mapping) else _read_json(source)
+    if isinstance(source, kind):
+        return source
+    if isinstance(source, VisionConfig):
+        raise TypeError(f"config must be an {kind.__name__}, got {source!r}.")
+    place, values = str(source), read_json(source)
     if not isinstance(values, Mapping):
         raise ValueError(f"{place} must hold a JSON object, got {type(values).__name__}.")
     known = {field.name: field.default for field in dataclasses.fields(kind)}
     read: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"nearest: {near[0]}" if near else f"known: {', '.join(known)}"
+            near = nearest_name(name, known)
+            hint = f"nearest: {near}" if near else f"known: {', '.join(known)}"
             raise ValueError(f"{place} has {name!r}, which {kind.__name__} does not know; {hint}.")
         wanted = type(known[name])
-        read[name] = float(value) if wanted is float and type(value) is int else value
+        read[name] = float(value) if wanted is float and type(value) is int and abs(value) < 2**63 else value
         if type(read[name]) is not wanted:
             raise ValueError(f"{place}: {name} must be {wanted.__name__}, got {value!r}.")
     return kind(**read)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -154,37 +149,38 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file: {_first_line(error)}.") from error
+        raise ValueError(f"{path} is no whole safetensors file: {first_line(error).rstrip('.')}.") from error
 
 
 def _read_torch(path: Path) -> Any:
     try:
         # Training scripts like to store their parsed arguments beside the weights; a Namespace runs no code.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped as safetensors files are: pages that ranks share, and no copy beside the network's own weights.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         blocked = re.search(r"GLOBAL (\S+)", str(error))
         held = f"refers to {blocked[1]}, which is not run" if blocked else "is no file of weights"
         message = f"{path} cannot be read as weights alone: it {held}; save the state dict as safetensors."
         raise ValueError(message) from error
     except Exception as error:  # the unpickler stumbles over broken bytes in many ways
-        raise ValueError(f"{path} is broken or cut short: {_first_line(error)}.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return ((str(error) or type(error).__name__).splitlines())[0].rstrip(".")
+        raise ValueError(f"{path} is broken or cut short: {first_line(error).rstrip('.')}.") from error
 
 
 def load_exactly(
     network: nn.Module, state: Mapping[str, Tensor], source: Path, ignored: Iterable[str] = TRAINING_ONLY
 ) -> None:
-    """Load a state dict that fits the network name by name and shape by shape.
+    """Load a state dict that fits the network, in place, see ``fitting``."""
+    network.load_state_dict(fitting(network, state, source, ignored))
 
-    Args:
-        network: Filled in place.
-        state: Weights by name.
-        source: Named in the messages.
-        ignored: Last parts of names that may be in the file and are not loaded.
+
+def fitting(
+    network: nn.Module, state: Mapping[str, Tensor], source: Path, ignored: Iterable[str] = TRAINING_ONLY
+) -> dict[str, Tensor]:
+    """Return the weights of a state dict that fits the network name by name and shape by shape.
+
+    The network may be on the device ``meta``. ``source`` is named in messages. Names whose last part is in ``ignored``
+    may be in the file and are left out.
 
     Raises:
         ValueError: Naming the weights that are missing, unknown, of another shape or not finite, and the build that
@@ -206,7 +202,7 @@ def load_exactly(
     found = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
     if found:
         raise ValueError(f"{source} does not fit {_wanted(network)}; {'; '.join([*_looks(network, state), *found])}.")
-    network.load_state_dict(state)
+    return state
 
 
 def _wanted(network: nn.Module) -> str:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from realgen.detectors.base import DetectorNetwork, NetworkDetector
-from realgen.detectors.checkpoint import load_exactly, locate, read_config, read_state_dict
+from realgen.detectors.checkpoint import fitting, locate, read_config, read_state_dict
 from realgen.detectors.configs import VisionConfig
+from realgen.hub_files import local_file
 
 
 class CheckpointDetector(NetworkDetector):
@@ -18,7 +19,7 @@ class CheckpointDetector(NetworkDetector):
 
     Args:
         checkpoint: A folder with ``config.json`` and ``model.safetensors``, or a ``.safetensors`` or published
-            ``.pth`` file.
+            ``.pth`` file, or ``hf-hub:OWNER/REPOSITORY/FILE`` with ``config``, which is fetched when it is read.
         config: The network's config where it differs from the published one, or a JSON file with it; needed for a
             checkpoint without ``config.json`` beside it.
         dtype: ``float32`` is exact; ``bfloat16`` is several times faster where the hardware multiplies in it, for the
@@ -27,6 +28,7 @@ class CheckpointDetector(NetworkDetector):
 
     Raises:
         ValueError: If a file is missing, or the config has an unknown key or impossible numbers.
+        TypeError: If the config is another network's.
     """
 
     config_type: ClassVar[type[VisionConfig]]
@@ -35,7 +37,7 @@ class CheckpointDetector(NetworkDetector):
     def __init__(
         self,
         checkpoint: str,
-        config: dict[str, Any] | str | None = None,
+        config: VisionConfig | str | None = None,
         dtype: Literal["float32", "bfloat16"] = "float32",
         batch_size: int = 64,
     ) -> None:
@@ -55,7 +57,10 @@ class CheckpointDetector(NetworkDetector):
         Raises:
             ValueError: Naming the weights that do not fit the config.
         """
+        weights = local_file(self._files.weights)
+        with torch.device("meta"):  # a config may ask for any size: nothing is allocated until the weights fit it
+            fit = fitting(self.network_type(self._config), read_state_dict(weights), weights)
         network: DetectorNetwork = self.network_type(self._config)
-        load_exactly(network, read_state_dict(self._files.weights), self._files.weights)
+        network.load_state_dict(fit)
         network.scoring_dtype = self._dtype
         return network

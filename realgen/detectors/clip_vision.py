@@ -67,10 +67,7 @@ def merge_quick_gelu(network: nn.Module) -> None:
 
     With silu(x) = x sigmoid(x): fc2(quick_gelu(fc1(x))) = (fc2 / 1.702)(silu((1.702 fc1)(x))). No copy of the hidden
     layer, the largest tensor of a pass, is made: on a CPU the page faults of new memory cost more than the arithmetic.
-
-    Args:
-        network: Changed in place; its MLPs have ``fc1``, ``activation_fn`` (a quick GELU) and ``fc2``, ours as those
-            of transformers.
+    MLPs are known by ``fc1``, ``activation_fn`` (a quick GELU) and ``fc2``, ours as those of transformers.
     """
     for module in network.modules():
         if all(hasattr(module, name) for name in ("fc1", "activation_fn", "fc2")):

@@ -41,12 +41,8 @@ def rotate(
 ) -> Float[Tensor, "batch heads tokens channels"]:
     """Rotate each pair of channels (c, c + d/2) of the patches by its angle; the tokens before the patches stay.
 
-    Args:
-        tokens: [B, heads, N, d] queries or keys, class token and registers first.
-        rotation: Of the last tokens, the patches.
-
-    Returns:
-        [B, heads, N, d].
+    Of queries or keys [B, heads, N, d], the rotation is of the last tokens, the patches; class token and registers come
+    first.
 
     Example:
         >>> quarter = Rotation(torch.zeros(1, 2), torch.ones(1, 2))

@@ -21,12 +21,7 @@ from realgen.functional.network_input import tower_pixels
 
 
 class SVDResidualLinear(nn.Module):
-    """y = (W_main + U diag(S) V) x + bias, of which only U, S, V are trained.
-
-    Args:
-        features: Width of input and output.
-        rank: Number of singular values in the trained part.
-    """
+    """y = (W_main + U diag(S) V) x + bias, of which only U, S, V, of the given rank, are trained."""
 
     def __init__(self, features: int, rank: int) -> None:
         super().__init__()
@@ -91,16 +86,10 @@ class EffortNetwork(DetectorNetwork):
 
     @classmethod
     def from_clip_vision(cls, vision_model: nn.Module, *, rank: int = 1) -> EffortNetwork:
-        """Start a detector from a trained CLIP vision tower; the tower's output stays the same.
+        """Start a detector, in training mode, from a trained CLIP vision tower, whose output stays the same.
 
-        The head starts at random (torch's global generator).
-
-        Args:
-            vision_model: A transformers ``CLIPVisionModel``.
-            rank: Number of singular values to retrain.
-
-        Returns:
-            The network, in training mode.
+        The tower is a transformers ``CLIPVisionModel``, ``rank`` the number of singular values to retrain. The head
+        starts at random (torch's global generator).
         """
         network = cls(EffortConfig(**vars(clip_config(vision_model)), rank=rank))
         state = tower_state_dict(vision_model)
@@ -129,10 +118,6 @@ class EffortNetwork(DetectorNetwork):
         merge_quick_gelu(self)
 
     def set_trainable(self, scope: Literal["residual", "all"]) -> None:
-        """Choose which parameters get gradients.
-
-        Args:
-            scope: ``residual``: the small singular values and the head, the published recipe; ``all``: everything.
-        """
+        """Train the small singular values and the head, as published (``residual``), or everything (``all``)."""
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(scope == "all" or "_residual" in name or name.startswith("head."))

@@ -28,12 +28,8 @@ class ExpertLinear(nn.Module, ABC):
     """y = W x + sum_e g_e up_e diag(scale_e) down_e x + bias, with one gate g_e per image and expert.
 
     All experts are applied side by side, as one map of rank E r whose coordinates are scaled by the gates: that is two
-    matrix products for the whole batch, whichever experts its images chose.
-
-    Args:
-        features: Width of input and output.
-        dropout: Probability of dropping an input of the experts, in training only.
-        bias: Whether there is a bias.
+    matrix products for the whole batch, whichever experts its images chose. ``features`` is the width of input and
+    output, ``dropout`` of the experts' inputs, in training only.
     """
 
     def __init__(self, features: int, *, dropout: float = 0.0, bias: bool = True) -> None:
@@ -50,9 +46,16 @@ class ExpertLinear(nn.Module, ABC):
     def low_rank(self) -> LowRank:
         """Return the experts, stacked; differentiable in them."""
 
-    @abstractmethod
+    @torch.no_grad()
     def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
-        """Copy a trained linear map."""
+        """Copy a trained linear map, see ``copy_weight``."""
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
+        self.copy_weight(weight)
+
+    @abstractmethod
+    def copy_weight(self, weight: Float[Tensor, "out in"]) -> None:
+        """Copy the weight of a trained linear map."""
 
     @abstractmethod
     def main_bases(self) -> tuple[Tensor, ...]:
@@ -75,11 +78,7 @@ class ExpertLinear(nn.Module, ABC):
     def merged(self, always_on: int) -> MergedExpertLinear:
         """Return the same map for scoring: the last experts merged into W (in float64), the others stacked once.
 
-        Args:
-            always_on: Number of last experts whose gate is 1 for every image.
-
-        Returns:
-            A map that takes the gates of the other experts alone.
+        ``always_on`` of them have gate 1 for every image; the map takes the gates of the others alone.
         """
         experts = self.low_rank()
         num_experts, rank = experts.scale.shape

@@ -14,19 +14,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from realgen.checks import check_tokenizer
 from realgen.functional.images import to_uint8
 
 
 def word_ids(tokenizer: Any, words: Sequence[str], name: str = "words") -> Int[Tensor, " words"]:
-    """Return the token of each word at the start of an answer, without a space before it.
+    """Return the token of each spelling of a word at the start of an answer, without a space before it.
 
-    Args:
-        tokenizer: Of transformers.
-        words: Spellings of one word.
-        name: Of the argument, for messages.
-
-    Returns:
-        One id per word.
+    Messages call the argument ``name``.
 
     Raises:
         ValueError: If there is no word, or one that is not exactly one token.
@@ -69,6 +64,7 @@ class ForensicChatNetwork(nn.Module):
         super().__init__()
         self.model = model
         self.processor = processor
+        check_tokenizer(processor.tokenizer, model.get_input_embeddings().num_embeddings)
         content = [{"type": "image"}, {"type": "text", "text": question}]
         self.prompt: str = processor.apply_chat_template(
             [{"role": "user", "content": content}],
@@ -86,12 +82,8 @@ class ForensicChatNetwork(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the model's inputs: prompts padded on the left, so that every row ends where the answer begins.
 
-        Args:
-            images: In [0, 1], of one size or of many. They are rounded to 8 bits, as the published scorer's PNG files
-                are, and stay tensors where they are.
-
-        Returns:
-            The model's keyword arguments, on its device.
+        Images in [0, 1], of one size or of many, are rounded to 8 bits, as the published scorer's PNG files are, and
+        stay tensors where they are.
         """
         encoded = self.processor(
             text=[self.prompt] * len(images),

@@ -17,6 +17,7 @@ from realgen.detectors.base import Detector
 from realgen.detectors.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_state_dict
 from realgen.detectors.probe_backbone import Backbone, load_backbone, wave_picture
 from realgen.functional.logistic_regression import LogisticHead
+from realgen.given_files import read_json
 
 FINGERPRINT_TOLERANCE = 1e-2
 """Relative distance of a fixed image's features; devices and versions of torch differ by less, weights by more."""
@@ -35,12 +36,7 @@ class ProbeConfig:
 
 
 class ProbeNetwork(nn.Module):
-    """Backbone and head.
-
-    Args:
-        backbone: Frozen.
-        head: Its weight [D] and bias; the calibration is part of them.
-    """
+    """Frozen backbone and head, of whose weight [D] and bias the calibration is part."""
 
     weight: Tensor
     bias: Tensor
@@ -113,13 +109,9 @@ class LinearProbe(Detector):
 
 
 def save_probe(folder: Path, backbone: Backbone, head: LogisticHead, config: ProbeConfig) -> None:
-    """Write a folder that ``LinearProbe`` reads.
+    """Write a folder that ``LinearProbe`` reads; files of these names in it are replaced.
 
-    Args:
-        folder: Made if need be; files of these names in it are replaced.
-        backbone: What the head was fitted on.
-        head: With the calibration in it.
-        config: Names the backbone.
+    ``config`` names the backbone that the head, with the calibration in it, was fitted on.
     """
     from safetensors.torch import save_file
 
@@ -135,10 +127,7 @@ def read_probe_config(path: Path) -> ProbeConfig:
     Raises:
         ValueError: If it is no JSON object with a backbone, or has unknown keys.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+    values = read_json(path)
     known = {entry.name for entry in dataclasses.fields(ProbeConfig)}
     if not isinstance(values, dict) or not {"backbone"} <= set(values) <= known:
         raise ValueError(f"{path} must be an object with backbone, and perhaps pretrained and report; got {values!r}.")
@@ -153,12 +142,7 @@ def fingerprint(backbone: Backbone) -> Float[Tensor, " features"]:
 
 
 def check_fingerprint(backbone: Backbone, expected: Float[Tensor, " features"], name: str) -> None:
-    """Check that a backbone has the weights that a probe was fitted on.
-
-    Args:
-        backbone: As it was read.
-        expected: The fingerprint when the probe was fitted.
-        name: Of the backbone, for the message.
+    """Check that a backbone has the weights that a probe was fitted on, by the fingerprint of then.
 
     Raises:
         ValueError: If it has other features.

@@ -14,12 +14,7 @@ from realgen.detectors.expert_linear import ExpertLinear, LowRank
 class LoRAExpertLinear(ExpertLinear):
     """y = W x + sum_e g_e B_e A_e x + bias, with one gate g_e per image and expert and no further scaling.
 
-    Args:
-        features: Width of input and output.
-        num_experts: E.
-        rank: r, the rank of one expert.
-        dropout: Probability of dropping an input of the experts, in training only.
-        bias: Whether there is a bias.
+    Arguments are those of ``SVDExpertLinear``.
     """
 
     def __init__(self, features: int, num_experts: int, rank: int, dropout: float = 0.0, *, bias: bool = True) -> None:
@@ -39,12 +34,9 @@ class LoRAExpertLinear(ExpertLinear):
         scale = down.new_ones(len(self.lora_A_experts), len(self.lora_A_experts[0]))
         return LowRank(down, scale, torch.cat(tuple(self.lora_B_experts), dim=1))
 
-    @torch.no_grad()
-    def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
-        """Copy a trained linear map, which stays the same: each A is drawn at random, each B is zero."""
+    def copy_weight(self, weight: Float[Tensor, "out in"]) -> None:
+        """Copy the weight of a trained map, which stays the same: each A is drawn at random, each B is zero."""
         self.weight_fixed.copy_(weight)
-        if self.bias is not None and bias is not None:
-            self.bias.copy_(bias)
         for a, b in zip(self.lora_A_experts, self.lora_B_experts, strict=True):
             nn.init.kaiming_uniform_(a, a=math.sqrt(5))
             nn.init.zeros_(b)

@@ -1,4 +1,4 @@
-"""What scores in place of a linear map with experts."""
+"""What scores in place of a linear map with experts; a training step enters it alone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ from torch.nn import functional as F
 class MergedExpertLinear(nn.Module):
     """A frozen ``ExpertLinear``: nothing is stacked per call, and the experts are added to the output in place.
 
-    Args:
-        weight: [out, in], with the experts that are always on.
-        bias: [out], or None.
-        down: [R r, in] of the R routed experts, their scale included.
-        up: [R r, out].
-        rank: r.
+    ``weight`` [out, in] holds the experts that are always on; ``down`` [R r, in], their scale included, and ``up`` [R
+    r, out] are those of the R routed ones.
     """
 
     weight: Tensor

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from realgen.detectors.checkpoint_detector import CheckpointDetector
 from realgen.detectors.configs import OmniAIDConfig, OmniAIDDinoConfig, VisionConfig
@@ -20,26 +19,31 @@ class OmniAID(CheckpointDetector):
     merged into the frozen weights.
 
     Args:
-        checkpoint: A folder with ``config.json`` and ``model.safetensors``, or a ``.safetensors`` or published
-            ``.pth`` file.
-        preprocess: ``v1`` resizes to 512 pixels first, ``v2`` does not; by default what the config says.
-        **settings: Of ``CheckpointDetector``.
+        checkpoint: As in ``CheckpointDetector``, like what follows.
+        config: Of the network, where it differs from the published one.
+        **settings: ``dtype`` and ``batch_size``.
     """
 
     network_type: ClassVar[Any] = OmniAIDNetwork
     config_type: ClassVar[type[VisionConfig]] = OmniAIDConfig
 
-    def __init__(self, checkpoint: str, *, preprocess: Literal["v1", "v2"] | None = None, **settings: Any) -> None:
-        super().__init__(checkpoint, **settings)
-        if preprocess is not None:
-            self._config = dataclasses.replace(self._config, preprocess=preprocess)
+    def __init__(self, checkpoint: str, config: OmniAIDConfig | str | None = None, **settings: Any) -> None:
+        super().__init__(checkpoint, config, **settings)
 
 
-class OmniAIDDino(OmniAID):
+class OmniAIDDino(CheckpointDetector):
     """Mixture-of-experts detector on a DINOv3 vision transformer (RealGen v2); ``p_fake`` is the softmax at class 1.
 
     Slower than the CLIP variant and less alike to it than another file of the same tower, so a better second opinion.
+
+    Args:
+        checkpoint: As in ``CheckpointDetector``, like what follows.
+        config: Of the network, where it differs from the published one.
+        **settings: ``dtype`` and ``batch_size``.
     """
 
     network_type: ClassVar[Any] = OmniAIDDinoNetwork
     config_type: ClassVar[type[VisionConfig]] = OmniAIDDinoConfig
+
+    def __init__(self, checkpoint: str, config: OmniAIDDinoConfig | str | None = None, **settings: Any) -> None:
+        super().__init__(checkpoint, config, **settings)

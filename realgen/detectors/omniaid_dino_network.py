@@ -20,9 +20,7 @@ from realgen.functional.network_input import IMAGENET_MEAN, IMAGENET_STD, Prepro
 class DinoLayer(nn.Module):
     """One pre-norm transformer layer with layer scale, around an attention with experts.
 
-    Args:
-        config: Of the network.
-        plain: transformers' layer, whose other parts are reused.
+    All but the attention is taken from ``plain``, transformers' layer.
     """
 
     def __init__(self, config: OmniAIDDinoConfig, plain: Any) -> None:
@@ -72,17 +70,10 @@ class OmniAIDDinoNetwork(RoutedNetwork):
 
     @classmethod
     def from_dinov3(cls, vision_model: nn.Module, experts: RoutedExperts) -> OmniAIDDinoNetwork:
-        """Start a detector from a trained DINOv3: split its attention weights, copy the rest.
+        """Start a detector, in training mode, from a trained DINOv3: split its attention weights, copy the rest.
 
-        The router and the head start at random (torch's global generator); the experts as in
-        ``OmniAIDNetwork.from_clip_vision``.
-
-        Args:
-            vision_model: A transformers ``DINOv3ViTModel``.
-            experts: Their number and kind, and the router.
-
-        Returns:
-            The network, in training mode.
+        The tower is a transformers ``DINOv3ViTModel``. The router and the head start at random (torch's global
+        generator); the experts as in ``OmniAIDNetwork.from_clip_vision``.
         """
         network = cls(OmniAIDDinoConfig(**vars(dino_config(vision_model)), **vars(experts)))
         network.copy_tower(vision_model.state_dict(), {"model.": ""}, layers="layer", attention="attention")

@@ -104,19 +104,12 @@ class OmniAIDNetwork(RoutedNetwork):
 
     @classmethod
     def from_clip_vision(cls, vision_model: nn.Module, experts: RoutedExperts) -> OmniAIDNetwork:
-        """Start a detector from a trained CLIP vision tower: split its attention weights, copy the rest.
+        """Start a detector, in training mode, from a trained CLIP tower: split its attention weights, copy the rest.
 
-        The router and the head start at random (torch's global generator). All experts start as the same low-rank
-        part R of W = W_main + R (``lora``: W_main = W, R = 0). Without ``hybrid`` the gates sum to 1, so the tower's
-        output is CLIP's; with it the always-on expert adds R once more, as in the published system: the tower starts
-        as CLIP with W_main + 2 R.
-
-        Args:
-            vision_model: A transformers ``CLIPVisionModel``.
-            experts: Their number and kind, and the router.
-
-        Returns:
-            The network, in training mode.
+        The tower is a transformers ``CLIPVisionModel``. The router and the head start at random (torch's global
+        generator). All experts start as the same low-rank part R of W = W_main + R (``lora``: W_main = W, R = 0).
+        Without ``hybrid`` the gates sum to 1, so the tower's output is CLIP's; with it the always-on expert adds R once
+        more, as in the published system: the tower starts as CLIP with W_main + 2 R.
         """
         network = cls(OmniAIDConfig(**vars(clip_config(vision_model)), **vars(experts)))
         names = {"pre_layrnorm": "ln_pre", "post_layernorm": "ln_post", "encoder.layers": "encoder_layers"}

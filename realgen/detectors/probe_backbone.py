@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.checks import first_line
 from realgen.detectors.checkpoint import load_exactly, read_state_dict
 from realgen.functional.network_input import NetworkInput, to_network_input
 from realgen.functional.published_input import open_clip_input, timm_input
@@ -39,17 +40,12 @@ class Backbone(nn.Module):
 
 
 def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
-    """Read a backbone by its name.
+    """Read a backbone by its name, frozen and in eval mode, in float32.
 
-    Args:
-        name: A timm model (``vit_small_patch14_dinov2``, a pretrained tag may follow a dot), ``hf-hub:OWNER/NAME`` or
-            ``local-dir:FOLDER``, as timm reads them; or one of open_clip's after ``open_clip:``, of which the image
-            tower is taken.
-        pretrained: A file with the backbone's weights, a classifier in it is left out; or a tag of open_clip's. By
-            default those that the name stands for, which may be fetched from the hub.
-
-    Returns:
-        The backbone, frozen and in eval mode, in float32.
+    The name is timm's (``vit_small_patch14_dinov2``, a pretrained tag may follow a dot; ``hf-hub:OWNER/NAME``;
+    ``local-dir:FOLDER``), or one of open_clip's after ``open_clip:``, of which the image tower is taken. ``pretrained``
+    is a file with its weights, of which a classifier is left out, or a tag of open_clip's; by default those that the
+    name stands for, which may be fetched from the hub.
 
     Raises:
         ValueError: If there is no such model, or no weights for it that fit; what does not fit is named.
@@ -62,14 +58,7 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
 
 
 def wave_picture(size: int = 64) -> Float[Tensor, "1 3 size size"]:
-    """Draw waves of all lengths as an image, whose features tell one backbone's weights from another's.
-
-    Args:
-        size: Height and width in pixels.
-
-    Returns:
-        [1, 3, S, S] in [0, 1], always the same.
-    """
+    """Draw waves of all lengths as an image [1, 3, S, S], whose features tell one backbone's weights from another's."""
     ramp = torch.linspace(0, 1, size)
     phase = torch.stack([(1 + c) * ramp[:, None] + (3 - c) * ramp[None, :] ** 2 for c in range(3)])
     return ((6.0 * phase).sin() * (40.0 * phase.square()).cos() * 0.5 + 0.5)[None]
@@ -83,7 +72,7 @@ def _from_timm(name: str, pretrained: str | None) -> Backbone:
         tower: Any = timm.create_model(name, pretrained=pretrained is None, num_classes=0)
     except Exception as error:  # broken files make it stumble in many ways
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)) or "none"
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cause = first_line(error)
         raise ValueError(f"timm cannot load backbone {name!r} ({cause}); nearest of its names: {near}.") from error
     if pretrained is not None:
         path = _file(pretrained)
@@ -101,7 +90,7 @@ def _from_open_clip(name: str, pretrained: str | None) -> Backbone:
     try:
         model = open_clip.create_model(name, pretrained=pretrained, require_pretrained=True)
     except Exception as error:  # broken files make it stumble in many ways
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        cause = first_line(error)
         raise ValueError(
             f"open_clip cannot load backbone {name!r} with pretrained={pretrained!r} ({cause})."
         ) from error

@@ -7,12 +7,7 @@ from typing import Literal, NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from realgen.functional.logistic_regression import (
-    LogisticHead,
-    SigmoidCalibration,
-    fit_logistic,
-    fit_platt,
-)
+from realgen.functional.logistic_regression import LogisticHead, SigmoidCalibration, fit_logistic, fit_platt
 
 Calibration = Literal["platt", "temperature", "none"]
 
@@ -38,16 +33,10 @@ class FittedHead(NamedTuple):
 def fit_head(
     fit: LabelledFeatures, held_out: LabelledFeatures, *, l2: float = 1e-3, calibration: Calibration = "platt"
 ) -> FittedHead:
-    """Fit a logistic regression and calibrate its probabilities on images that it has not seen.
+    """Fit a logistic regression, and calibrate its probabilities on images that it has not seen.
 
-    Args:
-        fit: Features that the head is fitted on.
-        held_out: Features that its probabilities are calibrated on.
-        l2: Weight of the penalty on the head's weights, for standardised features.
-        calibration: ``platt`` fits scale and shift of the logits, ``temperature`` the scale alone, ``none`` neither.
-
-    Returns:
-        The head.
+    ``l2`` is the penalty on the weights, for standardised features. ``platt`` fits scale and shift of the logits,
+    ``temperature`` the scale alone, ``none`` neither.
 
     Raises:
         ValueError: If a class is missing, or the features do not tell the held-out classes apart.

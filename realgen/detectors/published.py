@@ -14,11 +14,7 @@ TRAINING_ONLY = frozenset(
     {"U_r", "S_r", "V_r", "weight_original_fnorm", "weight_main_fnorm", "position_ids", "inv_freq"}
 )
 """Last parts of names in published files that scoring does not need: bases of the main parts, norms, constants."""
-FAMILIES = {
-    "encoder_layers.": "OmniAID on CLIP",
-    "layer.": "OmniAID on DINOv3",
-    "backbone.encoder.layers.": "Effort",
-}
+FAMILIES = {"encoder_layers.": "OmniAID on CLIP", "layer.": "OmniAID on DINOv3", "backbone.encoder.layers.": "Effort"}
 """Names of the layers, and the network that has them."""
 
 
@@ -54,14 +50,7 @@ class Build:
 
 
 def recognise(state: Mapping[str, Tensor]) -> Build | None:
-    """Recognise a network by the names and shapes of its weights.
-
-    Args:
-        state: Weights by plain name.
-
-    Returns:
-        The build, or None if no detector of ours has such names.
-    """
+    """Recognise a network by the plain names and shapes of its weights; None if no detector of ours has such names."""
     for prefix, family in FAMILIES.items():
         numbers = {int(found[1]) for name in state if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))}
         if numbers:

@@ -1,30 +1,29 @@
-"""The shared part of OmniAID's networks, whatever their tower: router, and attention with experts."""
+"""The shared part of OmniAID's networks, whatever their tower: router, attention with experts, and their training."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.clip_vision import PROJECTIONS
 from realgen.detectors.configs import OmniAIDConfig, OmniAIDDinoConfig, RoutedExperts
 from realgen.detectors.dinov3 import Rotation, rotate
-from realgen.detectors.expert_training import ExpertTraining
+from realgen.detectors.expert_linear import ExpertLinear
 from realgen.detectors.lora_experts import LoRAExpertLinear
-from realgen.detectors.svd_experts import SVDExpertLinear
+from realgen.detectors.svd_experts import SVDExpertLinear, orthogonality_loss
+
+Trainable = Literal["experts", "experts_and_gate", "all"]
 
 
 def sparse_gates(logits: Float[Tensor, "batch routed"], top_k: int) -> Float[Tensor, "batch routed"]:
-    """Return the softmax over the ``top_k`` largest logits of a row, 0 elsewhere.
-
-    Args:
-        logits: [B, experts].
-        top_k: Experts that act on one image.
+    """Return the softmax over the ``top_k`` largest logits of a row [B, experts], 0 elsewhere.
 
     Example:
         >>> sparse_gates(torch.tensor([[0.0, 1.0, 1.0]]), top_k=2)
@@ -36,19 +35,12 @@ def sparse_gates(logits: Float[Tensor, "batch routed"], top_k: int) -> Float[Ten
 
 
 class GatingNetwork(nn.Module):
-    """The router: one logit per routed expert from one vector per image.
-
-    Args:
-        width: Of the vector.
-        experts: The number of routed experts, and the router's hidden units.
-    """
+    """The router: one logit per routed expert from one vector per image, of a given width."""
 
     def __init__(self, width: int, experts: RoutedExperts) -> None:
         super().__init__()
         self.network = nn.Sequential(
-            nn.Linear(width, experts.router_hidden),
-            nn.ReLU(),
-            nn.Linear(experts.router_hidden, experts.num_routed),
+            nn.Linear(width, experts.router_hidden), nn.ReLU(), nn.Linear(experts.router_hidden, experts.num_routed)
         )
 
     def forward(self, features: Float[Tensor, "batch width"]) -> Float[Tensor, "batch routed"]:
@@ -59,10 +51,8 @@ class GatingNetwork(nn.Module):
 class ExpertAttention(nn.Module):
     """Self-attention whose four projections carry experts.
 
-    Args:
-        config: Of the network.
-        names: Of the four projections in published files: query, key, value, output.
-        biases: Which of them have a bias.
+    ``names`` are those of the projections in published files (query, key, value, output), ``biases`` tell which have
+    one.
     """
 
     def __init__(
@@ -88,16 +78,10 @@ class ExpertAttention(nn.Module):
         first_only: bool = False,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "batch queries width"]:
-        """Attend within each image, through the experts that its gates choose.
+        """Attend within each image, tokens [B, N, width], through the experts that its gates [B, experts] choose.
 
-        Args:
-            hidden: [B, N, width].
-            gates: [B, experts].
-            first_only: Compute the class token's output alone.
-            rotation: Rotary positions of the patches, if there are any.
-
-        Returns:
-            [B, N, width], or [B, 1, width].
+        With ``first_only`` the class token's output alone is computed, [B, 1, width]. ``rotation`` are the rotary
+        positions of the patches, if there are any.
         """
         query_tokens = hidden[:, :1] if first_only else hidden
         query, key, value = (
@@ -113,15 +97,14 @@ class ExpertAttention(nn.Module):
         return cast("Tensor", getattr(self, self.names[-1])(attended, gates))
 
 
-class RoutedNetwork(ExpertTraining):
-    """A vision tower with routed experts, class token to two classes; all layers and tokens of an image share gates.
+class RoutedNetwork(DetectorNetwork):
+    """A vision tower with routed experts, class token to two classes; all layers and tokens of an image share gates."""
 
-    Args:
-        config: Of the tower and its experts.
-    """
-
+    config: OmniAIDConfig | OmniAIDDinoConfig
     embeddings: nn.Module
     gating_network: GatingNetwork
+    feature_extractor: Any
+    """The frozen tower whose pooled output is the router's input, or None."""
     num_prefix_tokens = 1
     """Tokens before the patches."""
 
@@ -162,3 +145,49 @@ class RoutedNetwork(ExpertTraining):
         with torch.no_grad():
             pooled = self.feature_extractor(pixel_values=pixels).pooler_output
         return self.gating_network(pooled)
+
+    def expert_linears(self) -> list[ExpertLinear]:
+        """Return all maps with experts, layer by layer."""
+        return [module for module in self.modules() if isinstance(module, ExpertLinear)]
+
+    def main_bases(self) -> list[tuple[Tensor, ...]]:
+        """Return ``main_bases()`` of each of ``expert_linears()``; takes one SVD per map with SVD experts."""
+        return [linear.main_bases() for linear in self.expert_linears()]
+
+    def orthogonality_loss(self, main_bases: list[tuple[Tensor, ...]]) -> Float[Tensor, ""]:
+        """Return how much the experts overlap with each other and with the main parts; see ``svd_experts``."""
+        return orthogonality_loss(self.expert_linears(), main_bases)
+
+    def set_trainable(self, scope: Trainable) -> None:
+        """Choose which parameters get gradients.
+
+        ``experts``: all experts and the head, the published recipe against a generator; ``experts_and_gate``: the
+        router too, for a detector trained from its tower; ``all``: everything but the router's frozen tower.
+        """
+        parts = {"experts": ("_experts.", "head."), "experts_and_gate": ("_experts.", "head.", "gating_network.")}
+        for name, parameter in self.named_parameters():
+            chosen = scope == "all" or any(part in name for part in parts[scope])
+            parameter.requires_grad_(chosen and not name.startswith("feature_extractor."))
+
+    def copy_tower(self, state: dict[str, Tensor], names: Mapping[str, str], *, layers: str, attention: str) -> None:
+        """Copy a trained tower: its attention weights into the maps with experts, and all others as they are.
+
+        ``names`` are parts of the names of its weights, and what this network has for them; ``layers`` is the name of
+        this network's list of layers, and ``attention`` is in the names of attention weights.
+        """
+        if self.feature_extractor is not None:
+            self.feature_extractor.load_state_dict(state)
+        for theirs, ours in names.items():
+            state = {name.replace(theirs, ours): value for name, value in state.items()}
+        self.load_state_dict({name: value for name, value in state.items() if attention not in name}, strict=False)
+        for name, module in self.get_submodule(layers).named_modules(prefix=layers):
+            if isinstance(module, ExpertLinear):
+                module.copy_from(state[f"{name}.weight"], state.get(f"{name}.bias"))
+
+    def _merge(self) -> None:
+        """Merge the always-on expert into the frozen weights, and stack the others once."""
+        places = [(module, name) for module in self.modules() for name, _ in module.named_children()]
+        for module, name in places:
+            child = getattr(module, name)
+            if isinstance(child, ExpertLinear):
+                setattr(module, name, child.merged(always_on=int(self.config.hybrid)))

@@ -33,16 +33,9 @@ class SplitWeight(NamedTuple):
 
 @torch.no_grad()
 def split_weight(weight: Float[Tensor, "out in"], rank: int) -> SplitWeight:
-    """Split a weight into its large singular values and its ``rank`` smallest.
+    """Split a weight [out, in] into its large singular values and its ``rank`` smallest, in its own type.
 
-    Computed in float64, so the parts add up to the weight within the rounding of its own type.
-
-    Args:
-        weight: [out, in].
-        rank: Number of singular values split off, between 1 and min(out, in) - 1.
-
-    Returns:
-        The parts, in the type of ``weight``.
+    Computed in float64, so the parts add up to the weight within the rounding of its type.
 
     Raises:
         ValueError: If ``rank`` leaves nothing on one side.
@@ -66,12 +59,7 @@ def split_weight(weight: Float[Tensor, "out in"], rank: int) -> SplitWeight:
 class SVDExpertLinear(ExpertLinear):
     """y = W_main x + sum_e g_e U_e diag(S_e) V_e x + bias, with one gate g_e per image and expert.
 
-    Args:
-        features: Width of input and output.
-        num_experts: E.
-        rank: r, the rank of one expert.
-        dropout: Probability of dropping an input of the experts, in training only.
-        bias: Whether there is a bias.
+    ``features`` is the width of input and output, ``rank`` that of one expert.
     """
 
     def __init__(self, features: int, num_experts: int, rank: int, dropout: float = 0.0, *, bias: bool = True) -> None:
@@ -92,13 +80,10 @@ class SVDExpertLinear(ExpertLinear):
         down, up = torch.cat(tuple(self.V_experts)), torch.cat(tuple(self.U_experts), dim=1)
         return LowRank(down, torch.stack(tuple(self.S_experts)), up)
 
-    @torch.no_grad()
-    def copy_from(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
-        """Copy a trained linear map; its smallest singular values become every expert, identically."""
+    def copy_weight(self, weight: Float[Tensor, "out in"]) -> None:
+        """Copy the weight of a trained map; its smallest singular values become every expert, identically."""
         split = split_weight(weight, self.rank)
         self.weight_main.copy_(split.main)
-        if self.bias is not None and bias is not None:
-            self.bias.copy_(bias)
         for experts, part in ((self.U_experts, split.u), (self.S_experts, split.s), (self.V_experts, split.v)):
             for expert in experts:
                 expert.copy_(part)
@@ -120,15 +105,9 @@ class SVDExpertLinear(ExpertLinear):
 
 
 def overlap(bases: Sequence[Float[Tensor, "features _"]]) -> Float[Tensor, ""]:
-    """Return the mean over all pairs of bases of ||A^T B||_F, the columns of each normalised to length 1.
+    """Return the mean over all pairs of bases, at least two, of ||A^T B||_F, columns normalised to length 1.
 
     0 when the spanned subspaces are orthogonal to each other.
-
-    Args:
-        bases: At least two, each with its vectors as columns.
-
-    Returns:
-        A scalar >= 0.
 
     Example:
         >>> x, y = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [2.0]])
@@ -144,14 +123,8 @@ def orthogonality_loss(linears: Sequence[ExpertLinear], main_bases: Sequence[tup
     """Keep the experts apart from each other and from the main part (OmniAID's regulariser, weight 0.001 there).
 
     Per linear map, ``overlap`` of the main basis, where there is one, and all experts on the output side (U, or LoRA's
-    B), plus the same on the input side (V, or A); then the mean over the maps.
-
-    Args:
-        linears: Maps with experts.
-        main_bases: ``main_bases()`` of each, computed once, as the main parts are frozen.
-
-    Returns:
-        A scalar >= 0, differentiable in the experts.
+    B), plus the same on the input side (V, or A); then the mean over the maps. ``main_bases`` are those of each map,
+    computed once, as the main parts are frozen. Differentiable in the experts.
     """
     terms = []
     for linear, main in zip(linears, main_bases, strict=True):

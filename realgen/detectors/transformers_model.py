@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from realgen.checks import first_line
 from realgen.detectors.checkpoint import NAMES_SHOWN
 
 
 def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
-    """Return a transformers model with every weight from the file; transformers would draw missing ones at random.
+    """Return a transformers model, on the CPU, with every weight from the file: missing ones are not drawn at random.
 
-    Args:
-        kind: A transformers model class.
-        pretrained: Folder in transformers' format, or a hub id.
-        dtype: Of the weights in memory.
-        **settings: Of ``from_pretrained``.
-
-    Returns:
-        The model, on the CPU.
+    ``kind`` is its class, ``pretrained`` a folder in transformers' format or a hub id, and ``settings`` are those of
+    ``from_pretrained``.
 
     Raises:
         ValueError: If there is no such model, it is broken or of another kind, or its weights do not fit its config.
     """
-    where = {"local_files_only": Path(pretrained).is_dir()}
+    local = Path(pretrained).is_dir()
     try:
         # Another kind's config would be filled up with defaults, and its weights reported as missing.
-        config, _ = kind.config_class.get_config_dict(pretrained, **where)
+        config, _ = kind.config_class.get_config_dict(pretrained, local_files_only=local, trust_remote_code=False)
         if config.get("model_type") != kind.config_class.model_type:
             raise ValueError(f"its config.json has model_type {config.get('model_type')!r}.")
+        if local:
+            _check_size(kind, config, Path(pretrained))
         model, report = kind.from_pretrained(
-            pretrained, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **where, **settings
+            pretrained,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            local_files_only=local,
+            trust_remote_code=False,
+            **settings,
         )
     except Exception as error:  # broken files raise errors of many types
-        raise ValueError(f"transformers cannot read {pretrained!r} as {kind.__name__}: {_first_line(error)}") from error
+        raise ValueError(f"transformers cannot read {pretrained!r} as {kind.__name__}: {first_line(error)}") from error
     entries = {"missing": "missing_keys", "unknown": "unexpected_keys", "of another shape": "mismatched_keys"}
     names = {what: sorted(_name(key) for key in report[entry]) for what, entry in entries.items()}
     found = [f"{what}: {', '.join(keys[:NAMES_SHOWN])}" for what, keys in names.items() if keys]
@@ -44,35 +49,45 @@ def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float
     return model
 
 
+def _check_size(kind: Any, config: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError, before anything is allocated, if a config asks for far more weights than its folder holds."""
+    with torch.device("meta"):
+        model = kind(kind.config_class.from_dict(config))
+    number = sum(parameter.numel() for parameter in model.parameters())
+    held = sum(file.stat().st_size for end in ("safetensors", "bin") for file in folder.glob(f"*.{end}"))
+    if 0 < 2 * held < number:  # none has fewer than 4 bits
+        raise ValueError(f"its config.json asks for {number:,} parameters, and its weights are {held:,} bytes.")
+
+
 def load_processor(kind: Any, pretrained: str, **settings: Any) -> Any:
-    """Read a transformers tokenizer or processor.
-
-    Args:
-        kind: Its class.
-        pretrained: Folder in transformers' format, or a hub id.
-        **settings: Override its config.
-
-    Returns:
-        The tokenizer or processor.
+    """Read a transformers tokenizer or processor of a class, from a folder or hub id; ``settings`` override its config.
 
     Raises:
         ValueError: If it cannot be read.
     """
     try:
-        return kind.from_pretrained(pretrained, local_files_only=Path(pretrained).is_dir(), **settings)
+        local = Path(pretrained).is_dir()
+        return kind.from_pretrained(pretrained, local_files_only=local, trust_remote_code=False, **settings)
     except (OSError, ValueError) as error:
-        raise ValueError(f"transformers cannot read {pretrained!r} as {kind.__name__}: {_first_line(error)}") from error
+        raise ValueError(f"transformers cannot read {pretrained!r} as {kind.__name__}: {first_line(error)}") from error
+
+
+@contextmanager
+def no_questions() -> Iterator[None]:
+    """Let transformers refuse a model's own code instead of asking on standard input, where a library does not say."""
+    from transformers import dynamic_module_utils as code
+
+    before, code.TIME_OUT_REMOTE_CODE = code.TIME_OUT_REMOTE_CODE, 0
+    try:
+        yield
+    finally:
+        code.TIME_OUT_REMOTE_CODE = before
 
 
 def transformers_preprocess(processor: Any, pretrained: str) -> dict[str, Any]:
     """Translate the settings of a transformers ``CLIPImageProcessor`` into open_clip's ``preprocess_cfg``.
 
-    Args:
-        processor: The processor.
-        pretrained: Its folder or hub id, for the message.
-
-    Returns:
-        ``size``, ``mean``, ``std``, ``interpolation`` and ``resize_mode``.
+    The result has ``size``, ``mean``, ``std``, ``interpolation`` and ``resize_mode``.
 
     Raises:
         ValueError: If its steps are not to resize the shorter side, crop the centre and normalise.
@@ -98,7 +113,3 @@ def transformers_preprocess(processor: Any, pretrained: str) -> dict[str, Any]:
 def _name(key: Any) -> str:
     """Return a weight's name in a loading report; mismatched weights come with their two shapes."""
     return key if isinstance(key, str) else str(key[0])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -47,7 +47,7 @@ def group_advantages(
     if std is not None and not std_normalize:
         raise ValueError(f"std must be None when std_normalize is False, got {std.item():.4g}.")
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
-    centered, count = _centered(rewards, valid)
+    centered, count = center(rewards, valid)
     if not std_normalize:
         return centered
     if std is None:
@@ -107,30 +107,7 @@ def weighted_advantages(
     return total / sum(weights.values()) if divide_by_weights else total
 
 
-def rewards_std(
-    rewards: Float[Tensor, "prompts group"], valid: Bool[Tensor, "prompts group"] | None = None
-) -> Float[Tensor, ""]:
-    """Return the population standard deviation over all prompts, RealGen's "global std".
-
-    It mixes the spread between prompts into the scale; prompts whose samples are much alike weigh less than the others.
-
-    Args:
-        rewards: Rewards of all prompts, of all ranks when there are several.
-        valid: True where a sample could be scored; ``None``: all could.
-
-    Returns:
-        Standard deviation (ddof 0); 0 where fewer than two samples are valid.
-
-    Example:
-        >>> rewards_std(torch.tensor([[1.0, 3.0], [1.0, 3.0]]))
-        tensor(1.)
-    """
-    valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
-    centered, count = _centered(rewards.reshape(1, -1), valid.reshape(1, -1))
-    return (centered.square().sum() / count.sum()).sqrt()
-
-
-def _centered(
+def center(
     rewards: Float[Tensor, "prompts group"], valid: Bool[Tensor, "prompts group"]
 ) -> tuple[Float[Tensor, "prompts group"], Float[Tensor, "prompts 1"]]:
     """Return valid rewards less their group mean, 0 elsewhere; and the number of valid samples (1 if there is none)."""

@@ -38,15 +38,8 @@ def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -
     """Compute the share of comparisons won, a tie counting as half a win, with its score interval over prompts.
 
     Without ties that is Wilson's interval of a share, with ties Tango's (``functional.proportion``). Both have a width
-    of their own where all prompts agree and where there is one, where a bootstrap has none.
-
-    Args:
-        outcomes: [P] of one contestant against another: 0, 0.5 or 1; NaN where they could not be judged: these are left
-            out.
-        confidence: Of the limits, in (0, 1).
-
-    Returns:
-        The rate and its limits, in [0, 1].
+    of their own where all prompts agree and where there is one, where a bootstrap has none. Outcomes [P] are 0, 0.5 or
+    1; NaN, left out, where they could not be judged.
 
     Raises:
         ValueError: If an outcome is none of these, or none was judged.
@@ -69,12 +62,8 @@ def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -
 def merge_orders(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
     """Merge the outcomes of the two orders in which a pair was shown: what both agree on, else a tie.
 
-    Args:
-        forward: [N] outcome for the first contestant, when it was shown first.
-        backward: [N] outcome for the *same* contestant, when it was shown second.
-
-    Returns:
-        [N] outcome for that contestant; NaN where one of the orders was not judged.
+    Both [N] are for the first contestant, when it was shown first and second; NaN where one of the orders was not
+    judged.
 
     Example:
         >>> merge_orders(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 0.5]))
@@ -87,14 +76,10 @@ def merge_orders(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pai
 def position_bias(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> tuple[float, float]:
     """Compute how often the image shown first was chosen, and how often the order changed the choice.
 
-    Args:
-        forward: [N] outcome for the first contestant, when it was shown first.
-        backward: [N] outcome for the same contestant, when it was shown second; NaN throughout if it never was.
-
-    Returns:
-        Share of the decided replies, of both orders together, that chose the first image: 0.5 = no bias, NaN = none
-        decided; and share of the pairs judged in both orders whose choices differ: NaN = none. Of a protocol that never
-        swaps only the first exists, and there bias and strength of the contestants look the same.
+    Both arguments [N] are outcomes for the first contestant, shown first and second. Returns the share of the decided
+    replies, of both orders together, that chose the first image: 0.5 = no bias, NaN = none decided; and the share of
+    the pairs judged in both orders whose choices differ: NaN = none. Of a protocol that never swaps only the first
+    exists, and there bias and strength of the contestants look the same.
 
     Example:
         >>> position_bias(torch.tensor([1.0, 1.0, 0.5]), torch.tensor([0.0, 1.0, 0.5]))
@@ -117,16 +102,8 @@ def win_matrices(
 ) -> Float[Tensor, "prompts models models"]:
     """Count the wins of each model over each other one, prompt by prompt; a tie is half a win for both, NaN is none.
 
-    Args:
-        first: [N] first contestant of each comparison, 0 to M - 1.
-        second: [N] its second contestant.
-        outcomes: [N] for the first one.
-        prompts: [N] 0 to P - 1.
-        num_models: M.
-        num_prompts: P.
-
-    Returns:
-        [P, M, M] float64; entry (i, j) = wins of i over j.
+    Comparisons [N] name their first and second contestant, 0 to M - 1, the outcome for the first, and the prompt, 0 to
+    P - 1. Returns [P, M, M] float64; entry (i, j) = wins of i over j.
 
     Example:
         >>> index = torch.tensor([0, 0])
@@ -207,22 +184,15 @@ def bradley_terry_intervals(
 ) -> Strengths:
     """Fit strengths with percentile bootstrap intervals, by fitting them anew to prompts drawn with replacement.
 
+    The wins [P, M, M], prompt by prompt, are as ``win_matrices`` gives them. Each fit adds ``virtual_ties``, >= 0,
+    between every two models that were compared at all: above 0 a model that wins everything still has a strength, and
+    all strengths are pulled together a little.
+
     A model that beat everyone it met, or lost to everyone, has a strength because of the virtual ties only: drawing
     prompts again gives the same record, and could not tell how far above or below the others it may be. Its limits are
-    NaN; so are all of one prompt. More exactly, only a model that a circle of wins or ties joins to another has
-    limits (Ford 1957). Nor has one whose strength is the same in all resamples, as where all pairs are ties: that is no
+    NaN; so are all of one prompt. More exactly, only a model that a circle of wins or ties joins to another has limits
+    (Ford 1957). Nor has one whose strength is the same in all resamples, as where all pairs are ties: that is no
     certainty, for as little as ten wins of ten are one.
-
-    Args:
-        wins: [P, M, M] wins prompt by prompt, as ``win_matrices`` gives them.
-        virtual_ties: Added in each fit between every two models that were compared at all, >= 0. Above 0 a model that
-            wins everything still has a strength; all strengths are pulled together a little.
-        resamples: How often the prompts are drawn anew, >= 1.
-        confidence: Share of resamples between the limits, in (0, 1).
-        seed: Of the draws.
-
-    Returns:
-        Strengths and limits, [M] each.
 
     Raises:
         ValueError: As ``bradley_terry`` and ``bootstrap_mean`` do.
@@ -245,14 +215,7 @@ def bradley_terry_intervals(
 
 
 def elo(strengths: Float[Tensor, " *models"], *, mean: float = 1000.0) -> Float[Tensor, " *models"]:
-    """Convert log-strengths to Elo's scale, where 400 points more mean odds of ten to one.
-
-    Args:
-        strengths: Log-strengths.
-        mean: Where zero lands.
-
-    Returns:
-        The same shape.
+    """Convert log-strengths to Elo's scale, where 0 lands at ``mean`` and 400 points more mean odds of ten to one.
 
     Example:
         >>> elo(torch.tensor([0.0, math.log(10)]))

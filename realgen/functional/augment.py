@@ -3,9 +3,10 @@
 Real images come as large, oblong, sharp JPEG files, generated ones as square lossless files. A detector that learns
 this fails on a JPEG of a generated image. Applied to both classes alike, these changes remove the difference.
 
-Each function draws once per call, so give it images that may share the draw: one, or one batch of a kind. The resizes
-are those of ``images.resize``, which ``torchvision.transforms`` matches only up to overshoot, and all numbers come from
-the given generator, which torchvision's random transforms do not take.
+Images are [B, 3, H, W] in [0, 1], before and after; generators are on the CPU. Each function draws once per call, so
+give it images that may share the draw: one, or one batch of a kind. The resizes are those of ``images.resize``, which
+``torchvision.transforms`` matches only up to overshoot, and all numbers come from the given generator, which
+torchvision's random transforms do not take.
 """
 
 from __future__ import annotations
@@ -54,18 +55,8 @@ def random_crop(
 ) -> Float[Tensor, "batch 3 size size"]:
     """Cut out a random box and resize it to a square, antialiased; against the shortcuts of size and aspect.
 
-    The box takes a share of the image's area and has an aspect ratio drawn uniformly in its logarithm; it is
-    clipped to the image's sides.
-
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        size: Side of the result in pixels.
-        area: Share of the image's area, in (0, 1].
-        aspect: Width over height of the box, above 0. Squares of other boxes are squeezed.
-        generator: On the CPU.
-
-    Returns:
-        [B, 3, size, size] in [0, 1].
+    The box takes a share of the image's area, ``area`` in (0, 1], and has a width over height, ``aspect`` above 0,
+    drawn uniformly in its logarithm; it is clipped to the image's sides. Squares of other boxes are squeezed.
 
     Example:
         >>> generator = torch.Generator()
@@ -85,13 +76,6 @@ def random_crop(
 def center_square(images: Float[Tensor, "batch 3 height width"], size: int) -> Float[Tensor, "batch 3 size size"]:
     """Cut out the largest centred square and resize it, antialiased.
 
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        size: Side of the result in pixels.
-
-    Returns:
-        [B, 3, size, size] in [0, 1].
-
     Example:
         >>> center_square(torch.rand(1, 3, 40, 90), 32).shape
         torch.Size([1, 3, 32, 32])
@@ -105,15 +89,7 @@ def center_square(images: Float[Tensor, "batch 3 height width"], size: int) -> F
 def random_rescale(
     images: Float[Tensor, "batch 3 height width"], *, factor: Interval, generator: torch.Generator
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Shrink images by a random factor and enlarge them again; against the shortcut of resampling history.
-
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        factor: Of height and width, in (0, 1].
-        generator: On the CPU.
-
-    Returns:
-        [B, 3, H, W] in [0, 1].
+    """Shrink images by a random factor, in (0, 1], and enlarge them again; against the shortcut of resampling history.
 
     Example:
         >>> random_rescale(torch.full((1, 3, 8, 8), 0.5), factor=(0.5, 1.0), generator=torch.Generator())[0, 0, 0, 0]
@@ -128,15 +104,9 @@ def random_rescale(
 def random_blur(
     images: Float[Tensor, "batch 3 height width"], *, sigma: Interval, generator: torch.Generator
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Blur with a Gaussian; against the shortcut of sharpness.
+    """Blur with a Gaussian of ``sigma`` pixels, above 0; against the shortcut of sharpness.
 
-    Args:
-        images: [B, 3, H, W] in [0, 1], H and W above 3 sigma.
-        sigma: Standard deviation in pixels, above 0.
-        generator: On the CPU.
-
-    Returns:
-        [B, 3, H, W] in [0, 1].
+    Height and width must be above 3 sigma.
 
     Example:
         >>> random_blur(torch.full((1, 3, 8, 8), 0.5), sigma=(0.5, 1.0), generator=torch.Generator())[0, 0, 0, 0]
@@ -150,15 +120,7 @@ def random_blur(
 def random_jpeg(
     images: Float[Tensor, "batch 3 height width"], *, quality: tuple[int, int], generator: torch.Generator
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Write and read a JPEG file of random quality; against the shortcut of the file format.
-
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        quality: Smallest and largest, 1 to 100.
-        generator: On the CPU.
-
-    Returns:
-        [B, 3, H, W] in [0, 1].
+    """Write and read a JPEG file of random quality, 1 to 100; against the shortcut of the file format.
 
     Example:
         >>> random_jpeg(torch.zeros(1, 3, 8, 8), quality=(50, 95), generator=torch.Generator()).abs().max()

@@ -18,18 +18,11 @@ def bootstrap_mean(
 ) -> Estimate:
     """Estimate a mean over prompts with its interval, by resampling prompts with replacement (Efron 1979).
 
-    The limits are the percentiles (1 -+ confidence) / 2 of the resampled means. They are too narrow for few prompts
-    (n < 20 or so), by about the factor sqrt((n - 1) / n), and say nothing of other seeds or of a judge's own noise.
-    One prompt says nothing of how prompts differ, so it has no limits. Of shares see ``functional.proportion``.
-
-    Args:
-        values: [P] one number per prompt. Rows must be independent: average over the images of a prompt first.
-        resamples: How often the prompts are drawn anew, >= 1.
-        confidence: Share of resamples between the limits, in (0, 1).
-        seed: Of the draws; the same seed and number of prompts draw the same prompts, whatever the values.
-
-    Returns:
-        Mean and limits, in the unit of ``values``; no limits where one prompt counts.
+    The limits are the percentiles (1 -+ confidence) / 2 of the resampled means. They are too narrow for few prompts (n
+    < 20 or so), by about the factor sqrt((n - 1) / n), and say nothing of other seeds or of a judge's own noise. One
+    prompt says nothing of how prompts differ, so it has no limits. Of shares see ``functional.proportion``. Rows [P]
+    must be independent: average over the images of a prompt first. The same seed and number of prompts draw the same
+    prompts, whatever the values.
 
     Raises:
         ValueError: If there is no prompt, a value is not finite, or a number is out of range.
@@ -47,15 +40,7 @@ def bootstrap_mean(
 def resampled_means(
     values: Float[Tensor, "prompts columns"], *, resamples: int = 2000, seed: int = 0
 ) -> Float[Tensor, "resamples columns"]:
-    """Average columns over prompts that are drawn with replacement, the same prompts for all columns.
-
-    Args:
-        values: [P, C] a row per prompt; finite.
-        resamples: R, >= 1.
-        seed: Of the draws.
-
-    Returns:
-        [R, C] float64, on the CPU.
+    """Average columns [P, C], finite, over prompts drawn with replacement, the same for all; [R, C] float64 on the CPU.
 
     Raises:
         ValueError: If there is no prompt, a value is not finite, or ``resamples`` is below 1.
@@ -87,14 +72,7 @@ def resampled_means(
 def percentile_limits(
     resampled: Float[Tensor, "resamples columns"], confidence: float = 0.95
 ) -> tuple[Float[Tensor, " columns"], Float[Tensor, " columns"]]:
-    """Return the limits between which the middle share of the resamples lies, for each column.
-
-    Args:
-        resampled: [R, C].
-        confidence: That share, in (0, 1).
-
-    Returns:
-        Lower and upper limits, [C] each.
+    """Return the lower and upper limits [C] between which the middle share of the resamples [R, C] lies.
 
     Raises:
         ValueError: If ``confidence`` is not between 0 and 1.

@@ -27,18 +27,10 @@ def reliability(
     *,
     bins: int = 15,
 ) -> Reliability:
-    """Compare predicted probability and frequency, bin by bin (DeGroot and Fienberg 1983).
+    """Compare predicted probability of label 1 and frequency, bin by bin (DeGroot and Fienberg 1983).
 
-    Bin b holds the predictions in [b / bins, (b + 1) / bins); the last one holds 1 as well.
-
-    Args:
-        probabilities: [B] predicted probability of label 1, in [0, 1].
-        labels: [B] 0 or 1.
-        weights: [B] of the predictions; 1 each by default.
-        bins: Number of bins, at least 1.
-
-    Returns:
-        Three tensors [bins].
+    Bin b holds the predictions in [b / bins, (b + 1) / bins); the last one holds 1 as well. Predictions weigh 1 each by
+    default.
 
     Example:
         >>> reliability(torch.tensor([0.1, 0.3, 0.9]), torch.tensor([0, 1, 1]), bins=2).frequency
@@ -57,15 +49,9 @@ def reliability(
 def balanced_reliability(
     real: Float[Tensor, " real"], generated: Float[Tensor, " generated"], *, bins: int = 15
 ) -> Reliability:
-    """Return the reliability of p_fake as if there were as many real images as generated ones.
+    """Return the reliability of p_fake as if there were as many real images as generated ones, at least one each.
 
-    Args:
-        real: p_fake of real images, at least one.
-        generated: p_fake of generated images, at least one.
-        bins: Number of bins, at least 1.
-
-    Returns:
-        Three tensors [bins]; ``number`` is in shares of a class and sums to 2.
+    ``number`` is in shares of a class and sums to 2.
 
     Example:
         >>> balanced_reliability(torch.tensor([0.2, 0.7, 0.7, 0.7]), torch.tensor([0.9]), bins=2).frequency
@@ -78,18 +64,12 @@ def balanced_reliability(
 
 
 def expected_calibration_error(bins: Reliability) -> Float[Tensor, ""]:
-    """Return the mean gap between confidence and frequency, each bin weighted by its predictions.
+    """Return the mean gap between confidence and frequency, each bin weighted by its predictions; 0 = calibrated.
 
         ECE = sum_b n_b / N |confidence_b - frequency_b|
 
     Source: Naeini et al. 2015; Guo et al., arXiv:1706.04599, equation 3, there of the predicted class and here of the
     probability itself. It is biased upwards where bins hold few predictions, so compare it only at equal N and bins.
-
-    Args:
-        bins: Of at least one prediction.
-
-    Returns:
-        In [0, 1]; 0 = calibrated.
 
     Example:
         >>> expected_calibration_error(reliability(torch.tensor([0.25, 0.25]), torch.tensor([0, 1]), bins=1))

@@ -18,13 +18,7 @@ SRGB_TO_XYZ = (
 
 
 def luma(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch height width"]:
-    """Return the perceived brightness, Y' = 0.299 R' + 0.587 G' + 0.114 B' (ITU-R BT.601).
-
-    Args:
-        images: [B, 3, H, W] sRGB in [0, 1].
-
-    Returns:
-        [B, H, W] in [0, 1].
+    """Return the perceived brightness in [0, 1], Y' = 0.299 R' + 0.587 G' + 0.114 B' (ITU-R BT.601), of sRGB images.
 
     Example:
         >>> luma(torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1)).item()
@@ -35,15 +29,10 @@ def luma(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 
 
 
 def srgb_to_lab(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-    """Convert sRGB to CIELAB under D65 (IEC 61966-2-1, then CIE 15:2004, section 8.2.1).
+    """Convert sRGB in [0, 1] to CIELAB under D65 (IEC 61966-2-1, then CIE 15:2004, section 8.2.1).
 
-    Distances are about perceptual: 2.3 units are just noticeable.
-
-    Args:
-        images: [B, 3, H, W] sRGB in [0, 1].
-
-    Returns:
-        [B, 3, H, W]: L* in 0..100, a* (green to red) and b* (blue to yellow) in about -110..110.
+    L* is in 0..100, a* (green to red) and b* (blue to yellow) in about -110..110. Distances are about perceptual: 2.3
+    units are just noticeable.
 
     Example:
         >>> srgb_to_lab(torch.ones(1, 3, 1, 1)).flatten().round(decimals=2).abs()
@@ -59,16 +48,11 @@ def srgb_to_lab(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, 
 
 
 def color_statistics(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 6"]:
-    """Compute mean and standard deviation over the pixels of L*, a* and b*.
+    """Compute mean and standard deviation (population) over the pixels of L*, a* and b*, in CIELAB units.
 
-    The six numbers that carry the look of an image in Reinhard et al., "Color Transfer between Images" (IEEE Computer
-    Graphics and Applications 21(5), 2001); there in the space l-alpha-beta, here in CIELAB, whose unit is known.
-
-    Args:
-        images: [B, 3, H, W] sRGB in [0, 1].
-
-    Returns:
-        [B, 6]: three means, three standard deviations (population), in CIELAB units.
+    The six numbers, three means first, that carry the look of an image in Reinhard et al., "Color Transfer between
+    Images" (IEEE Computer Graphics and Applications 21(5), 2001); there in the space l-alpha-beta, here in CIELAB,
+    whose unit is known.
 
     Example:
         >>> color_statistics(torch.zeros(1, 3, 2, 2)).tolist()

@@ -23,15 +23,10 @@ def kernel_distance(
         k(a, b) = (a . b / D + 1)^3
         KID = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 
-    Source: Binkowski et al., "Demystifying MMD GANs" (arXiv:1801.01401), equation 4 and section 4. There the mean over
-    random subsets is reported; here all samples are used once, so the result draws no random numbers.
-
-    Args:
-        generated: [N, D] features x of generated images.
-        real: [M, D] features y of real images; M may differ from N.
-
-    Returns:
-        The distance. Zero in expectation for samples of one distribution, so a little below zero is possible.
+    Of features x [N, D] of generated images and y [M, D] of real ones. Zero in expectation for samples of one
+    distribution, so a little below zero is possible. Source: Binkowski et al., "Demystifying MMD GANs"
+    (arXiv:1801.01401), equation 4 and section 4. There the mean over random subsets is reported; here all samples are
+    used once, so the result draws no random numbers.
 
     Raises:
         ValueError: If a sample has fewer than two rows.
@@ -40,18 +35,35 @@ def kernel_distance(
         >>> kernel_distance(torch.zeros(2, 1), torch.ones(2, 1))  # 1 + 8 - 2
         tensor(7.)
     """
-    n, m = len(generated), len(real)
+    return kernel_distances(generated, real, generated.new_ones(1, len(generated)), real.new_ones(1, len(real)))[0]
+
+
+def kernel_distances(
+    generated: Float[Tensor, "generated feature"],
+    real: Float[Tensor, "real feature"],
+    keep_generated: Float[Tensor, "subsets generated"],
+    keep_real: Float[Tensor, "subsets real"],
+) -> Float[Tensor, " subsets"]:
+    """Compute ``kernel_distance`` of subsets of the rows, kept where 1 and not where 0, with one pass over the kernel.
+
+    Raises:
+        ValueError: If a subset has fewer than two rows of a sample.
+    """
+    rows, real_rows = keep_generated.sum(1), keep_real.sum(1)  # [subsets]
+    n, m = int(rows.min()), int(real_rows.min())
     if n < 2 or m < 2:
         raise ValueError(f"the kernel distance needs at least 2 samples of each kind, got {n} generated and {m} real.")
 
-    def kernel_sum(a: Tensor, b: Tensor) -> Tensor:
-        return torch.stack([((rows @ b.T / a.shape[1] + 1) ** 3).sum() for rows in a.split(KERNEL_ROWS)]).sum()
+    def kernel_sums(a: Tensor, b: Tensor, keep_a: Tensor, keep_b: Tensor) -> Tensor:
+        blocks = zip(a.split(KERNEL_ROWS), keep_a.split(KERNEL_ROWS, dim=1), strict=True)
+        return sum((keep @ (part @ b.T / a.shape[1] + 1) ** 3 * keep_b).sum(1) for part, keep in blocks)
 
-    def without_itself(a: Tensor) -> Tensor:
-        return kernel_sum(a, a) - ((a.square().mean(dim=1) + 1) ** 3).sum()
+    def without_itself(a: Tensor, keep: Tensor) -> Tensor:
+        return kernel_sums(a, a, keep, keep) - keep @ (a.square().mean(dim=1) + 1) ** 3
 
-    within = without_itself(generated) / (n * (n - 1)) + without_itself(real) / (m * (m - 1))
-    return within - 2 * kernel_sum(generated, real) / (n * m)
+    within = without_itself(generated, keep_generated) / (rows * (rows - 1))
+    within_real = without_itself(real, keep_real) / (real_rows * (real_rows - 1))
+    return within + within_real - 2 * kernel_sums(generated, real, keep_generated, keep_real) / (rows * real_rows)
 
 
 def wasserstein_distance(
@@ -61,12 +73,7 @@ def wasserstein_distance(
 
         W1 = integral |F(t) - G(t)| dt    (Ramdas et al., arXiv:1509.02237, proposition 1 for p = 1)
 
-    Args:
-        generated: [N, D].
-        real: [M, D]; M may differ from N.
-
-    Returns:
-        [D] in the unit of the columns. NaN in a column makes its distance NaN.
+    Of [N, D] and [M, D]; [D] in the unit of the columns. NaN in a column makes its distance NaN.
 
     Example:
         >>> wasserstein_distance(torch.tensor([[0.0], [1.0]]), torch.tensor([[5.0], [6.0], [5.5]]))
@@ -83,12 +90,7 @@ def wasserstein_distance(
 def auroc(positive: Float[Tensor, " positive"], negative: Float[Tensor, " negative"]) -> Float[Tensor, ""]:
     """Return the probability that a positive scores above a negative, ties counted half (Mann and Whitney 1947).
 
-    Args:
-        positive: [N] scores that should be high.
-        negative: [M] scores that should be low.
-
-    Returns:
-        Area under the ROC curve in [0, 1]: 1 = perfectly separated, 0.5 = not at all. NaN if a score is NaN.
+    The area under the ROC curve in [0, 1]: 1 = perfectly separated, 0.5 = not at all. NaN if a score is NaN.
 
     Example:
         >>> auroc(torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.5]))  # 1, 1, 1 and a tie
@@ -101,16 +103,11 @@ def auroc(positive: Float[Tensor, " positive"], negative: Float[Tensor, " negati
 
 
 def within_group_distance(features: Float[Tensor, "rows feature"], groups: Int[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Return the mean cosine distance of two different rows of the same group, each group counting once.
+    """Return the mean cosine distance, in [0, 2], of two different rows of the same group, each group counting once.
 
         d(group of n) = 1 - (|sum_i u_i|^2 - sum_i |u_i|^2) / (n (n - 1)),    u_i = f_i / |f_i|
 
-    Args:
-        features: [B, D].
-        groups: [B] which group a row belongs to, any integers. Groups of one row are left out.
-
-    Returns:
-        Distance in [0, 2]: 0 when all rows of each group point the same way.
+    Groups are any integers; those of one row are left out. 0 when all rows of each group point the same way.
 
     Raises:
         ValueError: If no group has two rows.

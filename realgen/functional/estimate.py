@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
+
+Verdict = Literal["better", "worse", "not told apart"]
 
 
 def none_if_nan(value: float) -> float | None:
@@ -30,6 +33,12 @@ class Estimate:
     def has_limits(self) -> bool:
         """Whether there is an interval."""
         return self.low is not None and self.high is not None
+
+    def verdict(self, *, higher_is_better: bool = True) -> Verdict:
+        """Return whether this difference is an improvement, which only an interval without 0 tells."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return "not told apart"
+        return "better" if (self.low > 0) == higher_is_better else "worse"
 
     def scaled(self, factor: float) -> Estimate:
         """Return the estimate in another unit.

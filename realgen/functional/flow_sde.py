@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -159,7 +160,10 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
 
 def as_levels(dtype: torch.dtype, sigma: Tensor, *levels: float | Tensor) -> list[Tensor]:
     """Return sigma and the levels that go with it as tensors of one type on one device."""
-    return [torch.as_tensor(level, dtype=dtype, device=sigma.device) for level in (sigma, *levels)]
+    # A number is filled in on the device: as a copy from the host it would make the host wait for the device.
+    how: dict[str, Any] = {"dtype": dtype, "device": sigma.device}
+    levels = (sigma, *levels)
+    return [level.to(**how) if isinstance(level, Tensor) else torch.full((), level, **how) for level in levels]
 
 
 def step_mean(latents: Tensor, velocity: Tensor, sigma: Tensor, step_size: Tensor, share: Tensor) -> Tensor:

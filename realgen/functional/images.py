@@ -18,13 +18,9 @@ from torch.nn import functional as F
 
 
 def to_uint8(images: Float[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*batch 3 height width"]:
-    """Round images to 8 bits, round(255 x), clamped to [0, 255].
+    """Round images in [0, 1] to 8 bits, round(255 x), clamped to 0..255.
 
-    Args:
-        images: [..., 3, H, W] in [0, 1]. 8 bits know no NaN: it becomes black.
-
-    Returns:
-        [..., 3, H, W] in 0..255.
+    8 bits know no NaN: it becomes black.
 
     Example:
         >>> to_uint8(torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1)).flatten().tolist()
@@ -35,12 +31,6 @@ def to_uint8(images: Float[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*
 
 def from_uint8(images: UInt8[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
     """Read 8-bit images as float32 in [0, 1]; the inverse of ``to_uint8`` on its values.
-
-    Args:
-        images: [..., 3, H, W] in 0..255.
-
-    Returns:
-        [..., 3, H, W] in [0, 1].
 
     Example:
         >>> from_uint8(torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)).flatten()
@@ -58,16 +48,8 @@ def resize(
 ) -> Float[Tensor, "batch 3 new_height new_width"]:
     """Resize images with Pillow's antialiased kernels, without its rounding; overshoot is cut to [0, 1].
 
-    The aspect ratio is not kept. Differentiable.
-
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        size: New height and width in pixels; one number makes a square.
-        mode: Interpolation kernel.
-        antialias: Average over all pixels when shrinking, as Pillow does and OpenCV does not.
-
-    Returns:
-        [B, 3, height, width] in [0, 1], in the type of ``images``.
+    The aspect ratio is not kept; one number makes a square. Without ``antialias`` shrinking does not average over all
+    pixels, as OpenCV does. Differentiable.
 
     Example:
         >>> resize(torch.full((1, 3, 8, 8), 0.5), 2)[0, 0]
@@ -84,14 +66,8 @@ def jpeg_round_trip(
 ) -> Float[Tensor, "batch 3 height width"]:
     """Write each image as a JPEG file in memory and read it back, with 4:2:0 chroma as cameras and web sites do.
 
-    Not differentiable.
-
-    Args:
-        images: [B, 3, H, W] in [0, 1]; any device, the codec runs on the CPU.
-        quality: 1 (worst) to 100 (best).
-
-    Returns:
-        [B, 3, H, W] in [0, 1], in the type and on the device of ``images``; images with NaN become NaN throughout.
+    The quality is 1 (worst) to 100 (best). Images with NaN become NaN throughout. Not differentiable; the codec runs on
+    the CPU.
 
     Raises:
         ValueError: If ``quality`` is outside 1..100.
@@ -107,6 +83,6 @@ def jpeg_round_trip(
     for i, image in enumerate(pixels):
         file = io.BytesIO()
         Image.fromarray(image).save(file, format="JPEG", quality=quality, subsampling="4:2:0")
-        decoded[i] = torch.from_numpy(np.array(Image.open(file)))
+        decoded[i] = torch.from_numpy(np.array(Image.open(file, formats=("JPEG",))))
     drawn = images.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
     return torch.where(drawn, from_uint8(decoded.permute(0, 3, 1, 2)).to(images), torch.nan)

@@ -34,17 +34,10 @@ class SigmoidCalibration(NamedTuple):
 def fit_logistic(features: Float[Tensor, "rows features"], labels: Bool[Tensor, " rows"], *, l2: float) -> LogisticHead:
     """Fit a logistic regression in which both classes weigh the same, however many rows each has.
 
-    Minimises mean_classes mean_rows BCE + l2 / 2 |w|^2 by scikit-learn's L-BFGS over all rows, in float64; the bias is
-    not penalised. Features are standardised inside, so that ``l2`` means the same for every backbone; the returned head
-    takes plain ones.
-
-    Args:
-        features: [N, D] on the CPU; copied while fitting.
-        labels: [N] True for the class whose probability is wanted.
-        l2: Weight of the penalty, > 0; keeps the weights of separable classes finite.
-
-    Returns:
-        The head for features as they came.
+    Minimises mean_classes mean_rows BCE + l2 / 2 |w|^2 by scikit-learn's L-BFGS over all rows [N, D], on the CPU, in
+    float64; the bias is not penalised. The penalty, above 0, keeps the weights of separable classes finite. Features
+    are standardised inside, so that ``l2`` means the same for every backbone; the returned head takes plain ones.
+    Labels are True for the class whose probability is wanted.
 
     Raises:
         ValueError: If ``l2`` is not above 0, or one class has no row.
@@ -71,15 +64,9 @@ def fit_platt(
     """Calibrate logits on rows that they were not fitted on (Platt 1999, "Probabilistic outputs for SVMs").
 
     The targets are Platt's, (N1 + 1) / (N1 + 2) and 1 / (N0 + 2) for N1 and N0 rows of each class, so that rows which
-    the logits tell apart without error do not make every probability 0 or 1. Both classes weigh the same.
-
-    Args:
-        logits: [N] of held-out rows.
-        labels: [N] True for the class whose probability is wanted.
-        with_shift: False fits the temperature alone (Guo et al., arXiv:1706.04599, section 4.2).
-
-    Returns:
-        Scale and shift.
+    the logits tell apart without error do not make every probability 0 or 1. Both classes weigh the same. Labels are
+    True for the class whose probability is wanted. Without shift the temperature alone is fitted (Guo et al.,
+    arXiv:1706.04599, section 4.2).
 
     Raises:
         ValueError: If one class has no row, or the logits are no better than chance.

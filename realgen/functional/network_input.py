@@ -48,12 +48,10 @@ class NetworkInput:
 
 
 def check_images(images: Tensor, name: str = "images", *, may_lack_pixels: bool = False) -> None:
-    """Raise ValueError for what is not a batch of RGB images in [0, 1]; NaN passes.
+    """Raise ValueError for what is not a batch [B, 3, H, W] of RGB images in [0, 1]; NaN passes.
 
-    Args:
-        images: To be checked; expected [B, 3, H, W], floating, in [0, 1] up to ``RANGE_TOLERANCE``.
-        name: Of the argument, for messages.
-        may_lack_pixels: Whether height or width may be 0, as for a policy of texts without an image model.
+    The range may be left by ``RANGE_TOLERANCE``. ``name`` is that of the argument, for messages. Height or width may be
+    0 with ``may_lack_pixels``, as for a policy of texts without an image model.
 
     Raises:
         ValueError: If the tensor is not 4-D, has other than 3 channels or no pixels, is not floating, or leaves [0, 1].
@@ -89,17 +87,10 @@ def check_images(images: Tensor, name: str = "images", *, may_lack_pixels: bool 
 def to_network_input(
     images: Float[Tensor, "batch 3 height width"], wanted: NetworkInput
 ) -> Float[Tensor, "batch 3 new_height new_width"]:
-    """Resize, crop in the middle and normalise images for a network.
+    """Resize, crop in the middle and normalise images in [0, 1] to what a network wants.
 
     The numbers are those of torchvision's ``Resize``, ``CenterCrop`` and ``Normalize`` on files, without the rounding
     to 8 bits after the resize.
-
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        wanted: The network's input.
-
-    Returns:
-        [B, 3, *wanted.size].
 
     Example:
         >>> import torch
@@ -146,18 +137,9 @@ def tower_pixels(
     """Resize bilinearly to a square (the aspect is not kept) and normalise, as a detector's vision tower was trained.
 
     Differs from torchvision's ``Resize``, ``ToTensor`` and ``Normalize`` on a Pillow image only by Pillow's rounding to
-    8 bits after each pass of each resize: by at most 1.5 of 255 levels with one resize, 3 with two.
-
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        size: The tower's height and width in pixels.
-        mean: See ``NetworkInput``; CLIP's, or DINOv3's ``IMAGENET_MEAN``.
-        std: Likewise.
-        preprocess: ``v2`` resizes once; ``v1`` resizes to 512 pixels first, as OmniAID's first weights expect.
-        antialias: See ``NetworkInput``.
-
-    Returns:
-        [B, 3, size, size], normalised.
+    8 bits after each pass of each resize: by at most 1.5 of 255 levels with one resize, 3 with two. Mean and deviation
+    are CLIP's, or DINOv3's ``IMAGENET_MEAN``. ``v2`` resizes once; ``v1`` resizes to 512 pixels first, as OmniAID's
+    first weights expect.
 
     Example:
         >>> import torch

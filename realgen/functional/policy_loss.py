@@ -7,56 +7,48 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def importance_ratio(
-    log_probs: Float[Tensor, "rows decisions"], old_log_probs: Float[Tensor, "rows decisions"]
-) -> Float[Tensor, "rows decisions"]:
-    """Return how much likelier a decision is than when it was sampled, exp(log_probs - old_log_probs).
-
-    Args:
-        log_probs: Under the current policy.
-        old_log_probs: Under the sampling policy.
-
-    Returns:
-        Ratio, 1 on-policy.
-
-    Example:
-        >>> importance_ratio(torch.zeros(1, 1), torch.zeros(1, 1))
-        tensor([[1.]])
-    """
-    return (log_probs - old_log_probs).exp()
-
-
 def ratio_norm(
-    log_probs: Float[Tensor, "rows decisions"],
-    old_log_probs: Float[Tensor, "rows decisions"],
+    sample: Float[Tensor, "rows decisions *latent"],
     mean: Float[Tensor, "rows decisions *latent"],
     old_mean: Float[Tensor, "rows decisions *latent"],
     std: Float[Tensor, "rows decisions"],
 ) -> Float[Tensor, "rows decisions"]:
     """Return a Gaussian step's ratio without its bias and step-dependent scale (GRPO-Guard, arXiv:2510.22319).
 
-    ln r = (log_probs - old_log_probs + b) std with b = mean_dims((mean - old_mean)^2) / (2 std^2). With the sample
-    x' = old_mean + std eps this is mean_dims(eps (mean - old_mean)): of expectation 0, and without the 1 / std that
-    differs between steps, so that clipping acts on both sides and on all steps alike. b is taken per sample, as in the
-    paper; the published code averages it over the batch.
+    The paper has ln r = (log_probs - old_log_probs + b) std with b = mean_dims((mean - old_mean)^2) / (2 std^2). The
+    squares of the sample cancel, and ln r = mean_dims((sample - old_mean) (mean - old_mean)) / std is what is left:
+    computed so, without the rounding of two log-probabilities that are almost equal. Of expectation 0, and without the
+    1 / std that differs between steps, so that clipping acts on both sides and on all steps alike. b is taken per
+    sample, as in the paper; the published code averages it over the batch.
 
     Args:
-        log_probs: Under the current policy, mean over the elements of the latent.
-        old_log_probs: Under the sampling policy, likewise.
+        sample: x' that was drawn.
         mean: Of the current policy's step.
         old_mean: Of the sampling policy's step.
         std: > 0, of the step, with the step size in it; the same for both policies.
 
     Returns:
-        Ratio, 1 on-policy.
+        Ratio in float64, 1 on-policy: float32 has steps of 1e-7 there, a twentieth of a clip range of 2e-6.
 
     Example:
-        >>> one, zero = torch.ones(1, 1, 4), torch.zeros(1, 1, 4)  # eps = 2, so ln r = 2 * 1, before b: 2 - 1/2
-        >>> ratio_norm(torch.tensor([[-0.5]]), torch.tensor([[-2.0]]), one, zero, torch.ones(1, 1)).log()
-        tensor([[2.]])
+        >>> one, zero = torch.ones(1, 1, 4), torch.zeros(1, 1, 4)
+        >>> ratio_norm(2 * one, one, zero, torch.ones(1, 1)).log()
+        tensor([[2.]], dtype=torch.float64)
     """
-    shift = (mean - old_mean).square().flatten(2).mean(dim=-1)
-    return ((log_probs - old_log_probs + shift / (2 * std.square())) * std).exp()
+    return (((sample - old_mean) * (mean - old_mean)).flatten(2).mean(dim=-1) / std).double().exp()
+
+
+def relative_difference(
+    values: Float[Tensor, "rows decisions *latent"], old: Float[Tensor, "rows decisions *latent"]
+) -> Float[Tensor, "rows decisions"]:
+    """Return rms(values - old) / rms(old) of each decision; it depends neither on the latent's size nor on the step.
+
+    Example:
+        >>> relative_difference(torch.full((1, 1, 4), 1.5), torch.ones(1, 1, 4))
+        tensor([[0.5000]])
+    """
+    norms = [torch.linalg.vector_norm(part.flatten(2), dim=-1) for part in (values - old, old)]
+    return torch.where(norms[0] == 0, 0.0, norms[0] / norms[1])
 
 
 def clipped_surrogate(
@@ -92,14 +84,7 @@ def is_clipped(
 ) -> Bool[Tensor, "rows decisions"]:
     """Return where ``clipped_surrogate`` has no gradient because of the clip.
 
-    Args:
-        ratio: Importance ratio of each decision.
-        advantages: One per sample, shared by its decisions.
-        clip_low: As given to ``clipped_surrogate``.
-        clip_high: As given to ``clipped_surrogate``.
-
-    Returns:
-        True where a good sample is above the range or a bad one below it.
+    True where a good sample is above the range or a bad one below it; the arguments are those of ``clipped_surrogate``.
 
     Example:
         >>> is_clipped(torch.tensor([[0.5, 1.5]]), torch.tensor([2.0]), 0.2, 0.2)

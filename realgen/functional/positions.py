@@ -15,15 +15,8 @@ def stretch_positions(
         q[p] = t[p]                                            for p < keep
         q[keep + factor i + j] = t[keep + i] + j / factor (t[keep + i + 1] - t[keep + i])    for 0 <= j < factor
 
-    Behind the last row, where there is no next one, the last difference goes on.
-
-    Args:
-        table: [T, D], T > keep + 1.
-        keep: Rows that stay where they are.
-        factor: Rows that each of the others becomes.
-
-    Returns:
-        [keep + factor (T - keep), D]; 248 rows for CLIP's 77.
+    Behind the last row, where there is no next one, the last difference goes on. [T, D] becomes [keep + factor (T -
+    keep), D]: 248 rows of CLIP's 77.
 
     Raises:
         ValueError: If the table is not longer than ``keep + 1`` rows.

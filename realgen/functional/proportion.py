@@ -19,16 +19,8 @@ def share_limits(share: float, number: int, *, confidence: float = 0.95) -> tupl
 
         (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
-    These are the true shares that a test would not refuse. Of numbers in [0, 1] that are no plain yes or no, the same
-    limits are safe, only too wide: their variance is at most p (1 - p) (Bhatia and Davis 2000).
-
-    Args:
-        share: p, in [0, 1].
-        number: n, prompts that it is of, >= 1.
-        confidence: In (0, 1).
-
-    Returns:
-        Lower and upper limit, in [0, 1].
+    These are the true shares that a test of p over n prompts would not refuse. Of numbers in [0, 1] that are no plain
+    yes or no, the same limits are safe, only too wide: their variance is at most p (1 - p) (Bhatia and Davis 2000).
 
     Raises:
         ValueError: If ``share`` is not in [0, 1], ``number`` below 1, or ``confidence`` not between 0 and 1.
@@ -59,15 +51,6 @@ def win_rate_limits(wins: int, ties: int, losses: int, *, confidence: float = 0.
         2 n q^2 + ((2 n - wins + losses) d - wins - losses) q - losses d (1 - d) = 0.
 
     Without ties they are ``share_limits``' to the last digit; with them they are narrower, for a tie varies less.
-
-    Args:
-        wins: Prompts, >= 0.
-        ties: Prompts, >= 0.
-        losses: Prompts, >= 0.
-        confidence: In (0, 1).
-
-    Returns:
-        Lower and upper limit, in [0, 1].
 
     Raises:
         ValueError: If a number is negative, all are zero, or ``confidence`` is not between 0 and 1.

@@ -10,13 +10,7 @@ from realgen.functional.network_input import NetworkInput
 
 
 def open_clip_input(preprocess: Mapping[str, Any]) -> NetworkInput:
-    """Read an open_clip model's ``preprocess_cfg``.
-
-    Args:
-        preprocess: With ``size``, ``mean``, ``std``, ``interpolation`` and ``resize_mode``.
-
-    Returns:
-        The input that its evaluation transform makes of files.
+    """Read the input that an open_clip model's evaluation transform makes of files from its ``preprocess_cfg``.
 
     Raises:
         ValueError: If ``resize_mode`` is another than ``shortest`` (shorter side to size, centre crop) or ``squash``
@@ -40,13 +34,9 @@ def open_clip_input(preprocess: Mapping[str, Any]) -> NetworkInput:
 
 
 def timm_input(config: Mapping[str, Any]) -> NetworkInput:
-    """Read a timm model's data config, what ``timm.data.resolve_model_data_config`` returns.
+    """Read the input that a timm model's evaluation transform makes of files from its data config.
 
-    Args:
-        config: With ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct`` and ``crop_mode``.
-
-    Returns:
-        The input that its evaluation transform makes of files.
+    That is what ``timm.data.resolve_model_data_config`` returns.
 
     Raises:
         ValueError: If ``crop_mode`` is another than ``center`` or ``squash``, or ``interpolation`` is neither bicubic

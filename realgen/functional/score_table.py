@@ -43,20 +43,8 @@ def score_table(
     has no interval. A share, where each prompt has one image, is a plain one over independent prompts and has Wilson's
     interval (``share_limits``). With more images the prompts' shares are numbers in between, bootstrapped as means are;
     but where all are equal, so that drawing them again tells nothing, Wilson's stands in: too wide rather than none.
-    The order of the rows does not matter.
-
-    Args:
-        values: [B] one number per image; NaN for an image that could not be scored, which is left out.
-        prompts: [B] number of the image's prompt, any integers.
-        categories: [B] category of the prompt, in [0, ``num_categories``); -1 for none.
-        num_categories: C.
-        shares: Whether each value is a yes or no, 1 or 0, and the means are shares.
-        resamples: Bootstrap resamples.
-        confidence: Of the intervals, between 0 and 1.
-        seed: Of the resamples.
-
-    Returns:
-        Four tensors [1 + C], float64.
+    The order of the rows does not matter. Values are NaN for images that could not be scored, which are left out, and 1
+    or 0 with ``shares``; the category of a prompt is -1 for none.
 
     Raises:
         ValueError: If ``shares`` is set and a value is neither 0 nor 1.

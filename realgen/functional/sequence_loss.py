@@ -1,4 +1,8 @@
-"""Averages and ratios that depend on how many decisions a sample has; with a diffusion policy all have as many."""
+"""Ratios of decisions and of samples, and averages that depend on how many decisions a sample has.
+
+A mask is True where a decision counts; what stands elsewhere in values and log-probabilities does not matter. Old
+log-probabilities are those of the policy that sampled.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,7 @@ from torch import Tensor
 def sample_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, ""]:
     """Average the samples' own means, 1/N sum_i 1/|o_i| sum_t (GRPO, arXiv:2402.03300, equation 3).
 
-    Args:
-        values: One per decision; what stands where the mask is False does not matter.
-        mask: True where a decision counts.
-
-    Returns:
-        Mean; a sample none of whose decisions counts has the mean 0, and is one of the N all the same.
+    A sample none of whose decisions counts has the mean 0, and is one of the N all the same.
 
     Example:
         >>> sample_mean(torch.tensor([[1.0, 3.0], [8.0, torch.nan]]), torch.tensor([[True, True], [True, False]]))
@@ -29,15 +28,7 @@ def constant_mean(
 ) -> Float[Tensor, ""]:
     """Divide the sum over all decisions by a constant, 1/(N L) sum_i sum_t, so that length has no weight (Dr.GRPO).
 
-    Source: arXiv:2503.20783, section 3.2 and listing 1, where L is the budget of tokens.
-
-    Args:
-        values: One per decision; what stands where the mask is False does not matter.
-        mask: True where a decision counts.
-        most_decisions: L >= 1, the most decisions that a sample may have.
-
-    Returns:
-        Mean over samples of the sums over L.
+    Source: arXiv:2503.20783, section 3.2 and listing 1, where L >= 1, ``most_decisions``, is the budget of tokens.
 
     Example:
         >>> mask = torch.tensor([[True, True], [True, False]])
@@ -45,6 +36,18 @@ def constant_mean(
         tensor(1.5000)
     """
     return torch.where(mask, values, 0).sum() / (len(values) * most_decisions)
+
+
+def importance_ratio(
+    log_probs: Float[Tensor, "rows decisions"], old_log_probs: Float[Tensor, "rows decisions"]
+) -> Float[Tensor, "rows decisions"]:
+    """Return how much likelier a decision is than when it was sampled, exp(log_probs - old_log_probs); 1 on-policy.
+
+    Example:
+        >>> importance_ratio(torch.zeros(1, 1), torch.zeros(1, 1))
+        tensor([[1.]])
+    """
+    return (log_probs - old_log_probs).exp()
 
 
 def sequence_ratio(
@@ -56,13 +59,7 @@ def sequence_ratio(
 
     Source: arXiv:2507.18071, equation 7.
 
-    Args:
-        log_probs: Under the current policy.
-        old_log_probs: Under the sampling policy.
-        mask: True where a decision counts.
-
-    Returns:
-        The geometric mean of a sample's ratios, the same for each of its decisions; 1 on-policy.
+    The geometric mean of a sample's ratios, the same for each of its decisions; 1 on-policy.
 
     Example:
         >>> log_probs = torch.tensor([[0.2, 0.4, 9.0]]).log()

@@ -19,13 +19,9 @@ def power_spectrum(
 ) -> Float[Tensor, "batch height width"]:
     """Compute the periodogram |F(w (x - mean))|^2 / sum(w^2) (Welch 1967), s^2 for white noise of variance s^2.
 
-    Args:
-        gray: [B, H, W] in any unit.
-        hann: Fade the borders out with a periodic Hann window, so that opposite borders that do not match leave no
-            bright cross. Without it w = 1, and a pattern whose period divides the side falls on single frequencies.
-
-    Returns:
-        [B, H, W] power, zero frequency first, in the squared unit of ``gray``. The mean is removed.
+    [B, H, W] in the squared unit of ``gray``, zero frequency first; the mean is removed. ``hann`` fades the borders out
+    with a periodic Hann window, so that opposite borders that do not match leave no bright cross. Without it w = 1, and
+    a pattern whose period divides the side falls on single frequencies.
 
     Example:
         >>> power_spectrum(torch.tensor([[[1.0, -1.0], [1.0, -1.0]]]))[0]
@@ -121,14 +117,7 @@ def grid_excess(images: Float[Tensor, "batch 3 height width"], period: int) -> F
 def decibel_distance(
     generated: Float[Tensor, "generated rings"], real: Float[Tensor, "real rings"]
 ) -> Float[Tensor, ""]:
-    """Return the root mean square over the rings of the difference of two mean log spectra.
-
-    Args:
-        generated: [N, R] log spectra of generated images, in dB.
-        real: [M, R] log spectra of real images, in dB.
-
-    Returns:
-        Distance in dB, 0 or more.
+    """Return the root mean square over the rings of the difference of two mean log spectra [N, R] and [M, R], in dB.
 
     Example:
         >>> decibel_distance(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 8.0]]))  # sqrt((1 + 49) / 2)

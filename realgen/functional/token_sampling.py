@@ -76,13 +76,7 @@ def draw_tokens(log_probs: Float[Tensor, "rows vocabulary"], uniforms: Float[Ten
 
 
 def entropy(log_probs: Float[Tensor, "*rows vocabulary"]) -> Float[Tensor, " *rows"]:
-    """Return the Shannon entropy, -sum p ln p, in nats.
-
-    Args:
-        log_probs: Normalised; -inf counts as probability 0.
-
-    Returns:
-        Entropy of each row, >= 0.
+    """Return the Shannon entropy, -sum p ln p >= 0, in nats; a log-probability of -inf counts as probability 0.
 
     Example:
         >>> entropy(torch.tensor([0.5, 0.5, 0.0]).log())
@@ -92,13 +86,7 @@ def entropy(log_probs: Float[Tensor, "*rows vocabulary"]) -> Float[Tensor, " *ro
 
 
 def pack_bits(mask: Bool[Tensor, "*rows size"]) -> UInt8[Tensor, "*rows bytes"]:
-    """Pack eight flags into a byte, the first one lowest; the last byte is filled up with False.
-
-    Args:
-        mask: Flags.
-
-    Returns:
-        ceil(size / 8) bytes.
+    """Pack eight flags into a byte, the first one lowest: ceil(size / 8) bytes, the last one filled up with False.
 
     Example:
         >>> pack_bits(torch.tensor([True, False, True]))
@@ -109,14 +97,7 @@ def pack_bits(mask: Bool[Tensor, "*rows size"]) -> UInt8[Tensor, "*rows bytes"]:
 
 
 def unpack_bits(packed: UInt8[Tensor, "*rows bytes"], size: int) -> Bool[Tensor, "*rows size"]:
-    """Return the flags that ``pack_bits`` packed.
-
-    Args:
-        packed: Bytes.
-        size: Number of flags, at most eight a byte.
-
-    Returns:
-        Flags.
+    """Return the flags that ``pack_bits`` packed; ``size`` is their number, at most eight a byte.
 
     Example:
         >>> unpack_bits(torch.tensor([5], dtype=torch.uint8), 3)

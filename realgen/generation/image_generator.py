@@ -17,6 +17,7 @@ from realgen.data.generated_images import keep_settings, read_images, read_texts
 from realgen.generation.request import Request
 from realgen.policies import Policy, PromptPolicy
 from realgen.policies.completion import clean
+from realgen.progress import ProgressBar
 
 COLUMNS, CAPTION_LINES = 4, 6
 """Layout of a sheet."""
@@ -48,22 +49,18 @@ class ImageFile(NamedTuple):
 
 
 def generate(generator: ImageGenerator, prompts: Sequence[str]) -> None:
-    """Draw the missing images, and print prompts, rewrites and sheets on standard output.
-
-    Args:
-        generator: Draws the images.
-        prompts: Each once.
+    """Draw the missing images of prompts, each given once; print prompts, rewrites and sheets on standard output.
 
     Raises:
         ValueError: If the folder holds images of other settings.
     """
-    out = Path(generator.request.out)
+    out = Path(generator.request.output)
     keep_settings(out, generator.settings, cure="Take another folder.")
     tasks = {prompt: image_files_of(generator, prompt) for prompt in prompts}
     total = sum(map(len, tasks.values()))
     there = sum(file.path.exists() for files in tasks.values() for file in files)
     kept = 0
-    with tqdm(total=total, initial=there, unit="image", disable=None) as bar:
+    with ProgressBar(total, done=there) as bar:
         for prompt, files in tasks.items():
             rewriting = draw(generator, prompt, files, bar)
             kept += rewriting.startswith(KEPT)
@@ -81,23 +78,17 @@ def image_files_of(generator: ImageGenerator, prompt: str) -> list[ImageFile]:
     name = f"{slug}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}".lstrip("-")
     kinds = {False: ""} if generator.rewriter is None else {False: "", True: "-rewritten"}
     return [
-        ImageFile(Path(request.out) / name / f"seed-{seed}{kind}.png", seed, rewritten)
+        ImageFile(Path(request.output) / name / f"seed-{seed}{kind}.png", seed, rewritten)
         for seed in range(request.seed, request.seed + request.n)
         for rewritten, kind in kinds.items()
     ]
 
 
 def draw(generator: ImageGenerator, prompt: str, files: Sequence[ImageFile], bar: tqdm[Any]) -> str:
-    """Draw the missing images of a prompt.
+    """Draw the missing images of a prompt; return the rewrite for the user to read, empty without a rewriter.
 
-    Args:
-        generator: Draws the images.
-        prompt: The prompt.
-        files: Its files. A batch with a missing file is drawn as a whole, because a smaller batch rounds differently.
-        bar: Advances with each image.
-
-    Returns:
-        The rewrite, for the user to read; empty without a rewriter.
+    A batch with a missing file is drawn as a whole, because a smaller batch rounds differently. The bar advances with
+    each image.
 
     Raises:
         ValueError: If an image has values that are not finite.
@@ -127,13 +118,9 @@ def draw(generator: ImageGenerator, prompt: str, files: Sequence[ImageFile], bar
 
 
 def write_sheet(files: Sequence[ImageFile]) -> Path:
-    """Lay out the images of a prompt beside each other; with a rewriter, those of one seed share a row.
+    """Lay out the images of a prompt, all drawn, beside each other; return the path of the sheet.
 
-    Args:
-        files: Those of one prompt, all drawn.
-
-    Returns:
-        Path of the sheet.
+    With a rewriter, those of one seed share a row.
     """
     paths = [file.path for file in files]
     captions = [_caption(file) for file in files]

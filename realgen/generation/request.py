@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realgen.checks import check_at_least
+from realgen.data.prompt_text import read_lines
 
 MAX_SEED = 2**32
 
@@ -20,7 +21,7 @@ class Request:
         prompts: File of prompts, one per line.
         n: Images of each prompt.
         seed: Of the first image of each prompt.
-        out: Folder of the images.
+        output: Folder of the images.
         lora: Adapters for the policy.
         rewriter_lora: Adapters for the rewriter.
         batch_size: Images at a time.
@@ -30,7 +31,7 @@ class Request:
     prompts: str | None = None
     n: int = 4
     seed: int = 0
-    out: str = "outputs/generated"
+    output: str = "outputs/generated"
     lora: str | None = None
     rewriter_lora: str | None = None
     batch_size: int = 8
@@ -43,24 +44,12 @@ class Request:
 
 
 def read_prompts(given: Sequence[str], file: str | None) -> list[str]:
-    """Return the prompts of the command line and of a file; empty lines are skipped, and each prompt counts once.
-
-    Args:
-        given: Of the command line.
-        file: UTF-8 text, one prompt per line.
-
-    Returns:
-        Prompts in order.
+    """Return the prompts of the command line and of a file in order; empty lines are skipped, each counts once.
 
     Raises:
         ValueError: If there is none, one of the command line is empty, or one is no text.
     """
-    lines: list[str] = []
-    if file is not None:
-        try:
-            lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"prompts: {file!r} cannot be read as UTF-8 text: {error}") from error
+    lines = [] if file is None else read_lines(Path(file))
     if not all(prompt.strip() for prompt in given):
         raise ValueError("a prompt of the command line is empty.")
     prompts = list(dict.fromkeys(prompt.strip() for prompt in (*given, *lines) if prompt.strip()))

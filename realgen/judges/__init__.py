@@ -5,12 +5,4 @@ from realgen.judges.detector_judge import DetectorJudge
 from realgen.judges.openai_judge import OpenAIJudge
 from realgen.judges.vlm_judge import VlmJudge
 
-__all__ = [
-    "ArenaJudge",
-    "Choice",
-    "DetectorJudge",
-    "IdentityChangedError",
-    "OpenAIJudge",
-    "Verdict",
-    "VlmJudge",
-]
+__all__ = ["ArenaJudge", "Choice", "DetectorJudge", "IdentityChangedError", "OpenAIJudge", "Verdict", "VlmJudge"]

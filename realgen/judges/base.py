@@ -42,7 +42,7 @@ class Verdict:
     """Tokens of the question, images included, as the judge counts them."""
     tokens_out: int = 0
     """Tokens of the reply, reasoning included."""
-    attempts: int = 1
+    requests: int = 1
     """Number of times that the question was sent until this reply came."""
 
 
@@ -70,27 +70,17 @@ class ArenaJudge(ABC):
 
     @abstractmethod
     async def compare(self, first: Float[Tensor, "3 h1 w1"], second: Float[Tensor, "3 h2 w2"], prompt: str) -> Verdict:
-        """Tell which of two images is the more realistic.
+        """Tell which of two images [3, H, W] in [0, 1] is the more realistic, in the order in which they are shown.
 
-        Args:
-            first: [3, H, W] in [0, 1], shown first.
-            second: [3, H', W'] in [0, 1], shown second.
-            prompt: Of both images; a judge may ignore it.
-
-        Returns:
-            A verdict of ``first``, ``second`` or ``tie``; None where the reply could not be read.
+        The prompt is that of both; a judge may ignore it. A verdict of ``first``, ``second`` or ``tie``; None where the
+        reply could not be read.
         """
 
     @abstractmethod
     async def judge_single(self, image: Float[Tensor, "3 height width"], prompt: str) -> Verdict:
-        """Tell whether an image is a real photograph.
+        """Tell whether an image [3, H, W] in [0, 1] is a real photograph; a judge may ignore its prompt.
 
-        Args:
-            image: [3, H, W] in [0, 1].
-            prompt: Of the image; a judge may ignore it.
-
-        Returns:
-            A verdict of ``real`` or ``fake``; None where the reply could not be read.
+        A verdict of ``real`` or ``fake``; None where the reply could not be read.
         """
 
     def check(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
@@ -13,9 +13,12 @@ from torch import Tensor
 
 from realgen.functional.images import resize, to_uint8
 from realgen.functional.network_input import check_images
+from realgen.remote_calls import TransientError
 
 Detail = Literal["auto", "low", "high"]
 
+MAX_ANSWER_BYTES = 2**22
+"""Largest answer that is read; the longest replies of models take a tenth of it."""
 _CUT_OFF = ("length", "content_filter")
 """Reasons for which an endpoint ends a reply before the model does."""
 
@@ -37,16 +40,42 @@ class Completion(NamedTuple):
     """Whether the text is all of the reply; False where a limit or a filter cut it off."""
 
 
+def limited_client() -> Any:
+    """Return an HTTP client for the package openai that follows no redirect, and reads no packed or endless answer."""
+    import httpx2
+    import openai
+
+    class Limited(httpx2.AsyncByteStream):
+        """An answer, counted as it comes."""
+
+        def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+            self.stream = stream
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for piece in self.stream:
+                size += len(piece)
+                if size > MAX_ANSWER_BYTES:
+                    raise TransientError(f"the answer must have at most {MAX_ANSWER_BYTES} bytes, got more")
+                yield piece
+
+        async def aclose(self) -> None:
+            await self.stream.aclose()
+
+    async def limit(response: httpx2.Response) -> None:
+        packed = response.headers.get("content-encoding", "identity")
+        if packed != "identity":  # a few bytes may unpack into any number
+            raise TransientError("the answer must not be packed, which was not asked for; it has a Content-Encoding")
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = Limited(response.stream)
+
+    return openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [limit]})
+
+
 def jpeg_data_url(image: Float[Tensor, "3 height width"], *, quality: int = 95, max_side: int | None = None) -> str:
-    """Write an image as a data URL: a JPEG file in base64, without chroma subsampling.
+    """Write an image [3, H, W] in [0, 1] as a data URL: a JPEG file in base64, without chroma subsampling.
 
-    Args:
-        image: [3, H, W] in [0, 1].
-        quality: Of the JPEG file, 1 to 100.
-        max_side: Longest side in pixels, to which larger images are scaled down; None keeps the size.
-
-    Returns:
-        ``data:image/jpeg;base64,...``
+    One that is longer than ``max_side`` pixels is scaled down to it; None keeps the size.
 
     Raises:
         ValueError: If the image is not in [0, 1].
@@ -69,15 +98,9 @@ def jpeg_data_url(image: Float[Tensor, "3 height width"], *, quality: int = 95, 
 
 
 def user_message(question: str, images: Mapping[str, str], *, detail: Detail = "auto") -> dict[str, Any]:
-    """Return a message of the user: the question, then each image behind its label.
+    """Return a message of the user: the question, then each image, a data URL, behind its label if it has one.
 
-    Args:
-        question: The text.
-        images: Data URLs by label; an empty label is not written.
-        detail: Resolution at which the model is to look, as far as the endpoint knows that.
-
-    Returns:
-        The message.
+    ``detail`` is the resolution at which the model is to look, as far as the endpoint knows that.
     """
     content: list[dict[str, Any]] = [{"type": "text", "text": question}]
     for label, url in images.items():
@@ -88,13 +111,7 @@ def user_message(question: str, images: Mapping[str, str], *, detail: Detail = "
 
 
 def read_completion(body: Any) -> Completion:
-    """Read reply and tokens of an answer.
-
-    Args:
-        body: Its JSON.
-
-    Returns:
-        Text and tokens; the text may be a refusal.
+    """Read reply, or refusal, and tokens of the JSON of an answer.
 
     Raises:
         MalformedReplyError: If it has no choice with a message.
@@ -122,18 +139,19 @@ def read_completion(body: Any) -> Completion:
 
 def _text(content: Any) -> str:
     """Return the text of a message: a string, or parts of which some are text."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, Sequence) else ()
-    return "".join(part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+    parts = content if isinstance(content, Sequence) and not isinstance(content, str) else ({"text": content},)
+    texts = (part.get("text") for part in parts if isinstance(part, Mapping))
+    joined = "".join(text for text in texts if isinstance(text, str))
+    return joined.encode("utf-8", "replace").decode()  # half a surrogate pair, which JSON lets through, fits no file
 
 
 def _count(tokens: Any) -> int:
-    return tokens if isinstance(tokens, int) and tokens > 0 else 0
+    """Return a number of tokens; 0 where it is none, or one that no model reads."""
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and 0 < tokens < 2**31 else 0
 
 
 def _error_of(body: Any) -> str:
     """Return the error that some servers send with status 200."""
     error = body.get("error") if isinstance(body, Mapping) else None
     said = error.get("message") if isinstance(error, Mapping) else error
-    return f": {said[:300]}" if isinstance(said, str) else ""
+    return f": {said}" if isinstance(said, str) else ""

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from realgen.detectors.base import Detector
 from realgen.functional.network_input import check_images
 from realgen.judges.base import ArenaJudge, Kind, Verdict
-from realgen.judges.identity import plain_settings, weights_digest
+
+_PLAIN = (str, int, float, bool, tuple, list, dict, torch.dtype, Path, type(None))
+_SAMPLES = 256
+"""Numbers of each tensor that are read."""
 
 
 class DetectorJudge(ArenaJudge):
@@ -90,13 +94,9 @@ class DetectorJudge(ArenaJudge):
         return weights_digest(self.detector.network)
 
     def p_fake(self, image: Float[Tensor, "3 height width"]) -> float:
-        """Return the detector's answer to one image; cached, because an arena shows the same image many times.
+        """Return the detector's answer to one image [3, H, W] in [0, 1], in [0, 1]; NaN if the image has NaN.
 
-        Args:
-            image: [3, H, W] in [0, 1].
-
-        Returns:
-            In [0, 1]; NaN if the image has NaN.
+        Cached, because an arena shows the same image many times.
 
         Raises:
             ValueError: If the image is not in [0, 1].
@@ -109,3 +109,30 @@ class DetectorJudge(ArenaJudge):
             self.detector.to(self.device)
             self._answers[key] = float(self.detector(image.unsqueeze(0).to(self.device)))
         return self._answers[key]
+
+
+def plain_settings(part: object) -> dict[str, str]:
+    """Return the public settings of an object that are plain values, as text by name.
+
+    Without networks, tensors, private values, and ``batch_size``, on which no answer depends.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> plain_settings(SimpleNamespace(size=3, batch_size=8, _cache={}))
+        {'size': '3'}
+    """
+    public = {name: value for name, value in sorted(vars(part).items()) if name[0] != "_" and name != "batch_size"}
+    return {name: str(value) for name, value in public.items() if isinstance(value, _PLAIN)}
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return a hash that differs between networks with other weights, and is the same on every machine.
+
+    Of some numbers of each tensor, evenly spaced and rounded to 4 digits.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(network.state_dict().items()):
+        flat = tensor.detach().flatten()
+        some = flat[:: max(1, len(flat) // _SAMPLES)].double().tolist()
+        digest.update(f"{name} {tuple(tensor.shape)} {' '.join(f'{number:.4g}' for number in some)}\n".encode())
+    return digest.hexdigest()

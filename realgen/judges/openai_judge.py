@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import re
@@ -13,23 +12,25 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.checks import check_at_least
+from realgen.checks import check_address, check_at_least, check_variable
+from realgen.given_files import parse_json
 from realgen.judges.base import ArenaJudge, IdentityChangedError, Kind, Verdict
 from realgen.judges.chat_api import (
     Completion,
     Detail,
     MalformedReplyError,
     jpeg_data_url,
+    limited_client,
     read_completion,
     user_message,
 )
 from realgen.judges.questions import COMPARE, SINGLE, Questions
 from realgen.judges.verdict_form import FORMS, AnswerFormat
+from realgen.masking import mask
 from realgen.remote_calls import (
     RefusedError,
     Retrier,
@@ -37,6 +38,8 @@ from realgen.remote_calls import (
     TransientError,
     UnavailableError,
     deadline,
+    quoted,
+    read_secret,
     retry_after,
 )
 
@@ -45,8 +48,9 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-_REFUSALS = (401, 402, 403, 404)
-"""Statuses for a wrong key, model or address, or an empty account: every question would get the same."""
+_REFUSALS = (401, 402, 404)
+"""Statuses for a wrong key, model or address, or an empty account: every question would get the same. 403 is not among
+them: gateways and filters answer so to one question, for what it shows."""
 _TRANSIENT = (408, 409, 425, 429)
 """Statuses below 500 that a further attempt may not get."""
 _QUOTA = "insufficient_quota"
@@ -118,19 +122,18 @@ class OpenAIJudge(ArenaJudge):
         if not model.strip():
             raise ValueError("model must be a text, got an empty one.")
         if base_url is not None:
-            _check_address(base_url)
-        if api_key_variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", api_key_variable):
-            raise ValueError(
-                "api_key_variable must be the name of an environment variable, such as OPENAI_API_KEY, not the key: "
-                "configs are written to files."
-            )
+            form = "begin with http:// or https:// and a host"
+            instead = "leave it null, and set the environment variable OPENAI_BASE_URL instead"
+            check_address("base_url", base_url, form, instead=instead)
+        if api_key_variable is not None:
+            check_variable("api_key_variable", api_key_variable, "OPENAI_API_KEY")
         self.model, self.base_url, self.detail, self.answer_format = model, base_url, detail, answer_format
         self.quality, self.max_side, self.concurrency = quality, max_side, concurrency
         self.reads_prompt = show_prompt
         self.questions = Questions(compare_question, single_question, show_prompt=show_prompt)
         self.retry = retry or RetrySettings()
         self.api_key_variable = api_key_variable
-        self._key = "none" if api_key_variable is None else os.environ.get(api_key_variable, "").strip()
+        self._key = None if api_key_variable is None else os.environ.get(api_key_variable, "").strip()
         chosen = {"temperature": temperature, max_tokens_name: max_tokens}
         self._settings = {name: value for name, value in chosen.items() if value is not None}
         self._extra_body = dict(extra_body or {})
@@ -158,13 +161,10 @@ class OpenAIJudge(ArenaJudge):
         """Check that there is a key.
 
         Raises:
-            ValueError: If the variable that should hold it is not set.
+            ValueError: If the variable that should hold it is not set, or holds what no HTTP header can.
         """
-        if not self._key:
-            raise ValueError(
-                f"api_key_variable names the environment variable {self.api_key_variable!r}, which is not set; an "
-                "endpoint without keys wants null."
-            )
+        if self.api_key_variable is not None:
+            self._key = read_secret("api_key_variable", self.api_key_variable)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
@@ -173,7 +173,14 @@ class OpenAIJudge(ArenaJudge):
 
         self.check()
         # The client's own retries do not hold back the other questions; ours do.
-        async with AsyncOpenAI(api_key=self._key, base_url=self.base_url, max_retries=0, timeout=None) as client:
+        async with AsyncOpenAI(
+            api_key=self._key or "none",
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=None,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=limited_client(),
+        ) as client:
             self._client = client
             try:
                 yield
@@ -203,15 +210,18 @@ class OpenAIJudge(ArenaJudge):
         if answer_format == "json":
             request["response_format"] = form.response_format()
         completion, attempts = await self._retrier.call(partial(self._attempt, request))
-        self._warn_if_cut_off(completion)
+        if not completion.finished and not self._warned:  # such replies cost tokens, and most of them cannot be read
+            self._warned = True
+            cause = "by the endpoint's or your max_tokens, or by a filter"
+            _LOGGER.warning("%s: a reply was cut off after %d tokens %s.", self.model, completion.tokens_out, cause)
         reading = form.read(completion.text, answer_format, finished=completion.finished)
         return Verdict(
             choice=reading.choice,
-            reason=self._without_key(reading.reason),
-            reply=self._without_key(completion.text),
+            reason=mask(reading.reason, self._key),
+            reply=mask(completion.text, self._key),
             tokens_in=completion.tokens_in,
             tokens_out=completion.tokens_out,
-            attempts=attempts,
+            requests=attempts,
         )
 
     async def _attempt(self, request: Mapping[str, Any]) -> Completion:
@@ -225,20 +235,27 @@ class OpenAIJudge(ArenaJudge):
             self._retrier.pause(retry_after(error.response.headers, now=time.time()))
             raise self._failure(error, in_json="response_format" in request) from None
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, TransientError):
+                raise error.__cause__ from None
             raise TransientError(f"no connection ({type(error.__cause__ or error).__name__})") from None
         response = raw.http_response
         self._retrier.pause(retry_after(response.headers, now=time.time()))
         try:
-            return read_completion(json.loads(response.text))
+            return read_completion(parse_json(response.text))
         except MalformedReplyError as error:
-            raise TransientError(self._without_key(str(error))) from None
-        except (ValueError, RecursionError):
+            raise TransientError(quoted(str(error), self._key)) from None
+        except ValueError:
             raise TransientError("the answer is no JSON") from None
 
     def _failure(self, error: openai.APIStatusError, *, in_json: bool) -> Exception:
         """Return the exception for an error answer: whether to ask again, to give up this question, or all of them."""
-        status, text = error.status_code, self._without_key(error.message)
-        said = f"the endpoint answered {status}: {text[:300]}"
+        status, text = error.status_code, error.message
+        said = f"the endpoint answered {status}: {quoted(text, self._key)}"
+        if 300 <= status < 400:
+            return RefusedError(
+                f"{self.model}: the endpoint answered {status}, a redirect, and none is followed: images and key go "
+                "where base_url says."
+            )
         if status in _REFUSALS or error.code == _QUOTA:
             return RefusedError(f"{self.model}: {said}")
         names_format = error.param == "response_format" or re.search("response_?format|json_?schema", text, re.I)
@@ -250,33 +267,3 @@ class OpenAIJudge(ArenaJudge):
         if status in _TRANSIENT or status >= 500:
             return TransientError(said)
         return UnavailableError(f"{self.model}: {said}")
-
-    def _warn_if_cut_off(self, completion: Completion) -> None:
-        """Warn once: such replies cost tokens, and most of them cannot be read."""
-        if not completion.finished and not self._warned:
-            self._warned = True
-            _LOGGER.warning(
-                "%s: a reply was cut off after %d tokens by the endpoint's or your max_tokens, or by a filter.",
-                self.model,
-                completion.tokens_out,
-            )
-
-    def _without_key(self, text: str) -> str:
-        """Remove the key, which some endpoints quote when they refuse it."""
-        return text.replace(self._key, "***") if len(self._key) > 6 else text
-
-
-def _check_address(url: str) -> None:
-    """Check a base_url.
-
-    Raises:
-        ValueError: If it is no address, or holds a password, which logs and results would show (the message does not).
-    """
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        raise ValueError(
-            "base_url must hold no user and password, which would be written to logs and results; leave it null, and "
-            "set the environment variable OPENAI_BASE_URL instead."
-        )
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"base_url must begin with http:// or https:// and a host, got {url!r}.")

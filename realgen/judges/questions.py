@@ -38,12 +38,9 @@ SINGLE = (
 
 
 class Questions:
-    """What a judge is asked about a pair and about one image.
+    """What a judge is asked about a pair and about one image; how to answer is said behind it.
 
-    Args:
-        compare: Question about a pair; how to answer is said behind it.
-        single: Question about one image; likewise.
-        show_prompt: Whether the judge is told what the images are meant to show; the published evaluation does not.
+    ``show_prompt``: whether it is told what the images are meant to show; the published evaluation does not.
 
     Raises:
         ValueError: If a question is empty.
@@ -57,12 +54,9 @@ class Questions:
                 raise ValueError(f"{kind}_question must be a text, got an empty one.")
 
     def text(self, kind: Kind, answer_format: AnswerFormat, prompt: str | None = None) -> str:
-        """Return the whole text of a question.
+        """Return the whole text of a question, with the way to answer it.
 
-        Args:
-            kind: About a pair, or about one image.
-            answer_format: How the judge is to answer.
-            prompt: Of the images; quoted on one line, because it is data and no instruction. None leaves it out.
+        The prompt of the images is quoted on one line, because it is data and no instruction; None leaves it out.
 
         Example:
             >>> print(Questions("Which?", "Is it?", show_prompt=True).text("single", "lines", "a  cat"))

@@ -5,12 +5,13 @@ Both are read strictly: a reply in any other form, prose included, is no verdict
 
 from __future__ import annotations
 
-import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from realgen.given_files import parse_json
 from realgen.judges.base import Choice, Kind
 
 AnswerFormat = Literal["json", "lines"]
@@ -27,15 +28,15 @@ class Reading(NamedTuple):
 
 
 UNREADABLE = Reading(None, "")
+_THOUGHTS_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"|“[^”]*”|«[^»]*»|„[^“”]*[“”]')
 
 
 @dataclass(frozen=True)
 class VerdictForm:
     """The form of a verdict on one kind of question.
 
-    Args:
-        heading: Name of the verdict, as RealGen's published evaluation writes it.
-        choices: What each possible answer means.
+    Its heading is that of RealGen's published evaluation; ``choices`` say what each possible answer means.
     """
 
     heading: str
@@ -61,7 +62,7 @@ class VerdictForm:
         return {"type": "json_schema", "json_schema": {"name": self.field, "strict": True, "schema": schema}}
 
     def read(self, reply: str, answer_format: AnswerFormat, *, finished: bool = True) -> Reading:
-        r"""Read a reply; thinking in front of it (``<think>...</think>``) does not count.
+        r"""Read a reply; neither thinking in front of it (``<think>...</think>``) nor what it quotes counts.
 
         Args:
             reply: As it came.
@@ -81,30 +82,39 @@ class VerdictForm:
             >>> form.read("I would say that Image 2 is more realistic.", "lines").choice is None
             True
         """
-        text = re.split(r"</think(?:ing)?>", reply, flags=re.IGNORECASE)[-1].strip()
-        return self._read_json(text) if answer_format == "json" else self._read_lines(text, finished)
+        if answer_format == "lines":
+            return self._read_lines(_without_thoughts(reply).strip(), finished)
+        whole = self._read_json(reply.strip())  # its reason may hold anything
+        return whole if whole != UNREADABLE else self._read_json(_without_thoughts(reply).strip())
 
     def _read_json(self, text: str) -> Reading:
         # Some servers that do not know response_format ignore it; their models put the object into a code fence.
         text = text.removeprefix("```json").removeprefix("```").removesuffix("```")
         try:
-            found = json.loads(text, object_pairs_hook=_without_duplicates)
-        except (ValueError, RecursionError):
+            found = parse_json(text, object_pairs_hook=_without_duplicates)
+        except ValueError:
             return UNREADABLE
         if not isinstance(found, dict) or set(found) != {self.field, "reason"}:
             return UNREADABLE
         choice, reason = found[self.field], found["reason"]
         if not isinstance(reason, str) or not isinstance(choice, str) or choice not in self.choices:
             return UNREADABLE
-        return Reading(self.choices[choice], reason.strip())
+        # Half a surrogate pair, which JSON lets through, fits no file.
+        return Reading(self.choices[choice], reason.strip().encode("utf-8", "replace").decode())
 
     def _read_lines(self, text: str, finished: bool) -> Reading:
         lines = [line.strip() for line in re.sub(r"[*`#]+", "", text).splitlines()]  # without Markdown's emphasis
         first, *rest = [line for line in lines if line] or [""]
         names = "|".join(map(re.escape, self.choices))
-        verdict = re.fullmatch(rf"{self.heading}:\s*(\[)?({names})(?(1)\])\.?", first, re.IGNORECASE)
+        # In ASCII, or a dotless i would count as an i.
+        form = rf"{self.heading}:[\s\u00a0]*(\[)?({names})(?(1)\])\.?"
+        verdict = re.fullmatch(form, first, re.IGNORECASE | re.ASCII)
         has_reason = bool(rest) and rest[0].lower().startswith("reason:")
-        contradicts = any(line.lower().startswith(self.heading.lower()) for line in rest)
+        # A second verdict, however it is written, is none; one in quotation marks may be what an image says.
+        written = unicodedata.normalize("NFKC", _QUOTED.sub("", "\n".join(rest)))
+        written = "".join(letter for letter in written if unicodedata.category(letter) != "Cf")
+        contradicts = re.search(rf"{self.heading}\s*:", written, re.IGNORECASE) is not None
+        contradicts |= any(line.lower().startswith(self.heading.lower()) for line in rest)
         if verdict is None or contradicts or (not has_reason and (rest or not finished)):
             return UNREADABLE
         choice = next(choice for name, choice in self.choices.items() if name.lower() == verdict[2].lower())
@@ -115,6 +125,14 @@ FORMS: Mapping[Kind, VerdictForm] = {
     "compare": VerdictForm("More Realistic Image", {"Image 1": "first", "Image 2": "second"}),
     "single": VerdictForm("Real or Fake", {"Real": "real", "Fake": "fake"}),
 }
+
+
+def _without_thoughts(reply: str) -> str:
+    """Return what follows a model's thoughts; the whole reply where their end may be what an image says."""
+    thoughts, *rest = _THOUGHTS_END.split(reply)
+    marked = thoughts.lstrip().lower().startswith("<think") or thoughts.rstrip(" ").endswith("\n")
+    quoted = '"' in _QUOTED.sub("", thoughts) or "“" in _QUOTED.sub("", thoughts)
+    return rest[0] if len(rest) == 1 and marked and not quoted else reply
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

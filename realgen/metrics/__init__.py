@@ -1,12 +1,13 @@
 """Metrics at validation that are never rewards; ``torchmetrics.Metric`` with detectors and encoders injected."""
 
 from realgen.metrics.base import ImageMetric, RealComparison
-from realgen.metrics.color_distance import ColorDistance
+from realgen.metrics.color_distance import ColorDistance, ContrastDistance
 from realgen.metrics.detector_quality import DetectorQuality, Quality
 from realgen.metrics.diversity import Diversity
 from realgen.metrics.encoder import Encoder, EncoderConfig, TimmEncoder, save_encoder
+from realgen.metrics.encoder_probe import EncoderProbe
 from realgen.metrics.fid import FID
-from realgen.metrics.held_out_detector import DetectorAUROC, DetectorScore, JudgedReal
+from realgen.metrics.held_out_detector import DetectorAUROC, DetectorScore, JudgedReal, MeanRealism
 from realgen.metrics.image_scores import DetectorScoring, ImageScores, RealismScores
 from realgen.metrics.imagenet import ImageNetEncoder
 from realgen.metrics.kid import KID
@@ -16,6 +17,7 @@ __all__ = [
     "FID",
     "KID",
     "ColorDistance",
+    "ContrastDistance",
     "DetectorAUROC",
     "DetectorQuality",
     "DetectorScore",
@@ -23,11 +25,13 @@ __all__ = [
     "Diversity",
     "Encoder",
     "EncoderConfig",
+    "EncoderProbe",
     "GridEnergy",
     "ImageMetric",
     "ImageNetEncoder",
     "ImageScores",
     "JudgedReal",
+    "MeanRealism",
     "Quality",
     "RealComparison",
     "RealismScores",

@@ -1,11 +1,11 @@
-"""Distance of colour statistics to real images."""
+"""Distances of colour and contrast statistics to real images."""
 
 from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.functional.color import color_statistics
+from realgen.functional.color import color_statistics, srgb_to_lab
 from realgen.functional.distribution_distance import wasserstein_distance
 from realgen.metrics.base import RealComparison
 
@@ -22,10 +22,24 @@ class ColorDistance(RealComparison):
 
     higher_is_better: bool = False
 
-    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 6"]:
+    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch statistic"]:
         """Return six colour statistics per image."""
         return color_statistics(images)
 
-    def compare(self, generated: Float[Tensor, "generated 6"], real: Float[Tensor, "real 6"]) -> Float[Tensor, ""]:
-        """Return the mean of six Wasserstein-1 distances."""
+    def compare(
+        self, generated: Float[Tensor, "generated statistic"], real: Float[Tensor, "real statistic"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean of the statistics' Wasserstein-1 distances."""
         return wasserstein_distance(generated, real).mean()
+
+
+class ContrastDistance(ColorDistance):
+    """How far the contrast within images is from that of real images, in units of L*.
+
+    Wasserstein-1 distance between the generated images' standard deviations of L* over their pixels and the real
+    images': the one of ``ColorDistance``'s six statistics that a darker, flatter look changes, on its own.
+    """
+
+    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch statistic"]:
+        """Return the standard deviation of L* of each image."""
+        return srgb_to_lab(images)[:, 0].flatten(1).std(1, correction=0)[:, None]  # [B, H W] -> [B, 1]

@@ -48,13 +48,7 @@ class DetectorQuality(Metric):
         self.add_state("labels", default=[], dist_reduce_fx="cat")
 
     def update(self, p_fake: Float[Tensor, " rows"], labels: Int[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> None:
-        """Add a detector's results.
-
-        Args:
-            p_fake: [B] in [0, 1].
-            labels: [B] 0 = real, 1 = generated.
-            mask: [B] False for rows that do not count.
-        """
+        """Add a detector's ``p_fake`` [B] in [0, 1] of labels 0 = real, 1 = generated; ``mask``: rows that count."""
         self.p_fake.append(p_fake.detach().float()[mask])
         self.labels.append(labels[mask])
 

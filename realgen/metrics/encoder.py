@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from realgen.detectors.base import FrozenNetwork
 from realgen.functional.network_input import NetworkInput, to_network_input
+from realgen.given_files import read_json
 from realgen.metrics.base import RealComparison
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -33,13 +34,7 @@ class Encoder(FrozenNetwork):
         """Return features [B, D]; ``images`` are checked, float32, on the network's device."""
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
-        """Return the features of each image.
-
-        Args:
-            images: [B, 3, H, W] in [0, 1].
-
-        Returns:
-            [B, D] float32 on the device of ``images``.
+        """Return the features of each image in [0, 1], [B, D] in float32 on the device of ``images``.
 
         Raises:
             ValueError: If the images have another shape, type or range.
@@ -70,21 +65,15 @@ class EncoderConfig:
 
 
 def save_encoder(directory: str | Path, network: nn.Module, config: EncoderConfig) -> Path:
-    """Write a directory that ``TimmEncoder`` reads: ``config.json`` and ``model.safetensors``.
+    """Write a directory that ``TimmEncoder`` reads, ``config.json`` and ``model.safetensors``, and return it.
 
-    Args:
-        directory: Made if it does not exist.
-        network: Trained network of ``config.network()``.
-        config: To build it again and to prepare its images.
-
-    Returns:
-        The directory.
+    ``network`` is a trained one of ``config.network()``.
     """
     from safetensors.torch import save_file
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n")
+    (directory / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, directory / WEIGHTS_FILE)
     return directory
@@ -133,7 +122,7 @@ def read_config(path: Path) -> EncoderConfig:
     Raises:
         ValueError: If keys are unknown or missing.
     """
-    values = json.loads(path.read_text())
+    values = read_json(path)
     known = {entry.name for entry in fields(EncoderConfig)}
     required = known - {"model_args"}
     if not required <= set(values) <= known:

@@ -39,6 +39,10 @@ class FID(EncoderComparison):
         distance.update(real, real=True)
         return distance.compute()
 
+    def without_each(self) -> Float[Tensor, " groups"]:
+        """Return nothing: FID depends on the number of images, so the distance without some is another one."""
+        return torch.empty(0, dtype=torch.float64)
+
 
 class _Features(nn.Identity):
     """Stands in for the metric's network, and takes features for images."""

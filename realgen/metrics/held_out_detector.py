@@ -11,7 +11,21 @@ from realgen.functional.distribution_distance import auroc
 from realgen.metrics.base import ImageMetric, RealComparison
 
 
-class DetectorScore(ImageMetric):
+class MeanRealism(ImageMetric):
+    """Mean of 1 - p_fake of the generated images, in [0, 1]; ``describe`` gives p_fake [B] of each."""
+
+    higher_is_better: bool = True
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Return the mean of 1 - p_fake.
+
+        Raises:
+            ValueError: If there were no images.
+        """
+        return self.result(1 - self.seen("generated").mean())
+
+
+class DetectorScore(MeanRealism):
     """Mean realism 1 - p_fake of the generated images, in [0, 1].
 
     It depends on the detector's own threshold: 0.5 does not mean "as real as a real image". ``DetectorAUROC`` has no
@@ -21,8 +35,6 @@ class DetectorScore(ImageMetric):
         detector: One that no reward uses; better of another architecture too.
     """
 
-    higher_is_better: bool = True
-
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
@@ -30,14 +42,6 @@ class DetectorScore(ImageMetric):
     def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         """Return ``p_fake`` [B]."""
         return self.detector.to(images.device)(images)
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Return the mean of 1 - p_fake.
-
-        Raises:
-            ValueError: If there were no images.
-        """
-        return self.result(1 - self.seen("generated").mean())
 
 
 class JudgedReal(DetectorScore):

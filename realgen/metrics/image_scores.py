@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -91,14 +91,7 @@ class PromptAverage(Metric, ABC):
 
 
 class ImageScores(PromptAverage):
-    """Means of any number that is known of each image, such as a reward.
-
-    Args:
-        num_categories: See ``PromptAverage``.
-        resamples: Bootstrap resamples of each interval.
-        confidence: Of the intervals, between 0 and 1.
-        seed: Of the resamples.
-    """
+    """Means of any number that is known of each image, such as a reward; arguments are those of ``PromptAverage``."""
 
     def update(
         self,
@@ -108,13 +101,10 @@ class ImageScores(PromptAverage):
         categories: Int[Tensor, " rows"],
         valid: Bool[Tensor, " rows"] | None = None,
     ) -> None:
-        """Add the numbers of some images.
+        """Add the numbers [B] of some images, NaN for one that could not be scored.
 
-        Args:
-            values: [B]; NaN for an image that could not be scored.
-            prompts: [B] number of each image's prompt.
-            categories: [B] of each prompt; -1 for none.
-            valid: [B] False for rows that only pad the batch.
+        ``prompts`` are the numbers of their prompts, ``categories`` those of the prompts' categories, -1 for none; rows
+        that are not ``valid`` only pad the batch.
 
         Raises:
             ValueError: If a category is not in [-1, ``num_categories``).
@@ -144,24 +134,14 @@ class DetectorScoring(PromptAverage):
 
     Args:
         detector: Scores the images.
-        num_categories: See ``PromptAverage``.
-        resamples: Bootstrap resamples of each interval.
-        confidence: Of the intervals, between 0 and 1.
-        seed: Of the resamples.
+        num_categories: Categories of prompts; 0 for none.
+        **settings: Of ``PromptAverage``.
     """
 
     higher_is_better: bool = True
 
-    def __init__(
-        self,
-        detector: Detector,
-        num_categories: int = 0,
-        *,
-        resamples: int = 2000,
-        confidence: float = 0.95,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(num_categories, resamples=resamples, confidence=confidence, seed=seed)
+    def __init__(self, detector: Detector, num_categories: int = 0, **settings: Any) -> None:
+        super().__init__(num_categories, **settings)
         self.detector = detector
 
     def update(
@@ -172,13 +152,7 @@ class DetectorScoring(PromptAverage):
         categories: Int[Tensor, " rows"],
         valid: Bool[Tensor, " rows"] | None = None,
     ) -> None:
-        """Score images with the detector.
-
-        Args:
-            images: [B, 3, H, W] in [0, 1]; an image with NaN is not scored.
-            prompts: [B] number of each image's prompt.
-            categories: [B] of each prompt; -1 for none.
-            valid: [B] False for rows that only pad the batch.
+        """Score images [B, 3, H, W] in [0, 1]; one with NaN is not scored. The others are as in ``ImageScores.update``.
 
         Raises:
             ValueError: If the images have another shape, type or range, or a category is out of its range.

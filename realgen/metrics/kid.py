@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from collections.abc import Mapping
+
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from realgen.functional.distribution_distance import kernel_distance
+from realgen.functional.distribution_distance import kernel_distance, kernel_distances
 from realgen.metrics.encoder import EncoderComparison
 
 
@@ -26,3 +28,8 @@ class KID(EncoderComparison):
     ) -> Float[Tensor, ""]:
         """Return the unbiased squared maximum mean discrepancy."""
         return kernel_distance(generated, real)
+
+    def compute_each(self, keep: Mapping[str, Bool[Tensor, "groups rows"]]) -> Float[Tensor, " groups"]:
+        """Compute from each choice of rows, with one pass over the kernel for all of them."""
+        kept = (keep[state].double() for state in self.described)
+        return kernel_distances(self.seen("generated"), self.seen("real"), *kept)

@@ -19,9 +19,6 @@ class SpectrumDistance(RealComparison):
 
     Args:
         num_rings: Rings of spatial frequency up to Nyquist; images need at least twice as many pixels a side.
-
-    Raises:
-        ValueError: If ``num_rings`` is below 1.
     """
 
     higher_is_better: bool = False
@@ -50,9 +47,6 @@ class GridEnergy(RealComparison):
 
     Args:
         period: Pixels after which the grid repeats; images need at least three periods a side.
-
-    Raises:
-        ValueError: If ``period`` is below 2.
     """
 
     higher_is_better: bool = False

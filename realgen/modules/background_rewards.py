@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from realgen.parallel import autocast_without_cache
+from realgen.parallel import autocast_without_cache, together, world_size
 from realgen.phases import phase
 from realgen.rewards.base import Reward
 from realgen.types import RewardOutput, Rollout, Samples
@@ -22,17 +22,17 @@ class BackgroundRewards:
     """Scores chunks of a rollout in a thread of its own, one after the other; ``rewards`` is the barrier.
 
     The numbers are those without the thread: it takes over the caller's autocast, gradient mode, device and stream.
-    Rewards on the policy's own GPU stay correct, since both threads put their work into that one stream, in which a
-    chunk's images come before what reads them; they gain nothing by it. Rewards that wait (servers), or that compute on
-    another device than the policy, do gain.
+    Rewards that wait or compute on another device gain by it (``Reward.overlaps``). One on the policy's own GPU is
+    correct too: both threads put their work into one stream, in which a chunk's images come before what reads them.
 
     A context manager. An error leaves it at once: waiting chunks are dropped, and the one that is being scored ends by
     itself, after the reward's own timeout at the latest; the process does not end before, since killing a thread inside
     PyTorch aborts it.
 
     Args:
-        reward: Scores each chunk. A prompt's rewards must not depend on the other prompts of a chunk. It may neither
-            draw from the global generators nor call a collective: another thread does both at the same time.
+        reward: Scores each chunk. A prompt's rewards must not depend on the other prompts of a chunk. In the thread it
+            may neither draw from the global generators nor call a collective, as the policy does both meanwhile, nor
+            set what all threads share, even in a context: default dtype, ``sdpa_kernel``, cuDNN, matmul precision.
         metadata: The other fields of all prompts, handed to the reward with their chunk; may be empty.
         background: Whether to use a thread; without it all chunks are scored at the barrier.
 
@@ -59,6 +59,7 @@ class BackgroundRewards:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward") if background else None
         self._outputs: list[Future[RewardOutput]] = []
         self._waiting: list[Samples] = []
+        self._device = torch.device("cpu")
 
     def __enter__(self) -> BackgroundRewards:
         return self
@@ -72,18 +73,21 @@ class BackgroundRewards:
     def start(self, chunk: Rollout) -> None:
         """Begin to score a chunk of consecutive prompts. Raise what the reward raised for an earlier one."""
         samples = chunk.samples(list(islice(self._metadata, len(chunk.prompts))))
+        self._device = samples.images.device
         if self._thread is None:
             self._waiting.append(samples)
             return
         for output in self._outputs:
-            if output.done():
+            if output.done() and world_size() == 1:  # several ranks fail together, at the barrier
                 output.result()
         self._outputs.append(self._thread.submit(self._score, samples, _surroundings(samples.images.device)))
 
     def rewards(self) -> RewardOutput:
-        """Wait for all chunks; return their rewards in the order of ``start``. Raise what the reward raised."""
-        here = [self._score(samples, []) for samples in self._waiting]
-        return RewardOutput.concatenate([*here, *(output.result() for output in self._outputs)])
+        """Wait for all chunks; return their rewards in the order of ``start``. Raise what any rank's reward raised."""
+        with together(self._device):
+            outputs = [self._score(samples, []) for samples in self._waiting]
+            outputs += [output.result() for output in self._outputs]
+        return RewardOutput.concatenate(outputs)
 
     @phase("reward")
     def _score(self, samples: Samples, surroundings: Sequence[_Context]) -> RewardOutput:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from realgen.checks import check_at_least
+from realgen.checks import check_at_least, with_article
 from realgen.data.image_batches import ImageBatch
 from realgen.detectors.base import Detector, DetectorNetwork
 from realgen.detectors.checkpoint import save
@@ -103,7 +103,7 @@ class DetectorTraining(TrainableModule):
         if not isinstance(network, DetectorNetwork) or network.merged:
             raise ValueError(
                 f"detector must have a network that can be trained, a DetectorNetwork as of OmniAID or Effort; "
-                f"{type(self.detector).__name__} has a {type(network).__name__}."
+                f"{type(self.detector).__name__} has {with_article(type(network).__name__)}."
             )
         if self.trainable is not None:
             _set_trainable(network, self.trainable)
@@ -182,7 +182,9 @@ class DetectorTraining(TrainableModule):
             for measure, value in quality._asdict().items()
             if bool(value.isfinite())
         }
-        self.log_dict(values, sync_dist=True, batch_size=1)
+        values["iteration"] = torch.tensor(float(self.iteration))
+        here = {name: value.to(self.device, torch.float32) for name, value in values.items()}  # NCCL takes no others
+        self.log_dict(here, sync_dist=True, batch_size=1)
 
     def export(self, directory: Path) -> Path:
         """Write the network as the detector's class reads it: ``config.json`` and ``model.safetensors``.

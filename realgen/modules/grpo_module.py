@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -12,12 +12,13 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from realgen.checks import check_at_least
-from realgen.functional.advantages import rewards_std
+from realgen.checks import check_at_least, check_choice
+from realgen.functional.rewards_std import rewards_std
 from realgen.metrics.base import ImageMetric
 from realgen.modules.background_rewards import BackgroundRewards
+from realgen.modules.data_anchor import DataAnchor
 from realgen.modules.policy_module import PolicyModule
-from realgen.modules.policy_update import PolicyUpdate, reference_score, shuffled_minibatches
+from realgen.modules.policy_update import OldLogProbs, PolicyUpdate, reference_score, shuffled_minibatches
 from realgen.modules.seeds import iteration_generator
 from realgen.modules.statistics import (
     advantage_statistics,
@@ -76,12 +77,19 @@ class GRPOModule(PolicyModule):
         skip_zero_advantages: Skip the passes of rows whose advantage is zero, when the objective has no KL. Exact, as
             their gradient is zero; statistics of the loss are then over the other rows. Does nothing with FSDP, where
             all ranks must make the same calls.
-        on_policy_tolerance: Largest |ln ratio| that passes before the first update of an iteration; above it, the run
-            stops and names the likely cause.
+        on_policy_tolerance: What passes before the first update of an iteration; above it, the run stops and names the
+            likely cause. For a diffusion policy the largest relative difference of a velocity, rms(v_new - v_old) /
+            rms(v_old), by default 0.05 in bfloat16 or TF32 and 1e-4 in float32; for tokens the largest |ln ratio|, by
+            default 1e-5.
+        old_log_probs: What ratios are taken to, each exact: the score of the ``rollout``; the rollout ``rescored`` in
+            calls like those of the update, where rounding by other batch sizes cancels, for one more pass; or where a
+            rollout has one update, the score of that ``update``, which spares a language model the rollout's.
         metrics: Metrics at validation that no reward ever sees, by name; ``null`` drops one.
         validation_samples_per_prompt: Images drawn of each validation prompt, >= 1.
         seed: Chooses every random number of training, together with rank and iteration.
-        overlap_rewards: Score in another thread while the policy goes on; exact. Off for a reward that cannot.
+        overlap_rewards: Score in another thread meanwhile where the reward gains by it. Exact. False if it cannot.
+        frozen_on_demand: Text encoders, decoder, rewards lie on the GPU only while they compute. Exact; costs copies.
+        data_anchor: Adds a flow-matching loss on the prompts' photographs; see ``DataAnchor``.
 
     Raises:
         ValueError: If a number is out of its range, or policy, module and objective do not fit each other.
@@ -100,11 +108,14 @@ class GRPOModule(PolicyModule):
         microbatch_size: int = 16,
         max_grad_norm: float = 1.0,
         skip_zero_advantages: bool = True,
-        on_policy_tolerance: float = 1e-5,
+        on_policy_tolerance: float | None = None,
+        old_log_probs: OldLogProbs = "rollout",
         metrics: dict[str, ImageMetric | None] | None = None,
         validation_samples_per_prompt: int = 1,
         seed: int = 0,
         overlap_rewards: bool = True,
+        frozen_on_demand: bool = False,
+        data_anchor: DataAnchor | None = None,
     ) -> None:
         self.check_policy(policy)
         super().__init__(policy, reward, optimizer, lr_scheduler, metrics, validation_samples_per_prompt)
@@ -115,6 +126,10 @@ class GRPOModule(PolicyModule):
         if not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be above 0 (.inf for no limit), got {max_grad_norm}.")
         check_at_least(0, on_policy_tolerance=on_policy_tolerance)
+        check_choice("old_log_probs", old_log_probs, get_args(OldLogProbs))
+        if old_log_probs == "update" and inner_epochs * updates_per_epoch > 1:
+            raise ValueError("old_log_probs=update is for one update of a rollout: inner_epochs=updates_per_epoch=1.")
+        policy.decider.scores_rollouts = old_log_probs != "update"
         policy.check_group_size(group_size)
         objective.check_policy(policy)
         self.automatic_optimization = False
@@ -126,8 +141,12 @@ class GRPOModule(PolicyModule):
         self.max_grad_norm = max_grad_norm
         self.skip_zero_advantages = skip_zero_advantages
         self.on_policy_tolerance = on_policy_tolerance
+        self.old_log_probs = old_log_probs
         self.seed = seed
         self.overlap_rewards = overlap_rewards
+        self.frozen_on_demand = frozen_on_demand
+        self.data_anchor = data_anchor
+        self._photographs: Rollout | None = None
         self._grad_norms: dict[str, Tensor] = {}
 
     def check_policy(self, policy: Policy) -> None:
@@ -178,15 +197,19 @@ class GRPOModule(PolicyModule):
         clock, evals = PhaseClock(self.device), self.policy.transformer_evals
         generator = iteration_generator(self.seed, self.global_rank, self.iteration)
         data = self.collect(batch, generator, clock)
+        if self.data_anchor is not None:
+            self._photographs = self.data_anchor.rollout(self.policy, batch, generator)
         with clock("update"):
             statistics = data.statistics | self.update_policies(data.updates, generator)
-        self.iteration += 1
+            self.iteration += 1
+            self.policy.end_iteration(self.iteration)
         self._log_iteration(data.rollout, statistics, self.policy.transformer_evals - evals, clock)
         return {"rollout": data.rollout, "samples": data.rollout.samples(batch.metadata), "rewards": data.rewards}
 
     def collect(self, batch: PromptBatch, generator: torch.Generator, clock: PhaseClock) -> IterationData:
         """Sample, score, and compare each sample with its group."""
-        with BackgroundRewards(self.reward, batch.metadata, background=self.overlap_rewards) as scoring:
+        background = self.overlap_rewards and self.reward.overlaps(self.device)
+        with BackgroundRewards(self.reward, batch.metadata, background=background) as scoring:
             with clock("rollout"):
                 chunks = []
                 how: dict[str, Any] = {"generator": generator, "iteration": self.iteration, "progress": self.progress}
@@ -202,9 +225,10 @@ class GRPOModule(PolicyModule):
         statistics = {"busy_seconds/reward": torch.tensor(scoring.seconds), **self.reward_statistics(rewards)}
         advantages = self.advantages(rewards.mean_over_images(rollout.images_per_row), self.objective)
         statistics |= advantage_statistics(gather_first_axis(advantages))
-        update = PolicyUpdate(
-            self.policy, self.objective, rollout, advantages.flatten(), reference, **self.update_settings
-        )
+        with clock("reference"):
+            update = PolicyUpdate(
+                self.policy, self.objective, rollout, advantages.flatten(), reference, **self.update_settings
+            )
         return IterationData(rollout, rewards, [update], statistics)
 
     def reward_statistics(self, rewards: RewardOutput) -> dict[str, Float[Tensor, ""]]:
@@ -232,7 +256,7 @@ class GRPOModule(PolicyModule):
             for index, minibatches in enumerate(zip(*dealt, strict=True)):
                 statistics.append(self.update(updates, minibatches, first_update=epoch == index == 0))
         means = combine_ranks(combine_microbatches(statistics, [1.0] * len(statistics), maxima=maxima), maxima=maxima)
-        return means | {f"{update.prefix}ratio/on_policy_deviation": update.deviation for update in updates}
+        return means | {name: value for update in updates for name, value in update.statistics.items()}
 
     def update(
         self, updates: Sequence[PolicyUpdate], minibatches: Sequence[Int[Tensor, "..."]], *, first_update: bool
@@ -246,6 +270,10 @@ class GRPOModule(PolicyModule):
         for update, rows in zip(updates, minibatches, strict=True):
             loss, values = update.gradients(rows, model, self.manual_backward, first_update=first_update)
             last, statistics = last + loss, statistics | values
+        if self.data_anchor is not None and self._photographs is not None:
+            with gradient_sync(model, enabled=False):
+                how = (self.policy, self._photographs, self.microbatch_size, self.manual_backward)
+                statistics["objective/data_anchor"] = self.data_anchor.gradients(*how)
         with gradient_sync(model, enabled=True):  # in one pass: it must reach all weights that are averaged over ranks
             self.manual_backward(last)
         optimizer.step()  # clips first, in on_before_optimizer_step
@@ -274,12 +302,15 @@ class GRPOModule(PolicyModule):
         return {
             "microbatch_size": self.microbatch_size,
             "tolerance": self.on_policy_tolerance,
+            "old": self.old_log_probs,
+            "several_updates": self.inner_epochs * self.updates_per_epoch > 1,
             "skip_zero_advantages": self.skip_zero_advantages,
             "progress": self.progress,
         }
 
     def _check_rollout(self, rollout: Rollout, objective: Objective) -> None:
-        if missing := sorted(name for name in objective.requires if getattr(rollout.sampled, name) is None):
+        sampled = rollout.sampled  # None of draws: `check_policy` has seen what they give
+        if sampled and (missing := sorted(name for name in objective.requires if getattr(sampled, name) is None)):
             raise ValueError(f"policy {type(self.policy).__name__} has no {missing} in its rollout; see score_fields.")
         if not any_rank(bool(rollout.mask.any()), rollout.mask.device):
             why = "is noise_level 0, or were all prompts skipped, or all completions cut off and masked?"

@@ -95,9 +95,9 @@ class JointGRPOModule(GRPOModule):
             advantages = self.advantages(grouped, objective)
             with clock("reference"):
                 reference = reference_score(policy, objective, rollout, self.microbatch_size)
-            update = PolicyUpdate(
-                policy, objective, rollout, advantages.flatten(), reference, prefix=prefix, **self.update_settings
-            )
+                update = PolicyUpdate(
+                    policy, objective, rollout, advantages.flatten(), reference, prefix=prefix, **self.update_settings
+                )
             updates.append(update)
             values = advantage_statistics(gather_first_axis(advantages))
             statistics |= {f"{prefix}{name}": value for name, value in values.items()}

@@ -16,6 +16,8 @@ from realgen.modules.base import TrainableModule
 from realgen.modules.validation import Validation
 from realgen.phases import phase
 from realgen.policies.base import Policy, Progress
+from realgen.policies.diffusion_policy import DiffusionPolicy
+from realgen.policies.weight_copy import LaggedWeights
 from realgen.rewards.base import Reward
 from realgen.types import PromptBatch
 
@@ -31,6 +33,9 @@ class PolicyModule(TrainableModule):
         metrics: Metrics at validation that no reward ever sees, by name; ``null`` drops one.
         validation_samples_per_prompt: Images drawn of each validation prompt, >= 1.
     """
+
+    frozen_on_demand = False
+    """Whether frozen networks of policy and reward wait on the CPU while they do not compute."""
 
     def __init__(
         self,
@@ -55,6 +60,8 @@ class PolicyModule(TrainableModule):
 
     def configure_model(self) -> None:
         """Read the policy's weights; Lightning calls this before every fit and validation, ``load`` works once."""
+        if self.frozen_on_demand:
+            wait_on_cpu(self.policy, self.reward)
         self.policy.load()
 
     def configure_optimizers(self) -> Any:
@@ -77,9 +84,20 @@ class PolicyModule(TrainableModule):
         """Return what the optimizer is given: parameters, or groups of them with the ``prefix`` of their statistics."""
         return list(self.policy.trainable_parameters().values())
 
+    def without_real_images(self) -> list[str]:
+        """Leave out the metrics that need real images, and return their names."""
+        names = self.validation.without_real_images()
+        self.metrics = dict(self.validation.metrics)
+        return names
+
     def on_fit_start(self) -> None:
-        """Move the reward to the policy's device."""
+        """Move the reward to the policy's device, start lagged weights; sum bfloat16 products alike for any rows."""
+        if self.device.type == "cuda":
+            # The second: no split sums, whose order depends on the rows of a call, so that rollout and score differ.
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = (False, False)
         self.reward.to(self.device)
+        for lagged, policy in lagged_weights(self.policy).values():
+            lagged.start(policy)
         # Both are meant: a policy may keep its frozen host in eval mode, and the iteration is the data's cursor.
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
@@ -96,25 +114,52 @@ class PolicyModule(TrainableModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/reward``, ``val/reward/<component>`` and ``val/<metric>``."""
-        values = {f"val/{name}": value.float() for name, value in self.validation.results().items()}
-        values["step"] = torch.tensor(float(self.iteration))
-        # Equal on all ranks already; sync_dist only tells Lightning that this is known.
+        results = {f"val/{name}": value for name, value in self.validation.results().items()}
+        results["step"] = results["iteration"] = torch.tensor(float(self.iteration))
+        # Equal on all ranks already; sync_dist tells Lightning that this is known. It averages them nevertheless, and
+        # NCCL takes no CPU tensor.
+        values = {name: value.to(self.device, torch.float32) for name, value in results.items()}
         self.log_dict(values, sync_dist=True, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the iteration, and of the weights only the trained ones."""
+        """Keep the iteration, and of the weights only the trained ones and those that lag behind them."""
         checkpoint["iteration"] = self.iteration
         checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.policy)
+        if lagged := lagged_weights(self.policy):
+            checkpoint["lagged"] = {name: weights.state_dict() for name, (weights, _) in lagged.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the iteration, and check that the checkpoint fits the policy.
 
         Raises:
-            ValueError: If the checkpoint's weights are not those that the policy trains.
+            ValueError: If the checkpoint's weights are not those that the policy trains, or lags behind.
         """
         self.iteration = checkpoint["iteration"]
+        lagged, saved = lagged_weights(self.policy), checkpoint.get("lagged", {})
+        if lagged.keys() != saved.keys():
+            raise ValueError(
+                f"the checkpoint must hold the lagged weights {sorted(lagged)} of this config's policy.draws.lagged, "
+                f"it has {sorted(saved)}; resume with the config that wrote it."
+            )
+        for name, (weights, _) in lagged.items():
+            weights.load_state_dict(saved[name])
         if "state_dict" in checkpoint:  # a sharded checkpoint brings its weights another way
             check_trained(checkpoint["state_dict"], self.policy)
+
+
+def wait_on_cpu(policy: Policy, reward: Reward) -> None:
+    """Let text encoders, decoders and the reward's networks wait on the CPU while they do not compute."""
+    for part in policy.modules():
+        if isinstance(part, DiffusionPolicy):
+            part.backbone.frozen_on_demand = True
+    for network in reward.networks:
+        network.wait_on_cpu()
+
+
+def lagged_weights(policy: Policy) -> dict[str, tuple[LaggedWeights, Policy]]:
+    """Return the lagged weights of a policy and of those inside it, by name, each with the policy that it follows."""
+    parts = [(prefix, part) for prefix, part in policy.named_modules() if isinstance(part, Policy)]
+    return {f"{prefix}/{name}": (lagged, part) for prefix, part in parts for name, lagged in part.lagged.items()}
 
 
 def keep_trained(state_dict: Mapping[str, Tensor], policy: Policy) -> dict[str, Tensor]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from realgen.modules.on_policy import OnPolicyError, off_policy_cause
+from realgen.functional.policy_loss import relative_difference
+from realgen.modules.on_policy import LOW_PRECISION, MOST_ROUNDING, off_policy_error, warn_of_rounding
 from realgen.modules.statistics import combine_microbatches
 from realgen.objectives.base import Objective
 from realgen.parallel import (
@@ -17,19 +20,22 @@ from realgen.parallel import (
     gradient_sync,
     is_sharded,
     local_part,
-    max_over_ranks,
     reshard,
     world_size,
 )
 from realgen.policies.base import Policy, Progress
 from realgen.types import Minibatch, PolicyScore, Rollout
 
+OldLogProbs = Literal["rollout", "rescored", "update"]
+
 
 class PolicyUpdate:
     """Gradients of an objective's loss over minibatches of a rollout.
 
-    Construct it right after the rollout: it remembers the weights that sampled. GRPO assumes that the first update is
-    on-policy, that is, that scoring the rollout again gives the same log-probabilities; ``gradients`` checks it.
+    Construct it right after the rollout: it remembers the weights that sampled, and scores under frozen weights what
+    the objective needs. GRPO assumes that the first update is on-policy, that is, that scoring the rollout again gives
+    the same log-probabilities; ``gradients`` checks it. A rollout of draws has no score to check. Where each row is
+    trained once, by the weights that sampled it, its own score in the update serves as the old one, for free.
 
     Args:
         policy: The policy to train.
@@ -38,8 +44,11 @@ class PolicyUpdate:
         advantages: One per row.
         reference: The reference's score of all rows, where the objective needs it.
         microbatch_size: Rows per forward and backward pass.
-        tolerance: Largest |ln ratio| that passes before the first update. Make it small against the clip range.
+        tolerance: What passes before the first update: the largest relative difference of a decision's velocity, or
+            where there are none (tokens) the largest |ln ratio|. ``None``: see ``default_tolerance``.
         skip_zero_advantages: Skip rows that add nothing, where that is exact.
+        old: What ratios are taken to; ``old_log_probs`` of ``GRPOModule``.
+        several_updates: Whether the iteration has several updates, so that the later ones are off-policy.
         prefix: Of the names of its statistics.
         progress: Called after each microbatch.
     """
@@ -53,8 +62,10 @@ class PolicyUpdate:
         reference: PolicyScore | None,
         *,
         microbatch_size: int,
-        tolerance: float,
+        tolerance: float | None,
         skip_zero_advantages: bool,
+        old: OldLogProbs = "rollout",
+        several_updates: bool = True,
         prefix: str = "",
         progress: Progress | None = None,
     ) -> None:
@@ -64,20 +75,54 @@ class PolicyUpdate:
         self.advantages = advantages
         self.reference = reference
         self.microbatch_size = microbatch_size
-        self.tolerance = tolerance
+        self.old = rollout.sampled if old == "rollout" else None
+        decider = policy.decider
+        moved = several_updates or objective.uses_groups
+        moved = moved or (decider.sampler is not None and decider.lagged[decider.sampler].lags)
+        if old == "rescored" or (rollout.sampled is None and moved):
+            self.old = score_again(policy, rollout, microbatch_size, decider.with_lagged(decider.sampler))
+        self.lagged = {
+            name: score_again(policy, rollout, microbatch_size, decider.with_lagged(name))
+            for name in sorted(objective.lagged)
+        }
+        self.tolerance = default_tolerance(policy, rollout) if tolerance is None else tolerance
         self.prefix = prefix
         self.progress = progress
         # Shards are gathered in every forward pass, so no rank may leave out rows on its own.
         sharded = world_size() > 1 and is_sharded(policy)
-        self.may_skip = skip_zero_advantages and not objective.needs_reference and not sharded
-        self.deviation = torch.zeros((), device=rollout.sampled.log_probs.device)
-        """Largest |ln ratio| before the first update; of all ranks after the check."""
+        pulled = objective.needs_reference or objective.pulls_back
+        self.may_skip = skip_zero_advantages and not pulled and not sharded
+        self.deviations = torch.zeros(3, device=rollout.mask.device)
+        """Before the first update the largest |ln ratio|, relative difference of velocities and |ratio - 1| of the
+        objective; of all ranks after the check."""
         self._fingerprint = weight_fingerprint(policy)
+        self.group_terms: Tensor | None = None
+        if objective.uses_groups and self.old is not None:
+            batch = self.minibatch(torch.arange(self.num_rows), self.old)
+            self.group_terms = objective.group_terms(batch, rollout.group_size)
 
     @property
     def num_rows(self) -> int:
         """B."""
         return len(self.rollout.mask)
+
+    @property
+    def has_velocity(self) -> bool:
+        """Whether the policy's decisions have velocities, by which the check then judges."""
+        return self.rollout.sampled is not None and self.rollout.sampled.velocity is not None
+
+    @property
+    def deviation(self) -> Float[Tensor, ""]:
+        """The largest deviation of the kind that the check judges by."""
+        return self.deviations[int(self.has_velocity)]
+
+    @property
+    def statistics(self) -> dict[str, Float[Tensor, ""]]:
+        """What the check has measured, to be logged."""
+        if self.rollout.sampled is None:
+            return {}
+        names = ("on_policy_deviation", "on_policy_velocity")[: 1 + self.has_velocity]
+        return {f"{self.prefix}ratio/{name}": self.deviations[index] for index, name in enumerate(names)}
 
     @property
     def maxima(self) -> frozenset[str]:
@@ -105,41 +150,42 @@ class PolicyUpdate:
         Raises:
             OnPolicyError: If ``first_update`` and a ratio is not 1; the message names the likely cause.
         """
+        checks = first_update and self.rollout.sampled is not None
         kept = nonzero_advantage_rows(rows, self.advantages) if self.may_skip else rows
         microbatches = kept.split(self.microbatch_size)
         shares = self._shares(rows, microbatches)
         statistics = []
         loss = torch.zeros(())
         for index, (part, share) in enumerate(zip(microbatches, shares, strict=True)):
-            batch = self.minibatch(part)
             with gradient_sync(model, enabled=False):
                 score = self.policy.score(self.rollout, part)
-                loss, values = self.objective.loss(score, batch)
+                loss, values = self.objective.loss(score, self.minibatch(part, score))
                 loss = loss * share
                 if index + 1 < len(microbatches):
                     backward(loss)
             statistics.append(values)
-            if first_update:
-                difference = (score.log_probs.detach() - batch.sampled.log_probs).abs()
-                # amax propagates NaN, so a policy that scores NaN does not pass.
-                largest = torch.where(batch.mask, difference, 0.0).amax()
-                self.deviation = torch.stack([self.deviation, largest]).amax()
+            if checks:
+                largest = torch.stack([self.deviations, self._deviations(part, score, values)])
+                self.deviations = largest.amax(0)  # propagates NaN, so a policy that scores NaN does not pass
             if self.progress is not None:
                 self.progress("update", index + 1, len(microbatches))
-        if first_update:
+        if checks:
             self._check_on_policy(microbatches[-1])
         # No decision may count at all: then every microbatch has share 0, and their statistics weigh alike.
         weights = shares if any(shares) else [1.0] * len(shares)
         combined = combine_microbatches(statistics, weights, maxima=self.objective.maxima)
         return loss, {f"{self.prefix}objective/{name}": value for name, value in combined.items()}
 
-    def minibatch(self, rows: Int[Tensor, " picked"]) -> Minibatch:
-        """Return what the objective sees of the given rows."""
+    @torch.no_grad()
+    def minibatch(self, rows: Int[Tensor, " picked"], score: PolicyScore) -> Minibatch:
+        """Return what the objective sees of the given rows, which have this score."""
         return Minibatch(
             advantages=self.advantages[rows],
-            sampled=self.rollout.sampled.select(rows),
+            sampled=score.select(torch.arange(len(rows))) if self.old is None else self.old.select(rows),
             mask=self.rollout.mask[rows],
-            reference=None if self.reference is None else self.reference.select(rows),
+            reference=self.reference and self.reference.select(rows),
+            lagged={name: lagged.select(rows) for name, lagged in self.lagged.items()},
+            group_terms=None if self.group_terms is None else self.group_terms[rows],
         )
 
     def _shares(self, rows: Tensor, microbatches: tuple[Tensor, ...]) -> list[float]:
@@ -149,18 +195,42 @@ class PolicyUpdate:
         mean = max(mean, torch.finfo(weights.dtype).tiny)  # no decision may count at all
         return [float(weights[part].sum()) / mean for part in microbatches]
 
+    @torch.no_grad()
+    def _deviations(self, rows: Tensor, score: PolicyScore, values: Mapping[str, Tensor]) -> Float[Tensor, "3"]:
+        """Return how far a score is from the rollout's own; see ``deviations``."""
+        assert self.rollout.sampled is not None
+        sampled, mask = self.rollout.sampled.select(rows), self.rollout.mask[rows]
+        found = [(score.log_probs - sampled.log_probs).abs(), torch.zeros_like(score.log_probs)]
+        if score.velocity is not None and sampled.velocity is not None:
+            found[1] = relative_difference(score.velocity, sampled.velocity).to(found[0])
+        largest = [torch.where(mask, each, 0.0).amax() for each in found]
+        return torch.stack([*largest, values.get("ratio_max_deviation", torch.zeros_like(largest[0]))])
+
     def _check_on_policy(self, rows: Tensor) -> None:
-        """Compare the deviation of all ranks with the tolerance; ``rows`` are some rows to diagnose it with."""
-        self.deviation = max_over_ranks(self.deviation)
+        """Compare the deviations of all ranks with the tolerance; ``rows`` are some rows to diagnose them with."""
+        self.deviations = gather_first_axis(self.deviations[None]).amax(0)
         if float(self.deviation) <= self.tolerance:
+            if (rounding := float(self.deviations[2])) > self.objective.clip_range / 2:
+                warn_of_rounding(rounding, self.objective.clip_range)
             return
         # Decided by all ranks together: a rank that left here while others score again would leave them waiting.
         changed = any_rank(not torch.equal(self._fingerprint, weight_fingerprint(self.policy)), self.policy.device)
-        cause = off_policy_cause(self.policy, self.rollout, rows, weights_changed=changed)
-        raise OnPolicyError(
-            f"before the first update of an iteration the ratio must be 1, but |ln ratio| reaches {self.deviation:.3g} "
-            f"(on_policy_tolerance={self.tolerance:.3g}). Likely cause: {cause}"
-        )
+        raise off_policy_error(self.policy, self.rollout, rows, float(self.deviation), self.tolerance, changed)
+
+
+def default_tolerance(policy: Policy, rollout: Rollout) -> float:
+    """Return the tolerance that goes with the arithmetic.
+
+    Velocities differ by rounding alone by less than 1e-4 in float32, and by up to 4.5 % in bfloat16 with guidance; a
+    wrong prompt, step or guidance shows from 6 % on. Of tokens it is |ln ratio|, 1e-5; to what the sampler's cached
+    passes said, whose rounding is another, 1e-3 in float32, and without limit in low precision.
+    """
+    tokens = rollout.sampled is None or rollout.sampled.velocity is None
+    if tokens and policy.scores_rollouts:
+        return 1e-5
+    low = torch.is_autocast_enabled(policy.device.type) or torch.get_float32_matmul_precision() != "highest"
+    low = low or any(p.dtype in LOW_PRECISION for p in policy.parameters())
+    return (torch.inf if low else 1e-3) if tokens else MOST_ROUNDING if low else 1e-4
 
 
 def shuffled_minibatches(num_rows: int, updates: int, generator: torch.Generator) -> tuple[Int[Tensor, " picked"], ...]:
@@ -205,14 +275,22 @@ def weight_fingerprint(policy: Policy) -> Float[Tensor, " weights"]:
     """Return the norm of each weight (of this rank's shard): equal before and after if nothing wrote to the weights."""
     reshard(policy)  # gathered copies would hide the shards
     weights = [local_part(p.detach()) for p in policy.parameters() if p.is_floating_point()]
-    return torch.stack([norm.double().cpu() for norm in torch._foreach_norm(weights)])
+    return torch.stack([norm.double() for norm in torch._foreach_norm(weights)]).cpu()
 
 
 @torch.no_grad()
+def score_again(
+    policy: Policy, rollout: Rollout, microbatch_size: int, weights: AbstractContextManager[None]
+) -> PolicyScore:
+    """Return the policy's score of all rows under some weights, in calls of as many rows as those of an update."""
+    with weights:
+        return PolicyScore.concatenate(
+            [policy.score(rollout, part) for part in torch.arange(len(rollout.mask)).split(microbatch_size)]
+        )
+
+
 def reference_score(policy: Policy, objective: Objective, rollout: Rollout, microbatch_size: int) -> PolicyScore | None:
     """Return the reference's score of all rows, or ``None`` if the objective does not need it."""
     if not objective.needs_reference:
         return None
-    rows = torch.arange(len(rollout.mask)).split(microbatch_size)
-    with policy.reference():
-        return PolicyScore.concatenate([policy.score(rollout, part) for part in rows])
+    return score_again(policy, rollout, microbatch_size, policy.reference())

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.checks import nearest
 from realgen.parallel import gather_first_axis
 from realgen.types import RewardOutput
 
@@ -77,12 +78,17 @@ def combine_microbatches(
         weights: Decisions of each microbatch, in any unit; not all zero.
         maxima: Names of statistics that are maxima.
 
+    Raises:
+        ValueError: If one of these is no statistic, whose maximum would be a mean under its right name.
+
     Example:
         >>> first = {"kl": torch.tensor(1.0), "largest": torch.tensor(1.5)}
         >>> second = {"kl": torch.tensor(4.0), "largest": torch.tensor(1.1)}
         >>> combine_microbatches([first, second], [1.0, 2.0], maxima={"largest"})
         {'kl': tensor(3.), 'largest': tensor(1.5000)}
     """
+    for name in set(maxima) - statistics[0].keys():
+        raise ValueError(f"maxima: {name!r} is no statistic of the loss. {nearest(name, statistics[0])}".rstrip())
     shares = torch.tensor(weights) / sum(weights)
     stacked = {name: torch.stack([each[name] for each in statistics]) for name in statistics[0]}
     return {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from realgen.checks import check_at_least
+from realgen.failures import report_failure
 from realgen.metrics.base import ImageMetric
 from realgen.modules.seeds import mix_seed
-from realgen.parallel import gather_first_axis
+from realgen.parallel import any_rank, gather_first_axis, together
 from realgen.policies.base import Policy, Progress
 from realgen.rewards.base import Reward
 from realgen.types import PromptBatch, RewardOutput, Samples
@@ -20,6 +22,8 @@ from realgen.types import PromptBatch, RewardOutput, Samples
 
 class Validation:
     """Means of the rewards, and the metrics, over one pass of the validation prompts on all ranks.
+
+    A metric that raises is named, and is NaN on all ranks; the others stand.
 
     Args:
         metrics: Metrics by name.
@@ -33,7 +37,19 @@ class Validation:
         check_at_least(1, validation_samples_per_prompt=samples_per_prompt)
         self.metrics = dict(metrics)
         self.samples_per_prompt = samples_per_prompt
+        self.failed: set[str] = set()
+        """Metrics that have raised in this pass, on this rank."""
+        self.without_each: dict[str, list[float]] = {}
+        """By metric, its values without each group of prompts, of the last pass."""
         self._sums: dict[str, Tensor] = {}
+        self._device = torch.device("cpu")
+
+    def without_real_images(self) -> list[str]:
+        """Leave out the metrics that need real images, and return their names."""
+        names = [name for name, metric in self.metrics.items() if metric.needs_real_images]
+        for name in names:
+            del self.metrics[name]
+        return names
 
     def check(self) -> None:
         """Raise ValueError if a metric needs more images of each prompt."""
@@ -46,9 +62,10 @@ class Validation:
 
     def start(self, device: torch.device) -> None:
         """Forget the last pass."""
-        self._sums = {}
-        for metric in self.metrics.values():
-            metric.to(device).reset()
+        self._sums, self._device, self.failed, self.without_each = {}, device, set(), {}
+        for name, metric in self.metrics.items():
+            with self._may_fail(name):
+                metric.to(device).reset()
 
     def step(
         self, policy: Policy, reward: Reward, batch: PromptBatch, *, progress: Progress | None = None
@@ -62,28 +79,54 @@ class Validation:
             progress: Called while images are drawn.
 
         Returns:
-            ``samples``, ``rewards`` and ``seeds`` (of the rows), for callbacks that show images.
+            ``samples``, ``rewards``, ``seeds`` (of the rows) and the names of ``failed`` metrics, for callbacks.
         """
         prompts, seeds = list(batch.prompts), sample_seeds(batch.seeds, self.samples_per_prompt)
         rows = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         images, rewrites = policy.sample_rewritten(rows, seeds, progress=progress)
         texts = None if rewrites is None else tuple(rewrites)
         samples = Samples(batch.prompts, self.samples_per_prompt, images, texts, batch.metadata)
-        rewards = reward(samples)
+        with together(self._device):
+            rewards = reward(samples)
         self._add_rewards(rewards, batch.mask.to(rewards.total.device))
         for sample in range(self.samples_per_prompt):
             # A real image counts once, however often its prompt is drawn.
             real = batch.images if sample == 0 else None
-            for metric in self.metrics.values():
-                metric.update(images[sample :: self.samples_per_prompt], prompts=prompts, real=real, valid=batch.mask)
-        return {"samples": samples, "rewards": rewards, "seeds": seeds}
+            drawn = images[sample :: self.samples_per_prompt]
+            for name, metric in self.metrics.items():
+                if name not in self.failed:
+                    with self._may_fail(name, f" at {prompts[0]!r} and {len(prompts) - 1} more prompts"):
+                        metric.update(drawn, prompts=prompts, real=real, valid=batch.mask)
+        return {"samples": samples, "rewards": rewards, "seeds": seeds, "failed": frozenset(self.failed)}
 
     def results(self) -> dict[str, Tensor]:
         """Rewards and metrics of the whole pass, the same on every rank; a reward that scored nothing gives NaN."""
-        sums = torch.stack(list(self._sums.values())) if self._sums else torch.zeros(0, 2)  # [names, 2]
-        totals = gather_first_axis(sums[None]).sum(0)
+        sums = torch.stack(list(self._sums.values())) if self._sums else torch.zeros(0, 2, device=self._device)
+        totals = gather_first_axis(sums[None]).sum(0)  # [names, 2]
         means = {name: total / count for name, (total, count) in zip(self._sums, totals, strict=True)}
-        return {**means, **{name: metric.compute() for name, metric in self.metrics.items()}}
+        failed = torch.tensor([name in self.failed for name in self.metrics], device=self._device)
+        # One decision for all ranks: computing a metric gathers what each of them has seen.
+        somewhere = gather_first_axis(failed.float()[None]).any(0).tolist()
+        for (name, metric), fails in zip(self.metrics.items(), somewhere, strict=True):
+            means[name] = torch.full((), torch.nan, device=self._device)
+            if not fails:
+                with self._may_fail(name):
+                    means[name] = _scalar(metric.compute())
+                if any_rank(name in self.failed, self._device):
+                    means[name] = torch.full((), torch.nan, device=self._device)
+                    continue
+                with self._may_fail(name, effect="has no interval"):
+                    self.without_each[name] = metric.without_each().tolist()
+        return means
+
+    @contextmanager
+    def _may_fail(self, name: str, where: str = "", *, effect: str = "is left empty") -> Iterator[None]:
+        """Name a metric that raises inside, and what it costs."""
+        try:
+            yield
+        except Exception as error:  # a metric may raise anything
+            self.failed.add(name)
+            report_failure(f"model.metrics.{name}", error, f"{effect} in this validation{where}")
 
     def _add_rewards(self, rewards: RewardOutput, valid: Bool[Tensor, " prompts"]) -> None:
         components = {f"reward/{name}": values for name, values in rewards.components.items()}
@@ -92,6 +135,14 @@ class Validation:
             counts = value.isfinite() & valid[:, None]
             added = torch.stack([torch.where(counts, value, 0.0).sum(), counts.sum()]).double()
             self._sums[name] = self._sums[name] + added if name in self._sums else added
+
+
+def _scalar(value: Any) -> Tensor:
+    """Return a metric's result as a tensor; raise ValueError if it is not one number."""
+    result = torch.as_tensor(value)
+    if result.numel() != 1:
+        raise ValueError(f"compute must return one number, got shape {tuple(result.shape)}.")
+    return result.reshape(())
 
 
 def sample_seeds(seeds: Sequence[int], samples_per_prompt: int) -> list[int]:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from realgen.checks import check_at_least, check_choice
 from realgen.functional.advantages import weighted_advantages
-from realgen.functional.kl import gaussian_kl, k2, k3, velocity_kl
-from realgen.functional.policy_loss import clipped_surrogate, importance_ratio, is_clipped, masked_mean
-from realgen.functional.sequence_loss import constant_mean, sample_mean
+from realgen.functional.divergence import gaussian_kl, k2
+from realgen.functional.kl import k3, norm_ratio, velocity_kl
+from realgen.functional.policy_loss import clipped_surrogate, is_clipped, masked_mean
+from realgen.functional.sequence_loss import constant_mean, importance_ratio, sample_mean
 from realgen.objectives.base import Objective
 from realgen.types import Minibatch, PolicyScore, RewardOutput
 
@@ -41,6 +42,8 @@ class GRPO(Objective):
             velocities (``velocity``), or an estimate from log-probs alone (``k2``, ``k3``), meant for tokens. ``k1`` is
             no choice: its gradient averages to zero, and that of ``k2`` is what it was meant to have.
         kl_coef: Weight of the KL penalty, >= 0; 0 saves the reference's forward passes.
+        norm_coef: Weight of the mean growth of a velocity over the reference's, max(0, |v| / |v_ref| - 1), >= 0. After
+            NormGuard (arXiv:2606.27771), whose exact form is not known to us.
         divide_by_weights: Divide the weighted sum of advantages by the sum of the rewards' weights.
         average: How the loss is averaged where samples differ in length: all ``decisions`` of all ranks alike (DAPO,
             equation 8), all ``samples`` alike, each by its own mean (the paper, equation 3), or by a ``constant``, the
@@ -62,6 +65,7 @@ class GRPO(Objective):
         advantage_clip: float = 5.0,
         kl: KL = "velocity",
         kl_coef: float = 0.0,
+        norm_coef: float = 0.0,
         divide_by_weights: bool = True,
         average: Average = "decisions",
         most_decisions: int | None = None,
@@ -73,6 +77,8 @@ class GRPO(Objective):
             raise ValueError(f"advantage_clip must be above 0 (.inf for none), got {advantage_clip}.")
         if not 0 <= kl_coef < math.inf:
             raise ValueError(f"kl_coef must be finite and at least 0, got {kl_coef}.")
+        if not 0 <= norm_coef < math.inf:
+            raise ValueError(f"norm_coef must be finite and at least 0, got {norm_coef}.")
         check_choice("advantage_std", advantage_std, get_args(AdvantageStd))
         check_choice("kl", kl, get_args(KL))
         check_choice("average", average, get_args(Average))
@@ -85,19 +91,22 @@ class GRPO(Objective):
             )
         self.clip_low = clip_low
         self.clip_high = clip_high
+        self.clip_range = min(clip_low, clip_high)
         self.advantage_std = advantage_std
         self.advantage_clip = advantage_clip
         self.kl = kl
         self.kl_coef = kl_coef
+        self.norm_coef = norm_coef
         self.divide_by_weights = divide_by_weights
         self.average = average
         self.most_decisions = most_decisions
 
     @property
     def requires(self) -> frozenset[str]:
-        """The steps' Gaussians or velocities, when the KL penalty is made of them."""
+        """The steps' Gaussians or velocities, where a penalty is made of them."""
         part = {"latent": "gaussian", "velocity": "velocity"}.get(self.kl)
-        return frozenset({part}) if part and self.needs_reference else frozenset()
+        parts = {part} if part and self.needs_reference else set()
+        return frozenset(parts | ({"velocity"} if self.norm_coef else set()))
 
     @property
     def global_std(self) -> bool:
@@ -106,8 +115,8 @@ class GRPO(Objective):
 
     @property
     def needs_reference(self) -> bool:
-        """Whether there is a KL penalty."""
-        return self.kl_coef > 0
+        """Whether there is a penalty."""
+        return self.kl_coef > 0 or self.norm_coef > 0
 
     def advantages(
         self, rewards: RewardOutput, *, std: Mapping[str, Float[Tensor, ""]] | None = None
@@ -147,21 +156,24 @@ class GRPO(Objective):
             batch: The same rows as they were sampled, and their advantages.
 
         Returns:
-            Loss, and detached means over the decisions that count: ``policy_loss``, ``kl`` (if it is penalised),
-            ``ratio_mean``, ``ratio_max_deviation`` (largest |ratio - 1|), ``clip_fraction`` and ``approx_kl`` (from the
-            sampling policy to the current one, by k3).
+            Loss, and detached means over the decisions that count: ``policy_loss``; with a reference ``kl`` and, of
+            velocities, ``norm_ratio``; ``ratio_mean``, ``ratio_max_deviation`` (largest |ratio - 1|), ``clip_fraction``
+            and ``approx_kl`` (from the sampling policy to the current one, by k3).
 
         Raises:
             ValueError: If the reference is missing.
         """
         ratio = self.ratio(score, batch)
-        surrogate = clipped_surrogate(ratio, batch.advantages, self.clip_low, self.clip_high)
-        policy_loss = loss = self.mean(surrogate * self.decision_weight(batch.sampled), batch.mask)
+        policy_loss = loss = self.mean(self.surrogate(ratio, score, batch), batch.mask)
         stats = {"policy_loss": policy_loss.detach()}
         if self.needs_reference:
-            kl = self.mean(self.divergence(score, batch.reference), batch.mask)
+            kl = self.mean(self.penalty(score, batch), batch.mask)
             loss = policy_loss + self.kl_coef * kl
             stats["kl"] = kl.detach()
+            if score.velocity is not None and batch.reference is not None and batch.reference.velocity is not None:
+                growth = norm_ratio(score.velocity, batch.reference.velocity)
+                loss = loss + self.norm_coef * self.mean((growth - 1).relu(), batch.mask)
+                stats["norm_ratio"] = masked_mean(growth.detach(), batch.mask)
         with torch.no_grad():
             clipped = is_clipped(ratio, batch.advantages, self.clip_low, self.clip_high)
             stats["ratio_mean"] = masked_mean(ratio, batch.mask)
@@ -182,6 +194,17 @@ class GRPO(Objective):
         """Return how much each row weighs in the loss: by its decisions, or all alike."""
         decisions = mask.sum(1).double()
         return decisions if self.average == "decisions" else torch.ones_like(decisions)
+
+    def surrogate(
+        self, ratio: Float[Tensor, "rows decisions"], score: PolicyScore, batch: Minibatch
+    ) -> Float[Tensor, "rows decisions"]:
+        """Return the loss of each decision, without the KL penalty."""
+        surrogate = clipped_surrogate(ratio, batch.advantages, self.clip_low, self.clip_high)
+        return surrogate * self.decision_weight(batch.sampled)
+
+    def penalty(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
+        """Return what ``kl_coef`` multiplies, of each decision."""
+        return self.divergence(score, batch.reference)
 
     def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
         """Return the importance ratio of each decision."""

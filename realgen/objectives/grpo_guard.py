@@ -32,7 +32,7 @@ class GRPOGuard(GRPO):
         new, old = score.gaussian, batch.sampled.gaussian
         assert new is not None  # `check_policy` has refused policies without them
         assert old is not None
-        return ratio_norm(score.log_probs, batch.sampled.log_probs, new.mean, old.mean, old.std)
+        return ratio_norm(old.sample, new.mean, old.mean, old.std)
 
     def decision_weight(self, sampled: PolicyScore) -> Float[Tensor, "rows decisions"]:
         """Return the inverse step size of each decision."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from realgen.given_files import read_json
 
 MODEL_INDEX = "model_index.json"
 
@@ -44,13 +45,7 @@ class Architecture:
 
 
 def find_architecture(pretrained: str) -> Architecture:
-    """Look in the folder, then in the hub's cache on this machine, then among the published numbers; never online.
-
-    Args:
-        pretrained: Folder of a diffusers pipeline, or its hub id.
-
-    Returns:
-        The architecture.
+    """Look in the folder, then in the hub's cache of this machine, then among the published numbers; never online.
 
     Raises:
         ValueError: If the shape of this model is in none of them.
@@ -85,8 +80,10 @@ def _find_folder(pretrained: str) -> Path | None:
 
 
 def _read_folder(folder: Path, pretrained: str) -> Architecture:
-    """Read the configs of a pipeline's folder; raises ValueError if a file is missing."""
+    """Read the configs of a pipeline's folder; raises ValueError if a file is missing or names no pipeline."""
     index = _read(folder / MODEL_INDEX)
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise ValueError(f"pretrained: {str(folder / MODEL_INDEX)!r} must name a diffusers pipeline in _class_name.")
     named = {name: entry for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[0]}
     components = {}
     for name, (package, kind) in named.items():
@@ -104,9 +101,9 @@ def _read_folder(folder: Path, pretrained: str) -> Architecture:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"pretrained must hold a diffusers pipeline; {str(file)!r} cannot be read: {error}") from error
+        return read_json(file)
+    except ValueError as error:
+        raise ValueError(f"pretrained must hold a diffusers pipeline: {error}") from error
 
 
 def published() -> dict[str, Architecture]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from realgen.modules.policy_update import reference_score, shuffled_minibatches
+from realgen.modules.policy_update import PolicyUpdate, reference_score, shuffled_minibatches
 from realgen.objectives.base import Objective
 from realgen.policies import DiffusionPolicy
 from realgen.policies.backbones.base import Backbone, Schedule
@@ -32,7 +32,7 @@ class CallKind(NamedTuple):
     """Calls of the velocity that cost the same for each row."""
 
     phase: str
-    """``rollout``, ``reference`` or ``update``."""
+    """``rollout``, ``reference``, ``lagged`` (weights that lag, or those that sampled) or ``update``."""
     guided: bool
     """Whether the negative prompt is evaluated too."""
     rounded: bool
@@ -47,6 +47,8 @@ class Counts:
     """Rows of velocity calls; guidance makes two transformer evaluations of each."""
     largest_call: Counter[CallKind] = field(default_factory=Counter)
     """Most rows of one call."""
+    decision_calls: dict[str, set[int]] = field(default_factory=lambda: {"rollout": set(), "update": set()})
+    """Numbers of rows of the calls that decide inside the window, and that score those decisions in the update."""
     graph_rows: int = 0
     """Most rows whose activations wait for one backward pass."""
     encoded: float = 0.0
@@ -68,12 +70,7 @@ class Counts:
 
 
 class FixedWindow(StepWindow):
-    """A window that always begins at one step.
-
-    Args:
-        real: The policy's own.
-        start: The step.
-    """
+    """The policy's own window, but always at one start."""
 
     def __init__(self, real: StepWindow, start: int) -> None:
         self.real, self.start = real, start
@@ -93,33 +90,23 @@ class FixedWindow(StepWindow):
         return torch.full((num_prompts,), self.start, dtype=torch.long, device=generator.device)
 
 
-class FakeTransformer(nn.Module):
-    """One weight, which has a device and a type."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-
-
 class CountingBackbone(Backbone):
-    """Count the calls, and answer with zeros.
+    """Count the calls, and answer with zeros; schedule and guidance are those of the real backbone.
 
-    Args:
-        real: The backbone that is counted for; its schedule and guidance hold.
-        counts: Takes the counts.
+    ``window`` are the timesteps inside the window.
     """
 
     lora_targets = ()  # the fake transformer has no layers
 
-    def __init__(self, real: Backbone, counts: Counts) -> None:
+    def __init__(self, real: Backbone, counts: Counts, window: Tensor) -> None:
         # Above its own cfg_off, 1, exactly where the real one is above its own: 0 for some models.
         super().__init__("dry_run", cfg_scale=2.0 if real.guided else 1.0, cache_size=real.cache_size)
-        self.real, self.counts = real, counts
+        self.real, self.counts, self.window = real, counts, window
         self.phase = "rollout"
 
     def load(self) -> None:
-        """Make the fake transformer."""
-        self.transformer = FakeTransformer()
+        """Make the fake transformer: weights that have a device and a type."""
+        self.transformer = nn.LayerNorm(1)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Return the shape of one number."""
@@ -135,6 +122,8 @@ class CountingBackbone(Backbone):
         kind = CallKind(self.phase, self.guided, torch.is_autocast_enabled(latents.device.type))
         counts.rows[kind] = counts.rows.get(kind, 0.0) + rows
         counts.largest_call[kind] = max(counts.largest_call[kind], rows)
+        if self.phase in counts.decision_calls and bool(torch.isin(timesteps, self.window).any()):
+            counts.decision_calls[self.phase].add(rows)
         return torch.zeros_like(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -174,33 +163,37 @@ def count_calls(
     inner_epochs: int,
     updates_per_epoch: int,
 ) -> Counts:
-    """Count what one iteration of one rank computes, as if no row had zero advantage.
+    """Count what one iteration of one rank computes if no row has zero advantage, as means over the window's starts.
 
-    Args:
-        policy: Not loaded; left as it is.
-        backbone: The same policy's, loaded, for its schedule and guidance.
-        objective: Decides whether the reference is scored.
-        prompts: P.
-        group_size: G.
-        microbatch_size: Rows of one loss.
-        inner_epochs: Passes over the rollout.
-        updates_per_epoch: Optimizer updates of each pass.
-
-    Returns:
-        Means over the starts of the window.
+    The policy is not loaded, and left as it is; ``backbone`` is the same policy's, loaded, for its schedule and
+    guidance. The objective decides whether the reference and lagged weights are scored.
     """
     starts = _spread(policy.step_window.starts(policy.num_steps))
+    timesteps = backbone.schedule(policy.num_steps, policy.height, policy.width).timesteps
+    size = policy.step_window.decisions(policy.num_steps)
     counts = Counts(updates=inner_epochs * updates_per_epoch)
     for start in starts:
-        counting = CountingBackbone(backbone, counts)
+        counting = CountingBackbone(backbone, counts, timesteps[start : start + size])
         fake = _fake_policy(policy, counting, FixedWindow(policy.step_window, start))
         generator = torch.Generator().manual_seed(0)
         texts = [f"prompt {index}" for index in range(prompts)]
         rollout = Rollout.concatenate(list(fake.rollout_chunks(texts, group_size, generator=generator)))
         with _phase(counting, "reference"):
             reference = reference_score(fake, objective, rollout, microbatch_size)
+        with _phase(counting, "lagged"):
+            update = PolicyUpdate(
+                fake,
+                objective,
+                rollout,
+                torch.zeros(len(rollout.mask)),
+                reference,
+                microbatch_size=microbatch_size,
+                tolerance=0.0,
+                skip_zero_advantages=False,
+                several_updates=counts.updates > 1,
+            )
         counts.images = len(rollout.images)
-        counts.stored_latents = _stored(rollout, reference)
+        counts.stored_latents = _stored(rollout, [reference, update.old, *update.lagged.values()])
         with _phase(counting, "update"):
             for _ in range(inner_epochs):
                 for rows in shuffled_minibatches(len(rollout.mask), updates_per_epoch, generator):
@@ -227,8 +220,10 @@ def _fake_policy(policy: DiffusionPolicy, backbone: CountingBackbone, window: St
     fake.backbone, fake.step_window = backbone, window
     # The reference is a second fake transformer: neither has layers that adapters could change.
     fake.lora, fake.keep_reference = None, True
-    fake.gradient_checkpointing = fake.compile_blocks = False
+    fake.gradient_checkpointing = fake.compile_blocks = fake.merge_adapters = False
     fake.load()
+    for lagged in fake.lagged.values():
+        lagged.lags = True  # as from the second iteration on
     return fake
 
 
@@ -239,11 +234,12 @@ def _phase(backbone: CountingBackbone, name: str) -> Iterator[None]:
     backbone.phase = before
 
 
-def _stored(rollout: Rollout, reference: PolicyScore | None) -> int:
+def _stored(rollout: Rollout, scores: Sequence[PolicyScore | None]) -> int:
     """Count the latents in what is kept until the update; a latent is one number here."""
     kept: list[Tensor] = list(rollout.policy_state.values())
-    for score in (rollout.sampled, reference):
+    for score in scores:
         if score is not None:
             kept += [] if score.velocity is None else [score.velocity]
             kept += [] if score.gaussian is None else [score.gaussian.mean]
+            kept += [] if score.draw is None else [score.draw.target]
     return sum(part.numel() for part in kept if part.ndim > 2)

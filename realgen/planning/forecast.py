@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from realgen.planning.gpus import GIB, GPU
-from realgen.planning.plan import Plan, PlanRow
+from realgen.planning.plan import Plan
+from realgen.tables import complete_rows
 
 SECONDS, PEAK = "seconds/", "gpu_peak_gib"
 """Names in a run's log: of the seconds of a phase, and of the most memory so far."""
@@ -24,7 +24,7 @@ class Forecast:
     utilization: float
     """Share of its peak that is reached; an assumption."""
     seconds: tuple[float | None, ...]
-    """Of each row of the plan, without traffic where the bandwidth is not known; None where nothing of it is known."""
+    """Of each row of the plan; None where its FLOPs were not counted."""
     images: int
     """Of one iteration."""
 
@@ -40,28 +40,15 @@ class Forecast:
 
 
 def forecast(plan: Plan, gpu: GPU, utilization: float) -> Forecast:
-    """Turn FLOPs into seconds.
-
-    Args:
-        plan: What one rank computes.
-        gpu: The GPU that computes it.
-        utilization: Share of its peak that is reached, above 0 and at most 1.
-
-    Returns:
-        Seconds of each row, and of all.
+    """Turn the FLOPs of a plan into seconds of a GPU, of whose peak a share is reached.
 
     Raises:
-        ValueError: If ``utilization`` is out of its range.
+        ValueError: If ``utilization`` is not above 0 and at most 1.
     """
     if not 0 < utilization <= 1:
         raise ValueError(f"utilization must be above 0 and at most 1, got {utilization}.")
-    return Forecast(gpu, utilization, tuple(_seconds(row, gpu, utilization) for row in plan.rows), plan.images)
-
-
-def _seconds(row: PlanRow, gpu: GPU, utilization: float) -> float | None:
-    if row.work is None or (row.traffic and not row.work and not gpu.bandwidth):
-        return None
-    return gpu.seconds(row.work, utilization) + (row.traffic / gpu.bandwidth if gpu.bandwidth else 0.0)
+    seconds = (None if row.work is None else gpu.seconds(row.work, utilization) for row in plan.rows)
+    return Forecast(gpu, utilization, tuple(seconds), plan.images)
 
 
 @dataclass(frozen=True)
@@ -84,13 +71,7 @@ class Measured:
 
 
 def read_measured(run: Path) -> Measured:
-    """Read the log of a run.
-
-    Args:
-        run: Its folder, with ``csv/version_*/metrics.csv``.
-
-    Returns:
-        Its time and memory.
+    """Read time and memory of a run from ``csv/version_*/metrics.csv`` in its folder.
 
     Raises:
         ValueError: If the folder has no log, or no iteration is in it.
@@ -98,7 +79,7 @@ def read_measured(run: Path) -> Measured:
     files = sorted(run.glob("csv/version_*/metrics.csv"))
     if not files:
         raise ValueError(f"measured must be the folder of a run, with csv/version_0/metrics.csv, got {str(run)!r}.")
-    rows = [row for file in files for row in _rows(file) if row.get(f"{SECONDS}rollout")]
+    rows = [row for file in files for row in complete_rows(file) if row.get(f"{SECONDS}rollout")]
     if not rows:
         raise ValueError(f"measured: the log in {str(run)!r} has no finished iteration.")
     rows = rows[1:] or rows
@@ -109,11 +90,6 @@ def read_measured(run: Path) -> Measured:
         evals=statistics.median(evals) if evals else None,
         peak=max((float(row[PEAK]) * GIB for row in rows if row.get(PEAK)), default=None),
     )
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
 
 
 def _medians(rows: list[dict[str, str]], prefix: str) -> dict[str, float]:

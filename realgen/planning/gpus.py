@@ -33,19 +33,13 @@ class GPU:
     """TFLOP/s of matrix products in float32, which PyTorch rounds only by a setting."""
     memory: float
     """Bytes; 0 where it is not known."""
-    bandwidth: float
-    """Bytes per second to and from the memory; 0 where it is not known."""
     source: str
     """Where the numbers come from."""
 
     def at_precision(self, float32_matmul_precision: str) -> GPU:
         """Use the rate of TF32 for float32 products too, unless the precision is ``highest``.
 
-        Args:
-            float32_matmul_precision: PyTorch's setting. With ``medium`` products run in TF32 as well, as on CUDA today.
-
-        Returns:
-            The GPU with that rate; unchanged where it would be no faster.
+        ``medium`` counts as ``high``: products run in TF32 as well, as on CUDA today.
 
         Example:
             >>> GPUS["h200"].at_precision("high").fp32
@@ -57,36 +51,23 @@ class GPU:
         return replace(self, fp32=self.tf32, source=source)
 
     def seconds(self, work: Mapping[str, float], utilization: float) -> float:
-        """Return the time for some work.
-
-        Args:
-            work: FLOPs by rate, a field of this class (see ``realgen.planning.meter.Work``).
-            utilization: Share of the peak that is reached, above 0.
-
-        Returns:
-            Seconds.
+        """Return the seconds for some work (``meter.Work``) at a share, above 0, of the GPU's peak.
 
         Example:
-            >>> GPU("mine", 2.0, 1.0, 1.0, 0.0, 0.0, "").seconds({"bf16": 1e12, "fp32": 1e12}, 0.5)
+            >>> GPU("mine", 2.0, 1.0, 1.0, 0.0, "").seconds({"bf16": 1e12, "fp32": 1e12}, 0.5)
             3.0
         """
         return sum((flops / (getattr(self, rate) * 1e12 * utilization) for rate, flops in work.items()), 0.0)
 
 
-def _gpu(name: str, rates: tuple[float, float, float], gibibytes: float, bandwidth: float, source: str) -> GPU:
-    return GPU(name, *rates, gibibytes * GIB, bandwidth * 1e9, source)
-
-
 GPUS: Mapping[str, GPU] = {
-    "a100-40": _gpu("A100 SXM 40 GB", (312.0, 156.0, 19.5), 40.0, 1555.0, "NVIDIA A100 data sheet, dense"),
-    "a100-80": _gpu("A100 SXM 80 GB", (312.0, 156.0, 19.5), 80.0, 2039.0, "NVIDIA A100 data sheet, dense"),
-    "h100": _gpu("H100 SXM 80 GB", (989.4, 494.7, 66.9), 79.6, 3350.0, "NVIDIA H100 data sheet, half of sparse"),
-    "h200": _gpu("H200 SXM 141 GB", (989.4, 494.7, 66.9), 140.0, 4800.0, "NVIDIA H200 data sheet, half of sparse"),
-    "b200": _gpu(
-        "B200 SXM 180 GB", (2250.0, 1100.0, 75.0), 179.0, 7700.0, "NVIDIA HGX B200 data sheet, half of sparse"
-    ),
-    "l40s": _gpu("L40S 48 GB", (362.0, 183.0, 91.6), 45.0, 864.0, "NVIDIA L40S data sheet, dense"),
-    "rtx4090": _gpu("GeForce RTX 4090 24 GB", (165.2, 82.6, 82.6), 24.0, 1008.0, "NVIDIA Ada white paper, dense"),
-    "a6000": _gpu("RTX A6000 48 GB", (154.8, 77.4, 38.7), 48.0, 768.0, "NVIDIA RTX A6000 data sheet, half of sparse"),
+    "a100-40": GPU("A100 SXM 40 GB", 312.0, 156.0, 19.5, 40.0 * GIB, "NVIDIA A100 data sheet, dense"),
+    "a100-80": GPU("A100 SXM 80 GB", 312.0, 156.0, 19.5, 80.0 * GIB, "NVIDIA A100 data sheet, dense"),
+    "h100": GPU("H100 SXM 80 GB", 989.4, 494.7, 66.9, 79.6 * GIB, "NVIDIA H100 data sheet, half of sparse"),
+    "h200": GPU("H200 SXM 141 GB", 989.4, 494.7, 66.9, 140.0 * GIB, "NVIDIA H200 data sheet, half of sparse"),
+    "b200": GPU("B200 SXM 180 GB", 2250.0, 1100.0, 75.0, 179.0 * GIB, "NVIDIA HGX B200 data sheet, half of sparse"),
+    "l40s": GPU("L40S 48 GB", 362.0, 183.0, 91.6, 45.0 * GIB, "NVIDIA L40S data sheet, dense"),
+    "rtx4090": GPU("GeForce RTX 4090 24 GB", 165.2, 82.6, 82.6, 24.0 * GIB, "NVIDIA Ada white paper, dense"),
+    "a6000": GPU("RTX A6000 48 GB", 154.8, 77.4, 38.7, 48.0 * GIB, "NVIDIA RTX A6000 data sheet, half of sparse"),
 }
 """By the name that ``--gpu`` takes. Memory is what the driver tells, which is a little less than the name says."""

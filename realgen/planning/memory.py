@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from realgen.planning.dry_run import Counts
 from realgen.planning.meter import num_bytes
 from realgen.planning.recipe import Recipe, Sharding
 from realgen.planning.reward_costs import RewardCost
 from realgen.planning.unit_costs import UnitCosts
+from realgen.quantization import quantized_bytes
 
 FLOAT32 = 4
-ON_DEMAND: Mapping[str, tuple[str, ...]] = {
-    "text encoding": ("text encoders", "VAE", "rewards"),
-    "rollout": ("rewards",),
-    "decode": ("VAE", "rewards"),
-    "reference": ("rewards",),
-    "update": (),
-}
-"""Which of the networks that wait on the CPU are on the GPU at a phase's fullest moment: the rewards until the first
-call with gradient, the decoder until the transformer's next call, which is the next chunk's
-(``realgen.strategies.on_demand``)."""
+CUDA_CONTEXT = 600 * 2**20
+"""About what CUDA and its libraries take before the first tensor; kernels are loaded when they are first used."""
+ON_DEMAND = {"text encoding": ("text encoders", "VAE"), "decode": ("VAE",), "reward": ("rewards",)}
+"""Which of the networks that may wait on the CPU are on the GPU in a phase; in the others none is."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +32,8 @@ class Memory:
     """What is held, by name; None where it was not counted."""
     peaks: dict[str, int]
     """Sum at the fullest moment of each phase, without what was not counted."""
+    host: int
+    """On the CPU of each rank at the start: every weight, until it is sharded or moved; no pages that ranks share."""
 
     @property
     def peak(self) -> int:
@@ -45,17 +42,9 @@ class Memory:
 
 
 def find_memory(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: Sequence[RewardCost]) -> Memory:
-    """Add up what a rank holds.
+    """Add up what a rank holds; the recipe's policy is loaded, on the meta device.
 
-    Args:
-        recipe: Its policy loaded, on the meta device.
-        counts: Of the dry run.
-        costs: Of each call.
-        rewards: Of each component of the reward.
-
-    Returns:
-        The memory, without what lies inside kernels and communication, without the rewards' activations, and without
-        what an allocator cannot use.
+    Left out are the insides of kernels and communication, the rewards' activations, and what an allocator cannot use.
     """
     policy, sharding = recipe.policy, recipe.sharding
     backbone: Any = policy.backbone
@@ -63,18 +52,26 @@ def find_memory(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: Seque
     weights = [*policy.transformer.parameters(), *policy.transformer.buffers()]
     trained_bytes, frozen_bytes = num_bytes(trained), num_bytes(weights) - num_bytes(trained)
     on_gpu = 0 if sharding.offloads else 1
-    frozen_networks = {id(part): num_bytes([*part.parameters(), *part.buffers()]) for part in backbone.frozen()}
+    encoder_bits = backbone.text_encoder_bits
+    frozen_networks = {
+        id(part): quantized_bytes(part, None if part is backbone.vae else encoder_bits) for part in backbone.frozen()
+    }
     vae = frozen_networks[id(backbone.vae)]
     state = _optimizer_state(recipe)
     uncounted = any(cost.memory is None for cost in rewards)
+    on_demand = recipe.module.frozen_on_demand
+    together: Any = max if on_demand and rewards else sum  # those that wait come one at a time
     sizes: dict[str, int | None] = {
+        "CUDA context, about": CUDA_CONTEXT,
         "frozen weights": on_gpu * frozen_bytes // sharding.base,
         "trained weights": on_gpu * trained_bytes // sharding.trained,
         "gathered weights": _gathered(policy.transformer, backbone.blocks(), sharding),
         "reference copy": num_bytes(policy.transformer.parameters()) if policy.keep_reference else 0,
+        "merged weights": num_bytes(_adapted(policy.transformer)) if policy.merge_adapters else 0,
         "text encoders": sum(frozen_networks.values()) - vae,
         "VAE": vae,
-        "rewards": sum(cost.memory or 0 for cost in rewards) or (None if uncounted else 0),
+        "text embeddings": costs.text.held * backbone.cache_size,
+        "rewards": together(cost.memory or 0 for cost in rewards) or (None if uncounted else 0),
         "gradients": _gradients(recipe, trained_bytes),
         "optimizer state": None if state is None else on_gpu * state // sharding.trained,
         "moving averages": on_gpu * recipe.averages * sum(w.numel() for w in trained) * FLOAT32 // sharding.trained,
@@ -83,23 +80,18 @@ def find_memory(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: Seque
     }
     activations = _activations(counts, costs)
     sizes["activations"] = max(activations.values())
-    return Memory(sizes, find_peaks(sizes, activations, sharding))
+    host = num_bytes(weights) + (sizes["reference copy"] or 0) + sum(frozen_networks.values())
+    host += sum(cost.memory or 0 for cost in rewards)
+    return Memory(sizes, find_peaks(sizes, activations, on_demand=on_demand), host)
 
 
-def find_peaks(sizes: Mapping[str, int | None], activations: Mapping[str, int], sharding: Sharding) -> dict[str, int]:
-    """Add up what is held at the fullest moment of each phase.
-
-    Args:
-        sizes: Bytes by name, as in ``Memory``.
-        activations: Bytes that each phase adds.
-        sharding: Says whether frozen networks wait on the CPU.
-
-    Returns:
-        Bytes by phase.
-    """
+def find_peaks(
+    sizes: Mapping[str, int | None], activations: Mapping[str, int], *, on_demand: bool = False
+) -> dict[str, int]:
+    """Add up the bytes held at each phase's fullest moment: of ``sizes``, as in ``Memory``, and its activations."""
     peaks = {}
     for phase, added in activations.items():
-        absent = {"text encoders", "VAE", "rewards"}.difference(ON_DEMAND[phase]) if sharding.on_demand else set()
+        absent = {"text encoders", "VAE", "rewards"}.difference(ON_DEMAND.get(phase, ())) if on_demand else set()
         if phase != "update":
             absent.add("gradients")
         if phase != "reference":
@@ -109,9 +101,16 @@ def find_peaks(sizes: Mapping[str, int | None], activations: Mapping[str, int], 
     return peaks
 
 
+def _adapted(transformer: nn.Module) -> Iterator[Tensor]:
+    """Yield the weights that have adapters."""
+    for layer in transformer.modules():
+        if (base := getattr(layer, "get_base_layer", None)) is not None:
+            yield base().weight
+
+
 def _activations(counts: Counts, costs: UnitCosts) -> dict[str, int]:
     """Return what each phase adds at its fullest moment."""
-    found = {"text encoding": costs.text.peak, "rollout": 0, "reference": 0, "update": 0}
+    found = {"text encoding": costs.text.peak, "rollout": 0, "reference": 0, "lagged": 0, "update": 0}
     for kind, rows in counts.largest_call.items():
         cost = costs.velocity[kind]
         added = cost.peak * rows
@@ -119,7 +118,7 @@ def _activations(counts: Counts, costs: UnitCosts) -> dict[str, int]:
             added = cost.held * counts.graph_rows + (cost.peak - cost.held) * rows
         found[kind.phase] = max(found[kind.phase], added)
     found["decode"] = costs.decode.peak * counts.decode_batch
-    return {phase: added for phase, added in found.items() if added}
+    return {phase: added for phase, added in found.items() if added} | {"reward": 0}
 
 
 def _gathered(transformer: nn.Module, blocks: Sequence[nn.Module], sharding: Sharding) -> int:

@@ -20,14 +20,9 @@ CHAT_TEMPLATE = (
 
 
 def build_pipeline(architecture: Architecture, dtype: torch.dtype) -> Any:
-    """Make a pipeline whose networks are on the meta device.
+    """Make a pipeline whose networks are on the meta device; ``dtype`` is of all but the VAE, which is always float32.
 
-    Args:
-        architecture: What to make.
-        dtype: Of everything but the VAE, which is always float32.
-
-    Returns:
-        The pipeline. Its text encoders take tokens on the CPU, and answer with zeros on the CPU that need no memory.
+    Its text encoders take tokens on the CPU, and answer with zeros on the CPU that need no memory.
     """
     import diffusers
 
@@ -44,11 +39,7 @@ def build_pipeline(architecture: Architecture, dtype: torch.dtype) -> Any:
 
 
 def load_on_meta(policy: DiffusionPolicy, architecture: Architecture) -> None:
-    """Do what ``policy.load()`` does, its checks included, without weights.
-
-    Args:
-        policy: Not loaded yet, with a ``PipelineBackbone``.
-        architecture: Of its backbone.
+    """Do what ``policy.load()`` does, checks included, without weights; its backbone is a ``PipelineBackbone``.
 
     Raises:
         ValueError: If the pipeline is of another class than the backbone's.
@@ -56,7 +47,10 @@ def load_on_meta(policy: DiffusionPolicy, architecture: Architecture) -> None:
     """
     backbone: Any = policy.backbone
     pipeline = build_pipeline(architecture, backbone.dtype)
+    backbone.attention_backend = None  # its package may be on the training machine alone
+    bits, backbone.text_encoder_bits = backbone.text_encoder_bits, None  # FLOPs are those of whole weights
     backbone.use_pipeline(pipeline)
+    backbone.text_encoder_bits = bits
     add_adapter = pipeline.transformer.add_adapter
 
     def add_adapter_on_meta(config: Any, name: str) -> None:
@@ -70,14 +64,7 @@ def load_on_meta(policy: DiffusionPolicy, architecture: Architecture) -> None:
 
 
 def build_network(part: Component) -> nn.Module:
-    """Make one network on the meta device, in float32.
-
-    Args:
-        part: Of a pipeline.
-
-    Returns:
-        The network, in training mode.
-    """
+    """Make one network of a pipeline on the meta device, in float32 and in training mode."""
     kind = _class(part)
     with torch.device("meta"):
         if part.package == "diffusers":
@@ -88,11 +75,8 @@ def build_network(part: Component) -> nn.Module:
 def placeholder_tokenizer(model_max_length: int = 512) -> Any:
     """Make a tokenizer for models whose files are not here: it knows no text, but makes about as many tokens.
 
-    Args:
-        model_max_length: Most tokens of a text, where a pipeline asks for no other number.
-
-    Returns:
-        A tokenizer of transformers: one token for each word, sign, line break and chat marker, and an end.
+    One token for each word, sign, line break and chat marker, and an end; ``model_max_length`` is the most tokens of a
+    text where a pipeline asks for no other number.
 
     Example:
         >>> len(placeholder_tokenizer()("a cat, asleep").input_ids)
@@ -122,7 +106,7 @@ def _component(part: Component) -> Any:
     if "Tokenizer" in part.kind or part.kind.endswith("Processor"):
         if part.folder is None or not any(part.folder.glob("*token*")):
             return placeholder_tokenizer(**part.config)
-        return _class(part).from_pretrained(part.folder, local_files_only=True)
+        return _class(part).from_pretrained(part.folder, local_files_only=True, trust_remote_code=False)
     return _class(part).from_config(dict(part.config)) if "Scheduler" in part.kind else build_network(part)
 
 

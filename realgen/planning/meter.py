@@ -25,28 +25,18 @@ Work = Mapping[str, float]
 """FLOPs by the rate at which a GPU does them: ``bf16``, ``fp32``, or ``tf32`` for convolutions in float32."""
 
 
-def add(works: Iterable[Work]) -> dict[str, float]:
-    """Add up several works.
+def add(parts: Iterable[tuple[Work, float | int]]) -> dict[str, float]:
+    """Add up several works, each as often as its number says.
 
     Example:
-        >>> add([{"bf16": 1.0}, {"bf16": 2.0, "fp32": 3.0}])
-        {'bf16': 3.0, 'fp32': 3.0}
+        >>> add([({"bf16": 1.0}, 2.0), ({"bf16": 2.0, "fp32": 3.0}, 1.0)])
+        {'bf16': 4.0, 'fp32': 3.0}
     """
     found: dict[str, float] = {}
-    for work in works:
+    for work, number in parts:
         for rate, flops in work.items():
-            found[rate] = found.get(rate, 0.0) + flops
+            found[rate] = found.get(rate, 0.0) + flops * number
     return found
-
-
-def scale(work: Work, factor: float) -> dict[str, float]:
-    """Multiply a work.
-
-    Example:
-        >>> scale({"bf16": 2.0}, 3.0)
-        {'bf16': 6.0}
-    """
-    return {rate: flops * factor for rate, flops in work.items()}
 
 
 def rounded(work: Work) -> dict[str, float]:
@@ -59,29 +49,17 @@ def rounded(work: Work) -> dict[str, float]:
     return {"bf16": total(work)}
 
 
-def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
-
-
 _ATEN = torch.ops.aten
 _CPU_ATTENTION: Mapping[Any, Any] = {
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *args, **_: sdpa_flop_count(*args[:3]),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *args, **_: sdpa_backward_flop_count(*args[:4]),
 }
 """FLOPs by the shapes of the arguments. PyTorch 2.11 counts none for these two."""
 _FORMULAS = {**{operator: shape_wrapper(formula) for operator, formula in _CPU_ATTENTION.items()}, **flop_registry}
 
 
 def flop_counter() -> FlopCounterMode:
-    """Make PyTorch's own counter of FLOPs, which counts a CPU's attention with every version of PyTorch.
-
-    Returns:
-        The counter, silent; a context manager with ``get_total_flops``.
-    """
+    """Make PyTorch's own silent counter of FLOPs, which counts a CPU's attention with every version of PyTorch."""
     missing = {operator: formula for operator, formula in _CPU_ATTENTION.items() if operator not in flop_registry}
     return FlopCounterMode(display=False, custom_mapping=missing)
 
@@ -167,11 +145,7 @@ def _rate(func: Any, inputs: list[Tensor]) -> str:
 
 @contextmanager
 def metered() -> Iterator[Meter]:
-    """Count everything inside this context, backward passes included.
-
-    Yields:
-        The meter.
-    """
+    """Yield a meter that counts everything inside this context, backward passes included."""
     # Not a TorchFunctionMode: what gradient checkpointing computes again in the backward pass would escape it.
     with patch.object(F, "scaled_dot_product_attention", _fused_attention), Meter() as meter:
         yield meter

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 
 from realgen.checks import check_at_least
 from realgen.logging_filters import errors_only
@@ -13,7 +12,7 @@ from realgen.planning.architecture import find_architecture
 from realgen.planning.dry_run import Counts, count_calls
 from realgen.planning.memory import Memory, find_memory
 from realgen.planning.meta_pipeline import load_on_meta
-from realgen.planning.meter import Work, add, rounded, scale
+from realgen.planning.meter import Work, add, rounded
 from realgen.planning.recipe import Recipe
 from realgen.planning.reward_costs import RewardCost, reward_costs
 from realgen.planning.unit_costs import UnitCosts, find_unit_costs
@@ -34,8 +33,6 @@ class PlanRow:
     """FLOPs by rate; None where they were not counted."""
     evals: float | None = None
     """Rows that the transformer is called with; None where it is not called."""
-    traffic: float = 0.0
-    """Bytes to and from the GPU's memory that FLOPs do not hide."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +57,16 @@ class Plan:
     """How the policy is spread over the ranks."""
     architecture: str
     """Where the model's shape was read."""
+    decision_calls: dict[str, list[int]]
+    """Numbers of rows of the calls of ``rollout`` and ``update`` that the window's decisions are computed in."""
     assumptions: tuple[str, ...]
     """What a reader must know of how this was counted."""
 
 
 def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
-    """Count what a recipe computes; loads its policy on the meta device.
+    """Count what a recipe computes; loads its policy, which is not loaded yet, on the meta device.
 
-    Args:
-        recipe: Its policy not loaded yet.
-        prompt_tokens: Tokens of a usual prompt, at least 1; decides where a model does not pad its texts.
-
-    Returns:
-        The plan.
+    A usual prompt has ``prompt_tokens``, at least 1, which decides where a model does not pad its texts.
 
     Raises:
         ValueError: If the model's shape is nowhere to be found, or the policy is not one that can be planned.
@@ -102,7 +96,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
     rewards = tuple(reward_costs(recipe.reward, height=policy.height, width=policy.width))
     memory = find_memory(recipe, counts, costs, rewards)
     return Plan(
-        rows=tuple(_rows(recipe, counts, costs, rewards, memory)),
+        rows=tuple(_rows(recipe, counts, costs, rewards)),
         memory=memory,
         rewards=rewards,
         ranks=recipe.sharding.ranks,
@@ -111,38 +105,33 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
         trained=sum(weight.numel() for weight in policy.trainable_parameters().values()),
         strategy=recipe.sharding.name,
         architecture=architecture.source,
+        decision_calls={phase: sorted(rows) for phase, rows in counts.decision_calls.items()},
         assumptions=tuple(_assumptions(recipe, rewards, prompt_tokens)),
     )
 
 
-def _rows(
-    recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: tuple[RewardCost, ...], memory: Memory
-) -> Iterator[PlanRow]:
+def _rows(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: tuple[RewardCost, ...]) -> Iterator[PlanRow]:
     """Multiply unit costs and counts."""
     mixed = "mixed" in recipe.precision
 
-    def transformer(phase: str, name: str) -> PlanRow:
-        kinds = [kind for kind in counts.rows if kind.phase == phase]
-        work = add(scale(costs.velocity[kind].work, counts.rows[kind]) for kind in kinds)
-        return PlanRow(phase, name, rounded(work) if mixed else work, evals=counts.evals(phase))
+    def transformer(phase: str, name: str, counted: str | None = None) -> PlanRow:
+        kinds = [kind for kind in counts.rows if kind.phase == (counted or phase)]
+        work = add((costs.velocity[kind].work, counts.rows[kind]) for kind in kinds)
+        return PlanRow(phase, name, rounded(work) if mixed else work, evals=counts.evals(counted or phase))
 
-    yield PlanRow("rollout", "text encoding", scale(costs.text.work, counts.encoded))
+    yield PlanRow("rollout", "text encoding", add([(costs.text.work, counts.encoded)]))
     yield transformer("rollout", "transformer")
-    yield PlanRow("rollout", "VAE decode", scale(costs.decode.work, counts.decoded))
+    yield PlanRow("rollout", "VAE decode", add([(costs.decode.work, counts.decoded)]))
     for cost in rewards:
-        work = None
-        if cost.image is not None:
-            work = add([scale(cost.image, float(counts.images)), scale(cost.prompt, float(recipe.prompts))])
-        yield PlanRow("reward", cost.name, work, traffic=cost.traffic * ceil(counts.images / cost.batch_size))
+        calls = [(cost.image or {}, counts.images), (cost.prompt, recipe.prompts)]
+        yield PlanRow("reward", cost.name, None if cost.image is None else add(calls))
     if counts.evals("reference"):
         yield transformer("reference", "transformer")
+    if counts.evals("lagged"):
+        yield transformer("reference", "lagged weights", "lagged")
     yield transformer("update", "forward")
-    backward = add(scale(costs.velocity[kind].backward, rows) for kind, rows in counts.rows.items())
+    backward = add((costs.velocity[kind].backward, rows) for kind, rows in counts.rows.items())
     yield PlanRow("update", "backward", rounded(backward) if mixed else backward)
-    # An update reads and writes weights, state and averages, and reads gradients.
-    read_and_written = ("trained weights", "optimizer state", "moving averages")
-    traffic = 2 * sum(memory.sizes[name] or 0 for name in read_and_written) + (memory.sizes["gradients"] or 0)
-    yield PlanRow("update", "optimizer", {}, traffic=float(counts.updates * traffic))
 
 
 def _assumptions(recipe: Recipe, rewards: tuple[RewardCost, ...], prompt_tokens: int) -> Iterator[str]:

@@ -8,37 +8,47 @@ import torch
 
 from realgen.planning.forecast import Forecast
 from realgen.planning.gpus import format_gib
-from realgen.planning.meter import total
 from realgen.planning.plan import Plan
 from realgen.planning.recipe import Recipe
 from realgen.policies import SlidingWindow
 
 
 def find_warnings(recipe: Recipe, plan: Plan, expected: Forecast | None) -> Iterator[str]:
-    """Look for what a user may not have meant.
-
-    Args:
-        recipe: Its policy loaded, on the meta device.
-        plan: Of the recipe.
-        expected: The plan on some GPU; None without one.
-
-    Yields:
-        One sentence for each.
-    """
+    """Yield a sentence for each setting that a user may not have meant; the recipe's policy is on the meta device."""
     yield from _untrained_steps(recipe)
+    yield from _other_rows(recipe, plan)
     for cost in plan.rewards:
         if cost.image is None and cost.memory is None:
             yield f"reward {cost.name} is counted neither in seconds nor in memory: {cost.note}"
     size, rows = recipe.module.microbatch_size, recipe.rows_per_update
     if size > rows:
         yield f"model.microbatch_size={size} is more than the {rows} rows of an update"
+    backbone = recipe.policy.backbone
+    if backbone.cache_size < (texts := recipe.prompts + backbone.guided):
+        yield (
+            f"model.policy.backbone.cache_size={backbone.cache_size} is less than the {texts} texts of an iteration, "
+            "which are embedded again at each scoring"
+        )
     if recipe.precision in ("bf16-true", "16-true"):
         yield (
             f"trainer.precision={recipe.precision} rounds the trained weights too, and small updates are lost; "
             "policy.backbone.dtype rounds the frozen ones alone"
         )
     if expected is not None:
-        yield from _memory_and_rates(plan, expected)
+        yield from _memory(plan, expected)
+
+
+def _other_rows(recipe: Recipe, plan: Plan) -> Iterator[str]:
+    dtype, calls = next(recipe.policy.transformer.parameters()).dtype, plan.decision_calls
+    rounds = dtype != torch.float32 or "16" in recipe.precision
+    if rounds and recipe.module.old_log_probs == "rollout" and len({*calls["rollout"], *calls["update"]}) > 1:
+        sampled, scored = (_ranges(calls[phase]) for phase in ("rollout", "update"))
+        yield (
+            f"calls inside the window have {sampled} rows in the rollout and {scored} in the update, and in 16 bits "
+            "products of other sizes round differently, which alone moves ratios from 1; let model.microbatch_size "
+            "times the window's steps equal model.policy.rollout_batch_size and divide the rows of a chunk, or set "
+            "model.old_log_probs=rescored"
+        )
 
 
 def _untrained_steps(recipe: Recipe) -> Iterator[str]:
@@ -47,7 +57,7 @@ def _untrained_steps(recipe: Recipe) -> Iterator[str]:
     starts, size = window.starts(steps), window.decisions(steps)
     covered = {step for start in starts for step in range(start, start + size)}
     missed = [step for step in range(steps) if step not in covered]
-    if missed:
+    if missed and policy.draws is None:
         yield f"steps {_ranges(missed)} of {steps} are never inside the window, and never trained"
     if isinstance(window, SlidingWindow) and recipe.iterations is not None:
         generator = torch.Generator()
@@ -60,27 +70,12 @@ def _untrained_steps(recipe: Recipe) -> Iterator[str]:
             )
 
 
-def _memory_and_rates(plan: Plan, expected: Forecast) -> Iterator[str]:
+def _memory(plan: Plan, expected: Forecast) -> Iterator[str]:
     gpu = expected.gpu
     for phase, size in plan.memory.peaks.items():
         if 0 < 0.9 * gpu.memory < size:
             how = "more than" if size > gpu.memory else "nearly all of"
             yield f"{phase} needs {format_gib(size)} GiB, {how} the {format_gib(gpu.memory)} GiB of a {gpu.name}"
-    if not gpu.bandwidth:
-        for row in plan.rows:
-            if row.work and row.traffic:
-                yield f"seconds of {row.name} are those of its FLOPs alone: the GPU's bandwidth is not known"
-    works = [row.work for row in plan.rows if row.work and "bf16" in row.work and "fp32" in row.work]
-    few = [work["fp32"] for work in works if work["fp32"] < 0.1 * total(work)]  # a low-precision solver leaves more
-    slow = gpu.seconds({"fp32": sum(few, 0.0)}, expected.utilization)
-    if slow > 0.05 * expected.iteration:
-        faster = "trainer.precision=bf16-mixed would round them to bfloat16"
-        if gpu.fp32 < gpu.tf32:
-            faster = f"float32_matmul_precision=high lets the GPU round their factors to TF32, and {faster}"
-        yield (
-            f"{slow:.3g} of the {expected.iteration:.4g} seconds are products in float32 beside a model in bfloat16 "
-            f"(its adapters); {faster}"
-        )
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -40,8 +40,6 @@ class Sharding:
     """Whether gathered weights stay until the next update."""
     offloads: bool = False
     """Whether shards, gradients and the optimizer's state are on the CPU."""
-    on_demand: bool = False
-    """Whether text encoders, decoder and rewards wait on the CPU."""
     buckets: bool = False
     """Whether gradients are held twice, the second time in buckets (DDP)."""
 
@@ -96,14 +94,7 @@ class Recipe:
 
 
 def sharding_of(strategy: Any, ranks: int) -> Sharding:
-    """Read a trainer's ``strategy``.
-
-    Args:
-        strategy: Name, or ``class_path`` and ``init_args``.
-        ranks: Devices times nodes.
-
-    Returns:
-        How the policy is spread over the ranks.
+    """Read how a trainer's ``strategy``, a name or ``class_path`` and ``init_args``, spreads a policy over the ranks.
 
     Raises:
         ValueError: If a plan does not know the strategy, or its copies do not share the ranks evenly.
@@ -116,7 +107,6 @@ def sharding_of(strategy: Any, ranks: int) -> Sharding:
     path: str = strategy if named else strategy["class_path"]
     settings: Mapping[str, Any] = {} if named else strategy.get("init_args") or {}
     name = path.rpartition(".")[2]
-    on_demand = bool(settings.get("frozen_on_demand"))
     if name == "FSDP2":
         size = settings.get("ranks_per_copy") or ranks
         if ranks % size:
@@ -131,10 +121,9 @@ def sharding_of(strategy: Any, ranks: int) -> Sharding:
             trained=size,
             keeps_gathered=not settings.get("reshard_after_forward", True),
             offloads=bool(settings.get("cpu_offload")),
-            on_demand=on_demand,
         )
     if name == "FSDP1":
-        return Sharding(name, ranks, base=ranks, on_demand=on_demand)
+        return Sharding(name, ranks, base=ranks)
     if ranks == 1 and name in ("auto", "SingleDeviceStrategy"):
         return Sharding("no sharding", ranks)
     if name == "auto" or name.lower().startswith("ddp"):

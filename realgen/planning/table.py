@@ -23,15 +23,7 @@ NOT_COUNTED = "not counted"
 def show(
     plan: Plan, expected: Forecast | None, measured: Measured | None, warnings: Sequence[str], console: Console
 ) -> None:
-    """Print everything.
-
-    Args:
-        plan: What there is to do.
-        expected: How long it takes; None without a GPU.
-        measured: How long it took; None without a run.
-        warnings: Of ``find_warnings``.
-        console: Where to.
-    """
+    """Print a plan, how long it takes (None without a GPU) and took (None without a run), and what to think about."""
     devices = f"{plan.ranks} GPUs" if plan.ranks > 1 else "1 device"
     for name, text in _head(plan, expected, devices):
         console.print(f"[bold]{name:11}[/]  {escape(text)}", highlight=False)
@@ -86,7 +78,7 @@ def phase_table(plan: Plan, expected: Forecast | None, measured: Measured | None
 
 def _cells(row: PlanRow, seconds: float | None, expected: Forecast | None) -> list[str]:
     evals = "" if row.evals is None else f"{row.evals:,.4g}" if row.evals < 1000 else f"{row.evals:,.0f}"
-    flops = NOT_COUNTED if row.work is None else _tera(total(row.work)) if row.work else ""
+    flops = NOT_COUNTED if row.work is None else _tera(total(row.work))
     if expected is None:
         return [evals, flops]
     if seconds is None:
@@ -119,8 +111,9 @@ def memory_table(plan: Plan, expected: Forecast | None, measured: Measured | Non
     limit = f" of {format_gib(expected.gpu.memory)}" if expected and expected.gpu.memory else ""
     took = [] if measured is None else ["" if measured.peak is None else format_gib(measured.peak)]
     rows.append(styled("bold", "most of all", f"{format_gib(plan.memory.peak)}{limit}", *took))
+    rows.append(["host memory at the start", format_gib(plan.memory.host)])
     headings = ["what", "GiB", *(["measured GiB"] if measured else [])]
-    return terminal_table(headings, rows, title="memory of each GPU", framed=False)
+    return terminal_table(headings, rows, title="memory of each GPU and its rank", framed=False)
 
 
 def as_json(

@@ -45,21 +45,16 @@ class UnitCosts:
 
 
 def find_unit_costs(policy: DiffusionPolicy, kinds: Iterable[CallKind], *, prompt: str) -> UnitCosts:
-    """Run each kind of call once, for one row.
+    """Run each kind of velocity call once, for one row, with a prompt of usual length.
 
-    Args:
-        policy: Loaded, on the meta device, with a ``PipelineBackbone``.
-        kinds: Of velocity calls.
-        prompt: A text of usual length.
-
-    Returns:
-        The costs.
+    The policy is loaded, on the meta device, with a ``PipelineBackbone``.
     """
     backbone: Any = policy.backbone
     with torch.no_grad():
         if backbone.guided:
             backbone.encode_prompts([""])  # the negative prompt is embedded once in a run
-        text, conditioning = _metered(lambda: backbone.encode_prompts([prompt]))
+        text, _ = _metered(lambda: backbone.encode(prompt))  # what the cache keeps
+        conditioning = backbone.encode_prompts([prompt])
         latents = torch.empty(1, *policy.latent_shape, device=META)
         vae = backbone.vae
         decode, _ = _metered(lambda: vae.decode(backbone.vae_latents(latents.to(vae.dtype)), return_dict=False)[0])

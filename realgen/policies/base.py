@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from realgen.parallel import compute_device
+from realgen.policies.weight_copy import LaggedWeights
 from realgen.types import PolicyScore, Rewrite, Rollout
 
 Progress = Callable[[str, int, int], None]
@@ -28,6 +29,8 @@ class Policy(nn.Module, ABC):
 
     score_fields: frozenset[str] = frozenset()
     """Optional fields of ``PolicyScore`` that its scores have."""
+    scores_rollouts = True
+    """Whether a rollout's log-probabilities must be those of ``score``; else the sampler's own will do."""
 
     @abstractmethod
     def load(self) -> None:
@@ -94,6 +97,25 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def export(self, directory: Path) -> Path:
         """Write the trained weights in the format of the policy's home library; return the path to load."""
+
+    @property
+    def lagged(self) -> Mapping[str, LaggedWeights]:
+        """Weights that lag behind the trained ones, by name."""
+        return {}
+
+    @property
+    def sampler(self) -> str | None:
+        """The lagged weights that rollouts use; ``None``: the trained ones."""
+        return None
+
+    def with_lagged(self, name: str | None) -> AbstractContextManager[None]:
+        """Inside this context the policy has its lagged weights of this name; ``None``: its own."""
+        return self.lagged[name].applied(self) if name is not None and self.lagged[name].lags else nullcontext()
+
+    def end_iteration(self, iteration: int) -> None:
+        """Let the lagged weights follow the trained ones after an iteration, counted from 1."""
+        for lagged in self.lagged.values():
+            lagged.end_iteration(self, iteration)
 
     def check_group_size(self, group_size: int) -> None:
         """Raise ValueError for a group size that the policy cannot sample; works before ``load``."""

@@ -25,11 +25,8 @@ class Chat:
     There is no system turn, as some templates refuse one. A tokenizer without a pad token pads with its end token, as
     padding is always masked.
 
-    Args:
-        tokenizer: Of transformers, with a chat template.
-        instruction: Text of the user turn, with ``{prompt}`` in it.
-        max_tokens: Longest user turn, with the template around it.
-        end_ids: Further tokens that end the model's turn.
+    The instruction has ``{prompt}`` in it. ``max_tokens`` is the longest user turn, with the template around it;
+    ``end_ids`` are further tokens that end the model's turn.
 
     Raises:
         ValueError: If the tokenizer has no chat template, or nothing can end a completion.

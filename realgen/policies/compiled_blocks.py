@@ -22,6 +22,11 @@ def compile_blocks(transformer: nn.Module, blocks: Sequence[nn.Module], copies: 
     the adapters are attached and before the blocks are sharded. A block that cannot be compiled as a whole is an error
     at its first call, never a slow surprise.
 
+    Adapters on or off and gradient or not are graphs of their own, and so may be, once or twice, another number of rows
+    or length of text. The plan does not know what it saves: it counts products, and compiling joins what lies between
+    them. The blocks of Z-Image and Qwen-Image hold complex tensors (their rotary embeddings), which
+    become graphs but which Inductor does not compile: they run as without, and little is gained.
+
     Args:
         transformer: The network that holds the blocks.
         blocks: Its repeated blocks.

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from realgen.functional.flow_sde import Transition
-from realgen.parallel import autocast_without_cache, world_size
+from realgen.parallel import autocast_without_cache, send, world_size
 from realgen.policies.backbones.base import Backbone, Schedule
 from realgen.policies.solvers import Euler, Solver
 from realgen.policies.step_window import StepWindow
@@ -24,13 +24,7 @@ PHASES = ("before", "inside", "after")
 
 
 class VelocityField:
-    """The backbone's velocities for some prompts at the steps of a schedule.
-
-    Args:
-        backbone: The base model.
-        schedule: The noise levels of all steps.
-        conditioning: Of the prompts, from the backbone's ``encode_prompts``.
-    """
+    """The backbone's velocities for some prompts at the steps of a schedule."""
 
     def __init__(self, backbone: Backbone, schedule: Schedule, conditioning: Mapping[str, Tensor]) -> None:
         self.backbone, self.schedule, self.conditioning = backbone, schedule, conditioning
@@ -46,32 +40,27 @@ class VelocityField:
         calls: int,
         guided: bool = True,
     ) -> Float[Tensor, "rows *latent"]:
-        """Return the velocity of each row at its own step.
+        """Return the velocity of each row at its own step, in ``calls`` transformer calls, at most as many as rows.
 
-        Args:
-            latents: The rows.
-            steps: Of each row.
-            prompt_index: Each row's entry of ``conditioning``.
-            calls: Transformer calls to make, at most as many as rows.
-            guided: Whether classifier-free guidance is used where the backbone has it.
-
-        Returns:
-            Velocities.
+        ``prompt_index`` is each row's entry of ``conditioning``, on the CPU. Without ``guided`` there is no guidance.
         """
         backbone = self.backbone
-        parts = (latents, self.schedule.timesteps[steps], prompt_index)
+        index = send(prompt_index, latents.device)
+        parts = (latents, self.schedule.timesteps[send(steps, latents.device)], index, prompt_index)
         chunks = zip(*(part.tensor_split(calls) for part in parts), strict=True)
-        with autocast_without_cache(latents.device.type), _guidance(backbone, guided):
+        text = self.conditioning.items()
+        with autocast_without_cache(latents.device.type), guidance(backbone, guided):
             velocity = [
-                backbone.velocity(x, t, {name: part[prompt] for name, part in self.conditioning.items()})
-                for x, t, prompt in chunks
+                # Masks of the text stay on the CPU, see `Backbone.encode`.
+                backbone.velocity(x, t, {name: part[there if part.is_cpu else here] for name, part in text})
+                for x, t, here, there in chunks
             ]
             self.evals += len(latents) * backbone.evals_per_row
         return torch.cat(velocity)
 
 
 @contextmanager
-def _guidance(backbone: Backbone, guided: bool) -> Iterator[None]:
+def guidance(backbone: Backbone, guided: bool) -> Iterator[None]:
     """Inside this context the backbone has guidance as configured, or none."""
     scale = backbone.cfg_scale
     if not guided:
@@ -129,15 +118,7 @@ class Denoising:
     def run(
         self, latents: Float[Tensor, "live *latent"], prompt_index: Int[Tensor, " live"]
     ) -> Float[Tensor, "rows *latent"]:
-        """Take all steps.
-
-        Args:
-            latents: Noise, prompt-major.
-            prompt_index: Each row's entry of the conditioning.
-
-        Returns:
-            Finished latents of all rows.
-        """
+        """Take all steps, from prompt-major noise to finished latents; ``prompt_index`` is as in ``VelocityField``."""
         if torch.is_autocast_enabled(latents.device.type):
             self._solver.check_precision(torch.get_autocast_dtype(latents.device.type))
         recorder, sigmas = self.recorder, self.field.schedule.sigmas
@@ -145,11 +126,11 @@ class Denoising:
         for step in range(self._shared_steps):
             if recorder is not None:
                 prompt_index, latents, velocity = recorder.branch(step, prompt_index, latents, velocity)
-            phase, steps = self._phases(step, prompt_index), torch.full_like(prompt_index, step)
+            phase, steps = self._phases(step, prompt_index), sigmas.new_full((len(latents),), step, dtype=torch.long)
             velocity = self._velocity(step, latents, velocity, prompt_index, phase)
             inside = phase == PHASES.index("inside")
             mean, std = self.plan.transition.step(
-                latents, velocity, sigmas[steps], sigmas[steps + 1], sigmas[1].item(), noisy=inside
+                latents, velocity, sigmas[steps], sigmas[steps + 1], sigmas[1], noisy=send(inside, latents.device)
             )
             if recorder is not None:
                 mean = recorder.decide(step, inside, latents, velocity, mean, std, sigmas[step] - sigmas[step + 1])
@@ -211,8 +192,9 @@ class Denoising:
         chosen = rows.to(torch.int8).argsort(descending=True, stable=True)[: max(count, calls)]
         velocity = velocity.clone()
         if calls:
-            answer = self.field(latents[chosen], steps[chosen], prompt_index[chosen], calls=calls, guided=guided)
-            velocity[chosen[:count]] = answer[:count]
+            sent = send(chosen, latents.device)
+            answer = self.field(latents[sent], steps[chosen], prompt_index[chosen], calls=calls, guided=guided)
+            velocity[sent[:count]] = answer[:count]
         return velocity
 
     def _all_calls(self, latents: Tensor) -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.policies.base import Policy, Progress
@@ -88,16 +90,6 @@ class JointPolicy(RewritingPair):
 
         The generator is used for the rewriter's tokens, then for one seed of the image policy's noise, which every text
         of a group shares.
-
-        Args:
-            prompts: P texts.
-            group_size: G.
-            generator: The only source of randomness.
-            iteration: GRPO iteration, for both policies.
-            progress: Called while either policy samples.
-
-        Returns:
-            Both rollouts.
         """
         how: dict[str, Any] = {"iteration": iteration, "progress": progress}
         rewriting = self.rewriter.rollout(prompts, group_size, generator=generator, **how)
@@ -109,7 +101,7 @@ class JointPolicy(RewritingPair):
             own = texts[sample::group_size]
             chunks.append(self.image_policy.rollout(own, self.images_per_rewrite, generator=same, **how))
         by_sample = torch.arange(len(texts)).view(group_size, len(prompts))  # [G, P], as the chunks follow each other
-        drawing = Rollout.concatenate(chunks).select_prompts(by_sample.T.flatten())
+        drawing = select_prompts(Rollout.concatenate(chunks), by_sample.T.flatten())
         rewriting = replace(rewriting, images=drawing.images, images_per_row=self.images_per_rewrite)
         return JointRollout(rewriting, drawing)
 
@@ -118,3 +110,18 @@ class JointPolicy(RewritingPair):
         self.rewriter.export(directory / "rewriter")
         self.image_policy.export(directory / "images")
         return directory
+
+
+def select_prompts(rollout: Rollout, prompts: Int[Tensor, " picked"]) -> Rollout:
+    """Return the prompts of the given numbers, 0 to P - 1, with their groups, in the order given."""
+    rows = (prompts[:, None] * rollout.group_size + torch.arange(rollout.group_size)).flatten()  # [picked * G]
+    images = (rows[:, None] * rollout.images_per_row + torch.arange(rollout.images_per_row)).flatten()
+    return replace(
+        rollout,
+        prompts=tuple(rollout.prompts[prompt] for prompt in prompts.tolist()),
+        images=rollout.images[images],
+        sampled=rollout.sampled and rollout.sampled.select(rows),
+        mask=rollout.mask[rows],
+        policy_state={name: state[rows] for name, state in rollout.policy_state.items()},
+        rewrites=rollout.rewrites and tuple(rollout.rewrites[row] for row in rows.tolist()),
+    )

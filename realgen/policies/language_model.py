@@ -9,39 +9,45 @@ from typing import Any
 import torch
 from torch import nn
 
+from realgen.checks import check_tokenizer, first_line
 from realgen.logging_filters import no_loading_bars
 
 NAMES_SHOWN = 3
 
 
 def load_language_model(
-    pretrained: str, dtype: torch.dtype, *, local_files_only: bool, checkpointing: bool = False
+    pretrained: str,
+    dtype: torch.dtype,
+    *,
+    local_files_only: bool,
+    checkpointing: bool = False,
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
-    """Read a model and its tokenizer onto the CPU.
+    """Read a model, in eval mode, and its tokenizer onto the CPU, from a directory in transformers' format or a hub id.
 
-    Args:
-        pretrained: Directory in transformers' format, or a hub id.
-        dtype: Of the weights.
-        local_files_only: Whether a hub id is looked for only among the files already on this machine.
-        checkpointing: Whether layers recompute activations in the backward pass, inside ``checkpointed_layers``.
-
-    Returns:
-        The model in eval mode, and its tokenizer.
+    With ``checkpointing``, layers recompute activations in the backward pass inside ``checkpointed_layers``. With
+    ``trust_remote_code``, Python files that the model brings are run.
 
     Raises:
         ValueError: If there is no such model, or its weights do not fit it; transformers would draw them at random.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where: dict[str, Any] = {"local_files_only": local_files_only}
+    where = {"local_files_only": local_files_only}
     try:
         with torch.device("cpu"), no_loading_bars():
             model, report = AutoModelForCausalLM.from_pretrained(
-                pretrained, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **where
+                pretrained,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=trust_remote_code,
+                **where,
             )
-        tokenizer = AutoTokenizer.from_pretrained(pretrained, **where)
+        tokenizer = AutoTokenizer.from_pretrained(pretrained, trust_remote_code=trust_remote_code, **where)
+        check_tokenizer(tokenizer, model.get_input_embeddings().num_embeddings)
     except (OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise ValueError(
             f"pretrained must hold a causal language model and its tokenizer in transformers' format, got "
             f"{pretrained!r} (local_files_only={local_files_only}): {first}"
@@ -75,9 +81,6 @@ def checkpointed_layers(model: nn.Module) -> Iterator[None]:
 
     Transformers does so in training mode only, and then drops the key-value cache. So only the layers' own flag is set,
     during a forward pass; their children stay in eval mode, without dropout.
-
-    Yields:
-        Nothing.
     """
     layers = [part for part in model.modules() if getattr(part, "gradient_checkpointing", False)]
     for layer in layers:

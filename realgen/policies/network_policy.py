@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 
 from realgen.policies.base import Policy
-from realgen.policies.lora import LoRA
+from realgen.policies.lora import LoRA, merged
 
 
 class NetworkPolicy(Policy):
@@ -22,17 +22,21 @@ class NetworkPolicy(Policy):
     Args:
         lora: Adapters to train; ``None`` trains the whole network.
         keep_reference: Without ``lora``, keep a frozen copy of the network for ``reference``. Doubles its memory.
+        merge_adapters: Sample with the adapters merged into a copy of the weights.
 
     Raises:
-        ValueError: If a copy is to be kept beside adapters.
+        ValueError: If a copy is to be kept beside adapters, or there are none to be merged.
     """
 
-    def __init__(self, lora: LoRA | None, *, keep_reference: bool) -> None:
+    def __init__(self, lora: LoRA | None, *, keep_reference: bool, merge_adapters: bool = False) -> None:
         super().__init__()
         if keep_reference and lora is not None:
             raise ValueError("keep_reference is for lora=null: with adapters the reference is the policy without them.")
         self.lora = lora
+        if merge_adapters and lora is None:
+            raise ValueError("merge_adapters is for adapters: set lora.")
         self.keep_reference = keep_reference
+        self.merge_adapters = merge_adapters
         self._frozen_start: tuple[nn.Module, ...] = ()  # a tuple hides the copy from state_dict and optimizers
         self._in_reference = False
 
@@ -49,9 +53,7 @@ class NetworkPolicy(Policy):
     def attach(self, network: Any, lora_targets: Sequence[str]) -> None:
         """Attach the adapters, or make the whole network trainable and copy it if a reference is to be kept.
 
-        Args:
-            network: Just read.
-            lora_targets: Linear layers that adapters change unless ``lora`` says otherwise.
+        ``lora_targets`` are the linear layers that adapters change unless ``lora`` says otherwise.
         """
         if self.lora is not None:
             self.lora.attach(network, lora_targets)
@@ -67,12 +69,13 @@ class NetworkPolicy(Policy):
             module.eval()
         return self
 
+    def sampling(self) -> AbstractContextManager[None]:
+        """Return the context in which the network samples: with ``merge_adapters`` that of ``merged``."""
+        return merged(self.network) if self.merge_adapters else nullcontext()
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Inside this context the policy is its frozen start: adapters off, or the copy that was kept.
-
-        Yields:
-            Nothing.
 
         Raises:
             ValueError: If the whole network is trained and no copy was kept.

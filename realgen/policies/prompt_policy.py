@@ -2,8 +2,9 @@
 
 Cached sampling and scoring round differently, so a rollout is scored once more after sampling, by the function behind
 ``score``: the ratio of the first update is 1 by construction; ``rewrite_statistics`` has the sampler's distance from
-it. Later scores stay equal because sequences are padded on the right, where causal attention does not see it, every
-chunk has the same shape, and each token's nucleus is stored, so that a drawn token cannot leave it.
+it. Where ``GRPOModule.old_log_probs`` is ``update``, that pass is spared. Later scores stay equal because sequences are
+padded on the right, where causal attention does not see it, every chunk has the same shape, and each token's nucleus is
+stored, so that a drawn token cannot leave it.
 """
 
 from __future__ import annotations
@@ -57,14 +58,17 @@ class PromptPolicy(NetworkPolicy):
         mask_truncated: Leave completions that did not end out of the loss (DAPO's filtering, arXiv:2503.14476).
         lora: Adapters to train; ``None`` trains the whole model.
         keep_reference: Without ``lora``, keep a frozen copy of the model for ``reference``. Doubles its memory.
+        merge_adapters: Write with the adapters merged into a copy of the weights; scores, and so the ratio, do not
+            change. Exact but for rounding, 1e-7; only for whole weights in float32.
         rollout_batch_size: Most rows in one sampling batch, at least 1; vLLM batches rows itself.
         score_batch_size: Rows of each scoring pass, at least 1; fewer are padded to it. A pass holds this many
             times ``max_tokens`` times the vocabulary float32 numbers, a few times over. ``microbatch_size`` should be a
             multiple of it.
         gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
-        dtype: Type of the model; adapters are float32 always. In bfloat16 the ratio is exactly 1 before the first
-            update only where kernels round alike without and with gradient; look at ``on_policy_tolerance``.
+        dtype: Type of the model; adapters at rest are float32 always. In bfloat16 the ratio is exactly 1 before the
+            first update only where kernels round alike without and with gradient; look at ``on_policy_tolerance``.
         local_files_only: Whether a hub id is looked for only among the files already on this machine.
+        trust_remote_code: Run Python files that the model brings, which can do whatever you can; not with vLLM.
         engine: Writes the completions; ``null``: ``TransformersEngine``, the trained model itself.
 
     Raises:
@@ -87,14 +91,16 @@ class PromptPolicy(NetworkPolicy):
         mask_truncated: bool = False,
         lora: LoRA | None = None,
         keep_reference: bool = False,
+        merge_adapters: bool = False,
         rollout_batch_size: int = 64,
         score_batch_size: int = 8,
         gradient_checkpointing: bool = False,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         local_files_only: bool = True,
+        trust_remote_code: bool | None = None,
         engine: TextEngine | None = None,
     ) -> None:
-        super().__init__(lora, keep_reference=keep_reference)
+        super().__init__(lora, keep_reference=keep_reference, merge_adapters=merge_adapters)
         check_pretrained(pretrained)
         check_instruction(instruction)
         self.pretrained = pretrained
@@ -107,7 +113,7 @@ class PromptPolicy(NetworkPolicy):
         self.rollout_batch_size, self.score_batch_size = rollout_batch_size, score_batch_size
         self.gradient_checkpointing = gradient_checkpointing
         self.dtype: torch.dtype = getattr(torch, dtype)
-        self.local_files_only = local_files_only
+        self.local_files_only, self.trust_remote_code = local_files_only, bool(trust_remote_code)
         self.engine = TransformersEngine() if engine is None else engine
         # A tuple hides what is frozen from state_dict, optimizers and shards.
         self._image_policy = () if image_policy is None else (image_policy,)
@@ -132,6 +138,8 @@ class PromptPolicy(NetworkPolicy):
         check_at_least(0, eval_temperature=self.eval_temperature)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}.")
+        if self.merge_adapters and not isinstance(self.engine, TransformersEngine):
+            raise ValueError(f"merge_adapters is for TransformersEngine, got {type(self.engine).__name__}.")
         self.engine.check(lora=self.lora, temperatures=(self.temperature, self.eval_temperature), top_p=self.top_p)
 
     def load(self) -> None:
@@ -142,7 +150,8 @@ class PromptPolicy(NetworkPolicy):
         """
         if hasattr(self, "model"):
             return
-        how = {"local_files_only": self.local_files_only, "checkpointing": self.gradient_checkpointing}
+        how = {"local_files_only": self.local_files_only, "trust_remote_code": self.trust_remote_code}
+        how["checkpointing"] = self.gradient_checkpointing
         model, tokenizer = load_language_model(self.pretrained, self.dtype, **how)
         self.chat = Chat(tokenizer, self.instruction, self.max_prompt_tokens, end_token_ids(model))
         self.attach(model, linear_layers(model))
@@ -170,9 +179,6 @@ class PromptPolicy(NetworkPolicy):
 
         The generator is used, in this order, for one number per token and N seeds for each prompt's images. All are
         drawn before the first token, so batch sizes change nothing but rounding.
-
-        Yields:
-            B = P * G rewrites, the tokens, the score of their decisions, and B * N images.
         """
         yield self._rollout(prompts, group_size, generator, progress)
 
@@ -193,11 +199,12 @@ class PromptPolicy(NetworkPolicy):
         state = token_state(chats, completions, self.chat.pad_id)
         texts = [rewrite.text for rewrite in rewrites for _ in range(self.images_per_rewrite)]
         images = self._draw(texts, seeds.repeat_interleave(group_size, 0).flatten().tolist(), progress)
+        scored = self._log_probs(state, torch.arange(len(chats))) if self.scores_rollouts else completions.log_probs
         return Rollout(
             prompts=tuple(prompts),
             group_size=group_size,
             images=images,
-            sampled=PolicyScore(self._log_probs(state, torch.arange(len(chats)))),
+            sampled=PolicyScore(scored),
             mask=mask,
             policy_state=state,
             rewrites=tuple(rewrites),
@@ -265,11 +272,8 @@ class PromptPolicy(NetworkPolicy):
     def export(self, directory: Path) -> Path:
         """Write the trained weights for plain transformers and PEFT. Every rank must call it; the first one writes.
 
-        Args:
-            directory: Made if missing.
-
-        Returns:
-            The directory: for ``PeftModel.from_pretrained``, or the model class's ``from_pretrained``.
+        Returns the directory, made if missing: for ``PeftModel.from_pretrained``, or the model class's
+        ``from_pretrained``.
         """
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=self.lora is not None)
         weights: Any = get_model_state_dict(self.model, options=options)
@@ -287,20 +291,20 @@ class PromptPolicy(NetworkPolicy):
         phase: str,
         progress: Progress | None,
     ) -> Completions:
-        return self.engine.write(
-            WritingTask(
-                model=self.model,
-                pretrained=self.pretrained,
-                chat=self.chat,
-                chats=chats,
-                uniforms=uniforms,
-                temperature=temperature,
-                top_p=self.top_p,
-                batch_size=self.rollout_batch_size,
-                same_calls_everywhere=is_sharded(self) and world_size() > 1,
-                progress=None if progress is None else lambda done, total: progress(phase, done, total),
-            )
+        task = WritingTask(
+            model=self.model,
+            pretrained=self.pretrained,
+            chat=self.chat,
+            chats=chats,
+            uniforms=uniforms,
+            temperature=temperature,
+            top_p=self.top_p,
+            batch_size=self.rollout_batch_size,
+            same_calls_everywhere=is_sharded(self) and world_size() > 1,
+            progress=None if progress is None else lambda done, total: progress(phase, done, total),
         )
+        with self.sampling():
+            return self.engine.write(task)
 
     def _log_probs(self, state: Mapping[str, Tensor], rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows decisions"]:
         frozen = self._in_reference and bool(self._frozen_start)

@@ -18,11 +18,7 @@ def read_rewrites(
 ) -> list[Rewrite]:
     """Return one rewrite per row: its answer, or the user's prompt where there is no answer.
 
-    Args:
-        prompts: The user's prompt of each row.
-        chats: Tokens before each row's completion; none where the prompt was not rewritten.
-        completions: Of the rows.
-        chat: Decodes tokens.
+    ``chats`` are the tokens before each row's completion, none where the prompt was not rewritten.
     """
     rewrites = []
     for row, (prompt, tokens_before) in enumerate(zip(prompts, chats, strict=True)):
@@ -49,7 +45,7 @@ def rewrite_statistics(rollout: Rollout) -> dict[str, float]:
     Over the other rows: ``format_rate`` and ``truncated_rate``, shares (0 if there are no such rows), and
     ``completion_tokens``, a mean. ``distinct_rate``: different texts over rows. ``entropy``: mean over the tokens in
     nats. ``sampler_gap_max``: largest difference between a token's log-probability when it was drawn with the
-    key-value cache and when it was scored.
+    key-value cache and when it was scored, where the rollout was.
     """
     rewrites, mask = rollout.rewrites or (), rollout.mask
     written = [rewrite for rewrite in rewrites if not rewrite.skipped]
@@ -58,11 +54,13 @@ def rewrite_statistics(rollout: Rollout) -> dict[str, float]:
         "truncated_rate": sum(rewrite.truncated for rewrite in written),
         "completion_tokens": int(mask.sum()),
     }
-    gap = (rollout.policy_state["sampler_log_probs"] - rollout.sampled.log_probs).abs()
+    assert rollout.sampled is not None  # the decisions are tokens
+    drawn, scored = rollout.policy_state["sampler_log_probs"], rollout.sampled.log_probs
+    gap = {} if scored is drawn else {"sampler_gap_max": float(torch.where(mask, (drawn - scored).abs(), 0).amax())}
     return {
         **{name: count / max(len(written), 1) for name, count in counts.items()},
         "skipped_rate": 1 - len(written) / len(rewrites),
         "distinct_rate": len({rewrite.text for rewrite in rewrites}) / len(rewrites),
         "entropy": float(masked_mean(rollout.policy_state["entropy"], mask)),
-        "sampler_gap_max": float(torch.where(mask, gap, 0).amax()),
+        **gap,
     }

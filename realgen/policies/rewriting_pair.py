@@ -34,6 +34,10 @@ class RewritingPair(Policy):
         """Raise ValueError where the decider does."""
         self.decider.check_group_size(group_size)
 
+    def end_iteration(self, iteration: int) -> None:
+        """Let the image policy's lagged weights follow."""
+        self.image_policy.end_iteration(iteration)
+
     def check_trainable(self, key: str) -> None:
         """Raise ValueError if the image policy has no decision that could be trained."""
         self.image_policy.check_trainable(f"{key}.image_policy")

@@ -71,13 +71,10 @@ class RewrittenPolicy(RewritingPair):
     def rollout_chunks(
         self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator, **how: Any
     ) -> Iterator[Rollout]:
-        """Rewrite all prompts, then sample the image policy's chunks.
+        """Rewrite all prompts, then sample the image policy's chunks; they hold the rewrites that were drawn.
 
         The generator is used, in this order, for which prompts are not rewritten, for one seed per rewrite, and by the
         image policy.
-
-        Yields:
-            Rollouts of some of the prompts, with the rewrites that were drawn.
         """
         rewrites = self._some_rewritten(prompts, generator)
         texts, start = [rewrite.text for rewrite in rewrites], 0

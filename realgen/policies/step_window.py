@@ -43,15 +43,7 @@ class StepWindow(ABC):
         """
 
     def check(self, num_steps: int) -> None:
-        """Raise ValueError for a number of steps that the window does not fit in.
-
-        Args:
-            num_steps: Denoising steps of the rollout.
-
-        Raises:
-            ValueError: If the window is empty or longer than the steps.
-            ValueError: If it cannot start anywhere, or would end after the last step.
-        """
+        """Raise ValueError if the window is empty, longer than the steps, cannot start, or may end after the last."""
         name, decisions, starts = type(self).__name__, self.decisions(num_steps), self.starts(num_steps)
         if not 1 <= decisions <= num_steps:
             raise ValueError(
@@ -64,13 +56,9 @@ class StepWindow(ABC):
             )
 
     def check_noise(self, transition: Transition, sigmas: Float[Tensor, " nodes"]) -> None:
-        """Raise ValueError if the window may cover a step to which the transition adds no noise.
+        """Check that the window covers no step to which the transition adds no noise.
 
         Such a decision has no log-probability. With noise_level 0 that is intended: the whole rollout is the ODE's.
-
-        Args:
-            transition: How a stochastic step is taken.
-            sigmas: The noise levels of all steps.
 
         Raises:
             ValueError: If there is such a step.

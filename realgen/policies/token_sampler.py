@@ -36,12 +36,8 @@ class Completions:
 class TokenSampler:
     """Settings of sampling, and the loop.
 
-    Args:
-        temperature: Divides the logits; 0 takes the most likely token.
-        top_p: Mass of the nucleus, above 0 and at most 1.
-        pad_id: Pads rows.
-        end_ids: Tokens that end a row.
-        same_calls_everywhere: All ranks continue until all rows of all ranks have ended, as sharded weights require.
+    The fields are those of ``WritingTask``; ``pad_id`` pads rows, and ``end_ids`` end one. With
+    ``same_calls_everywhere``, all ranks continue until all rows of all ranks have ended, as sharded weights require.
     """
 
     temperature: float
@@ -65,9 +61,6 @@ class TokenSampler:
             prompts: Tokens of each row; an empty row is not continued.
             uniforms: In [0, 1), float64: one random number per token; their number limits the tokens.
             progress: Called after each token with the number of tokens so far.
-
-        Returns:
-            Completions.
         """
         ids, attention = self._left_padded(prompts, model.device)
         ends, cache = torch.tensor(self.end_ids, device=model.device), None

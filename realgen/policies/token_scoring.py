@@ -16,11 +16,6 @@ from realgen.policies.token_sampler import Completions
 def token_state(prompts: Sequence[Sequence[int]], completions: Completions, pad_id: int) -> dict[str, Tensor]:
     """Return the tensors from which completions are scored again.
 
-    Args:
-        prompts: Tokens before each row's completion.
-        completions: Of the rows.
-        pad_id: Pads rows, and replaces an empty prompt.
-
     Returns:
         ``tokens`` [B, L], each row its prompt, its completion and padding; ``prompt_lengths`` [B]; with a nucleus
         ``kept`` [B, S, bytes]; for statistics ``sampler_log_probs`` and ``entropy`` [B, S].
@@ -43,17 +38,8 @@ def score_tokens(
 ) -> Float[Tensor, "picked decisions"]:
     """Return log-probabilities of the completions' tokens, in chunks of one shape, so that other rows change no bit.
 
-    Causal attention does not see the padding behind a completion, so there is no attention mask.
-
-    Args:
-        model: Causal language model of transformers, in eval mode.
-        state: From ``token_state``.
-        rows: Which rows, in any order.
-        temperature: Of the sampling, > 0.
-        batch_size: Rows of each forward pass; a shorter last chunk is padded with its first row.
-
-    Returns:
-        Log-probabilities, with gradient if it is enabled; those of padding have no meaning.
+    Causal attention does not see the padding behind a completion, so there is no attention mask. A shorter last chunk
+    is padded with its first row. What the result holds for padding has no meaning.
     """
     chunks = []
     for chunk in rows.split(batch_size):

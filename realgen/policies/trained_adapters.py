@@ -6,7 +6,6 @@ the layers that another policy adapted.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from realgen.given_files import parse_json, read_json
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """Weights of a diffusion model's adapters, with rank, alpha and targets in its header."""
@@ -40,13 +41,7 @@ class TrainedAdapters(NamedTuple):
 
 
 def find_adapters(directory: str | Path) -> TrainedAdapters:
-    """Read the description of a directory's adapters, without their weights.
-
-    Args:
-        directory: What ``export`` of a policy with adapters wrote.
-
-    Returns:
-        File, rank, alpha and targets.
+    """Read the description of the adapters that ``export`` wrote into a directory, without their weights.
 
     Raises:
         ValueError: If there are no adapters, rank, alpha or targets are missing, or they are of another kind than
@@ -74,18 +69,16 @@ def find_adapters(directory: str | Path) -> TrainedAdapters:
     return TrainedAdapters(file, rank, alpha, targets)
 
 
-def load_adapters(model: nn.Module, file: Path, adapter: str) -> None:
-    """Replace the weights of attached adapters by stored ones.
+def load_adapters(model: nn.Module, trained: TrainedAdapters, adapter: str, *, scale: float) -> None:
+    """Replace the weights of attached adapters, called ``adapter`` in peft's tables, by those of a file.
 
-    Args:
-        model: With adapters attached.
-        file: Of ``TrainedAdapters``.
-        adapter: Name of the adapters in peft's tables.
+    ``scale`` multiplies their B A; B is divided by as much as that differs from the file's alpha / rank.
 
     Raises:
         ValueError: If the file cannot be read, or its adapters are for other layers or shapes; names some.
     """
-    stored = {_parameter(name, PREFIXES[file.name], adapter): weight for name, weight in _read_weights(file).items()}
+    file, factor = trained.file, trained.alpha / trained.rank / scale
+    stored = {_parameter(name, PREFIXES[file.name], adapter): weight for name, weight in read_weights(file).items()}
     own = {name: p for name, p in model.named_parameters() if f".{adapter}." in name and ".lora_" in name}
     where, kind = f"pretrained {str(file.parent)!r}", type(model).__name__
     unknown, lacking = sorted(stored.keys() - own.keys()), sorted(own.keys() - stored.keys())
@@ -102,7 +95,7 @@ def load_adapters(model: nn.Module, file: Path, adapter: str) -> None:
         )
     with torch.no_grad():
         for name, weight in stored.items():
-            own[name].copy_(weight)
+            own[name].copy_(weight * factor if ".lora_B." in name else weight)
 
 
 def _read_config(file: Path) -> Mapping[str, Any]:
@@ -111,10 +104,10 @@ def _read_config(file: Path) -> Mapping[str, Any]:
 
     try:
         if file.name == PEFT_FILE:
-            config = json.loads((file.parent / PEFT_CONFIG).read_text(encoding="utf-8"))
+            config = read_json(file.parent / PEFT_CONFIG)
         else:
             with safe_open(file, "pt") as opened:
-                stored = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
+                stored = parse_json((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
             config = {name.removeprefix(PREFIXES[file.name]): value for name, value in stored.items()}
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise ValueError(
@@ -123,7 +116,8 @@ def _read_config(file: Path) -> Mapping[str, Any]:
     return config
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Read adapters' weights by the names that they have in a file; raise ValueError if it cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

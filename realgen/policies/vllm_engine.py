@@ -163,6 +163,7 @@ class VLLMEngine(TextEngine):
             enforce_eager=self.enforce_eager,
             max_model_len=max_model_len,
             enable_lora=True,
+            trust_remote_code=False,
             max_loras=1,
             max_lora_rank=self.max_lora_rank,
             logprobs_mode="processed_logprobs",  # after the temperature

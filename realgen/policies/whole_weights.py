@@ -18,34 +18,23 @@ def plain_name(name: str) -> str:
     return name.replace("_fsdp_wrapped_module.", "")
 
 
-def gathered_weights(module: nn.Module, *, trained_only: bool) -> dict[str, Tensor]:
-    """Return a module's weights by plain name, whole, on the CPU; every rank must call it.
+def gathered_weights(module: nn.Module, *, trained_only: bool, keep: bool = True) -> dict[str, Tensor]:
+    """Return copies of a module's weights by plain name, whole, on the CPU; every rank must call it.
 
-    Args:
-        module: Sharded or not.
-        trained_only: Whether frozen weights and buffers are left out, so that a frozen host is never gathered.
-
-    Returns:
-        Copies, the same on every rank.
+    With ``trained_only``, frozen weights and buffers are left out, so that a frozen host is never gathered. A rank that
+    does not ``keep`` them gets none, and only helps to gather one weight at a time.
     """
     reshard(module)
     if trained_only:
         weights = {name: p for name, p in module.named_parameters() if p.requires_grad}
     else:
         weights = module.state_dict()
-    return {plain_name(name): whole(weight.detach()).to("cpu", copy=True) for name, weight in weights.items()}
+    gathered = ((name, whole(weight.detach())) for name, weight in weights.items())
+    return {plain_name(name): weight.to("cpu", copy=True) for name, weight in gathered if keep}
 
 
 def placed_like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """Put a whole tensor where ``reference`` lives: same device, and the same shards if it is sharded.
-
-    Args:
-        tensor: Whole tensor, the same on all ranks.
-        reference: Parameter or tensor that shows where to.
-
-    Returns:
-        A new tensor that shares no memory with ``tensor``.
-    """
+    """Copy a whole tensor, the same on all ranks, to where ``reference`` lives: device, and shards if it is sharded."""
     moved = tensor.detach().to(reference.device, copy=True)
     if isinstance(reference, DTensor):
         # Shards that are offloaded lie elsewhere than their mesh computes.

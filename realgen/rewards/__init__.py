@@ -4,6 +4,7 @@ from realgen.rewards.aesthetic import Aesthetic
 from realgen.rewards.alignment import Alignment
 from realgen.rewards.base import Reward
 from realgen.rewards.content_kept import ContentKept
+from realgen.rewards.function_reward import FunctionReward
 from realgen.rewards.hpsv2 import HPSv2
 from realgen.rewards.jpeg_size import JpegSize
 from realgen.rewards.length_window import LengthWindow
@@ -20,6 +21,7 @@ __all__ = [
     "Aesthetic",
     "Alignment",
     "ContentKept",
+    "FunctionReward",
     "HPSv2",
     "JpegSize",
     "LengthWindow",

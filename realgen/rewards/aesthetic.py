@@ -14,8 +14,8 @@ from realgen.detectors.checkpoint import load_exactly, read_state_dict
 from realgen.detectors.transformers_model import load_pretrained, load_processor, transformers_preprocess
 from realgen.functional.network_input import NetworkInput, to_network_input
 from realgen.functional.published_input import open_clip_input
-from realgen.rewards.frozen_reward import FrozenReward
-from realgen.rewards.published_weights import check_file, local_file
+from realgen.hub_files import check_file, local_file
+from realgen.rewards.base import FrozenReward
 from realgen.types import Samples
 
 WIDTHS = {"0": 1024, "2": 128, "4": 64, "6": 16, "7": 1}
@@ -23,11 +23,7 @@ WIDTHS = {"0": 1024, "2": 128, "4": 64, "6": 16, "7": 1}
 
 
 class AestheticHead(nn.Module):
-    """768-1024-128-64-16-1 linear layers without activations between them: an affine map, kept in its published parts.
-
-    Args:
-        features: Number of the CLIP's features, 768 for ViT-L/14.
-    """
+    """Linear layers of 1024, 128, 64, 16 and 1 outputs without activations: an affine map in its published parts."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -41,13 +37,7 @@ class AestheticHead(nn.Module):
 
 
 class AestheticNetwork(nn.Module):
-    """The CLIP's image tower and the head on its normalised features.
-
-    Args:
-        clip: A transformers ``CLIPModel``; its text tower is dropped.
-        head: Rates features.
-        wanted: How images are prepared for the CLIP.
-    """
+    """The image tower of a transformers ``CLIPModel``, and the head on its normalised features."""
 
     def __init__(self, clip: Any, head: AestheticHead, wanted: NetworkInput) -> None:
         super().__init__()

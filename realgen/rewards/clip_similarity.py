@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realgen.functional.network_input import NetworkInput, to_network_input
-from realgen.rewards.frozen_reward import FrozenReward
+from realgen.rewards.base import FrozenReward
 from realgen.types import Samples
 
 TEXT_CACHE_SIZE = 4096
@@ -25,10 +25,7 @@ Similarity = Literal["cosine", "dot"]
 class Encoders(nn.Module):
     """A CLIP's image and text encoder, from images and texts to features.
 
-    Args:
-        model: Has ``encode_image`` and ``encode_text``, as open_clip's models.
-        tokenize: Prompts to tokens [P, T].
-        wanted: How images are prepared for it.
+    The model has ``encode_image`` and ``encode_text``, as open_clip's; ``tokenize`` turns prompts into tokens [P, T].
     """
 
     def __init__(self, model: Any, tokenize: Callable[[list[str]], Tensor], wanted: NetworkInput) -> None:
@@ -50,9 +47,6 @@ class ClipSimilarity(FrozenReward):
     Args:
         similarity: ``cosine`` in [-1, 1]; or ``dot``, the raw dot product / 100, as RealGen takes it from Long-CLIP.
         batch_size: Images or prompts per forward pass.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1.
     """
 
     def __init__(self, similarity: Similarity = "cosine", batch_size: int = 64) -> None:
@@ -84,7 +78,7 @@ class ClipSimilarity(FrozenReward):
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in cache]
         for start in range(0, len(new), self.batch_size):
             chunk = new[start : start + self.batch_size]
-            with torch.autocast(next(encoders.parameters()).device.type, enabled=False):
+            with self.present(), torch.autocast(self.device.type, enabled=False):
                 cache.update(zip(chunk, self._scaled(encoders.encode_text(chunk)), strict=True))
         features = torch.stack([cache[prompt] for prompt in prompts])
         for oldest in list(cache)[: max(len(cache) - TEXT_CACHE_SIZE, 0)]:

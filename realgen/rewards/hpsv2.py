@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from realgen.detectors.checkpoint import read_state_dict
+from realgen.hub_files import check_file, local_file
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders
-from realgen.rewards.published_weights import check_file, clip_encoders, local_file
+from realgen.rewards.published_weights import clip_encoders
 
 
 class HPSv2(ClipSimilarity):

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from realgen.detectors.checkpoint import read_state_dict
 from realgen.functional.positions import stretch_positions
+from realgen.hub_files import check_file, local_file
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders, Similarity
-from realgen.rewards.published_weights import check_file, clip_encoders, local_file
+from realgen.rewards.published_weights import clip_encoders
 
 KEPT = 20
 """Positions that are not stretched, as CLIP's training covers them well (arXiv:2403.15378, section 3.2)."""

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from realgen.checks import check_tokenizer
 from realgen.detectors.transformers_model import load_pretrained, load_processor, transformers_preprocess
 from realgen.functional.published_input import open_clip_input
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders
@@ -23,9 +24,6 @@ class PickScore(ClipSimilarity):
         pretrained: A transformers ``CLIPModel``: folder, or hub id (``yuvalkirstain/PickScore_v1``).
         processor: Its tokenizer and image processor: folder, or hub id; ``null``: in ``pretrained``.
         batch_size: Images or prompts per forward pass.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1.
     """
 
     def __init__(self, pretrained: str, processor: str | None = None, batch_size: int = 64) -> None:
@@ -43,6 +41,7 @@ class PickScore(ClipSimilarity):
 
         model = load_pretrained(CLIPModel, self.pretrained)
         tokenizer = load_processor(AutoTokenizer, self.processor)
+        check_tokenizer(tokenizer, model.text_model.get_input_embeddings().num_embeddings, "processor")
         length = model.config.text_config.max_position_embeddings
 
         def tokenize(prompts: list[str]) -> Int[Tensor, "prompts tokens"]:
@@ -62,11 +61,7 @@ class PickScore(ClipSimilarity):
 
 
 class ClipModelTowers(nn.Module):
-    """A transformers ``CLIPModel`` with open_clip's methods.
-
-    Args:
-        model: The ``CLIPModel``.
-    """
+    """A transformers ``CLIPModel`` with open_clip's methods."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -1,56 +1,21 @@
-"""Files of published weights, on disk or on the hub, and the CLIP that open_clip builds for them."""
+"""The CLIP that open_clip builds for published weights."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from realgen.checks import check_tokenizer
 from realgen.detectors.checkpoint import load_exactly
 from realgen.functional.published_input import open_clip_input
 from realgen.rewards.clip_similarity import Encoders
 
-HUB = "hf-hub:"
-"""Start of the address of a file on the Hugging Face hub: hf-hub:OWNER/REPOSITORY/FILE."""
 PLAIN_CLIP = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 """Keys of an open_clip architecture's config if no tower comes from another library."""
-
-
-def check_file(source: str, argument: str) -> None:
-    """Raise ValueError for what is neither a file on disk nor the address of one on the hub; fetch nothing.
-
-    Args:
-        source: A path, or ``hf-hub:OWNER/REPOSITORY/FILE``.
-        argument: Its name in the message.
-
-    Raises:
-        ValueError: If it is neither.
-
-    Example:
-        >>> check_file("hf-hub:someone/something/weights.pt", "checkpoint")
-    """
-    on_hub = source.startswith(HUB) and source.count("/") >= 2 and not source.endswith("/")
-    if not on_hub and not Path(source).is_file():
-        raise ValueError(f"{argument} must be a file, or {HUB}OWNER/REPOSITORY/FILE; got {source!r}, which is no file.")
-
-
-def local_file(source: str) -> Path:
-    """Return the path of a ``check_file`` source on disk, fetched into the hub's cache if it is on the hub.
-
-    Raises:
-        ValueError: If the hub does not have it, or cannot be reached.
-    """
-    if not source.startswith(HUB):
-        return Path(source)
-    from huggingface_hub import hf_hub_download  # slow to import
-
-    owner, repository, file = source.removeprefix(HUB).split("/", 2)
-    try:
-        return Path(hf_hub_download(f"{owner}/{repository}", file))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{source!r} cannot be fetched: {str(error).strip().splitlines()[0]}") from error
 
 
 def clip_encoders(
@@ -63,15 +28,8 @@ def clip_encoders(
 ) -> Encoders:
     """Build an open_clip model with exactly these weights; nothing is resized to fit, as open_clip would do.
 
-    Args:
-        architecture: A name that open_clip knows.
-        state: Weights by name.
-        source: Named in the messages.
-        context_length: Tokens of a text; by default the architecture's.
-        ignored: Last parts of names in the file that are not loaded.
-
-    Returns:
-        The model, its tokenizer, and OpenAI's preprocessing.
+    It comes with its tokenizer and OpenAI's preprocessing. A text has ``context_length`` tokens, by default the
+    architecture's. Names whose last part is in ``ignored`` may be in the file, which messages call ``source``.
 
     Raises:
         ValueError: If open_clip does not know the architecture, or one of its towers comes from another library.
@@ -98,4 +56,14 @@ def clip_encoders(
         "resize_mode": "shortest",
     }
     tokenize = open_clip.get_tokenizer(architecture, context_length=context_length)
+    check_open_clip_tokenizer(tokenize, model, "architecture")
     return Encoders(model, tokenize, open_clip_input(preprocess))
+
+
+def check_open_clip_tokenizer(tokenize: Any, model: Any, argument: str) -> None:
+    """Raise ValueError if the tokenizer that open_clip reads from files does not belong to its model."""
+    tokenizer, text = getattr(tokenize, "tokenizer", None), getattr(model, "text", model)
+    table = getattr(text, "token_embedding", None) or getattr(text, "transformer", None)
+    if tokenizer is not None and table is not None:
+        table = table if hasattr(table, "num_embeddings") else table.get_input_embeddings()
+        check_tokenizer(tokenizer, table.num_embeddings, argument)

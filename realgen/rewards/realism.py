@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.detectors.base import Detector
+from realgen.detectors.base import Detector, FrozenNetwork
 from realgen.rewards.base import Reward
 from realgen.types import Samples
 
@@ -25,7 +24,7 @@ class Realism(Reward):
         """Return the realism of each row [B]; NaN for images with NaN."""
         return 1 - self.detector(samples.images)
 
-    def to(self, device: torch.device | str) -> Realism:
-        """Move the detector; return self."""
-        self.detector.to(device)
-        return self
+    @property
+    def networks(self) -> list[FrozenNetwork]:
+        """The detector."""
+        return [self.detector]

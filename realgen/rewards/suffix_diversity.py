@@ -21,9 +21,6 @@ class SuffixDiversity(TextReward):
 
     Args:
         length: n, at least 1. Longer n-grams let common words pass in other contexts.
-
-    Raises:
-        ValueError: If ``length`` is below 1.
     """
 
     def __init__(self, length: int = 2) -> None:

@@ -25,6 +25,10 @@ class TextReward(Reward):
     def score_answers(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
         """Return one number in [0, 1] for each answer; ``prompts`` are the user's, of the same rows."""
 
+    def overlaps(self, device: torch.device) -> bool:
+        """Return whether the policy leaves the CPU free, which computes this."""
+        return device.type != "cpu"
+
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Return one number in [0, 1] per row [B].
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from realgen.checks import check_at_least
 from realgen.detectors.transformers_model import load_pretrained, load_processor
 from realgen.functional.images import to_uint8
-from realgen.rewards.frozen_reward import FrozenReward
+from realgen.quantization import EightBits, check_quantization, quantize_weights
+from realgen.rewards.base import FrozenReward
 from realgen.types import Samples
 
 QUESTION = (
@@ -30,14 +31,7 @@ LOWEST, HIGHEST = 1.0, 5.0
 
 
 class VlmRater(nn.Module):
-    """A vision-language model that is asked one question about every image, and writes an answer.
-
-    Args:
-        model: ``Qwen2_5_VLForConditionalGeneration``.
-        processor: Its processor, with a chat template.
-        question: The user's text beside the image.
-        max_new_tokens: Longest answer.
-    """
+    """A ``Qwen2_5_VLForConditionalGeneration`` that is asked one question about every image, and writes an answer."""
 
     def __init__(self, model: Any, processor: Any, question: str, max_new_tokens: int) -> None:
         super().__init__()
@@ -78,6 +72,7 @@ class VlmRating(FrozenReward):
         max_pixels: Largest area of an image in pixels, larger ones are scaled down; null for the processor's own.
         dtype: Of weights and computation.
         batch_size: Images per forward pass; ratings of float32 do not depend on it.
+        bits: As of ``ForensicChat``.
 
     Raises:
         ValueError: If ``batch_size``, ``max_new_tokens`` or ``max_pixels`` is below 1, or ``question`` is empty.
@@ -92,6 +87,7 @@ class VlmRating(FrozenReward):
         max_pixels: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
         batch_size: int = 4,
+        bits: EightBits | None = None,
     ) -> None:
         super().__init__(batch_size)
         check_at_least(1, max_new_tokens=max_new_tokens, max_pixels=max_pixels)
@@ -101,6 +97,8 @@ class VlmRating(FrozenReward):
         self.question = f"{question.strip()} {THINK if thinking else ANSWER}"
         self.max_new_tokens, self.max_pixels = max_new_tokens, max_pixels
         self.dtype: torch.dtype = getattr(torch, dtype)
+        check_quantization(bits)
+        self.bits = bits
 
     def build(self) -> nn.Module:
         """Read the model and its processor.
@@ -112,6 +110,7 @@ class VlmRating(FrozenReward):
 
         limits = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}
         model = load_pretrained(Qwen2_5_VLForConditionalGeneration, self.pretrained, self.dtype)
+        quantize_weights(model, self.bits)
         processor = load_processor(AutoProcessor, self.pretrained, **limits)
         return VlmRater(model, processor, self.question, self.max_new_tokens)
 
@@ -130,16 +129,10 @@ def rate_images(network: nn.Module, images: Float[Tensor, "batch 3 height width"
 
 
 def parse_rating(answer: str) -> float:
-    """Read the one number from 1 to 5 of an answer.
+    """Read the one number from 1 to 5 of an answer; NaN if there is none, more than one, or one outside.
 
     It stands between the last pair of answer tags; without tags, anywhere behind the reasoning. "out of 5" and "/5" are
     no second number.
-
-    Args:
-        answer: The text of the model.
-
-    Returns:
-        The rating; NaN if there is no number, more than one, or one outside 1 to 5.
 
     Example:
         >>> parse_rating("<think>2 or 4, sharp.</think> <answer>4.25/5</answer>")

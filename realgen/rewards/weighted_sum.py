@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from realgen.checks import nearest
+from realgen.detectors.base import FrozenNetwork
 from realgen.functional.network_input import check_images
 from realgen.rewards.base import Reward
 from realgen.types import RewardOutput, Samples
@@ -33,8 +34,7 @@ class WeightedSum(Reward):
         weights = weights or {}
         for name, weight in weights.items():
             if name not in rewards:
-                near = difflib.get_close_matches(name, rewards, n=1) or [", ".join(rewards) or "none"]
-                raise ValueError(f"weights names {name!r}, which is not among the rewards; nearest: {near[0]}.")
+                raise ValueError(f"weights: {name!r} is not among the rewards. {nearest(name, rewards)}".rstrip())
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"weights[{name!r}] must be finite and >= 0, got {weight}.")
         self.rewards = {name: reward for name, reward in rewards.items() if reward is not None}
@@ -54,6 +54,15 @@ class WeightedSum(Reward):
         # 0 times NaN is NaN, so a component without weight is left out of the sum.
         total = torch.stack([weight * components[name] for name, weight in self.weights.items() if weight]).sum(0)
         return RewardOutput(total=total, components=components, weights=dict(self.weights))
+
+    @property
+    def networks(self) -> list[FrozenNetwork]:
+        """Those of every component."""
+        return [network for reward in self.rewards.values() for network in reward.networks]
+
+    def overlaps(self, device: torch.device) -> bool:
+        """Return whether one component gains by another thread, which then scores them all."""
+        return any(reward.overlaps(device) for reward in self.rewards.values())
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Return the total per row [P * G]."""

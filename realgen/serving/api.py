@@ -20,7 +20,11 @@ from litserve.loops import simple_loops
 from litserve.transport.base import MessageTransport
 from torch import Tensor
 
+from realgen.checks import printable
+from realgen.failures import describe
+from realgen.masking import mask
 from realgen.serving.client import PATH
+from realgen.serving.processes import end_with_parent
 from realgen.serving.scoring import Scorer, score_requests
 from realgen.serving.wire import RewardRequest, WireError, decode_request, encode_rewards
 
@@ -46,10 +50,8 @@ async def read_request(request: Request) -> RewardRequest:
 class RewardAPI(litserve.LitAPI):
     """Scores batches of requests in a worker.
 
-    Args:
-        make_scorer: Builds the reward on a device; must be picklable, because workers are separate processes.
-        max_batch_size: Largest number of requests that are scored together.
-        batch_timeout: Seconds that a request waits for others.
+    ``make_scorer`` builds the reward on a device, and must be picklable, because workers are separate processes. A
+    request waits ``batch_timeout`` seconds for others, to be scored with at most ``max_batch_size`` of them.
     """
 
     def __init__(self, make_scorer: Callable[[str], Scorer], *, max_batch_size: int, batch_timeout: float) -> None:
@@ -60,12 +62,13 @@ class RewardAPI(litserve.LitAPI):
     def setup(self, device: str) -> None:
         """Build the reward, once in each worker."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
+        end_with_parent()
         try:
             self.scorer = self.make_scorer(device)
         except Exception as error:  # whatever a constructor or a file of weights raises
             if os.environ.get("REALGEN_TRACEBACK", "0") in ("", "0"):
                 logging.getLogger("litserve.loops.loops").disabled = True  # it would print the traceback
-            sys.stderr.write(f"error: the reward cannot be made on {device}: {_first_line(error)}\n")
+            sys.stderr.write(f"error: the reward cannot be made on {device}: {_shown(error)}\n")
             raise
 
     def decode_request(self, request: Annotated[RewardRequest, Depends(read_request)]) -> RewardRequest:
@@ -84,8 +87,8 @@ class RewardAPI(litserve.LitAPI):
     def encode_response(self, output: Tensor | Exception) -> Response:
         """Return the rewards, or status 500 and the error in one line."""
         if isinstance(output, Exception):
-            sys.stderr.write(f"error: a request failed: {_first_line(output)}\n")
-            return JSONResponse({"detail": f"the reward failed: {_first_line(output)}"}, status_code=500)
+            sys.stderr.write(f"error: a request failed: {_shown(output)}\n")
+            return JSONResponse({"detail": f"the reward failed: {_shown(output)}"}, status_code=500)
         return JSONResponse(encode_rewards(output))
 
 
@@ -99,7 +102,10 @@ class WaitingLoop(simple_loops.BatchedLoop):
         self, lit_api: litserve.LitAPI, request_queue: Queue[Any], transport: MessageTransport
     ) -> tuple[list[Any], list[Any]]:
         """Return the requests of the next batch, and those that waited too long; both may be empty."""
-        first = self.get_request(request_queue, timeout=_IDLE_SECONDS)
+        try:
+            first = self.get_request(request_queue, timeout=_IDLE_SECONDS)
+        except (EOFError, ConnectionError):  # the process of the queues has ended, and the server with it
+            os._exit(1)
         if first is None:
             return [], []
         return super().get_batch_requests(lit_api, _WithFirst(first, request_queue), transport)
@@ -116,6 +122,5 @@ class _WithFirst:
         return self.first.pop() if self.first else self.queue.get(timeout=timeout)
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {text[0][:300]}"
+def _shown(error: Exception) -> str:
+    return printable(mask(describe(error))[:300])

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from realgen.checks import check_at_least
-from realgen.remote_calls import RefusedError, Retrier, RetrySettings, TransientError, deadline, retry_after
+from realgen.checks import check_address, check_at_least
+from realgen.given_files import parse_json
+from realgen.remote_calls import (
+    NothingSentError,
+    RefusedError,
+    Retrier,
+    RetrySettings,
+    TransientError,
+    deadline,
+    quoted,
+    retry_after,
+)
 from realgen.serving.replicas import Replica, Replicas
 from realgen.serving.wire import WireError, decode_rewards
 
@@ -22,6 +31,7 @@ PATH = "/rewards"
 """Where a server takes requests."""
 _REFUSALS = (400, 401, 403, 413, 415, 422)
 """Statuses for a mistake on this side; the same request would be refused again."""
+_SECONDS_BETWEEN_LOOKS = 1.0
 _BYTES_PER_REWARD, _BYTES_OF_ENVELOPE = 64, 4096
 
 
@@ -31,8 +41,6 @@ class ConnectionSettings(RetrySettings):
 
     timeout: float = 60.0
     """Seconds for one attempt, from connecting to the last byte of the answer, > 0."""
-    retries: int = 4
-    """Further attempts after the first, >= 0."""
     backoff: float = 0.5
     """Longest wait before the first repetition, in seconds, >= 0; doubles with each, times a random share."""
     max_backoff: float = 30.0
@@ -61,16 +69,14 @@ class RewardClient:
         token: Sent as bearer token; None for none.
 
     Raises:
-        ValueError: If there is no url, or one is no http address.
+        ValueError: If there is no url, or one is no http address or holds a password.
     """
 
     def __init__(self, urls: Sequence[str], connection: ConnectionSettings, *, token: str | None = None) -> None:
         if not urls:
             raise ValueError("urls must name at least one server, got none.")
         for url in urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-                raise ValueError(f"urls must look like http://host:port, got {url!r}.")
+            check_address("urls", url, "look like http://host:port", instead="set token_variable")
         self.connection = connection
         self.token = token
         self.replicas = Replicas(
@@ -82,6 +88,11 @@ class RewardClient:
         """Requests sent so far, repetitions included."""
         self._retrier = Retrier("reward server", connection)
         self._last_failure = ""
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether no server has answered for longer than ``patience``."""
+        return self._retrier.gave_up
 
     def http(self) -> httpx.AsyncClient:
         """Return a new pool of connections, to be used as a context and handed to ``ask``."""
@@ -99,18 +110,10 @@ class RewardClient:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> list[float]:
-        """Send one request, to one replica after another, until one gives a valid answer.
+        """Send one request, to one replica after another, until one gives a valid answer: a reward for each row.
 
-        Args:
-            http: The result of ``http``.
-            body: The request.
-            content_type: Its type.
-            rows: Number of rows in it.
-            low: Lowest possible reward.
-            high: Highest possible reward.
-
-        Returns:
-            One number per row; NaN for rows that the server could not score.
+        ``http`` is the result of that method. A reward is from ``low`` to ``high``, or NaN for a row that the server
+        could not score.
 
         Raises:
             UnavailableError: If no attempt brought a valid answer.
@@ -118,10 +121,7 @@ class RewardClient:
         """
 
         async def attempt() -> list[float]:
-            replica = self.replicas.pick(now=time.monotonic())
-            if replica is None:
-                count, last = len(self.replicas.all), self._last_failure
-                raise TransientError(f"all {count} replicas failed just before, and rest; last failure: {last}")
+            replica = await self._free_replica()
             replica.in_flight += 1
             try:
                 async with deadline(self.connection.timeout):
@@ -131,7 +131,7 @@ class RewardClient:
                 now = time.monotonic()
                 self.replicas.failed(replica, now=now)
                 self._retrier.pause(self.replicas.seconds_until_free(now=now))
-                self._last_failure = f"{replica.url}: {error}"
+                self._last_failure = f"{replica.url}: {quoted(str(error), self.token)}"
                 raise TransientError(self._last_failure) from error
             finally:
                 replica.in_flight -= 1
@@ -139,6 +139,16 @@ class RewardClient:
             return rewards
 
         return (await self._retrier.call(attempt))[0]
+
+    async def _free_replica(self) -> Replica:
+        """Wait for a replica that may be asked; raise NothingSentError if the patience ends before."""
+        while (replica := self.replicas.pick(now=time.monotonic())) is None:
+            seconds = self.replicas.seconds_until_trial(now=time.monotonic())
+            if seconds > self._retrier.patience_left:
+                count, last = len(self.replicas.all), self._last_failure
+                raise NothingSentError(f"all {count} replicas failed just before, and rest; last failure: {last}")
+            await asyncio.sleep(min(seconds, _SECONDS_BETWEEN_LOOKS))  # another request's trial may end the rest
+        return replica
 
     async def _post(
         self, http: httpx.AsyncClient, replica: Replica, body: bytes, content_type: str, rows: int
@@ -154,10 +164,11 @@ class RewardClient:
             async with http.stream("POST", f"{replica.url}{PATH}", content=body, headers=headers) as response:
                 content = await _read(response, _BYTES_OF_ENVELOPE + _BYTES_PER_REWARD * rows)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise TransientError(f"{type(error).__name__} {error}".strip()) from error
+            raise TransientError(f"{type(error).__name__} {quoted(str(error), self.token)}".strip()) from None
         if response.status_code == 200:
             return content
-        said = f"answered {response.status_code}{_detail(content)}"
+        detail = quoted(_detail(content), self.token)
+        said = f"answered {response.status_code}" + (f": {detail}" if detail else "")
         if response.status_code in _REFUSALS:
             raise RefusedError(f"{replica.url} refuses the request: it {said}")
         seconds = retry_after(response.headers, now=time.time())
@@ -175,10 +186,10 @@ async def _read(response: httpx.Response, most: int) -> bytes:
 
 
 def _detail(content: bytes) -> str:
-    """Return what an error answer says, as the end of a sentence."""
+    """Return what an error answer says; nothing if it is no such answer."""
     try:
-        said: Any = json.loads(content)
-    except (ValueError, RecursionError):
+        said = parse_json(content)
+    except ValueError:
         return ""
     text = said.get("detail") if isinstance(said, Mapping) else None
-    return f": {' '.join(text.split())[:300]}" if isinstance(text, str) and text.isprintable() else ""
+    return text if isinstance(text, str) else ""

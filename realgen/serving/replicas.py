@@ -22,14 +22,14 @@ class Replica:
     in_flight: int = 0
     """Requests that it has not answered yet."""
 
+    @property
+    def free_from(self) -> float:
+        """Return the time from which on it may be asked."""
+        return max(self.busy_until, self.resting_until)
+
 
 class Replicas:
-    """Replicas of one reward; those that fail are left alone for a while, then tried with one request.
-
-    Args:
-        urls: Their addresses.
-        failures_to_rest: Failures in a row after which a replica is left alone.
-        rest_seconds: For how long.
+    """Replicas of one reward; those that fail often in a row are left alone for a while, then tried with one request.
 
     Example:
         >>> replicas = Replicas(["http://a", "http://b"], failures_to_rest=1, rest_seconds=30.0)
@@ -48,11 +48,10 @@ class Replicas:
     def pick(self, *, now: float) -> Replica | None:
         """Return the replica with the fewest requests in flight, in turns; None while all of them rest.
 
-        Args:
-            now: Seconds on the clock of ``failed``.
+        ``now`` is in seconds on the clock of ``failed``.
         """
         turn = next(self._turns)
-        free = [replica for replica in self.all[turn:] + self.all[:turn] if self._may_ask(replica, now)]
+        free = [replica for replica in self.all[turn:] + self.all[:turn] if now >= replica.free_from]
         if not free:
             return None
         chosen = min(free, key=lambda replica: replica.in_flight)
@@ -68,6 +67,10 @@ class Replicas:
         """Return how long every replica asked to be left alone; 0 if one of them did not."""
         return max(0.0, min(replica.busy_until for replica in self.all) - now)
 
+    def seconds_until_trial(self, *, now: float) -> float:
+        """Return how long all replicas rest, or asked to be left alone; 0 if one of them may be asked."""
+        return max(0.0, min(replica.free_from for replica in self.all) - now)
+
     def failed(self, replica: Replica, *, now: float) -> None:
         """Note that a replica gave no valid answer."""
         replica.failures += 1
@@ -77,6 +80,3 @@ class Replicas:
     def answered(self, replica: Replica) -> None:
         """Note that a replica gave a valid answer."""
         replica.failures, replica.resting_until = 0, 0.0
-
-    def _may_ask(self, replica: Replica, now: float) -> bool:
-        return now >= replica.busy_until and (replica.failures < self.failures_to_rest or now >= replica.resting_until)

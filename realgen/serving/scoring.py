@@ -22,14 +22,9 @@ class Scorer(Protocol):
 
 
 def score_requests(scorer: Scorer, requests: Sequence[RewardRequest]) -> list[Tensor | Exception]:
-    """Score requests, those with images of one size together.
+    """Score requests of any mix of sizes, those with images of one size together.
 
-    Args:
-        scorer: The reward.
-        requests: In any mix of sizes, with and without prompts.
-
-    Returns:
-        Rewards [rows] of each request, or what the reward raised for it.
+    Returns the rewards [rows] of each request, or what the reward raised for it.
 
     Raises:
         AcceleratorError: If the device itself failed (``torch.AcceleratorError``), and with it this process.
@@ -51,8 +46,9 @@ def _attempt(scorer: Scorer, requests: Sequence[RewardRequest]) -> Sequence[Tens
     images = torch.cat([request.pixels() for request in requests])
     rows = [len(request.images) for request in requests]
     prompts = [prompt for request in requests for prompt in request.prompts or [""] * len(request.images)]
+    metadata = tuple(row for request in requests for row in request.metadata or [{}] * len(request.images))
     try:
-        rewards = scorer.score(Samples(tuple(prompts), 1, images)).detach().float().cpu()
+        rewards = scorer.score(Samples(tuple(prompts), 1, images, metadata=metadata)).detach().float().cpu()
         if rewards.shape != (len(images),):
             raise ValueError(f"the reward must be one number per row, {len(images)}, got {list(rewards.shape)}.")
     except torch.AcceleratorError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from realgen.checks import check_at_least
@@ -31,14 +31,16 @@ class ServerSettings(Limits):
     timeout: float = 60.0
     """Seconds after which a request is answered with status 504, > 0."""
     max_concurrency: int = 64
-    """Largest number of connections at a time, >= 1; more get status 503."""
+    """Largest number of complete requests at a time, >= 1; more get status 503."""
+    max_bytes_in_flight: int = 2**31
+    """Largest size of all bodies together that have no answer yet, >= 1; more get status 503."""
     token_variable: str | None = None
     """Environment variable with a token that clients must send; null for none."""
 
     def __post_init__(self) -> None:
         if not 1024 <= self.port <= 65535:
             raise ValueError(f"port must be 1024 to 65535, got {self.port}.")
-        check_at_least(1, **{name: getattr(self, name) for name in _COUNTS})
+        check_at_least(1, **{field.name: getattr(self, field.name) for field in fields(self) if field.type == "int"})
         for name in ("batch_timeout", "timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}.")
@@ -46,6 +48,3 @@ class ServerSettings(Limits):
             raise ValueError(f"devices must be a number from 1 on, a list of indices, or null, got {self.devices}.")
         if self.batch_timeout >= self.timeout:
             raise ValueError(f"batch_timeout must be below timeout={self.timeout}, got {self.batch_timeout}.")
-
-
-_COUNTS = ("workers_per_device", "max_batch_size", "max_concurrency", "max_bytes", "max_images", "max_pixels")

@@ -2,10 +2,12 @@
 
 A request has one of two bodies, by its ``Content-Type``:
 
-- ``application/safetensors``: ``images`` F32 [rows, 3, H, W] in [0, 1]; ``prompts``, if any, in the metadata, as a JSON
-  list of as many texts. Exact.
-- ``application/json``: ``{"images": [...], "prompts": [...]}``, each image a base64 PNG or WebP file, 8-bit RGB, all of
-  one size. A server then scores the rounded image.
+- ``application/safetensors``: ``images`` F32 [rows, 3, H, W] in [0, 1]; ``prompts`` and ``fields``, if any, in the
+  metadata, each as a JSON list of as many texts. Exact.
+- ``application/json``: ``{"images": [...], "prompts": [...], "fields": [...]}``, each image a base64 PNG or WebP file,
+  8-bit RGB, all of one size. A server then scores the rounded image.
+
+``fields`` are what else is known of each prompt (``Samples.metadata``), an object of JSON written as a text.
 
 An answer is ``{"rewards": [0.25, null]}``, one number per row, null for a row that could not be scored; an error is
 ``{"detail": "one line"}`` with another status than 200.
@@ -17,8 +19,9 @@ import base64
 import io
 import json
 import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,8 +33,10 @@ from PIL import Image
 from safetensors.numpy import save
 from torch import Tensor
 
+from realgen.checks import first_line
 from realgen.functional.images import from_uint8, to_uint8
 from realgen.functional.network_input import RANGE_TOLERANCE
+from realgen.given_files import parse_json
 
 Encoding = Literal["safetensors", "png", "webp"]
 """How images travel: exact, or as lossless files of 8 bits, which are smaller."""
@@ -39,6 +44,14 @@ Encoding = Literal["safetensors", "png", "webp"]
 SAFETENSORS, JSON = "application/safetensors", "application/json"
 MAX_PROMPT_CHARACTERS = 16_384
 """A longer prompt is refused: no text encoder reads it, and a tokenizer may take minutes."""
+MAX_FIELDS_CHARACTERS = 16_384
+"""Of one prompt's fields, written as JSON; more are refused."""
+_MAX_BYTES_BESIDE_PIXELS = 16 * (MAX_PROMPT_CHARACTERS + MAX_FIELDS_CHARACTERS) + 4096
+"""Of an image: prompt and fields, all of whose characters may be escaped twice, and the head of a file."""
+_TEXT = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+"""In JSON; one without an end goes to the end, or it would be looked for again at each of its quotation marks."""
+_MAX_HEADER_TEXTS = 64
+"""In the header of safetensors, where one tensor and prompts need fewer than ten."""
 _PNG_BIT_DEPTH = 24
 """Offset of the bit depth in a PNG file, whose header chunk always comes first."""
 _LARGEST = sys.float_info.max
@@ -68,15 +81,22 @@ class Limits:
     max_pixels: int = 2**24
     """Largest number of pixels of all images of a request together, >= 1; checked before a file is unpacked."""
 
+    def largest_body(self, kind: str) -> int:
+        """Return the bytes that images of the allowed pixels, and their prompts, can need; at most ``max_bytes``."""
+        per_pixel = 12 if kind == SAFETENSORS else 5  # three floats; three bytes in base64, and what a file adds
+        return min(self.max_bytes, per_pixel * self.max_pixels + self.max_images * _MAX_BYTES_BESIDE_PIXELS)
+
 
 @dataclass(frozen=True)
 class RewardRequest:
-    """Verified images, and their prompts if the client sent any."""
+    """Verified images, and their prompts and fields if the client sent any."""
 
     images: UInt8[np.ndarray, "rows 3 height width"] | Float32[np.ndarray, "rows 3 height width"]
     """[rows, 3, H, W] in 0..255, or in [0, 1]."""
     prompts: tuple[str, ...] | None
     """One per row."""
+    metadata: tuple[Mapping[str, Any], ...] | None = None
+    """What else is known of each row's prompt."""
 
     def pixels(self) -> Float[Tensor, "rows 3 height width"]:
         """Return the images as float32 in [0, 1]."""
@@ -85,60 +105,53 @@ class RewardRequest:
 
 
 def encode_request(
-    images: Float[Tensor, "rows 3 height width"], prompts: Sequence[str] | None, encoding: Encoding
+    images: Float[Tensor, "rows 3 height width"],
+    prompts: Sequence[str] | None,
+    encoding: Encoding,
+    metadata: Sequence[Mapping[str, Any]] | None = None,
 ) -> tuple[bytes, str]:
-    """Write a request.
+    """Write a request of images [rows, 3, H, W] in [0, 1]; return its body and content type.
 
-    Args:
-        images: [rows, 3, H, W] in [0, 1]. In files NaN becomes black.
-        prompts: One per row; None to send none.
-        encoding: Of the images.
-
-    Returns:
-        The body, and its content type.
+    Prompts and metadata (JSON) are one per row, or None to send none. In files NaN becomes black.
 
     Example:
         >>> body, content_type = encode_request(torch.rand(1, 3, 2, 2), ["a cat"], "png")
         >>> content_type, decode_request(body, content_type, Limits()).prompts
         ('application/json', ('a cat',))
     """
+    texts = {} if prompts is None else {"prompts": list(prompts)}
+    if metadata is not None:
+        texts["fields"] = [json.dumps(dict(row), ensure_ascii=False) for row in metadata]
     if encoding == "safetensors":
         array = images.detach().to("cpu", torch.float32).contiguous().numpy()
-        return save({"images": array}, None if prompts is None else {"prompts": json.dumps(list(prompts))}), SAFETENSORS
+        return save({"images": array}, {name: json.dumps(rows) for name, rows in texts.items()} or None), SAFETENSORS
     files = []
     for pixels in to_uint8(images).permute(0, 2, 3, 1).cpu().numpy():  # [H, W, 3] each
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format=encoding, lossless=True)
         files.append(base64.b64encode(file.getvalue()).decode("ascii"))
-    message = {"images": files} if prompts is None else {"images": files, "prompts": list(prompts)}
-    return json.dumps(message).encode(), JSON
+    return json.dumps({"images": files, **texts}).encode(), JSON
 
 
 def decode_request(body: bytes, content_type: str, limits: Limits) -> RewardRequest:
-    """Read a request that may be hostile.
-
-    Args:
-        body: As it came.
-        content_type: Its header.
-        limits: The largest request that is accepted.
-
-    Returns:
-        Its images and prompts.
+    """Read a request that may be hostile, of a content type, and no larger than the limits.
 
     Raises:
         WireError: With status 400 if the body cannot be read, 413 if it is over a limit, 415 if it is of another type,
             422 if no reward can score its content.
     """
-    if len(body) > limits.max_bytes:
-        raise WireError(f"the body must have at most {limits.max_bytes} bytes, got {len(body)}.", 413)
     kind = content_type.partition(";")[0].strip().lower()
+    if len(body) > (most := limits.largest_body(kind)):
+        raise WireError(f"the body must have at most {most} bytes, got {len(body)}.", 413)
     if kind == SAFETENSORS:
-        images, prompts = _read_safetensors(body, limits)
+        images, texts = _read_safetensors(body, limits)
     elif kind == JSON:
-        images, prompts = _read_json(body, limits)
+        images, texts = _read_json(body, limits)
     else:
         raise WireError(f"Content-Type must be {SAFETENSORS} or {JSON}, got {kind[:80]!r}.", 415)
-    return RewardRequest(images, _check_prompts(prompts, len(images)))
+    prompts = _check_texts("prompts", texts.get("prompts"), len(images), MAX_PROMPT_CHARACTERS)
+    fields = _check_texts("fields", texts.get("fields"), len(images), MAX_FIELDS_CHARACTERS)
+    return RewardRequest(images, prompts, None if fields is None else tuple(map(_read_fields, fields)))
 
 
 def encode_rewards(rewards: Float[Tensor, " rows"]) -> dict[str, list[float | None]]:
@@ -152,16 +165,7 @@ def encode_rewards(rewards: Float[Tensor, " rows"]) -> dict[str, list[float | No
 
 
 def decode_rewards(body: bytes, rows: int, *, low: float = -math.inf, high: float = math.inf) -> list[float]:
-    """Read an answer that may be wrong.
-
-    Args:
-        body: As it came.
-        rows: Number of rows of the request.
-        low: Lowest possible reward.
-        high: Highest possible reward.
-
-    Returns:
-        One number per row; NaN for rows that the server could not score.
+    """Read an answer that may be wrong: a reward from ``low`` to ``high`` for each row; NaN for null.
 
     Raises:
         WireError: If it is no answer, has another number of rows, or a reward that is no number, not finite or out of
@@ -185,8 +189,23 @@ def decode_rewards(body: bytes, rows: int, *, low: float = -math.inf, high: floa
         number = isinstance(reward, int | float) and not isinstance(reward, bool)
         finite = number and -_LARGEST <= reward <= _LARGEST  # math.isfinite fails for integers beyond all floats
         if reward is not None and not (finite and low <= reward <= high):
-            raise WireError(f"a reward must be a number from {low} to {high}, or null, got {str(reward)[:40]!r}.")
+            got = str(reward)[:40] if number else type(reward).__name__  # a text could be a secret that is sent back
+            raise WireError(f"a reward must be a number from {low} to {high}, or null, got {got}.")
     return [math.nan if reward is None else float(reward) for reward in rewards]
+
+
+def _check_structure(text: bytes | str, name: str, most_texts: int) -> str:
+    """Refuse JSON that holds much beside a few texts: its objects would take many times the memory of the text."""
+    try:
+        text = text if isinstance(text, str) else text.decode()  # json guesses UTF-16, too
+    except UnicodeDecodeError as error:
+        raise WireError(f"{name} is no JSON in UTF-8.", 400) from error
+    beside, texts = _TEXT.subn("", text, count=most_texts + 1)
+    if texts > most_texts:
+        raise WireError(f"{name} must hold at most {most_texts} texts.", 413)
+    if len(beside) > 1024 + 64 * most_texts:
+        raise WireError(f"{name} is no JSON of texts and little else.", 400)
+    return text
 
 
 def _load_json(text: bytes | str, name: str) -> Any:
@@ -194,16 +213,18 @@ def _load_json(text: bytes | str, name: str) -> Any:
         raise ValueError(f"{constant} is not")
 
     try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text, parse_constant=refuse)
+    except ValueError as error:
         raise WireError(f"{name} is no JSON: {str(error)[:80]}.", 400) from error
 
 
-def _read_safetensors(body: bytes, limits: Limits) -> tuple[np.ndarray, Any]:
+def _read_safetensors(body: bytes, limits: Limits) -> tuple[np.ndarray, dict[str, Any]]:
+    end = 8 + int.from_bytes(body[:8], "little")
+    header = _check_structure(body[8:end], "the header of the body", _MAX_HEADER_TEXTS)
     try:
         tensors = dict(safetensors.deserialize(body))
     except safetensors.SafetensorError as error:
-        raise WireError(f"the body is no safetensors: {str(error).splitlines()[0][:120]}.", 400) from error
+        raise WireError(f"the body is no safetensors: {first_line(error)[:120]}.", 400) from error
     if set(tensors) != {"images"}:
         raise WireError(f"the body must hold one tensor, images, got {sorted(tensors)[:4]}.")
     dtype, shape = tensors["images"]["dtype"], tensors["images"]["shape"]
@@ -215,15 +236,20 @@ def _read_safetensors(body: bytes, limits: Limits) -> tuple[np.ndarray, Any]:
     images = np.frombuffer(tensors["images"]["data"], dtype="<f4").reshape(shape)
     if bool(((images < -RANGE_TOLERANCE) | (images > 1 + RANGE_TOLERANCE)).any()):
         raise WireError(f"images must lie in [0, 1], got {np.nanmin(images):.4g} to {np.nanmax(images):.4g}.")
-    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])  # has just been read by safetensors
-    prompts = (header.get("__metadata__") or {}).get("prompts")  # safetensors takes null for no metadata
-    return images.copy(), None if prompts is None else _load_json(prompts, "prompts")
+    metadata = json.loads(header).get("__metadata__") or {}  # safetensors has read it, and takes null for none
+    texts = {name: metadata[name] for name in ("prompts", "fields") if metadata.get(name) is not None}
+    return images, {
+        name: _load_json(_check_structure(text, name, limits.max_images), name) for name, text in texts.items()
+    }
 
 
-def _read_json(body: bytes, limits: Limits) -> tuple[np.ndarray, Any]:
-    message = _load_json(body, "the body")
-    if not isinstance(message, dict) or not {"images"} <= set(message) <= {"images", "prompts"}:
-        raise WireError('the body must be {"images": [...], "prompts": [...]}, the prompts if the reward needs them.')
+def _read_json(body: bytes, limits: Limits) -> tuple[np.ndarray, dict[str, Any]]:
+    most_texts = 3 + 3 * limits.max_images  # the names of the three lists, and what they hold
+    message = _load_json(_check_structure(body, "the body", most_texts), "the body")
+    if not isinstance(message, dict) or not {"images"} <= set(message) <= {"images", "prompts", "fields"}:
+        raise WireError(
+            'the body must be {"images": [...], "prompts": [...], "fields": [...]}, the last two if needed.'
+        )
     files = message["images"]
     if not isinstance(files, list) or not files or not all(isinstance(file, str) for file in files):
         raise WireError("images must be a list of base64 texts, at least one.")
@@ -233,7 +259,7 @@ def _read_json(body: bytes, limits: Limits) -> tuple[np.ndarray, Any]:
         pixels.append(_read_image(file, limits, len(files)))
         if pixels[-1].shape != pixels[0].shape:
             raise WireError("the images of one request must have one size.")
-    return np.stack(pixels).transpose(0, 3, 1, 2), message.get("prompts")  # [rows, 3, H, W]
+    return np.stack(pixels).transpose(0, 3, 1, 2), message  # [rows, 3, H, W]
 
 
 def _read_image(text: str, limits: Limits, rows: int) -> UInt8[np.ndarray, "height width 3"]:
@@ -241,16 +267,15 @@ def _read_image(text: str, limits: Limits, rows: int) -> UInt8[np.ndarray, "heig
     try:
         data = base64.b64decode(text, validate=True)
         image = Image.open(io.BytesIO(data), formats=("PNG", "WEBP"))
-    except Exception as error:  # what Pillow raises on hostile bytes is open-ended
-        raise WireError("an image is no base64 PNG or WebP file.", 400) from error
-    _check_size(rows, rows * image.width * image.height, limits)
-    deep = image.format == "PNG" and data[_PNG_BIT_DEPTH] != 8
-    if image.mode != "RGB" or deep or getattr(image, "n_frames", 1) != 1:
-        raise WireError(f"an image must be one frame of 8-bit RGB, got {image.format} {image.mode}.")
-    try:
+        _check_size(rows, rows * image.width * image.height, limits)
+        deep = image.format == "PNG" and data[_PNG_BIT_DEPTH] != 8
+        if image.mode != "RGB" or deep or getattr(image, "n_frames", 1) != 1:
+            raise WireError(f"an image must be one frame of 8-bit RGB, got {image.format} {image.mode}.")
         return np.asarray(image)
-    except Exception as error:  # as above
-        raise WireError("an image is cut off or broken.", 400) from error
+    except WireError:
+        raise
+    except Exception as error:  # what Pillow raises on hostile bytes is open-ended
+        raise WireError("an image is no base64 PNG or WebP file, or is cut off or broken.", 400) from error
 
 
 def _check_size(rows: int, pixels: int, limits: Limits) -> None:
@@ -260,17 +285,23 @@ def _check_size(rows: int, pixels: int, limits: Limits) -> None:
         raise WireError(f"the images must have at most {limits.max_pixels} pixels together, got {pixels}.", 413)
 
 
-def _check_prompts(prompts: Any, rows: int) -> tuple[str, ...] | None:
-    if prompts is None:
+def _check_texts(name: str, texts: Any, rows: int, most_characters: int) -> tuple[str, ...] | None:
+    if texts is None:
         return None
-    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise WireError("prompts must be a list of texts.")
-    if len(prompts) != rows:
-        raise WireError(f"prompts must be as many as images, {rows}, got {len(prompts)}.")
-    if any(len(prompt) > MAX_PROMPT_CHARACTERS for prompt in prompts):
-        raise WireError(f"a prompt must have at most {MAX_PROMPT_CHARACTERS} characters.", 413)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise WireError(f"{name} must be a list of texts.")
+    if len(texts) != rows:
+        raise WireError(f"{name} must be as many as images, {rows}, got {len(texts)}.")
+    if any(len(text) > most_characters for text in texts):
+        raise WireError(f"each of {name} must have at most {most_characters} characters.", 413)
     try:
-        "".join(prompts).encode()
+        "".join(texts).encode()
     except UnicodeEncodeError as error:  # half a surrogate pair, which JSON lets through
-        raise WireError("prompts must be valid Unicode.") from error
-    return tuple(prompts)
+        raise WireError(f"{name} must be valid Unicode.") from error
+    return tuple(texts)
+
+
+def _read_fields(text: str) -> dict[str, Any]:
+    if not isinstance(fields := _load_json(text, "one of fields"), dict):
+        raise WireError(f"each of fields must be an object of JSON, got {type(fields).__name__}.")
+    return fields

@@ -20,9 +20,7 @@ from torch.optim import Optimizer
 from realgen.parallel import is_sharded, reshard
 from realgen.policies.base import Policy
 from realgen.policies.whole_weights import placed_like, plain_name
-from realgen.rewards.base import Reward
 from realgen.strategies.checkpoint import gathered, placed_state, read_folder, template_like, write_folder
-from realgen.strategies.on_demand import OnDemand
 
 SINGLE_TYPES = ("bf16-true", "16-true")
 """Precisions of the trainer that turn every weight into a low one."""
@@ -37,7 +35,6 @@ class ShardedStrategy(ModelParallelStrategy):
     Args:
         sharded_checkpoints: Write a folder with each rank's shards of the trained weights and the optimizer, which any
             number of ranks resumes; False gathers them into one file, which every strategy resumes.
-        frozen_on_demand: Move text encoders, decoder and the reward's networks to the CPU while they are not needed.
         timeout_minutes: How long a rank waits for another one before the run ends with an error, > 0.
         process_group_backend: Of ``torch.distributed``; ``null``: nccl for GPUs (with gloo for ``cpu_offload``), else
             gloo.
@@ -47,15 +44,12 @@ class ShardedStrategy(ModelParallelStrategy):
         self,
         *,
         sharded_checkpoints: bool = True,
-        frozen_on_demand: bool = False,
         timeout_minutes: float = 30.0,
         process_group_backend: str | None = None,
     ) -> None:
         super().__init__(save_distributed_checkpoint=sharded_checkpoints, process_group_backend=process_group_backend)
         self.timeout_minutes = timeout_minutes
         self.sharded_checkpoints = sharded_checkpoints
-        self.frozen_on_demand = frozen_on_demand
-        self._on_demand: OnDemand | None = None
 
     @abstractmethod
     def shard(self, policy: Policy) -> None:
@@ -76,14 +70,6 @@ class ShardedStrategy(ModelParallelStrategy):
                 "has none. Take ddp."
             )
         return policy
-
-    @property
-    def reward(self) -> Reward:
-        """Return the module's reward; raise ValueError if it has none."""
-        reward = getattr(self.lightning_module, "reward", None)
-        if not isinstance(reward, Reward):
-            raise ValueError(f"trainer.strategy: {type(self.lightning_module).__name__} has no reward to move.")
-        return reward
 
     def check(self) -> None:
         """Check the arguments' ranges and the trainer's precision.
@@ -129,19 +115,11 @@ class ShardedStrategy(ModelParallelStrategy):
         if not is_sharded(policy):
             check_types(policy)
             self.shard(policy)
-        if self.frozen_on_demand and self._on_demand is None:
-            self._on_demand = OnDemand(policy, self.reward)
         self.model_to_device()
         self.barrier()
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
         self.setup_precision_plugin()
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Run one iteration, with the reward on the device."""
-        if self._on_demand is not None:
-            self._on_demand.bring_reward(self.root_device)
-        return super().training_step(*args, **kwargs)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return the trained weights by name, as shards or, on the first rank alone, whole."""
@@ -168,6 +146,9 @@ class ShardedStrategy(ModelParallelStrategy):
         if self.sharded_checkpoints:
             write_folder(checkpoint, path, first=self.is_global_zero)
         else:
+            for kind in ("callbacks", "lagged"):
+                if kind in checkpoint:
+                    checkpoint[kind] = gathered(checkpoint[kind], keep=self.is_global_zero)
             Strategy.save_checkpoint(self, checkpoint, path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:

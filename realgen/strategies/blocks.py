@@ -1,4 +1,4 @@
-"""The parts of a policy that are sharded, and the frozen ones that are not."""
+"""The parts of a policy that are sharded."""
 
 from __future__ import annotations
 
@@ -48,12 +48,6 @@ def blocks_of(policy: Policy) -> list[nn.Module]:
             raise ValueError(f"policy {type(part).__name__} names no blocks to shard; train it with ddp.")
         blocks += found
     return blocks
-
-
-def frozen_of(policy: Policy) -> list[nn.Module]:
-    """Return text encoders and decoders of a policy."""
-    backbones: list[Any] = [part.backbone for part in policies_of(policy) if hasattr(part, "backbone")]
-    return [part for backbone in backbones for part in backbone.frozen()]
 
 
 def _undivided(network: nn.Module) -> list[nn.Module]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import gc
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings
-from realgen.benchmark.inputs.image_sets import find_image_set
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, find_image_set
 from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.benchmark.inputs.prompt_set import read_prompt_set
 from realgen.benchmark.results import Results
 from realgen.metrics import ColorDistance, Diversity
+from realgen.types import Samples
 from tests.helpers.toy_bench import PROMPTS, Brightness, Letters, write_bench, write_grey, write_set
 
 SCORERS = Scorers({"bright": Brightness()}, {"letters": Letters()}, {"color": ColorDistance()})
@@ -116,9 +117,9 @@ def test_nothing_piles_up_over_the_batches(tmp_path: Path) -> None:
     real, _ = run.real_images()
     assert real.scores["letters"].count == 64
     run.model(find_image_set("again", str(tmp_path)))
-    # Seven lists of states: after 15 batches each holds 4 tensors, after 63 it holds 6.
-    assert alive[63] - alive[15] <= 14
-    assert alive[64 + 63] - alive[64 + 15] <= 14
+    # Eight lists of states: after 15 batches each holds 4 tensors, after 63 it holds 6.
+    assert alive[63] - alive[15] <= 16
+    assert alive[64 + 63] - alive[64 + 15] <= 16
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -139,6 +140,54 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"x\.png: the image cannot be decoded"):
         list(stream_images([tmp_path / "x.png"], None, batch_size=1))
+
+
+class BreaksAtWhite(Brightness):
+    """Cannot see a white image, alone or among others."""
+
+    def p_fake(self, network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        if bool((images == 1).all((1, 2, 3)).any()):
+            raise RuntimeError("too bright")
+        return super().p_fake(network, images)
+
+
+class NeedsAFew(Letters):
+    """Scores no two images of one batch; ``away``: as a server that is away, which is asked no more."""
+
+    def __init__(self, away: bool) -> None:
+        super().__init__()
+        self.fails_by_sample, self.calls = not away, 0
+
+    def score(self, samples: Samples) -> torch.Tensor:
+        self.calls += 1
+        if len(samples.images) > 1 or not self.fails_by_sample:
+            raise RuntimeError("no batches")
+        return super().score(samples)
+
+
+class NoColors(ColorDistance):
+    def update(self, images: torch.Tensor, **how: Any) -> None:
+        raise TypeError("expected colors")
+
+
+@pytest.mark.parametrize(
+    ("scorers", "message"),
+    [
+        (Scorers({"glare": BreaksAtWhite()}), r"glare failed at .*/bright/00000\.png: RuntimeError: too bright$"),
+        (Scorers({}, {"few": NeedsAFew(False)}), r"few failed at 3 images together, the first .*/00000\.png: Runtime"),
+        (Scorers({}, {}, {"color": NoColors()}), r"color failed at .*/dark/00000\.png: TypeError: expected colors$"),
+    ],
+)
+def test_an_error_names_the_scorer_and_the_image(scorers: Scorers, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        score(tmp_path, scorers=scorers)
+
+
+def test_a_server_that_is_away_is_not_asked_for_each_image(tmp_path: Path) -> None:
+    reward = NeedsAFew(True)
+    with pytest.raises(ValueError, match=r"few failed at 3 images together, the first .*: RuntimeError: no batches"):
+        score(tmp_path, scorers=Scorers({}, {"few": reward}))
+    assert reward.calls == 1
 
 
 def test_wrong_judges_and_settings() -> None:

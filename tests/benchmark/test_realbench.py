@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from realgen.benchmark import Arena
 from realgen.benchmark.detector_scoring import Scorers, ScoringSettings
@@ -96,6 +97,23 @@ def test_results_tell_of_which_files_they_are(tmp_path: Path) -> None:
     digests = [results.models[0].digest for results in (first, again, other)]
     assert digests[0] == digests[1] != digests[2]
     assert first.real.digest == other.real.digest
+
+
+class Silent(DetectorJudge):
+    """Replies nothing that can be read."""
+
+    async def compare(self, first: Tensor, second: Tensor, prompt: str) -> Verdict:
+        return Verdict(None, reply="I'm sorry.")
+
+    async def judge_single(self, image: Tensor, prompt: str) -> Verdict:
+        return Verdict(None, reply="I'm sorry.")
+
+
+def test_a_judge_that_judges_nothing_is_an_error_and_no_empty_table(tmp_path: Path) -> None:
+    images = {"black": str(write_set(tmp_path / "black", (0, 1, 2, 3)))}
+    scored = bench(tmp_path, policies={}, images=images, arena=Arena(Silent(Brightness())))
+    with pytest.raises(RuntimeError, match=r"judged none of the images: of 16 questions 0 got no answer, 16 none that"):
+        scored.run(tmp_path / "run")
 
 
 def test_arena_is_scored_beside_the_detectors(tmp_path: Path) -> None:

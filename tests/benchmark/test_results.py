@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 
 from realgen.benchmark import ImageRow, ModelResults, Results
-from realgen.benchmark.arena.result import ArenaResult, Matchup, PairRow, Ranked, SingleRow, SingleScore
+from realgen.benchmark.arena.result import ArenaResult, Matchup, PairRow, SingleScore
 from realgen.benchmark.results import read_results, read_rows, write_results, write_rows
 from realgen.functional.estimate import Estimate
 
 RATE = Estimate(0.5, 0.25, 0.75, 4)
 ARENA = ArenaResult(
     judge="vlm", protocol="swapped",
-    matchups=(Matchup("flux", "real", RATE, {"people": RATE}, 1, 2, 1, 1, 1, 0.625, None),),
-    singles=(SingleScore("real", None, {}, 0),), ranking=(Ranked("flux", RATE, Estimate(1034.7)),),
+    matchups=(Matchup("flux", "real", RATE, {"people": RATE}, 1, 2, 1, 1, 1, 0.625),),
+    singles=(SingleScore("real", None, {}, 0),), ranking={"flux": Estimate(1034.7)},
     first_share=0.625, disagreement_share=None,
     pairs=(PairRow("00000", "people", "flux", "real", "x", "y", None, None, "", "first", "unread"),),
-    images=(SingleRow("00000", "people", "flux", "x", "fake", "waxy"),),
     questions=3, asked=3, unreadable=0, failed=0, tokens_in=10, tokens_out=2, requests=3,
 )  # fmt: skip
 RESULTS = Results(
@@ -48,6 +47,14 @@ RESULTS = Results(
 def test_round_trip(tmp_path: Path) -> None:
     write_results(RESULTS, tmp_path / "run")
     assert read_results(tmp_path / "run") == RESULTS
+
+
+@pytest.mark.attack("files", "names and texts that cannot be read back from a table")
+@pytest.mark.parametrize("text", ["caf\udce9", "a\rb", "a\r\nb", "\n=1", "'=1", "a\0b", "x" * 200_000])
+def test_any_text_is_read_back(text: str, tmp_path: Path) -> None:
+    row = ImageRow(text, text, text, text, f"/photos/{text}.jpg", {text: 1.0}, text)
+    write_results(Results((ModelResults(text, {}),), rows=(row,)), tmp_path)
+    assert read_results(tmp_path) == Results((ModelResults(text, {}),), rows=(row,))
 
 
 def test_json_is_strict(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from realgen.callbacks import DetectorReport
+from realgen.callbacks import DetectorReport, LastCheckpoint
 from realgen.functional.corruptions import CHEATS, HARMLESS
 from realgen.modules import DetectorTraining
 from tests.helpers.toy_detector import ColorDetector, folders
@@ -56,19 +56,23 @@ def test_a_resumed_run_compares_with_the_first_validation(reported: tuple[Path, 
     assert resumed.before is not None
     assert resumed.before["iteration"] == 0
     assert resumed.before["figures"]["plain"]["accuracy"] == 0.5
-    assert resumed.after is None
+    assert resumed.after == reported[1].after
+    assert resumed.is_written(reported[0])
+    resumed.after = {**resumed.after, "iteration": 32}
+    assert not resumed.is_written(reported[0])
 
 
 def test_it_prints_the_table_and_the_command_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = DetectorTraining(ColorDetector(), corruptions=False, cheats=False)
     settings = {"max_epochs": 2, "limit_train_batches": 1}
-    trainer(tmp_path, callbacks=[DetectorReport()], use_distributed_sampler=False, **settings).fit(
+    callbacks = [DetectorReport(), LastCheckpoint()]
+    trainer(tmp_path, callbacks=callbacks, use_distributed_sampler=False, enable_checkpointing=True, **settings).fit(
         module, folders(tmp_path / "images")
     )
     text = capsys.readouterr().out
     assert "Held-out images" in text
     assert "plain" in text
-    assert f"--run_dir={tmp_path} --ckpt_path=last" in text.replace("\n", "")
+    assert f"--run_dir={tmp_path} --ckpt_path=last --trainer.max_epochs=4" in text.replace("\n", "")
 
 
 def test_without_two_validations_it_says_nothing(tmp_path: Path) -> None:

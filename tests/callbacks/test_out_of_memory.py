@@ -93,7 +93,11 @@ def test_what_is_used_up_is_not_named(tmp_path: Path) -> None:
         (Hungry("rollout"), {}, "in the rollout of iteration 0", "model.policy.rollout_batch_size=4 (now 8)"),
         (Hungry("rollout"), {}, "in the rollout", "model.policy.prompts_per_chunk=1 (now all at once)"),
         (Hungry("sample"), {}, "in the validation", "model.policy.rollout_batch_size=4 (now 8)"),
-        (Hungry(""), {"reward": HungryReward(0)}, "in the reward", "batch_size of the detectors under model.reward"),
+        (Hungry(""), {"reward": HungryReward(0)}, "in the reward", "model.frozen_on_demand=true"),
+        (
+            *(Hungry(""), {"reward": HungryReward(0), "frozen_on_demand": True}),
+            *("in the reward", "batch_size of the detectors under model.reward"),
+        ),
     ],
 )
 def test_each_phase_is_told_from_the_others(
@@ -108,6 +112,8 @@ def test_each_phase_is_told_from_the_others(
 def test_memory_that_lacks_at_the_start(tmp_path: Path) -> None:
     text = str(message(tmp_path, Hungry(""), Before()))
     assert text.startswith("out of memory while the policy was set up (MemoryError)")
+    assert "model.frozen_on_demand=true" in text
+    text = str(message(tmp_path, Hungry(""), Before(), frozen_on_demand=True))
     assert "model.policy.lora.rank=2 (now 4)" in text
 
 

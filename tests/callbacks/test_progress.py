@@ -23,10 +23,12 @@ def fit(folder: Path, progress: IterationProgress, **settings: object) -> GRPOMo
 def test_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(tmp_path, IterationProgress(every_n_iterations=3), limit_val_batches=0)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("iteration")]
-    form = r"iteration {}/4  reward -?\d\.\d{{3}}  green -?\d\.\d{{3}}  red -?\d\.\d{{3}}  \d+\.\d s/iteration"
-    assert len(lines) == 2
-    assert re.fullmatch(form.format(3), lines[0])
-    assert re.fullmatch(form.format(4), lines[1])
+    form = (
+        r"iteration {}/4  reward -?\d\.\d{{3}}  green -?\d\.\d{{3}}  red -?\d\.\d{{3}}  \d+\.\d s/iteration  \d+ s left"
+    )
+    assert len(lines) == 3
+    for number, line in zip((1, 3, 4), lines, strict=True):
+        assert re.fullmatch(form.format(number), line)
 
 
 def test_bars_on_a_terminal(
@@ -39,6 +41,24 @@ def test_bars_on_a_terminal(
     assert "update: 100%" in shown
     assert "validation: 100%" in shown
     assert trained.progress is None
+
+
+def test_a_terminal_without_cursor_gets_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    fit(tmp_path, IterationProgress())
+    shown = capsys.readouterr()
+    assert "iteration 4/4" in shown.out
+    assert not set("\x1b\r") & set(shown.err + shown.out)
+
+
+def test_every_phase_is_named_between_the_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("realgen.callbacks.progress.now_doing", lambda text, printed=False: said.append(text))
+    fit(tmp_path, IterationProgress())
+    assert {"after iteration 0: update 2/2", "after iteration 4: validation 2/2"} <= set(said), said
 
 
 class Clock(Callback):
@@ -72,8 +92,9 @@ def test_a_validation_is_no_part_of_the_time_of_an_iteration(
         assert re.findall(r"4/4 \[\S+ +(\S+),", output.err)[-1] == "3.00s/it"
         assert not lines
     else:
-        assert [line.split("  ")[-1] for line in lines] == [
-            "iteration 2: validation", "3.0 s/iteration", "iteration 4: validation",
+        assert [line.split("  ")[-2:] for line in lines] == [
+            ["3.0 s/iteration", "9 s left"], ["iteration 2: validation"],
+            ["3.0 s/iteration", "0 s left"], ["iteration 4: validation"],
         ]  # fmt: skip
 
 
@@ -94,6 +115,7 @@ def test_the_bar_goes_on_at_the_resumed_iteration(
 def test_the_phase_bar_follows_any_order_of_phases(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     progress = IterationProgress()
     for phase, done in (("rollout", 1), ("rollout", 4), ("update", 1), ("rollout", 2), ("rollout", 1), ("rollout", 4)):
         progress.show_phase(phase, done, 4)

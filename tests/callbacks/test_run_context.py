@@ -13,8 +13,8 @@ from realgen.callbacks.run_context import (
     last_checkpoint,
     run_folder,
     trained_of,
-    trained_weights,
 )
+from realgen.policies.weight_copy import trained_weights
 from tests.helpers.toy_grpo import Prompts, module, trainer
 
 

@@ -39,11 +39,13 @@ def test_every_prompt_is_shown_before_a_second_sample_is(num_images: int, rows: 
 
 def test_pictures_reach_weights_and_biases_and_no_other_logger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = []
-    monkeypatch.setattr(WandbLogger, "log_image", lambda self, name, images, step: sent.append((name, images, step)))
+    monkeypatch.setattr(WandbLogger, "log_metrics", lambda self, values, step: sent.append((values, step)))
     lightning, picture = trainer(tmp_path), Image.new("RGB", (4, 4))
     lightning.loggers = [CSVLogger(tmp_path), WandbLogger(save_dir=tmp_path, offline=True)]
     log_image(lightning, "samples", picture, 20)
-    assert sent == [("samples", [picture], 20)]
+    ((values, step),) = sent
+    assert (values["iteration"], step) == (20, 20)
+    assert values["samples"][0].image.size == picture.size
 
 
 @pytest.mark.parametrize("name", ["every_n_iterations", "num_images", "columns"])

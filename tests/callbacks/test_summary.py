@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from realgen.callbacks import Export, LastCheckpoint, Summary
+from realgen.callbacks import BestCheckpoint, Export, LastCheckpoint, Summary
 from realgen.callbacks import summary as summary_file
-from realgen.callbacks.summary import before_after_sheet, go_on_command, ways_to_load
-from realgen.callbacks.summary_table import compare, number, summary_table
+from realgen.callbacks.closing_screen import go_on_command
+from realgen.callbacks.summary import before_after_sheet, ways_to_load
+from realgen.callbacks.summary_table import compare, number, paired_differences, summary_table
+from realgen.functional.estimate import Estimate
 from tests.helpers.toy_grpo import MeanBlue, Prompts, module, trainer
 
 
@@ -29,18 +32,78 @@ def test_the_table_shows_each_metric_by_its_own_direction() -> None:
     before = {"kid": 3.0, "diversity": 0.5, "reward": 0.1, "reward/red": 0.2, "held_out": 0.4, "odd": 1.0, "gone": 1.0}
     after = {"kid": 2.0, "diversity": 0.4, "reward": 0.3, "reward/red": 0.2, "held_out": math.nan, "odd": 2.0}
     higher = {"kid": False, "diversity": True, "held_out": True}
-    rows = rendered(summary_table(compare(before, after, higher_is_better=higher), before=0, after=60))
-    assert ["metric", "iteration 0", "iteration 60", "change"] in [row[:4] for row in rows]
-    cells = [row for row in rows if len(row) == 5 and row[1]]
+    differences = {
+        "reward": Estimate(0.2, 0.1, 0.3), "reward/red": Estimate(0.0, -0.1, 0.1),
+        "diversity": Estimate(-0.1, -0.2, -0.05)
+    }  # fmt: skip
+    found = compare(before, after, higher_is_better=higher, differences=differences)
+    rows = rendered(summary_table(found, before=0, after=60))
+    headings = [["iteration", "iteration"], ["metric", "0", "60", "change", "its 95 % interval"]]
+    assert [row for row in rows if "iteration" in row or "metric" in row] == headings
+    cells = [row for row in rows if row not in headings and ((len(row) == 5 and row[4]) or row[0][:1] == "[")]
     assert cells == [
         ["reward", "0.100", "0.300", "+0.200", "↑ better"],
-        ["red", "0.200", "0.200", "0.000", "= same"],
+        ["[0.100, 0.300]"],
+        ["red", "0.200", "0.200", "0.000", "not told apart"],
+        ["[-0.100, 0.100]"],
         ["diversity", "0.500", "0.400", "-0.100", "↓ worse"],
-        ["held_out", "0.400", "nan", "nan", "? unknown"],
-        ["kid", "3.000", "2.000", "-1.000", "↓ better"],
-        ["odd", "1.000", "2.000", "+1.000", "↑ unknown"],
+        ["[-0.200, -0.05]"],
+        ["held_out", "0.400", "", "", "unknown"],
+        ["kid", "3.000", "2.000", "-1.000", "not told apart"],
+        ["odd", "1.000", "2.000", "+1.000", "unknown"],
     ]
     assert [row[0] for row in rows if row[0] in ("rewarded", "never rewarded")] == ["rewarded", "never rewarded"]
+
+
+def test_eighty_columns_cut_nothing() -> None:
+    names = ["reward", "reward/alignment", "reward/omniaid", "held_out_realism", "spectrum_distance", "kid"]
+    before = dict(zip(names, (0.1, 0.961, 0.0551, 0.06, 0.0123, 12345.678), strict=True))
+    after = {name: value * 1.1 - 0.0003 for name, value in before.items()}
+    differences = {
+        name: Estimate(after[name] - value, -0.000345 * value, 0.15 * value) for name, value in before.items()
+    }
+    found = compare(before, after, higher_is_better=dict.fromkeys(names[3:], True), differences=differences)
+    console = Console(file=StringIO(), width=80, soft_wrap=True)
+    console.print(summary_table(found, before=0, after=1200))
+    lines = console.file.getvalue().splitlines()[1:]
+    text = re.findall(r"[\w.+-]+", " ".join(lines))
+    assert max(map(len, lines)) <= 80
+    assert {each.name.removeprefix("reward/") for each in found} <= set(text)
+    for each in found:
+        assert {number(each.before), number(each.after), number(each.difference.low or 0)} <= set(text)
+    assert "…" not in "".join(lines)
+
+
+def test_differences_are_paired_by_prompt() -> None:
+    before = {
+        "values": {"reward": 0.5, "gone": 1.0},
+        "by_prompt": {"reward": {"a": 0.1, "b": 0.5, "c": 0.9, "d": math.nan}, "gone": {"a": 1.0}},
+    }
+    after = {"values": {"reward": 0.7}, "by_prompt": {"reward": {"c": 1.0, "b": 0.6, "a": 0.2, "d": 1.0, "e": 5.0}}}
+    found = paired_differences(before, after)
+    assert found.keys() == {"reward"}
+    assert found["reward"].count == 3
+    ends = (found["reward"].value, found["reward"].low, found["reward"].high)
+    assert ends == pytest.approx((0.1, 0.1, 0.1))  # however far apart the prompts are
+
+
+def test_a_metric_of_all_images_has_an_interval_from_its_values_without_each_prompt() -> None:
+    before = {"values": {"kid": 3.0, "fid": 1.0, "old": 1.0}, "without_each": {"kid": [2.0, 3.0, 4.0], "fid": []}}
+    after = {"values": {"kid": 2.0, "fid": 2.0, "old": 2.0}, "without_each": {"kid": [1.1, 2.0, 2.9], "fid": []}}
+    found = paired_differences(before, after)
+    assert (found["kid"].value, found["kid"].count) == (-1.0, 3)
+    # Differences -0.9, -1.0, -1.1: their jackknife error is sqrt(2 / 3 * 0.02).
+    half = 1.96 * math.sqrt(2 / 3 * 0.02)
+    assert (found["kid"].low, found["kid"].high) == pytest.approx((-1 - half, -1 + half), abs=1e-6)
+    assert not found["fid"].has_limits
+    assert not found["old"].has_limits  # of a checkpoint from before there were such values
+
+
+def test_values_without_each_prompt_of_other_prompts_do_not_pair() -> None:
+    seen = [{"values": {"kid": 3.0}, "without_each": {"kid": [2.0, 3.0]}, "by_prompt": {"reward": keys}}
+            for keys in ({"a": 0.1, "b": 0.2}, {"a": 0.1, "c": 0.2})]  # fmt: skip
+    assert not paired_differences(*seen)["kid"].has_limits
+    assert paired_differences(seen[0], seen[0])["kid"].has_limits
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0.000"), (-0.05, "-0.05"), (123.4, "123"), (99.99, "99.990")])
@@ -53,7 +116,7 @@ def test_a_run_ends_with_table_pictures_and_commands(tmp_path: Path, capsys: pyt
     callbacks = [Summary(num_images=2, columns=1), Export(), LastCheckpoint()]
     lightning = trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True, max_epochs=3)
     before = lightning.validate(trained, Prompts(), verbose=False)[0]
-    assert before.pop("step") == 0
+    assert before.pop("step") == before.pop("iteration") == 0
     lightning.fit(trained, Prompts())
     out = capsys.readouterr().out
     report = json.loads((tmp_path / "summary.json").read_text())
@@ -62,7 +125,7 @@ def test_a_run_ends_with_table_pictures_and_commands(tmp_path: Path, capsys: pyt
     last = {n: float(v) for n, v in lightning.callback_metrics.items() if n.startswith("val/")}
     assert {f"val/{name}": value for name, value in report["after"]["values"].items()} == last
     assert report["verdicts"] == {
-        "reward": "better", "reward/red": "better", "reward/green": "better", "blue": "same",
+        "reward": "better", "reward/red": "better", "reward/green": "better", "blue": "not told apart",
     }  # fmt: skip
     assert report["exported"] == str(tmp_path / "lora")
     row = next(line for line in out.splitlines() if line.strip("│ ").startswith("red"))
@@ -132,14 +195,64 @@ def test_the_captions_say_what_the_number_is(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_resumed_run_keeps_the_baseline() -> None:
     summary, resumed = Summary(), Summary()
     summary.before = {"iteration": 0, "values": {"reward": 0.5}}
+    summary.after = {"iteration": 6, "values": {"reward": 0.7}}
     resumed.load_state_dict(summary.state_dict())
-    assert resumed.before == summary.before
+    assert (resumed.before, resumed.after) == (summary.before, summary.after)
+    resumed.load_state_dict({"before": summary.before})  # of an earlier version
+    assert resumed.after is None
 
 
-def test_one_validation_is_nothing_to_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trainer(tmp_path, callbacks=[Summary()], max_epochs=1).fit(module(), Prompts())
-    assert "held-out" not in capsys.readouterr().out
+def test_one_validation_alone_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = module(metrics={"blue": MeanBlue()})
+    callbacks = [Summary(num_images=2, columns=1), Export(), LastCheckpoint()]
+    lightning = trainer(tmp_path, max_epochs=1, callbacks=callbacks, enable_checkpointing=True)
+    lightning.fit(trained, Prompts())
+    out = capsys.readouterr().out
+    reward = float(lightning.callback_metrics["val/reward"])
+    rows = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in out.splitlines()]
+    assert ["reward", f"{reward:.3f}"] in rows
+    assert "┃ iteration 2 ┃" in out
+    assert f"weights    {tmp_path / 'lora'}" in out
+    assert "--trainer.max_epochs=2" in out
+    report = json.loads((tmp_path / "summary.json").read_text())
+    assert "before" not in report
+    assert (report["after"]["iteration"], report["verdicts"]) == (2, {})
+    with Image.open(tmp_path / "before_after.png") as sheet:
+        assert sheet.width == 8 + 200
+    assert callbacks[0].is_written(tmp_path)
+
+
+def test_no_validation_at_all_still_tells_where_the_weights_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callbacks = [Summary(), Export(), LastCheckpoint()]
+    how = {"max_epochs": 1, "enable_checkpointing": True, "limit_val_batches": 0}
+    trainer(tmp_path, callbacks=callbacks, **how).fit(module(), Prompts())
+    assert f"weights    {tmp_path / 'lora'}" in capsys.readouterr().out
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_summary_of_an_earlier_validation_is_not_the_last_one(tmp_path: Path) -> None:
+    seen = {"iteration": 6, "values": {}, "prompts": [], "rewards": [], "images": torch.zeros(0)}
+    summary = Summary()
+    assert summary.is_written(tmp_path)  # there is nothing to write
+    summary.before, summary.after = seen, {**seen, "iteration": 12}
+    assert not summary.is_written(tmp_path)
+    (tmp_path / "before_after.png").touch()
+    for text, written in (("{", False), ('{"after": {"iteration": 6}}', False), ('{"after": {"iteration": 12}}', True)):
+        (tmp_path / "summary.json").write_text(text)
+        assert summary.is_written(tmp_path) is written
+
+
+def test_the_best_checkpoint_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = BestCheckpoint("blue", "max")
+    callbacks = [best, Summary(), Export(), LastCheckpoint()]
+    lightning = trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True)
+    lightning.fit(module(metrics={"blue": MeanBlue()}), Prompts())
+    out = capsys.readouterr().out
+    assert f"best       {tmp_path / 'checkpoints' / 'best.ckpt'}" in out
+    assert f"by       blue {number(best.value)} at iteration {best.iteration}" in out
+    assert json.loads((tmp_path / "summary.json").read_text())["best"]["metric"] == "blue"
 
 
 @pytest.mark.parametrize("name", ["num_images", "columns"])

@@ -84,6 +84,15 @@ def test_a_resumed_run_counts_on_and_replaces_what_it_measures_again(tmp_path: P
     assert {int(row["images"]) for row in again[12:]} == {32}
 
 
+def test_a_run_that_begins_once_more_drops_the_rows_of_the_first_start(tmp_path: Path) -> None:
+    train(tmp_path)
+    callbacks = [ValidationRows()]
+    trainer(tmp_path, callbacks=callbacks, limit_val_batches=0).fit(module(), Prompts())
+    assert {row["iteration"] for row in read(tmp_path / "validation.csv")} == {"0"}
+    write_rows(tmp_path / "validation.csv", [], iteration=0)
+    assert not (tmp_path / "validation.csv").exists()
+
+
 def test_sanity_checks_write_nothing(tmp_path: Path) -> None:
     lightning = trainer(tmp_path, callbacks=[ValidationRows()], num_sanity_val_steps=1, limit_train_batches=1)
     lightning.fit(module(), Prompts())

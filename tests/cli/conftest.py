@@ -60,9 +60,12 @@ def run(argv: list[str], check: Callable[[RealGenCLI], None] = lambda cli: None)
 
     def command() -> int:
         cli = RealGenCLI(Base, LightningDataModule, argv=argv)
-        with cli.run.cleanup_on_error():
-            check(cli)
-        return train(cli)
+        try:
+            with cli.run.cleanup_on_error():
+                check(cli)
+            return train(cli)
+        finally:
+            cli.run.release()
 
     return run_command(command)
 

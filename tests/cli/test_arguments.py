@@ -32,6 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
         (["--name", "a=b"], ["--name", "a=b"]),
         (["--name=None of these"], ["--name=None of these"]),
         (["-c", "a=b.yaml"], ["-c", "a=b.yaml"]),
+        (["--x={'a': None, 'b': [True, 4.0]}"], ["--x={a: null, b: [true, 4.0]}"]),  # an agent's dicts are Python's
+        (["x=[1e-05, 'None']"], ["--x=[1.0e-05, None]"]),
+        (["--x={a: None}", '--y={"a": null, "b": "None"}'], ["--x={a: None}", '--y={"a": null, "b": "None"}']),
     ],
 )
 def test_arguments_are_fixed(given: list[str], fixed: list[str]) -> None:

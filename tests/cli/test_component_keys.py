@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
-from realgen.cli.component_keys import explain, instantiate
+from realgen.cli.component_keys import explain, explain_in_run, instantiate
 from realgen.cli.config_error import ConfigError
 
 
@@ -112,6 +112,12 @@ def test_an_error_of_another_type_tells_its_type() -> None:
         component.load()
     assert explain(caught.value) == "networks.a: KeyError: 'a'"
     assert explain(ValueError("of nobody")) == "of nobody"
+
+
+def test_an_error_that_says_nothing_tells_its_type() -> None:
+    """As ``raise ValueError`` and ``assert`` in a part of one's own do."""
+    assert (explain(ValueError()), explain_in_run(ValueError(" "))) == ("ValueError", "ValueError")
+    assert (explain(OSError()), explain_in_run(AssertionError())) == ("OSError", "AssertionError")
 
 
 def test_an_optimizer_that_is_made_later_is_named() -> None:

@@ -76,6 +76,14 @@ def test_dotted_keys_leave_init_args_out() -> None:
     assert rewards == {"a": with_arguments("Bright", target="0.9")}
 
 
+def test_where_only_a_whole_number_may_stand_a_sweeps_float_is_one() -> None:
+    root = ConfigSlot(arguments={"n": slot_of(int | None), "x": slot_of(int | float), "t": slot_of(int | str)})
+    written = expand(parse_text("{n: 4.0, x: 4.0, t: '4.0'}"), root)
+    assert str(written.plain()) == "{'n': 4, 'x': 4.0, 't': '4.0'}"
+    assert assign(written, "n", "-3.0", root).plain()["n"] == -3
+    assert assign(written, "n", "4.5", root).plain()["n"] == "4.5"  # which is refused later
+
+
 def test_a_dotted_key_adds_drops_and_replaces_entries() -> None:
     rewards = {"rewards": {"a": with_arguments("Bright", target=0.2)}}
     assert after(rewards, f"rewards.b={TOYS}.Bright")["rewards"] == {**rewards["rewards"], "b": BRIGHT}

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
 
 from realgen.cli import ConfigError
 from realgen.cli.config_reader import Argument, ConfigReader, read_arguments
-from realgen.cli.schema import ConfigSlot, slot_of
+from realgen.cli.schema import ConfigSlot, group_of, slot_of
 from realgen.detectors import Detector
+from realgen.modules import GRPOModule
+from realgen.modules.data_anchor import DataAnchor
 from realgen.serving import ServerSettings
 
 TOYS = "tests.helpers.toy_bench"
@@ -76,6 +79,15 @@ def test_help_shows_what_the_fields_of_a_dataclass_mean(capsys: pytest.CaptureFi
     assert "Largest number of images in a request, >= 1." in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_dataclass_that_is_null_lacks_no_argument(tmp_path: Path) -> None:
+    """As a run's own config.yaml holds it; without the null its weight is asked for."""
+    reader = ConfigReader({"anchor": Argument(DataAnchor | None, None, "An option.")}, "usage of this")
+    (tmp_path / "a.yaml").write_text("anchor: null\n")
+    assert reader.read(["--config", str(tmp_path / "a.yaml")]) == {"anchor": None}
+    with pytest.raises(ConfigError, match=r"anchor\.weight: missing; DataAnchor needs it"):
+        reader.read(["--anchor={}"])
+
+
 def test_files_and_arguments_count_in_their_order(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("{x: 1, y: 1}")
     (tmp_path / "b.yaml").write_text("{x: 2}")
@@ -84,3 +96,16 @@ def test_files_and_arguments_count_in_their_order(tmp_path: Path) -> None:
     assert read_arguments(["-c", a, "--config", b, "--y=3"], root).plain() == {"x": 2, "y": "3"}
     assert read_arguments(["-c", a, "--x=5", f"--config={b}"], root).plain() == {"x": 2, "y": 1}
     assert read_arguments(["-c", "{x: 7}"], root).plain() == {"x": 7}
+
+
+def test_an_overlay_that_takes_back_another_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    overlays = [f"--config=configs/variants/{name}.yaml" for name in ("fast_tail", "low_precision_steps")]
+    recipe = "--config=configs/diffusion.yaml"
+    root = ConfigSlot(arguments={"model": slot_of(GRPOModule), "trainer": group_of(Trainer)})
+    read_arguments([recipe, overlays[0], "--model.policy.num_steps=8"], root)
+    assert capsys.readouterr().err == ""
+    read_arguments([recipe, *overlays], root)
+    assert capsys.readouterr().err == (
+        "note: model.policy.solver: configs/variants/low_precision_steps.yaml:9 replaces what "
+        "configs/variants/fast_tail.yaml:10 says.\n"
+    )

@@ -63,6 +63,31 @@ def failure(fit: Fit, folder: Path, capsys: pytest.CaptureFixture[str]) -> Calla
         ("trainer=null", "trainer: expected Trainer, got null (command line)."),
         ("trainer.max_epochs=abc", "trainer.max_epochs: expected int or null, got 'abc' (command line)."),
         ("baseline=maybe", "baseline: expected bool, got 'maybe' (command line)."),
+        ("callbacks.lastt=null", "callbacks.lastt: there is no such entry to drop (command line). Did you mean last?"),
+        ("callbacks.lsat.every_n_epochs=3",
+         "callbacks.lsat: there is no such entry to change (command line). Did you mean last?"),
+        ("loggers.wandb=null", "loggers.wandb: there is no such entry to drop (command line)."),
+        ("model.reward.weights.brigth=null",
+         "model.reward.weights.brigth: there is no such entry to drop (command line). Did you mean bright?"),
+        ("callbacks={lastt: null}",
+         "callbacks.lastt: there is no such entry to drop (command line). Did you mean last?"),
+        ("model.lr=${oc.env:REALGEN_UNSET}",
+         "model.lr: Environment variable 'REALGEN_UNSET' not found (command line)."),
+        ("model.rl=1", "model.rl: Model has no such key (command line). Did you mean lr?"),
+        ("max_epoch=3", "max_epoch: config has no such key (command line). Did you mean trainer.max_epochs?"),
+        ("max-epochs=3", "max-epochs: config has no such key (command line). Did you mean trainer.max_epochs?"),
+        ("print_configs=skip_default",
+         "print_configs: config has no such key (command line). Did you mean print_config?"),
+        ("model.lr=${trainer.max_epoch}",
+         "model.lr: Interpolation key 'trainer.max_epoch' not found (command line). Did you mean trainer.max_epochs?"),
+        ("model.lr=${model.group_size}",
+         "model.lr: Interpolation key 'model.group_size' not found (command line). "
+         "Did you mean model.init_args.group_size?"),
+        ("model.lr=${oc.evn:HOME}",
+         "model.lr: Unsupported interpolation type oc.evn (command line). Did you mean oc.env?"),
+        ("model.reward=mylab.rewards.Mine",
+         "model.reward: there is no module mylab. To use one of your own, name the folder that holds it: "
+         "PYTHONPATH=FOLDER_OF_MYLAB (command line)"),
         ("model.reward.weights.bright=x", "model.reward.weights.bright: expected float, got 'x' (command line)."),
         ("model.reward.rewards.bright.mode=meen",
          "model.reward.rewards.bright.mode: expected 'mean' or 'median', got 'meen' (command line). Did you mean"),
@@ -141,8 +166,56 @@ def test_files_that_cannot_be_read(failure: Callable[..., str], folder: Path) ->
     assert failure("--config", "toi.yaml") == "cannot read toi.yaml: No such file or directory. Did you mean toy.yaml?"
     (folder / "bad.yaml").write_text("model: {\n")
     assert failure("--config", "bad.yaml").startswith("bad.yaml:2: not valid YAML: ")
+    (folder / "parts").mkdir()
+    (folder / "parts" / "mine.yaml").write_text("{}")
+    for near in ("parts/mien.yaml", "prats/mine.yaml", "parts/mine.yml", "parts/mine"):
+        assert "Did you mean parts/mine.yaml?" in failure(f"--model.reward={near}")
     found = failure("--model.reward=toi.yaml")
     assert found.startswith("model.reward: cannot read toi.yaml: No such file or directory. Did you mean toy.yaml?")
+
+
+def test_what_is_no_config_file(failure: Callable[..., str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "configs" / "rewards").mkdir(parents=True)
+    (folder / "configs" / "rewards" / "mine.yaml").write_text("{}")
+    (folder / ".hidden.yaml").write_text("{}")
+    (folder / "empty.yaml").write_text("")
+    assert failure("--model.reward=mine.yaml").endswith("Did you mean configs/rewards/mine.yaml? (command line)")
+    assert failure("--config=qqqqqqqqq.yaml").endswith("No such file or directory. Allowed: empty.yaml, toy.yaml.")
+    assert (
+        failure("--config=configs/rewards")
+        == "cannot read configs/rewards: Is a directory. Allowed: configs/rewards/mine.yaml."
+    )
+    assert failure("--config=empty.yaml") == "empty.yaml: expected a mapping (key: value), got nothing."
+
+
+def test_a_null_that_drops_nothing_in_a_file(failure: Callable[..., str], folder: Path) -> None:
+    (folder / "over.yaml").write_text("callbacks: {lsat: null}")
+    assert failure("--config=over.yaml") == (
+        "callbacks.lsat: there is no such entry to drop (over.yaml:1). Did you mean last?"
+    )
+
+
+def test_a_config_may_write_out_what_is_dropped(fit: Fit, folder: Path) -> None:
+    """A run's own config.yaml does."""
+    text = (folder / "toy.yaml").read_text().replace("callbacks:", "callbacks:\n  progress: null")
+    (folder / "toy.yaml").write_text(text)
+    with pytest.raises(SystemExit, match="0"):
+        fit("--print_config")
+
+
+def test_an_option_without_value(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--config=toy.yaml", "--print_configs"]) == 1
+    message = "error: --print_configs needs a value: --print_configs=... Did you mean --print_config?\n"
+    assert capsys.readouterr().err == message
+    assert run(["--config"]) == 1
+    assert capsys.readouterr().err == "error: --config needs a value: --config=...\n"
+
+
+def test_a_module_of_ones_own_that_fails(failure: Callable[..., str], folder: Path, monkeypatch: Any) -> None:
+    (folder / "mylab.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(str(folder))
+    found = failure("--model.reward=mylab.Mine")
+    assert found == "model.reward: cannot import mylab.Mine: ZeroDivisionError: division by zero. (command line)"
 
 
 def test_without_a_recipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

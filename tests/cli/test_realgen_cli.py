@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.loggers import CSVLogger
 
 from realgen.callbacks import LastCheckpoint
+from realgen.callbacks.metrics_csv import MetricsCSV
 from realgen.cli import ConfigError
 from realgen.cli.realgen_cli import RealGenCLI
+from realgen.strategies.checkpoint import WholeFileIO
 
 Parse = Callable[..., RealGenCLI]
 TOYS = "tests.helpers.cli_toys"
@@ -32,6 +34,10 @@ def test_the_config_becomes_objects(parse: Parse) -> None:
     assert isinstance(cli.model.configure_optimizers(), torch.optim.SGD)
     assert cli.datamodule.path == "x"
     assert cli.trainer.max_epochs == 2
+
+
+def test_checkpoints_are_written_beside_their_place(parse: Parse) -> None:
+    assert type(parse().trainer.strategy.checkpoint_io) is WholeFileIO
 
 
 def test_interpolated_values_follow_the_command_line(parse: Parse) -> None:
@@ -84,9 +90,9 @@ def test_everything_follows_the_folder_of_the_run(parse: Parse, folder: Path) ->
     (checkpoint,) = cli.trainer.checkpoint_callbacks
     assert Path(checkpoint.dirpath) == folder / "mine" / "checkpoints"
     (csv,) = cli.trainer.loggers
-    assert isinstance(csv, CSVLogger)
-    assert Path(csv.log_dir) == Path("mine", "csv", "version_0")
-    assert [path.name for path in folder.iterdir()] == ["toy.yaml"]
+    assert isinstance(csv, MetricsCSV)
+    assert csv.path == Path("mine", "csv", "version_0", "metrics.csv")
+    assert sorted(path.name for path in folder.iterdir()) == ["mine", "toy.yaml"]
 
 
 def test_a_checkpoint_callback_may_go_elsewhere(parse: Parse, folder: Path) -> None:
@@ -98,16 +104,41 @@ def test_logger_false_means_none(parse: Parse) -> None:
     assert parse("--trainer.logger=false").trainer.loggers == []
 
 
+ADD_WANDB = "--loggers.wandb={class_path: lightning.pytorch.loggers.WandbLogger, init_args: {offline: true}}"
+
+
 def test_wandb_is_told_run_and_folder(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
-    add = "--loggers.wandb={class_path: lightning.pytorch.loggers.WandbLogger, init_args: {offline: true}}"
-    wandb, csv = parse("--run_dir=runs/toy/monday", add).trainer.loggers
-    assert (wandb.version, wandb.save_dir) == ("toy-monday", "runs/toy/monday")
-    assert isinstance(csv, CSVLogger)
-    named, _ = parse("--run_dir=runs/toy/monday", add, "--loggers.wandb.id=mine").trainer.loggers
+    wandb, csv = parse("--run_dir=runs/toy/monday", ADD_WANDB).trainer.loggers
+    assert isinstance(csv, MetricsCSV)
+    assert wandb.version.startswith("toy-monday-")
+    init = wandb._wandb_init
+    assert (init["name"], init["group"], init["job_type"], init["resume"]) == ("toy-monday", "toy", "train", "allow")
+    assert init["tags"] == ["Model", "SGD", "Weighted"]
+    assert wandb.save_dir == "runs/toy/monday"
+    other, _ = parse("--run_dir=exp/toy/monday", ADD_WANDB).trainer.loggers
+    assert other.version != wandb.version  # of another folder with the same name
+    named, _ = parse("--run_dir=runs/toy/monday", ADD_WANDB, "--loggers.wandb.id=mine").trainer.loggers
     assert named.version == "mine"
     monkeypatch.setenv("WANDB_RUN_ID", "agent")
-    swept, _ = parse("--run_dir=runs/toy/monday", add).trainer.loggers
+    swept, _ = parse("--run_dir=runs/toy/monday", ADD_WANDB).trainer.loggers
     assert swept.version is None
+
+
+def test_what_is_asked_of_wandb_stays(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["--loggers.wandb.group=seeds", "--loggers.wandb.job_type=try", "--loggers.wandb.tags=[a, b]"]
+    init = parse("--run_dir=mine", ADD_WANDB, *given).trainer.loggers[0]._wandb_init
+    assert (init["group"], init["job_type"], init["tags"]) == ("seeds", "try", ["a", "b"])
+    monkeypatch.setenv("WANDB_RUN_GROUP", "of the environment")
+    assert parse("--run_dir=mine", ADD_WANDB).trainer.loggers[0]._wandb_init["group"] is None  # wandb reads it
+
+
+def test_wandb_s_run_keeps_its_identity_when_it_goes_on_from_its_own_config(parse: Parse, folder: Path) -> None:
+    (folder / "mine" / "wandb").mkdir(parents=True)
+    kept = {"id": "toy-mine-1", "name": "toy-mine", "group": "toy"}
+    (folder / "mine" / "wandb" / "run.json").write_text(json.dumps(kept))
+    config = ["--config={loggers: {}}", "--run_dir=mine", ADD_WANDB]
+    wandb, _ = parse(*config).trainer.loggers
+    assert {name: wandb._wandb_init[name] for name in kept} == kept
 
 
 def test_the_seed_is_set(parse: Parse) -> None:

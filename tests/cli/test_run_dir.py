@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 
 from realgen.cli.config_error import ConfigError
-from realgen.cli.run_dir import LAST, Run, find_run, resume_command
+from realgen.cli.realgen_cli import RealGenCLI
+from realgen.cli.run_dir import Run, check_processes, find_run, resume_command
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 NAME = "20260102-030405"
+LAST = Path("checkpoints", "last.ckpt")
 
 
 def find(tmp_path: Path, environment: dict[str, str] | None = None, **given: Any) -> Run:
@@ -73,14 +76,44 @@ def test_a_run_that_does_not_begin_gives_its_folder_back(tmp_path: Path) -> None
     assert kept.path.exists()
 
 
-def test_a_given_folder_is_taken_and_never_removed(tmp_path: Path) -> None:
-    run = find(tmp_path, run_dir=str(tmp_path / "x"))
-    assert run.path == tmp_path / "x"
-    assert run.reserve() is run
+def test_a_given_folder_is_taken_and_removed_only_if_it_was_made(tmp_path: Path) -> None:
+    run = find(tmp_path, run_dir=str(tmp_path / "out" / "x"))
+    assert run.path == tmp_path / "out" / "x"
     assert not run.path.exists()
-    run.path.mkdir()
-    run.cleanup()
-    assert run.path.exists()
+    run.reserve().cleanup()
+    assert list(tmp_path.iterdir()) == []
+    (run.path / "mine").mkdir(parents=True)
+    run.reserve().cleanup()
+    assert [path.name for path in run.path.iterdir()] == ["mine"]
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path: Path) -> None:
+    run = find(tmp_path, run_dir=str(tmp_path / "x"))
+    (run.path / "checkpoints").mkdir(parents=True)
+    (run.path / "checkpoints" / ".last.ckpt.host.17.part").write_bytes(b"half of it")
+    run.reserve().release()
+    assert list((run.path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("mark", ["config.yaml", ".lock"])
+def test_what_belongs_to_a_run_below_is_left_alone(tmp_path: Path, mark: str) -> None:
+    run, below = find(tmp_path, run_dir=str(tmp_path / "x")), tmp_path / "x" / "group" / "y"
+    for folder in (run.path, below):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / ".last.ckpt.host.17.part").mkdir()
+        (folder / ".lora.host.17.part").touch()
+    (below / mark).touch()
+    run.reserve().release()
+    assert list((run.path / "checkpoints").iterdir()) == []
+    assert sorted(path.name for path in run.path.iterdir()) == ["checkpoints", "group"]
+    assert (below / ".lora.host.17.part").exists()
+    assert (below / "checkpoints" / ".last.ckpt.host.17.part").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=rf"run_dir: cannot make {tmp_path}/file/x: Not a directory"):
+        find(tmp_path, run_dir=str(tmp_path / "file" / "x")).reserve()
 
 
 def test_several_processes_all_come_to_the_same_folder(tmp_path: Path) -> None:
@@ -116,8 +149,27 @@ def test_last_of_a_given_folder(tmp_path: Path) -> None:
 def test_last_without_a_checkpoint_names_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"ckpt_path: found no {LAST} in any run of {tmp_path}/toy"):
         find(tmp_path, ckpt_path="last")
-    with pytest.raises(ConfigError, match=rf"ckpt_path: found no {LAST} in {tmp_path}/x"):
-        find(tmp_path, ckpt_path="last", run_dir=str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("trace", [None, "config.yaml", "checkpoints/.last.ckpt.host.17.part", "csv/version_0/x"])
+def test_last_of_a_given_folder_starts_where_there_is_none_yet(tmp_path: Path, trace: str | None) -> None:
+    if trace is not None:
+        (tmp_path / "x" / trace).parent.mkdir(parents=True)
+        (tmp_path / "x" / trace).touch()
+    assert find(tmp_path, ckpt_path="last", run_dir=str(tmp_path / "x")) == Run(tmp_path / "x", "toy", None)
+
+
+def test_last_is_looked_for_where_the_run_keeps_it(tmp_path: Path) -> None:
+    kept = with_checkpoint(tmp_path / "scratch") / LAST
+    given = {"ckpt_path": "last", "run_dir": str(tmp_path / "x"), "checkpoints": str(kept.parent)}
+    assert find(tmp_path, **given) == Run(tmp_path / "x", "toy", kept)
+
+
+def test_a_run_killed_between_two_names_goes_on_from_the_last_but_one(tmp_path: Path) -> None:
+    run = with_checkpoint(tmp_path / "toy" / "a")
+    (run / LAST).rename(run / LAST.parent / "previous.ckpt")
+    for run_dir in (None, str(run)):
+        assert find(tmp_path, ckpt_path="last", run_dir=run_dir).ckpt_path == run / LAST.parent / "previous.ckpt"
 
 
 def test_a_checkpoint_goes_on_in_its_own_run(tmp_path: Path) -> None:
@@ -190,3 +242,44 @@ def test_the_command_to_go_on_replaces_what_placed_the_run() -> None:
     argv = ["--config", "a b.yaml", "--run_dir", "old", "--ckpt_path=last", "--model.lr=1"]
     expected = "python -m realgen.fit --config 'a b.yaml' --model.lr=1 --run_dir=runs/x --ckpt_path=last"
     assert resume_command(Run(Path("runs/x"), "a"), argv) == expected
+
+
+TORCHRUN = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "TORCHELASTIC_RUN_ID": "x"}
+SLURM = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7"}
+
+
+@pytest.mark.parametrize("environment", [TORCHRUN, SLURM], ids=["torchrun", "slurm"])
+@pytest.mark.parametrize(("devices", "num_nodes"), [(1, 1), (4, 2), (2, 1)])
+def test_another_number_of_processes_is_refused_with_the_flags(
+    environment: dict[str, str], devices: int, num_nodes: int
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"(?s)^trainer.devices: 4 processes.*--trainer.devices=2 --trainer.num_nodes=2"
+    ):
+        check_processes(environment, devices=devices, num_nodes=num_nodes)
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "num_nodes"),
+    [
+        (TORCHRUN, 2, 2),
+        (SLURM, 2, 2),
+        (SLURM | {"SLURM_JOB_NAME": "bash"}, 1, 1),  # Lightning starts them
+        ({}, 8, 1),
+        ({"WORLD_SIZE": "1"}, 8, 1),  # of a container; nobody has started processes
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, 1, 1),  # not started by srun
+    ],
+)
+def test_the_right_number_of_processes_passes(environment: dict[str, str], devices: int, num_nodes: int) -> None:
+    check_processes(environment, devices=devices, num_nodes=num_nodes)
+
+
+@pytest.mark.parametrize("devices", ["1", "auto", "[0]", "0,"])
+def test_copies_are_refused_before_anything_is_made(
+    parse: Callable[..., RealGenCLI], folder: Path, monkeypatch: pytest.MonkeyPatch, devices: str
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"trainer\.devices: 2 processes"):
+        parse(f"--trainer.devices={devices}", "--model.reward.rewards.other.checkpoint=gone")
+    assert not (folder / "runs").exists()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,8 +37,8 @@ def _signals_as_before() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def rows(run: Path, version: int = 0) -> list[dict[str, str]]:
-    with (run / "csv" / f"version_{version}" / "metrics.csv").open() as file:
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "csv" / "version_0" / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
 
 
@@ -49,7 +53,8 @@ def test_a_run_leaves_config_checkpoint_and_csv(fit: Fit, folder: Path) -> None:
     text = (run / "config.yaml").read_text()
     assert text.splitlines()[0].endswith(": python -m realgen.fit --config toy.yaml --model.lr=0.25")
     config = yaml.safe_load(text)
-    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.25
+    model = config["model"]["init_args"]
+    assert (model["lr"], model["optimizer"]["init_args"]["lr"]) == (0.25, "${model.init_args.lr}")
     assert (config["run_dir"], config["ckpt_path"]) == (None, None)
     steps = [float(row["weight"]) for row in rows(run) if row.get("weight")]
     assert steps == [-0.25 * step for step in range(8)]  # 2 epochs of 4 batches
@@ -77,8 +82,7 @@ def test_two_epochs_and_two_more_equal_four(fit: Fit, folder: Path) -> None:
     assert fit("--ckpt_path=last", "--trainer.max_epochs=4") == 0
     (run,) = (folder / "runs" / "toy").iterdir()
     assert weight(run) == weight(folder / "straight") == -8.0
-    assert not [row for row in rows(run, 1) if row.get("val/weight") == "0.0"]  # no second baseline
-    assert len(rows(run)) > 0  # what was logged before is still there
+    assert rows(run) == rows(folder / "straight")  # no second baseline, one file
 
 
 def test_a_given_checkpoint_goes_on_in_its_run(fit: Fit, folder: Path) -> None:
@@ -111,10 +115,122 @@ def test_another_error_before_the_run_begins_leaves_its_traceback(
     assert "in setup" in (folder / "mine" / "error.log").read_text()
 
 
+def test_a_folder_that_is_deleted_meanwhile_ends_the_run(
+    fit: Fit, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = cli_toys.Model.training_step
+    steps = itertools.count()
+
+    def and_delete(self: cli_toys.Model, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        if next(steps) == 5:
+            shutil.rmtree("mine")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_toys.Model, "training_step", and_delete)
+        assert fit("--run_dir=mine", "--ckpt_path=last") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert any("No such file or directory; the run's folder was deleted" in line and "mine" in line for line in lines)
+    assert len(lines) <= 6
+    assert fit("--run_dir=mine", "--ckpt_path=last") == 0  # from the beginning
+    assert fit("--run_dir=straight") == 0
+    assert (folder / "mine" / "csv" / "version_0" / "metrics.csv").read_text() == (
+        folder / "straight" / "csv" / "version_0" / "metrics.csv"
+    ).read_text()
+
+
 def test_with_the_variable_set_an_error_in_training_is_raised(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REALGEN_TRACEBACK", "1")
     with pytest.raises(RuntimeError, match="walked away"):
         fit("--model.fail_at=0")
+
+
+def test_a_job_with_a_fixed_folder_can_be_requeued_for_ever(
+    fit: Fit, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--run_dir=mine", "--ckpt_path=last")
+    assert fit(*words, "--model.fail_at=1") == 1  # before the first checkpoint
+    assert capsys.readouterr().out.splitlines()[0] == "starts in mine, which holds no checkpoint yet"
+    assert (folder / "mine" / "config.yaml").exists()
+    assert fit(*words, "--model.fail_at=5") == 1
+    assert capsys.readouterr().out.splitlines()[0] == "starts in mine, which holds no checkpoint yet"
+    assert weight(folder / "mine") == -2.0
+    assert fit(*words) == 0
+    line = "goes on in mine from iteration 4 (mine/checkpoints/last.ckpt)"
+    assert capsys.readouterr().out.splitlines()[0] == line
+    assert weight(folder / "mine") == -4.0
+
+
+def test_runs_stopped_in_one_validation_after_the_other_do_no_iteration_twice(fit: Fit, folder: Path) -> None:
+    """``previous.ckpt`` is the checkpoint that was written before the last validation."""
+    assert fit("--run_dir=mine") == 0
+    for epochs in (3, 4, 5):
+        words = ["--ckpt_path=mine/checkpoints/previous.ckpt", f"--trainer.max_epochs={epochs}"]
+        assert fit(*words) == 0
+        assert weight(folder / "mine") == -2.0 * epochs
+    found = [float(row["val/weight"]) for row in rows(folder / "mine") if row.get("val/weight")]
+    assert found == [0.0, -2.0, -4.0, -6.0, -8.0, -10.0]
+
+
+def test_without_a_checkpoint_that_was_asked_for_a_folder_in_use_is_refused(fit: Fit, folder: Path) -> None:
+    assert fit("--run_dir=mine", "--model.fail_at=1") == 1
+    assert fit("--run_dir=mine") == 1
+
+
+@pytest.mark.parametrize("folder_of_checkpoints", [None, "elsewhere"])
+def test_a_damaged_checkpoint_is_named_with_the_older_one_that_works(
+    fit: Fit, folder: Path, folder_of_checkpoints: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run_dir=mine"]
+    if folder_of_checkpoints is not None:
+        words.append(f"--callbacks.last.dirpath={folder_of_checkpoints}")
+    assert fit(*words) == 0
+    kept = Path(folder_of_checkpoints or "mine/checkpoints")
+    data = bytearray((kept / "last.ckpt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (kept / "last.ckpt").write_bytes(data)
+    capsys.readouterr()
+    assert fit(*words, "--ckpt_path=last", "--trainer.max_epochs=3") == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == (
+        f"error: ckpt_path: {kept}/last.ckpt is damaged: its SHA-256 is not the one in {kept}/last.ckpt.sha256."
+    )
+    command = second.removeprefix("       Go on: python -m realgen.fit ")
+    assert command.endswith(f"--run_dir=mine --ckpt_path={kept}/previous.ckpt")
+    assert run(shlex.split(command)) == 0
+    assert float(torch.load(kept / "last.ckpt", weights_only=True)["state_dict"]["weight"]) == -6.0
+
+
+def test_a_damaged_checkpoint_leaves_everything_as_it_was(
+    fit: Fit, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "mine" / "checkpoints").mkdir(parents=True)
+    (folder / "mine" / "checkpoints" / "last.ckpt").write_bytes(b"half")
+    assert fit("--run_dir=mine", "--ckpt_path=last") == 1
+    assert capsys.readouterr().err.splitlines()[1] == "       There is no other one beside it."
+    assert {str(path.relative_to(folder / "mine")) for path in (folder / "mine").rglob("*")} == {
+        "checkpoints",
+        "checkpoints/last.ckpt",
+    }
+
+
+def test_a_second_process_in_one_folder_is_refused(fit: Fit, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import sys; from pathlib import Path; from realgen.run_lock import RunLock; lock = RunLock(Path('mine'))"
+    (folder / "mine").mkdir()
+    words = [sys.executable, "-c", f"{code}; print(1, flush=True); sys.stdin.readline()"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        first.stdout.readline()
+        for more in ((), ("--ckpt_path=last",)):
+            assert fit("--run_dir=mine", *more) == 1
+            error = capsys.readouterr().err
+            assert error.startswith(
+                f"error: run_dir: process {first.pid} on {socket.gethostname()} works in mine since"
+            )
+            assert len(error.splitlines()) == 1
+        assert [path.name for path in (folder / "mine").iterdir()] == [".lock"]
+        first.kill()
+    assert fit("--run_dir=mine") == 0
 
 
 def interrupting(number: int, at_step: int, hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -196,7 +312,7 @@ def test_as_a_wandb_agent_starts_it(folder: Path) -> None:
     assert (model["lr"], model["metrics"], config["baseline"]) == (1e-05, None, False)
     assert model["reward"]["init_args"]["rewards"]["bright"]["init_args"]["target"] == 0.5
     (record,) = (folder / "mine" / "wandb").glob("offline-run-*/run-*.wandb")
-    assert record.name == "run-toy-mine.wandb"
+    assert record.name.startswith("run-toy-mine-")
     assert b"group_size" in record.read_bytes()
 
 

@@ -76,7 +76,7 @@ def test_yaml_anchors_and_merge_keys_work() -> None:
         ("a: 1\n\tb: 2\n", r"bad\.yaml:2: not valid YAML"),
         ("a:\n  x: 1\n  y: 2\n  x: 3\n", r"bad\.yaml:2: the key x is written twice"),
         ("- 1\n- 2\n", r"bad\.yaml: expected a mapping \(key: value\), got list"),
-        ("", r"bad\.yaml: expected a mapping \(key: value\), got NoneType"),
+        ("", r"bad\.yaml: expected a mapping \(key: value\), got nothing"),
         ("a: !!python/object:os.system {}\n", r"bad\.yaml:1: not valid YAML"),
     ],
 )

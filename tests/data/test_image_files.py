@@ -34,8 +34,9 @@ def test_images_are_found_in_all_folders_by_name(tmp_path):
     (tmp_path / "one" / "notes.txt").write_text("no image")
     os.symlink(tmp_path / "two", tmp_path / "one" / "linked")
     found = find_images([tmp_path / "one", tmp_path / "two"], argument="real")
-    assert [file.name for file in found] == ["a.webp", "b/10.JPG", "b/2.png", "c/z.tiff", "linked/a.png", "a.png"]
-    assert found[-1].path == tmp_path / "two" / "a.png"
+    assert [file.name for file in found] == ["a.webp", "b/10.JPG", "b/2.png", "c/z.tiff", "linked/a.png"]
+    (alone,) = find_images([tmp_path / "two"], argument="real")
+    assert alone == ImageFile(tmp_path / "two" / "a.png", "a.png")
 
 
 def test_missing_and_empty_folders_are_named(tmp_path):

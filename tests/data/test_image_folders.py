@@ -1,5 +1,6 @@
 """What a rank is dealt: balanced, in an order that a resumed run finds again, without broken files."""
 
+import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -51,6 +52,19 @@ def numbers(batch):
     """(label, number) of each row, read from the pixels."""
     levels = (batch.images.amax(dim=(2, 3)) * 255).round().int()
     return [(int(label), int(level[label]) // 10 - 1) for label, level in zip(batch.labels, levels, strict=True)]
+
+
+@pytest.mark.parametrize("held", ["", "held"])
+def test_the_same_image_under_both_labels_is_refused(folders, tmp_path, held):
+    shutil.copy(tmp_path / "real" / "004.png", tmp_path / held / "generated" / "other_name.png")
+    with pytest.raises(
+        ValueError, match=r"real and generated must not share images: .*other_name\.png has the content"
+    ):
+        data(folders)
+    if not held:
+        split = {name: folders[name] for name in ("real", "generated")}
+        with pytest.raises(ValueError, match="real and generated must not share images"):
+            data(split, validation_share=0.4)
 
 
 def test_batches_are_half_real_and_go_through_every_image(folders):

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from realgen import progress
 from realgen.data import PromptTable
 from realgen.data.make_shards import main
 
@@ -93,11 +97,58 @@ def test_errors_name_the_line_and_leave_nothing(
     assert not (folder / "data/train").exists()
 
 
+def test_all_mistakes_of_a_file_are_told_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "photos").mkdir()
+    rows: list[Any] = [{"prompt": "good"}, [1], {"prompt": ""}, {"prompt": "a", "image": "x.png"}, {"caption": "b"}]
+    write_lines("a.jsonl", [*rows, *[3] * 40])
+    assert run("--input", "a.jsonl", "--images", "photos") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: a.jsonl, line 2: expected an object")
+    assert lines[1].startswith("a.jsonl, line 3: sample 1: 'prompt' must be a text")
+    assert lines[2].startswith("a.jsonl, line 4: sample 2: the image photos/x.png does not exist")
+    assert lines[3] == "a.jsonl, line 5: it has no 'prompt', but caption; see --prompt_column"
+    assert (len(lines), lines[-1]) == (21, "... and 24 more")
+    assert not (folder / "data/train").exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_tables_by_the_names_of_their_columns(
+    folder: Path, make_image: Callable[..., Image.Image], suffix: str
+) -> None:
+    make_image().save("1.png")
+    if suffix == "jsonl":
+        write_lines("a.jsonl", [{"text": "a cat, sitting", "file": "1.png", "light": "soft"}, {"text": "a\ndog"}])
+    else:
+        with Path(f"a.{suffix}").open("w", newline="", encoding="utf-8-sig") as file:
+            table = csv.writer(file, delimiter={"csv": ",", "tsv": "\t"}[suffix])
+            table.writerows([["file", "text", "light"], ["1.png", "a cat, sitting", "soft"], ["", "a\ndog", ""]])
+    columns = ["--prompt_column", "text", "--image_column", "file"]
+    assert run("--input", f"a.{suffix}", "--images", ".", *columns) == 0
+    table = PromptTable(["data/train/train-000000.tar"])
+    assert [(table[row].prompt, table[row].metadata) for row in range(2)] == [
+        ("a cat, sitting", {"light": "soft"}),
+        ("a\ndog", {}),
+    ]
+
+
+def test_what_is_wrong_with_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.csv").write_text("caption,light\na cat,soft\n")
+    assert run("--input", "a.csv") == 1
+    assert "error: a.csv: it has no 'prompt', but caption, light; see --prompt_column" in capsys.readouterr().err
+    Path("a.csv").write_text("prompt\na cat, sitting\na dog\n")
+    assert run("--input", "a.csv") == 1
+    assert capsys.readouterr().err == "error: a.csv, line 2: it has more cells than the first line has names\n"
+    Path("a.parquet").write_bytes(b"PAR1")
+    assert run("--input", "a.parquet") == 1
+    needed = "cannot be read as Parquet" if find_spec("pyarrow") else "pip install 'realgen[parquet]'"
+    assert needed in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--input", "a.jsonl"], "line 1: the line has an 'image', but --images does not say where images are"),
-        (["--input", "a.csv"], "--input must end in .txt or .jsonl, got 'a.csv'"),
+        (["--input", "a.jsonl"], "line 1: it has an 'image', but --images does not say where images are"),
+        (["--input", "a.xls"], "--input must end in .txt, .jsonl, .csv, .tsv, .parquet, got 'a.xls'"),
         (["--input", "b.txt"], "--input b.txt does not exist"),
         (["--input", "a.jsonl", "--images", "photos"], "--images photos is not a folder"),
         (["--input", "a.jsonl", "--samples_per_shard", "0"], "samples_per_shard must be at least 1, got 0"),
@@ -121,3 +172,21 @@ def test_the_command_starts_without_torch(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--samples_per_shard N" in done.stdout
+
+
+def test_a_place_that_cannot_be_written_is_told_in_a_line(tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    assert main(["--input", str(tmp_path / "prompts.txt"), "--output", str(tmp_path / "taken" / "shards")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert str(tmp_path / "taken") in line
+
+
+def test_a_long_file_is_told_of_every_minute(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    (folder / "long.txt").write_text("".join(f"prompt {number}\n" for number in range(20_000)))
+    assert main(["--input", str(folder / "long.txt"), "--output", str(folder / "long")]) == 0
+    assert re.search(r"^at work for 0 min: (reading prompts|lines \d+/20000)$", capsys.readouterr().err, re.MULTILINE)

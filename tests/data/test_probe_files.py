@@ -41,6 +41,13 @@ def test_a_real_image_and_its_generated_counterpart_fall_into_the_same_split(fol
     assert splits[0] == splits[1]
 
 
+def test_the_same_image_under_both_labels_is_refused(folders):
+    for folder, name in zip(folders, ("7.jpg", "8.png"), strict=True):
+        (folder / name).write_bytes(b"the same")
+    with pytest.raises(ValueError, match=r"--real and --generated must not share images: .*8\.png has the content of"):
+        divide(*folders, 0.3)
+
+
 def test_too_few_images(folders):
     for number in range(20, 400):
         (folders[1] / f"{number}.png").unlink()

@@ -68,6 +68,7 @@ def test_members_that_are_no_samples_are_passed_over() -> None:
     assert [sample for _, sample in read(buffer.getvalue())] == [Sample("folder/000", "x", {}, None)]
 
 
+@pytest.mark.attack("shards", "a sample with a broken member")
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
@@ -94,6 +95,7 @@ def test_broken_samples_are_named_and_the_rest_is_read(
 
 
 # Each small member takes two blocks of 512 bytes: its header, and its content.
+@pytest.mark.attack("shards", "a tar that is cut off")
 @pytest.mark.parametrize(
     ("kept_bytes", "key"),
     [
@@ -111,6 +113,7 @@ def test_a_tar_that_is_cut_off_keeps_the_samples_before(data: bytes, kept_bytes:
     assert [sample.key for _, sample in whole] == (["000"] if key != "000" else [])
 
 
+@pytest.mark.attack("shards", "a damaged header")
 def test_a_damaged_header_in_the_middle(data: bytes) -> None:
     damaged = bytearray(data)
     damaged[2 * 512 * 3 + 10] ^= 0xFF
@@ -118,6 +121,7 @@ def test_a_damaged_header_in_the_middle(data: bytes) -> None:
     assert (first.key, broken.key) == ("000", "after 000")
 
 
+@pytest.mark.attack("shards", "a member larger than any file")
 @pytest.mark.parametrize("size", [2**46, 2**70])
 def test_a_header_with_an_impossible_size(data: bytes, size: int) -> None:
     header = tarfile.TarInfo("zzz.txt")
@@ -126,6 +130,7 @@ def test_a_header_with_an_impossible_size(data: bytes, size: int) -> None:
     assert (first.key, broken.key) == ("000", "zzz")
 
 
+@pytest.mark.attack("shards", "a file that is no tar")
 @pytest.mark.parametrize("content", [b"", b"no tar" * 1000])
 def test_a_file_that_is_no_tar(content: bytes) -> None:
     ((_, broken),) = read(content)

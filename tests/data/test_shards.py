@@ -78,7 +78,10 @@ def test_an_error_leaves_the_old_shards_and_nothing_else(tmp_path: Path) -> None
         ({"prompt": "a\ud800"}, "cannot be stored as JSON and UTF-8: 'utf-8' codec"),
         ({"prompt": "a", "image": 3}, "'image' must be a PIL.Image, a path or None, got int"),
         ({"prompt": "a", "image": "there/is/none.png"}, "the image there/is/none.png does not exist"),
-        ({"prompt": "a", "image": "photo.webp"}, "must end in .png, .jpg, .jpeg, got 'photo.webp'"),
+        (
+            {"prompt": "a", "image": "photo.gif"},
+            "must end in .png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, got 'photo.gif'",
+        ),
     ],
 )
 def test_unusable_samples(tmp_path: Path, sample: dict[str, object], message: str) -> None:

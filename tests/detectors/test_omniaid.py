@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,9 +38,9 @@ def test_reads_the_second_tower_as_older_transformers_named_it(clip_tower, image
     assert torch.equal(OmniAID(str(tmp_path / "old.pth"))(images), expected)
 
 
-def test_preprocess_of_the_checkpoint_can_be_overridden(omniaid_network, images, tmp_path):
-    folder = str(save(omniaid_network, tmp_path))
-    v1, v2 = (OmniAID(folder, preprocess=version)(images) for version in ("v1", "v2"))
+def test_the_config_of_the_checkpoint_can_be_overridden(omniaid_network, images, tmp_path):
+    folder, config = str(save(omniaid_network, tmp_path)), omniaid_network.config
+    v1, v2 = (OmniAID(folder, replace(config, preprocess=version))(images) for version in ("v1", "v2"))
     assert torch.equal(OmniAID(folder)(images), v2)
     assert (v1 - v2).abs().max() > 1e-4
 
@@ -82,9 +83,9 @@ def test_class_one_is_fake_on_dino(omniaid_dino_network, images, tmp_path):
     torch.testing.assert_close(p_fake, torch.full((6,), 2.0).sigmoid())
 
 
-def test_preprocess_of_the_checkpoint_can_be_overridden_on_dino(omniaid_dino_network, images, tmp_path):
-    folder = str(save(omniaid_dino_network, tmp_path))
-    v1, v2 = (OmniAIDDino(folder, preprocess=version)(images) for version in ("v1", "v2"))
+def test_the_config_of_the_checkpoint_can_be_overridden_on_dino(omniaid_dino_network, images, tmp_path):
+    folder, config = str(save(omniaid_dino_network, tmp_path)), omniaid_dino_network.config
+    v1, v2 = (OmniAIDDino(folder, replace(config, preprocess=version))(images) for version in ("v1", "v2"))
     assert torch.equal(OmniAIDDino(folder)(images), v2)
     assert (v1 - v2).abs().max() > 1e-4
 

@@ -1,13 +1,14 @@
 """Every published layout, written from networks whose answers are known, is read again; any other file is refused."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from realgen.detectors import Effort, OmniAID, OmniAIDNetwork
-from realgen.detectors.checkpoint import locate, read_config, read_state_dict
+from realgen.detectors.checkpoint import locate, read_state_dict
 from realgen.detectors.configs import OmniAIDConfig, RoutedExperts
 from realgen.detectors.omniaid import OmniAIDDino
 from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
@@ -61,7 +62,7 @@ def test_every_layout_is_read(layout, images, tmp_path, wrapped, with_bases):
     network, kind = layout
     expected = network(images).softmax(-1)[:, 1]
     torch.save(published_file(network, with_bases=with_bases, wrapped=wrapped), tmp_path / "file.pth")
-    detector = kind(str(tmp_path / "file.pth"), config=dataclasses.asdict(network.config))
+    detector = kind(str(tmp_path / "file.pth"), config=network.config)
     torch.testing.assert_close(detector(images), expected, atol=1e-5, rtol=0)
 
 
@@ -70,7 +71,7 @@ def test_safetensors_are_read_too(layout, images, tmp_path):
     network, kind = layout
     expected = network(images).softmax(-1)[:, 1]
     save_file(published_state(network), tmp_path / "file.safetensors")
-    detector = kind(str(tmp_path / "file.safetensors"), config=dataclasses.asdict(network.config))
+    detector = kind(str(tmp_path / "file.safetensors"), config=network.config)
     torch.testing.assert_close(detector(images), expected, atol=1e-5, rtol=0)
 
 
@@ -78,7 +79,7 @@ def test_safetensors_are_read_too(layout, images, tmp_path):
 def test_the_shipped_weights_survive_the_published_layout(nano, name, kind, tmp_path):
     files = locate(str(nano / name))
     network = {"omniaid": OmniAID, "effort": Effort}[name](str(nano / name))
-    torch.save({"model": read_state_dict(files.weights)}, tmp_path / "file.pth")
+    torch.save({"model": read_state_dict(Path(files.weights))}, tmp_path / "file.pth")
     again = kind(str(tmp_path / "file.pth"), config=str(files.config))
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(again(images), network(images))
@@ -93,14 +94,14 @@ def refusal(detector):
 
 
 def test_the_other_build_is_named(omniaid_network, public_network, tmp_path):
-    numbers = dataclasses.asdict(omniaid_network.config)
+    numbers = omniaid_network.config
     torch.save(published_file(public_network), tmp_path / "public.pth")
     message = refusal(OmniAID(str(tmp_path / "public.pth"), config=numbers))
     expected = "it looks like OmniAID on CLIP with router_input 'frozen_tower' (config: 'patch_embeddings');"
     assert expected in message
     assert "unknown: feature_extractor." in message
     torch.save(published_file(omniaid_network), tmp_path / "realgen.pth")
-    message = refusal(OmniAID(str(tmp_path / "realgen.pth"), config=dataclasses.asdict(public_network.config)))
+    message = refusal(OmniAID(str(tmp_path / "realgen.pth"), config=public_network.config))
     assert "with router_input 'patch_embeddings' (config: 'frozen_tower'); missing: feature_extractor." in message
 
 
@@ -121,7 +122,7 @@ def test_the_other_build_is_named(omniaid_network, public_network, tmp_path):
 )
 def test_wrong_numbers_are_named(omniaid_network, tmp_path, change, told):
     torch.save(published_file(omniaid_network), tmp_path / "file.pth")
-    numbers = {**dataclasses.asdict(omniaid_network.config), **change}
+    numbers = dataclasses.replace(omniaid_network.config, **change)
     assert told in refusal(OmniAID(str(tmp_path / "file.pth"), config=numbers))
 
 
@@ -132,7 +133,7 @@ def test_another_detector_is_named(effort_network, omniaid_network, omniaid_dino
         torch.save(published_file(source), tmp_path / "file.pth")
         for read, kind in readers.items():
             if read != written:
-                numbers = dataclasses.asdict(files[read].config)
+                numbers = files[read].config
                 message = refusal(kind(str(tmp_path / "file.pth"), config=numbers))
                 assert f"does not fit {read}; it looks like {written};" in message
 
@@ -142,7 +143,7 @@ def test_missing_and_extra_weights_are_named(omniaid_network, tmp_path):
     del state["encoder_layers.1.self_attn.q_proj.S_experts.2"]
     state["head.scale"] = torch.ones(1)
     torch.save(state, tmp_path / "file.pth")
-    message = refusal(OmniAID(str(tmp_path / "file.pth"), config=dataclasses.asdict(omniaid_network.config)))
+    message = refusal(OmniAID(str(tmp_path / "file.pth"), config=omniaid_network.config))
     assert message.endswith(
         "does not fit OmniAID on CLIP; missing: encoder_layers.1.self_attn.q_proj.S_experts.2; unknown: head.scale."
     )
@@ -164,7 +165,7 @@ def test_what_is_no_detector_is_not_recognised():
 
 def test_the_published_numbers_are_the_defaults():
     """RealGen's first release needs no number but the way images are resized."""
-    assert dataclasses.asdict(read_config({"preprocess": "v1"}, OmniAIDConfig)) == {
+    assert dataclasses.asdict(OmniAIDConfig(preprocess="v1")) == {
         "hidden_size": 1024,
         "intermediate_size": 4096,
         "num_hidden_layers": 24,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from realgen.functional.advantages import group_advantages, rewards_std, weighted_advantages
+from realgen.functional.advantages import group_advantages, weighted_advantages
+from realgen.functional.rewards_std import rewards_std
 
 NAN = torch.nan
 

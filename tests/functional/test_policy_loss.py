@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from realgen.functional.flow_sde import gaussian_log_prob
-from realgen.functional.policy_loss import clipped_surrogate, importance_ratio, is_clipped, masked_mean, ratio_norm
+from realgen.functional.policy_loss import clipped_surrogate, is_clipped, masked_mean, ratio_norm
+from realgen.functional.sequence_loss import importance_ratio
 
 
 def gaussian_steps(rows: int = 3, decisions: int = 2) -> dict[str, torch.Tensor]:
@@ -16,14 +17,15 @@ def gaussian_steps(rows: int = 3, decisions: int = 2) -> dict[str, torch.Tensor]
     old_mean, shift, noise = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
     std = torch.linspace(0.1, 2.0, rows * decisions, dtype=torch.float64).view(rows, decisions)
     mean, sample = old_mean + 0.01 * shift, old_mean + std[..., None, None, None] * noise
-    return {
-        "log_probs": gaussian_log_prob(sample, mean, std),
-        "old_log_probs": gaussian_log_prob(sample, old_mean, std),
-        "mean": mean,
-        "old_mean": old_mean,
-        "std": std,
-        "noise": noise,
-    }
+    return {"sample": sample, "mean": mean, "old_mean": old_mean, "std": std}
+
+
+def ratio_norm_by_definition(
+    sample: torch.Tensor, mean: torch.Tensor, old_mean: torch.Tensor, std: torch.Tensor
+) -> torch.Tensor:
+    """As in the paper: the difference of two log-probabilities, plus the bias."""
+    bias = (mean - old_mean).square().flatten(2).mean(-1) / (2 * std.square())
+    return ((gaussian_log_prob(sample, mean, std) - gaussian_log_prob(sample, old_mean, std) + bias) * std).exp()
 
 
 def test_importance_ratio():
@@ -31,24 +33,40 @@ def test_importance_ratio():
     torch.testing.assert_close(importance_ratio(torch.tensor([[0.6, 0.25]]).log(), old), torch.tensor([[1.2, 1.0]]))
 
 
-def test_ratio_norm_is_the_mean_of_noise_times_shift():
+def test_ratio_norm_is_that_of_the_paper():
     steps = gaussian_steps()
-    noise = steps.pop("noise")
-    expected = (noise * (steps["mean"] - steps["old_mean"])).mean((2, 3, 4))
-    torch.testing.assert_close(ratio_norm(**steps).log(), expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(ratio_norm(**steps), ratio_norm_by_definition(**steps), rtol=0, atol=1e-13)
+
+
+def test_ratio_norm_has_the_gradient_of_the_paper():
+    gradients = []
+    for ratio in (ratio_norm, ratio_norm_by_definition):
+        steps = gaussian_steps()
+        steps["mean"].requires_grad_()
+        ratio(**steps).square().sum().backward()
+        gradients.append(steps["mean"].grad)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+
+
+def test_ratio_norm_does_not_subtract_what_is_almost_equal():
+    steps = gaussian_steps()
+    steps["mean"] = steps["old_mean"] + 1e-4 * (steps["mean"] - steps["old_mean"])  # as far as one update goes
+    steps = {name: value.float().double() for name, value in steps.items()}
+    exact = ratio_norm_by_definition(**steps).log()
+    rounded = {name: value.float() for name, value in steps.items()}
+    noise = [(ratio(**rounded).double().log() - exact).abs().max() for ratio in (ratio_norm, ratio_norm_by_definition)]
+    assert noise[0] < 1e-10 < 1e-8 < noise[1]
 
 
 def test_ratio_norm_is_per_sample():
     steps = gaussian_steps()
-    del steps["noise"]
     alone = torch.cat([ratio_norm(**{k: v[i : i + 1] for k, v in steps.items()}) for i in range(3)])
     assert torch.equal(ratio_norm(**steps), alone)
 
 
 def test_ratio_norm_of_an_unmoved_policy_is_one():
     steps = gaussian_steps()
-    del steps["noise"]
-    steps |= {"log_probs": steps["old_log_probs"], "mean": steps["old_mean"]}
+    steps |= {"mean": steps["old_mean"]}
     assert torch.equal(ratio_norm(**steps), torch.ones(3, 2, dtype=torch.float64))
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from realgen.benchmark.inputs.image_sets import ImageSet
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, ImageSet
 
 SIZE = 16
 

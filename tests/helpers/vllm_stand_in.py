@@ -78,6 +78,7 @@ class LLM:
         self,
         model: str,
         *,
+        trust_remote_code: bool = False,
         tensor_parallel_size: int = 1,
         dtype: str = "auto",
         seed: int = 0,

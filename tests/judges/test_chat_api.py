@@ -92,3 +92,15 @@ def test_answers_are_read(body, expected):
 def test_malformed_answers_are_named(body, said):
     with pytest.raises(MalformedReplyError, match=said):
         read_completion(body)
+
+
+@pytest.mark.attack("answers of judges", "numbers of tokens that are none")
+@pytest.mark.parametrize("tokens", [10**400, -1, True, 1.5, "7", None, [7], float("nan"), 2**31])
+def test_a_number_of_tokens_that_is_none_is_zero(tokens):
+    body = {
+        "choices": [{"message": {"content": "Hi"}}],
+        "usage": {"prompt_tokens": tokens, "completion_tokens": tokens},
+    }
+    completion = read_completion(body)
+    assert (completion.tokens_in, completion.tokens_out) == (0, 0)
+    assert type(completion.tokens_in) is int

@@ -50,7 +50,7 @@ def test_the_smaller_p_fake_is_the_more_realistic():
     verdict = compare(judge, image(0.25), image(0.75))
     assert verdict.choice == "first"
     assert verdict.reply == "p_fake is 0.2500 and 0.7500"
-    assert (verdict.tokens_in, verdict.tokens_out, verdict.attempts) == (0, 0, 1)
+    assert (verdict.tokens_in, verdict.tokens_out, verdict.requests) == (0, 0, 1)
     assert compare(judge, image(0.75), image(0.25)).choice == "second"
     assert compare(judge, image(0.5), image(0.5)).choice == "tie"
 

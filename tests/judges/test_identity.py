@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from realgen.judges.identity import plain_settings, weights_digest
+from realgen.judges.detector_judge import plain_settings, weights_digest
 
 
 def test_settings_are_plain_public_values():

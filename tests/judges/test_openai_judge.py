@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
+import contextlib
+import gzip
 import json
 import logging
+import os
 import socket
 import struct
 import sys
@@ -64,7 +67,7 @@ def test_a_pair_is_judged():
     assert (verdict.choice, other.choice) == ("second", "first")
     assert verdict.reason.endswith("bright.")
     assert json.loads(verdict.reply)["more_realistic_image"] == "Image 2"
-    assert (verdict.tokens_in, verdict.tokens_out, verdict.attempts) == (100, 10, 1)
+    assert (verdict.tokens_in, verdict.tokens_out, verdict.requests) == (100, 10, 1)
 
 
 def test_what_is_sent():
@@ -137,7 +140,7 @@ def test_an_endpoint_that_refuses_a_schema_is_asked_for_two_lines_from_then_on(r
         judge = make(server)
         before = judge.identity("compare")
         verdicts = asyncio.run(ask())
-    assert [(verdict.choice, verdict.attempts) for verdict in verdicts] == [("second", 1), ("second", 1)]
+    assert [(verdict.choice, verdict.requests) for verdict in verdicts] == [("second", 1), ("second", 1)]
     assert len(server.requests) == 3
     assert judge.identity("compare") == make(answer_format="lines").identity("compare") != before
     assert caplog.text.count("asked to answer in two lines from now on") == 1
@@ -161,6 +164,7 @@ def test_an_endpoint_without_keys_gets_none(monkeypatch):
     assert server.requests[0][0]["authorization"] == "Bearer none"
 
 
+@pytest.mark.attack("answers of judges", "no JSON, deep JSON, no choices, a connection that breaks off")
 @pytest.mark.parametrize(
     "failure",
     [
@@ -183,17 +187,18 @@ def test_an_endpoint_without_keys_gets_none(monkeypatch):
 def test_what_passes_is_tried_again(failure):
     with arena_server([failure, failure, GOOD]) as server:
         verdict = compare(make(server))
-    assert (verdict.choice, verdict.attempts) == ("second", 3)
+    assert (verdict.choice, verdict.requests) == ("second", 3)
     assert len(server.requests) == 3
     assert server.requests[0][1] == server.requests[2][1]
 
 
+@pytest.mark.attack("answers of judges", "none, or one that trickles")
 @pytest.mark.parametrize("failure", [hang, drip])
 def test_an_endpoint_that_is_late_is_left_in_time(failure):
     with arena_server([failure, GOOD]) as server:
         verdict = compare(make(server, retry={"timeout": 0.8, "retries": 5}))
     assert verdict.choice == "second"
-    assert verdict.attempts >= 2
+    assert verdict.requests >= 2
     with (
         arena_server(failure) as server,
         pytest.raises(UnavailableError, match=r"no answer within 0.2 s \(2 attempts\)"),
@@ -223,15 +228,16 @@ def test_nobody_there():
         compare(make(base_url=url))
 
 
-def test_a_question_that_is_refused_is_asked_once():
-    refusal = fail(400, "this image is not allowed")
-    with arena_server(refusal) as server, pytest.raises(UnavailableError, match=r"400.*this image is not allowed"):
+@pytest.mark.parametrize("code", [400, 403])
+def test_a_question_that_is_refused_is_asked_once(code):
+    refusal = fail(code, "this image is not allowed")
+    with arena_server(refusal) as server, pytest.raises(UnavailableError, match=rf"{code}.*this image is not allowed"):
         compare(make(server))
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
-    "failure", [fail(401), fail(402), fail(403), fail(404), fail(429, "pay first", code="insufficient_quota")]
+    "failure", [fail(401), fail(402), fail(404), fail(429, "pay first", code="insufficient_quota")]
 )
 def test_a_wrong_key_or_model_or_an_empty_account_stops_everything(failure):
     with arena_server(failure) as server, pytest.raises(RefusedError, match="judge: the endpoint answered 4"):
@@ -239,6 +245,7 @@ def test_a_wrong_key_or_model_or_an_empty_account_stops_everything(failure):
     assert len(server.requests) == 1
 
 
+@pytest.mark.attack("answers of judges", "the key sent back")
 def test_the_key_is_in_no_message_and_no_log(caplog):
     caplog.set_level(logging.DEBUG)
     refusal = fail(401, f"Incorrect API key provided: {KEY}")
@@ -258,7 +265,74 @@ def test_the_key_is_in_no_message_and_no_log(caplog):
         assert compare(judge).reason == "***"
         assert KEY not in repr(compare(judge))
         assert KEY not in json.dumps([judge.identity("compare"), judge.identity("single"), judge.name])
+    for half in (fail(401, "x" * 290 + KEY), say(200, {"error": "x" * 290 + KEY}, Content_Type="application/json")):
+        with arena_server(half) as server, pytest.raises((RefusedError, UnavailableError)) as refused:
+            compare(make(server))
+        assert KEY[:10] not in "".join(traceback.format_exception(refused.value))
+    with arena_server(fail(401, "no\n\x1b[31m\u202e")) as server, pytest.raises(RefusedError) as refused:
+        compare(make(server))
+    assert str(refused.value).isprintable()
     assert KEY not in caplog.text
+
+
+@pytest.mark.attack("answers of judges", "a redirect, of each kind, here and elsewhere")
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
+def test_no_redirect_is_followed(status):
+    """Images and key go to the configured address only, and what another one says is not believed."""
+    with arena_server(GOOD) as elsewhere:
+        for target in (f"{elsewhere.url}/v1/chat/completions", "/v1/other", "file:///etc/passwd"):
+            with arena_server(say(status, b"", Location=target)) as server:
+                with pytest.raises(RefusedError, match=f"{status}, a redirect, and none is followed"):
+                    compare(make(server))
+                assert len(server.requests) == 1
+    assert elsewhere.requests == []
+
+
+def endless(status, **headers):
+    """An answer that goes on for as long as somebody reads it."""
+
+    def answer(handler, _):
+        handler.send_response(status)
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while not handler.server.released.is_set():
+                handler.wfile.write(b" " * 65536)
+        handler.close_connection = True
+
+    return answer
+
+
+@pytest.mark.attack("answers of judges", "one without end")
+@pytest.mark.parametrize("status", [200, 401, 429, 500])
+def test_an_answer_without_end_is_left(status, monkeypatch):
+    monkeypatch.setattr("realgen.judges.chat_api.MAX_ANSWER_BYTES", 300_000)
+    with (
+        arena_server(endless(status)) as server,
+        pytest.raises(UnavailableError, match=r"at most 300000 bytes, got more \(1 attempts\)"),
+    ):
+        compare(make(server, retry={"retries": 0}))
+
+
+@pytest.mark.attack("answers of judges", "one that is packed, and unpacks into a thousand times as much")
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("packing", ["gzip", "deflate", "br", "zstd", "gzip, gzip"])
+def test_a_packed_answer_is_not_unpacked(packing, status):
+    bomb = gzip.compress(json.dumps(completion("x" * 10_000_000)).encode())
+    packed = say(status, bomb, Content_Type="application/json", Content_Encoding=packing)
+    with arena_server(packed) as server, pytest.raises(UnavailableError, match="must not be packed"):
+        compare(make(server, retry={"retries": 0}))
+    assert server.requests[0][0]["accept-encoding"] == "identity"
+
+
+@pytest.mark.attack("answers of judges", "half a surrogate pair")
+def test_a_reply_fits_into_any_file():
+    text = b'{"more_realistic_image": "Image 1", "reason": "a\\\\ud800b \\ud800"}'
+    content = json.dumps(completion("TEXT")).encode().replace(b"TEXT", text.replace(b'"', b'\\"'))
+    with arena_server(say(200, content, Content_Type="application/json")) as server:
+        verdict = compare(make(server))
+    assert (verdict.reason + verdict.reply).encode()
 
 
 def test_retry_after_is_waited_for_by_all_questions():
@@ -278,7 +352,7 @@ def test_retry_after_is_waited_for_by_all_questions():
 
     with arena_server(answer) as server:
         verdicts = asyncio.run(ask())
-    assert [verdict.attempts for verdict in verdicts] == [2, 1, 1, 1]
+    assert [verdict.requests for verdict in verdicts] == [2, 1, 1, 1]
     assert min(times[1:]) - times[0] >= 0.6
 
 
@@ -292,7 +366,7 @@ def test_an_answer_that_asks_to_wait_counts_and_holds_back_the_next_question():
     async def ask():
         judge = make(server)
         async with judge.session():
-            return [(await judge.compare(DARK, BRIGHT, "")).attempts for _ in range(2)]
+            return [(await judge.compare(DARK, BRIGHT, "")).requests for _ in range(2)]
 
     with arena_server(answer) as server:
         assert asyncio.run(ask()) == [1, 1]
@@ -307,6 +381,7 @@ def test_a_wait_beyond_max_wait_stops_the_run():
         compare(make(server))
 
 
+@pytest.mark.attack("answers of judges", "a refusal, or nothing")
 @pytest.mark.parametrize(
     ("said", "message"),
     [
@@ -321,7 +396,7 @@ def test_what_cannot_be_read_is_no_verdict(said, message):
         verdict = compare(make(server))
     assert verdict.choice is None
     assert verdict.reply == (said or message.get("refusal", ""))
-    assert (verdict.tokens_in, verdict.attempts) == (100, 1)
+    assert (verdict.tokens_in, verdict.requests) == (100, 1)
 
 
 def test_questions_go_out_together():
@@ -368,6 +443,11 @@ def test_identity_is_what_the_answers_depend_on():
         ({"concurrency": 0}, "concurrency must be at least 1"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
         ({"base_url": "127.0.0.1:8000/v1"}, "base_url must begin with http:// or https://"),
+        ({"base_url": "http://127.0.0.1:99999/v1"}, "base_url must begin with http:// or https://"),
+        (
+            {"base_url": "http://127.0.0.1/v1?key=hunter2"},
+            r"base_url must begin with .*, got 'http://127.0.0.1/v1\?\.\.\.'",
+        ),
         ({"compare_question": " "}, "compare_question must be a text"),
     ],
 )
@@ -405,6 +485,14 @@ def test_a_user_and_a_password_come_from_the_environment(monkeypatch):
         assert compare(make(api_key_variable=None)).choice == "second"
     sent = server.requests[0][0]["authorization"]
     assert base64.b64decode(sent.removeprefix("Basic ")) == b"me:hunter2"
+
+
+@pytest.mark.parametrize("key", ["sk-se\ncret", "sk-s\u00e9cret", "sk-se cret", "sk-se\x00cret"])
+def test_a_key_that_fits_no_header_is_refused_and_not_shown(key, monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ | {"OPENAI_API_KEY": key})
+    with pytest.raises(ValueError, match="must hold visible ASCII characters only") as refused:
+        make().check()
+    assert "cret" not in str(refused.value)
 
 
 def test_spaces_around_a_key_are_not_sent(monkeypatch):

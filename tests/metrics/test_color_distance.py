@@ -9,7 +9,7 @@ from scipy import stats
 from skimage import color
 
 from realgen.functional.color import luma
-from realgen.metrics import ColorDistance
+from realgen.metrics import ColorDistance, ContrastDistance
 
 
 def distance(images, real) -> float:
@@ -49,3 +49,19 @@ def test_grows_with_what_a_person_would_call_worse(photographs):
     assert distance(saturated(other, 0), real) > 2 * floor  # black and white
     assert distance((other > 0.5).float(), real) > 4 * floor  # blots
     assert distance(other.mean(dim=(2, 3), keepdim=True).expand_as(other), real) > 2 * floor  # flat
+
+
+def test_contrast_is_the_spread_of_lightness_alone(photographs):
+    real, images = photographs[:20], 0.5 + 0.6 * (photographs[:20] - 0.5)
+
+    def contrast(pictures):
+        return color.rgb2lab(pictures.permute(0, 2, 3, 1).double().numpy())[..., 0].reshape(len(pictures), -1).std(1)
+
+    metric = ContrastDistance()
+    metric.update(images, prompts=[""] * 20, real=real)
+    expected = stats.wasserstein_distance(contrast(images), contrast(real))
+    assert metric.compute().item() == pytest.approx(expected, abs=0.01)
+    assert expected > 4
+    metric.reset()
+    metric.update(saturated(real, 0.0), prompts=[""] * 20, real=real)
+    assert metric.compute().item() < 1.5  # colour is not its business

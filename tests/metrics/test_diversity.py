@@ -8,7 +8,7 @@ from scipy.spatial.distance import pdist
 from torch import nn
 
 from realgen.metrics import Diversity, Encoder
-from realgen.metrics.diversity import prompt_ids
+from realgen.metrics.base import prompt_ids
 
 
 class MeanColor(Encoder):

@@ -30,7 +30,7 @@ def one_rank(rank: int, folder: Path, encoder, photographs) -> None:
     else:
         update(metrics, photographs, slice(0, 2), valid=torch.zeros(2, dtype=torch.bool))
         update(metrics, photographs, slice(4, 6))
-    values = torch.stack([metric.compute() for metric in metrics])
+    values = torch.stack([*(metric.compute() for metric in metrics), *metrics[0].without_each()])
     torch.save((values, [len(torch.cat(metric.generated)) for metric in metrics]), folder / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -51,7 +51,8 @@ def test_two_ranks_equal_one(encoder, photographs, tmp_path):
 
     metrics = ColorDistance(), Diversity(encoder)
     update(metrics, photographs, slice(0, 6))
-    expected = torch.stack([metric.compute() for metric in metrics])
+    expected = torch.stack([*(metric.compute() for metric in metrics), *metrics[0].without_each()])
+    assert len(expected) == 2 + 3  # three prompts are left out in turn
     for rank, rows in ((0, 4), (1, 2)):
         values, seen = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(values, expected)

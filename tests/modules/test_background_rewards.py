@@ -17,9 +17,11 @@ from torch import Tensor
 from realgen.modules import GRPOModule
 from realgen.modules.background_rewards import BackgroundRewards
 from realgen.objectives import GRPO
-from realgen.rewards import WeightedSum
+from realgen.policies.joint_policy import select_prompts
+from realgen.rewards import Realism, RemoteReward, RewriteFormat, WeightedSum
 from realgen.rewards.base import Reward
 from realgen.types import PolicyScore, RewardOutput, Rollout, Samples
+from tests.helpers.toy_detector import ColorDetector
 from tests.helpers.toy_grpo import Color, GaussianPolicy, Prompts, module, trainer
 
 PATIENCE = 20.0
@@ -27,10 +29,13 @@ PATIENCE = 20.0
 
 
 class Told(Reward):
-    """The mean of each image; ``told`` is called with each chunk first."""
+    """The mean of each image; ``told`` is called with each chunk first. Overlaps, as if it waited for a server."""
 
     def __init__(self, told: Callable[[Samples], Any]) -> None:
         self.told = told
+
+    def overlaps(self, device: torch.device) -> bool:
+        return True
 
     def score(self, samples: Samples) -> Tensor:
         self.told(samples)
@@ -48,7 +53,7 @@ class ChunkedPolicy(GaussianPolicy):
         whole = self.roll(prompts, group_size, generator)
         for index, prompt in enumerate(prompts):
             self.before(prompt)
-            yield whole.select_prompts(torch.tensor([index]))
+            yield select_prompts(whole, torch.tensor([index]))
 
     def reference(self) -> Any:
         self.before("reference")
@@ -212,8 +217,9 @@ def test_the_next_chunk_is_sampled_while_one_is_scored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_overlap_and_chunks_leave_the_training_as_it_is(tmp_path: Path, kl_coef: float) -> None:
     penalty = GRPO(clip_low=0.2, clip_high=0.2, kl="k3", kl_coef=kl_coef)
+    both = WeightedSum({"red": Color(0), "mean": Told(lambda _: None)})
     runs = [
-        fit(tmp_path, 3, policy=policy(), objective=penalty, overlap_rewards=overlap)
+        fit(tmp_path, 3, policy=policy(), objective=penalty, overlap_rewards=overlap, reward=both)
         for policy in (GaussianPolicy, ChunkedPolicy)
         for overlap in (False, True)
     ]
@@ -223,6 +229,33 @@ def test_overlap_and_chunks_leave_the_training_as_it_is(tmp_path: Path, kl_coef:
     torch.testing.assert_close(weights(runs[2]), weights(runs[0]), rtol=0, atol=1e-5)
     names = {"seconds/reward", "busy_seconds/reward"}
     assert all(names <= run.trainer.callback_metrics.keys() for run in runs)
+
+
+@pytest.mark.parametrize(("gains", "overlap"), [(True, True), (True, False), (False, True)])
+def test_only_a_reward_that_gains_by_a_thread_gets_one(tmp_path: Path, gains: bool, overlap: bool) -> None:
+    class Elsewhere(Told):
+        def overlaps(self, device: torch.device) -> bool:
+            assert device == torch.device("cpu")  # the policy's
+            return gains
+
+    threads: set[str] = set()
+    reward = Elsewhere(lambda _: threads.add(threading.current_thread().name.split("_")[0]))
+    fit(tmp_path, policy=ChunkedPolicy(), reward=reward, overlap_rewards=overlap)
+    assert threads == {"reward" if gains and overlap else threading.current_thread().name}
+
+
+def test_what_waits_or_lies_on_another_device_gains_by_a_thread() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    detector = ColorDetector()
+    local, remote = Realism(detector), RemoteReward(["http://127.0.0.1:9"])
+    assert [remote.overlaps(cpu), remote.overlaps(gpu)] == [True, True]
+    for on_cpu in (local, RewriteFormat(), WeightedSum({"a": local, "b": RewriteFormat()})):
+        assert [on_cpu.overlaps(cpu), on_cpu.overlaps(gpu)] == [False, True]
+    assert WeightedSum({"a": local, "b": remote}).overlaps(cpu)
+    local.to("meta")
+    assert local.overlaps(cpu)
+    assert not local.overlaps(torch.device("meta"))
+    assert not Color(0).overlaps(gpu)  # a reward of one's own says so itself
 
 
 def test_failed_samples_of_a_chunk_are_masked(tmp_path: Path) -> None:

@@ -292,6 +292,7 @@ def test_global_std_divides_by_the_spread_of_all_prompts(tmp_path: Path) -> None
         ({"validation_samples_per_prompt": 0}, "validation_samples_per_prompt must be at least 1, got 0"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm must be above 0 \(.inf for no limit\), got 0.0"),
         ({"on_policy_tolerance": -1.0}, "on_policy_tolerance must be at least 0, got -1.0"),
+        ({"old_log_probs": "update", "inner_epochs": 2}, "old_log_probs=update is for one update of a rollout"),
     ],
 )
 def test_impossible_numbers_are_refused_at_once(settings: dict[str, Any], message: str) -> None:

@@ -23,7 +23,8 @@ def test_the_deviation_is_the_largest_log_ratio_of_decisions_that_count() -> Non
     rollout.sampled.log_probs[1, 2] -= 100.0
     rollout.mask[1, 2] = False
     update = update_of(policy, rollout, tolerance=1.0)
-    update.gradients(torch.arange(2), policy, torch.Tensor.backward, first_update=True)
+    with pytest.warns(UserWarning, match="more than half of its clip range of 0.2"):
+        update.gradients(torch.arange(2), policy, torch.Tensor.backward, first_update=True)
     assert float(update.deviation) == pytest.approx(0.25, abs=1e-6)
 
 
@@ -52,7 +53,7 @@ def test_each_fault_is_named(policy: Policy, between: Any, cause: str) -> None:
 
 def test_autocast_is_named() -> None:
     update = first_update(GaussianPolicy())
-    update.deviation += 1.0
+    update.deviations[0] += 1.0
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(OnPolicyError, match="autocast is on for cpu"):
         update.gradients(torch.arange(4), update.policy, torch.Tensor.backward, first_update=True)
 

@@ -68,16 +68,15 @@ def test_nonzero_advantage_rows_never_leaves_nothing() -> None:
 
 def test_a_minibatch_has_its_rows_in_every_field() -> None:
     steps, latents = torch.arange(6.0).view(3, 2), torch.arange(18.0).view(3, 2, 3)
-    sampled = PolicyScore(steps, Gaussian(latents, steps + 1, steps + 2), -latents)
+    sampled = PolicyScore(steps, Gaussian(latents, steps + 1, steps + 2, 2 * latents), -latents)
     mask = torch.tensor([[True, True], [True, False], [False, True]])
     rollout = Rollout(("a", "b", "c"), 1, torch.zeros(3, 3, 2, 2), sampled, mask)
     settings = {"microbatch_size": 3, "tolerance": 0.0, "skip_zero_advantages": True}
     policy, objective, advantages = update().policy, GRPO(clip_low=0.2, clip_high=0.2), torch.tensor([1.0, 2.0, 3.0])
-    batch = PolicyUpdate(policy, objective, rollout, advantages, sampled, **settings).minibatch(torch.tensor([2, 0]))
+    made = PolicyUpdate(policy, objective, rollout, advantages, sampled, **settings)
+    batch = made.minibatch(torch.tensor([2, 0]), sampled)
     assert batch.advantages.tolist() == [3, 1]
     assert batch.mask.tolist() == [[False, True], [True, True]]
     assert batch.sampled.log_probs.tolist() == batch.reference.log_probs.tolist() == [[4, 5], [0, 1]]
-    assert (
-        PolicyUpdate(policy, objective, rollout, advantages, None, **settings).minibatch(torch.arange(1)).reference
-        is None
-    )
+    made = PolicyUpdate(policy, objective, rollout, advantages, None, **settings)
+    assert made.minibatch(torch.arange(1), sampled).reference is None

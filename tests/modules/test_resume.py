@@ -15,14 +15,17 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from realgen.callbacks import EMA, LastCheckpoint, Preemption, Summary
 from realgen.modules import GRPOModule
-from tests.helpers.toy_grpo import GaussianPolicy, MeanBlue, Prompts, module, trainer
+from realgen.rewards import WeightedSum
+from realgen.types import RewardOutput, Samples
+from tests.helpers.toy_grpo import Color, GaussianPolicy, MeanBlue, Prompts, module, trainer
 
 SAME = ("state_dict", "optimizer_states", "lr_schedulers", "iteration", "EMA", "Summary")
 
 
-def run(folder: Path, epochs: int, *callbacks: Callback, resume: bool = False) -> dict[str, Any]:
+def run(folder: Path, epochs: int, *callbacks: Callback, resume: bool = False, reward: Any = None) -> dict[str, Any]:
     """Train to an epoch of two iterations; returns what the checkpoint holds at the end."""
     trained = module(
+        **{} if reward is None else {"reward": reward},
         metrics={"blue": MeanBlue()},
         inner_epochs=2,
         updates_per_epoch=2,
@@ -143,3 +146,45 @@ def test_validating_a_checkpoint_uses_its_average(tmp_path: Path) -> None:
     lightning.validate(trained, Prompts(), ckpt_path=str(tmp_path / "checkpoints" / "last.ckpt"), weights_only=True)
     assert torch.equal(seen["bias"], saved["EMA"]["weights"]["bias"])
     assert torch.equal(trained.policy.bias, saved["state_dict"]["policy.bias"])
+
+
+class Away(WeightedSum):
+    """The usual reward, away at one of its calls."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__({"red": Color(0), "green": Color(1)}, {"green": 0.5})
+        self.left = at
+
+    def __call__(self, samples: Samples) -> RewardOutput:
+        self.left -= 1
+        if self.left == 0:
+            raise RuntimeError("my server is away")
+        return super().__call__(samples)
+
+
+# An epoch is two iterations, then two batches of validation.
+@pytest.mark.parametrize(("call", "done"), [(2, 1), (3, 2), (4, 2), (5, 2), (6, 3), (7, 4), (8, 4)])
+def test_a_run_whose_reward_fails_is_saved_up_to_there_and_goes_on_from_there(
+    straight: dict[str, Any], tmp_path: Path, call: int, done: int
+) -> None:
+    with pytest.raises(RuntimeError, match="my server is away"):
+        run(tmp_path, 2, reward=Away(call))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert state(last)["iteration"] == done
+    resumed = run(tmp_path, 2, resume=True)
+    for name in ("state_dict", "optimizer_states", "lr_schedulers", "iteration", "EMA"):
+        assert_same(resumed[name], straight[name], name)
+
+
+def test_an_error_in_the_middle_of_an_update_leaves_the_last_whole_checkpoint(tmp_path: Path) -> None:
+    class Fails(Callback):
+        steps = 0
+
+        def on_before_optimizer_step(self, *args: Any) -> None:
+            self.steps += 1
+            if self.steps == 4 + 4 + 2:  # the third iteration has taken one of its four steps
+                raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run(tmp_path, 2, Fails())
+    assert state(tmp_path / "checkpoints" / "last.ckpt")["iteration"] == 2

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from realgen.metrics import RealComparison
 from realgen.modules.seeds import mix_seed
 from realgen.modules.validation import Validation, sample_seeds
 from realgen.rewards import WeightedSum
@@ -88,8 +89,8 @@ def test_validate_before_a_fit_and_during_it_log_the_same_names(tmp_path: Path) 
     trained = module(metrics={"blue": MeanBlue()}, validation_samples_per_prompt=2)
     lightning = trainer(tmp_path, max_epochs=1)
     (before,) = lightning.validate(trained, Prompts(), verbose=False)
-    assert set(before) == {"step", "val/reward", "val/reward/red", "val/reward/green", "val/blue"}
-    assert before.pop("step") == 0
+    assert set(before) == {"step", "iteration", "val/reward", "val/reward/red", "val/reward/green", "val/blue"}
+    assert before.pop("step") == before.pop("iteration") == 0
     assert before["val/blue"] == 0.5
     lightning.fit(trained, Prompts())
     assert lightning.callback_metrics["step"] == trained.iteration > 0
@@ -103,3 +104,75 @@ def test_the_first_sample_of_a_prompt_keeps_its_seed() -> None:
     assert [seeds[0], seeds[3]] == [7, 9]
     assert len(set(seeds)) == 6
     torch.Generator().manual_seed(max(seeds))  # must fit
+
+
+class Failing(MeanBlue):
+    """A metric of a user that raises, or returns what it should not."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where, self.updates = where, 0
+
+    def update(self, *args: Any, **given: Any) -> None:
+        self.updates += 1
+        if self.where == f"update {self.updates}":
+            raise RuntimeError("my server is away")
+        super().update(*args, **given)
+
+    def compute(self) -> Any:
+        if self.where == "compute":
+            raise KeyError("mine")
+        return {"dict": {"a": 1.0}, "rows": self.seen("generated")}.get(self.where, 0.25)
+
+    def reset(self) -> None:
+        super().reset()
+        if self.where == "reset":
+            raise OSError("no disk")
+
+
+@pytest.mark.parametrize("where", ["update 1", "update 2", "compute", "dict", "rows", "reset"])
+def test_a_metric_that_fails_is_named_and_left_empty_and_the_others_stand(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = Failing("")
+    validation = Validation({"first": failing, "blue": MeanBlue()}, samples_per_prompt=1)
+    failing.where = where
+    validation.start(torch.device("cpu"))
+    for numbers in ([0, 1], [2, 3]):
+        step = validation.step(loaded(), REWARD, batch_of(numbers))
+    results = validation.results()
+    assert results["first"].isnan()
+    assert float(results["blue"]) == 0.5
+    assert results["reward"].isfinite()
+    assert [message.split(" failed")[0] for message in caplog.messages] == ["model.metrics.first"]
+    assert step["failed"] == (set() if where in ("compute", "dict", "rows") else {"first"})
+    failing.where = ""
+    validation.start(torch.device("cpu"))
+    validation.step(loaded(), REWARD, batch_of([0]))
+    assert float(validation.results()["first"]) == 0.25  # the next validation counts again
+
+
+def test_an_interval_that_fails_costs_no_value(caplog: pytest.LogCaptureFixture) -> None:
+    class NoInterval(MeanBlue):
+        def without_each(self) -> Tensor:
+            raise RuntimeError("mine")
+
+    validation = Validation({"blue": NoInterval()}, samples_per_prompt=1)
+    validation.start(torch.device("cpu"))
+    validation.step(loaded(), REWARD, batch_of([0, 1]))
+    assert float(validation.results()["blue"]) == 0.5
+    assert validation.without_each == {}
+    assert caplog.messages[0].startswith("model.metrics.blue failed, and has no interval in this validation: ")
+
+
+def test_metrics_that_need_real_images_can_be_left_out() -> None:
+    class Compared(RealComparison):
+        def describe(self, images: Tensor) -> Tensor:
+            return images[:, 2].mean((1, 2))
+
+        def compare(self, generated: Tensor, real: Tensor) -> Tensor:
+            return generated.mean() - real.mean()
+
+    trained = module(metrics={"compared": Compared(), "blue": MeanBlue()})
+    assert trained.without_real_images() == ["compared"]
+    assert set(trained.metrics) == set(trained.validation.metrics) == {"blue"}

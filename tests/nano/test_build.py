@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.nano import build, clip, detectors, diffusion, encoder, forensic_chat, llm, vae
+from experiments.nano import build, clip, detectors, diffusion, encoder, forensic_chat, llm, probe, vae
 from experiments.nano.build import Scale, Stage, main, make_vae, plan, run
 
 STAGES = [
@@ -19,6 +19,7 @@ STAGES = [
     "omniaid",
     "effort",
     "forensic_chat",
+    "imagenet_probe",
     "llm",
     "shards",
     "realbench",
@@ -32,6 +33,7 @@ MAKERS = {
     "omniaid": (detectors, "make_detector"),
     "effort": (detectors, "make_detector"),
     "forensic_chat": (forensic_chat, "make_forensic_chat"),
+    "imagenet_probe": (probe, "make_probe"),
     "llm": (llm, "make_llm"),
 }
 """Which function makes which stage."""
@@ -182,7 +184,9 @@ def test_full_scale_is_the_default_of_each_file(name, monkeypatch, tmp_path):
     parameters = inspect.signature(getattr(module, function)).parameters.values()
     # all but these are numbers of steps or pictures, which a scale must reach
     defaults = {
-        p.name: p.default for p in parameters if p.default is not p.empty and p.name not in ("batch_size", "seed")
+        p.name: p.default
+        for p in parameters
+        if p.default is not p.empty and p.name not in ("batch_size", "seed", "start")
     }
     seen = {}
 
@@ -247,16 +251,16 @@ def test_a_handful_of_steps_make_everything(tmp_path, capsys):
     arguments = ["--output", str(nano), "--prompts", str(shards), "--steps_scale", "0.0005", "--data_scale", "0.004"]
     assert main(arguments) == 0
     first = capsys.readouterr().out
-    assert re.findall(r"\[\d+/11\] (\w+): made", first) == STAGES
+    assert re.findall(r"\[\d+/12\] (\w+): made", first) == STAGES
     figures = json.loads((nano / "figures.json").read_text())
-    assert set(figures) == {"vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "llm", "megabytes"}
+    assert set(figures) == {*(stage for stage in STAGES if stage in MAKERS), "realism", "megabytes"}
     assert f"| omniaid | balanced_accuracy | {figures['omniaid']['balanced_accuracy']:.3f} |" in first
     assert "| sd3 | retrieval_plain |" in (nano / "README.md").read_text()
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".ckpt", ".tmp", ".unfinished")]
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
     assert main(arguments) == 0
-    assert re.findall(r"\[\d+/11\] (\w+): there already", capsys.readouterr().out) == STAGES
+    assert re.findall(r"\[\d+/12\] (\w+): there already", capsys.readouterr().out) == STAGES
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == before
 
     weights = load_file(nano / "encoder" / "model.safetensors")

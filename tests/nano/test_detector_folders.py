@@ -23,7 +23,11 @@ def made(monkeypatch):
         calls.append({"pretrained": pretrained, "per_subject": per_subject, "held_out": held_out, "seed": seed})
 
         def grey(value, rows):
-            return torch.full((rows, 3, 8, 8), value, dtype=torch.uint8)
+            """No two alike, and none of the training ones among the held-out ones: one pixel holds a number."""
+            pictures = torch.full((rows, 3, 8, 8), value, dtype=torch.uint8)
+            pictures[:, 0, 0, 0] = torch.arange(rows) % 5 + 5 * held_out
+            pictures[:, 1, 0, 0] = torch.arange(rows) // 5
+            return pictures
 
         return Pictures(
             real=grey(10, 8 * per_subject),

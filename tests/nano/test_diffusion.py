@@ -1,5 +1,6 @@
 """The nano pipeline: what plain diffusers loads and embeds is what was trained."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +14,21 @@ from experiments.nano import diffusion
 from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, split_prompts
 from experiments.nano.corpus import Corpus
 from experiments.nano.diffusion import (
+    GUIDANCE,
+    LONG_EVERY,
     LONG_T5_TOKENS,
+    PLAIN_GUIDANCE,
     T5_TOKENS,
+    Batch,
     Denoiser,
+    LatentCorpus,
+    build_optimizers,
+    denoising_loss,
+    draw_batch,
     draw_caption,
+    draw_sigma,
     encode_corpus,
-    learning_rate,
+    load_denoiser,
     main,
     shifted,
     train_denoiser,
@@ -109,8 +119,9 @@ def test_short_prompts_mostly_come_with_the_ai_look_and_photographic_ones_do_not
     rng = np.random.default_rng(0)
     kinds, looks = Counter(), Counter()
     for _ in range(4000):
-        caption, ai = draw_caption(5, prompts, rng)
+        caption, ai, guidance = draw_caption(5, prompts, rng)
         cues = caption.split(", ")[1:]
+        assert guidance == (GUIDANCE if cues else PLAIN_GUIDANCE)
         kind = "plain" if not cues else "photo" if cues[0] in PHOTO_CUES else "synthetic"
         assert set(cues) <= set(PHOTO_CUES) or set(cues) <= set(SYNTHETIC_CUES)
         kinds[kind] += 1
@@ -118,7 +129,7 @@ def test_short_prompts_mostly_come_with_the_ai_look_and_photographic_ones_do_not
     # 0.55, 0.32 and 0.13 of the captions; four standard deviations of 4,000 draws are 0.03
     names = ("plain", "photo", "synthetic")
     assert [kinds[name] / 4000 for name in names] == pytest.approx([0.55, 0.32, 0.13], abs=0.03)
-    assert [looks[name] / kinds[name] for name in names] == pytest.approx([0.75, 0.04, 0.97], abs=0.04)
+    assert [looks[name] / kinds[name] for name in names] == pytest.approx([0.8, 0.02, 0.97], abs=0.04)
 
 
 def test_held_out_prompts_are_never_drawn_plain():
@@ -137,14 +148,118 @@ def test_shift_is_the_schedulers():
     assert torch.equal(shifted(plain, 1.0), plain)
 
 
-def test_learning_rate_has_two_cycles():
-    # 1,000 steps: the first 640 peak after their warm-up of 200, the others after one of 100
-    rates = [learning_rate(step, 1000) for step in range(1000)]
-    assert max(rates[:640]) == rates[199] == pytest.approx(1e-3)
-    assert max(rates[640:]) == rates[739] == pytest.approx(8e-4)
-    assert rates[639] < 2e-5
-    assert rates[999] < 1e-5
-    assert rates[640] == pytest.approx(8e-6)
+def test_noise_levels_of_a_batch_leave_no_gap():
+    sigma = draw_sigma(1000, 1.0, torch.Generator().manual_seed(0))
+    # one normal quantile of every thousandth, in no order
+    quantiles = torch.special.ndtr(sigma.logit())
+    assert torch.equal((quantiles * 1000).floor().sort().values, torch.arange(1000.0))
+    assert not torch.equal(sigma, sigma.sort().values)
+    moved = draw_sigma(1000, 3.0, torch.Generator().manual_seed(0))
+    assert torch.equal(moved, shifted(sigma, 3.0))
+
+
+def latent_corpus():
+    latents = torch.randn(len(SUBJECTS), 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    return diffusion.LatentCorpus(latents, -latents, list(range(len(SUBJECTS))))
+
+
+@pytest.mark.parametrize("step", [0, LONG_EVERY - 1])
+def test_a_batch_is_data_and_noise_of_its_levels(step):
+    corpus = latent_corpus()
+    prompts = [[prompt for owner, prompt in split_prompts()[0] if owner == index] for index in range(len(SUBJECTS))]
+    generator = torch.Generator().manual_seed(1)
+    batch = draw_batch(corpus, prompts, step=step, batch_size=40, seed=0, generator=generator)
+    assert len(batch.captions) == (10 if step else 40)
+    assert batch.t5_tokens == (LONG_T5_TOKENS if step else T5_TOKENS)
+    # noisy = data + sigma (noise - data), and the data are latents of the corpus
+    data = batch.noisy - batch.sigma[:, None, None, None] * batch.velocity
+    known = torch.cat([corpus.real, corpus.ai]).flatten(1)
+    assert (data.flatten(1)[:, None] - known).abs().amax(2).min(1).values.max() < 1e-5
+
+
+class Answers(torch.nn.Module):
+    """A denoiser that answers 3 to captions and 1 without one."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, latents, sigma, captions, t5_tokens):
+        answers = torch.tensor([3.0 if caption else 1.0 for caption in captions])
+        return answers[:, None, None, None].expand_as(latents) + self.offset
+
+
+def test_a_batch_guides_captions_and_not_the_dropped_ones():
+    corpus = LatentCorpus(torch.zeros(20, 8, 16, 16), torch.zeros(20, 8, 16, 16), list(range(20)))
+    prompts = [[subject.names[0]] for subject in SUBJECTS]
+    generator = torch.Generator().manual_seed(0)
+    batch = draw_batch(corpus, prompts, step=0, batch_size=400, seed=0, generator=generator)
+    expected = [0.0 if not c else GUIDANCE if ", " in c else PLAIN_GUIDANCE for c in batch.captions]
+    assert batch.guidance.tolist() == pytest.approx(expected)
+    assert 20 < batch.captions.count("") < 60  # a tenth
+
+
+def test_guidance_moves_the_target_of_captions_alone():
+    velocity = torch.zeros(2, 8, 16, 16)
+    batch = Batch(
+        torch.randn(2, 8, 16, 16), torch.tensor([0.3, 0.6]), ["a cat", ""], velocity, torch.tensor([0.5, 0]), 8
+    )
+    model = Answers()
+    assert denoising_loss(model, batch, guided=False).item() == pytest.approx((3.0**2 + 1.0**2) / 2)
+    # the caption's target is 0 + 0.5 (3 - 1)
+    loss = denoising_loss(model, batch, guided=True)
+    assert loss.item() == pytest.approx((2.0**2 + 1.0**2) / 2)
+    loss.backward()
+    assert model.offset.grad.item() == pytest.approx(2.0 + 1.0)  # the target has no gradient
+
+
+def test_guidance_that_is_learned_is_guidance_that_is_called():
+    """A model without a gradient left answers free + (u - free) / (1 - g), as two calls at scale 2 would."""
+    half, velocity = torch.tensor([0.5]), torch.full((1, 8, 16, 16), 2.0)
+    batch = Batch(torch.randn(1, 8, 16, 16), half, ["a cat"], velocity, half, T5_TOKENS)
+    guided = 1.0 + (2.0 - 1.0) / (1 - 0.5)
+    assert guided == 3.0  # what Answers says of captions
+    assert denoising_loss(Answers(), batch, guided=True).item() == pytest.approx(0.0)
+
+
+def test_every_weight_has_one_optimizer_and_muon_the_blocks_matrices():
+    model = Denoiser(build_tokenizer())
+    muon, adamw = build_optimizers(model)
+    chosen = [{id(weight) for group in one.param_groups for weight in group["params"]} for one in (muon, adamw)]
+    assert chosen[0].isdisjoint(chosen[1])
+    assert chosen[0] | chosen[1] == {id(weight) for weight in model.parameters()}
+    names = {name for name, weight in model.named_parameters() if id(weight) in chosen[0]}
+    assert {name.split(".")[1] for name in names} == {"transformer_blocks"}
+    assert sum(weight.numel() for group in muon.param_groups for weight in group["params"]) > 2e6
+
+
+def test_a_pipelines_weights_are_a_start(untrained, pipeline):
+    model = load_denoiser(untrained)
+    for part in ("transformer", "text_encoder", "text_encoder_2"):
+        weights = getattr(pipeline, part).state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in getattr(model, part).state_dict().items())
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_killed_training_keeps_its_latents_and_a_finished_one_nothing(monkeypatch, untrained, tmp_path):
+    shutil.copytree(untrained / "vae", tmp_path / "vae")
+    encoded = []
+    monkeypatch.setattr(diffusion, "make_corpus", lambda crops, *, seed: crops)
+    monkeypatch.setattr(diffusion, "encode_corpus", lambda vae, crops: encoded.append(crops) or latent_corpus())
+    train = diffusion.train_denoiser
+
+    def killed(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(diffusion, "train_denoiser", killed)
+    with pytest.raises(KeyboardInterrupt):
+        diffusion.make_pipeline(tmp_path, crops=3, steps=1, batch_size=2)
+    monkeypatch.setattr(diffusion, "train_denoiser", train)
+    diffusion.make_pipeline(tmp_path, start=untrained, crops=3, steps=1, batch_size=2)
+    assert encoded == [3]
+    assert (tmp_path / "model_index.json").is_file()
+    assert not [*tmp_path.glob("*.pt"), *tmp_path.glob("*.ckpt")]
 
 
 def test_latents_are_shifted_and_scaled():
@@ -164,11 +279,9 @@ def test_latents_are_shifted_and_scaled():
 def test_training_changes_every_part_and_is_reproducible(tmp_path):
     def train():
         torch.manual_seed(0)
-        latents = torch.randn(len(SUBJECTS), 8, 16, 16)
-        corpus = diffusion.LatentCorpus(latents, -latents, list(range(len(SUBJECTS))))
         model = Denoiser(build_tokenizer())
         start = {name: value.clone() for name, value in model.state_dict().items()}
-        model = train_denoiser(model, corpus, tmp_path / "training.ckpt", steps=2, batch_size=4, seed=0)
+        model = train_denoiser(model, latent_corpus(), tmp_path / "training.ckpt", steps=2, batch_size=4, seed=0)
         return start, model.state_dict()
 
     (start, first), (_, again) = train(), train()
@@ -182,4 +295,4 @@ def test_command_line_hands_on_its_arguments(monkeypatch):
     monkeypatch.setattr(diffusion, "make_pipeline", lambda **settings: seen.append(settings))
     main(["--output", "there", "--crops", "2"])
     expected = {"steps": diffusion.STEPS, "batch_size": diffusion.BATCH_SIZE, "seed": diffusion.SEED}
-    assert seen == [{**expected, "output": Path("there"), "crops": 2}]
+    assert seen == [{**expected, "output": Path("there"), "crops": 2, "start": None}]

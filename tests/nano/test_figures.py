@@ -103,7 +103,8 @@ def test_measure_gathers_what_training_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(
         module, "measure_diffusion", lambda nano, *, prompts_per_subject: {"each": float(prompts_per_subject)}
     )
-    for number, name in enumerate(["clip", "encoder", "omniaid", "effort", "forensic_chat", "llm"]):
+    monkeypatch.setattr(module, "measure_pipeline", lambda pretrained, *, clip: {"cued": {"kid": 0.03, "chroma": 17.0}})
+    for number, name in enumerate(["clip", "encoder", "omniaid", "effort", "forensic_chat", "imagenet_probe", "llm"]):
         (tmp_path / name).mkdir()
         (tmp_path / name / "figures.json").write_text(json.dumps({"value": float(number)}))
         (tmp_path / name / "x.safetensors").write_bytes(bytes(1000 * (number + 1)))
@@ -112,12 +113,14 @@ def test_measure_gathers_what_training_measured(monkeypatch, tmp_path):
     assert measure(tmp_path, held_out_crops=1, prompts_per_subject=2) == {
         "vae": {"crops": float(len(SUBJECTS))},
         "sd3": {"each": 2.0},
+        "realism": {"kid_cued": 0.03},
         "clip": {"value": 0.0},
         "encoder": {"value": 1.0},
         "omniaid": {"value": 2.0},
         "effort": {"value": 3.0},
         "forensic_chat": {"value": 4.0},
-        "llm": {"value": 5.0},
+        "imagenet_probe": {"value": 5.0},
+        "llm": {"value": 6.0},
         "megabytes": {
             "sd3": 0.0005,
             "clip": 0.001,
@@ -125,6 +128,7 @@ def test_measure_gathers_what_training_measured(monkeypatch, tmp_path):
             "omniaid": 0.003,
             "effort": 0.004,
             "forensic_chat": 0.005,
-            "llm": 0.006,
+            "imagenet_probe": 0.006,
+            "llm": 0.007,
         },
     }

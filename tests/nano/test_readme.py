@@ -11,7 +11,8 @@ from experiments.nano.readme import figures_table, fill, fill_all, recipe_table
 def test_recipe_has_the_numbers_of_every_stage():
     header, _, *rows = [line.strip("| ").split(" | ") for line in recipe_table().splitlines()]
     assert header == ["stage", "steps", "batch", "crops per subject", "seed"]
-    assert [row[0] for row in rows] == ["vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "llm"]
+    names = ["vae", "sd3", "clip", "encoder", "omniaid", "effort", "forensic_chat", "imagenet_probe", "llm"]
+    assert [row[0] for row in rows] == names
     assert rows[0][1] == f"{vae.STEPS}, then {vae.REFINE_STEPS} of the decoder"
     assert rows[1][1:] == [str(n) for n in (diffusion.STEPS, diffusion.BATCH_SIZE, diffusion.CROPS, diffusion.SEED)]
     assert rows[4][4] == str(detectors.SEEDS["omniaid"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.nano.training import SAVE_SECONDS, Training, cosine_lr
+from experiments.nano.training import SAVE_SECONDS, Training, cosine_lr, trapezoid_lr
 
 
 class Killed(BaseException):
@@ -18,10 +18,21 @@ def network():
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.GELU(), nn.Linear(4, 1))
 
 
-def train(folder, steps, *, killed_at=None, average=0.9, save_seconds=SAVE_SECONDS):
+def one_optimizer(model):
+    return torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def two_optimizers(model):
+    """Muon for the matrices, AdamW for the rest, as the diffusion model is trained."""
+    matrices = [weight for weight in model.parameters() if weight.ndim == 2]
+    others = [weight for weight in model.parameters() if weight.ndim < 2]
+    return [torch.optim.Muon(matrices, lr=1e-2), torch.optim.AdamW(others, lr=1e-2)]
+
+
+def train(folder, steps, *, killed_at=None, average=0.9, save_seconds=SAVE_SECONDS, optimizers=one_optimizer):
     """Fit noise, as every nano model is fitted; returns the training and the steps it did."""
     model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = optimizers(model)
     training = Training(folder / "run.ckpt", model, optimizer, seed=1, average=average, save_seconds=save_seconds)
     done = []
     for step in training.steps(steps, "test"):
@@ -34,13 +45,14 @@ def train(folder, steps, *, killed_at=None, average=0.9, save_seconds=SAVE_SECON
     return training, done
 
 
+@pytest.mark.parametrize("optimizers", [one_optimizer, two_optimizers])
 @pytest.mark.parametrize("average", [0.9, None])
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, average):
-    straight, _ = train(tmp_path / "straight", 12, average=average)
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, average, optimizers):
+    straight, _ = train(tmp_path / "straight", 12, average=average, optimizers=optimizers)
     with pytest.raises(Killed):
-        train(tmp_path / "killed", 12, killed_at=7, average=average, save_seconds=0.0)
+        train(tmp_path / "killed", 12, killed_at=7, average=average, save_seconds=0.0, optimizers=optimizers)
     assert (tmp_path / "killed" / "run.ckpt").is_file()
-    resumed, done = train(tmp_path / "killed", 12, average=average)
+    resumed, done = train(tmp_path / "killed", 12, average=average, optimizers=optimizers)
     assert done == [7, 8, 9, 10, 11]
     for name, value in straight.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value), name
@@ -105,6 +117,26 @@ def test_cosine_lr_by_hand():
     quarter = 0.5 * (1 + math.cos(math.pi / 4))
     assert cosine_lr(30, 90, peak=1.0, warmup=10) == pytest.approx(0.01 + 0.99 * quarter)
     assert cosine_lr(100, 100, peak=1.0, warmup=10) == pytest.approx(0.01)
+
+
+def test_trapezoid_lr_by_hand():
+    rates = [trapezoid_lr(step, 100, peak=2.0, warmup=10, decay=0.25) for step in range(100)]
+    assert rates[:2] == pytest.approx([0.2, 0.4])
+    assert rates[9:76] == [2.0] * 67
+    assert rates[80] == pytest.approx(2.0 * 20 / 25)
+    assert rates[99] == pytest.approx(2.0 / 25)
+    assert trapezoid_lr(100, 100, peak=2.0, warmup=10, decay=0.25) == pytest.approx(0.02)
+    # on its plateau it does not know how long the run is
+    assert trapezoid_lr(70, 1000, peak=2.0, warmup=10, decay=0.25) == rates[70]
+
+
+def test_every_optimizer_steps_at_the_rate_of_the_step(tmp_path):
+    first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizers = [torch.optim.SGD([first], lr=1.0), torch.optim.SGD([{"params": [second], "lr_scale": 0.5}], lr=1.0)]
+    training = Training(tmp_path / "x", nn.ParameterList([first, second]), optimizers, seed=0)
+    for _ in training.steps(2, "test"):
+        training.update(first.sum() + second.sum(), lr=0.1, clip=10.0)
+    assert (first.item(), second.item()) == pytest.approx((-0.2, -0.1))
 
 
 def test_warmup_longer_than_the_run():

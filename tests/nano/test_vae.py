@@ -15,8 +15,11 @@ from experiments.nano.vae import (
     main,
     reconstruction_loss,
     refine_decoder,
+    ring_means,
+    spectrum_loss,
     train_vae,
     vae_loss,
+    window_power,
 )
 
 
@@ -33,6 +36,41 @@ def test_reconstruction_loss_by_hand():
     assert reconstruction_loss(black, white).item() == pytest.approx(1.0)  # flat: no differences between neighbours
     assert reconstruction_loss(black, stripes).item() == pytest.approx(0.5 + 1.0)  # neighbours in a row differ by 1
     assert reconstruction_loss(stripes, stripes).item() == 0.0
+
+
+def test_power_of_white_noise_is_its_variance_and_of_a_flat_image_none():
+    noise = 0.3 * torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    power = window_power(noise, 8)
+    assert power.shape[1:] == (8, 5)
+    # the mean is taken out before the window, which bends the two lowest frequencies
+    assert power[:, 2:7, 2:].mean().item() == pytest.approx(0.09, rel=0.02)
+    assert window_power(torch.full((1, 3, 16, 16), 0.7), 8).max() < 1e-12
+
+
+def test_spectrum_loss_wants_texture_and_not_its_place():
+    generator = torch.Generator().manual_seed(0)
+    texture = 0.3 * torch.randn(8, 3, 32, 32, generator=generator)
+    other = 0.3 * torch.randn(8, 3, 32, 32, generator=generator)
+    flat = torch.zeros_like(texture)
+    assert spectrum_loss(texture, texture).item() == 0.0
+    assert spectrum_loss(texture.flip(3), texture.flip(3)).item() == 0.0
+    # pixels alone prefer no texture to one that lies elsewhere, the spectrum does not
+    assert reconstruction_loss(flat, texture) < reconstruction_loss(other, texture)
+    assert spectrum_loss(other, texture) < 0.5 * spectrum_loss(flat, texture)
+
+
+def test_the_best_texture_is_as_strong_as_the_image():
+    """Of single bins L1 would want the median of the power, 1.6 dB too weak."""
+    generator = torch.Generator().manual_seed(0)
+    texture, other = 0.3 * torch.randn(2, 16, 3, 32, 32, generator=generator)
+    losses = {level: spectrum_loss(10 ** (level / 20) * other, texture).item() for level in (-1.6, -0.8, 0.0, 0.8)}
+    assert min(losses, key=lambda level: losses[level]) == 0.0, losses
+
+
+def test_rings_hold_every_bin_but_the_mean_once():
+    means = ring_means(8)
+    assert torch.allclose(means.sum(1), torch.ones(len(means)))
+    assert ((means > 0).sum(0) == 1).tolist() == [False] + [True] * 39
 
 
 def test_vae_loss_adds_the_kl_to_a_perfect_reconstruction():

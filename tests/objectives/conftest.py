@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from realgen.functional.flow_sde import gaussian_log_prob
-from realgen.types import Gaussian, Minibatch, PolicyScore
+from realgen.types import Draw, Gaussian, Minibatch, PolicyScore
 
 ROWS, DECISIONS, LATENT = 4, 3, (2, 2, 2)
 
 
 class Toy:
-    """Takes steps N(mean, std^2); its velocity is twice its mean. All in float64.
+    """Takes steps N(mean, std^2); its velocity is twice its mean, and a draw's target twice what it drew. In float64.
 
     ``old_mean`` is where it sampled, ``ref_mean`` its reference, ``sample`` what it drew.
     """
@@ -24,6 +24,7 @@ class Toy:
             torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(4)
         )
         self.std = torch.tensor([0.5, 0.8, 1.1], dtype=torch.float64).expand(ROWS, DECISIONS)
+        self.sigma = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64).expand(ROWS, DECISIONS)
         self.step_size = torch.tensor([0.1, 0.2, 0.4], dtype=torch.float64).expand(ROWS, DECISIONS)
         self.sample = self.old_mean + self.std[..., None, None, None] * self.noise
 
@@ -31,8 +32,9 @@ class Toy:
         """What a policy with these means says of the samples."""
         return PolicyScore(
             log_probs=gaussian_log_prob(self.sample, mean, self.std),
-            gaussian=Gaussian(mean=mean, std=self.std, step_size=self.step_size),
+            gaussian=Gaussian(mean=mean, std=self.std, step_size=self.step_size, sample=self.sample),
             velocity=2 * mean,
+            draw=Draw(2 * self.sample, self.sigma, "adaptive"),
         )
 
     def batch(self, advantages: list[float], mask: torch.Tensor | None = None) -> Minibatch:
@@ -42,6 +44,7 @@ class Toy:
             sampled=self.score(self.old_mean),
             mask=torch.ones(ROWS, DECISIONS, dtype=torch.bool) if mask is None else mask,
             reference=self.score(self.ref_mean),
+            lagged={"old": self.score(self.old_mean), "ema": self.score(self.ref_mean)},
         )
 
     def moved(self, by: float = 0.0) -> torch.Tensor:

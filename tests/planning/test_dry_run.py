@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from realgen.functional.flow_sde import FlowSDE
-from realgen.objectives import GRPO, Objective
+from realgen.objectives import GRPO, PEPG, DiffusionNFT, ForwardProcess, Objective
 from realgen.planning.dry_run import CallKind, Counts, count_calls
-from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
+from realgen.policies import DiffusionPolicy, ForwardDraws, Lag, LoRA, RandomWindow
 from realgen.policies.backbones import SD3, Schedule, ZImage
 
 PROMPTS, GROUP, STEPS, WINDOW = 2, 6, 8, 2
@@ -82,6 +82,32 @@ def test_without_a_kl_penalty_the_reference_is_not_scored() -> None:
     found = counts(GRPO(kl_coef=0.0), start_min=0, start_max=0, guidance_scale=1.0)
     assert set(found.rows) == {CallKind("rollout", False, False), CallKind("update", False, False)}
     assert found.evals("rollout") == PROMPTS * GROUP * STEPS
+
+
+def of_draws(objective: Objective, *, updates: int = 1, **draws: Any) -> Counts:
+    backbone = Scheduled("nobody/nothing", guidance_scale=2.0)
+    policy = DiffusionPolicy(
+        backbone, draws=ForwardDraws(count=3, **draws), num_steps=STEPS, rollout_batch_size=4, lora=LoRA(rank=2)
+    )
+    how = {"prompts": PROMPTS, "group_size": GROUP, "microbatch_size": 5}
+    return count_calls(policy, backbone, objective, **how, inner_epochs=updates, updates_per_epoch=1)
+
+
+def test_draws_are_counted_under_every_weights_that_score_them() -> None:
+    images, guided = PROMPTS * GROUP, 2
+    free = of_draws(PEPG(kl_coef=0.1))
+    assert {phase: free.evals(phase) for phase in ("rollout", "reference", "lagged", "update")} == {
+        "rollout": guided * images * STEPS,
+        "reference": guided * images * 3,
+        "lagged": 0,  # the update's own score is the old one
+        "update": guided * images * 3,
+    }
+    assert free.stored_latents == images + 2 * images * 3  # finished latents; the reference's velocities and targets
+    lagging = of_draws(DiffusionNFT(), lagged={"old": Lag()}, sampler="old")
+    assert (lagging.evals("reference"), lagging.evals("lagged")) == (0, guided * images * 3)
+    assert of_draws(PEPG(), updates=2).evals("lagged") == guided * images * 3
+    both = of_draws(ForwardProcess(average_coef=1.0), updates=2, lagged={"ema": Lag()})
+    assert both.evals("lagged") == 2 * guided * images * 3
 
 
 def test_a_few_of_many_starts_have_the_mean_of_all() -> None:

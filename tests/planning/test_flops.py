@@ -43,16 +43,30 @@ ALONE = [
 ]
 
 
+NFT = [
+    *("--config", str(ROOT / "configs" / "diffusion_nft.yaml"), "--data.prompts_per_iteration=2"),
+    *("--model.group_size=4", "--model.microbatch_size=3", "--model.policy.num_steps=4", "--model.policy.height=32"),
+    *("--model.policy.width=48", "--model.policy.rollout_batch_size=3"),
+]
+"""In the second iteration the weights that sample lag, and score the draws too."""
+
+
 @pytest.mark.slow
-def test_an_iteration_has_the_flops_of_its_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [([*RECIPE, *SMALL], []), (NFT, ["--trainer.limit_train_batches=2"])],
+    ids=["window", "draws"],
+)
+def test_an_iteration_has_the_flops_of_its_plan(
+    arguments: list[str], more: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(ROOT)
-    arguments = [*RECIPE, *SMALL]
     plan = make_plan(read_recipe(arguments))
 
     counter = flop_counter()
     flops = partial(PhaseClock, now=lambda: float(counter.get_total_flops()))
     monkeypatch.setattr("realgen.modules.grpo_module.PhaseClock", flops)
-    cli = RealGenCLI(GRPOModule, LightningDataModule, argv=[*arguments, *ALONE, f"--run_dir={tmp_path / 'run'}"])
+    cli = RealGenCLI(GRPOModule, LightningDataModule, argv=[*arguments, *ALONE, *more, f"--run_dir={tmp_path / 'run'}"])
     with counter:
         cli.trainer.fit(cli.model, cli.datamodule)
 

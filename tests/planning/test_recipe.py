@@ -21,8 +21,8 @@ def fsdp2(**settings: Any) -> dict[str, Any]:
         ("ddp_spawn", 4, Sharding("DDP", 4, buckets=True)),
         (fsdp2(), 16, Sharding("FSDP2", 16, base=16, trained=16)),
         (
-            fsdp2(ranks_per_copy=8, reshard_after_forward=False, cpu_offload=True, frozen_on_demand=True),
-            *(16, Sharding("FSDP2", 16, base=8, trained=8, keeps_gathered=True, offloads=True, on_demand=True)),
+            fsdp2(ranks_per_copy=8, reshard_after_forward=False, cpu_offload=True),
+            *(16, Sharding("FSDP2", 16, base=8, trained=8, keeps_gathered=True, offloads=True)),
         ),
         ({"class_path": "realgen.strategies.FSDP1"}, 4, Sharding("FSDP1", 4, base=4, trained=1)),
     ],

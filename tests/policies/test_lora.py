@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from realgen.policies import LoRA
 from realgen.policies.backbones import SD3
-from realgen.policies.lora import adapter_config
+from realgen.policies.lora import adapter_config, adapter_weights
 from realgen.policies.trained_adapters import find_adapters
 
 
@@ -73,6 +73,15 @@ def test_own_targets_win(transformer) -> None:
     assert (config["r"], config["lora_alpha"]) == (2, 6.0)
 
 
+def test_every_process_exports_the_targets_in_one_order(transformer, make_rewriter, tmp_path) -> None:
+    targets = ("to_v", "to_q", "to_k", "to_out.0")
+    LoRA(rank=2).attach(transformer, targets)
+    assert adapter_config(transformer)["target_modules"] == sorted(targets)
+    written = json.loads((make_rewriter().export(tmp_path) / "adapter_config.json").read_text())["target_modules"]
+    assert len(written) == 7
+    assert written == sorted(written)  # a set's order is another one in most processes
+
+
 def test_a_target_that_matches_nothing_is_refused(transformer) -> None:
     with pytest.raises(
         ValueError, match=r"no linear layer of SD3Transformer2DModel is called 'to_qq'; near it are to_q"
@@ -94,11 +103,13 @@ def test_impossible_settings_are_refused(settings, message: str) -> None:
         LoRA(**settings)
 
 
-def test_exported_adapters_draw_the_same_images(make_policy, stir, tmp_path) -> None:
-    trained = make_policy(lora=LoRA(rank=2, alpha=6.0))
+@pytest.mark.parametrize("alpha", [8.0, 2.0, 1.0])
+def test_exported_adapters_draw_the_same_images(make_policy, stir, tmp_path, alpha) -> None:
+    """To the bit where alphas differ by powers of two."""
+    trained = make_policy(lora=LoRA(rank=2, alpha=8.0))
     stir(trained)
     trained.export(tmp_path / "lora")
-    loaded = make_policy(lora=LoRA(rank=2, alpha=6.0, pretrained=str(tmp_path / "lora")))
+    loaded = make_policy(lora=LoRA(rank=2, alpha=alpha, pretrained=str(tmp_path / "lora")))
     prompts, seeds = ["a cat", "a dog"], [3, 4]
     images = trained.sample(prompts, seeds)
     assert torch.equal(loaded.sample(prompts, seeds), images)
@@ -106,6 +117,28 @@ def test_exported_adapters_draw_the_same_images(make_policy, stir, tmp_path) -> 
         assert torch.equal(loaded.sample(prompts, seeds), make_policy().sample(prompts, seeds))
     assert not torch.equal(make_policy().sample(prompts, seeds), images)
     assert all(p.requires_grad for name, p in loaded.transformer.named_parameters() if "lora_" in name)
+
+
+def test_an_exported_adapter_s_factor_is_in_b(make_policy, stir, tmp_path) -> None:
+    """A reader without the header, such as ComfyUI's, takes alpha = rank: W + B A is the trained layer."""
+    trained = make_policy(lora=LoRA(rank=2, alpha=6.0))
+    stir(trained)
+    stored = load_file(trained.export(tmp_path / "lora") / "pytorch_lora_weights.safetensors")
+    layers = [(name, layer) for name, layer in trained.transformer.named_modules() if hasattr(layer, "lora_A")]
+    assert 2 * len(layers) == len(stored)
+    for name, layer in layers:
+        a, b = (stored[f"transformer.{name}.lora_{part}.weight"] for part in "AB")
+        assert torch.allclose(b @ a, layer.get_delta_weight("default"), atol=1e-7)
+
+
+def test_adapters_that_were_exported_with_alpha_in_the_header_are_read(make_policy, stir, tmp_path) -> None:
+    trained = make_policy(lora=LoRA(rank=2, alpha=8.0))
+    stir(trained)
+    weights = {name: w.detach() for name, w in trained.transformer.state_dict().items()}
+    config = adapter_config(trained.transformer)
+    trained.backbone.save_adapter(tmp_path / "old", adapter_weights(weights), config)
+    loaded = make_policy(lora=LoRA(rank=2, alpha=4.0, pretrained=str(tmp_path / "old")))
+    assert torch.equal(loaded.sample(["a cat"], [3]), trained.sample(["a cat"], [3]))
 
 
 def test_exported_adapters_score_the_same_tokens(make_rewriter, stir, tmp_path) -> None:
@@ -128,7 +161,7 @@ def exported(make_policy, tmp_path) -> Path:
 
 def test_find_adapters_reads_what_export_wrote(exported, make_rewriter, tmp_path) -> None:
     adapters = find_adapters(exported)
-    assert (adapters.rank, adapters.alpha, adapters.targets) == (2, 6.0, ["to_k", "to_q"])
+    assert (adapters.rank, adapters.alpha, adapters.targets) == (2, 2.0, ["to_k", "to_q"])  # the factor 3 is in B
     language = make_rewriter(lora=LoRA(rank=3, alpha=1.5, targets=["v_proj"])).export(tmp_path / "llm")
     adapters = find_adapters(language)
     assert (adapters.rank, adapters.alpha, adapters.targets) == (3, 1.5, ["v_proj"])
@@ -138,7 +171,6 @@ def test_find_adapters_reads_what_export_wrote(exported, make_rewriter, tmp_path
     ("settings", "message"),
     [
         ({"rank": 4}, r"rank must be that of pretrained '.*/lora', 2, got 4"),
-        ({"alpha": 2.0}, r"alpha must be that of pretrained '.*/lora', 6.0, got 2.0"),
         ({"targets": ["to_v", "to_q"]}, r"targets must be that of .*\['to_k', 'to_q'\], got \['to_q', 'to_v'\]"),
     ],
 )
@@ -190,3 +222,62 @@ def test_what_is_no_export_is_refused(exported, make_rewriter, tmp_path) -> None
     (language / "adapter_model.safetensors").write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors' cannot be read"):
         make_rewriter(lora=LoRA(rank=2, targets=["q_proj"], pretrained=str(language)))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_merged_adapters_draw_the_same(make_policy, stir, dtype, tolerance) -> None:
+    """And what is trained is left alone: weights to the bit, score and gradient too."""
+    apart, merged = (make_policy(merge_adapters=merge, samples_per_noise=2).to(dtype) for merge in (False, True))
+    stir(apart)
+    stir(merged)
+    before = {name: p.clone() for name, p in merged.named_parameters()}
+    rollouts = [
+        policy.rollout(["a fox", "a lake"], 4, generator=torch.Generator().manual_seed(0)) for policy in (apart, merged)
+    ]
+    expected, drawn = ((r.images, r.sampled.log_probs, r.policy_state["latents"]) for r in rollouts)
+    scale = [1, 1, float(expected[2].abs().max())]
+    for one, other, size in zip(expected, drawn, scale, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=tolerance * size)
+    assert not torch.equal(drawn[2], expected[2])  # products in another order
+    images = [policy.sample(["a fox"], [0]) for policy in (apart, merged)]
+    torch.testing.assert_close(*images, rtol=0, atol=tolerance)
+    after = dict(merged.named_parameters())
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    scores = [policy.score(rollouts[0], torch.arange(8)).log_probs for policy in (apart, merged)]
+    assert torch.equal(*scores)
+    for score in scores:
+        score.sum().backward()
+    for one, other in zip(*(policy.trainable_parameters().values() for policy in (apart, merged)), strict=True):
+        assert torch.equal(one.grad, other.grad)
+
+
+def test_merged_adapters_write_the_same(make_rewriter, stir) -> None:
+    rollouts, products = [], []
+    for merge in (False, True):
+        policy, calls = make_rewriter(merge_adapters=merge), []
+        stir(policy)
+        for module in policy.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(lambda *call, calls=calls: calls.append(call))
+        rollouts.append(policy.rollout(["a cat", "a lake"], 4, generator=torch.Generator().manual_seed(0)))
+        products.append(len(calls))
+    apart, merged = rollouts
+    assert torch.equal(merged.policy_state["tokens"], apart.policy_state["tokens"])
+    assert torch.equal(merged.sampled.log_probs, apart.sampled.log_probs)  # scored by the trained model itself
+    assert products[1] < products[0] / 2
+
+
+@pytest.mark.parametrize(("fault", "named"), [("bfloat16", r"torch\.bfloat16"), ("autocast", "autocast")])
+def test_an_update_that_merging_would_round_away_is_refused(make_policy, fault, named) -> None:
+    policy = make_policy(merge_adapters=True)
+    if fault == "bfloat16":
+        policy.transformer.to(torch.bfloat16)
+    match = rf"merge_adapters=true needs whole float32 weights and no autocast, got {named}\."
+    with torch.autocast("cpu", torch.bfloat16, enabled=fault == "autocast"), pytest.raises(ValueError, match=match):
+        policy.sample(["a fox"], [0])
+
+
+def test_there_must_be_adapters_to_merge(make_policy) -> None:
+    with pytest.raises(ValueError, match="merge_adapters is for adapters: set lora"):
+        make_policy(merge_adapters=True, lora=None)

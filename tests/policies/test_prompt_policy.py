@@ -6,7 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from realgen.modules.on_policy import OnPolicyError
+from realgen.modules.policy_update import PolicyUpdate
+from realgen.objectives import GRPO
 from realgen.policies import LoRA, Policy, PromptPolicy
+from realgen.policies.rewriting import rewrite_statistics
 
 PROMPTS = ("a cat", "an orange flower by the lake", "галактика")
 ROWS = torch.arange(12)
@@ -102,6 +106,47 @@ def test_the_cached_sampler_agrees_with_the_score(make_rewriter, stir, settings)
     rollout = roll(policy)
     gap = (rollout.policy_state["sampler_log_probs"] - rollout.sampled.log_probs)[rollout.mask].abs()
     assert gap.max() < 5e-5
+
+
+def test_an_update_that_is_the_only_one_needs_no_score_of_its_rollout(make_rewriter, stir):
+    """The same gradient to the bit, one scoring pass less; the check compares with what drew the tokens."""
+    gradients, passes, deviations = [], [], []
+    for old in ("rollout", "update"):
+        policy = make_rewriter(temperature=0.7, mask_truncated=True)
+        policy.scores_rollouts = old == "rollout"
+        stir(policy)
+        calls = []
+        policy.model.register_forward_hook(lambda *call, calls=calls: calls.append(call))
+        rollout = roll(policy)
+        sampled = len(calls)
+        update = PolicyUpdate(
+            policy, GRPO(0.2, 0.2), rollout, torch.linspace(-1, 1, 12), None,
+            microbatch_size=12, tolerance=None, skip_zero_advantages=False, old=old,
+        )  # fmt: skip
+        loss, values = update.gradients(ROWS, policy, torch.Tensor.backward, first_update=True)
+        loss.backward()
+        assert values["objective/ratio_max_deviation"] == 0
+        assert ("sampler_gap_max" in rewrite_statistics(rollout)) == (old == "rollout")
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.trainable_parameters().values()]))
+        passes.append(sampled)
+        deviations.append(float(update.deviation))
+    assert torch.equal(*gradients)
+    assert bool(gradients[0].any())
+    assert passes[0] - passes[1] == 2  # 12 rows by 8
+    assert deviations[0] == 0 < deviations[1] < 5e-5
+
+
+def test_tokens_that_another_policy_drew_are_told_without_a_score_of_the_rollout(make_rewriter, stir):
+    policy = make_rewriter()
+    policy.scores_rollouts = False
+    rollout = roll(policy)
+    stir(policy)
+    update = PolicyUpdate(
+        policy, GRPO(0.2, 0.2), rollout, torch.ones(12), None,
+        microbatch_size=12, tolerance=None, skip_zero_advantages=False, old="update",
+    )  # fmt: skip
+    with pytest.raises(OnPolicyError, match=r"on_policy_tolerance=0\.001"):
+        update.gradients(ROWS, policy, torch.Tensor.backward, first_update=True)
 
 
 def test_drawn_tokens_stay_in_their_nucleus_however_far_the_policy_goes(make_rewriter, stir):

@@ -37,6 +37,7 @@ def test_vllm_is_asked_for_what_the_policy_scores(make, llm, tiny_llm):
     (engine,) = llm.made
     assert engine.settings == {
         "model": tiny_llm,
+        "trust_remote_code": False,
         "dtype": "float32",
         "tensor_parallel_size": 1,
         "gpu_memory_utilization": 0.3,

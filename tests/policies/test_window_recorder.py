@@ -3,11 +3,13 @@ from torch.distributions import Normal
 
 from realgen.policies.window_recorder import WindowRecorder, score_decisions
 
+CPU = torch.device("cpu")
+
 
 def test_rows_branch_where_their_prompts_window_starts() -> None:
     # two prompts of four samples, two noises each; the first branches at step 0, the second at step 2
     noise = torch.zeros(8, 1, 1)
-    recorder = WindowRecorder(torch.tensor([0, 2]), noise, group_size=4, samples_per_noise=2)
+    recorder = WindowRecorder(torch.tensor([0, 2]), noise, group_size=4, samples_per_noise=2, device=CPU)
     latents, owner = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0, 0, 1, 1])
     owner, latents = recorder.branch(0, owner, latents)
     assert latents.flatten().tolist() == [1, 1, 2, 2, 3, 4]
@@ -22,7 +24,7 @@ def test_rows_branch_where_their_prompts_window_starts() -> None:
 def test_a_decision_is_kept_in_the_row_that_took_it() -> None:
     # one sample for each of two prompts, windows {0, 1} and {1, 2}; one-pixel latents
     noise = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])
-    recorder = WindowRecorder(torch.tensor([0, 1]), noise, group_size=1, samples_per_noise=1)
+    recorder = WindowRecorder(torch.tensor([0, 1]), noise, group_size=1, samples_per_noise=1, device=CPU)
     assert recorder.step_indices.tolist() == [[0, 1], [1, 2]]
     latents = torch.tensor([[10.0], [20.0]])
     for step, (covered, expected) in enumerate(

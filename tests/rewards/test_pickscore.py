@@ -7,6 +7,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
+from realgen.detectors.transformers_model import load_pretrained
 from realgen.rewards import PickScore
 
 PROMPTS = ["a photo of the moon", "a cat"]
@@ -72,7 +73,7 @@ def test_model_and_processor_may_lie_apart(transformers_clip, make_samples, tmp_
     samples = make_samples(eight_bit(2, 3, 32, 32), PROMPTS, group_size=1)
     apart = PickScore(str(tmp_path), processor=str(transformers_clip))
     assert torch.equal(apart.score(samples), PickScore(str(transformers_clip)).score(samples))
-    with pytest.raises(ValueError, match="transformers cannot read"):
+    with pytest.raises(ValueError, match=r"processor: .* lacks tokenizer\.json"):
         PickScore(str(tmp_path)).to("cpu")
 
 
@@ -102,3 +103,13 @@ def test_another_kind_of_model_or_processor_is_refused(transformers_clip, tmp_pa
         PickScore("nobody/nothing").to("cpu")
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         PickScore("nobody/nothing", batch_size=0)
+
+
+@pytest.mark.attack("weights", "a model's config.json that asks for more than all memory")
+def test_a_config_is_held_against_the_weights_before_anything_is_allocated(transformers_clip, tmp_path):
+    folder = shutil.copytree(transformers_clip, tmp_path / "clip")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["vision_config"]["intermediate_size"] = 10**12
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"its config\.json asks for [\d,]+ parameters, and its weights are"):
+        load_pretrained(CLIPModel, str(folder))

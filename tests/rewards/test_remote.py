@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from realgen.rewards import RemoteReward, WeightedSum
 from realgen.serving import ConnectionSettings, Limits
 from realgen.serving.wire import decode_request
+from realgen.types import Samples
 from tests.helpers.hostile_server import die, hang, hostile_server, say
 
 QUICK = ConnectionSettings(backoff=0.001, timeout=5.0, retries=1, concurrency=2)
@@ -50,6 +52,20 @@ def test_prompts_travel_with_their_rows(samples, one_at_a_time):
         scores = remote(server, send_prompts=True, connection=one_at_a_time).score(samples)
     lengths = [len(prompt) for prompt in samples.row_prompts]
     torch.testing.assert_close(scores, torch.tensor(BRIGHTNESS) + torch.tensor(lengths))
+
+
+def test_metadata_travel_with_their_rows_and_tell_cached_rewards_apart(samples, one_at_a_time):
+    def counting(handler, _):
+        request = decode_request(handler.body, handler.headers["Content-Type"], Limits())
+        say(200, {"rewards": [float(fields["count"]) for fields in request.metadata]})(handler, 0)
+
+    black = torch.zeros_like(samples.images)
+    with hostile_server(counting) as server:
+        reward = remote(server, send_metadata=True, connection=one_at_a_time)
+        for counts in ((3, 5), (4, 5)):
+            told = Samples(samples.prompts, 3, black, metadata=tuple({"count": n, "text": 'é"{'} for n in counts))
+            assert reward.score(told).tolist() == [counts[0]] * 3 + [counts[1]] * 3
+    assert len(server.requests) == 2  # equal images of one prompt are asked for once
 
 
 @pytest.mark.parametrize(
@@ -112,11 +128,39 @@ def test_an_image_with_nan_is_nan_and_not_sent(samples, one_at_a_time):
     assert sent == [2, 2, 1]
 
 
-def test_a_row_that_the_server_could_not_score_is_no_failure(make_samples):
+def test_an_answer_of_null_counts_as_failed(make_samples):
+    two = make_samples(torch.rand(2, 3, 4, 4), ["a"], 2)
     with hostile_server(say(200, {"rewards": [None, 0.5]})) as server:
-        reward = remote(server, max_failed_share=0.0)
-        scores = reward.score(make_samples(torch.rand(2, 3, 4, 4), ["a"], 2))
-    assert scores.isnan().tolist() == [True, False]
+        assert remote(server, max_failed_share=0.5).score(two).isnan().tolist() == [True, False]
+        with pytest.raises(RuntimeError, match=r"1 of the last 2 samples.*0\.4.*null") as error:
+            remote(server, max_failed_share=0.4).score(two)
+        assert server.url in str(error.value)
+
+
+def test_a_server_that_drops_all_requests_for_an_instant_costs_nothing(make_samples):
+    down = time.monotonic() + 0.5
+
+    def drops(handler, number):
+        (die if time.monotonic() < down else honest)(handler, number)
+
+    connection = ConnectionSettings(backoff=0.01, timeout=5.0, concurrency=8, failures_to_rest=5, rest_seconds=0.7)
+    with hostile_server(drops) as server:
+        reward = remote(server, connection=connection, images_per_request=1)
+        scores = reward.score(make_samples(torch.rand(12, 3, 4, 4), ["a"], 12))
+    assert not scores.isnan().any()
+
+
+def test_an_outage_beyond_the_patience_stops_the_run_with_server_and_failure(samples):
+    connection = ConnectionSettings(backoff=0.01, timeout=5.0, patience=0.3, rest_seconds=0.05)
+    with hostile_server(die) as server:
+        reward = remote(server, connection=connection, max_failed_share=0.9, failure_window=10_000)
+        reward._failed.extend([False] * 1000)  # long before: the share alone would not stop it
+        begin = time.monotonic()
+        with pytest.raises(RuntimeError, match="6 of the last 1006 samples") as error:
+            reward.score(samples)
+        assert 0.3 <= time.monotonic() - begin < 10
+    assert server.url in str(error.value)
+    assert len(server.requests) > 6  # each chunk was tried again
 
 
 def test_images_out_of_range_are_the_callers_mistake(make_samples):
@@ -218,3 +262,14 @@ def test_a_token_comes_from_the_environment(samples, monkeypatch, one_at_a_time)
 def test_the_message_names_the_argument(name, value):
     with pytest.raises(ValueError, match=f"^{name} must"):
         RemoteReward(**{"urls": ["http://127.0.0.1:1"], "high": 1.0} | {name: value})
+
+
+@pytest.mark.parametrize("token", ["tk-se\ncret", "tk-sécret", "tk-se cret"])
+def test_a_token_that_fits_no_header_is_refused_and_not_shown(token, monkeypatch):
+    monkeypatch.setenv("REALGEN_TEST_TOKEN", token)
+    with pytest.raises(ValueError, match="token_variable names 'REALGEN_TEST_TOKEN', which must hold visible") as error:
+        RemoteReward(["http://127.0.0.1:1"], token_variable="REALGEN_TEST_TOKEN")
+    assert "cret" not in str(error.value)
+    with pytest.raises(ValueError, match="token_variable must be the name of an environment variable") as error:
+        RemoteReward(["http://127.0.0.1:1"], token_variable=token)
+    assert "cret" not in str(error.value)

@@ -91,8 +91,8 @@ def test_moves_every_part():
     [
         ((), None, "rewards must hold at least one with a positive weight"),
         (("a",), {"a": 0.0}, "rewards must hold at least one with a positive weight"),
-        (("omniaid", "alignment"), {"omniad": 1.0}, "weights names 'omniad', .*; nearest: omniaid"),
-        (("omniaid", "alignment"), {"zzz": 1.0}, "weights names 'zzz', .*; nearest: omniaid, alignment"),
+        (("omniaid", "alignment"), {"omniad": 1.0}, "weights: 'omniad' is not .* Did you mean omniaid"),
+        (("omniaid", "alignment"), {"zzz": 1.0}, "weights: 'zzz' is not .* Allowed: alignment, omniaid"),
         (("a",), {"a": -1.0}, r"weights\['a'\] must be finite and >= 0, got -1.0"),
         (("a",), {"a": torch.inf}, r"weights\['a'\] must be finite and >= 0, got inf"),
         (("a",), {"a": torch.nan}, r"weights\['a'\] must be finite and >= 0, got nan"),

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import pickle
 import queue
+import threading
 import time
 from typing import Annotated
 
@@ -14,7 +15,8 @@ import pytest
 import torch
 from litserve.transport import MPQueueTransport
 
-from realgen.serving import Limits
+from realgen import masking
+from realgen.serving import Limits, processes
 from realgen.serving.api import RewardAPI, WaitingLoop, read_request
 from realgen.serving.gate import Gate
 from realgen.serving.wire import RewardRequest, encode_request
@@ -106,6 +108,39 @@ def test_an_error_becomes_one_line_and_status_500(api, capsys):
     assert answer.status_code == 500
     assert answer.body == b'{"detail":"the reward failed: ValueError: answered outside [0, 1]"}'
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.attack("secrets", "in the error of a served reward")
+def test_neither_the_answer_nor_the_log_of_a_worker_holds_a_secret(api, capsys, monkeypatch):
+    monkeypatch.setattr(masking, "_values", {})
+    monkeypatch.setenv("MY_SECRET", "correct-horse")
+    masking.hide(["MY_SECRET"])
+    answer = api.encode_response(OSError("the service refuses\x1b[2J 'correct-horse'\nmore"))
+    assert (
+        answer.body == b'{"detail":"the reward failed: OSError: the service refuses\\\\x1b[2J \'${oc.env:MY_SECRET}\'"}'
+    )
+    assert "correct-horse" not in capsys.readouterr().err
+
+
+@pytest.mark.attack("server", "a large body that is handed to a worker")
+def test_a_request_that_is_handed_over_slowly_holds_up_no_other():
+    class Slow:
+        def __init__(self):
+            self.go_on, self.items = threading.Event(), queue.Queue()
+
+        def put(self, item):
+            if item is large:
+                assert self.go_on.wait(60)
+            self.items.put(item)
+
+    small, large = ((0, "id", 0.0, RewardRequest(np.zeros((1, 3, side, side), np.uint8), None)) for side in (8, 800))
+    slow = Slow()
+    sender = processes.Sender(slow)
+    sender.put(large)
+    sender.put(small)
+    assert slow.items.get(timeout=60) is small
+    slow.go_on.set()
+    assert slow.items.get(timeout=60) is large
 
 
 def test_a_broken_device_ends_the_worker(api, monkeypatch):

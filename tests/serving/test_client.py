@@ -1,9 +1,12 @@
 """The client against servers that answer wrongly, late, or not at all."""
 
 import asyncio
+import contextlib
+import logging
 import math
 import socket
 import time
+import traceback
 
 import pytest
 
@@ -42,6 +45,7 @@ def test_without_a_token_none_is_sent():
     assert "authorization" not in server.requests[0][0]
 
 
+@pytest.mark.attack("answers of servers", "wrong counts, values, statuses and types, no HTTP")
 @pytest.mark.parametrize(
     ("wrong", "cause"),
     [
@@ -56,6 +60,10 @@ def test_without_a_token_none_is_sent():
         (say(429, {"detail": "too many"}), "answered 429: too many"),
         (say(500, {"detail": "out of memory"}), "answered 500: out of memory"),
         (say(503, {"detail": ["no", "text"]}), "answered 503"),
+        (say(200, b'{"rewards": [0.5, ' + b"9" * 5000 + b"]}"), "at most"),
+        (say(200, b'{"rewards": [0.5, ' + b"9" * 400 + b"]}"), "a reward must be a number"),
+        (say(200, b'{"rewards": [0.5, true]}'), "got bool"),
+        (say(200, b"[" * 4000), "no JSON"),
         (die, "RemoteProtocolError"),
     ],
 )
@@ -76,6 +84,7 @@ def test_a_server_that_recovers_is_believed_again(wrong):
     assert client.num_attempts == len(server.requests) == 3
 
 
+@pytest.mark.attack("answers of servers", "none, or one that trickles")
 @pytest.mark.parametrize("slow", [hang, drip])
 def test_the_deadline_is_for_the_whole_answer(slow):
     with hostile_server(slow) as server:
@@ -85,6 +94,7 @@ def test_the_deadline_is_for_the_whole_answer(slow):
         assert time.monotonic() - start < 4
 
 
+@pytest.mark.attack("answers of servers", "one that is packed")
 def test_a_packed_answer_is_not_unpacked():
     with hostile_server(say(200, b"\x1f\x8b" + bytes(50), Content_Encoding="gzip")) as server:
         with pytest.raises(UnavailableError, match="no JSON"):
@@ -140,9 +150,17 @@ def test_when_all_rest_the_answer_comes_at_once():
     assert len(server.requests) == 1
 
 
+def test_a_resting_replica_is_waited_for_and_that_is_no_attempt():
+    with hostile_server(lambda handler, number: (say(500, b"") if number < 2 else GOOD)(handler, number)) as server:
+        settings = ConnectionSettings(**QUICK | {"retries": 2}, failures_to_rest=1, rest_seconds=0.3)
+        client = RewardClient([server.url], settings)
+        assert asyncio.run(rewards_of(client))[0] == 0.25
+    assert client.num_attempts == len(server.requests) == 3
+
+
 def test_the_last_failure_is_named_while_all_rest():
     with hostile_server(say(500, {"detail": "out of memory"})) as server:
-        with pytest.raises(UnavailableError, match=r"last failure: .* answered 500: out of memory \(3 attempts\)"):
+        with pytest.raises(UnavailableError, match=r"last failure: .* answered 500: out of memory \(1 attempts\)"):
             ask(server.url, failures_to_rest=1, rest_seconds=3600.0)
         assert len(server.requests) == 1
 
@@ -204,3 +222,106 @@ def test_no_server_is_refused():
 def test_the_message_names_the_setting(name, value):
     with pytest.raises(ValueError, match=f"^{name} must be .*got"):
         ConnectionSettings(**{name: value})
+
+
+def raw(content):
+    """An answer that may be no HTTP."""
+
+    def answer(handler, _):
+        handler.wfile.write(content)
+        handler.close_connection = True
+
+    return answer
+
+
+SECRET = "tk-correct-horse-battery-staple"
+
+
+@pytest.mark.attack("answers of servers", "the token sent back")
+@pytest.mark.parametrize(
+    "echo",
+    [
+        say(401, {"detail": f"no such token: {SECRET}"}),
+        say(500, {"detail": "x" * 290 + SECRET}),
+        say(500, {"detail": f"a\n\x1b[31m{SECRET}"}),
+        say(500, b'{"detail": "\\u0074k-correct-horse-battery-staple"}'),
+        say(200, {"rewards": [0.5, SECRET]}),
+        say(200, {"rewards": SECRET}),
+        say(200, {SECRET: [0.5, 0.5]}),
+        say(200, SECRET.encode()),
+        say(307, b"", Location=f"http://127.0.0.1:1/{SECRET}"),
+        say(503, b"", Retry_After=SECRET),
+        raw(SECRET.encode() + b"\r\n\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\n" + SECRET.encode() + b" x\r\n\r\n"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: " + SECRET.encode() + b"\r\n\r\n"),
+    ],
+)
+def test_the_token_is_in_no_message_and_no_traceback(echo, caplog):
+    caplog.set_level(logging.INFO)
+    with hostile_server(echo) as server, pytest.raises((UnavailableError, RefusedError)) as error:
+        ask(server.url, token=SECRET)
+    assert str(error.value).isprintable()
+    shown = "".join(traceback.format_exception(error.value)) + caplog.text
+    assert not [SECRET[i : i + 12] for i in range(len(SECRET) - 11) if SECRET[i : i + 12] in shown]
+
+
+@pytest.mark.attack("answers of servers", "a redirect, of each kind, here and elsewhere")
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 305, 307, 308])
+def test_no_redirect_is_followed(status):
+    with hostile_server(GOOD) as elsewhere:
+        for target in (f"{elsewhere.url}/rewards", "//127.0.0.1/rewards", "/rewards", "/other", "file:///etc/passwd"):
+            with hostile_server(say(status, b"", Location=target)) as server:
+                with pytest.raises(UnavailableError, match=f"answered {status}"):
+                    ask(server.url, token="secret", retries=0)
+                assert len(server.requests) == 1
+    assert elsewhere.requests == []
+
+
+@pytest.mark.attack("answers of servers", "one without end: in its body, chunks, header or interim answers")
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" " * 1000),
+        (b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"3e8\r\n" + b" " * 1000 + b"\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 100),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x" * 1000),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 10),
+    ],
+)
+def test_an_answer_without_end_is_left(start, piece):
+    def answer(handler, _):
+        handler.close_connection = True
+        with contextlib.suppress(OSError):
+            handler.wfile.write(start)
+            while not handler.server.released.is_set():
+                handler.wfile.write(piece)
+
+    with hostile_server(answer) as server, pytest.raises(UnavailableError):
+        ask(server.url, retries=0, timeout=2.0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hunter2@host:8000",
+        "http://hunter2@host",
+        "https://host/?token=hunter2",
+        "http://host/#hunter2",
+        "me:hunter2@host",
+        "ftp://me:hunter2@host",
+        "http://me:hunter2@[host",
+    ],
+)
+def test_no_secret_belongs_into_an_address(url):
+    with pytest.raises(ValueError, match=r"^urls must") as error:
+        RewardClient([url], ConnectionSettings())
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host:99999", "http://host:x", "http://[::1", "http://ho\nst", "http://ho st", "http://host:0"]
+)
+def test_an_address_that_no_server_can_have_is_refused_at_once(url):
+    with pytest.raises(ValueError, match="urls must look like http://host:port, got") as error:
+        RewardClient([url], ConnectionSettings())
+    assert str(error.value).isprintable()

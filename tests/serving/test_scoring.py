@@ -36,6 +36,16 @@ def test_requests_of_one_size_are_one_batch():
     assert (first.tolist(), second.tolist(), third.tolist()) == ([0.25, 0.5], [0.125], [4.0])
 
 
+def test_the_reward_sees_each_rows_metadata():
+    class Seen:
+        def score(self, samples):
+            return torch.tensor([float(fields.get("count", -1)) for fields in samples.metadata])
+
+    told = RewardRequest(request(0.5, 0.5).images, None, ({"count": 3}, {}))
+    first, second = score_requests(Seen(), [told, request(0.25)])
+    assert (first.tolist(), second.tolist()) == ([3.0, -1.0], [-1.0])
+
+
 def test_a_bad_request_does_not_spoil_its_neighbours():
     good, bad, other = score_requests(Brightness(), [request(0.5), request(0.5, 0.0), request(0.25)])
     assert (good.tolist(), other.tolist()) == ([0.5], [0.25])

@@ -6,6 +6,8 @@ import json
 import math
 import random
 import struct
+import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -16,6 +18,7 @@ from safetensors.numpy import save
 
 from realgen.serving.wire import (
     JSON,
+    MAX_PROMPT_CHARACTERS,
     SAFETENSORS,
     Limits,
     WireError,
@@ -79,6 +82,7 @@ def test_another_program_can_read_the_files(images):
     assert np.array_equal(np.asarray(first), expected)
 
 
+@pytest.mark.attack("server", "tensors of wrong names, types, shapes, values and numbers")
 @pytest.mark.parametrize(
     ("tensors", "metadata", "status", "message"),
     [
@@ -104,6 +108,7 @@ def test_wrong_tensors_are_refused(tensors, metadata, status, message):
         raise error
 
 
+@pytest.mark.attack("server", "JSON of wrong shape, files of other formats, modes and sizes")
 @pytest.mark.parametrize(
     ("message", "status", "expected"),
     [
@@ -125,6 +130,11 @@ def test_wrong_tensors_are_refused(tensors, metadata, status, message):
         ({"images": [image_file()] * 5}, 413, "at most 4 images, got 5"),
         ({"images": [image_file(size=(64, 33))] * 2}, 413, "got 4224"),
         ({"images": [image_file()], "prompts": ["\ud800"]}, 422, "valid Unicode"),
+        ({"images": [image_file()], "fields": [{}]}, 422, "fields must be a list of texts"),
+        ({"images": [image_file()], "fields": ["[]"]}, 422, "an object of JSON, got list"),
+        ({"images": [image_file()], "fields": ["{"]}, 400, "one of fields is no JSON"),
+        ({"images": [image_file()], "fields": ["{}", "{}"]}, 422, "as many as images, 1, got 2"),
+        ({"images": [image_file()], "fields": ["[" * 20_000]}, 413, "16384 characters"),
         ({"images": [image_file()], "prompts": ["x" * 20_000]}, 413, "16384 characters"),
         ({"images": [image_file()], "prompt": ["x"]}, 422, "must be"),
     ],
@@ -135,6 +145,7 @@ def test_wrong_json_is_refused(message, status, expected):
     assert expected in str(error)
 
 
+@pytest.mark.attack("server", "an image of several frames")
 def test_several_frames_are_refused():
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     file = io.BytesIO()
@@ -153,6 +164,7 @@ def png_file(width, height, depth, pixels):
     return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)).decode()
 
 
+@pytest.mark.attack("server", "an image of 16 bits")
 def test_sixteen_bits_are_refused_and_not_cut_to_eight():
     assert decode_request(in_json(images=[png_file(1, 1, 8, b"\0\1\2\3")]), JSON, LIMITS).images.tolist() == [
         [[[1]], [[2]], [[3]]]
@@ -160,6 +172,7 @@ def test_sixteen_bits_are_refused_and_not_cut_to_eight():
     assert "8-bit" in str(refused(in_json(images=[png_file(1, 1, 16, b"\0\1\2\3\4\5\6")]), JSON))
 
 
+@pytest.mark.attack("server", "a small file of a huge image")
 def test_a_small_file_of_a_huge_image_is_refused_before_it_is_unpacked():
     bomb = png_file(100_000, 100_000, 8, bytes(100_000))
     assert len(bomb) < 2000
@@ -167,11 +180,13 @@ def test_a_small_file_of_a_huge_image_is_refused_before_it_is_unpacked():
     assert error.status in (400, 413)
 
 
+@pytest.mark.attack("server", "safetensors whose metadata are null")
 def test_tensors_without_metadata_may_say_null():
     header = b'{"__metadata__":null,"images":{"dtype":"F32","shape":[1,3,1,1],"data_offsets":[0,12]}}'
     assert decode_request(struct.pack("<Q", len(header)) + header + bytes(12), SAFETENSORS, LIMITS).prompts is None
 
 
+@pytest.mark.attack("server", "garbage, pickles, deep JSON, unknown types")
 def test_garbage_is_refused():
     assert refused(b"\x80\x04K\x01.", SAFETENSORS).status == 400
     assert refused(b"", SAFETENSORS).status == 400
@@ -184,6 +199,7 @@ def test_garbage_is_refused():
     assert refused(b"x" * 100_001, SAFETENSORS).status == 413
 
 
+@pytest.mark.attack("server", "requests with random bytes changed or cut off")
 @pytest.mark.parametrize("encoding", ["safetensors", "png", "webp"])
 def test_damaged_requests_are_refused_or_read_but_raise_nothing_else(images, encoding):
     body, content_type = encode_request(images, ["a", "b", "c"], encoding)
@@ -207,6 +223,7 @@ def test_answers_are_exact_and_null_is_not_scored():
     assert all(map(math.isnan, answer[2:]))
 
 
+@pytest.mark.attack("answers of servers", "NaN, infinities, huge integers, booleans, texts, wrong counts, no JSON")
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -231,3 +248,93 @@ def test_answers_are_exact_and_null_is_not_scored():
 def test_wrong_answers_are_found(answer, message):
     with pytest.raises(WireError, match=message):
         decode_rewards(answer, 2, low=0.0, high=1.0)
+
+
+BLOATED = {
+    "empty lists": (b'{"images": [%s[]]}', b"[],"),
+    "empty objects": (b'{"images": [%s{}]}', b"{},"),
+    "numbers": (b'{"images": [%s1]}', b"1,"),
+    "names": (b'{%s"images": []}', b'"":0,'),
+    "texts": (b'{"images": [%s""]}', b'"",'),
+    "texts of escapes": (b'{"images": ["%s"]}', b'\\"'),
+    "quotes of a text without end": (b'{"images": ["%s', b'\\"'),
+    "blanks": (b'{"images": [%s]}', b" "),
+    "a text beyond ASCII": ('{"images": ["\U0001f600%s"]}'.encode(), b"aaa"),
+    "UTF-16": ('{"images": [%s[]]}'.encode("utf-16").replace(b"%\0s\0", b"%s"), "[],".encode("utf-16-le")),
+    "quotes in UTF-16": (
+        '{"images": [%s[]]}'.encode("utf-16").replace(b"%\0s\0", b"%s"),
+        "[],\u2222".encode("utf-16-le"),
+    ),
+}
+
+
+@pytest.mark.attack("server", "JSON that takes many times its size")
+@pytest.mark.parametrize("case", BLOATED)
+def test_json_takes_a_few_times_its_size(case):
+    frame, piece = BLOATED[case]
+    body = frame.replace(b"%s", piece * (3_000_000 // len(piece)))
+    begin = time.monotonic()
+    tracemalloc.start()
+    try:
+        assert refused(body, JSON, Limits()).status in (400, 413, 422)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(body)
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.attack("server", "prompts or header of safetensors that take many times their size")
+@pytest.mark.parametrize("place", ["prompts", "metadata", "tensors", "nested"])
+def test_the_header_of_tensors_takes_a_few_times_its_size(place):
+    count = 300_000
+    one = {"dtype": "F32", "shape": [0], "data_offsets": [12, 12]}
+    header = {"__metadata__": {}, "images": {"dtype": "F32", "shape": [1, 3, 1, 1], "data_offsets": [0, 12]}}
+    if place == "prompts":
+        header["__metadata__"] = {"prompts": "[" + "[]," * count + "[]]"}
+    elif place == "metadata":
+        header["__metadata__"] = {str(i): "" for i in range(count)}
+    elif place == "tensors":
+        header |= {str(i): one for i in range(count // 10)}
+    else:
+        header["__metadata__"] = {"prompts": [[] for _ in range(count)]}
+    head = json.dumps(header).encode()
+    body = struct.pack("<Q", len(head)) + head + bytes(12)
+    tracemalloc.start()
+    try:
+        assert refused(body, SAFETENSORS, Limits()).status in (400, 413, 422)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * len(body)
+
+
+@pytest.mark.attack("server", "a header of tensors that claims more bytes than there are")
+@pytest.mark.parametrize("length", [0, 1, 100, 2**31, 2**63, 2**64 - 1])
+def test_a_header_that_lies_about_its_length_is_refused(length):
+    assert refused(struct.pack("<Q", length) + b'{"images":{}}', SAFETENSORS).status == 400
+
+
+def test_a_body_is_as_large_as_the_allowed_pixels_can_need():
+    limits = Limits(max_images=2, max_pixels=2 * 64 * 64)
+    images, prompts = torch.rand(2, 3, 64, 64), ["\U0001f600" * MAX_PROMPT_CHARACTERS] * 2
+    for encoding in ("safetensors", "png", "webp"):
+        body, content_type = encode_request(images, prompts, encoding)
+        assert decode_request(body, content_type, limits).prompts == tuple(prompts)
+    for content_type in (SAFETENSORS, JSON):
+        error = refused(b" " * 2_000_000, content_type, limits)
+        assert (error.status, "bytes" in str(error)) == (413, True)
+    assert Limits(max_bytes=7).largest_body(JSON) == 7
+
+
+@pytest.mark.parametrize("encoding", ["safetensors", "png", "webp"])
+def test_metadata_come_back_as_they_were(images, encoding):
+    metadata = [{"objects": [{"class": "bench", "count": 2}], "text": "é\\"}, {}, {"none": None, "x": 0.5}]
+    request = decode_request(*encode_request(images, None, encoding, metadata), LIMITS)
+    assert (request.prompts, list(request.metadata)) == (None, metadata)
+
+
+def test_json_may_be_written_with_indents_and_escapes(images):
+    body, _ = encode_request(images, ['"a\\', "b\n{[,", "\u00e9"], "png")
+    request = decode_request(json.dumps(json.loads(body), indent=8).encode(), JSON, LIMITS)
+    assert request.prompts == ('"a\\', "b\n{[,", "\u00e9")

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import Strategy
+from torch.utils._pytree import tree_leaves
 
 from realgen.callbacks import EMA
+from realgen.cli.finishing import load_checkpoint
 from realgen.modules import GRPOModule
+from realgen.objectives import GRPO
+from realgen.parallel import local_part
 from realgen.policies.whole_weights import gathered_weights
 from realgen.strategies import FSDP1, FSDP2
-from realgen.strategies.checkpoint import gathered, read_folder
+from realgen.strategies.checkpoint import gathered, read_folder, write_folder
 from tests.modules.test_resume import assert_same
 from tests.strategies.ranks import fit, make_policy, on_ranks
 
 LAST = Path("checkpoints", "last.ckpt")
+NO_PENALTY = {"objective": GRPO(clip_low=0.2, clip_high=0.2, kl_coef=0.0)}
 
 
 class Look(Callback):
@@ -39,7 +47,7 @@ class Look(Callback):
         seen = {
             "weights": gathered_weights(module.policy, trained_only=True),
             "optimizer": gathered(optimizer.state_dict(), keep=True),
-            "average": {plain(name): value for name, value in average.state_dict()["weights"].items()},
+            "average": gathered({plain(name): each for name, each in average.weights.items()}, keep=True),
             "updates": average.updates,
             "iteration": module.iteration,
         }
@@ -123,3 +131,59 @@ def refuse(rank: int, directory: str, folder: Path, ckpt: Path) -> None:
 def test_a_checkpoint_of_another_policy_is_refused(sd3: str, tmp_path: Path) -> None:
     assert on_ranks(train, sd3, tmp_path, FSDP2(), 1, None, ranks=1) == [0]
     assert on_ranks(refuse, sd3, tmp_path / "other", tmp_path / LAST, ranks=1) == [0]
+
+
+def held(value: Any) -> int:
+    """Bytes of the tensors, of sharded ones of this rank's part alone."""
+    return sum(local_part(leaf).nbytes for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor))
+
+
+def train_whole_network(rank: int, directory: str, folder: Path, sharded: bool) -> None:
+    """Write down what each rank holds of a checkpoint's averages and of an export."""
+    sizes: dict[str, int] = {}
+
+    def saves(name: str, save: Callable[..., Any], checkpoint: dict[str, Any], *args: Any, **settings: Any) -> Any:
+        sizes[name] = held(checkpoint["callbacks"]["EMA"])
+        return save(checkpoint, *args, **settings)
+
+    def exports(*args: Any, **settings: Any) -> Any:
+        weights = gathered_weights(*args, **settings)
+        sizes["export"] = held(weights)
+        return weights
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("realgen.strategies.base.write_folder", partial(saves, "folder", write_folder))
+        save = Strategy.save_checkpoint
+        patch.setattr(Strategy, "save_checkpoint", lambda self, *args: saves("file", partial(save, self), *args))
+        patch.setattr("realgen.policies.trained_transformer.gathered_weights", exports)
+        strategy = FSDP2(sharded_checkpoints=sharded)
+        policy = make_policy(directory, num_steps=2, lora=None)
+        fit(folder, policy, strategy=strategy, iterations=1, **NO_PENALTY)
+    sizes["trained"] = sum(4 * weight.numel() for weight in policy.trainable_parameters().values())
+    torch.save(sizes, folder / f"{rank}.pt")
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [True, False])
+def test_no_rank_holds_what_it_does_not_write(sd3: str, tmp_path: Path, sharded: bool) -> None:
+    assert on_ranks(train_whole_network, sd3, tmp_path, sharded) == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    whole = first["trained"]
+    assert first["export"] >= whole  # buffers too
+    assert second["export"] == 0
+    if sharded:
+        assert first["folder"] + second["folder"] == whole
+        assert whole / 3 < second["folder"] < 2 * whole / 3
+        assert (tmp_path / LAST / "meta.pt").stat().st_size < whole / 10
+    else:
+        assert (first["file"], second["file"]) == (whole, 0)
+    (tmp_path / "on").mkdir()
+    assert on_ranks(resume_whole_network, sd3, tmp_path / "on", tmp_path / LAST, ranks=1) == [0]
+
+
+def resume_whole_network(rank: int, directory: str, folder: Path, ckpt: Path) -> None:
+    policy, seen = make_policy(directory, num_steps=2, lora=None), Look(folder)
+    fit(folder, policy, strategy=FSDP2(), iterations=2, ckpt=ckpt, callbacks=[seen], exports=False, **NO_PENALTY)
+    stored = load_checkpoint(ckpt)["callbacks"]["EMA"]["weights"]
+    assert_same(torch.load(folder / "start.pt", weights_only=True)["average"], stored)

@@ -66,7 +66,7 @@ def one_rank(module: GRPOModule, rank: int, iteration: int) -> tuple[dict[str, f
     means: Counter[str] = Counter()
     for part in torch.randperm(len(rows), generator=generator).split(MICROBATCH):
         score = policy.score(rollout, part)
-        loss, values = module.objective.loss(score, update.minibatch(part))
+        loss, values = module.objective.loss(score, update.minibatch(part, score))
         share = len(part) / len(rows)
         (loss * share).backward()
         means.update({name: share * float(values[name]) for name in ("policy_loss", "kl")})
@@ -117,7 +117,7 @@ def adapters(sd3: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[d
 
 
 STRATEGIES = {
-    "fsdp2": FSDP2(frozen_on_demand=True),
+    "fsdp2": FSDP2(),
     "copies": FSDP2(ranks_per_copy=1, reshard_after_forward=False),
     "fsdp1": FSDP1(),
     "ddp": "ddp",

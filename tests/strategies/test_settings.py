@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.strategies import DDPStrategy
@@ -17,12 +15,10 @@ from torch import nn
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.fit import main
 from realgen.modules.base import TrainableModule
-from realgen.rewards import WeightedSum
 from realgen.strategies import FSDP1, FSDP2
 from realgen.strategies.base import ShardedStrategy, check_types
-from realgen.strategies.blocks import blocks_of, frozen_of, networks_of
-from realgen.strategies.on_demand import OnDemand
-from tests.helpers.toy_grpo import Color, GaussianPolicy, module, trainer
+from realgen.strategies.blocks import blocks_of, networks_of
+from tests.helpers.toy_grpo import GaussianPolicy, module, trainer
 from tests.strategies.ranks import make_policy
 
 RECIPE = ["--config=configs/diffusion.yaml", "--trainer.devices=2", "--loggers.wandb=null"]
@@ -78,8 +74,6 @@ def test_a_module_without_a_policy_is_sent_to_ddp() -> None:
     strategy = with_module(FSDP2, LightningModule())
     with pytest.raises(ValueError, match=r"FSDP2 shards a policy, and LightningModule has none\. Take ddp\."):
         _ = strategy.policy
-    with pytest.raises(ValueError, match="LightningModule has no reward to move"):
-        _ = strategy.reward
     run = module()
     assert with_module(FSDP1, run).policy is run.policy
 
@@ -130,79 +124,3 @@ def test_the_parts_of_a_diffusion_policy(sd3: str) -> None:
     policy.load()
     assert blocks_of(policy) == list(policy.transformer.transformer_blocks)
     assert networks_of(policy) == [policy.transformer]
-    assert {type(part).__name__ for part in frozen_of(policy)} == {"CLIPTextModelWithProjection", "AutoencoderKL"}
-
-
-class Moves:
-    """Writes down where a module or a reward is moved to."""
-
-    def __init__(self) -> None:
-        self.where: list[str] = []
-
-    def to(self, device: Any) -> Any:
-        self.where.append(torch.device(device).type)
-        return self
-
-
-class Part(nn.Linear, Moves):
-    """A frozen part that pretends to be on the device where it was moved last."""
-
-    def __init__(self) -> None:
-        nn.Linear.__init__(self, 2, 2)
-        Moves.__init__(self)
-        self.device = torch.device("cpu")
-
-    def parameters(self, recurse: bool = True) -> Any:
-        return iter([SimpleNamespace(device=self.device)])
-
-    def to(self, device: Any) -> Any:
-        self.device = torch.device(device)
-        return Moves.to(self, device)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-class Judge(Color, Moves):
-    """A reward that tells where it was moved to."""
-
-    def __init__(self) -> None:
-        Color.__init__(self, 0)
-        Moves.__init__(self)
-
-    def to(self, device: Any) -> Any:
-        return Moves.to(self, device)
-
-
-def test_frozen_parts_come_when_they_are_called_and_leave_when_the_network_is(sd3: str) -> None:
-    policy, reward = GaussianPolicy(), Judge()
-    part, elsewhere = Part(), torch.zeros(1, 2, device="meta")
-    policy.backbone = SimpleNamespace(frozen=lambda: [part])
-    policy.dropout = nn.Identity()
-    waiting = OnDemand(policy, reward)
-    part(elsewhere)
-    part(elsewhere)
-    assert part.where == ["meta"]  # it stays while it is in use
-    with torch.no_grad():
-        policy.dropout(elsewhere)
-    assert (part.where, reward.where) == (["meta", "cpu"], [])  # images of this rollout are still judged
-    part(elsewhere)
-    for _ in range(2):
-        policy.dropout(elsewhere)
-    assert (part.where, reward.where) == (["meta", "cpu", "meta", "cpu"], ["cpu"])
-    waiting.bring_reward(torch.device("meta"))
-    waiting.bring_reward(torch.device("meta"))
-    assert reward.where == ["cpu", "meta"]
-
-
-def test_a_decoder_is_brought_by_its_method(sd3: str) -> None:
-    """Diffusers' VAE is entered by ``decode``, which calls its children, not itself."""
-    policy = make_policy(sd3)
-    policy.load()
-    waiting = OnDemand(policy, WeightedSum({"red": Color(0)}, {}))
-    moved: list[nn.Module] = []
-    vae = next(part for part in waiting.parts if type(part).__name__ == "AutoencoderKL")
-    vae.to = lambda device: moved.append(vae)
-    with pytest.raises(RuntimeError):  # its input is elsewhere, and here it cannot follow
-        vae.decode(torch.zeros(1, 4, 4, 4, device="meta"))
-    assert moved

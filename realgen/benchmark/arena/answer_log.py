@@ -10,23 +10,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 from realgen.benchmark.arena.result import COUNTS, Answer
+from realgen.given_files import parse_json
 
 _FIELDS = {field.name for field in fields(Answer)}
 _CHOICES = {"compare": ("first", "second", "tie", None), "single": ("real", "fake", None)}
 
 
 class AnswerLog:
-    """Answers by their keys, in a JSONL file; of two with one key the later counts.
+    """Answers by their keys, in a JSONL file, which need not exist; of two with one key the later counts.
 
     Each answer is one line, brought to the disk before its worker asks the next question. What there is of a line that
     could not be written whole, because the disk is full or the run was killed, is cut off, at once or by the next run,
     so that no other line is written behind it; its question is asked again.
-
-    Args:
-        path: The file; it need not exist.
 
     Raises:
         ValueError: If a line other than the last is no answer.
@@ -123,8 +120,8 @@ class AnswerLog:
 def _read(line: bytes) -> Answer:
     """Return the answer of a line; raise ValueError if it is none."""
     try:
-        found: Any = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        found = parse_json(line)
+    except ValueError as error:
         raise ValueError("no JSON") from error
     if not isinstance(found, Mapping) or set(found) != _FIELDS:
         raise ValueError("other fields")

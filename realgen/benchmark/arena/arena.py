@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from tqdm import tqdm
-
 from realgen.benchmark.arena.answer_log import AnswerLog
 from realgen.benchmark.arena.asking import Asking, AskingLimits
 from realgen.benchmark.arena.questions import (
@@ -16,17 +14,17 @@ from realgen.benchmark.arena.questions import (
     PairQuestions,
     Protocol,
     Question,
-    QuestionKeys,
     pair_questions,
+    question_keys,
     single_questions,
 )
 from realgen.benchmark.arena.result import Answer, ArenaResult
-from realgen.benchmark.arena.scoring import Resampling, bias, pair_row, rank, score_matchups, score_singles, single_row
-from realgen.benchmark.inputs.image_sets import ImageSet
+from realgen.benchmark.arena.scoring import Resampling, bias, pair_row, rank, score_matchups, score_singles
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, ImageSet
 from realgen.benchmark.inputs.matching import FormatMatching
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.checks import check_at_least
 from realgen.judges.base import ArenaJudge, IdentityChangedError
+from realgen.progress import ProgressBar
 from realgen.remote_calls import run_async
 
 
@@ -117,15 +115,10 @@ class Arena:
         matching: FormatMatching | None = None,
         progress: bool = True,
     ) -> ArenaResult:
-        """Ask all questions that have no answer in the file yet, and score.
+        """Ask all questions that have no answer in the file of answers yet, and score.
 
-        Args:
-            prompts: Of which every set has an image.
-            sets: Images of the models.
-            log: File of the answers, one JSON object per line; made if it does not exist. A run that was stopped goes
-                on from it.
-            matching: How images are made alike before they are shown.
-            progress: Whether a bar is drawn.
+        The file has one JSON object per line, and is made if it does not exist; a run that was stopped goes on from it.
+        Every set has an image of each prompt; ``matching`` makes them alike before they are shown.
 
         Raises:
             ValueError: If images are missing or broken, or the file is none of answers or written by another run.
@@ -149,8 +142,8 @@ class Arena:
     ) -> tuple[int, int]:
         """Ask the open questions; return how many got an answer, and how many none."""
         questions = arena_run.open_questions(answers)
-        hidden = None if progress and questions else True  # None hides it where there is no terminal
-        with tqdm(total=len(questions), desc="arena", unit="question", disable=hidden) as bar:
+        hidden = not (progress and questions)
+        with ProgressBar(len(questions), "arena", unit="question", hidden=hidden) as bar:
             asker = Asking(self.judge, answers, self.limits, matching=matching, advance=bar.update)
             failed = run_async(asker.ask_all(questions))
         return len(questions) - failed, failed
@@ -169,10 +162,9 @@ class _ArenaRun:
         self.arena = arena
         self.pairs: list[PairQuestions] = pair_questions(prompts, sets, against=arena.against, protocol=arena.protocol)
         self.singles = single_questions(prompts, sets) if arena.single else []
-        keys = QuestionKeys(arena.judge, matching)
         orders = chain.from_iterable((pair.forward, pair.backward) for pair in self.pairs)
         asked = chain((question for question in orders if question is not None), self.singles)
-        self.keys = {question: keys(question) for question in asked}
+        self.keys = question_keys(asked, arena.judge, matching)
         self.by_key: dict[str, Question] = {}
         for question, key in self.keys.items():
             self.by_key.setdefault(key, question)
@@ -190,19 +182,17 @@ class _ArenaRun:
             return answers.get(self.keys[question])
 
         pairs = tuple(pair_row(pair, answer_of) for pair in self.pairs)
-        images = tuple(single_row(question, answer_of) for question in self.singles)
         first_share, disagreement = bias(pairs)
         kept = [answer for answer in map(answers.get, self.by_key) if answer is not None]
         return ArenaResult(
             judge=arena.judge.name,
             protocol=arena.protocol,
             matchups=score_matchups(pairs, resampling),
-            singles=score_singles(images, resampling),
+            singles=score_singles(self.singles, answer_of, resampling),
             ranking=rank(pairs, resampling),
             first_share=first_share,
             disagreement_share=disagreement,
             pairs=pairs,
-            images=images,
             questions=len(self.by_key),
             asked=asked,
             unreadable=sum(answer.choice is None and answer.replies >= arena.limits.replies for answer in kept),

@@ -12,8 +12,9 @@ from realgen.benchmark.arena.answer_log import AnswerLog
 from realgen.benchmark.arena.questions import Question
 from realgen.benchmark.arena.result import COUNTS, Answer
 from realgen.benchmark.inputs.matching import FormatMatching, read_matched
+from realgen.failures import describe
 from realgen.judges.base import ArenaJudge, IdentityChangedError, Kind, Verdict
-from realgen.remote_calls import UnavailableError
+from realgen.remote_calls import RefusedError, UnavailableError
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -45,12 +46,8 @@ class AskingLimits(NamedTuple):
 class Asking:
     """Asks questions, as many at a time as the judge takes, and keeps every answer.
 
-    Args:
-        judge: Who is asked.
-        answers: Where answers are kept; held open by the caller.
-        limits: How often a question is asked.
-        matching: How images are made alike before they are shown; None shows them as they are.
-        advance: Called after each question.
+    The caller holds ``answers`` open. ``matching`` makes images alike before they are shown; None shows them as they
+    are. ``advance`` is called after each question.
     """
 
     def __init__(
@@ -111,10 +108,15 @@ class Asking:
             if self.judge.identity(question.kind) != self._identities[question.kind]:
                 # Another worker's question has changed it meanwhile: the answer would be kept under the wrong key.
                 raise IdentityChangedError(f"{self.judge.name} answers in another form now")
-            if second is None:
-                verdict = await self.judge.judge_single(first, text)
-            else:
-                verdict = await self.judge.compare(first, second, text)
+            try:
+                if second is None:
+                    verdict = await self.judge.judge_single(first, text)
+                else:
+                    verdict = await self.judge.compare(first, second, text)
+            except (UnavailableError, RefusedError, IdentityChangedError):
+                raise
+            except Exception as error:  # a judge may raise anything
+                raise ValueError(f"judge {self.judge.name} failed at {question.name}: {describe(error)}") from error
             self.answers.append(self._answer(key, question, verdict))
             if verdict.choice is not None:
                 return
@@ -128,13 +130,8 @@ class Asking:
             name=question.prompt.name,
             first=question.first.model,
             second="" if question.second is None else question.second.model,
-            choice=verdict.choice,
-            reason=verdict.reason,
-            reply=verdict.reply,
-            tokens_in=verdict.tokens_in,
-            tokens_out=verdict.tokens_out,
             replies=1,
-            requests=verdict.attempts,
+            **vars(verdict),
         )
         earlier = self.answers.get(key)
         spent = {} if earlier is None else {name: getattr(earlier, name) + getattr(answer, name) for name in COUNTS}
@@ -147,5 +144,6 @@ class Asking:
         if self._failures_in_a_row >= self.limits.max_failures:
             self._stopped_by = RuntimeError(
                 f"{self._failures_in_a_row} questions in a row got no answer; the last one: {error}. Answers so far "
-                f"are kept in {self.answers.path}; run again to go on."
+                f"are kept in {self.answers.path}; run again to go on, with a larger "
+                "max_failures where it refuses only these."
             )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Literal
 
-from realgen.benchmark.inputs.image_sets import ImageSet
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, ImageSet
 from realgen.benchmark.inputs.matching import FormatMatching
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.benchmark.results import REAL
-from realgen.judges.base import ArenaJudge
+from realgen.judges.base import ArenaJudge, Kind
 
 Protocol = Literal["swapped", "published"]
 Against = Literal["real", "models", "both", "none"]
@@ -45,6 +44,12 @@ class Question:
         """Return whether it is of a pair or of one image."""
         return "single" if self.second is None else "compare"
 
+    @property
+    def name(self) -> str:
+        """Return in words what it is of."""
+        second = "" if self.second is None else f" and {self.second.file}"
+        return f"{self.first.file}{second}"
+
 
 @dataclass(frozen=True)
 class PairQuestions:
@@ -61,11 +66,8 @@ def pair_questions(
 ) -> list[PairQuestions]:
     """Return all pairs of an arena, prompt by prompt, so that a run cut short has judged some prompts in full.
 
-    Args:
-        prompts: Of which every set has an image.
-        sets: Images of the models; of two, the earlier is the first contestant, and a model is before ``real``.
-        against: Each model against the real images, against each other model, both, or nothing.
-        protocol: ``published`` shows the first contestant first, always; ``swapped`` asks in both orders.
+    Every set has an image of each prompt. Of two sets the earlier is the first contestant, and a model is before
+    ``real``. ``published`` shows the first contestant first, always; ``swapped`` asks in both orders.
 
     Raises:
         ValueError: If real images are missing that are asked for, or there is one model only to be compared.
@@ -90,30 +92,29 @@ def single_questions(prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet
     return [Question(prompt, shown) for prompt in prompts for shown in chain(*_shown(prompt, sets))]
 
 
-class QuestionKeys:
-    """Tells questions apart by what their answer depends on: judge, question, images as shown, prompt if it is read."""
+def question_keys(
+    questions: Iterable[Question], judge: ArenaJudge, matching: FormatMatching | None
+) -> dict[Question, str]:
+    """Tell questions apart by what their answer depends on: judge, question, images as shown, prompt if it is read.
 
-    def __init__(self, judge: ArenaJudge, matching: FormatMatching | None) -> None:
-        self._identities = {kind: judge.identity(kind) for kind in ("compare", "single")}
-        self._reads_prompt = judge.reads_prompt
-        self._matching = None if matching is None else asdict(matching)
-        self._digest = cache(_digest_of_file)
-
-    def __call__(self, question: Question) -> str:
-        """Return the key; the files are read at their first question.
-
-        Raises:
-            ValueError: If a file cannot be read.
-        """
+    Raises:
+        ValueError: If a file cannot be read.
+    """
+    kinds: tuple[Kind, ...] = ("compare", "single")
+    identities = {kind: judge.identity(kind) for kind in kinds}
+    digest, made_alike = cache(_digest_of_file), None if matching is None else asdict(matching)
+    keys = {}
+    for question in questions:
         shown = [question.first] if question.second is None else [question.first, question.second]
         content: Mapping[str, object] = {
-            "judge": self._identities[question.kind],
-            "images": [self._digest(image.file) for image in shown],
-            "matching": self._matching,
-            "prompt": question.prompt.prompt if self._reads_prompt else None,
+            "judge": identities[question.kind],
+            "images": [digest(image.file) for image in shown],
+            "matching": made_alike,
+            "prompt": question.prompt.prompt if judge.reads_prompt else None,
         }
         text = json.dumps(content, sort_keys=True, ensure_ascii=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        keys[question] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return keys
 
 
 def _shown(prompt: BenchmarkPrompt, sets: Sequence[ImageSet]) -> tuple[list[Shown], list[Shown]]:

@@ -1,4 +1,4 @@
-"""What an arena found: every pair and every single image, win rates, position bias, ranking, cost."""
+"""What an arena found: every pair, win rates, position bias, ranking, cost."""
 
 from __future__ import annotations
 
@@ -67,22 +67,6 @@ class PairRow:
 
 
 @dataclass(frozen=True)
-class SingleRow:
-    """One image, and whether the judge called it real."""
-
-    name: str
-    """Of the prompt."""
-    category: str
-    """Of the prompt; empty where there is none."""
-    model: str
-    """Whose image; ``real`` for the real image."""
-    file: str
-    choice: Choice | None
-    """``real`` or ``fake``; None where it could not be judged."""
-    reason: str
-
-
-@dataclass(frozen=True)
 class Matchup:
     """All pairs of two contestants."""
 
@@ -104,8 +88,6 @@ class Matchup:
     """Those of which an order could not be judged."""
     first_share: float | None
     """Share of decided replies that chose the image shown first; 0.5 = no position bias. None without any."""
-    disagreement_share: float | None
-    """Share of pairs whose two orders disagreed; None where none was asked in both."""
 
 
 @dataclass(frozen=True)
@@ -123,18 +105,6 @@ class SingleScore:
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """A contestant's place."""
-
-    model: str
-    """Or ``real``."""
-    strength: Estimate
-    """Bradley-Terry log-strength; that of all contestants has the mean 0. Without limits where nothing tells them."""
-    elo: Estimate
-    """The same on Elo's scale, with the mean 1000."""
-
-
-@dataclass(frozen=True)
 class ArenaResult:
     """All that an arena found."""
 
@@ -145,14 +115,14 @@ class ArenaResult:
     matchups: tuple[Matchup, ...]
     singles: tuple[SingleScore, ...]
     """Real or fake, by model; the real images last. Empty where that was not asked."""
-    ranking: tuple[Ranked, ...]
-    """Strongest first; empty where strengths do not exist."""
+    ranking: Mapping[str, Estimate]
+    """Bradley-Terry strengths on Elo's scale, with the mean 1000: of the models and ``real``, strongest first. Without
+    limits where nothing tells them; empty where strengths do not exist."""
     first_share: float | None
     """Position bias over all replies: share of decided ones that chose the image shown first."""
     disagreement_share: float | None
-    """Share of all pairs whose two orders disagreed."""
+    """Share of all pairs whose two orders disagreed; None where none was asked in both."""
     pairs: tuple[PairRow, ...]
-    images: tuple[SingleRow, ...]
     questions: int
     """That the arena consists of."""
     asked: int
@@ -166,3 +136,9 @@ class ArenaResult:
     tokens_out: int
     requests: int
     """Failed ones included."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether the judge said anything of any image."""
+        estimates = [match.win_rate for match in self.matchups] + [single.real_share for single in self.singles]
+        return any(estimate is not None for estimate in estimates)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from realgen.benchmark.arena.questions import PairQuestions, Question
-from realgen.benchmark.arena.result import Answer, Matchup, PairRow, Ranked, SingleRow, SingleScore
-from realgen.benchmark.results import REAL
+from realgen.benchmark.arena.result import Answer, ArenaResult, Matchup, PairRow, SingleScore
+from realgen.benchmark.results import REAL, ModelResults, Results
 from realgen.checks import check_at_least, check_confidence
 from realgen.functional.arena import (
     bradley_terry_intervals,
@@ -27,7 +27,9 @@ from realgen.judges.base import Choice
 
 AnswerOf = Callable[[Question], Answer | None]
 """Returns the answer to a question; None if there is none."""
-_OUTCOMES: Mapping[Choice | None, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
+WIN_RATE, CALLED_REAL, ELO = "arena_win_rate", "arena_called_real", "arena_elo"
+"""Wins against the real images in percent, ties as half; images called real on their own in percent; Elo."""
+_OUTCOMES: Mapping[Choice | None, float] = {"first": 1.0, "tie": 0.5, "second": 0.0, "real": 1.0, "fake": 0.0}
 
 
 @dataclass(frozen=True)
@@ -77,19 +79,6 @@ def pair_row(pair: PairQuestions, answer_of: AnswerOf) -> PairRow:
     )
 
 
-def single_row(question: Question, answer_of: AnswerOf) -> SingleRow:
-    """Gather what the judge said of one image."""
-    answer = answer_of(question)
-    return SingleRow(
-        name=question.prompt.name,
-        category=question.prompt.category,
-        model=question.first.model,
-        file=str(question.first.file),
-        choice=None if answer is None else answer.choice,
-        reason="" if answer is None else answer.reason,
-    )
-
-
 def score_matchups(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Matchup, ...]:
     """Compute the win rates of all who met, in the order in which they first did."""
     met: dict[tuple[str, str], list[PairRow]] = {}
@@ -98,14 +87,15 @@ def score_matchups(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ma
     return tuple(_matchup(own, resampling) for own in met.values())
 
 
-def score_singles(rows: Sequence[SingleRow], resampling: Resampling) -> tuple[SingleScore, ...]:
+def score_singles(
+    questions: Sequence[Question], answer_of: AnswerOf, resampling: Resampling
+) -> tuple[SingleScore, ...]:
     """Compute how often each model's images were called real; the real images last."""
-    models = sorted(dict.fromkeys(row.model for row in rows), key=lambda model: model == REAL)
     scores = []
-    for model in models:
-        own = [row for row in rows if row.model == model]
-        values = torch.tensor([{"real": 1.0, "fake": 0.0}.get(row.choice or "", math.nan) for row in own])
-        share, categories = _rates(values, [row.category for row in own], resampling)
+    for model in sorted(dict.fromkeys(each.first.model for each in questions), key=lambda model: model == REAL):
+        own = [question for question in questions if question.first.model == model]
+        values = torch.tensor([_outcome(answer_of(question)) for question in own])
+        share, categories = _rates(values, [question.prompt.category for question in own], resampling)
         scores.append(SingleScore(model, share, categories, int(values.isnan().sum())))
     return tuple(scores)
 
@@ -116,8 +106,8 @@ def bias(pairs: Sequence[PairRow]) -> tuple[float | None, float | None]:
     return none_if_nan(first_share), none_if_nan(disagreement)
 
 
-def rank(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ranked, ...]:
-    """Fit Bradley-Terry strengths of all contestants, strongest first; none where they do not exist.
+def rank(pairs: Sequence[PairRow], resampling: Resampling) -> dict[str, Estimate]:
+    """Fit Bradley-Terry strengths of all contestants, on Elo's scale, strongest first; none where they do not exist.
 
     One virtual tie between those who met keeps the strength of a contestant that won or lost everything finite; its
     interval, and all of a single prompt, are not known (``bradley_terry_intervals``).
@@ -126,7 +116,7 @@ def rank(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ranked, ...]
     models = list(dict.fromkeys(model for pair in judged for model in (pair.first, pair.second)))
     prompts = list(dict.fromkeys(pair.name for pair in judged))
     if not judged:
-        return ()
+        return {}
     places, rows = ({name: i for i, name in enumerate(names)} for names in (models, prompts))
     wins = win_matrices(
         torch.tensor([places[pair.first] for pair in judged]),
@@ -138,27 +128,22 @@ def rank(pairs: Sequence[PairRow], resampling: Resampling) -> tuple[Ranked, ...]
     )
     met = (wins + wins.mT).sum(0) > 0
     if not bool(connected(met)):
-        return ()
+        return {}
     found = bradley_terry_intervals(
         wins, resamples=resampling.resamples, confidence=resampling.confidence, seed=resampling.seed
     )
     played = ((wins + wins.mT).sum(-1) > 0).sum(0).tolist()  # prompts of each contestant
-
-    def ranked(i: int) -> Ranked:
-        def interval(parts: Sequence[Tensor]) -> Estimate:
-            value, low, high = (float(part[i]) for part in parts)
-            return Estimate(value, none_if_nan(low), none_if_nan(high), played[i])
-
-        return Ranked(models[i], interval(found), interval([elo(part) for part in found]))
-
-    return tuple(ranked(i) for i in found.value.argsort(descending=True).tolist())
+    value, low, high = (elo(part).tolist() for part in found)
+    return {
+        models[i]: Estimate(value[i], none_if_nan(low[i]), none_if_nan(high[i]), played[i], higher_is_better=True)
+        for i in found.value.argsort(descending=True).tolist()
+    }
 
 
 def _matchup(pairs: Sequence[PairRow], resampling: Resampling) -> Matchup:
     outcomes = torch.tensor([math.nan if pair.outcome is None else pair.outcome for pair in pairs])
     rate, categories = _rates(outcomes, [pair.category for pair in pairs], resampling)
     forward, backward = _orders(pairs)
-    first_share, disagreement = bias(pairs)
     return Matchup(
         first=pairs[0].first,
         second=pairs[0].second,
@@ -169,8 +154,7 @@ def _matchup(pairs: Sequence[PairRow], resampling: Resampling) -> Matchup:
         losses=int((outcomes == 0).sum()),
         disagreements=int(((forward != backward) & ~forward.isnan() & ~backward.isnan()).sum()),
         unjudged=int(outcomes.isnan().sum()),
-        first_share=first_share,
-        disagreement_share=disagreement,
+        first_share=bias(pairs)[0],
     )
 
 
@@ -202,3 +186,30 @@ def _orders(pairs: Sequence[PairRow]) -> tuple[Tensor, Tensor]:
 def _outcome(answer: Answer | None) -> float:
     """Return the outcome for the image shown first; NaN where nothing could be read."""
     return _OUTCOMES.get(None if answer is None else answer.choice, math.nan)
+
+
+def with_arena(results: Results, arena: ArenaResult) -> Results:
+    """Add an arena's findings to results, in full and as the scores above of each model that has them."""
+
+    def scored(model: ModelResults) -> ModelResults:
+        scores, categories = dict(model.scores), {name: dict(own) for name, own in model.categories.items()}
+        shares = [
+            (WIN_RATE, match.win_rate, match.categories)
+            for match in arena.matchups
+            if (match.first, match.second) == (model.name, REAL)
+        ]
+        shares += [(CALLED_REAL, one.real_share, one.categories) for one in arena.singles if one.model == model.name]
+        for name, share, by_category in shares:
+            if share is not None:
+                scores[name] = _as_percent(share)
+            for category, part in by_category.items():
+                categories.setdefault(category, {})[name] = _as_percent(part)
+        if model.name in arena.ranking:
+            scores[ELO] = arena.ranking[model.name]
+        return replace(model, scores=scores, categories=categories)
+
+    return replace(results.map_models(scored), arena=arena)
+
+
+def _as_percent(share: Estimate) -> Estimate:
+    return replace(share.scaled(100.0), higher_is_better=True)

@@ -76,16 +76,10 @@ class Comparison:
 def compare_runs(
     runs: Sequence[RecordedRun], *, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> Comparison:
-    """Compare groups of runs on the prompts that all of them have.
+    """Compare groups of training runs, or of models of benchmark runs, on the prompts that all of them have.
 
-    Args:
-        runs: Training runs, or models of benchmark runs, not both.
-        resamples: Of the bootstrap, >= 1.
-        confidence: Share of the resamples between the limits, in (0, 1).
-        seed: Of the bootstrap.
-
-    Returns:
-        One section at equal images and one at equal seconds; of benchmark runs a single one.
+    There is one section at equal images and one at equal seconds; of benchmark runs a single one. ``resamples`` (>= 1),
+    ``confidence`` (in (0, 1)) and ``seed`` are those of the bootstrap.
 
     Raises:
         ValueError: If the runs are of two kinds or fewer than two groups, a group has a seed twice, they have no prompt
@@ -128,18 +122,11 @@ def differences_of_groups(
     """Compute means of groups of runs, and how much more each has than the first, with intervals.
 
     Each resample draws prompts with replacement, the same for all runs, and of each group of S > 1 seeds S - 1 with
-    replacement, which gives the mean over seeds its right variance however few they are (Rao and Wu 1988).
-    A group of one run is taken as it is: its interval says nothing of other seeds. One prompt gives no interval.
+    replacement, which gives the mean over seeds its right variance however few they are (Rao and Wu 1988). A group of
+    one run is taken as it is: its interval says nothing of other seeds. One prompt gives no interval.
 
-    Args:
-        values: [P, runs] a row per prompt, the runs of a group side by side; finite.
-        sizes: Runs of each group; together all columns.
-        resamples: >= 1.
-        confidence: In (0, 1).
-        seed: Of the draws.
-
-    Returns:
-        The means, one per group, and the differences, one per group but the first.
+    ``values`` [P, runs] are finite, a row per prompt, the runs of a group, of which there are ``sizes``, side by side.
+    Returns the means, one per group, and the differences, one per group but the first.
 
     Example:
         >>> values = torch.tensor([[0.1, 0.4], [0.3, 0.6]])

@@ -26,9 +26,6 @@ def group_runs(runs: Sequence[RecordedRun]) -> list[Group]:
 
     The seed of a part (of the data, of the adapters) is part of the config, but where it follows the run's own seed.
 
-    Args:
-        runs: At least one.
-
     Raises:
         ValueError: If two runs of a group have the same seed: they would count as two witnesses, and are one.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +13,8 @@ import yaml
 
 from realgen.benchmark.results import RESULTS_FILE, ModelResults, read_results
 from realgen.data.generated_images import SETTINGS_FILE
+from realgen.given_files import read_json
+from realgen.tables import complete_rows, read_csv
 
 CONFIG_FILE, ROWS_FILE = "config.yaml", "validation.csv"
 _PLACE = ("iteration", "images", "seconds", "key", "sample", "seed", "prompt")
@@ -113,11 +113,20 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     Null counts as absent: a setting that was added between two runs begins as null. Seeds of parts stay: whether one
     follows the run's own is seen beside other runs only.
     """
+    leaves = dict(_leaves(config))
+    # An older run holds the value where a newer one refers to it.
+    found = {key: leaves.get(_referred(value), value) for key, value in leaves.items()}
     return {
         key: value
-        for key, value in _leaves(config)
+        for key, value in found.items()
         if value is not None and not any(key == name or key.startswith(f"{name}.") for name in _ASIDE)
     }
+
+
+def _referred(value: Any) -> str:
+    """Return the dotted key of ``${key}``, without ``init_args`` as leaves have it; of anything else no key."""
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", str(value))
+    return "" if reference is None else reference[1].replace(".init_args", "")
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -146,18 +155,16 @@ def _validation_points(folder: Path) -> tuple[ValidationPoint, ...]:
     whole = _corpus_values(folder)
     places: dict[int, tuple[int, float]] = {}
     values: dict[int, dict[str, dict[ImageKey, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in _PLACE if name not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{path} lacks the columns {', '.join(missing)}.")
-        for row in reader:
-            iteration = int(row["iteration"])
-            places[iteration] = (int(row["images"]), float(row["seconds"]))
-            image = ImageKey(row["key"], row["prompt"], int(row["sample"]), int(row["seed"]))
-            for name, cell in row.items():
-                if name not in _PLACE and cell:
-                    values.setdefault(iteration, {}).setdefault(name, {})[image] = float(cell)
+    header, rows = read_csv(path)
+    if missing := [name for name in _PLACE if name not in header]:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}.")
+    for row in rows:
+        iteration = int(row["iteration"])
+        places[iteration] = (int(row["images"]), float(row["seconds"]))
+        image = ImageKey(row["key"], row["prompt"], int(row["sample"]), int(row["seed"]))
+        for name, cell in row.items():
+            if name not in _PLACE and cell and math.isfinite(float(cell)):
+                values.setdefault(iteration, {}).setdefault(name, {})[image] = float(cell)
     if not places:
         raise ValueError(f"{path} holds no validation.")
     points = []
@@ -169,16 +176,15 @@ def _validation_points(folder: Path) -> tuple[ValidationPoint, ...]:
 
 
 def _corpus_values(folder: Path) -> dict[int, dict[str, float]]:
-    """Read ``val/<name>`` by iteration from the CSV logs; a resumed run has several, and the newest counts."""
+    """Read ``val/<name>`` by iteration from the CSV log; older runs have one for each start, and the newest counts."""
     found: dict[int, dict[str, float]] = {}
     logs = folder.glob("csv/version_*/metrics.csv")
     for path in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                values = {name.removeprefix("val/"): cell for name, cell in row.items() if name.startswith("val/")}
-                numbers = {name: float(cell) for name, cell in values.items() if cell and math.isfinite(float(cell))}
-                if numbers:
-                    found.setdefault(int(float(row["step"])), {}).update(numbers)
+        for row in complete_rows(path):
+            values = {name.removeprefix("val/"): cell for name, cell in row.items() if name.startswith("val/")}
+            numbers = {name: float(cell) for name, cell in values.items() if cell and math.isfinite(float(cell))}
+            if numbers:
+                found.setdefault(int(float(row.get("iteration") or row["step"])), {}).update(numbers)
     return found
 
 
@@ -223,5 +229,5 @@ def _origin(folder: Path, model: ModelResults) -> dict[str, str]:
     path = folder / model.images / SETTINGS_FILE
     if not path.is_file():
         return {}
-    adapters = json.loads(path.read_text(encoding="utf-8")).get("adapters", {})
+    adapters = read_json(path).get("adapters", {})
     return {f"adapters of {place}": digest for place, digest in adapters.items()}

@@ -7,11 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from realgen import __version__
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
-from realgen.data.generated_images import write_image
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt
+from realgen.data.generated_images import read_texts, write_image
+from realgen.data.image_decoding import open_image
 from realgen.data.order import prompt_seed
 from realgen.policies.base import Policy
 from realgen.policies.trained_adapters import PREFIXES
@@ -38,7 +37,7 @@ def adapter_digests(config: Any) -> dict[str, str]:
 
 def rewritten_prompt(path: Path) -> str:
     """Return the text of which ``draw_images`` drew an image; empty where that was the prompt itself."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return str(image.info.get(REWRITTEN, ""))
 
 
@@ -46,7 +45,7 @@ def missing_images(prompts: Sequence[BenchmarkPrompt], folder: Path, *, seed: in
     """Return the prompts that have no image yet.
 
     Raises:
-        ValueError: If an image that is there was drawn from another prompt or seed.
+        ValueError: If an image that is there was drawn from another prompt or seed, or cannot be read.
     """
     missing = []
     for prompt in prompts:
@@ -55,8 +54,8 @@ def missing_images(prompts: Sequence[BenchmarkPrompt], folder: Path, *, seed: in
             missing.append(prompt)
             continue
         wanted = _metadata(prompt, seed)
-        with Image.open(path) as image:
-            found = {key: image.info.get(key) for key in wanted}
+        texts = read_texts(path)
+        found = {key: texts.get(key) for key in wanted}
         if found != wanted:
             raise ValueError(f"{path} was drawn from {found}, expected {wanted}. Choose another --run_dir.")
     return missing
@@ -75,16 +74,10 @@ def draw_images(
     """Draw prompts and save each image as a PNG file with prompt and seed in it; a file is there whole or not at all.
 
     The batches are those of all prompts, also where only some are missing: an image's last bits depend on how many
-    others are computed beside it, so a run that was killed would else end with other images than one that was not.
-
-    Args:
-        policy: Loaded, on its device.
-        prompts: All prompts, in order.
-        missing: What ``missing_images`` gave; only their images are saved, and batches without any are not drawn.
-        folder: Where ``NAME.png`` goes; it exists.
-        seed: Of the run.
-        batch_size: Images of one call.
-        advance: Called with the number of saved images after each batch.
+    others are computed beside it, so a run that was killed would else end with other images than one that was not. Only
+    the images of ``missing``, what ``missing_images`` gave, are saved as ``NAME.png`` into the folder, and batches
+    without any are not drawn. The policy is loaded, on its device. ``advance`` is called with the number of saved
+    images after each batch.
 
     Raises:
         ValueError: If the policy draws NaN, or cannot draw at all.

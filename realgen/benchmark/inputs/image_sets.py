@@ -1,4 +1,4 @@
-"""Folders of images: found, named after their model, and paired with the prompts by file name."""
+"""Prompts, and folders of images: found, named after their model, and paired with the prompts by file name."""
 
 from __future__ import annotations
 
@@ -6,11 +6,26 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.data.image_files import SUFFIXES, is_image
 
 PHOTO = "photo"
 """Name of the folder in which the published layout has the images of a model: MODEL/photo/00000.jpg."""
+
+
+@dataclass(frozen=True)
+class BenchmarkPrompt:
+    """One prompt of a benchmark."""
+
+    number: int
+    """Its line, from 0."""
+    name: str
+    """Stem of its real image's file, and of every generated image's."""
+    prompt: str
+    """The text."""
+    category: str = ""
+    """Empty where the prompts have none."""
+    real_image: Path | None = None
+    """None where there are no real images."""
 
 
 @dataclass(frozen=True)

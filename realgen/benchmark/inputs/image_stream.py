@@ -38,11 +38,7 @@ def stream_images(
     num_workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch 3 height width"]]]:
-    """Read images in order; neighbours of one size come together, ``batch_size`` at most.
-
-    Yields:
-        Rows in ``files``, and their images in [0, 1].
-    """
+    """Read images, in [0, 1] behind their rows, in order; neighbours of one size come together, at most a batch."""
     loader = DataLoader(
         Files(files, matching),
         batch_size=batch_size,

@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import median
 
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from realgen.checks import check_at_least
+from realgen.data.image_decoding import open_image
 from realgen.data.image_files import read_image
 from realgen.data.jpeg_files import jpeg_quality
 from realgen.functional.augment import center_square
@@ -100,11 +100,11 @@ def survey(files: Sequence[Path], *, argument: str, advance: Callable[[], object
     qualities: list[int] = []
     for path in files:
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 sizes.append(image.size)
                 image.draft("RGB", (1, 1))  # a JPEG file is decoded at an eighth of its size, and read to its end
                 image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except ValueError as error:
             broken.append(f"{path} ({error})")
         else:
             quality = jpeg_quality(path)

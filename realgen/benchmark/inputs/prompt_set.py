@@ -11,7 +11,6 @@ The layout is the published RealBench's, as it lies there:
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from realgen.benchmark.inputs.image_sets import images_by_name, listed
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, images_by_name, listed
+from realgen.data.prompt_text import checked_text, read_lines
+from realgen.given_files import parse_json
 
 Length = Literal["short", "long"]
 TEXT_FILES: dict[str, tuple[str, ...]] = {
@@ -133,27 +133,23 @@ def _read_prompts(path: Path) -> tuple[list[str], list[str] | None, list[str] | 
     """Read texts; and names and categories where the file has them."""
     if path.suffix.lower() == ".json":
         return _read_json_prompts(path)
-    try:
-        # Not splitlines(), which would cut a prompt in two at a line separator that a language model has put into it.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts: {path} cannot be read as UTF-8 text ({error}).") from error
-    while lines and not lines[-1].strip():
+    lines = read_lines(path)
+    while lines and not lines[-1]:
         lines.pop()
-    return _checked([line.strip() for line in lines], path), None, None
+    return _checked(lines, path), None, None
 
 
 def _read_json_prompts(path: Path) -> tuple[list[str], list[str] | None, list[str] | None]:
     found = _read_json(path, "prompts")
     if isinstance(found, list) and all(isinstance(text, str) for text in found):
-        return _checked([text.strip() for text in found], path), None, None
+        return _checked(found, path), None, None
     if isinstance(found, dict) and all(isinstance(entry, dict) and "prompt" in entry for entry in found.values()):
         names = [Path(name).stem for name in found]
         twice = [name for name, number in Counter(names).items() if number > 1]
         if twice:
             raise ValueError(f"prompts: {path}: {listed(twice)} is there more than once.")
         said = [next((str(e[key]) for key in ("category", "types", "typea") if key in e), "") for e in found.values()]
-        texts = _checked([str(entry["prompt"]).strip() for entry in found.values()], path)
+        texts = _checked([str(entry["prompt"]) for entry in found.values()], path)
         if any(said) and not all(said):
             raise ValueError(f"prompts: {path}: {names[said.index('')]} has no category, others have.")
         return texts, names, said if any(said) else None
@@ -165,6 +161,10 @@ def _read_json_prompts(path: Path) -> tuple[list[str], list[str] | None, list[st
 def _checked(texts: list[str], path: Path) -> list[str]:
     if not texts:
         raise ValueError(f"prompts: {path} holds no prompt.")
+    try:
+        texts = [checked_text(text) for text in texts]
+    except ValueError as error:
+        raise ValueError(f"prompts: {path}: {error}.") from error
     if "" in texts:
         raise ValueError(
             f"prompts: line {texts.index('') + 1} of {path} is empty, and lines count: one per real image."
@@ -225,6 +225,6 @@ def _by_ranges(ranges: Mapping[str, Any], number: int, where: str) -> list[str]:
 
 def _read_json(path: Path, argument: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ValueError(f"{argument}: {path} cannot be read as JSON ({error}).") from error

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from realgen.benchmark.arena.result import ArenaResult, Matchup, PairRow, Ranked
-from realgen.benchmark.report.view import Chart, Table, chart_of
+from realgen.benchmark.arena.result import ArenaResult, Matchup, PairRow
+from realgen.benchmark.report.tables import Table
+from realgen.benchmark.report.view import Chart, chart_of
 from realgen.benchmark.results import REAL, ImageRow, Results
 from realgen.functional.estimate import Estimate
 
@@ -98,12 +99,9 @@ def _matchups(matchups: Sequence[Matchup]) -> Table:
     return Table("Pairs; those whose orders disagreed are among the ties", headings, rows)
 
 
-def _ranking(ranking: Sequence[Ranked]) -> Table:
-    rows = tuple(
-        (each.model, str(place), each.elo.text(".0f"), each.strength.text(".2f"))
-        for place, each in enumerate(ranking, 1)
-    )
-    return Table("Bradley-Terry ranking", ("contestant", "place", "Elo", "log-strength"), rows)
+def _ranking(ranking: Mapping[str, Estimate]) -> Table:
+    rows = [(model, str(place), elo.text(".0f")) for place, (model, elo) in enumerate(ranking.items(), 1)]
+    return Table("Bradley-Terry ranking", ("contestant", "place", "Elo"), rows)
 
 
 def _categories(caption: str, columns: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Table:
@@ -137,11 +135,10 @@ def _charts(arena: ArenaResult) -> Iterator[Chart | None]:
     )
     note = "Bradley-Terry strengths on Elo's scale: 100 points more win 64% of the pairs, 400 points 91%. "
     note += "The line at 1000 is the mean of all contestants."
-    if not all(each.elo.has_limits for each in arena.ranking):
+    if not all(elo.has_limits for elo in arena.ranking.values()):
         note += " Who won all, lost all or tied all has no interval: drawing these prompts again tells nothing."
-    ranks = [(each.model, each.elo) for each in arena.ranking]
-    texts = [elo.text(".0f") for _, elo in ranks]
-    yield chart_of("Elo", ranks, texts, arrow="↑", note=note, dots=True, reference=1000.0)
+    texts = [elo.text(".0f") for elo in arena.ranking.values()]
+    yield chart_of("Elo", list(arena.ranking.items()), texts, arrow="↑", note=note, dots=True, reference=1000.0)
 
 
 def _shares(

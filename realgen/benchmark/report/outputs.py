@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from realgen.benchmark.report.page import REPORT_FILE, write_report
-from realgen.benchmark.report.tables import check_table, markdown, remarks, score_table
+from realgen.benchmark.report.tables import markdown, print_tables, remarks
 from realgen.benchmark.results import IMAGES_FILE, RESULTS_FILE, Results, write_results
+from realgen.checks import printable
 
 TABLE_FILE = "results.md"
 
@@ -16,7 +17,7 @@ TABLE_FILE = "results.md"
 def write_outputs(results: Results, folder: Path) -> dict[str, Path]:
     """Write all files of a run; return them by their purpose."""
     write_results(results, folder)
-    (folder / TABLE_FILE).write_text(markdown(results), encoding="utf-8")
+    (folder / TABLE_FILE).write_text(printable(markdown(results)), encoding="utf-8")
     write_report(results, folder / REPORT_FILE)
     names = {"report": REPORT_FILE, "scores": RESULTS_FILE, "table": TABLE_FILE, "per image": IMAGES_FILE}
     return {purpose: folder / name for purpose, name in names.items()}
@@ -28,11 +29,8 @@ def show(results: Results, files: dict[str, Path]) -> None:
     if not console.is_terminal:
         # As wide as the tables need: in a file they would be 80 columns, with intervals cut in two.
         console = Console(soft_wrap=True, width=1000)
-    console.print(score_table(results))
-    checks = check_table(results)
-    if checks is not None:
-        console.print(checks)
+    print_tables(results, console)
     for note in (*remarks(results), *results.settings.get("warnings", ())):
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(printable(f"note: {note}"), highlight=False, markup=False)
     for purpose, path in files.items():
-        console.print(f"{purpose:<10} {path}", highlight=False, markup=False)
+        console.print(printable(f"{purpose:<10} {path}"), highlight=False, markup=False)

@@ -10,11 +10,11 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from realgen.benchmark.report.arena_view import arena_view
-from realgen.benchmark.report.tables import INTERVALS, everyone, remarks
+from realgen.benchmark.report.tables import INTERVALS, checks, everyone, grids, remarks, scores
 from realgen.benchmark.report.thumbnails import Thumbnail, thumbnails
-from realgen.benchmark.report.view import best_and_worst, calibration_charts, charts, checks, grids, scores
+from realgen.benchmark.report.view import best_and_worst, calibration_charts, charts, shown_names
 from realgen.benchmark.results import ImageRow, Results
-from realgen.checks import check_at_least
+from realgen.checks import check_at_least, printable
 
 REPORT_FILE = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -36,13 +36,9 @@ def write_report(
     Images stand in the page as small JPEGs; one whose file is not there is named instead. Whatever comes from outside
     (prompts, names, a judge's words) is escaped, and the page forbids itself scripts and requests.
 
-    Args:
-        results: To be shown.
-        out: The page; relative paths of images start at its folder.
-        title: Of the page.
-        examples: Most images at each end, of each model and detector, >= 0.
-        pairs: Most arena pairs, >= 0.
-        budget: Bytes for all images together, > 0; they become smaller where there are many.
+    Of each model and detector there are at most ``examples`` images at each end, and at most ``pairs`` arena pairs. All
+    images together have ``budget`` bytes: they become smaller where there are many. Relative paths of images start at
+    the page's folder.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -67,7 +63,7 @@ def write_report(
         intervals=INTERVALS,
         has_real=results.real is not None,
         charts=charts(results),
-        grids=grids(results),
+        grids=grids(results, shown_names(results)),
         checks=checks(results),
         calibration=calibration_charts(results),
         arena=arena,
@@ -82,7 +78,7 @@ def write_report(
         folders=[(model.name, model.images) for model in everyone(results) if model.images],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    out.write_text(printable(text), encoding="utf-8")
 
 
 def _flat(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,14 +1,17 @@
-"""The results as tables: on the terminal, and in Markdown."""
+"""The results as tables, the same ones on the terminal, in Markdown and in the page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from rich.table import Table
+import torch
+from rich.console import Console
 
-from realgen.benchmark.results import ModelResults, Results
+from realgen.benchmark.results import CHECKS, ModelResults, Results
+from realgen.functional.bootstrap import bootstrap_mean
 from realgen.functional.estimate import Estimate
-from realgen.tables import markdown_table, styled, terminal_table
+from realgen.tables import Cell, markdown_table, one_line, styled, terminal_table
 
 SHOWN_CHECKS = ("auroc", "accuracy", "calibration_error")
 WEAK_AUROC = 0.6
@@ -18,6 +21,16 @@ INTERVALS = (
     "The interval in brackets is that of other prompts of the same kind; a number without one is of a single prompt, "
     "of all images together, or has none that could be computed."
 )
+
+
+class Table(NamedTuple):
+    """A table of texts."""
+
+    caption: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    text_columns: int = 1
+    """Columns that are flush left, from the first one on; the others are numbers."""
 
 
 def cell(score: Estimate | None) -> str:
@@ -59,49 +72,57 @@ def everyone(results: Results) -> list[ModelResults]:
     return [*([] if results.real is None else [results.real]), *results.models]
 
 
-def score_lines(results: Results) -> Iterator[tuple[str, list[Estimate | None], list[str]]]:
-    """Yield the name of each score with its arrow, and everyone's score and its text."""
+def scores(results: Results) -> Table:
+    """Show every score of every model, over all prompts."""
+    rows = []
     for name in score_names(results):
-        scores = [model.scores.get(name) for model in everyone(results)]
-        yield f"{name} {arrow(scores)}".strip(), scores, cells(scores)
+        found = [model.scores.get(name) for model in everyone(results)]
+        rows.append((f"{name} {arrow(found)}".strip(), *cells(found)))
+    return Table("Mean over all prompts", ["score", *(model.name for model in everyone(results))], rows)
 
 
-def category_lines(results: Results, name: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return all categories; and of each model that has the score in one, its name and a text per category."""
-    sets = everyone(results)
+def grids(results: Results, names: Sequence[str]) -> list[Table]:
+    """Show scores by category, of those that have categories and models that have them in one."""
+    sets, tables = everyone(results), []
     categories = list(dict.fromkeys(category for model in sets for category in model.categories))
-    rows = [(model.name, [model.categories.get(category, {}).get(name) for category in categories]) for model in sets]
-    shown = [(model, scores) for model, scores in rows if any(score is not None for score in scores)]
-    texts = iter(cells([score for _, scores in shown for score in scores]))
-    return categories, [(model, [next(texts) for _ in scores]) for model, scores in shown]
+    for name in names:
+        found = {model.name: [model.categories.get(each, {}).get(name) for each in categories] for model in sets}
+        shown = {model: column for model, column in found.items() if any(score is not None for score in column)}
+        if shown:
+            sign = arrow(model.scores.get(name) for model in sets)
+            texts = iter(cells([score for row in zip(*shown.values(), strict=True) for score in row]))
+            rows = [(category, *(next(texts) for _ in shown)) for category in categories]
+            tables.append(Table(f"{name} {sign} by category".replace("  ", " "), ["category", *shown], rows))
+    return tables
 
 
-def score_table(results: Results) -> Table:
-    """Build the table of scores for the terminal: one line per score, one column per model.
+def checks(results: Results, measures: Sequence[str] = tuple(CHECKS)) -> Table:
+    """Show how well each detector tells each model's images from the real ones; no rows without real images."""
+    rows = [
+        (detector, model.name, *(cell(model.checks[detector].get(measure)) for measure in measures))
+        for detector in results.detectors
+        for model in results.models
+        if detector in model.checks
+    ]
+    headings = ["detector", "model", *(CHECKS[measure][0] for measure in measures)]
+    return Table("Each model's images against the real images of the same prompts", headings, rows, text_columns=2)
 
-    The best model of a line is bold, where one is better than the others.
+
+def print_tables(results: Results, console: Console) -> None:
+    """Print scores and checks; the best model of a score is bold, where one is better than each other one.
+
+    See ``best_model``.
     """
-    rows = []
-    for name, scores, texts in score_lines(results):
-        best = _best(scores[-len(results.models) :]) if len(results.models) > 1 else None
-        bold = (best is not None and score is best for score in scores)
-        rows.append([name, *(styled("bold" if each else "", text)[0] for each, text in zip(bold, texts, strict=True))])
-    headings = ["score", *(model.name for model in everyone(results))]
-    return terminal_table(headings, rows, title=f"RealBench, {_count(results)} prompts")
-
-
-def check_table(results: Results) -> Table | None:
-    """Show how well the detectors tell each model's images from the real images; None without real images."""
-    if not any(model.checks for model in results.models):
-        return None
-    rows = []
-    for detector in results.detectors:
-        for row, check in enumerate(SHOWN_CHECKS):
-            values = (cell(model.checks.get(detector, {}).get(check)) for model in results.models)
-            rows.append([detector if row == 0 else "", check, *values])
-    headings = ["detector", "measure", *(model.name for model in results.models)]
-    title = "can the detectors tell them from the real images?"
-    return terminal_table(headings, rows, title=title, text_columns=(0, 1))
+    shown = scores(results)
+    rows: list[list[Cell]] = []
+    for name, (line, *texts) in zip(score_names(results), shown.rows, strict=True):
+        best = best_model(results, name)
+        styles = ("bold" if model.name == best else "" for model in everyone(results))
+        rows.append([line, *(styled(style, text)[0] for style, text in zip(styles, texts, strict=True))])
+    console.print(terminal_table(shown.headings, rows, title=f"RealBench, {_count(results)} prompts"))
+    told = checks(results, SHOWN_CHECKS)
+    if told.rows:
+        console.print(terminal_table(told.headings, told.rows, title=told.caption, text_columns=(0, 1)))
 
 
 def remarks(results: Results) -> list[str]:
@@ -125,42 +146,37 @@ def remarks(results: Results) -> list[str]:
 
 def markdown(results: Results) -> str:
     """Write the results as a Markdown document: scores, detectors' checks, categories, settings."""
-    names = score_names(results)
-    parts = ["# RealBench", "", f"{_count(results)} prompts. {INTERVALS}", ""]
-    columns = [texts for _, _, texts in score_lines(results)]
-    lines = ([model.name, *texts] for model, *texts in zip(everyone(results), *columns, strict=True))
-    parts.append(markdown_table(["model", *names], lines))
-    if any(model.checks for model in results.models):
-        parts += ["", "## Can the detectors tell them from the real images?", ""]
-        checks = [(m, d, c) for m in results.models for d, c in m.checks.items()]
-        measures = list(checks[0][2])
-        lines = ([m.name, d, *(cell(c[measure]) for measure in measures)] for m, d, c in checks)
-        parts.append(markdown_table(["model", "detector", *measures], lines))
-    for name in names:
-        categories, rows = category_lines(results, name)
-        if rows:
-            parts += ["", f"## {name} by category", ""]
-            parts.append(markdown_table(["model", *categories], ([model, *texts] for model, texts in rows)))
+    parts = ["# RealBench", "", f"{_count(results)} prompts. {INTERVALS}"]
+    for table in (scores(results), checks(results), *grids(results, score_names(results))):
+        if table.rows:
+            parts += ["", f"## {one_line(table.caption)}", "", markdown_table(table.headings, table.rows)]
     notes = [*remarks(results), *results.settings.get("warnings", ())]
     if notes:
-        parts += ["", "## Remarks", "", *(f"- {note}" for note in notes)]
-    parts += ["", "## Settings", "", *_settings(results.settings)]
+        parts += ["", "## Remarks", "", *(f"- {one_line(note)}" for note in notes)]
+    settings = ((name, value) for name, value in results.settings.items() if name not in ("config", "warnings"))
+    parts += ["", "## Settings", "", *(f"- {name}: `{one_line(str(value))}`" for name, value in settings)]
     return "\n".join(parts) + "\n"
 
 
-def _best(scores: Iterable[Estimate | None]) -> Estimate | None:
-    """Return the best of the scores whose direction is known; None where two are best."""
-    known = [score for score in scores if score is not None and score.value is not None]
-    if not known or known[0].higher_is_better is None:
-        return None
-    sign = 1 if known[0].higher_is_better else -1
-    ranked = sorted(known, key=lambda score: sign * (score.value or 0.0), reverse=True)
-    return ranked[0] if len(ranked) == 1 or ranked[0].value != ranked[1].value else None
+def best_model(results: Results, name: str) -> str | None:
+    """Return the model that is better than each other one; higher is better in what every image has.
+
+    Better: the 95 % interval of the difference, paired by prompt, holds no zero. None where no model is, and for scores
+    of all images together, and those of the arena, which no image has.
+    """
+    by_prompt: dict[str, dict[str, float]] = {model.name: {} for model in results.models}
+    for row in results.rows:
+        if row.model in by_prompt and (value := row.values.get(name)) is not None:
+            by_prompt[row.model][row.name] = value
+
+    def is_better(model: str, other: str) -> bool:
+        keys = sorted(by_prompt[model].keys() & by_prompt[other].keys())
+        changes = [by_prompt[model][key] - by_prompt[other][key] for key in keys]
+        return bool(changes) and bootstrap_mean(torch.tensor(changes, dtype=torch.float64)).verdict() == "better"
+
+    models = [each for each in by_prompt if all(is_better(each, other) for other in by_prompt if other != each)]
+    return models[0] if len(by_prompt) > 1 and models else None
 
 
 def _count(results: Results) -> int:
     return max((score.count for model in everyone(results) for score in model.scores.values()), default=0)
-
-
-def _settings(settings: Mapping[str, object]) -> list[str]:
-    return [f"- {name}: `{value}`" for name, value in settings.items() if name not in ("config", "warnings")]

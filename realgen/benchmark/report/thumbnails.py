@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from realgen.data.image_decoding import upright_rgb
+from realgen.data.image_decoding import decode_image
 
 SIDES = (320, 256, 192, 128, 96, 64)
 """Longest sides that are tried, in pixels."""
@@ -28,15 +28,9 @@ class Thumbnail:
 
 
 def thumbnails(paths: Sequence[Path], *, budget: int) -> dict[Path, Thumbnail]:
-    """Shrink images until all of them fit into a number of bytes; none is enlarged.
+    """Shrink images until all of them, as often as they are named, fit into a number of bytes of a page.
 
-    Args:
-        paths: As often as each will stand in the page.
-        budget: Bytes for all of them, as they stand in the page.
-
-    Returns:
-        By path; without the files that are not there or are no images, and without those that are too large even at
-        the smallest size.
+    None is enlarged. Left out are files that are not there or are no images, or too large even at the smallest size.
     """
     if not paths:
         return {}
@@ -47,9 +41,8 @@ def thumbnails(paths: Sequence[Path], *, budget: int) -> dict[Path, Thumbnail]:
 
 def _thumbnail(path: Path, limit: int) -> Thumbnail | None:
     try:
-        with Image.open(path) as opened:
-            image = upright_rgb(opened)
-    except (OSError, ValueError):  # also what Pillow raises of a file that is no image
+        image = decode_image(path)
+    except ValueError:  # the page names the file
         return None
     for side in SIDES:
         small = image.copy()

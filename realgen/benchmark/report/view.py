@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from markupsafe import Markup
 
-from realgen.benchmark.arena.scores import CALLED_REAL, ELO, WIN_RATE
-from realgen.benchmark.report.tables import arrow, category_lines, cell, cells, everyone, score_lines, score_names
-from realgen.benchmark.results import CHECKS, JUDGED_REAL, REAL, ImageRow, Results
+from realgen.benchmark.arena.scoring import CALLED_REAL, ELO, WIN_RATE
+from realgen.benchmark.report.tables import arrow, cells, everyone, score_names
+from realgen.benchmark.results import JUDGED_REAL, REAL, ImageRow, Results
 from realgen.charts import Bar, bar_chart, calibration_chart
 from realgen.functional.calibration import balanced_reliability
 from realgen.functional.estimate import Estimate
@@ -30,16 +30,6 @@ class Chart(NamedTuple):
     note: str
     """What the scale and the line mean; may be empty."""
     svg: Markup
-
-
-class Table(NamedTuple):
-    """A table of texts."""
-
-    caption: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text_columns: int = 1
-    """Columns that are flush left, from the first one on; the others are numbers."""
 
 
 class BestAndWorst(NamedTuple):
@@ -76,7 +66,7 @@ def charts(results: Results) -> list[Chart]:
     """
     found = []
     percent = {name for detector in results.detectors for name in (detector, f"{detector}{JUDGED_REAL}")}
-    for name in _shown_names(results):
+    for name in shown_names(results):
         known = [(model.name, model.scores[name]) for model in everyone(results) if name in model.scores]
         direction = arrow(score for _, score in known)
         real = next((score.value for label, score in known if label == REAL), None)
@@ -87,39 +77,9 @@ def charts(results: Results) -> list[Chart]:
     return [chart for chart in found if chart is not None]
 
 
-def _shown_names(results: Results) -> list[str]:
+def shown_names(results: Results) -> list[str]:
     """Return the names of the scores that the arena's part of the report does not show."""
     return [name for name in score_names(results) if results.arena is None or name not in ARENA_SCORES]
-
-
-def scores(results: Results) -> Table:
-    """Show every score of every model, over all prompts."""
-    rows = [(name, *texts) for name, _, texts in score_lines(results)]
-    return Table("Mean over all prompts", ["score", *(model.name for model in everyone(results))], rows)
-
-
-def grids(results: Results) -> list[Table]:
-    """Show scores by category, of those that have categories; the arena's stand in its own part."""
-    found = []
-    for name in _shown_names(results):
-        categories, rows = category_lines(results, name)
-        if rows:
-            sign = arrow(model.scores.get(name) for model in everyone(results))
-            columns = list(zip(categories, *(texts for _, texts in rows), strict=True))
-            found.append(Table(f"{name} {sign}".strip(), ["category", *(model for model, _ in rows)], columns))
-    return found
-
-
-def checks(results: Results) -> Table:
-    """Show how well each detector tells each model's images from the real ones; no rows without real images."""
-    rows = [
-        (detector, model.name, *(cell(model.checks[detector].get(check)) for check in CHECKS))
-        for detector in results.detectors
-        for model in results.models
-        if detector in model.checks
-    ]
-    headings = ["detector", "model", *(heading for heading, _ in CHECKS.values())]
-    return Table("Each model's images against the real images of the same prompts", headings, rows, text_columns=2)
 
 
 def calibration_charts(results: Results) -> list[Chart]:
@@ -142,11 +102,8 @@ def _p_fake(results: Results, model: str, detector: str) -> list[float]:
 def calibration_points(real: Sequence[float], generated: Sequence[float]) -> list[tuple[float, float, float]]:
     """Compute how many of the images whose p_fake is alike are generated: on the diagonal for a calibrated detector.
 
-    The share is what it were with as many real images as generated ones (``balanced_reliability``).
-
-    Returns:
-        For each of ten bins that holds an image: mean p_fake and share generated in percent, and a radius that grows
-        with the number of images.
+    For each of ten bins that holds an image: mean p_fake and share generated in percent, as were there as many real
+    images as generated ones (``balanced_reliability``), and a radius that grows with the number of images.
 
     Example:
         >>> calibration_points([0.2, 0.2, 0.9, 0.1], [0.9])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from realgen.benchmark.report.tables import everyone, score_names
 from realgen.benchmark.results import ImageRow, Results
-from realgen.data.image_decoding import upright_rgb
+from realgen.data.image_decoding import decode_image
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -57,7 +57,8 @@ def log_results(run: Run, results: Results, folder: Path, files: Iterable[Path])
     images = wandb.Table(["name", "category", "prompt", *columns, *(f"{c}: scores" for c in columns)])
     for rows in image_rows(results):
         first = next(iter(rows.values()))
-        shown = [wandb.Image(_thumbnail(rows[column], folder)) for column in columns]
+        thumbnails = [_thumbnail(rows[column].path(folder)) for column in columns]
+        shown = [wandb.Image(image, caption=problem) for image, problem in thumbnails]
         texts = [_text(rows[column].values) for column in columns]
         images.add_data(first.name, first.category, first.prompt, *shown, *texts)
     run.log({"realbench/scores": wandb.Table(["model", *names], values), "realbench/images": images})
@@ -75,8 +76,11 @@ def _text(values: Mapping[str, float | None]) -> str:
     return ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in values.items())
 
 
-def _thumbnail(row: ImageRow, folder: Path) -> Image.Image:
-    with Image.open(row.path(folder)) as image:
-        small = upright_rgb(image)
+def _thumbnail(path: Path) -> tuple[Image.Image, str | None]:
+    """Return an image made small and None; a grey square and the reason if its file cannot be read any more."""
+    try:
+        small = decode_image(path)
+    except ValueError as error:
+        return Image.new("RGB", (THUMBNAIL, THUMBNAIL), "grey"), f"{path}: {error}"
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    return small
+    return small, None

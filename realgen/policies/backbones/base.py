@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from realgen.checks import check_at_least, check_pretrained
+from realgen.on_demand import on_device
 from realgen.phases import phase
 
 
@@ -37,7 +39,7 @@ class Backbone(ABC):
         cfg_scale: Classifier-free guidance (arXiv:2207.12598), with two transformer rows for each row; at ``cfg_off``
             and below there is none. Subclasses name it as the model's pipeline does, ``cfg_setting``.
         negative_prompt: What guidance leads away from; only with guidance.
-        cache_size: Prompts whose text embeddings are kept, the most recently used first, at least 1.
+        cache_size: Texts whose embeddings are kept, the latest used first; at least those of an iteration. Exact.
     """
 
     lora_targets: tuple[str, ...]
@@ -48,6 +50,8 @@ class Backbone(ABC):
     """The largest ``cfg_scale`` without guidance."""
     transformer: nn.Module
     """Predicts the velocity; there after ``load``."""
+    frozen_on_demand = False
+    """Whether the frozen parts wait on the CPU, and lie on ``device`` only while they compute."""
 
     def __init__(
         self, pretrained: str, *, cfg_scale: float = 1.0, negative_prompt: str = "", cache_size: int = 256
@@ -131,7 +135,8 @@ class Backbone(ABC):
     def encode(self, prompt: str) -> dict[str, Tensor]:
         """Embed one prompt, without its row axis and without the cache.
 
-        Where texts differ in length, the parts begin with the token axis, and one of them is ``mask``, all true.
+        Where texts differ in length, the parts begin with the token axis, and one of them is ``mask``, all true. It
+        stays on the CPU: lengths are asked for in every call, and the host would wait for the device to tell them.
         """
 
     @property
@@ -147,12 +152,16 @@ class Backbone(ABC):
     def to(self, device: torch.device) -> Backbone:
         """Move the frozen parts and the kept embeddings; the transformer follows the policy. Returns self."""
         if device != self.device:
-            for module in self.frozen():
+            for module in [] if self.frozen_on_demand else self.frozen():
                 module.to(device)
             for parts in self._embeddings.values():
-                parts.update({name: part.to(device) for name, part in parts.items()})
+                parts.update({name: part.to(device) for name, part in parts.items() if name != "mask"})
             self.device = device
         return self
+
+    def needed(self, *parts: nn.Module) -> AbstractContextManager[None]:
+        """Return a context inside which frozen parts lie on ``device``."""
+        return on_device(parts, self.device) if self.frozen_on_demand else nullcontext()
 
     @phase("text encoding")
     @torch.no_grad()
@@ -163,10 +172,13 @@ class Backbone(ABC):
             Parts with the first axis P; with guidance also those of the negative prompt, as ``negative_<part>``. Texts
             shorter than the longest end in zeros (false in ``mask``).
         """
-        negative = self._embed(self.negative_prompt) if self.guided else {}
         # One by one: the bits must not depend on the other prompts of a call, or a resumed run, whose cache is empty,
         # would differ from an uninterrupted one.
-        rows = [self._embed(prompt) for prompt in prompts]
+        texts = [*([self.negative_prompt] if self.guided else []), *prompts]
+        waiting = self.frozen_on_demand and not all(text in self._embeddings for text in texts)
+        with self.needed(*self.frozen()) if waiting else nullcontext():
+            rows = [self._embed(text) for text in texts]
+        negative = rows.pop(0) if self.guided else {}
         while len(self._embeddings) > self.cache_size:
             self._embeddings.popitem(last=False)
         return {name: pad_sequence([row[name] for row in rows], batch_first=True) for name in rows[0]} | {

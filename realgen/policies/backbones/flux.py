@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from realgen.checks import check_at_least
+from realgen.parallel import send
 from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
 
 
@@ -74,6 +76,7 @@ class Flux(PipelineBackbone):
     ) -> Float[Tensor, "rows *latent"]:
         """Return the transformer's velocity, without ``true_cfg_scale``; see ``PipelineBackbone``."""
         pipeline, embeds, (rows, channels, height, width) = self._pipeline, text["embeds"], latents.shape
+        ids = pipeline._prepare_latent_image_ids(rows, height // 2, width // 2, torch.device("cpu"), embeds.dtype)
         guidance = None if self.guidance_scale is None else timesteps.new_full((rows,), self.guidance_scale)
         output = self.transformer(
             hidden_states=pipeline._pack_latents(latents, rows, channels, height, width),
@@ -82,7 +85,7 @@ class Flux(PipelineBackbone):
             pooled_projections=text["pooled"],
             encoder_hidden_states=embeds,
             txt_ids=embeds.new_zeros(embeds.shape[1], 3),
-            img_ids=pipeline._prepare_latent_image_ids(rows, height // 2, width // 2, embeds.device, embeds.dtype),
+            img_ids=send(ids, embeds.device),
             return_dict=False,
         )[0]
         factor = pipeline.vae_scale_factor

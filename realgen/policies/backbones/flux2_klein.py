@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.parallel import send
 from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
 
 
@@ -76,8 +77,8 @@ class Flux2Klein(PipelineBackbone):
             hidden_states=pipeline._pack_latents(latents),
             timestep=timesteps / 1000,
             encoder_hidden_states=embeds,
-            txt_ids=pipeline._prepare_text_ids(embeds[:1]).to(embeds.device),
-            img_ids=pipeline._prepare_latent_ids(latents[:1]).to(embeds.device),
+            txt_ids=send(pipeline._prepare_text_ids(embeds[:1]), embeds.device),
+            img_ids=send(pipeline._prepare_latent_ids(latents[:1]), embeds.device),
             return_dict=False,
         )[0]
         return output.transpose(1, 2).reshape(latents.shape)
@@ -86,9 +87,18 @@ class Flux2Klein(PipelineBackbone):
         self, latents: Float[Tensor, "rows channels h w"]
     ) -> Float[Tensor, "rows vae_channels vae_h vae_w"]:
         """Return latents on the scale, and of the shape, that the VAE decodes."""
+        mean, std = self._scale()
+        return self._pipeline._unpatchify_latents(latents * std + mean)
+
+    def from_vae(self, latents: Float[Tensor, "rows vae_channels vae_h vae_w"]) -> Float[Tensor, "rows channels h w"]:
+        """Return the policy's latents of those of the VAE."""
+        mean, std = self._scale()
+        return (self._pipeline._patchify_latents(latents) - mean) / std
+
+    def _scale(self) -> tuple[Tensor, Tensor]:
         vae = self._pipeline.vae
         mean, variance = (part.view(1, -1, 1, 1) for part in (vae.bn.running_mean, vae.bn.running_var))
-        return self._pipeline._unpatchify_latents(latents * torch.sqrt(variance + vae.config.batch_norm_eps) + mean)
+        return mean, torch.sqrt(variance + vae.config.batch_norm_eps)
 
     def blocks(self) -> list[nn.Module]:
         """Return the blocks of two streams, then those of one."""

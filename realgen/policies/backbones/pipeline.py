@@ -128,7 +128,7 @@ class PipelineBackbone(PipelineFiles):
     def decode(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows 3 height width"]:
         """Decode finished latents into images in [0, 1], in float32 even under autocast."""
         vae, images = self._pipeline.vae, self._pipeline.image_processor
-        with torch.autocast(latents.device.type, enabled=False):
+        with self.needed(vae), torch.autocast(latents.device.type, enabled=False):
             pixels = vae.decode(self.vae_latents(latents.to(vae.dtype)), return_dict=False)[0].contiguous()
             pixels = pixels if pixels.ndim == 4 else pixels[:, :, 0]  # a video VAE's [B, 3, frames, H, W]
             return images.postprocess(pixels, output_type="pt").float()
@@ -137,3 +137,8 @@ class PipelineBackbone(PipelineFiles):
         """Return latents on the scale, and of the shape, that the VAE decodes."""
         config = self._pipeline.vae.config
         return latents / config.scaling_factor + config.shift_factor
+
+    def from_vae(self, latents: Float[Tensor, "rows *vae_latent"]) -> Float[Tensor, "rows channels h w"]:
+        """Return the policy's latents of those of the VAE; the inverse of ``vae_latents``."""
+        config = self._pipeline.vae.config
+        return (latents - config.shift_factor) * config.scaling_factor

@@ -9,8 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from realgen.checks import check_at_least, check_choice, check_tokenizer, first_line
 from realgen.logging_filters import no_loading_bars, report_truncation_once
 from realgen.policies.backbones.base import Backbone
+from realgen.policies.backbones.pipeline_options import attention_backends, set_attention_backend, set_tiles
+from realgen.quantization import EightBits, check_quantization, quantize_weights
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -24,11 +27,22 @@ class PipelineFiles(Backbone):
         dtype: Type of the transformer and the text encoders; the VAE is always float32. For full fine-tuning take
             float32 and let the trainer's precision do the rest.
         local_files_only: Whether a hub id is looked for only among the files already on this machine.
+        attention_backend: Kernel of the transformer's attention, by diffusers' name (``flash``, ``_flash_3_hub``,
+            ``_native_cudnn``); ``None``: PyTorch's choice. Exact but for rounding, which is the same in rollout and
+            score. The plan counts the same FLOPs for all. SD3's attention knows no other than PyTorch's.
+        text_encoder_bits: ``int8`` or ``float8`` stores the text encoders' linear layers in 8 bits, which takes the
+            extra ``quantized``; ``None``: as ``dtype``. Approximate: embeddings move, the same in rollout and score.
+            The plan halves their bytes.
+        vae_tile_size: Images with a side of more pixels are decoded in overlapping tiles of this size, a multiple of 4
+            VAE factors (32 pixels, mostly); ``None``: in one piece. Approximate: seams are blended. By the plan, tiles
+            of 512 decode FLUX's 1024 pixels with 0.8 GiB of activations, not 3.0, and half more FLOPs.
         **settings: Of ``Backbone``.
     """
 
     pipeline_class: ClassVar[str]
     """Name of the pipeline's class in diffusers."""
+    transformer_class: Any
+    """Of diffusers; there after ``load``."""
     longest_text: ClassVar[int] = 512
     """Largest ``max_sequence_length`` that the pipeline takes."""
 
@@ -39,6 +53,9 @@ class PipelineFiles(Backbone):
         max_sequence_length: int = 512,
         dtype: Dtype = "float32",
         local_files_only: bool = True,
+        attention_backend: str | None = None,
+        text_encoder_bits: EightBits | None = None,
+        vae_tile_size: int | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(pretrained, **settings)
@@ -46,6 +63,12 @@ class PipelineFiles(Backbone):
             raise ValueError(
                 f"max_sequence_length must be between 1 and {self.longest_text}, got {max_sequence_length}."
             )
+        check_at_least(1, vae_tile_size=vae_tile_size)
+        if attention_backend is not None:
+            check_choice("attention_backend", attention_backend, attention_backends())
+        check_quantization(text_encoder_bits)
+        self.attention_backend, self.text_encoder_bits = attention_backend, text_encoder_bits
+        self.vae_tile_size = vae_tile_size
         self.max_sequence_length = max_sequence_length
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.local_files_only = local_files_only
@@ -55,7 +78,7 @@ class PipelineFiles(Backbone):
         """Read the pipeline onto the CPU; a second call does nothing.
 
         Raises:
-            ValueError: If ``pretrained`` holds no pipeline of ``pipeline_class``.
+            ValueError: If ``pretrained`` holds no pipeline of ``pipeline_class``, or it cannot have these settings.
         """
         if self._pipeline is not None:
             return
@@ -67,7 +90,7 @@ class PipelineFiles(Backbone):
                 to_do = f" Fetch it once with `hf download {self.pretrained}`, or set local_files_only to false."
             raise ValueError(
                 f"pretrained must hold a {self.pipeline_class} in diffusers' format, got {self.pretrained!r} "
-                f"(local_files_only={self.local_files_only}): {str(error).strip().splitlines()[0]}{to_do}"
+                f"(local_files_only={self.local_files_only}): {first_line(error)}{to_do}"
             ) from error
         self.use_pipeline(pipeline)
 
@@ -78,17 +101,23 @@ class PipelineFiles(Backbone):
             pipeline: Of ``pipeline_class``.
 
         Raises:
-            ValueError: If it is of another class.
+            ValueError: If it is of another class, its attention has no such kernel, or its VAE no such tiles.
         """
         if (kind := type(pipeline).__name__) != self.pipeline_class:
             raise ValueError(
                 f"pretrained must hold a {self.pipeline_class} for {type(self).__name__}, got {self.pretrained!r}, "
                 f"a {kind}."
             )
-        self._pipeline, self._transformer_class = pipeline, type(pipeline.transformer)
+        self._pipeline, self.transformer_class = pipeline, type(pipeline.transformer)
         self.transformer = pipeline.transformer.eval()
         for module in self.frozen():
             channels_last(module.eval().requires_grad_(False))
+            if module is not pipeline.vae:
+                quantize_weights(module, self.text_encoder_bits)
+        if self.attention_backend is not None:
+            set_attention_backend(pipeline.transformer, self.attention_backend)
+        if self.vae_tile_size is not None:
+            set_tiles(pipeline.vae, self.vae_tile_size, pipeline.vae_scale_factor)
 
     def _read(self) -> Any:
         import diffusers
@@ -102,9 +131,18 @@ class PipelineFiles(Backbone):
         absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
         report_truncation_once()
         with torch.device("cpu"), no_loading_bars():
-            return pipeline_class.from_pretrained(
-                self.pretrained, dtype={"vae": torch.float32, "default": self.dtype}, **where, **absent
+            pipeline = pipeline_class.from_pretrained(
+                self.pretrained,
+                dtype={"vae": torch.float32, "default": self.dtype},
+                trust_remote_code=False,
+                **where,
+                **absent,
             )
+        for name, tokenizer in pipeline.components.items():
+            if name.startswith("tokenizer") and tokenizer is not None:
+                encoder = pipeline.components[name.replace("tokenizer", "text_encoder")]
+                check_tokenizer(tokenizer, encoder.get_input_embeddings().num_embeddings, name)
+        return pipeline
 
     @property
     def vae(self) -> Any:
@@ -125,7 +163,7 @@ class PipelineFiles(Backbone):
     def save_transformer(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """Write ``config.json`` and the weights, for ``from_pretrained`` of the transformer's class."""
         with torch.device("meta"):
-            transformer: Any = self._transformer_class.from_config(self._pipeline.transformer.config)
+            transformer = self.transformer_class.from_config(self._pipeline.transformer.config)
         transformer.load_state_dict(weights, assign=True)
         transformer.save_pretrained(directory)
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realgen.parallel import send
 from realgen.policies.backbones.pipeline import PipelineBackbone
 
 
@@ -69,7 +70,7 @@ class QwenImage(PipelineBackbone):
         embeds, _ = self._pipeline.encode_prompt(
             [prompt], device=self.device, max_sequence_length=self.max_sequence_length
         )
-        return {"embeds": embeds[0], "mask": torch.ones_like(embeds[0, :, 0], dtype=torch.bool)}
+        return {"embeds": embeds[0], "mask": torch.ones(embeds.shape[1], dtype=torch.bool)}
 
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
@@ -81,11 +82,12 @@ class QwenImage(PipelineBackbone):
         rows, _, height, width = latents.shape
         lengths = text["mask"].sum(dim=1).tolist()
         longest = max(lengths)
+        mask = None if min(lengths) == longest else send(text["mask"][:, :longest], latents.device)
         output = self.transformer(
             hidden_states=self._pack(latents),
             timestep=timesteps / 1000,
             encoder_hidden_states=text["embeds"][:, :longest],
-            encoder_hidden_states_mask=None if min(lengths) == longest else text["mask"][:, :longest],
+            encoder_hidden_states_mask=mask,
             img_shapes=[[(1, height // 2, width // 2)]] * rows,
             return_dict=False,
         )[0]
@@ -108,9 +110,17 @@ class QwenImage(PipelineBackbone):
 
     def vae_latents(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows channels frames h w"]:
         """Return latents of one frame each, on the scale that the VAE decodes."""
-        config = self._pipeline.vae.config
-        mean, std = (latents.new_tensor(part).view(1, -1, 1, 1) for part in (config.latents_mean, config.latents_std))
+        mean, std = self._scale(latents)
         return (latents * std + mean).unsqueeze(2)
+
+    def from_vae(self, latents: Float[Tensor, "rows channels frames h w"]) -> Float[Tensor, "rows channels h w"]:
+        """Return the policy's latents of those of the VAE."""
+        mean, std = self._scale(latents)
+        return (latents.squeeze(2) - mean) / std
+
+    def _scale(self, latents: Tensor) -> list[Tensor]:
+        config = self._pipeline.vae.config
+        return [latents.new_tensor(part).view(1, -1, 1, 1) for part in (config.latents_mean, config.latents_std)]
 
     def blocks(self) -> list[nn.Module]:
         """Return the blocks of two streams."""

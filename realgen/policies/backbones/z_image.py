@@ -57,7 +57,7 @@ class ZImage(PipelineBackbone):
             do_classifier_free_guidance=False,
             max_sequence_length=self.max_sequence_length,
         )
-        return {"embeds": embeds, "mask": torch.ones_like(embeds[:, 0], dtype=torch.bool)}
+        return {"embeds": embeds, "mask": torch.ones(len(embeds), dtype=torch.bool)}
 
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]

@@ -35,15 +35,7 @@ class Solver:
     """Type of the transformer's arithmetic outside the window; ``None``: that of the window."""
 
     def check(self, step_window: StepWindow, num_steps: int) -> None:
-        """Raise ValueError for a window outside which there is nothing to do.
-
-        Args:
-            step_window: Which steps are stochastic.
-            num_steps: Denoising steps of the rollout.
-
-        Raises:
-            ValueError: If the window covers every step.
-        """
+        """Raise ValueError for a window that covers every step, outside which there is nothing to do."""
         if step_window.decisions(num_steps) == num_steps:
             raise ValueError(
                 f"solver {type(self).__name__} changes only steps outside the window, and step_window "
@@ -51,14 +43,7 @@ class Solver:
             )
 
     def check_precision(self, dtype: torch.dtype) -> None:
-        """Raise ValueError for a type outside the window that is no narrower than the window's.
-
-        Args:
-            dtype: Of the transformer's weights, or of the trainer's autocast.
-
-        Raises:
-            ValueError: If it has no more bits than that of the solver.
-        """
+        """Raise ValueError if the solver's type is no narrower than that of the weights or the trainer's autocast."""
         if self.dtype is not None and dtype.itemsize <= self.dtype.itemsize:
             raise ValueError(
                 f"solver {type(self).__name__} must compute in a narrower type than the window, got dtype={self.dtype} "
@@ -76,7 +61,7 @@ class Solver:
 
         Args:
             latents: Of all rows.
-            ends: First step after each row's window.
+            ends: First step after each row's window, on the CPU.
             schedule: The noise levels of all steps.
             velocity: The transformer's, of (latents, the step of each row, which rows to evaluate); zero for the other
                 rows. To be called ``tail_steps`` times.

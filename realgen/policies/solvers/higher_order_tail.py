@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from realgen.checks import check_at_least
+from realgen.parallel import send
 from realgen.policies.backbones.base import Schedule
 from realgen.policies.solvers.base import Solver
 from realgen.policies.step_window import StepWindow
@@ -43,16 +44,7 @@ class HigherOrderTail(Solver):
         self.solver_order = solver_order
 
     def check(self, step_window: StepWindow, num_steps: int) -> None:
-        """Raise ValueError for a tail that is longer than what every window leaves.
-
-        Args:
-            step_window: Which steps are stochastic.
-            num_steps: Denoising steps of the rollout.
-
-        Raises:
-            ValueError: If the window covers every step.
-            ValueError: If no window leaves ``num_tail_steps`` steps.
-        """
+        """Raise ValueError if the window covers every step, or none leaves as many steps as the tail has."""
         super().check(step_window, num_steps)
         most = num_steps - step_window.starts(num_steps)[0] - step_window.decisions(num_steps)
         if self.num_tail_steps > most:
@@ -66,29 +58,19 @@ class HigherOrderTail(Solver):
         schedule: Schedule,
         velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
     ) -> Float[Tensor, "rows *latent"]:
-        """Take the tail of every row, those with the same end by one scheduler.
-
-        Args:
-            latents: Of all rows, at the ends of their windows.
-            ends: First step after each row's window.
-            schedule: The noise levels of all steps.
-            velocity: The transformer's, of (latents, the step of each row, which rows to evaluate).
-
-        Returns:
-            Latents at sigma = 0.
-        """
+        """Take the tail of every row, those with the same end by one scheduler."""
         num_steps = len(schedule.timesteps)
         nodes = {end: tail_nodes(end, num_steps, self.num_tail_steps) for end in ends.unique().tolist()}
         schedulers = {end: self._make_scheduler(schedule.sigmas[nodes[end]]) for end in nodes if end < num_steps}
+        rows_by_end = {end: send((ends == end).nonzero().squeeze(1), latents.device) for end in schedulers}
         for index in range(self.num_tail_steps):
+            going = [end for end in schedulers if index < len(nodes[end]) - 1]
             steps, following = torch.zeros_like(ends), latents.clone()
-            going = {end: ends == end for end in schedulers if index < len(nodes[end]) - 1}
-            for end, rows in going.items():
-                steps[rows] = nodes[end][index]
-            rows_going = torch.stack([*going.values(), torch.zeros_like(ends, dtype=torch.bool)]).any(dim=0)
-            answer = velocity(latents, steps, rows_going)
-            for end, rows in going.items():
-                scheduler = schedulers[end]
+            for end in going:
+                steps[ends == end] = nodes[end][index]
+            answer = velocity(latents, steps, torch.isin(ends, torch.tensor(going, dtype=ends.dtype)))
+            for end in going:
+                scheduler, rows = schedulers[end], rows_by_end[end]
                 step = scheduler.step(answer[rows], scheduler.timesteps[index], latents[rows], return_dict=False)
                 following[rows] = step[0].to(latents.dtype)
             latents = following
@@ -109,15 +91,9 @@ class HigherOrderTail(Solver):
 
 
 def tail_nodes(end: int, num_steps: int, num_tail_steps: int) -> list[int]:
-    """Choose entries of the sigma table from the end of a window to the last one.
+    """Choose entries of the sigma table from the end of a window to the last one, rising and about evenly spaced.
 
-    Args:
-        end: First step after the window, 0 to ``num_steps``.
-        num_steps: Denoising steps of the whole run, whose last sigma, 0, has this index.
-        num_tail_steps: Most steps of the tail.
-
-    Returns:
-        One more entry than there are steps, rising, about evenly spaced.
+    There is one more than steps, of which a tail has ``num_tail_steps`` or all that are left.
 
     Example:
         >>> tail_nodes(5, 12, 3)

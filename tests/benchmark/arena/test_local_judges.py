@@ -6,9 +6,8 @@ from PIL import Image
 
 from experiments.nano.corpus import make_corpus
 from realgen.benchmark.arena.arena import Arena
-from realgen.benchmark.inputs.image_sets import ImageSet
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, ImageSet
 from realgen.benchmark.inputs.matching import FormatMatching
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
 from realgen.cli.components import expand
 from realgen.cli.schema import slot_of
 from realgen.cli.tree import read_file

@@ -43,6 +43,16 @@ def test_the_newest_log_of_a_resumed_run_counts(tmp_path: Path) -> None:
     assert read_runs(folder)[0].points[0].corpus == {"kid": 7.0}
 
 
+def test_a_value_and_a_reference_to_it_are_one_setting(tmp_path: Path) -> None:
+    settings = []
+    for name, rate in (("old", "0.5"), ("new", "${model.init_args.lr}")):
+        folder = write_run(tmp_path / name, {4: {"reward": [0.0] * 4}})
+        text = f"model: {{init_args: {{lr: 0.5, optimizer: {{init_args: {{lr: '{rate}'}}}}}}}}"
+        (folder / "config.yaml").write_text(text.replace("'0.5'", "0.5"))
+        settings.append(read_runs(folder)[0].settings)
+    assert settings[0] == settings[1] == {"model.lr": 0.5, "model.optimizer.lr": 0.5}
+
+
 def test_a_benchmark_run_gives_one_run_per_model(tmp_path: Path) -> None:
     scores = {"omniaid": Estimate(70.0), "kid": Estimate(1.5), "fid": Estimate(None)}
     rows = [

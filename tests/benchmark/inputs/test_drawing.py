@@ -19,7 +19,7 @@ from realgen.benchmark.inputs.drawing import (
     missing_images,
     rewritten_prompt,
 )
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt
 from realgen.data.generated_images import check_settings, keep_settings
 from tests.helpers.toy_bench import GreyPolicy
 

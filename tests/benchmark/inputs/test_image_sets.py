@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from realgen.benchmark.inputs.image_sets import find_image_set, images_by_name, model_name, pair, unpaired
-from realgen.benchmark.inputs.prompt import BenchmarkPrompt
+from realgen.benchmark.inputs.image_sets import (
+    BenchmarkPrompt,
+    find_image_set,
+    images_by_name,
+    model_name,
+    pair,
+    unpaired,
+)
 from tests.helpers.toy_bench import write_grey, write_set
 
 PROMPTS = [BenchmarkPrompt(number, f"{number:05d}", "") for number in range(3)]

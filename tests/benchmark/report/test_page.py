@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from realgen.benchmark.arena.result import ArenaResult, Matchup, PairRow, Ranked, SingleRow, SingleScore
+from realgen.benchmark.arena.result import ArenaResult, Matchup, PairRow, SingleScore
 from realgen.benchmark.report.page import write_report
 from realgen.benchmark.results import ImageRow, ModelResults, Results, read_results, write_results
 from realgen.functional.estimate import Estimate
@@ -111,11 +111,10 @@ def arena_of(text: str) -> ArenaResult:
     rate = Estimate(0.5, 0.25, 0.75, 4)
     return ArenaResult(
         judge=text, protocol="swapped",
-        matchups=(Matchup("base", "real", rate, {text: rate}, 1, 2, 1, 1, 1, 0.625, 0.25),),
+        matchups=(Matchup("base", "real", rate, {text: rate}, 1, 2, 1, 1, 1, 0.625),),
         singles=(SingleScore("base", Estimate(0.1, 0.0, 0.3, 10), {}, 2), SingleScore("real", None, {}, 0)),
-        ranking=(Ranked("real", Estimate(0.2, 0.1, 0.3, 4), Estimate(1034.7, 1017.4, 1052.1, 4)),),
+        ranking={"real": Estimate(1034.7, 1017.4, 1052.1, 4)},
         first_share=0.625, disagreement_share=0.25, pairs=pairs,
-        images=(SingleRow("0", text, "base", "x", "fake", "waxy"),),
         questions=1200, asked=900, unreadable=3, failed=2, tokens_in=123456, tokens_out=789, requests=950,
     )  # fmt: skip
 
@@ -201,13 +200,12 @@ def test_a_detector_that_cannot_tell_is_warned_of(tmp_path: Path) -> None:
 def test_what_has_no_interval_is_shown_without(tmp_path: Path) -> None:
     """One prompt, and a contestant that won everything."""
     arena = arena_of("a cat")
-    ranked = replace(arena.ranking[0], strength=Estimate(0.2, count=4), elo=Estimate(1034.7, count=4))
     matchup = replace(arena.matchups[0], win_rate=Estimate(0.5, count=4))
-    arena = replace(arena, ranking=(ranked,), matchups=(matchup,))
+    arena = replace(arena, ranking={"real": Estimate(1034.7, count=4)}, matchups=(matchup,))
     alone = Results((ModelResults("mine", {"omniaid": Estimate(42.5, None, None, 1, True)}),), arena=arena)
     shown = page(tmp_path, alone)
     assert shown.table("score")["omniaid ↑"] == ["42.5"]
-    assert shown.table("contestant")["real"] == ["1", "1035", "0.20"]
+    assert shown.table("contestant")["real"] == ["1", "1035"]
     assert shown.table("contestants")["base against real"][0] == "50.0%"
     assert "Who won all, lost all or tied all has no interval" in shown.text
     assert "None" not in shown.text
@@ -227,7 +225,7 @@ def test_arena_pairs_stand_side_by_side_with_the_reasons(tmp_path: Path) -> None
     assert "1,200 questions, 900 of them asked in this run; 3 replies could not be read, 2 got no answer." in text
     row = ["50.0% [25.0, 75.0]", "1", "2", "1", "1", "1", "62%"]
     assert shown.table("contestants")["base against real"] == row
-    assert shown.table("contestant")["real"] == ["1", "1035 [1017, 1052]", "0.20 [0.10, 0.30]"]
+    assert shown.table("contestant")["real"] == ["1", "1035 [1017, 1052]"]
     alts = [image["alt"] for image in shown.all("img")]
     # Won, disagreed, lost, agreed tie; the pair that was not judged is left out, and prompt 9 has no images.
     assert alts == [f"{model}: a cat {number}" for number in (0, 1, 3) for model in ("base", "real")]

@@ -27,8 +27,8 @@ def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
     image = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
     image.paste((0, 0, 255, 255), (0, 0, 16, 32))
     image.save(tmp_path / "a.png")
-    image.convert("P").save(tmp_path / "b.gif", transparency=image.convert("P").getpixel((31, 0)))
-    found = thumbnails([tmp_path / "a.png", tmp_path / "b.gif"], budget=100_000)
+    image.convert("P").save(tmp_path / "b.png", transparency=image.convert("P").getpixel((31, 0)))
+    found = thumbnails([tmp_path / "a.png", tmp_path / "b.png"], budget=100_000)
     for thumbnail in found.values():
         pixels = np.asarray(opened(thumbnail).convert("RGB"))
         np.testing.assert_allclose(pixels[16, 4], (0, 0, 255), atol=8)

@@ -6,14 +6,14 @@ import pytest
 
 from realgen.benchmark.arena.result import ArenaResult, PairRow
 from realgen.benchmark.report.arena_view import chosen_pairs
-from realgen.benchmark.report.tables import arrow
-from realgen.benchmark.report.view import best_and_worst, calibration_points, charts, grids
+from realgen.benchmark.report.tables import arrow, grids
+from realgen.benchmark.report.view import best_and_worst, calibration_points, charts, shown_names
 from realgen.benchmark.results import ImageRow, ModelResults, Results
 from realgen.functional.estimate import Estimate
 from realgen.judges.base import Choice
 from tests.helpers.chart_drawing import Drawing
 
-ARENA = ArenaResult("j", "swapped", (), (), (), None, None, (), (), 0, 0, 0, 0, 0, 0, 0)
+ARENA = ArenaResult("j", "swapped", (), (), {}, None, None, (), 0, 0, 0, 0, 0, 0, 0)
 
 
 def one(*models: tuple[str, Estimate], detectors: tuple[str, ...] = ()) -> Results:
@@ -42,9 +42,10 @@ def test_the_arenas_scores_stand_in_its_own_part() -> None:
     shown = [
         names
         for held in (found, replace(found, arena=ARENA))
-        for names in ([chart.name for chart in charts(held)], [grid.caption for grid in grids(held)])
+        for names in ([chart.name for chart in charts(held)], [grid.caption for grid in grids(held, shown_names(held))])
     ]
-    assert shown == [["arena_elo", "d"], ["arena_elo", "d"], ["d"], ["d"]]
+    captions = ["arena_elo by category", "d by category"]
+    assert shown == [["arena_elo", "d"], captions, ["d"], captions[1:]]
 
 
 def test_scores_that_could_not_be_computed_have_no_bar() -> None:

@@ -203,7 +203,9 @@ def test_frozen_parts_and_kept_embeddings_move_and_the_transformer_does_not(make
     backbone.encode_prompts(PROMPTS)
     assert backbone.to(torch.device("meta")) is backbone
     assert all(parameter.is_meta for part in backbone.frozen() for parameter in part.parameters())
-    assert all(part.is_meta for part in backbone.encode_prompts(PROMPTS).values())
+    text = backbone.encode_prompts(PROMPTS)
+    # a mask stays on the host, which reads lengths from it without waiting for the device
+    assert all(part.is_meta for name, part in text.items() if name != "mask")
     assert not any(parameter.is_meta for parameter in backbone.transformer.parameters())
 
 

@@ -45,7 +45,7 @@ def test_clips_short_memory_is_mentioned_once(tiny, monkeypatch: pytest.MonkeyPa
         backbone = Flux(tiny("flux"), max_sequence_length=64)
         backbone.load()
         backbone.encode_prompts(["a red fox in the snow at dawn", "old harbour with boats, film grain"])
-    assert screen.getvalue().count("truncated because CLIP can only handle") == 1
+    assert screen.getvalue().count("a prompt is cut off behind 24 tokens, which a text encoder reads") == 1
 
 
 def test_negative_guidance_is_refused(tiny) -> None:

@@ -1,0 +1,48 @@
+"""Finds the sample at which a reward raised an error, after the run has ended."""
+
+from __future__ import annotations
+
+import traceback
+
+import torch
+
+from realgen.rewards.base import Reward
+from realgen.types import Samples
+
+
+@torch.no_grad()
+def failing_sample(error: Exception) -> str | None:
+    """Return in words which sample a reward failed at: the first that raises such an error alone.
+
+    The reward is asked once more for one sample after another, up to that one.
+
+    None if no reward raised the error, or one that does not say which sample it was about, such as a server that is
+    away.
+    """
+    found: tuple[Reward, Samples] | None = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        names = frame.f_locals
+        samples = next((value for value in names.values() if isinstance(value, Samples)), None)
+        if isinstance(names.get("self"), Reward) and frame.f_code.co_name == "score" and samples is not None:
+            found = names["self"], samples  # the innermost of them
+    if found is None or not found[0].fails_by_sample or isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return None
+    reward, samples = found
+    for row, prompt in enumerate(samples.row_prompts):
+        try:
+            reward.score(_one(samples, row))
+        except Exception as again:  # a reward may raise anything
+            if type(again) is type(error):
+                return f"sample {row % samples.group_size + 1} of {samples.group_size} of {prompt[:80]!r}"
+    return f"{len(samples.images)} samples together, the first of {samples.prompts[0][:80]!r}"
+
+
+def _one(samples: Samples, row: int) -> Samples:
+    prompt, rewrites = row // samples.group_size, samples.rewrites
+    return Samples(
+        (samples.prompts[prompt],),
+        1,
+        samples.images[row : row + 1],
+        None if rewrites is None else rewrites[row : row + 1],
+        samples.metadata[prompt : prompt + 1],
+    )

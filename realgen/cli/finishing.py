@@ -1,0 +1,149 @@
+"""The weights of a checkpoint without a trainer, and the end of a run that has done all its iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+from realgen.callbacks import EMA, BestCheckpoint, Export
+from realgen.callbacks.closing_screen import ClosingScreen, doubled_limits
+from realgen.callbacks.export import exported_iteration, write_cards, write_export
+from realgen.callbacks.run_context import Exporter, callbacks_of, run_folder, trained_of
+from realgen.checkpoint_files import BEST, check_checkpoint, finished_iterations, keep_copy
+from realgen.policies.adapter_formats import Format
+from realgen.policies.base import Policy
+from realgen.policies.weight_copy import trained_weights
+from realgen.policies.whole_weights import plain_name
+from realgen.strategies.checkpoint import read_folder
+
+Weights = Literal["ema", "live"]
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a verified checkpoint, a file or the folder of any number of ranks, with whole tensors on the CPU."""
+    if path.is_dir():
+        return read_folder(path, lambda _, size, dtype: torch.empty(size, dtype=dtype))
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def put_weights(trained: nn.Module, checkpoint: Mapping[str, Any], weights: Weights | None = None) -> Weights:
+    """Give a policy or a detector, just loaded, the trained weights of a checkpoint; return which were taken.
+
+    By default the averages of ``EMA`` if there are any, as in the run, else the live weights.
+
+    Raises:
+        ValueError: If there are no averages, or the weights are not those that are trained.
+    """
+    averages = checkpoint.get("callbacks", {}).get(EMA.__name__, {}).get("weights", {})
+    if weights == "ema" and not averages:
+        raise ValueError("weights: the checkpoint has no averages (callback EMA). Take live.")
+    if averages and weights != "live":
+        found = {plain_name(name): value for name, value in averages.items()}
+    else:
+        prefix = "policy." if isinstance(trained, Policy) else ""
+        found = {plain_name(name).removeprefix(prefix): each for name, each in checkpoint["state_dict"].items()}
+    parameters = trained_weights(trained)
+    if odd := sorted(found.keys() ^ parameters.keys()):
+        raise ValueError(
+            f"the checkpoint and the config differ in {len(odd)} trained weights, such as {odd[0]}; take the config of "
+            "the run that wrote it."
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(found[name])
+    return "ema" if averages and weights != "live" else "live"
+
+
+def export_checkpoint(
+    trained: nn.Module, path: Path, place: Path, weights: Weights | None = None, formats: Iterable[Format] = ()
+) -> Path:
+    """Export the weights of a verified checkpoint into a folder, which is replaced; return the path to load.
+
+    What was trained has its frozen weights loaded; for ``weights`` see ``put_weights``, for ``formats`` ``Export``.
+    """
+    checkpoint = load_checkpoint(path)
+    taken = put_weights(trained, checkpoint, weights)
+    assert isinstance(trained, Exporter)
+    iteration = finished_iterations(checkpoint)
+    return write_export(trained, place, iteration=iteration, averaged=taken == "ema", formats=formats)
+
+
+def is_finished(checkpoint: Mapping[str, Any], trainer: Trainer) -> bool:
+    """Return whether a checkpoint's run has nothing left to do: no iteration, and no validation."""
+    if not checkpoint or checkpoint.get("validation_due", False):
+        return False
+    limits = ((_finished_epochs(checkpoint), trainer.max_epochs), (checkpoint["global_step"], trainer.max_steps))
+    return any(limit is not None and 0 <= limit <= done for done, limit in limits)
+
+
+def _finished_epochs(checkpoint: Mapping[str, Any]) -> int:
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def finish(trainer: Trainer, module: LightningModule, path: Path) -> int:
+    """Make what the end of a finished run lacks (exports, table, images, summary), and say how to go on.
+
+    The trainer has the run's callbacks, and is not started; the weights are read only if they are to be exported.
+    Returns the exit code, 0.
+    """
+    if trainer.is_global_zero:
+        trainer.loggers = []  # they would begin a run
+        checkpoint = load_checkpoint(path)
+        loop = trainer.fit_loop  # where its limits are below what was done, to go on is more than that
+        if loop.max_epochs is not None and loop.max_epochs > 0:
+            loop.max_epochs = max(loop.max_epochs, _finished_epochs(checkpoint))
+        if trainer.max_steps > 0:
+            loop.epoch_loop.max_steps = max(trainer.max_steps, checkpoint["global_step"])
+        iteration, states = finished_iterations(checkpoint), checkpoint.get("callbacks", {})
+        reports = callbacks_of(trainer, ClosingScreen)
+        for best in callbacks_of(trainer, BestCheckpoint):
+            best.setup(trainer, module, "fit")
+        for callback in (*callbacks_of(trainer, BestCheckpoint), *reports):
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
+        _export_missing(trainer, module, path, iteration)
+        for report in reports:
+            if not report.is_written(run_folder(trainer)):
+                report.on_fit_end(trainer, module)
+        for export in callbacks_of(trainer, Export):
+            write_cards(run_folder(trainer), export.directory)
+        print(f"finished at iteration {iteration}; to go on add {' '.join(doubled_limits(trainer))}")
+    return 0
+
+
+def _export_missing(trainer: Trainer, module: LightningModule, path: Path, iteration: int) -> None:
+    """Export the last weights, and the best ones, where the run's folder lacks them or has older ones."""
+    folder, missing = run_folder(trainer), []
+    best = _best_iteration(trainer, path, iteration)
+    for export in callbacks_of(trainer, Export):
+        export.path = folder / export.directory
+        missing.append((path, export.path, iteration, export.formats))
+        if best is not None:
+            missing.append((path.with_name(BEST), folder / f"{export.directory}_best", best, export.formats))
+    missing = [each for each in missing if exported_iteration(each[1]) != each[2]]
+    if missing:
+        module.configure_model()
+        for checkpoint, place, _, formats in missing:
+            print(f"exported to {export_checkpoint(trained_of(module), checkpoint, place, formats=formats)}")
+
+
+def _best_iteration(trainer: Trainer, path: Path, iteration: int) -> int | None:
+    """Return the iteration of ``best.ckpt``, made from the last checkpoint if that is the best; None without one."""
+    file, kept = path.with_name(BEST), None
+    for best in callbacks_of(trainer, BestCheckpoint):
+        if best.value is None:
+            continue
+        try:
+            kept = finished_iterations(check_checkpoint(file))
+        except (OSError, ValueError) as error:
+            if best.iteration != iteration:
+                print(f"not exported: {error}")
+        if kept != best.iteration == iteration:
+            keep_copy(path, file)
+            kept = iteration
+    return kept

@@ -1,0 +1,71 @@
+"""Files that others made: opened where they are regular files, and JSON that no reader stumbles over later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from stat import S_ISREG
+from typing import IO, Any
+
+MAX_DEPTH = 64
+"""Levels of JSON; what walks through it later does so by recursion."""
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file; raise ValueError for a FIFO, socket or device, which may never end, and where it cannot be read."""
+    try:
+        if not S_ISREG(path.stat().st_mode):
+            raise ValueError("the file cannot be read (it is no regular file)")
+        return path.open("rb")
+    except OSError as error:
+        raise ValueError(f"the file cannot be read ({error.strerror})") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: With its path, if it is no regular file, or not what ``parse_json`` takes.
+    """
+    try:
+        with open_regular(path) as file:
+            text = file.read()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Parse JSON.
+
+    Args:
+        text: In UTF-8 if it is bytes.
+        options: Of ``json.loads``.
+
+    Raises:
+        ValueError: In a few words, if it is no JSON, nested deeper than ``MAX_DEPTH``, or has a number without end.
+
+    Example:
+        >>> parse_json(b"[" * 65 + b"]" * 65)
+        Traceback (most recent call last):
+        ValueError: it is nested deeper than 64 levels
+    """
+    deep = ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+    try:
+        found = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), **options)
+    except RecursionError:
+        raise deep from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8: {error.reason} at byte {error.start}") from error
+    except ValueError as error:
+        raise ValueError(str(error).partition("; use sys")[0]) from error
+    level: list[Any] = [found] if isinstance(found, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        inside = (child for each in level for child in (each.values() if isinstance(each, dict) else each))
+        level = [child for child in inside if isinstance(child, dict | list)]
+    if level:
+        raise deep
+    return found

@@ -1,0 +1,64 @@
+"""Options of a pipeline's networks that diffusers has, and that it sets without a check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from realgen.checks import with_article
+from realgen.logging_filters import errors_only
+
+
+def attention_backends() -> list[str]:
+    """Return diffusers' names of attention kernels; not SageAttention's, which have no backward pass."""
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    return sorted(backend.value for backend in AttentionBackendName if "sage" not in backend.value)
+
+
+def set_attention_backend(transformer: Any, name: str) -> None:
+    """Let a transformer, and no other in this process, compute attention with a kernel.
+
+    Args:
+        transformer: A model of diffusers.
+        name: One of ``attention_backends``.
+
+    Raises:
+        ValueError: If the kernel's package is not installed, or the transformer's attention takes no kernels.
+    """
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    kind = type(transformer).__name__
+    processors = [getattr(module, "processor", None) for module in transformer.modules()]
+    if not any(hasattr(processor, "_attention_backend") for processor in processors):
+        raise ValueError(
+            f"attention_backend must be null for {with_article(kind)}, which always takes PyTorch's, got {name!r}."
+        )
+    for_all, _ = _AttentionBackendRegistry.get_active_backend()
+    try:
+        with errors_only():  # diffusers calls its own function experimental
+            transformer.set_attention_backend(name)
+    except (RuntimeError, ImportError, OSError) as error:
+        raise ValueError(f"attention_backend={name!r} cannot be used on this machine: {error}") from error
+    _AttentionBackendRegistry.set_active_backend(for_all)
+
+
+def set_tiles(vae: Any, size: int, factor: int) -> None:
+    """Let a VAE decode larger images in square tiles that overlap by a quarter.
+
+    Args:
+        vae: A VAE of diffusers.
+        size: Side of a tile in pixels.
+        factor: Pixels of an image for each of a latent.
+
+    Raises:
+        ValueError: If a quarter of a tile is no whole number of latent pixels.
+    """
+    if size % (4 * factor):
+        raise ValueError(
+            f"vae_tile_size must be a multiple of {4 * factor} for {with_article(type(vae).__name__)}, got {size}."
+        )
+    if hasattr(vae, "tile_sample_stride_height"):  # the VAEs made of those of videos
+        vae.enable_tiling(size, size, size * 3 // 4, size * 3 // 4)
+    else:
+        vae.enable_tiling()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = size, size // factor

@@ -1,0 +1,155 @@
+"""The settings of a diffusion policy, and what it does once: it reads its base model, and writes what was trained.
+
+Departures from the published RealGen, each of which made its on-policy ratio differ from 1 or wasted work:
+
+- The window is drawn from the generator for each prompt and rollout, not once per rank and run.
+- Latents stay float32 between steps, so the stored next latent is the one whose log-probability was taken.
+- Sampling and scoring look up the same float32 timestep and run the same three functions.
+- Text embeddings are kept, and all decisions of a micro-batch are scored in one call.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from realgen.checks import check_at_least
+from realgen.functional.flow_sde import Transition
+from realgen.policies.backbones.base import Backbone
+from realgen.policies.compiled_blocks import compile_blocks
+from realgen.policies.forward_draws import ForwardDraws, NoWindow
+from realgen.policies.lora import LoRA
+from realgen.policies.network_policy import NetworkPolicy
+from realgen.policies.solvers import Euler, Solver
+from realgen.policies.step_window import StepWindow
+from realgen.policies.trained_transformer import export_trained
+from realgen.policies.weight_copy import LaggedWeights
+
+
+class DiffusionModel(NetworkPolicy):
+    """A flow-matching image model with its adapters; ``DiffusionPolicy`` samples with it and scores what it sampled.
+
+    Args:
+        backbone: The base model.
+        transition: How a stochastic step is taken; ``null`` with ``draws``.
+        step_window: Which steps are stochastic; ``null`` with ``draws``.
+        draws: Draws of noise on the finished latents, trained in place of steps; rollouts are then the solver's alone.
+        solver: What a rollout does outside the window. ``None``: Euler's steps, exact. The others are approximate. Only
+            rollouts use it: ``sample``, with which validation and benchmarks draw, always takes Euler's steps.
+        guided_window: Whether classifier-free guidance holds inside the window, or at the draws, too. False is
+            approximate: what is trained is without it, for half the transformer rows; ``sample`` keeps it everywhere.
+        num_steps: Denoising steps T of a rollout, at least 1. Fewer than ``eval_num_steps`` is approximate.
+        eval_num_steps: Denoising steps of ``sample``; ``None``: ``num_steps``.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        samples_per_noise: Samples of a group that start from the same noise; must divide ``group_size``. They are one
+            row until their window starts, so the ODE before it is paid for once. Exact, but such samples differ only
+            by what the window adds.
+        lora: Adapters to train; ``None`` trains the whole transformer.
+        keep_reference: Without ``lora``, keep a frozen copy of the transformer for ``reference``. Doubles its memory.
+        merge_adapters: Draw with the adapters merged into a copy of the weights. Exact but for rounding, 1e-7; only for
+            whole weights in float32.
+        rollout_batch_size: Most rows of one transformer call (guidance doubles them), at least ``samples_per_noise``.
+        decode_batch_size: Most latents decoded at a time.
+        gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
+        compile_blocks: Let PyTorch compile the transformer's blocks at their first calls, which takes minutes. Exact
+            but for rounding. For GPUs and big models; needs a C++ compiler. Z-Image and Qwen-Image gain little.
+        prompts_per_chunk: Prompts whose groups are sampled together, at least 1; a chunk is scored while the next one
+            is sampled. Exact, but calls are no larger than a chunk. ``None``: all prompts at once.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        transition: Transition | None = None,
+        step_window: StepWindow | None = None,
+        draws: ForwardDraws | None = None,
+        solver: Solver | None = None,
+        guided_window: bool = True,
+        num_steps: int = 16,
+        eval_num_steps: int | None = None,
+        height: int = 64,
+        width: int = 64,
+        samples_per_noise: int = 1,
+        lora: LoRA | None = None,
+        keep_reference: bool = False,
+        merge_adapters: bool = False,
+        rollout_batch_size: int = 64,
+        decode_batch_size: int = 64,
+        gradient_checkpointing: bool = False,
+        compile_blocks: bool = False,
+        prompts_per_chunk: int | None = None,
+    ) -> None:
+        super().__init__(lora, keep_reference=keep_reference, merge_adapters=merge_adapters)
+        self.backbone = backbone
+        if draws is not None:
+            draws.check(transition, step_window, num_steps, samples_per_noise)
+        elif transition is None or step_window is None:
+            raise ValueError("transition and step_window must be given, or else draws.")
+        self.draws = draws
+        self._lagged = {name: LaggedWeights(lag) for name, lag in (draws.lagged if draws else {}).items()}
+        self.score_fields = frozenset({"velocity", "gaussian" if draws is None else "draw"})
+        self.transition = transition or NoWindow.transition
+        self.step_window = step_window or NoWindow()
+        self.solver = solver or Euler()
+        self.guided_window = guided_window
+        self.num_steps = num_steps
+        self.eval_num_steps = num_steps if eval_num_steps is None else eval_num_steps
+        self.height, self.width = height, width
+        self.samples_per_noise = samples_per_noise
+        self.rollout_batch_size = rollout_batch_size
+        self.decode_batch_size = decode_batch_size
+        self.gradient_checkpointing = gradient_checkpointing
+        self.compile_blocks = compile_blocks
+        self.prompts_per_chunk = prompts_per_chunk
+        self._transformer_evals = 0
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        names = ("num_steps", "eval_num_steps", "height", "width", "samples_per_noise", "decode_batch_size")
+        check_at_least(1, **{name: getattr(self, name) for name in (*names, "prompts_per_chunk")})
+        if self.rollout_batch_size < self.samples_per_noise:
+            least = f"samples_per_noise={self.samples_per_noise}"
+            raise ValueError(f"rollout_batch_size must be at least {least}, got {self.rollout_batch_size}.")
+        if not (self.guided_window or self.backbone.guided):
+            setting, off = self.backbone.cfg_setting, self.backbone.cfg_off
+            raise ValueError(f"guided_window=false needs guidance outside the window: {setting} above {off:g}.")
+        self.step_window.check(self.num_steps)
+        self.solver.check(self.step_window, self.num_steps)
+
+    def load(self) -> None:
+        """Read the base model and attach the adapters; a second call does nothing.
+
+        Raises:
+            ValueError: If ``pretrained`` holds no such model, or it cannot draw this size.
+            ValueError: If the window may cover a step to which the transition adds no noise.
+            ValueError: If the solver's type is no narrower than the transformer's.
+            ValueError: If blocks are to be compiled on a machine without a compiler.
+        """
+        if hasattr(self, "transformer"):
+            return
+        self.backbone.load()
+        self.latent_shape = self.backbone.latent_shape(self.height, self.width)
+        schedule = self.backbone.schedule(self.num_steps, self.height, self.width)
+        self.step_window.check_noise(self.transition, schedule.sigmas)
+        transformer: Any = self.backbone.transformer
+        self.solver.check_precision(next(transformer.parameters()).dtype)
+        self.attach(transformer, self.backbone.lora_targets)
+        if self.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        if self.compile_blocks:
+            compile_blocks(transformer, self.backbone.blocks(), self._frozen_start)
+        self.transformer = transformer.eval()
+
+    def check_trainable(self, key: str) -> None:
+        """Raise ValueError if the window's steps have no noise."""
+        if self.draws is None and self.transition.noise_level == 0:
+            raise ValueError(
+                f"{key}.transition.noise_level: expected above 0, because only steps with noise are decisions that can "
+                f"be trained, got {self.transition.noise_level}."
+            )
+
+    def export(self, directory: Path) -> Path:
+        """Write what was trained, for plain diffusers; see ``export_trained``. Every rank must call it."""
+        return export_trained(self.backbone, self.transformer, directory, adapters=self.lora is not None)

@@ -1,0 +1,93 @@
+"""Lists the weights that a recipe needs, and the commands for the missing: ``python -m realgen.weights CONFIG``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from realgen.cli.arguments import fix_arguments
+from realgen.cli.error_frame import run_command
+
+_EPILOG = """\
+first commands to try:
+  python -m realgen.weights configs/diffusion_flux.yaml
+  python -m realgen.weights configs/diffusion.yaml --model.policy=configs/policies/sd35_medium.yaml
+
+Nothing is fetched. Of the hub's files, those in this machine's cache count as there. Returns 1 if some are missing.
+"""
+KEYS = ("pretrained", "checkpoint", "head", "model", "probe")
+"""Arguments of parts that name weights."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 if all weights are there, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m realgen.weights",
+        usage="python -m realgen.weights CONFIG [--key=value ...]",
+        description="List the weights that a recipe needs: which are there, which are missing, and how to fetch those.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="a recipe")
+    options, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    return run_command(partial(_list, options.config, rest), doing="listing weights")
+
+
+def _list(file: Path, rest: Sequence[str]) -> int:
+    # Imported here, so that --help does not wait for torch.
+    from lightning.pytorch import LightningDataModule
+
+    from realgen.cli.realgen_cli import ParsedConfig
+    from realgen.hub_files import how_to_fetch
+    from realgen.modules.base import TrainableModule
+
+    argv = [f"--config={file}", *fix_arguments(rest)]
+    config = ParsedConfig(TrainableModule, LightningDataModule, argv=argv).config.as_dict()
+    missing = 0
+    for source, where in needed_weights(config["model"], "model").items():
+        place = found_at(source)
+        if place is None:
+            missing += 1
+            print(f"missing  {source}  ({', '.join(where)})")
+            print(f"        {how_to_fetch(source) or ' its config says where it is from'}")
+        else:
+            size = sum(each.stat().st_size for each in place.rglob("*") if each.is_file()) if place.is_dir() else 0
+            print(f"there    {source}  {(size or place.stat().st_size) / 1e9:.2f} GB  ({', '.join(where)})")
+    return 1 if missing else 0
+
+
+def needed_weights(config: Any, key: str) -> dict[str, list[str]]:
+    """Return what the parts of a config read as weights, adapters to start from too, and the keys that name it."""
+    found: dict[str, list[str]] = {}
+    for name, child in config.items() if isinstance(config, dict) else ():
+        here = key if name == "init_args" else f"{key}.{name}"
+        inside = {child: [here]} if name in KEYS and isinstance(child, str) else needed_weights(child, here)
+        for source, keys in inside.items():
+            found.setdefault(source, []).extend(keys)
+    return found
+
+
+def found_at(source: str) -> Path | None:
+    """Return where weights lie on this machine, None if they do not; fetch nothing."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if source.startswith("hf-hub:"):
+        owner, repository, file = source.removeprefix("hf-hub:").split("/", 2)
+        cached = try_to_load_from_cache(f"{owner}/{repository}", file)
+        return Path(cached) if isinstance(cached, str) else None
+    if Path(source).exists():
+        return Path(source)
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Files and folders that are whole or not there: written beside under a name of this process alone, then renamed."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import socket
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+UNFINISHED = ".part"
+"""How the names of unfinished files and folders end; they begin with a dot."""
+
+
+def unfinished_path(path: Path) -> Path:
+    """Return where this process writes what becomes ``path``: beside it, hidden, with host and process id.
+
+    Two machines may write into one folder of a network file system, and may have equal process ids.
+    """
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{UNFINISHED}")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield where to write a file or a folder, and ``put`` it in its place if the body does not raise.
+
+    The path is beside that of what is replaced, and there is nothing at it.
+    """
+    unfinished = unfinished_path(path)
+    remove(unfinished)
+    try:
+        yield unfinished
+        put(unfinished, path)
+    finally:
+        remove(unfinished)
+
+
+def put(unfinished: Path, path: Path) -> None:
+    """Let a file or a folder take its place, and remove what was there.
+
+    A file takes it in one step. A folder cannot: for a moment between two renames neither of the two is there.
+    """
+    old = unfinished_path(path.with_name(f"{path.name}.old"))
+    if path.is_dir():
+        remove(old)
+        os.replace(path, old)
+    os.replace(unfinished, path)
+    remove(unfinished)  # it is still there if both were links to one file
+    remove(old)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file; a run that is killed leaves the old one or the new one, no half of it."""
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return a file, or all files in a folder, sorted."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, *, others: Collection[str] = ()) -> None:
+    """Remove what killed processes left unfinished at any depth of a folder, which no other one may write in.
+
+    A folder inside that holds one of the files ``others`` is left alone.
+    """
+    for root, folders, files in os.walk(folder):
+        unfinished = fnmatch.filter([*folders, *files], f".*.[0-9]*{UNFINISHED}")
+        for name in unfinished:
+            remove(Path(root, name))
+        foreign = (name for name in folders if any(Path(root, name, other).exists() for other in others))
+        folders[:] = sorted(set(folders).difference(unfinished, foreign))
