@@ -107,7 +107,7 @@ def test_two_and_two_iterations_equal_four(straight: Path, repository: Path, tmp
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ("llm", ["--model.policy.max_tokens=32"]),
+        ("llm", ["--model.policy.max_tokens=32", "--model.updates_per_epoch=1"]),
         ("joint", ["--model.policy.rewriter.max_tokens=32", "--model.policy.images_per_rewrite=2"]),
     ],
 )

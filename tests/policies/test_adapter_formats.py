@@ -21,6 +21,7 @@ from realgen.policies.adapter_formats import ORIGINAL_NAMES, original_layers, wr
 from realgen.policies.backbones import Backbone, Flux2Klein, QwenImage
 from tests.helpers.tiny_pipelines import SIZE, TINY, backbone_classes, module_of
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 COMFYUI = "comfyui/lora.safetensors"
 
 
@@ -58,7 +59,8 @@ def test_every_format_draws_the_same_in_a_fresh_process(policy, tmp_path) -> Non
     place = write_export(policy, tmp_path / "lora", iteration=1, averaged=False, formats=["peft", "comfyui", "merged"])
     backbone, module = policy.backbone, module_of(type(policy.backbone))
     words = [module, type(backbone).__name__, backbone.pretrained, str(place), str(tmp_path / "images.pt")]
-    ended = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tests.policies.test_adapter_formats", *words]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     drawn = torch.load(tmp_path / "images.pt")
     assert set(drawn) == {"base", "peft", "merged"}

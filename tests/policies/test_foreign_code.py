@@ -16,6 +16,8 @@ from realgen.rewards import Alignment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOADERS = {"from_pretrained", "LLM"}
+OWN_CLASS = "transformer_class"
+"""A class of diffusers itself, which no file of a folder can replace, and which knows no such argument."""
 
 CODE = """
 import pathlib
@@ -125,6 +127,8 @@ def loading_calls(source: str) -> list[tuple[int, str | None]]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in LOADERS:
+            if f".{OWN_CLASS}." in ast.unparse(node.func):
+                continue
             said = [ast.unparse(word.value) for word in node.keywords if word.arg == "trust_remote_code"]
             found.append((node.lineno, said[0] if said else None))
     return found

@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert not answered & set(asked)
     with arena_server() as server:
         whole = run(server, images, tmp_path / "whole.jsonl")
-    assert (resumed.pairs, resumed.images) == (whole.pairs, whole.images)
+    assert (resumed.pairs, resumed.singles) == (whole.pairs, whole.singles)
     assert (resumed.matchups, resumed.ranking) == (whole.matchups, whole.ranking)
     keys = [json.loads(line)["key"] for line in lines(log)]
     assert len(keys) == len(set(keys)) == resumed.questions
