@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from rich.table import Table
 from rich.text import Text
+from scipy.special import stdtrit
 
 from realgen.functional.bootstrap import bootstrap_mean
 from realgen.functional.estimate import Estimate, Verdict
@@ -50,7 +51,8 @@ def paired_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> d
     Args:
         before: Of a validation: ``values`` by metric; ``by_prompt``, of the metrics that are means over images, the
             mean of each prompt by its key, which gives a bootstrap interval; ``without_each``, of the others, the
-            value without each group of prompts, which gives 1.96 jackknife errors to each side.
+            value without each group of prompts, which gives jackknife errors, taken as often to each side as Student's
+            t of one degree of freedom less than groups asks for.
         after: The same of a later validation. Prompts without a finite value in both are left out.
     """
     found = {}
@@ -66,7 +68,7 @@ def paired_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> d
         change, error = after["values"][name] - before["values"][name], math.nan
         keys = [each.get("by_prompt", {}).get("reward", {}).keys() for each in (before, after)]
         if len(one) == len(two) and keys[0] == keys[1]:  # of other prompts the values do not pair
-            error = 1.96 * jackknife_error(two.double() - one.double())
+            error = stdtrit(len(one) - 1, 0.975) * jackknife_error(two.double() - one.double())
         told = math.isfinite(error)
         found[name] = Estimate(change, change - error if told else None, change + error if told else None, len(one))
     return found

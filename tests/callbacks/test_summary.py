@@ -93,7 +93,7 @@ def test_a_metric_of_all_images_has_an_interval_from_its_values_without_each_pro
     found = paired_differences(before, after)
     assert (found["kid"].value, found["kid"].count) == (-1.0, 3)
     # Differences -0.9, -1.0, -1.1: their jackknife error is sqrt(2 / 3 * 0.02).
-    half = 1.96 * math.sqrt(2 / 3 * 0.02)
+    half = 4.30265 * math.sqrt(2 / 3 * 0.02)  # Student's t, two degrees of freedom
     assert (found["kid"].low, found["kid"].high) == pytest.approx((-1 - half, -1 + half), abs=1e-6)
     assert not found["fid"].has_limits
     assert not found["old"].has_limits  # of a checkpoint from before there were such values

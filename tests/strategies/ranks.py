@@ -31,6 +31,8 @@ GROUP, MICROBATCH = 4, 3
 LR = 1e-2
 EPS = 1e-4
 """As large as the gradients are: with Adam's own 1e-8 a rounding of a tiny one would turn its whole step around."""
+PORTS = iter(range(10_000 + os.getpid() * 37 % 20_000, 32_000))
+"""Not to be given twice by this process, and other ones than those of a test process that was started beside it."""
 NORM = 0.002
 """Gradients are larger than that, so they are clipped."""
 
@@ -147,6 +149,18 @@ def fit(
     return record, lightning, module
 
 
+def _free_port() -> int:
+    """A port below those that the system deals out (from 32768 on), so that no other test takes it meanwhile."""
+    for port in PORTS:
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
+
+
 def _child(rank: int, ranks: int, port: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     os.environ.update(
@@ -170,9 +184,7 @@ def on_ranks(work: Callable[..., None], *args: Any, ranks: int = 2, grace: float
     Returns:
         Exit codes: 0, 1 after an error, minus the signal's number, None for a rank that had to be killed.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     context = get_context("fork")  # no second import of everything
     processes = [context.Process(target=_child, args=(rank, ranks, port, work, args)) for rank in range(ranks)]
     for process in processes:
