@@ -28,7 +28,10 @@ COMFYUI = "comfyui/lora.safetensors"
 @pytest.fixture(params=backbone_classes(), ids=lambda member: member.__name__)
 def policy(request: pytest.FixtureRequest, tiny, stir) -> DiffusionPolicy:
     """Each backbone's tiny model with adapters that act, by a factor other than 1."""
-    kind: type[Backbone] = request.param
+    return acting(request.param, tiny, stir)
+
+
+def acting(kind: type[Backbone], tiny, stir) -> DiffusionPolicy:
     backbone = kind(tiny(module_of(kind)), **TINY[module_of(kind)].settings)
     settings = {"transition": FlowSDE(0.7), "step_window": RandomWindow(1), "num_steps": 4}
     policy = DiffusionPolicy(backbone, **settings, height=SIZE, width=SIZE, lora=LoRA(rank=2, alpha=6.0))
@@ -54,22 +57,27 @@ def by_comfyui_s_rules(file: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_every_format_draws_the_same_in_a_fresh_process(policy, tmp_path) -> None:
-    images = policy.sample(["a red fox", "moon"], [3, 4])
-    place = write_export(policy, tmp_path / "lora", iteration=1, averaged=False, formats=["peft", "comfyui", "merged"])
-    backbone, module = policy.backbone, module_of(type(policy.backbone))
-    words = [module, type(backbone).__name__, backbone.pretrained, str(place), str(tmp_path / "images.pt")]
-    command = [sys.executable, "-m", "tests.policies.test_adapter_formats", *words]
+def test_every_format_draws_the_same_in_a_fresh_process(tiny, stir, tmp_path) -> None:
+    """One process for all backbones, because it takes long to begin."""
+    images, words = {}, []
+    for kind in backbone_classes():
+        policy, name = acting(kind, tiny, stir), kind.__name__
+        images[name] = policy.sample(["a red fox", "moon"], [3, 4])
+        formats = ["peft", "comfyui", "merged"]
+        write_export(policy, tmp_path / name, iteration=1, averaged=False, formats=formats)
+        words += [f"{module_of(kind)}|{name}|{policy.backbone.pretrained}"]
+    command = [sys.executable, "-m", "tests.policies.test_adapter_formats", str(tmp_path), *words]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    drawn = torch.load(tmp_path / "images.pt")
-    assert set(drawn) == {"base", "peft", "merged"}
-    assert (drawn.pop("base") - images).abs().max() > 0.01
-    for name, found in drawn.items():  # the same pixels; merging rounds at 1e-7 of a weight
-        torch.testing.assert_close(found, images, rtol=0, atol=1e-5, msg=name)
+    for name, expected in images.items():
+        drawn = torch.load(tmp_path / name / "images.pt")
+        assert set(drawn) == {"base", "peft", "merged"}
+        assert (drawn.pop("base") - expected).abs().max() > 0.01
+        for form, found in drawn.items():  # the same pixels; merging rounds at 1e-7 of a weight
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, msg=f"{name} {form}")
 
 
-def draw_all(module: str, kind: str, pretrained: str, place: str, output: str) -> None:
+def draw_all(place: Path, module: str, kind: str, pretrained: str) -> None:
     """Draw with what ``PeftModel`` and ``from_pretrained`` read, in the process of its own that this file starts."""
     from peft import PeftModel
 
@@ -86,14 +94,13 @@ def draw_all(module: str, kind: str, pretrained: str, place: str, output: str) -
     for name in ("base", "peft", "merged"):
         policy: Any = read()
         if name == "peft":
-            policy.transformer = policy.backbone.transformer = PeftModel.from_pretrained(
-                policy.transformer, Path(place, "peft")
-            )
+            adapted = PeftModel.from_pretrained(policy.transformer, place / "peft")
+            policy.transformer = policy.backbone.transformer = adapted
         elif name == "merged":
-            merged = policy.backbone.transformer_class.from_pretrained(Path(place, "merged"))
+            merged = policy.backbone.transformer_class.from_pretrained(place / "merged")
             policy.transformer.load_state_dict(merged.state_dict())
         drawn[name] = policy.sample(["a red fox", "moon"], [3, 4])
-    torch.save(drawn, output)
+    torch.save(drawn, place / "images.pt")
 
 
 def test_peft_s_folder_names_base_and_scale(policy, tmp_path) -> None:
@@ -198,4 +205,5 @@ def test_a_format_needs_adapters(policy, tmp_path) -> None:
 
 
 if __name__ == "__main__":
-    draw_all(*sys.argv[1:])
+    for word in sys.argv[2:]:
+        draw_all(Path(sys.argv[1], word.split("|")[1]), *word.split("|"))
