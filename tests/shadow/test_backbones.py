@@ -21,7 +21,7 @@ from tests.helpers.tiny_pipelines import SIZE, TINY, backbone_classes, module_of
 from tests.helpers.toy_grpo import Color
 from tests.policies.conftest import tiny as tiny  # the fixture
 
-STEPS, GROUP, PROMPTS = 6, 4, ["a red fox", "an old harbour at dawn"]
+STEPS, GROUP, PROMPTS = 5, 2, ["a red fox", "an old harbour at dawn"]
 MOST_WAITS = 4
 """In one denoising step inside a window; outside there are none."""
 OWN_WAITS = {"qwen_image": 3}
@@ -52,7 +52,7 @@ def policy_on(backbone: type[Any], folder: str, *, guided: bool, **settings: Any
 
 
 def steps_of(policy: DiffusionPolicy, traffic: Traffic) -> tuple[Rollout, list[list[Event]]]:
-    """Sample with windows {0, 1} and {2, 3}; return the events of the steps 1 to 5."""
+    """Sample with windows {0, 1} and {2, 3}; return the events of the steps 1 to 4."""
     marks: list[int] = []
     policy.step_window.sample = lambda *_, **__: torch.tensor([0, 2])
     rollout = policy.rollout(
@@ -92,11 +92,11 @@ def test_an_iteration(backbone: type[Any], guided: bool, tiny: Callable[[str], s
             scoring.start(rollout)
             reference = reference_score(policy, objective, rollout, 1)
             advantages = objective.advantages(scoring.rewards()).flatten()
-        settings = {"microbatch_size": 4, "tolerance": None, "skip_zero_advantages": True}
+        settings = {"microbatch_size": 3, "tolerance": None, "skip_zero_advantages": True}
         update = PolicyUpdate(policy, objective, rollout, advantages, reference, **settings)
         weights = list(policy.trainable_parameters().values())
         optimizer = torch.optim.AdamW(weights, lr=1e-4)
-        loss, _ = update.gradients(torch.randperm(8), policy, torch.Tensor.backward, first_update=True)
+        loss, _ = update.gradients(torch.randperm(4), policy, torch.Tensor.backward, first_update=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
