@@ -10,6 +10,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 from torch.utils._pytree import tree_map
 
 from tests.helpers.shadow_device import GPU, ShadowMode, ShadowTensor, note_wait
@@ -66,8 +68,9 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
         return value.item() if isinstance(value, ShadowTensor) else value
 
     # Not torch.get_default_device(), which makes a tensor to learn the number of a device without one.
-    device = torch.device(device or torch.utils._device.CURRENT_DEVICE or "cpu")
-    made = _tensor(tree_map(number, data), dtype=dtype, device="cpu")
+    contexts = [mode.device for mode in _get_current_function_mode_stack() if isinstance(mode, DeviceContext)]
+    device = torch.device(device or (contexts[-1] if contexts else "cpu"))
+    made = _tensor(tree_map(number, data), dtype=dtype, device="cpu" if device.type == "cuda" else device)
     made = torch.ops.aten._to_copy(made, device=GPU) if device.type == "cuda" else made
     return made.requires_grad_(requires_grad)
 
