@@ -39,11 +39,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
-    """Parse JSON.
-
-    Args:
-        text: In UTF-8 if it is bytes.
-        options: Of ``json.loads``.
+    """Parse JSON, in UTF-8 if it is bytes; ``options`` are those of ``json.loads``.
 
     Raises:
         ValueError: In a few words, if it is no JSON, nested deeper than ``MAX_DEPTH``, or has a number without end.

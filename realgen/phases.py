@@ -18,9 +18,6 @@ def phase(name: str) -> Iterator[None]:
     A context manager and a decorator of functions. The note survives a thread: the error is raised again by the caller
     who waits for it.
 
-    Args:
-        name: Of the phase.
-
     Example:
         >>> @phase("decoding")
         ... def decode():
@@ -47,10 +44,6 @@ def phase_of(error: BaseException) -> str | None:
 
 class PhaseClock:
     """Adds up seconds by phase; waits for the device at each border, so that the time lands in the right phase.
-
-    Args:
-        device: Where the work runs.
-        now: Clock in seconds.
 
     Example:
         >>> ticks = iter([0.0, 2.0, 5.0, 6.5])

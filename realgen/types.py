@@ -214,11 +214,7 @@ class RewardOutput:
     def mean_over_images(self, images_per_row: int) -> RewardOutput:
         """Average the rewards of each row's images, over the images that could be scored.
 
-        Args:
-            images_per_row: N; the rewards are [P, G * N], the N images of a row together.
-
-        Returns:
-            [P, G]; NaN where none of a row's images could be scored.
+        The N images of a row stand together: [P, G * N] becomes [P, G], NaN where none of a row's could be scored.
 
         Example:
             >>> rewards = torch.tensor([[0.0, 1.0, torch.nan, 3.0]])

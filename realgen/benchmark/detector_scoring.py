@@ -58,10 +58,6 @@ class Scorers:
         """Return the names of all detectors, rewards and metrics."""
         return [*self.detectors, *self.rewards, *self.metrics]
 
-    def __bool__(self) -> bool:
-        """Return whether there is any."""
-        return bool(self.names)
-
     def to(self, device: torch.device | str) -> Scorers:
         """Move what computes; returns self."""
         for detector in self.detectors.values():

@@ -83,7 +83,7 @@ class RealBench:
         for name in (*self.policies, *self.images):
             if name in ("", ".", "..", REAL) or "/" in name:
                 raise ValueError(f"the name of a model must be usable as a folder's, and not {REAL!r}; got {name!r}.")
-        if not self.scorers and self.arena is None:
+        if not self.scorers.names and self.arena is None:
             raise ValueError("there is nothing to score with: give one of detectors, rewards, metrics and arena.")
         if not self.policies and not self.images:
             raise ValueError("there is nothing to score: give policies, or images (--images DIR).")

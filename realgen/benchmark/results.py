@@ -100,11 +100,7 @@ class Results:
 
 
 def with_digests(results: Results, folder: Path) -> Results:
-    """Add the ``digest`` of each model's images; reads every file once.
-
-    Raises:
-        OSError: If a file cannot be read.
-    """
+    """Add the ``digest`` of each model's images; read every file once, and raise OSError if one cannot be read."""
     found = {}
     for model in {row.model for row in results.rows}:
         digest = hashlib.blake2b(digest_size=16)
@@ -154,11 +150,7 @@ def write_rows(rows: Sequence[ImageRow], path: Path) -> None:
 
 
 def read_rows(path: Path) -> tuple[ImageRow, ...]:
-    """Read what ``write_rows`` wrote; every row has all columns.
-
-    Raises:
-        ValueError: If the file has other columns.
-    """
+    """Read what ``write_rows`` wrote; every row has all columns. Raise ValueError if the file has others."""
     header, lines = read_csv(path)
     if tuple(header[: len(_COLUMNS)]) != _COLUMNS:
         raise ValueError(f"{path} must begin with the columns {', '.join(_COLUMNS)}, got {', '.join(header)}.")

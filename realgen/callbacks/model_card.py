@@ -28,9 +28,7 @@ def write_card(place: Path, config_file: Path) -> None:
     What nothing tells is left out: before the run's end there are no measures. A ``summary.json`` in the folder of the
     config is the run's.
 
-    Args:
-        place: What ``write_export`` wrote.
-        config_file: The run's ``config.yaml``.
+    ``place`` is what ``write_export`` wrote, ``config_file`` the run's ``config.yaml``.
     """
     run, text = config_file.parent, config_file.read_text(encoding="utf-8") if config_file.is_file() else ""
     config = yaml.safe_load(text) or {}

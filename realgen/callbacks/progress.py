@@ -159,13 +159,9 @@ def duration(seconds: float) -> str:
         >>> duration(40.0), duration(310.0), duration(9000.0)
         ('40 s', '5 min', '2.5 h')
     """
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 5400:
+        return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def reward_texts(trainer: Trainer) -> dict[str, str]:

@@ -46,7 +46,8 @@ def fix_arguments(argv: Sequence[str]) -> list[str]:
     """
     fixed: list[str] = []
     for before, argument in zip(["", *argv], argv, strict=False):
-        if re.match(r"[A-Za-z_][\w.]*=", argument) and not _awaits_value(before):
+        awaits_value = before in _CONFIG or (before.startswith("--") and "=" not in before)
+        if re.match(r"[A-Za-z_][\w.]*=", argument) and not awaits_value:
             argument = f"--{argument}"
         option, equals, value = argument.partition("=")
         fixed.append(f"{option}={_in_yaml(value)}" if equals and option.startswith("--") else argument)
@@ -66,10 +67,6 @@ def _in_yaml(value: str) -> str:
                 )
                 return dumped.rstrip("\n")
     return value
-
-
-def _awaits_value(argument: str) -> bool:
-    return argument in _CONFIG or (argument.startswith("--") and "=" not in argument)
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:

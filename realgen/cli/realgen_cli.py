@@ -158,11 +158,7 @@ class RealGenCLI(LightningCLI):
         )
 
     def instantiate_classes(self) -> None:
-        """Make model, data and trainer.
-
-        Raises:
-            ConfigError: If a constructor refuses its arguments.
-        """
+        """Make model, data and trainer; raise ConfigError if a constructor refuses its arguments."""
         with self.run.cleanup_on_error():
             self.config_init = instantiate(self.parser, self.config)
             self.model, self.datamodule = self.config_init.model, self.config_init.data

@@ -137,7 +137,8 @@ def find_run(
     if shared:
         return Run(Path(shared), recipe, checkpoint)
     if run_dir is None and _is_alone(environment):
-        name = _new_name(environment, now)
+        ids = (environment.get("SLURM_JOB_ID"), _trial(environment))
+        name = "-".join([now.strftime("%Y%m%d-%H%M%S"), *(each for each in ids if each is not None)])
         return Run(next(path for path in _numbered(folder, name) if not path.exists()), recipe, checkpoint, chosen=name)
     path = Path(run_dir) if run_dir else folder / _shared_name(environment)
     if (
@@ -200,11 +201,6 @@ def check_processes(environment: Mapping[str, str], *, devices: int, num_nodes: 
 def _trial(environment: Mapping[str, str]) -> str | None:
     """Return the id that an agent of a W&B sweep gives all processes of a trial."""
     return environment.get("WANDB_RUN_ID") or None if "WANDB_SWEEP_ID" in environment else None
-
-
-def _new_name(environment: Mapping[str, str], now: datetime) -> str:
-    ids = (environment.get("SLURM_JOB_ID"), _trial(environment))
-    return "-".join([now.strftime("%Y%m%d-%H%M%S"), *(each for each in ids if each is not None)])
 
 
 def _shared_name(environment: Mapping[str, str]) -> str:

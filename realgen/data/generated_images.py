@@ -86,11 +86,7 @@ def write_image(path: Path, image: Float[Tensor, "3 height width"], texts: Mappi
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Read the texts in a PNG file, by keyword.
-
-    Raises:
-        ValueError: If it cannot be read as a PNG file.
-    """
+    """Read the texts in a PNG file, by keyword; raise ValueError if it cannot be read as a PNG file."""
     try:
         with open_image(path, ["PNG"]) as image:
             assert isinstance(image, PngImageFile)
@@ -100,11 +96,7 @@ def read_texts(path: Path) -> dict[str, str]:
 
 
 def read_images(paths: Sequence[Path]) -> Float[Tensor, "images 3 height width"]:
-    """Read images of one size, in [0, 1].
-
-    Raises:
-        ValueError: If one cannot be read.
-    """
+    """Read images of one size, in [0, 1]; raise ValueError if one cannot be read."""
     images = []
     for path in paths:
         try:

@@ -67,11 +67,7 @@ class TrainImages(Dataset[LabelledImage]):
         self._size, self._augment, self._hard_negatives = size, augment, hard_negatives
 
     def __getitem__(self, draw: Draw) -> LabelledImage:
-        """Read and change one image.
-
-        Raises:
-            ValueError: If no file of its class can be read.
-        """
+        """Read and change one image; raise ValueError if no file of its class can be read."""
         generator = torch.Generator().manual_seed(draw.seed)
         source, row, change = draw.label, draw.row, self._augment
         spoilt = draw.label == 1 and chance(self._hard_negatives, generator)

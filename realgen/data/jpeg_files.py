@@ -47,12 +47,8 @@ def matching_qualities(files: Sequence[ImageFile], qualities: Mapping[Path, int]
     known = sorted(qualities.values())
     if not known:
         return {}
-    others = [file for file in files if file.path not in qualities]
-    return {file.path: known[_hash(file.name) % len(known)] for file in others}
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")
+    others = ((file, hashlib.sha256(os.fsencode(file.name)).digest()) for file in files if file.path not in qualities)
+    return {file.path: known[int.from_bytes(digest[:8], "big") % len(known)] for file, digest in others}
 
 
 @functools.cache

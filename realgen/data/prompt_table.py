@@ -38,11 +38,8 @@ class PromptTable:
             size, and must all have the same.
 
     Raises:
-        ValueError: If no sample can be used.
-        ValueError: If shards that are read from URLs hold more than ``max_in_memory`` prompts.
-        ValueError: If a URL cannot be read.
-        ValueError: If some prompts have a real image and others have none.
-        ValueError: If the real images differ in size and ``image_size`` is None.
+        ValueError: If no sample can be used, a URL cannot be read, URLs hold more than ``max_in_memory`` prompts, only
+            some prompts have real images, or these differ in size and ``image_size`` is None.
     """
 
     def __init__(

@@ -83,14 +83,18 @@ def save(network: DetectorNetwork, directory: str | Path) -> Path:
     """
     if network.merged:
         raise ValueError(f"a merged {type(network).__name__} cannot be saved; save it before merge().")
+    return write_folder(directory, network.state_dict(), network.config)
+
+
+def write_folder(directory: str | Path, weights: Mapping[str, Tensor], config: Any = None) -> Path:
+    """Write ``model.safetensors`` and, of a dataclass, ``config.json`` into a folder, which is made and returned."""
     from safetensors.torch import save_file
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps(dataclasses.asdict(network.config), indent=2)
-    (directory / CONFIG_NAME).write_text(settings + "\n", encoding="utf-8")
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(state, directory / WEIGHTS_NAME)
+    if config is not None:
+        (directory / CONFIG_NAME).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, directory / WEIGHTS_NAME)
     return directory
 
 

@@ -52,11 +52,7 @@ class CheckpointDetector(NetworkDetector):
         """The ``DetectorNetwork`` made of a ``config_type``."""
 
     def build(self) -> nn.Module:
-        """Read the weights.
-
-        Raises:
-            ValueError: Naming the weights that do not fit the config.
-        """
+        """Read the weights; raise ValueError that names those which do not fit the config."""
         weights = local_file(self._files.weights)
         with torch.device("meta"):  # a config may ask for any size: nothing is allocated until the weights fit it
             fit = fitting(self.network_type(self._config), read_state_dict(weights), weights)

@@ -73,11 +73,7 @@ class ForensicChat(Detector):
         self.bits = bits
 
     def build(self) -> nn.Module:
-        """Read model and processor onto the CPU.
-
-        Raises:
-            ValueError: If ``pretrained`` holds no Qwen2.5-VL, its weights do not fit, or a word is not one token.
-        """
+        """Read model and processor onto the CPU; raise ValueError if they are no Qwen2.5-VL, or a word is no token."""
         from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration  # seconds to import
 
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from realgen.detectors.base import Detector
-from realgen.detectors.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_state_dict
+from realgen.detectors.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_state_dict, write_folder
 from realgen.detectors.probe_backbone import Backbone, load_backbone, wave_picture
 from realgen.functional.logistic_regression import LogisticHead
 from realgen.given_files import read_json
@@ -90,11 +89,7 @@ class LinearProbe(Detector):
         self.pretrained = self.config.pretrained if pretrained is None else pretrained
 
     def build(self) -> nn.Module:
-        """Read backbone and head.
-
-        Raises:
-            ValueError: If the backbone cannot be read, or its weights are not those that the probe was fitted on.
-        """
+        """Read backbone and head; raise ValueError if they cannot be read, or do not belong together."""
         weights = self.folder / WEIGHTS_NAME
         state = read_state_dict(weights)
         if set(state) != {"weight", "bias", "fingerprint"}:
@@ -113,12 +108,8 @@ def save_probe(folder: Path, backbone: Backbone, head: LogisticHead, config: Pro
 
     ``config`` names the backbone that the head, with the calibration in it, was fitted on.
     """
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
     state = {"weight": head.weight, "bias": head.bias, "fingerprint": fingerprint(backbone)}
-    save_file({name: value.detach().float().cpu().contiguous() for name, value in state.items()}, folder / WEIGHTS_NAME)
-    (folder / CONFIG_NAME).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
+    write_folder(folder, {name: value.float() for name, value in state.items()}, config)
 
 
 def read_probe_config(path: Path) -> ProbeConfig:

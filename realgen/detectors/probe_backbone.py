@@ -75,7 +75,9 @@ def _from_timm(name: str, pretrained: str | None) -> Backbone:
         cause = first_line(error)
         raise ValueError(f"timm cannot load backbone {name!r} ({cause}); nearest of its names: {near}.") from error
     if pretrained is not None:
-        path = _file(pretrained)
+        path = Path(pretrained)
+        if not path.is_file():
+            raise ValueError(f"pretrained must be a file with a timm backbone's weights, {pretrained!r} is none.")
         state = _without_classifier(read_state_dict(path), tower.pretrained_cfg.get("classifier"))
         load_exactly(tower, state, path, ignored=NOT_NEEDED)
     return Backbone(tower, timm_input(resolve_model_data_config(tower)))
@@ -95,13 +97,6 @@ def _from_open_clip(name: str, pretrained: str | None) -> Backbone:
             f"open_clip cannot load backbone {name!r} with pretrained={pretrained!r} ({cause})."
         ) from error
     return Backbone(model.visual, open_clip_input(model.visual.preprocess_cfg))
-
-
-def _file(pretrained: str) -> Path:
-    path = Path(pretrained)
-    if not path.is_file():
-        raise ValueError(f"pretrained must be a file with a timm backbone's weights, {pretrained!r} is none.")
-    return path
 
 
 def _without_classifier(state: dict[str, Tensor], classifier: Any) -> dict[str, Tensor]:

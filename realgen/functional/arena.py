@@ -119,9 +119,7 @@ def win_matrices(
     return wins
 
 
-def bradley_terry(
-    wins: Float[Tensor, "*batch models models"], *, tolerance: float = 1e-8
-) -> Float[Tensor, "*batch models"]:
+def bradley_terry(wins: Float[Tensor, "*batch models models"]) -> Float[Tensor, "*batch models"]:
     """Fit maximum-likelihood strengths of paired comparisons (Bradley and Terry 1952), ties counted as half wins.
 
         P(i beats j) = 1 / (1 + exp(theta_j - theta_i)),   theta = argmax sum_ij wins_ij log P(i beats j)
@@ -130,12 +128,8 @@ def bradley_terry(
     the log-likelihood's third derivative is at most c times its second, so no such step overshoots (Sun and Tran-Dinh
     2019, equation 12), and the last ones are full. It is not Elo's running update, and does not depend on any order.
 
-    Args:
-        wins: [..., M, M] wins of row over column, >= 0; the diagonal counts nothing.
-        tolerance: Largest change of a difference of log-strengths, > 0, at which the fit stops.
-
-    Returns:
-        [..., M] float64 log-strengths that sum to zero.
+    Of [..., M, M] wins of row over column, >= 0, whose diagonal counts nothing; [..., M] float64 log-strengths that sum
+    to zero.
 
     Raises:
         ValueError: If the matrices are not square, a number of wins is negative, or the strengths do not exist: some
@@ -169,7 +163,7 @@ def bradley_terry(
         step = torch.linalg.solve_ex(curvature, slope).result  # NaN, which never stops, where rounding has eaten it
         change = step.amax(-1, keepdim=True) - step.amin(-1, keepdim=True)
         theta = theta + step * torch.log1p(change) / change.clamp_min(1e-12)
-        if bool((change <= tolerance).all()):
+        if bool((change <= 1e-8).all()):
             return theta - theta.mean(-1, keepdim=True)
     raise ValueError(f"the strengths were not found in {_STEPS} steps; the wins are too one-sided.")
 

@@ -28,15 +28,7 @@ def cps_step(latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigm
     The published code scores a step by -mean((x' - mean)^2), without std; here ``gaussian_log_prob`` scores it as the
     Gaussian it is.
 
-    Args:
-        latents: x at ``sigma``.
-        velocity: v, noise minus data, shaped like ``latents``.
-        sigma: Noise level of the latents, (0, 1].
-        next_sigma: Noise level to go to, below ``sigma``.
-        noise_level: a in [0, 1], from none of the noise fresh to all of it; rows with 0 take the Euler step.
-
-    Returns:
-        Mean, and std of the noise to add.
+    ``noise_level`` a is in [0, 1], from none of the noise fresh to all of it; the rest is as in ``flow_sde_step``.
 
     Example:
         >>> import torch

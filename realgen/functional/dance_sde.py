@@ -22,15 +22,7 @@ def dance_sde_step(latents: Latents, velocity: Latents, sigma: Sigma, next_sigma
     -(x - (1 - sigma) E[x0 | x]) / sigma^2; with E[x0 | x] = x - sigma v it is -(x + (1 - sigma) v) / sigma. The step is
     x + v dt - a^2 score dt / 2.
 
-    Args:
-        latents: x at ``sigma``.
-        velocity: v, noise minus data, shaped like ``latents``.
-        sigma: Noise level of the latents, (0, 1].
-        next_sigma: Noise level to go to, below ``sigma``.
-        noise_level: a >= 0, the paper's eta; rows with 0 take the Euler step.
-
-    Returns:
-        Mean, and std of the noise to add, the step size included.
+    ``noise_level`` a >= 0 is the paper's eta; the other arguments and the result are as in ``flow_sde_step``.
 
     Example:
         >>> import torch

@@ -17,13 +17,7 @@ def gaussian_kl(
     leaves the step size out of the std, which multiplies the true divergence by sigma - sigma' (about 1 / num_steps):
     divide a ``kl_coef`` meant for it by ``num_steps``.
 
-    Args:
-        mean: Of the policy's step.
-        ref_mean: Of the reference's step.
-        std: > 0, of both, with the step size in it.
-
-    Returns:
-        Divergence per element, >= 0.
+    ``std`` > 0 is that of both steps, with the step size in it. The result is per element, >= 0.
 
     Example:
         >>> import torch
@@ -38,9 +32,7 @@ def k2(
 ) -> Float[Tensor, "rows decisions"]:
     """Return Schulman's k2 estimator of KL(policy || reference), (ln r)^2 / 2 with r = reference / policy.
 
-    Biased, of low variance, >= 0; on-policy its gradient is that of the KL.
-
-    The decisions are sampled from the policy.
+    Biased, of low variance, >= 0; on-policy its gradient is that of the KL. The decisions are the policy's own.
 
     Example:
         >>> import torch

@@ -41,10 +41,7 @@ class Estimate:
         return "better" if (self.low > 0) == higher_is_better else "worse"
 
     def scaled(self, factor: float) -> Estimate:
-        """Return the estimate in another unit.
-
-        Args:
-            factor: What value and limits are multiplied by.
+        """Return the estimate in another unit: value and limits multiplied by ``factor``.
 
         Example:
             >>> Estimate(0.5, 0.25, 0.75, 4).scaled(100.0).text(".0f", "%")
@@ -56,9 +53,7 @@ class Estimate:
     def text(self, form: str = ".3f", unit: str = "") -> str:
         """Return value and limits as text; the value alone where there are no limits, ``-`` where there is no value.
 
-        Args:
-            form: Format of each number, as ``format`` takes it.
-            unit: Written behind the value.
+        Each number has the ``format`` ``form``; ``unit`` is written behind the value.
 
         Example:
             >>> Estimate(47.25, 45.0, 49.0).text(".1f"), Estimate(0.5).text("+.2f"), Estimate(None).text()

@@ -113,18 +113,9 @@ class Transition(ABC):
     def step(
         self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, sigma_max: Level, noisy: Rows = None
     ) -> Step:
-        """Return mean and std of the next latents.
+        """Return mean and std of the next latents; the arguments are those of ``flow_sde_step``.
 
-        Args:
-            latents: x at ``sigma``.
-            velocity: v, noise minus data, shaped like ``latents``.
-            sigma: Noise level of the latents, (0, 1].
-            next_sigma: Noise level to go to, below ``sigma``.
-            sigma_max: Second entry of the sigma table.
-            noisy: False for rows outside the SDE window, which take the Euler step; ``None``: all are inside.
-
-        Returns:
-            Mean, and std of the noise to add; 0 where not noisy.
+        Rows that are not ``noisy``, outside the SDE window, take the Euler step, with std 0; ``None``: all are inside.
         """
 
     def level(self, latents: Tensor, velocity: Tensor, noisy: Tensor | None) -> Level:

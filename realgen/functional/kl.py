@@ -34,9 +34,7 @@ def k3(
 ) -> Float[Tensor, "rows decisions"]:
     """Return Schulman's k3 estimator of KL(policy || reference), r - 1 - ln r with r = reference / policy; GRPO's.
 
-    Unbiased, of low variance, >= 0 (arXiv:2402.03300, equation 4).
-
-    The decisions are sampled from the policy.
+    Unbiased, of low variance, >= 0 (arXiv:2402.03300, equation 4). The decisions are the policy's own.
 
     Example:
         >>> k3(torch.tensor([[-1.0]]), torch.tensor([[-1.0]]))

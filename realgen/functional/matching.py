@@ -29,12 +29,7 @@ def matching_error(velocity: Float[Tensor, "rows decisions *latent"], draw: Draw
         exact       (1 - sigma) / (sigma + 1e-3) d, the weight of the evidence lower bound
         huber       ((d + 1e-10)^p - 1e-10^p) sigma / p, p = 1/4 (AWM, arXiv:2509.25050, its code's ``ghuber``)
 
-    Args:
-        velocity: Of the state at each draw.
-        draw: Targets, noise levels and the name of the weighting.
-
-    Returns:
-        Errors, >= 0, float32 at least, with gradient through ``velocity``.
+    Errors are >= 0, float32 at least, with gradient through ``velocity``, that of the state at each draw.
 
     Raises:
         ValueError: If there is no such weighting.

@@ -21,14 +21,8 @@ def ratio_norm(
     1 / std that differs between steps, so that clipping acts on both sides and on all steps alike. b is taken per
     sample, as in the paper; the published code averages it over the batch.
 
-    Args:
-        sample: x' that was drawn.
-        mean: Of the current policy's step.
-        old_mean: Of the sampling policy's step.
-        std: > 0, of the step, with the step size in it; the same for both policies.
-
-    Returns:
-        Ratio in float64, 1 on-policy: float32 has steps of 1e-7 there, a twentieth of a clip range of 2e-6.
+    ``sample`` is x' that was drawn; ``std`` > 0, with the step size in it, is that of both policies. The ratio is in
+    float64, 1 on-policy: float32 has steps of 1e-7 there, a twentieth of a clip range of 2e-6.
 
     Example:
         >>> one, zero = torch.ones(1, 1, 4), torch.zeros(1, 1, 4)
@@ -59,14 +53,8 @@ def clipped_surrogate(
 ) -> Float[Tensor, "rows decisions"]:
     """Return PPO's loss, max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)) (arXiv:1707.06347, equation 7).
 
-    Args:
-        ratio: Importance ratio of each decision.
-        advantages: One per sample, shared by its decisions.
-        clip_low: How far below 1 a ratio may go before a bad sample is left alone, 0 to 1.
-        clip_high: How far above 1 a ratio may go before a good sample is left alone, >= 0.
-
-    Returns:
-        Loss of each decision, lower is better.
+    ``clip_low``, 0 to 1, and ``clip_high``, >= 0, are how far a ratio may go below and above 1 before a bad or a good
+    sample is left alone. Decisions share the advantage of their sample; lower is better.
 
     Example:
         >>> clipped_surrogate(torch.tensor([[0.5, 1.5]]), torch.tensor([2.0]), 0.2, 0.2)
@@ -95,14 +83,9 @@ def is_clipped(
 
 
 def masked_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, ""]:
-    """Return the mean over the decisions that count.
+    """Return the mean over the decisions that count, where the mask is True; 0 where nothing counts.
 
-    Args:
-        values: One per decision; what stands where the mask is False does not matter.
-        mask: True where a decision counts.
-
-    Returns:
-        Mean; 0 where nothing counts.
+    What stands elsewhere does not matter.
 
     Example:
         >>> masked_mean(torch.tensor([[1.0, 3.0, torch.nan]]), torch.tensor([[True, True, False]]))

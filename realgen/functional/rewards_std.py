@@ -16,12 +16,7 @@ def rewards_std(
 
     It mixes the spread between prompts into the scale; prompts whose samples are much alike weigh less than the others.
 
-    Args:
-        rewards: Rewards of all prompts, of all ranks when there are several.
-        valid: True where a sample could be scored; ``None``: all could.
-
-    Returns:
-        Standard deviation (ddof 0); 0 where fewer than two samples are valid.
+    Of all prompts of all ranks (ddof 0), over the samples that are ``valid``, ``None`` for all; 0 of fewer than two.
 
     Example:
         >>> rewards_std(torch.tensor([[1.0, 3.0], [1.0, 3.0]]))

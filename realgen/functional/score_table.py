@@ -63,7 +63,7 @@ def score_table(
         chosen = means if group < 0 else means[category == group]
         if len(chosen) == 0:
             found.append(Estimate(None))
-        elif shares and (_plain(chosen) or bool((chosen == chosen[0]).all())):
+        elif shares and any(bool(each.all()) for each in ((chosen == 0) | (chosen == 1), chosen == chosen[0])):
             value = float(chosen.mean())
             found.append(Estimate(value, *share_limits(value, len(chosen), confidence=confidence), len(chosen)))
         else:
@@ -71,11 +71,6 @@ def score_table(
     ends = [[torch.nan if end is None else end for end in (each.value, each.low, each.high)] for each in found]
     mean, low, high = torch.tensor(ends, dtype=torch.float64).unbind(1)
     return ScoreTable(mean, low, high, torch.tensor([each.count for each in found]))
-
-
-def _plain(shares: Float[Tensor, " prompts"]) -> bool:
-    """Return whether each prompt is a yes or no."""
-    return bool(((shares == 0) | (shares == 1)).all())
 
 
 def _prompt_means(

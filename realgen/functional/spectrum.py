@@ -46,12 +46,8 @@ def radial_spectrum(images: Float[Tensor, "batch 3 height width"], num_rings: in
     images do not wrap around, and rings in cycles per pixel, so that oblong images have the same ones.
     Frequencies beyond the last ring (the corners) are left out.
 
-    Args:
-        images: [B, 3, H, W] in [0, 1].
-        num_rings: R; ring k = 1..R is centred on k / (2 R) cycles per pixel. The last one is the Nyquist frequency.
-
-    Returns:
-        [B, R] in dB.
+    Of images in [0, 1]; ring k = 1..R is centred on k / (2 R) cycles per pixel, the last one on the Nyquist frequency.
+    [B, R] in dB.
 
     Raises:
         ValueError: If a side is shorter than 2 R pixels, for then a ring is empty.
@@ -86,13 +82,8 @@ def grid_excess(images: Float[Tensor, "batch 3 height width"], period: int) -> F
     White noise gives 0. Real images give a little more, because opposite borders do not match, and JPEG adds to the
     period 8: compare with real images of the same kind.
 
-    Args:
-        images: [B, 3, H, W] in [0, 1]; cut to multiples of ``period``.
-        period: Pixels after which the pattern repeats: the patch size of a transformer times the factor of its VAE,
-            or a divisor or multiple of it. At least 2.
-
-    Returns:
-        [B] in dB.
+    Images in [0, 1] are cut to multiples of ``period``, which is at least 2: the patch size of a transformer times the
+    factor of its VAE, or a divisor or multiple of it. [B] in dB.
 
     Raises:
         ValueError: If a side is shorter than three periods, for then lattice points are each other's neighbours.

@@ -10,12 +10,8 @@ from torch import Tensor
 def nucleus(logits: Float[Tensor, "*rows vocabulary"], top_p: float) -> Bool[Tensor, "*rows vocabulary"]:
     """Return the fewest tokens whose probabilities reach ``top_p`` (nucleus sampling, arXiv:1904.09751, eq. 2).
 
-    Args:
-        logits: Of the next token, divided by the temperature already.
-        top_p: Above 0, at most 1.
-
-    Returns:
-        True for the most likely tokens, which may be drawn, at least one in each row.
+    Of logits that are divided by the temperature already, and ``top_p`` above 0, at most 1. True for the most likely
+    tokens, which may be drawn, at least one in each row.
 
     Example:
         >>> nucleus(torch.tensor([0.5, 0.3, 0.2]).log(), 0.7)
@@ -33,13 +29,8 @@ def truncated_log_softmax(
 ) -> Float[Tensor, "*rows vocabulary"]:
     """Return the log-probabilities that tokens are drawn by, ln softmax(logits / temperature) over ``kept``.
 
-    Args:
-        logits: Of the next token, at least float32.
-        temperature: Above 0.
-        kept: True for the tokens that may be drawn, at least one in each row; ``None``: all.
-
-    Returns:
-        Log-probabilities; -inf where a token may not be drawn.
+    Of float32 logits at least and a temperature above 0; ``kept`` is True for at least one token in each row, ``None``
+    keeps all. -inf where a token may not be drawn.
 
     Example:
         >>> kept = torch.tensor([True, True, False])
@@ -58,12 +49,8 @@ def draw_tokens(log_probs: Float[Tensor, "rows vocabulary"], uniforms: Float[Ten
     One uniform number is all the chance that a token needs, so the numbers of a whole rollout can be drawn beforehand,
     and a row's tokens do not depend on the rows beside it.
 
-    Args:
-        log_probs: Normalised; -inf for tokens that may not be drawn.
-        uniforms: In [0, 1), float64.
-
-    Returns:
-        Token of each row; one of probability 0 is never drawn.
+    Log-probabilities are normalised, -inf for tokens that may not be drawn; uniforms are in [0, 1), float64. A token of
+    probability 0 is never drawn.
 
     Example:
         >>> draw_tokens(torch.tensor([[0.5, 0.0, 0.5]] * 2).log(), torch.tensor([0.4, 0.5], dtype=torch.float64))

@@ -15,18 +15,7 @@ MAX_SEED = 2**32
 
 @dataclass(frozen=True)
 class Request:
-    """The options of ``realgen.generate``.
-
-    Args:
-        prompts: File of prompts, one per line.
-        n: Images of each prompt.
-        seed: Of the first image of each prompt.
-        output: Folder of the images.
-        lora: Adapters for the policy.
-        rewriter_lora: Adapters for the rewriter.
-        batch_size: Images at a time.
-        device: Where to compute.
-    """
+    """The options of ``realgen.generate``, which its usage explains."""
 
     prompts: str | None = None
     n: int = 4

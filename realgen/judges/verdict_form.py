@@ -64,14 +64,8 @@ class VerdictForm:
     def read(self, reply: str, answer_format: AnswerFormat, *, finished: bool = True) -> Reading:
         r"""Read a reply; neither thinking in front of it (``<think>...</think>``) nor what it quotes counts.
 
-        Args:
-            reply: As it came.
-            answer_format: The requested form.
-            finished: Whether the reply is whole. Of one that was cut off, a verdict line counts only with a line
-                behind it: " or Image 2" may have been to come.
-
-        Returns:
-            Verdict and reason.
+        Of a reply that was cut off, not ``finished``, a verdict line counts only with a line behind it: " or Image 2"
+        may have been to come.
 
         Example:
             >>> form = FORMS["compare"]

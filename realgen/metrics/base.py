@@ -96,17 +96,9 @@ class ImageMetric(Metric, ABC):
         if keep.dtype != torch.bool or keep.shape != (len(images),):
             raise ValueError(f"valid must be bool [{len(images)}], got {keep.dtype} {list(keep.shape)}.")
         with torch.autocast(images.device.type, enabled=False):
-            self.observe(images.float(), prompts, None if real is None else real.to(images.device).float(), keep)
-
-    def observe(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        prompts: Sequence[str],
-        real: Float[Tensor, "batch 3 real_height real_width"] | None,
-        keep: Bool[Tensor, " batch"],
-    ) -> None:
-        """Append to the states; the arguments are those of ``update``, checked."""
-        self.add("generated", images, prompts, keep)
+            self.add("generated", images.float(), prompts, keep)
+            if real is not None and "real" in self.described:
+                self.add("real", real.to(images.device).float(), prompts, keep)
 
     def add(
         self,
@@ -127,11 +119,7 @@ class ImageMetric(Metric, ABC):
         return self.describe(images)[keep.to(images.device)].to(self.device)
 
     def seen(self, state: str) -> Float[Tensor, "rows *feature"]:
-        """Return all descriptions of a state, in float64 on the CPU.
-
-        Raises:
-            ValueError: If there are none.
-        """
+        """Return all descriptions of a state, in float64 on the CPU; raise ValueError if there are none."""
         parts = getattr(self, state)
         rows = dim_zero_cat(parts) if len(parts) else torch.empty(0)
         if len(rows) == 0:
@@ -212,24 +200,8 @@ class RealComparison(ImageMetric, ABC):
             self.real.append(self.kept(real.float(), torch.ones(len(real), dtype=torch.bool)))
             self.real_prompts.append(torch.zeros(len(real), dtype=torch.int64, device=self.device))
 
-    def observe(
-        self,
-        images: Float[Tensor, "batch 3 height width"],
-        prompts: Sequence[str],
-        real: Float[Tensor, "batch 3 real_height real_width"] | None,
-        keep: Bool[Tensor, " batch"],
-    ) -> None:
-        """Append the real images too."""
-        super().observe(images, prompts, real, keep)
-        if real is not None:
-            self.add("real", real, prompts, keep)
-
     def compute(self) -> Float[Tensor, ""]:
-        """Return the metric over all updates.
-
-        Raises:
-            ValueError: If there were no generated images or no real images.
-        """
+        """Return the metric over all updates; raise ValueError if there were no generated or no real images."""
         return self.result(self.compare(self.seen("generated"), self.seen("real")))
 
 
@@ -250,11 +222,7 @@ def prompt_ids(prompts: Sequence[str]) -> Int[Tensor, " prompts"]:
 def jackknife_error(without_each: Float[Tensor, " groups"]) -> float:
     """Standard error of an estimate from its values without each of equal groups (Efron, 1982, section 3.1).
 
-    Args:
-        without_each: [G] the estimate without group g, or the difference of two such estimates.
-
-    Returns:
-        sqrt((G - 1) / G sum_g (e_g - mean)^2); NaN for fewer than two groups.
+    sqrt((G - 1) / G sum_g (e_g - mean)^2) of [G] estimates, or differences of two; NaN for fewer than two groups.
 
     Example:
         >>> jackknife_error(torch.tensor([1.0, 3.0]))  # of a mean: |x_1 - x_2| / 2

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from realgen.detectors.base import FrozenNetwork
+from realgen.detectors.checkpoint import CONFIG_NAME, WEIGHTS_NAME, write_folder
 from realgen.functional.network_input import NetworkInput, to_network_input
 from realgen.given_files import read_json
 from realgen.metrics.base import RealComparison
-
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 class Encoder(FrozenNetwork):
@@ -69,14 +67,7 @@ def save_encoder(directory: str | Path, network: nn.Module, config: EncoderConfi
 
     ``network`` is a trained one of ``config.network()``.
     """
-    from safetensors.torch import save_file
-
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(weights, directory / WEIGHTS_FILE)
-    return directory
+    return write_folder(directory, network.state_dict(), config)
 
 
 class TimmEncoder(Encoder):
@@ -94,17 +85,17 @@ class TimmEncoder(Encoder):
     def __init__(self, checkpoint: str, batch_size: int = 64) -> None:
         super().__init__(batch_size)
         self.directory = Path(checkpoint)
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not (self.directory / name).is_file():
                 raise ValueError(f"checkpoint must be an encoder directory; {self.directory / name} does not exist.")
-        self.config = read_config(self.directory / CONFIG_FILE)
+        self.config = read_config(self.directory / CONFIG_NAME)
 
     def build(self) -> nn.Module:
         """Build the network and load its weights strictly."""
         from safetensors.torch import load_file
 
         network = self.config.network()
-        network.load_state_dict(load_file(self.directory / WEIGHTS_FILE))
+        network.load_state_dict(load_file(self.directory / WEIGHTS_NAME))
         return network
 
     def features(
@@ -117,11 +108,7 @@ class TimmEncoder(Encoder):
 
 
 def read_config(path: Path) -> EncoderConfig:
-    """Read ``config.json`` of an encoder directory.
-
-    Raises:
-        ValueError: If keys are unknown or missing.
-    """
+    """Read ``config.json`` of an encoder directory; raise ValueError if keys are unknown or missing."""
     values = read_json(path)
     known = {entry.name for entry in fields(EncoderConfig)}
     required = known - {"model_args"}

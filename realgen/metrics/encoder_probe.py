@@ -8,12 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.detectors.checkpoint import read_state_dict
+from realgen.detectors.checkpoint import WEIGHTS_NAME, read_state_dict, write_folder
 from realgen.functional.logistic_regression import LogisticHead
 from realgen.metrics.encoder import Encoder
 from realgen.metrics.held_out_detector import MeanRealism
-
-WEIGHTS_FILE = "model.safetensors"
 
 
 class EncoderProbe(MeanRealism):
@@ -34,9 +32,9 @@ class EncoderProbe(MeanRealism):
     def __init__(self, encoder: Encoder, probe: str) -> None:
         super().__init__()
         self.encoder = encoder
-        path = Path(probe) / WEIGHTS_FILE
+        path = Path(probe) / WEIGHTS_NAME
         if not path.is_file():
-            raise ValueError(f"probe must be a folder that holds {WEIGHTS_FILE}; {path} does not exist.")
+            raise ValueError(f"probe must be a folder that holds {WEIGHTS_NAME}; {path} does not exist.")
         state = read_state_dict(path)
         shapes = {name: list(value.shape) for name, value in state.items()}
         if set(shapes) != {"weight", "bias"} or state["weight"].ndim != 1 or state["bias"].ndim:
@@ -44,11 +42,7 @@ class EncoderProbe(MeanRealism):
         self.head = LogisticHead(state["weight"].float(), state["bias"].float())
 
     def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Return ``p_fake`` [B].
-
-        Raises:
-            ValueError: If the encoder has another number of features than the probe.
-        """
+        """Return ``p_fake`` [B]; raise ValueError if the encoder has another number of features than the probe."""
         features = self.encoder.to(images.device)(images)
         weight, bias = (part.to(features.device) for part in self.head)
         if features.shape[1] != len(weight):
@@ -58,8 +52,4 @@ class EncoderProbe(MeanRealism):
 
 def save_probe(folder: Path, head: LogisticHead) -> None:
     """Write a folder that ``EncoderProbe`` reads; the head is for the encoder's features as they are."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {"weight": head.weight, "bias": torch.as_tensor(head.bias)}
-    save_file({name: part.detach().float().cpu().contiguous() for name, part in parts.items()}, folder / WEIGHTS_FILE)
+    write_folder(folder, {"weight": head.weight.float(), "bias": torch.as_tensor(head.bias).float()})

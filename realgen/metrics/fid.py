@@ -23,11 +23,7 @@ class FID(EncoderComparison):
     def compare(
         self, generated: Float[Tensor, "generated feature"], real: Float[Tensor, "real feature"]
     ) -> Float[Tensor, ""]:
-        """Return the distance.
-
-        Raises:
-            ValueError: If there are fewer than two images of a kind.
-        """
+        """Return the distance; raise ValueError if there are fewer than two images of a kind."""
         from torchmetrics.image.fid import FrechetInceptionDistance
 
         if min(len(generated), len(real)) < 2:

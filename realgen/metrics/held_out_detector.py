@@ -17,11 +17,7 @@ class MeanRealism(ImageMetric):
     higher_is_better: bool = True
 
     def compute(self) -> Float[Tensor, ""]:
-        """Return the mean of 1 - p_fake.
-
-        Raises:
-            ValueError: If there were no images.
-        """
+        """Return the mean of 1 - p_fake; raise ValueError if there were no images."""
         return self.result(1 - self.seen("generated").mean())
 
 
@@ -52,11 +48,7 @@ class JudgedReal(DetectorScore):
     """
 
     def compute(self) -> Float[Tensor, ""]:
-        """Return the share, in [0, 1].
-
-        Raises:
-            ValueError: If there were no images.
-        """
+        """Return the share, in [0, 1]; raise ValueError if there were no images."""
         p_fake = self.seen("generated")
         return self.result(torch.where(p_fake.isnan(), p_fake, (p_fake < 0.5).to(p_fake)).mean())
 

@@ -52,11 +52,7 @@ class PromptAverage(Metric, ABC):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def seen(self) -> tuple[Float[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, " rows"]]:
-        """Return values, prompts and categories of all images so far, on the CPU.
-
-        Raises:
-            ValueError: If there are none.
-        """
+        """Return values, prompts and categories of all images so far, on the CPU; raise ValueError without any."""
         states = (self.values, self.prompts, self.categories)
         if not len(self.values):
             raise ValueError(f"{type(self).__name__} has seen no images; give some to update before compute.")

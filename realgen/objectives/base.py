@@ -77,11 +77,7 @@ class Objective(ABC):
     def row_weights(self, mask: Bool[Tensor, "rows decisions"]) -> Float[Tensor, " rows"]:
         """Return how much each row weighs in the mean that ``loss`` is; microbatches are joined by it.
 
-        Args:
-            mask: True where a decision counts.
-
-        Returns:
-            >= 0, in any unit; by default the number of decisions.
+        >= 0, in any unit; by default the number of decisions that count, where the mask is True.
         """
         return mask.sum(1).double()
 

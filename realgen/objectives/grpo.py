@@ -121,14 +121,7 @@ class GRPO(Objective):
     def advantages(
         self, rewards: RewardOutput, *, std: Mapping[str, Float[Tensor, ""]] | None = None
     ) -> Float[Tensor, "prompts group"]:
-        """Return the weighted sum of each reward's group-relative advantages, clipped.
-
-        Args:
-            rewards: Rewards of whole groups; samples that are not ``valid`` get 0 and count in no statistic.
-            std: Standard deviation of each component, see ``rewards_std``; only with ``advantage_std="global"``.
-
-        Returns:
-            Advantages [P, G].
+        """Return the weighted sum of each reward's group-relative advantages [P, G], clipped.
 
         Raises:
             ValueError: If ``std`` is missing with ``advantage_std="global"``, or given without.
@@ -150,10 +143,6 @@ class GRPO(Objective):
 
     def loss(self, score: PolicyScore, batch: Minibatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Return the mean clipped surrogate, plus ``kl_coef`` times the mean KL.
-
-        Args:
-            score: Of the current policy, with gradient.
-            batch: The same rows as they were sampled, and their advantages.
 
         Returns:
             Loss, and detached means over the decisions that count: ``policy_loss``; with a reference ``kl`` and, of
@@ -202,10 +191,6 @@ class GRPO(Objective):
         surrogate = clipped_surrogate(ratio, batch.advantages, self.clip_low, self.clip_high)
         return surrogate * self.decision_weight(batch.sampled)
 
-    def penalty(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
-        """Return what ``kl_coef`` multiplies, of each decision."""
-        return self.divergence(score, batch.reference)
-
     def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
         """Return the importance ratio of each decision."""
         return importance_ratio(score.log_probs, batch.sampled.log_probs)
@@ -214,9 +199,9 @@ class GRPO(Objective):
         """Return the weight of each decision's surrogate."""
         return torch.ones_like(sampled.log_probs)
 
-    def divergence(self, score: PolicyScore, reference: PolicyScore | None) -> Float[Tensor, "rows decisions"]:
-        """Return how far each decision's distribution is from the reference's."""
-        if reference is None:
+    def penalty(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
+        """Return what ``kl_coef`` multiplies: how far each decision's distribution is from the reference's."""
+        if (reference := batch.reference) is None:
             raise ValueError(f"kl_coef={self.kl_coef} needs the reference's score in the minibatch, got None.")
         match self.kl:
             case "latent":

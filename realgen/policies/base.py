@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -61,18 +62,9 @@ class Policy(nn.Module, ABC):
             Rollouts of some of the prompts, in order.
         """
 
-    def rollout(
-        self,
-        prompts: Sequence[str],
-        group_size: int,
-        *,
-        generator: torch.Generator,
-        iteration: int = 0,
-        progress: Progress | None = None,
-    ) -> Rollout:
+    def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator, **how: Any) -> Rollout:
         """Return all chunks of ``rollout_chunks`` as one rollout."""
-        chunks = self.rollout_chunks(prompts, group_size, generator=generator, iteration=iteration, progress=progress)
-        return Rollout.concatenate(list(chunks))
+        return Rollout.concatenate(list(self.rollout_chunks(prompts, group_size, generator=generator, **how)))
 
     @abstractmethod
     def score(self, rollout: Rollout, rows: Tensor) -> PolicyScore:
@@ -133,11 +125,7 @@ class Policy(nn.Module, ABC):
         return self
 
     def check_trainable(self, key: str) -> None:
-        """Raise ValueError for settings under which no decision could be trained; works before ``load``.
-
-        Args:
-            key: The policy's key in the config, for the message.
-        """
+        """Raise ValueError, behind the config's ``key``, if no decision could be trained; works before ``load``."""
 
     @property
     def transformer_evals(self) -> int:
@@ -145,11 +133,7 @@ class Policy(nn.Module, ABC):
         return 0
 
     def statistics(self, rollout: Rollout) -> dict[str, float]:
-        """Return what only this kind of policy can tell of a rollout that it sampled on this rank, as scalars to log.
-
-        Args:
-            rollout: What ``rollout`` returned.
-        """
+        """Return what only this kind of policy can tell of a rollout of its own on this rank, as scalars to log."""
         return {}
 
     @property

@@ -78,20 +78,13 @@ class JointPolicy(RewritingPair):
 
     @torch.no_grad()
     def rollouts(
-        self,
-        prompts: Sequence[str],
-        group_size: int,
-        *,
-        generator: torch.Generator,
-        iteration: int = 0,
-        progress: Progress | None = None,
+        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator, **how: Any
     ) -> JointRollout:
         """Write ``group_size`` texts for each prompt, and sample the images of each.
 
         The generator is used for the rewriter's tokens, then for one seed of the image policy's noise, which every text
         of a group shares.
         """
-        how: dict[str, Any] = {"iteration": iteration, "progress": progress}
         rewriting = self.rewriter.rollout(prompts, group_size, generator=generator, **how)
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         texts = rewriting.row_texts

@@ -63,9 +63,7 @@ class LoRA:
     def attach(self, transformer: Any, default_targets: Sequence[str]) -> None:
         """Freeze a diffusers model and add adapters to it.
 
-        Args:
-            transformer: A diffusers model (anything with ``add_adapter``).
-            default_targets: The backbone's choice, used where ``targets`` is ``None``.
+        ``default_targets``, the backbone's choice, are used where ``targets`` is ``None``.
 
         Raises:
             ValueError: If a target names no layer of the transformer, or ``pretrained`` does not fit it.
@@ -123,9 +121,6 @@ def merged(network: Any) -> Iterator[None]:
     """Inside this context W + (alpha / rank) B A, added in float32, stands in place of W, and no adapter is run.
 
     Exact but for rounding, about 1e-7 of the output; adapters have no gradient. W comes back to the bit.
-
-    Args:
-        network: A model that ``LoRA.attach`` has been given.
 
     Raises:
         ValueError: If its weights or products are not float32, which would round the update away, or are sharded.

@@ -221,13 +221,7 @@ class PromptPolicy(NetworkPolicy):
     ) -> list[Rewrite]:
         """Rewrite each prompt once, the way the policy is deployed: at ``eval_temperature``, a CPU generator per row.
 
-        Args:
-            prompts: One text per row.
-            seeds: One seed per row, in [0, 2^32); without effect where ``eval_temperature`` is 0.
-            progress: Called while tokens are written.
-
-        Returns:
-            One rewrite per row.
+        Seeds are in [0, 2^32), and without effect where ``eval_temperature`` is 0.
 
         Raises:
             ValueError: If there are not as many seeds as prompts.

@@ -30,16 +30,9 @@ class StepWindow(ABC):
     def sample(
         self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
     ) -> Int[Tensor, " prompts"]:
-        """Choose the first stochastic step of each prompt's window.
+        """Choose the first stochastic step of each prompt's window; [P] members of ``starts(num_steps)``.
 
-        Args:
-            num_prompts: P.
-            num_steps: Denoising steps of the rollout.
-            iteration: GRPO iteration, from 0.
-            generator: The only source of randomness; the result is on its device.
-
-        Returns:
-            [P] members of ``starts(num_steps)``.
+        The generator is the only source of randomness, and the result on its device; iterations count from 0.
         """
 
     def check(self, num_steps: int) -> None:

@@ -53,10 +53,7 @@ class TextEngine(ABC):
     def check(self, *, lora: LoRA | None, temperatures: Sequence[float], top_p: float) -> None:
         """Raise ValueError for a policy's settings that the engine does not support; loads nothing.
 
-        Args:
-            lora: The policy's adapters; None if it trains the whole model.
-            temperatures: All temperatures that it will use.
-            top_p: Mass of its nucleus.
+        ``lora`` is None where the whole model is trained; ``temperatures`` are all that will be used.
         """
 
     @abstractmethod

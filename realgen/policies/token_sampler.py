@@ -56,11 +56,7 @@ class TokenSampler:
     ) -> Completions:
         """Continue each prompt until it ends or the limit is reached.
 
-        Args:
-            model: Causal language model of transformers, in eval mode.
-            prompts: Tokens of each row; an empty row is not continued.
-            uniforms: In [0, 1), float64: one random number per token; their number limits the tokens.
-            progress: Called after each token with the number of tokens so far.
+        An empty row is not continued; ``uniforms``, one per token, are in [0, 1), float64, and limit the tokens.
         """
         ids, attention = self._left_padded(prompts, model.device)
         ends, cache = torch.tensor(self.end_ids, device=model.device), None

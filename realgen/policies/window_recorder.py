@@ -106,10 +106,7 @@ class WindowRecorder:
 class WindowStates:
     """The states that some rows' recorded steps began from: where the velocity is evaluated, and what it makes of them.
 
-    Args:
-        state: Of these rows, as ``WindowRecorder.record`` has it.
-        schedule: Of the rollout.
-        transition: Of the rollout.
+    ``state`` is of these rows, as ``WindowRecorder.record`` has it; the others are the rollout's.
     """
 
     def __init__(self, state: Mapping[str, Tensor], schedule: Schedule, transition: Transition) -> None:
@@ -137,15 +134,8 @@ def score_decisions(
 ) -> PolicyScore:
     """Score the latents that were reached, the same way for the sampling policy and for a later one.
 
-    Args:
-        latents: [b, S + 1, *latent] before the window and after each of its steps.
-        mean: Of each next latent.
-        std: Of each next latent; 0 where nothing was decided: the log-probability is then set to 0.
-        step_size: sigma_i - sigma_{i+1}.
-        velocity: The transformer's at each step.
-
-    Returns:
-        Log-probabilities (means over the elements of the latent), with gradient through ``mean``.
+    ``latents`` are those before the window and after each of its steps; ``std`` is 0 where nothing was decided, and the
+    log-probability then set to 0. Log-probabilities are means over the latent, with gradient through ``mean``.
     """
     noisy = std > 0
     log_probs = gaussian_log_prob(latents[:, 1:], mean, torch.where(noisy, std, 1.0)) * noisy

@@ -74,11 +74,7 @@ class Aesthetic(FrozenReward):
         self.clip, self.head = clip, head
 
     def build(self) -> nn.Module:
-        """Read the weights.
-
-        Raises:
-            ValueError: If one of them cannot be read; weights that are missing, unknown or of another shape are named.
-        """
+        """Read the weights; raise ValueError if they cannot be read, and name those that do not fit."""
         from transformers import CLIPImageProcessor, CLIPModel  # seconds to import
 
         clip = load_pretrained(CLIPModel, self.clip)

@@ -45,11 +45,7 @@ class Alignment(ClipSimilarity):
         self.model = model if pretrained is not None else f"local-dir:{model}"
 
     def build(self) -> Encoders:
-        """Read the weights.
-
-        Raises:
-            ValueError: If open_clip does not know the model, or finds no whole weights that fit it.
-        """
+        """Read the weights; raise ValueError if open_clip does not know the model, or finds none that fit."""
         import open_clip  # seconds to import
 
         try:

@@ -30,10 +30,6 @@ class HPSv2(ClipSimilarity):
         self.checkpoint, self.architecture = checkpoint, architecture
 
     def build(self) -> Encoders:
-        """Read the weights.
-
-        Raises:
-            ValueError: If the file has another layout; what is missing, unknown or of another shape is named.
-        """
+        """Read the weights; raise ValueError if the file has another layout, and name those that do not fit."""
         path = local_file(self.checkpoint)
         return clip_encoders(self.architecture, read_state_dict(path), path, ignored=("attn_mask",))

@@ -52,11 +52,7 @@ class LongClip(ClipSimilarity):
         self.checkpoint, self.architecture, self.stretch = checkpoint, architecture, stretch
 
     def build(self) -> Encoders:
-        """Read the weights.
-
-        Raises:
-            ValueError: If the file has another layout; what is missing, unknown or of another shape is named.
-        """
+        """Read the weights; raise ValueError if the file has another layout, and name those that do not fit."""
         path = local_file(self.checkpoint)
         state = read_state_dict(path)
         table = stretched_table(state, path) if self.stretch else joined_table(state, path)

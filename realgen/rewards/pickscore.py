@@ -32,11 +32,7 @@ class PickScore(ClipSimilarity):
         self.processor = pretrained if processor is None else processor
 
     def build(self) -> Encoders:
-        """Read model, tokenizer and image processor.
-
-        Raises:
-            ValueError: If one of them cannot be read; weights that are missing, unknown or of another shape are named.
-        """
+        """Read model, tokenizer and image processor; raise ValueError if they cannot be read or do not fit."""
         from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel  # seconds to import
 
         model = load_pretrained(CLIPModel, self.pretrained)

@@ -30,11 +30,7 @@ class TextReward(Reward):
         return device.type != "cpu"
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
-        """Return one number in [0, 1] per row [B].
-
-        Raises:
-            ValueError: If the samples have no rewrites.
-        """
+        """Return one number in [0, 1] per row [B]; raise ValueError if the samples have no rewrites."""
         rewrites = samples.rewrites
         if rewrites is None:
             raise ValueError(

@@ -101,11 +101,7 @@ class VlmRating(FrozenReward):
         self.bits = bits
 
     def build(self) -> nn.Module:
-        """Read the model and its processor.
-
-        Raises:
-            ValueError: If one of them cannot be read; weights that are missing, unknown or of another shape are named.
-        """
+        """Read the model and its processor; raise ValueError if they cannot be read, or weights do not fit."""
         from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration  # seconds to import
 
         limits = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}

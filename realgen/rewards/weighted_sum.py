@@ -43,12 +43,7 @@ class WeightedSum(Reward):
             raise ValueError(f"rewards must hold at least one with a positive weight, got {self.weights}.")
 
     def __call__(self, samples: Samples) -> RewardOutput:
-        """Score samples by every component.
-
-        Raises:
-            ValueError: If the images have another shape, type or range, or a component returns another number of rows
-                than there are samples.
-        """
+        """Score samples by every component; raise ValueError as ``Reward`` does."""
         check_images(samples.images, may_lack_pixels=True)  # a reward of texts needs none
         components = {name: samples.per_prompt(reward.score(samples), name) for name, reward in self.rewards.items()}
         # 0 times NaN is NaN, so a component without weight is left out of the sum.

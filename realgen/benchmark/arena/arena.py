@@ -113,7 +113,6 @@ class Arena:
         log: Path,
         *,
         matching: FormatMatching | None = None,
-        progress: bool = True,
     ) -> ArenaResult:
         """Ask all questions that have no answer in the file of answers yet, and score.
 
@@ -131,19 +130,16 @@ class Arena:
         answers = AnswerLog(log)
         with answers.writing():
             try:
-                asked, failed = self._ask(arena_run, answers, matching, progress)
+                asked, failed = self._ask(arena_run, answers, matching)
             except IdentityChangedError:  # answers have other keys from now on, and some may be kept already
                 arena_run = _ArenaRun(self, prompts, sets, matching)
-                asked, failed = self._ask(arena_run, answers, matching, progress)
+                asked, failed = self._ask(arena_run, answers, matching)
         return arena_run.result(answers, asked=asked, failed=failed)
 
-    def _ask(
-        self, arena_run: _ArenaRun, answers: AnswerLog, matching: FormatMatching | None, progress: bool
-    ) -> tuple[int, int]:
+    def _ask(self, arena_run: _ArenaRun, answers: AnswerLog, matching: FormatMatching | None) -> tuple[int, int]:
         """Ask the open questions; return how many got an answer, and how many none."""
         questions = arena_run.open_questions(answers)
-        hidden = not (progress and questions)
-        with ProgressBar(len(questions), "arena", unit="question", hidden=hidden) as bar:
+        with ProgressBar(len(questions), "arena", unit="question", hidden=not questions) as bar:
             asker = Asking(self.judge, answers, self.limits, matching=matching, advance=bar.update)
             failed = run_async(asker.ask_all(questions))
         return len(questions) - failed, failed

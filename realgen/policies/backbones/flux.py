@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.parallel import send
@@ -51,13 +51,7 @@ class Flux(PipelineBackbone):
         self.guidance_scale = guidance_scale
 
     def load(self) -> None:
-        """Read the pipeline onto the CPU; a second call does nothing.
-
-        Raises:
-            ValueError: If ``pretrained`` holds no ``FluxPipeline``.
-            ValueError: If the model takes its guidance as input and ``guidance_scale`` is ``None``, or the other way
-                round.
-        """
+        """Read the pipeline; raise ValueError too where ``guidance_scale`` does not fit the model."""
         super().load()
         takes_guidance = self._pipeline.transformer.config.guidance_embeds
         if takes_guidance != (self.guidance_scale is not None):
@@ -90,8 +84,3 @@ class Flux(PipelineBackbone):
         )[0]
         factor = pipeline.vae_scale_factor
         return pipeline._unpack_latents(output, height * factor, width * factor, factor)
-
-    def blocks(self) -> list[nn.Module]:
-        """Return the blocks of two streams, then those of one."""
-        transformer = self._pipeline.transformer
-        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]

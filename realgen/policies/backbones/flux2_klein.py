@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from realgen.parallel import send
 from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
@@ -39,12 +39,7 @@ class Flux2Klein(PipelineBackbone):
         super().__init__(pretrained, cfg_scale=guidance_scale, **settings)
 
     def load(self) -> None:
-        """Read the pipeline onto the CPU; a second call does nothing.
-
-        Raises:
-            ValueError: If ``pretrained`` holds no ``Flux2KleinPipeline``.
-            ValueError: If the model is distilled, and there is guidance.
-        """
+        """Read the pipeline; raise ValueError too if the model is distilled, and there is guidance."""
         super().load()
         if self.guided and self._pipeline.config.is_distilled:
             raise ValueError(
@@ -99,8 +94,3 @@ class Flux2Klein(PipelineBackbone):
         vae = self._pipeline.vae
         mean, variance = (part.view(1, -1, 1, 1) for part in (vae.bn.running_mean, vae.bn.running_var))
         return mean, torch.sqrt(variance + vae.config.batch_norm_eps)
-
-    def blocks(self) -> list[nn.Module]:
-        """Return the blocks of two streams, then those of one."""
-        transformer = self._pipeline.transformer
-        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]

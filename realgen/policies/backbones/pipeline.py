@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from realgen.phases import phase
 from realgen.policies.backbones.base import Schedule
@@ -117,10 +117,7 @@ class PipelineBackbone(PipelineFiles):
     ) -> Float[Tensor, "rows *latent"]:
         """Return the transformer's velocity, noise minus data, without guidance.
 
-        Args:
-            latents: In the transformer's type.
-            timesteps: One per row, in float32.
-            text: Rows of what ``encode`` returned, in the transformer's type.
+        Latents and ``text``, rows of what ``encode`` returned, are in the transformer's type, timesteps in float32.
         """
 
     @phase("decoding")
@@ -142,3 +139,8 @@ class PipelineBackbone(PipelineFiles):
         """Return the policy's latents of those of the VAE; the inverse of ``vae_latents``."""
         config = self._pipeline.vae.config
         return (latents - config.shift_factor) * config.scaling_factor
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the blocks of two streams, then those of one if there are any."""
+        transformer = self._pipeline.transformer
+        return [*transformer.transformer_blocks, *getattr(transformer, "single_transformer_blocks", ())]

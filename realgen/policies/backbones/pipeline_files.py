@@ -97,9 +97,6 @@ class PipelineFiles(Backbone):
     def use_pipeline(self, pipeline: Any) -> None:
         """Take the networks of a pipeline; ``load`` then reads nothing.
 
-        Args:
-            pipeline: Of ``pipeline_class``.
-
         Raises:
             ValueError: If it is of another class, its attention has no such kernel, or its VAE no such tiles.
         """

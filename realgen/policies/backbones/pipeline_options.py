@@ -16,11 +16,7 @@ def attention_backends() -> list[str]:
 
 
 def set_attention_backend(transformer: Any, name: str) -> None:
-    """Let a transformer, and no other in this process, compute attention with a kernel.
-
-    Args:
-        transformer: A model of diffusers.
-        name: One of ``attention_backends``.
+    """Let a transformer, and no other in this process, compute attention with one of ``attention_backends``.
 
     Raises:
         ValueError: If the kernel's package is not installed, or the transformer's attention takes no kernels.
@@ -45,10 +41,7 @@ def set_attention_backend(transformer: Any, name: str) -> None:
 def set_tiles(vae: Any, size: int, factor: int) -> None:
     """Let a VAE decode larger images in square tiles that overlap by a quarter.
 
-    Args:
-        vae: A VAE of diffusers.
-        size: Side of a tile in pixels.
-        factor: Pixels of an image for each of a latent.
+    A side of a tile has ``size`` pixels; ``factor`` pixels of an image are one of a latent.
 
     Raises:
         ValueError: If a quarter of a tile is no whole number of latent pixels.

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from realgen.parallel import send
-from realgen.policies.backbones.pipeline import PipelineBackbone
+from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
 
 
 class QwenImage(PipelineBackbone):
@@ -32,17 +32,7 @@ class QwenImage(PipelineBackbone):
     longest_text: ClassVar[int] = 1024
     cfg_setting: ClassVar[str] = "true_cfg_scale"
     text_is_padded: ClassVar[bool] = False
-    lora_targets: tuple[str, ...] = (
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "add_q_proj",
-        "add_k_proj",
-        "add_v_proj",
-        "img_mlp.net.0.proj",
-        "img_mlp.net.2",
-    )
+    lora_targets: tuple[str, ...] = (*JOINT_ATTENTION[:-1], "img_mlp.net.0.proj", "img_mlp.net.2")
     text_targets: ClassVar[tuple[str, ...]] = ("attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
     """The same in every block but the last."""
 
@@ -50,11 +40,7 @@ class QwenImage(PipelineBackbone):
         super().__init__(pretrained, cfg_scale=true_cfg_scale, **settings)
 
     def load(self) -> None:
-        """Read the pipeline onto the CPU; a second call does nothing.
-
-        Raises:
-            ValueError: If ``pretrained`` holds no ``QwenImagePipeline``.
-        """
+        """Read the pipeline; adapters leave out the text side of its last block."""
         super().load()
         in_use = range(len(self.blocks()) - 1)
         text = [f"transformer_blocks.{block}.{name}" for block in in_use for name in self.text_targets]
@@ -121,7 +107,3 @@ class QwenImage(PipelineBackbone):
     def _scale(self, latents: Tensor) -> list[Tensor]:
         config = self._pipeline.vae.config
         return [latents.new_tensor(part).view(1, -1, 1, 1) for part in (config.latents_mean, config.latents_std)]
-
-    def blocks(self) -> list[nn.Module]:
-        """Return the blocks of two streams."""
-        return list(self._pipeline.transformer.transformer_blocks)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from realgen.policies.backbones.base import Schedule
 from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
@@ -69,7 +69,3 @@ class SD3(PipelineBackbone):
             pooled_projections=text["pooled"],
             return_dict=False,
         )[0]
-
-    def blocks(self) -> list[nn.Module]:
-        """Return the joint transformer blocks."""
-        return list(self._pipeline.transformer.transformer_blocks)

@@ -39,7 +39,7 @@ def make(server, *, judge=None, **settings):
 
 
 def run(server, images, log, *, matching=None, judge=None, **settings):
-    return make(server, judge=judge, **settings).run(*images, log, matching=matching, progress=False)
+    return make(server, judge=judge, **settings).run(*images, log, matching=matching)
 
 
 def test_who_is_brighter_wins(tmp_path):
@@ -305,7 +305,7 @@ def test_calls_are_counted_without_a_key_and_asked_only_with_one(tmp_path, monke
         arena = make(server, judge={"api_key_variable": "OPENAI_API_KEY"})
         assert arena.plan(*images, tmp_path / "arena.jsonl").calls == 42
         with pytest.raises(ValueError, match="'OPENAI_API_KEY', which is not set"):
-            arena.run(*images, tmp_path / "arena.jsonl", progress=False)
+            arena.run(*images, tmp_path / "arena.jsonl")
         assert not server.requests
     assert not (tmp_path / "arena.jsonl").exists()
 
@@ -434,7 +434,7 @@ def test_a_judge_that_fails_is_named_with_the_images(tmp_path, monkeypatch):
         with pytest.raises(
             ValueError, match=r"judge .* failed at \S+00000\.png and \S+00000\.png: KeyError: 'choices'"
         ):
-            arena.run(*images, tmp_path / "arena.jsonl", progress=False)
+            arena.run(*images, tmp_path / "arena.jsonl")
 
 
 def test_a_broken_image_stops_the_run_and_is_named(tmp_path):

@@ -50,7 +50,7 @@ def test_real_images_win(part, name, images, tmp_path, repository):
     arena = Arena(judge, replies=3)
     plan = arena.plan(*images, tmp_path / "arena.jsonl")
     assert plan.calls == plan.most_calls == 4 * NUMBER  # asked again it would say the same
-    result = arena.run(*images, tmp_path / "arena.jsonl", matching=FormatMatching(64, 95), progress=False)
+    result = arena.run(*images, tmp_path / "arena.jsonl", matching=FormatMatching(64, 95))
     assert result.judge == name.replace("DIR", "data/nano/forensic_chat")
     (matchup,) = result.matchups
     assert matchup.win_rate.value < 0.35

@@ -30,7 +30,7 @@ from tests.helpers.arena_images import arena_images
 
 folder, url = Path(sys.argv[1]), sys.argv[2]
 judge = OpenAIJudge("judge", base_url=url, api_key_variable=None, concurrency=3)
-Arena(judge).run(*arena_images(folder, {"bright": 200, "dark": 40}), folder / "arena.jsonl", progress=False)
+Arena(judge).run(*arena_images(folder, {"bright": 200, "dark": 40}), folder / "arena.jsonl")
 """
 
 
@@ -46,7 +46,7 @@ def lines(log):
 
 def run(server, images, log):
     judge = OpenAIJudge("judge", base_url=f"{server.url}/v1", api_key_variable=None)
-    return Arena(judge).run(*images, log, progress=False)
+    return Arena(judge).run(*images, log)
 
 
 def shown(request):
