@@ -109,12 +109,7 @@ def _export(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def make_trained(config: dict[str, Any]) -> nn.Module:
-    """Make what a config trains, its frozen weights read: a policy, without its rewards, or a detector's module.
-
-    Raises:
-        ConfigError: If a constructor refuses its arguments.
-        ValueError: If the weights cannot be read.
-    """
+    """Make what a config trains, its frozen weights read: a policy, without its rewards, or a detector's module."""
     from realgen.cli.config_reader import Argument, ConfigReader
     from realgen.modules.base import TrainableModule
     from realgen.policies import Policy

@@ -91,12 +91,7 @@ def split_prompts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageGenerator, list[str]]:
-    """Check options and prompts, and load what draws; return it and the prompts, each once. Nothing is written.
-
-    Raises:
-        ConfigError: If an option is wrong, or a component refuses its arguments.
-        ValueError: If there is no prompt, or weights cannot be loaded.
-    """
+    """Check options and prompts, and load what draws; return it and the prompts, each once. Nothing is written."""
     from realgen.generation import ImageGenerator, Request, read_prompts
     from realgen.policies import JointPolicy, PromptPolicy, RewrittenPolicy
 
@@ -144,12 +139,7 @@ def config_reader() -> ConfigReader:
 
 
 def read_config(reader: ConfigReader, options: Sequence[str]) -> dict[str, Any]:
-    """Read the options, without prompts, into a complete config of plain values.
-
-    Raises:
-        ConfigError: If an option is wrong.
-        SystemExit: After ``--policy.help CLASS``.
-    """
+    """Read the options, without prompts, into a complete config of plain values."""
     from realgen.cli.components import assign
 
     def add_adapters(tree: Node) -> Node:

@@ -31,11 +31,7 @@ class OptionParser(argparse.ArgumentParser):
         return super().parse_args(given, namespace)
 
     def check_names(self, argv: Sequence[str], *, only_near: bool = False) -> None:
-        """Look for unknown options; ``only_near`` passes those like no known one, which are for somebody else.
-
-        Raises:
-            ValueError: If there is one; names the nearest known option.
-        """
+        """Raise ValueError for unknown options; ``only_near`` passes those like no known one, for somebody else."""
         known = [name for name in self._option_string_actions if name.startswith("--")]
         for argument in argv[: [*argv, "--"].index("--")]:
             name = argument.partition("=")[0]

@@ -90,11 +90,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
 
 
 def find_gpu(options: argparse.Namespace) -> GPU | None:
-    """Return the requested GPU, with the rates of ``--tflops`` if these are given; None if neither is.
-
-    Raises:
-        ValueError: If no GPU has that name, ``--tflops`` is not above 0, or there is a utilization and no GPU.
-    """
+    """Return the requested GPU, with the rates of ``--tflops``, or None; ValueError for a wrong option."""
     from dataclasses import replace
 
     from realgen.planning.gpus import GPU, GPUS
@@ -131,11 +127,7 @@ def read_recipe(argv: Sequence[str]) -> Recipe:
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """Make what a plan needs of a complete config of plain values.
-
-    Raises:
-        ValueError: If the number of ranks or of prompts is missing, or the strategy cannot be planned.
-    """
+    """Make what a plan needs of a complete config of plain values; ValueError if it cannot be planned."""
     from jsonargparse import ArgumentParser
 
     from realgen.cli.component_keys import instantiate

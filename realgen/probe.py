@@ -130,11 +130,7 @@ def probe(options: argparse.Namespace) -> str:
 def extract(
     backbone: Backbone, divided: Divided, qualities: Mapping[Path, int], *, batch_size: int, num_workers: int
 ) -> dict[str, LabelledFeatures]:
-    """Compute features of all images, split by split, each saved at its JPEG quality first; broken files are named.
-
-    Raises:
-        ValueError: If too few files of a class can be read.
-    """
+    """Compute features of all images by split, each saved at its JPEG quality first; broken files are named."""
     import torch
     from torch.utils.data import DataLoader
 

@@ -80,12 +80,7 @@ def _realbench(arguments: Sequence[str]) -> int:
 
 
 def read_config(argv: Sequence[str]) -> tuple[ConfigReader, dict[str, Any]]:
-    """Read files and arguments into a complete config; return it behind the reader that made it.
-
-    Raises:
-        ConfigError: If the config or an argument is wrong.
-        SystemExit: After ``--help`` and ``--print_config``.
-    """
+    """Read files and arguments into a complete config; return it behind the reader that made it."""
     given = gather_images(argv)
     check_files(given)
     # Imported here, so that the usage and a misspelt file do not wait for torch.
@@ -141,12 +136,7 @@ def gather_images(argv: Sequence[str]) -> list[str]:
 
 
 def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
-    """Make what a config names, and read prompts and folders, to find mistakes before anything is computed.
-
-    Raises:
-        ConfigError: If a constructor refuses its arguments, prompts and images do not fit together, or a judge that is
-            to be asked lacks its key.
-    """
+    """Make what a config names, and read prompts and folders, to find mistakes before anything is computed."""
     from realgen.benchmark.detector_scoring import Scorers
     from realgen.benchmark.inputs.prompt_set import choose_evenly, read_prompt_set
     from realgen.benchmark.realbench import PolicyUnderTest, RealBench

@@ -166,11 +166,7 @@ class Retrier:
 
 @asynccontextmanager
 async def deadline(seconds: float) -> AsyncIterator[None]:
-    """Limit the time of one attempt.
-
-    Raises:
-        TransientError: If the body takes longer.
-    """
+    """Limit the time of one attempt; raise TransientError if the body takes longer."""
     try:
         async with asyncio.timeout(seconds):
             yield

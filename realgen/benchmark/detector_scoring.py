@@ -116,11 +116,7 @@ class DetectorScoringRun:
         self._p_real: dict[str, Tensor] = {}
 
     def run(self, sets: Sequence[ImageSet], *, real: bool) -> Results:
-        """Score images of all prompts, after the real images where there are any to compare with.
-
-        Raises:
-            ValueError: If a file cannot be read, or ``real`` images of a prompt are missing.
-        """
+        """Score images of all prompts, after any real ones to compare with; ValueError if a file cannot be read."""
         real_images, rows = self.real_images() if real else (None, [])
         models = []
         for images in sets:
@@ -130,11 +126,7 @@ class DetectorScoringRun:
         return Results(tuple(models), real_images, tuple(rows), tuple(self._scorers.detectors))
 
     def real_images(self) -> tuple[ModelResults, list[ImageRow]]:
-        """Score the real images; the models that follow are compared with them.
-
-        Raises:
-            ValueError: If a prompt has none, or a file cannot be read.
-        """
+        """Score the real images, which the models that follow are compared with; ValueError if a prompt has none."""
         files = [prompt.real_image for prompt in self._prompts if prompt.real_image is not None]
         if len(files) != len(self._prompts):
             raise ValueError(f"real has real images of {len(files)} of the {len(self._prompts)} prompts.")
@@ -145,11 +137,7 @@ class DetectorScoringRun:
         return real, self._rows(REAL, files, averages)
 
     def model(self, images: ImageSet) -> tuple[ModelResults, list[ImageRow]]:
-        """Score the images of one model.
-
-        Raises:
-            ValueError: If a file cannot be read, or a metric needs real images and there are none.
-        """
+        """Score the images of one model; ValueError if a metric needs real images and there are none."""
         files = [images.files[prompt.name] for prompt in self._prompts]
         metrics: dict[str, Any] = {name: metric.clone() for name, metric in self._metrics.items()}
         averages = self._score_files(files, metrics)

@@ -97,20 +97,12 @@ class RealBench:
         return all(prompt.real_image is not None for prompt in self.prompts)
 
     def find_images(self) -> tuple[list[BenchmarkPrompt], list[ImageSet]]:
-        """List the folders of images, and the prompts of which all have one; costs nothing, so it is done first.
-
-        Raises:
-            ValueError: If a folder cannot be used, or images are missing.
-        """
+        """List the folders of images, and the prompts of which all have one; ValueError if images are missing."""
         sets = [find_image_set(name, folder) for name, folder in self.images.items()]
         return pair(self.prompts, sets, allow_missing=self.allow_missing), sets
 
     def check_folder(self, folder: Path) -> None:
-        """Check that what a run's folder holds was drawn with these settings, from these prompts; write nothing.
-
-        Raises:
-            ValueError: If images were drawn with other settings, from another prompt or seed.
-        """
+        """Raise ValueError if what a run's folder holds was not drawn with these settings, from these prompts."""
         for name in self.policies:
             check_settings(folder / IMAGES / name, self._settings(name), cure=CURE)
             missing_images(self.prompts, folder / IMAGES / name, seed=self.seed)

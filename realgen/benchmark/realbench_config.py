@@ -92,11 +92,7 @@ def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
 
 
 def config_changes(path: Path, config: Mapping[str, Any]) -> str:
-    """Describe how a config differs from the one, if any, that a folder was begun with; ``PASSING`` keys do not count.
-
-    Raises:
-        ValueError: If the file cannot be read.
-    """
+    """Describe how a config differs from the one, if any, that a folder was begun with, but for ``PASSING`` keys."""
     if not path.exists():
         return ""
     try:

@@ -36,11 +36,7 @@ class BestCheckpoint(Callback):
         """Whether the last validation was the best, and is not kept yet."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose the metric.
-
-        Raises:
-            ValueError: If the module does not measure it, or does not say which values are better.
-        """
+        """Choose the metric; ValueError if the module does not measure it, or does not say which values are better."""
         metrics = getattr(pl_module, "metrics", {})
         if self.metric == "auto":
             self.metric = next(iter(metrics), None)

@@ -85,11 +85,7 @@ class RealBenchScoring(Callback):
         pl_module.log_dict({f"realbench/{name}": value for name, value in values.items()})
 
     def scores(self, policy: Policy, *, rank: int = 0, progress: Progress | None = None) -> dict[str, float]:
-        """Draw and score this rank's share of the prompts, and combine the ranks' results: the same on every rank.
-
-        Raises:
-            ValueError: If the policy draws no images in [0, 1], or ``matching`` would enlarge them.
-        """
+        """Draw and score this rank's share of the prompts, and combine the ranks' results: the same on every rank."""
         categories = categories_of(self.prompts)
         metrics = {name: DetectorScoring(detector, len(categories)) for name, detector in self.detectors.items()}
         per_rank = -(-len(self.prompts) // world_size())  # all ranks draw equally often, some a prompt twice

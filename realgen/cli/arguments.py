@@ -141,11 +141,7 @@ def without_options(argv: Sequence[str], *keys: str) -> list[str]:
 
 
 def check_files(argv: Sequence[str]) -> None:
-    """Find config files that do not exist or are no valid YAML, before the user has to wait for torch.
-
-    Raises:
-        ConfigError: If an argument or a file cannot be read.
-    """
+    """Find config files that do not exist or are no valid YAML, before the user has to wait for torch."""
     for key, value in pairs(split_print_config(argv)[0]) if not asks_for_help(argv) else ():
         if key == "config":
             read_config_value(value)

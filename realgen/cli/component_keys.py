@@ -29,11 +29,7 @@ class ConfigPlace(NamedTuple):
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Make the components of a config; each one remembers its dotted key, also one that is made later (an optimizer).
-
-    Raises:
-        ConfigError: If a constructor refuses its arguments, or anything else is wrong.
-    """
+    """Make the components of a config; each one remembers its dotted key, also one that is made later."""
     construct = _Constructor(config.as_dict())
     try:
         return parser.instantiate(config, instantiators=[(construct, object, True)])
@@ -43,11 +39,7 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
 
 @contextmanager
 def constructing(place: ConfigPlace) -> Iterator[None]:
-    """Turn the error of the constructor of the component at ``place`` into one that begins with the dotted key.
-
-    Raises:
-        ConfigError: If the constructor raises anything.
-    """
+    """Turn any error of the constructor of the component at ``place`` into a ConfigError with the dotted key."""
     try:
         yield
     except Exception as error:  # a constructor may raise anything

@@ -74,11 +74,7 @@ class ConfigReader:
         return resolved
 
     def make(self, config: Mapping[str, Any]) -> Namespace:
-        """Return the config that ``read`` gave, with objects in the place of components.
-
-        Raises:
-            ConfigError: If a constructor refuses its arguments.
-        """
+        """Return the config that ``read`` gave, with objects in the place of components, or raise ConfigError."""
         parser = self._parser()
         return instantiate(parser, parser.parse_object(copy.deepcopy(dict(config))))  # it changes what it is given
 

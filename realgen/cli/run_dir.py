@@ -247,11 +247,7 @@ def resume_command(run: Run, argv: Sequence[str], ckpt_path: str | Path = "last"
 
 
 def read_checkpoint(run: Run, argv: Sequence[str], *, verify: bool) -> dict[str, Any]:
-    """Return what the checkpoint that a run goes on from says, without its tensors; see ``check_checkpoint``.
-
-    Raises:
-        ConfigError: If it is damaged or none; names an older one that can be used.
-    """
+    """Return what a checkpoint says, without its tensors; ConfigError, with an older one to use, if it is damaged."""
     assert run.ckpt_path is not None
     try:
         return check_checkpoint(run.ckpt_path, verify=verify)

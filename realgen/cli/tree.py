@@ -146,11 +146,7 @@ def near_file(path: Path) -> str:
 
 
 def parse_text(text: str, *, name: str = "", folder: Path = Path(), inside: tuple[Path, ...] = ()) -> Node:
-    """Parse YAML or JSON text of the file ``name``, empty on the command line; part files are looked for in ``folder``.
-
-    Raises:
-        ConfigError: If the text is no valid YAML, or holds a key twice.
-    """
+    """Parse YAML or JSON of the file ``name``, empty on the command line; part files are looked for in ``folder``."""
     loader = None
     try:
         loader = yaml.SafeLoader(text)

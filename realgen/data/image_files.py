@@ -33,11 +33,7 @@ class ImageFile(NamedTuple):
 
 
 def check_folders(folders: str | Sequence[str | Path], *, argument: str) -> tuple[Path, ...]:
-    """Return the paths of one folder or several; a message calls them ``argument``.
-
-    Raises:
-        ValueError: If there is none, or one is no folder.
-    """
+    """Return the paths of one folder or several; ValueError, naming ``argument``, if one is no folder."""
     paths = tuple(Path(folder) for folder in ([folders] if isinstance(folders, str) else folders))
     if not paths:
         raise ValueError(f"{argument} must name at least one folder, got none.")

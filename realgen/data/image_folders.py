@@ -148,11 +148,7 @@ class ImageFolders(LightningDataModule):
         self.train_files, self.validation_files = train, validation
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what is not read yet, and check that all ranks found the same files.
-
-        Raises:
-            ValueError: If ``read`` refuses the folders, or the ranks found different files.
-        """
+        """Read what is not read yet, and check that all ranks found the same files, or raise ValueError."""
         # The recipe's images are small; num_workers says what is wanted.
         warnings.filterwarnings("ignore", message=r".*does not have many workers")
         self.read()

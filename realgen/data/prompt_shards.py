@@ -123,12 +123,7 @@ class PromptShards(LightningDataModule):
             self.validation_table = self._table(self._validation_shards, real_images=True)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what is not read yet, warn of skipped samples, and check that all ranks read the same.
-
-        Raises:
-            ValueError: If ``read`` refuses the shards.
-            ValueError: If the ranks read different prompts.
-        """
+        """Read what is not read yet, and warn of skipped samples; ValueError if the ranks read different prompts."""
         self.read(stage, num_ranks=self.world_size)
         for name, table in (("train", self.train_table), ("validation", self.validation_table)):
             if table is not None and name not in self._announced:

@@ -87,11 +87,7 @@ class PromptTable:
         return len(self._offsets)
 
     def __getitem__(self, row: int) -> Sample:
-        """Return the sample of a number in [0, len).
-
-        Raises:
-            RuntimeError: If the shard has another prompt or real image there than when the table was made.
-        """
+        """Return the sample of a number in [0, len); RuntimeError if the shard has changed since the table was made."""
         if self._samples is not None:
             return self._samples[row]
         shard = self.shards[bisect_right(self._first_rows, row) - 1]

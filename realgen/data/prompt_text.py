@@ -50,11 +50,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def checked_text(text: str) -> str:
-    """Return a prompt, or a line of a file of prompts, without white space at its ends.
-
-    Raises:
-        ValueError: If it holds bytes that are not UTF-8, or a NUL, or is too long.
-    """
+    """Strip a prompt, or a line of a file of prompts; ValueError if it is not UTF-8, has a NUL, or is too long."""
     text = as_utf8(text).strip()
     if "\0" in text:
         raise ValueError("it holds a NUL character, as UTF-16 does that is read as UTF-8")

@@ -18,11 +18,7 @@ SLOPE = 1.702
 
 
 def clip_config(vision_model: nn.Module) -> VisionConfig:
-    """Return the config of a transformers ``CLIPVisionModel``, or of an older transformers' wrapper around one.
-
-    Raises:
-        ValueError: If the tower's MLP has another activation than quick GELU.
-    """
+    """Return the config of a ``CLIPVisionModel``, or an older one's wrapper; ValueError without quick GELU."""
     config: Any = vision_model.config
     if config.hidden_act != "quick_gelu":
         raise ValueError(f"the CLIP tower's hidden_act must be 'quick_gelu', got {config.hidden_act!r}.")

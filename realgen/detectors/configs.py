@@ -38,11 +38,7 @@ class VisionConfig:
             )
 
     def check_rank(self, rank: int) -> None:
-        """Check the rank of a low-rank part of the attention's square weights.
-
-        Raises:
-            ValueError: If ``rank`` is not between 1 and ``hidden_size`` - 1.
-        """
+        """Raise ValueError for a rank of a low-rank part of square weights that is not in 1 to ``hidden_size`` - 1."""
         if not 1 <= rank < self.hidden_size:
             raise ValueError(f"rank must be between 1 and {self.hidden_size - 1}, got {rank}.")
 

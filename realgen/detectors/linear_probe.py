@@ -113,11 +113,7 @@ def save_probe(folder: Path, backbone: Backbone, head: LogisticHead, config: Pro
 
 
 def read_probe_config(path: Path) -> ProbeConfig:
-    """Read ``config.json`` of a probe.
-
-    Raises:
-        ValueError: If it is no JSON object with a backbone, or has unknown keys.
-    """
+    """Read a probe's ``config.json``; ValueError if it is no object with a backbone, or has unknown keys."""
     values = read_json(path)
     known = {entry.name for entry in dataclasses.fields(ProbeConfig)}
     if not isinstance(values, dict) or not {"backbone"} <= set(values) <= known:
@@ -133,11 +129,7 @@ def fingerprint(backbone: Backbone) -> Float[Tensor, " features"]:
 
 
 def check_fingerprint(backbone: Backbone, expected: Float[Tensor, " features"], name: str) -> None:
-    """Check that a backbone has the weights that a probe was fitted on, by the fingerprint of then.
-
-    Raises:
-        ValueError: If it has other features.
-    """
+    """Raise ValueError if a backbone has other features than the one that a probe was fitted on."""
     found = fingerprint(backbone).cpu()
     if found.shape != expected.shape:
         raise ValueError(f"backbone {name!r} has {len(found)} features, the probe was fitted on {len(expected)}.")

@@ -60,11 +60,7 @@ def _check_size(kind: Any, config: dict[str, Any], folder: Path) -> None:
 
 
 def load_processor(kind: Any, pretrained: str, **settings: Any) -> Any:
-    """Read a transformers tokenizer or processor of a class, from a folder or hub id; ``settings`` override its config.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
+    """Read a tokenizer or processor, its config overridden by ``settings``; ValueError if it cannot be read."""
     try:
         local = Path(pretrained).is_dir()
         return kind.from_pretrained(pretrained, local_files_only=local, trust_remote_code=False, **settings)

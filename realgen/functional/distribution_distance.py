@@ -44,11 +44,7 @@ def kernel_distances(
     keep_generated: Float[Tensor, "subsets generated"],
     keep_real: Float[Tensor, "subsets real"],
 ) -> Float[Tensor, " subsets"]:
-    """Compute ``kernel_distance`` of subsets of the rows, kept where 1 and not where 0, with one pass over the kernel.
-
-    Raises:
-        ValueError: If a subset has fewer than two rows of a sample.
-    """
+    """Compute ``kernel_distance`` of subsets of rows, kept where 1 and not where 0, with one pass over the kernel."""
     rows, real_rows = keep_generated.sum(1), keep_real.sum(1)  # [subsets]
     n, m = int(rows.min()), int(real_rows.min())
     if n < 2 or m < 2:

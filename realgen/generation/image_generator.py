@@ -49,11 +49,7 @@ class ImageFile(NamedTuple):
 
 
 def generate(generator: ImageGenerator, prompts: Sequence[str]) -> None:
-    """Draw the missing images of prompts, each given once; print prompts, rewrites and sheets on standard output.
-
-    Raises:
-        ValueError: If the folder holds images of other settings.
-    """
+    """Draw the missing images of prompts, each given once; print prompts, rewrites and sheets on standard output."""
     out = Path(generator.request.output)
     keep_settings(out, generator.settings, cure="Take another folder.")
     tasks = {prompt: image_files_of(generator, prompt) for prompt in prompts}

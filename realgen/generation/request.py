@@ -33,11 +33,7 @@ class Request:
 
 
 def read_prompts(given: Sequence[str], file: str | None) -> list[str]:
-    """Return the prompts of the command line and of a file in order; empty lines are skipped, each counts once.
-
-    Raises:
-        ValueError: If there is none, one of the command line is empty, or one is no text.
-    """
+    """Return the prompts of command line and file in order, each once, no empty lines; ValueError if there is none."""
     lines = [] if file is None else read_lines(Path(file))
     if not all(prompt.strip() for prompt in given):
         raise ValueError("a prompt of the command line is empty.")

@@ -158,11 +158,7 @@ class OpenAIJudge(ArenaJudge):
         }
 
     def check(self) -> None:
-        """Check that there is a key.
-
-        Raises:
-            ValueError: If the variable that should hold it is not set, or holds what no HTTP header can.
-        """
+        """Raise ValueError if the variable that should hold the key is not set, or holds what no HTTP header can."""
         if self.api_key_variable is not None:
             self._key = read_secret("api_key_variable", self.api_key_variable)
 

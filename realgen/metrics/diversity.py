@@ -33,11 +33,7 @@ class Diversity(ImageMetric):
         return self.encoder.to(images.device)(images)
 
     def compute(self) -> Float[Tensor, ""]:
-        """Return the mean over prompts of the mean pairwise distance.
-
-        Raises:
-            ValueError: If there were no images, or no prompt has two.
-        """
+        """Return the mean over prompts of the mean pairwise distance; ValueError if no prompt has two images."""
         features, prompts = self.seen("generated"), self.prompts_of("generated")
         if len(prompts.unique()) == len(prompts):
             raise ValueError(

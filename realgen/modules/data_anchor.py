@@ -44,11 +44,7 @@ class DataAnchor:
 
     @torch.no_grad()
     def rollout(self, policy: Policy, batch: PromptBatch, generator: torch.Generator) -> Rollout:
-        """Return the batch's photographs with their draws, as if the policy had drawn them.
-
-        Raises:
-            ValueError: If the policy draws no images, or the batch has none, or they are of another size.
-        """
+        """Return the batch's photographs with their draws, as if the policy had drawn them; ValueError if none fit."""
         if not isinstance(policy, DiffusionPolicy):
             raise ValueError(f"data_anchor is for a DiffusionPolicy, got {type(policy).__name__}.")
         size = (policy.height, policy.width)

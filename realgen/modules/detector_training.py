@@ -91,11 +91,7 @@ class DetectorTraining(TrainableModule):
         self._meters = {name: DetectorQuality() for name in conditions}
 
     def configure_model(self) -> None:
-        """Read the detector's weights and choose what is trained; a second call does nothing.
-
-        Raises:
-            ValueError: If the network cannot be trained, or not in this way.
-        """
+        """Read the detector's weights and choose what is trained, once; ValueError if that cannot be trained."""
         if self.network is not None:
             return
         torch.manual_seed(mix_seed(self.seed))
@@ -114,11 +110,7 @@ class DetectorTraining(TrainableModule):
         self.network = network.train()
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer of the trained parameters, and the scheduler if there is one.
-
-        Raises:
-            ValueError: If the scheduler needs a metric.
-        """
+        """Build the optimizer of the trained parameters, and a scheduler; raise ValueError if that needs a metric."""
         optimizer = self.optimizer(list(self._network.trainable_parameters().values()))
         if self.lr_scheduler is None:
             return optimizer
@@ -132,19 +124,15 @@ class DetectorTraining(TrainableModule):
         return self._network(images).float()
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Float[Tensor, ""]:
-        """Return the loss of a batch.
-
-        Args:
-            batch: Half real, half generated.
-            batch_idx: Not used; ``iteration`` counts over resumed runs.
-        """
+        """Return the loss of a batch, half real, half generated."""
         torch.manual_seed(mix_seed(self.seed, self.global_rank, self.iteration))  # dropout
         logits = self(batch.images)
         # Torch spreads its smoothing over both classes: half of it stays with the right one.
         classification = F.cross_entropy(logits, batch.labels, label_smoothing=2 * self.soft_label)
         loss, orthogonality = classification, torch.zeros(())
         if self.orthogonality_weight:
-            orthogonality = self._network.orthogonality_loss(self._bases_here())
+            self._main_bases = [tuple(basis.to(self.device) for basis in bases) for bases in self._main_bases]
+            orthogonality = self._network.orthogonality_loss(self._main_bases)
             loss = loss + self.orthogonality_weight * orthogonality
         accuracy = (logits.argmax(1) == batch.labels).float().mean()
         self.iteration += 1
@@ -152,7 +140,8 @@ class DetectorTraining(TrainableModule):
         if self.orthogonality_weight:
             values["loss/orthogonality"] = orthogonality
         values = {name: value.detach() for name, value in values.items()}
-        self.log_dict({**values, "iteration": float(self.iteration), "lr": self._lr}, batch_size=len(logits))
+        values["lr"] = torch.tensor(float(self.trainer.optimizers[0].param_groups[0]["lr"]))
+        self.log_dict({**values, "iteration": float(self.iteration)}, batch_size=len(logits))
         return loss
 
     def on_validation_start(self) -> None:
@@ -187,14 +176,7 @@ class DetectorTraining(TrainableModule):
         self.log_dict(here, sync_dist=True, batch_size=1)
 
     def export(self, directory: Path) -> Path:
-        """Write the network as the detector's class reads it: ``config.json`` and ``model.safetensors``.
-
-        Args:
-            directory: Made if need be.
-
-        Returns:
-            The folder, ready to be a detector's ``checkpoint``.
-        """
+        """Write the network as the detector's class reads it, into a folder ready to be its ``checkpoint``."""
         return save(self._network, directory)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -204,11 +186,7 @@ class DetectorTraining(TrainableModule):
         checkpoint["state_dict"] = {name: state[name] for name in self._trained_names()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the iteration, and see that the checkpoint fits.
-
-        Raises:
-            ValueError: If the checkpoint's weights are not those that are trained.
-        """
+        """Take up the iteration; raise ValueError if the checkpoint's weights are not those that are trained."""
         self.iteration = checkpoint["iteration"]
         odd = set(checkpoint["state_dict"]) ^ set(self._trained_names())
         if odd:
@@ -222,16 +200,8 @@ class DetectorTraining(TrainableModule):
         assert self.network is not None, "Lightning calls configure_model first"
         return self.network
 
-    @property
-    def _lr(self) -> float:
-        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
-
     def _trained_names(self) -> list[str]:
         return [f"network.{name}" for name in self._network.trainable_parameters()]
-
-    def _bases_here(self) -> Any:
-        self._main_bases = [tuple(basis.to(self.device) for basis in bases) for bases in self._main_bases]
-        return self._main_bases
 
 
 def _set_trainable(network: DetectorNetwork, scope: str) -> None:

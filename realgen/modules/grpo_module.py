@@ -157,9 +157,6 @@ class GRPOModule(PolicyModule):
     def check(self, datamodule: Any) -> None:
         """Raise ValueError for settings that do not fit together, before anything is loaded.
 
-        Args:
-            datamodule: Of the run; how many prompts an iteration has is read from it where it says so.
-
         Raises:
             ValueError: If no decision can be trained, the updates do not divide the rows, or a metric needs more images
                 of each prompt.
@@ -179,11 +176,7 @@ class GRPOModule(PolicyModule):
             )
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
-        """Run one GRPO iteration.
-
-        Args:
-            batch: The P prompts of this rank.
-            batch_idx: Not used; ``iteration`` counts over resumed runs.
+        """Run one GRPO iteration on the P prompts of this rank.
 
         Returns:
             ``rollout``, ``samples`` and ``rewards`` of this rank, for callbacks.
@@ -280,11 +273,7 @@ class GRPOModule(PolicyModule):
         return statistics | self._grad_norms
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient's norm; after loss scaling is undone and gradients are averaged over the ranks.
-
-        Raises:
-            RuntimeError: If the norm is not finite (unless a loss scaler will skip the update).
-        """
+        """Clip the averaged gradient's norm; RuntimeError if it is not finite and no loss scaler skips it."""
         self._grad_norms = {}
         for group in optimizer.param_groups:
             norm = whole(torch.nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)).detach().to(self.device)

@@ -55,15 +55,9 @@ def off_policy_cause(
 ) -> str:
     """Name the likely cause of a deviation, from the surest sign to the weakest.
 
-    Args:
-        policy: In the state in which it gave the deviating score.
-        rollout: What it scored.
-        rows: Some rows of the rollout; they are scored twice more.
-        weights_changed: Whether the weights of any rank are not those that sampled.
-        rounding: Whether the deviation is small enough to come from low precision.
-
-    Returns:
-        One sentence with the cause, the evidence and what to do.
+    The policy is in the state in which it gave the deviating score, and ``rows`` are scored twice more.
+    ``weights_changed`` tells whether the weights of any rank are not those that sampled, ``rounding`` whether the
+    deviation is small enough to come from low precision. One sentence has the cause, the evidence and what to do.
     """
     if weights_changed:
         return (

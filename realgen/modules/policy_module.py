@@ -65,11 +65,7 @@ class PolicyModule(TrainableModule):
         self.policy.load()
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer of the trained parameters, and the scheduler if there is one.
-
-        Raises:
-            ValueError: If the policy trains nothing, or the scheduler needs a metric.
-        """
+        """Build the optimizer of the trained parameters, and any scheduler; ValueError if nothing is trained."""
         if not self.policy.trainable_parameters():
             raise ValueError(f"policy {type(self.policy).__name__} has no trainable parameter after load().")
         optimizer = self.optimizer(self.parameter_groups())
@@ -129,11 +125,7 @@ class PolicyModule(TrainableModule):
             checkpoint["lagged"] = {name: weights.state_dict() for name, (weights, _) in lagged.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the iteration, and check that the checkpoint fits the policy.
-
-        Raises:
-            ValueError: If the checkpoint's weights are not those that the policy trains, or lags behind.
-        """
+        """Restore the iteration; ValueError if the checkpoint's weights are not the policy's, or lag behind."""
         self.iteration = checkpoint["iteration"]
         lagged, saved = lagged_weights(self.policy), checkpoint.get("lagged", {})
         if lagged.keys() != saved.keys():
@@ -169,15 +161,7 @@ def keep_trained(state_dict: Mapping[str, Tensor], policy: Policy) -> dict[str, 
 
 
 def check_trained(names: Iterable[str], policy: Policy) -> None:
-    """Raise ValueError for a checkpoint that another policy wrote.
-
-    Args:
-        names: Of the weights in the checkpoint.
-        policy: The one to resume.
-
-    Raises:
-        ValueError: If the checkpoint lacks weights that the policy trains, or holds others.
-    """
+    """Raise ValueError for a checkpoint that lacks weights that the policy trains, or holds others."""
     trained, saved = _trained(policy), set(names)
     for odd, meaning in ((trained - saved, "lacks"), (saved - trained, "holds, but the policy does not train,")):
         if odd:

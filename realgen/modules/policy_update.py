@@ -236,13 +236,7 @@ def default_tolerance(policy: Policy, rollout: Rollout) -> float:
 def shuffled_minibatches(num_rows: int, updates: int, generator: torch.Generator) -> tuple[Int[Tensor, " picked"], ...]:
     """Permute the rows and deal them out to the updates.
 
-    Args:
-        num_rows: B.
-        updates: Number of minibatches; divides B.
-        generator: Source of the permutation.
-
-    Returns:
-        ``updates`` index tensors of B / updates rows each, on the CPU.
+    ``updates`` divides ``num_rows``; each index tensor has their quotient of rows, on the CPU.
 
     Example:
         >>> parts = shuffled_minibatches(6, 2, torch.Generator().manual_seed(0))
@@ -255,13 +249,8 @@ def shuffled_minibatches(num_rows: int, updates: int, generator: torch.Generator
 def nonzero_advantage_rows(rows: Int[Tensor, " picked"], advantages: Float[Tensor, " rows"]) -> Int[Tensor, " kept"]:
     """Return the rows whose advantage is not zero; the others add exactly zero to a gradient without a KL term.
 
-    Args:
-        rows: Rows of a minibatch.
-        advantages: [B] one advantage per row of the rollout.
-
-    Returns:
-        The kept rows in the same order. If none would be left, the first row: its gradient is zero, and the update
-        (momentum, weight decay) happens as it would with all rows.
+    They stay in order. If none would be left, the first row does: its gradient is zero, and the update (momentum,
+    weight decay) happens as it would with all rows.
 
     Example:
         >>> nonzero_advantage_rows(torch.tensor([2, 0, 1]), torch.tensor([0.0, 1.0, -1.0]))

@@ -10,11 +10,7 @@ import torch
 def mix_seed(*counters: int) -> int:
     """Hash counters to one seed; nearby counters give unrelated seeds, on every machine the same.
 
-    Args:
-        counters: Integers of any size and sign; their order counts.
-
-    Returns:
-        A seed in [0, 2**63).
+    Counters are integers of any size and sign, whose order counts; the seed is in [0, 2**63).
 
     Example:
         >>> mix_seed(0, 0, 1) == mix_seed(0, 0, 1), mix_seed(0, 1) == mix_seed(1, 0)

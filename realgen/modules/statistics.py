@@ -21,11 +21,7 @@ def gather_rewards(rewards: RewardOutput) -> RewardOutput:
 
 
 def check_any_scored(rewards: RewardOutput, iteration: int) -> None:
-    """Raise RuntimeError if the rewards failed for every sample, which leaves no learning signal.
-
-    Raises:
-        RuntimeError: If not one sample could be scored; the message counts the failures of each component.
-    """
+    """Raise RuntimeError, with the failures of each component, if not one sample could be scored."""
     if not bool(rewards.valid.any()):
         counts = ", ".join(f"{name}: {int(values.isnan().sum())}" for name, values in rewards.components.items())
         raise RuntimeError(
@@ -37,12 +33,8 @@ def check_any_scored(rewards: RewardOutput, iteration: int) -> None:
 def reward_statistics(rewards: RewardOutput) -> dict[str, Float[Tensor, ""]]:
     """Return means over the samples that could be scored, their spread inside the groups, and counts of failures.
 
-    Args:
-        rewards: Of all ranks, with at least one sample that could be scored.
-
-    Returns:
-        ``reward``, ``reward/<component>``, ``reward_std`` (mean over prompts of the group's population standard
-        deviation) and ``failed/<component>`` (a count).
+    Of all ranks' rewards, with at least one that could be scored: ``reward``, ``reward/<component>``, ``reward_std``
+    (mean over prompts of the group's population standard deviation) and ``failed/<component>``, a count.
     """
     squares = (rewards.total - rewards.total.nanmean(1, keepdim=True)) ** 2
     statistics = {"reward": rewards.total.nanmean(), "reward_std": squares.nanmean(1).sqrt().nanmean()}
@@ -73,10 +65,7 @@ def combine_microbatches(
 ) -> dict[str, Float[Tensor, ""]]:
     """Join the statistics of microbatches: the named maxima by their maximum, all others by their weighted mean.
 
-    Args:
-        statistics: The same names in each.
-        weights: Decisions of each microbatch, in any unit; not all zero.
-        maxima: Names of statistics that are maxima.
+    All have the same names; ``weights`` are the decisions of each microbatch, in any unit, not all zero.
 
     Raises:
         ValueError: If one of these is no statistic, whose maximum would be a mean under its right name.

@@ -70,16 +70,9 @@ class Validation:
     def step(
         self, policy: Policy, reward: Reward, batch: PromptBatch, *, progress: Progress | None = None
     ) -> dict[str, Any]:
-        """Draw and score the images of one batch.
+        """Draw and score the images of one batch of held-out prompts.
 
-        Args:
-            policy: Draws the images.
-            reward: Scores them.
-            batch: Held-out prompts with their seeds.
-            progress: Called while images are drawn.
-
-        Returns:
-            ``samples``, ``rewards``, ``seeds`` (of the rows) and the names of ``failed`` metrics, for callbacks.
+        Returns ``samples``, ``rewards``, ``seeds`` (of the rows) and the names of ``failed`` metrics, for callbacks.
         """
         prompts, seeds = list(batch.prompts), sample_seeds(batch.seeds, self.samples_per_prompt)
         rows = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
@@ -148,12 +141,7 @@ def _scalar(value: Any) -> Tensor:
 def sample_seeds(seeds: Sequence[int], samples_per_prompt: int) -> list[int]:
     """Seeds of several validation samples of each prompt, prompt-major.
 
-    Args:
-        seeds: One seed per prompt.
-        samples_per_prompt: Samples of each prompt; the first one keeps the prompt's own seed.
-
-    Returns:
-        ``len(seeds) * samples_per_prompt`` seeds in [0, 2**63).
+    The first sample of a prompt keeps the prompt's own seed; all are in [0, 2**63).
 
     Example:
         >>> sample_seeds([7, 8], 1)

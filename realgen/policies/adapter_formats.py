@@ -24,11 +24,7 @@ ORIGINAL_NAMES = Path(__file__).with_name("original_names.yaml")
 
 
 def original_layers(pipeline_class: str, layers: Iterable[str]) -> dict[str, list[str]]:
-    """Return the release's names of the adapted layers, and for each all of diffusers' layers that are its rows.
-
-    Raises:
-        ValueError: If ComfyUI does not know the model, or one of the layers is not in its blocks.
-    """
+    """Return the release's names of adapted layers with diffusers' layers that are its rows; ValueError if unknown."""
     known = yaml.safe_load(ORIGINAL_NAMES.read_text(encoding="utf-8"))
     if pipeline_class not in known:
         raise ValueError(f"formats: comfyui knows {', '.join(known)}, got a {pipeline_class}.")

@@ -75,11 +75,7 @@ class NetworkPolicy(Policy):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside this context the policy is its frozen start: adapters off, or the copy that was kept.
-
-        Raises:
-            ValueError: If the whole network is trained and no copy was kept.
-        """
+        """Be the frozen start in this context: adapters off, or the kept copy; ValueError if neither is there."""
         if not self.has_reference:
             raise ValueError("the policy has no reference: set lora, or keep_reference=true for full fine-tuning.")
         if self.lora is not None:

@@ -41,12 +41,7 @@ class TrainedAdapters(NamedTuple):
 
 
 def find_adapters(directory: str | Path) -> TrainedAdapters:
-    """Read the description of the adapters that ``export`` wrote into a directory, without their weights.
-
-    Raises:
-        ValueError: If there are no adapters, rank, alpha or targets are missing, or they are of another kind than
-            ``LoRA``.
-    """
+    """Read the description, without weights, of adapters that ``export`` wrote; ValueError if none fit."""
     folder = Path(directory)
     file = next((folder / name for name in PREFIXES if (folder / name).is_file()), None)
     if file is None:

@@ -67,11 +67,7 @@ class LongClip(ClipSimilarity):
 
 
 def joined_table(state: dict[str, Tensor], source: Path) -> Tensor:
-    """Return one table of positions [248, D]: the first 20 rows of Long-CLIP's first table, the others of its second.
-
-    Raises:
-        ValueError: If a table is missing, or they differ in shape; names the ``source`` of the weights.
-    """
+    """Return positions [248, D]: 20 rows of Long-CLIP's first table, then its second; ValueError if one is missing."""
     shapes = {name: tuple(state[name].shape) for name in state if name.startswith("positional_embedding")}
     if set(shapes) != {"positional_embedding", "positional_embedding_res"} or len(set(shapes.values())) > 1:
         raise ValueError(
@@ -82,11 +78,7 @@ def joined_table(state: dict[str, Tensor], source: Path) -> Tensor:
 
 
 def stretched_table(state: dict[str, Tensor], source: Path) -> Tensor:
-    """Return a plain CLIP's table of positions [T, D], stretched to [4 T - 60, D] by ``stretch_positions``.
-
-    Raises:
-        ValueError: If the weights have no table, or Long-CLIP's two; names their ``source``.
-    """
+    """Return a plain CLIP's positions [T, D] as [4 T - 60, D], by ``stretch_positions``; ValueError if it has none."""
     if "positional_embedding" not in state or "positional_embedding_res" in state:
         raise ValueError(f"stretch needs a plain CLIP with one positional_embedding; {source} is none.")
     return stretch_positions(state["positional_embedding"], keep=KEPT)

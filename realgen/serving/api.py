@@ -32,11 +32,7 @@ _IDLE_SECONDS = 1.0
 
 
 async def read_request(request: Request) -> RewardRequest:
-    """Verify a request in the web process, so that a worker gets only what a reward can score.
-
-    Raises:
-        HTTPException: If the request is invalid, or lacks the prompts that the reward reads.
-    """
+    """Verify a request in the web process, so that workers get only what a reward can score, or raise HTTPException."""
     state, body = request.app.state, await request.body()
     try:
         verified = await run_in_threadpool(decode_request, body, request.headers.get("content-type", ""), state.limits)

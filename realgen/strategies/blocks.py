@@ -20,11 +20,7 @@ def policies_of(policy: Policy) -> Iterator[Policy]:
 
 
 def networks_of(policy: Policy) -> list[nn.Module]:
-    """Return the networks in a policy's state dict: what it trains, with the frozen base of adapters.
-
-    Raises:
-        ValueError: If the policy has no network to shard.
-    """
+    """Return the networks in a policy's state dict, with the frozen base of adapters; ValueError if there is none."""
     networks = [network for part in policies_of(policy) for network in part.children()]
     if not networks:
         raise ValueError(f"policy {type(policy).__name__} has no network to shard; train it with ddp.")

@@ -34,11 +34,7 @@ class FSDP1(ShardedStrategy):
         super().__init__(sharded_checkpoints=sharded_checkpoints, **settings)
 
     def shard(self, policy: Policy) -> None:
-        """Wrap the blocks one by one, and the networks around them, all without their adapters.
-
-        Raises:
-            ValueError: If a block is trained itself.
-        """
+        """Wrap the blocks one by one, then the networks, without their adapters; ValueError if a block is trained."""
         trained = list(policy.trainable_parameters().values())
         blocks = {id(block) for block in blocks_of(policy)}
         networks = networks_of(policy)

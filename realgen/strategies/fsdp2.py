@@ -45,11 +45,7 @@ class FSDP2(ShardedStrategy):
         self.cpu_offload = cpu_offload
 
     def check(self) -> None:
-        """Check the arguments against the number of ranks too.
-
-        Raises:
-            ValueError: If ``ranks_per_copy`` does not divide the number of ranks.
-        """
+        """Check the arguments too; raise ValueError if ``ranks_per_copy`` does not divide the number of ranks."""
         super().check()
         ranks = self.num_nodes * self.num_processes
         if self.ranks_per_copy is not None and (self.ranks_per_copy < 1 or ranks % self.ranks_per_copy):
@@ -59,11 +55,7 @@ class FSDP2(ShardedStrategy):
             )
 
     def shard(self, policy: Policy) -> None:
-        """Shard the blocks one by one, and what lies around them as one more unit.
-
-        Raises:
-            ValueError: If the policy has nothing to shard, or ``cpu_offload`` meets a language model.
-        """
+        """Shard the blocks one by one, and what lies around them as one unit; ValueError if nothing can be sharded."""
         mesh = self._mesh()
         if self.cpu_offload and not all(hasattr(part, "backbone") for part in policies_of(policy)):
             raise ValueError(
@@ -104,7 +96,7 @@ class FSDP2(ShardedStrategy):
             return init_device_mesh(kind, (ranks,), mesh_dim_names=("shard",))
         mesh = init_device_mesh(kind, (ranks // size, size), mesh_dim_names=("copy", "shard"))
         for name in ("copy", "shard"):  # new groups have the backend's timeout
-            mesh.get_group(name).set_timeout(self.timeout)
+            mesh.get_group(name).set_timeout(self._timeout)
         return mesh
 
     def _get_process_group_backend(self) -> str:

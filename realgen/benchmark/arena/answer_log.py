@@ -41,12 +41,7 @@ class AnswerLog:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the file open, for this process alone.
-
-        Raises:
-            ValueError: If another run writes to it.
-            OSError: If it cannot be written.
-        """
+        """Hold the file open, for this process alone; ValueError if another run writes to it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileIO(self.path, "ab") as file:  # without a buffer, which would keep what a full disk did not take
             try:
@@ -64,12 +59,7 @@ class AnswerLog:
                 self._file = None
 
     def append(self, answer: Answer) -> None:
-        """Keep an answer; it is on the disk when this returns.
-
-        Raises:
-            RuntimeError: If the file is not held by ``writing``.
-            OSError: If it cannot be written; what was written of the line is taken back.
-        """
+        """Keep an answer on the disk; what was written of a line is taken back if it fails. Only inside ``writing``."""
         self._write(json.dumps(asdict(answer), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
         self._answers[answer.key] = answer
 

@@ -195,11 +195,7 @@ def _place(run: RecordedRun, price: Price | None, at: float) -> _Interpolated:
 
 
 def _common_price(runs: Sequence[RecordedRun], price: Price | None) -> float:
-    """Return the most that all runs have paid at a validation.
-
-    Raises:
-        ValueError: If a run was first validated later than that, or it is nothing.
-    """
+    """Return the most that all runs have paid at a validation; ValueError if one was first validated later."""
     if price is None:
         return 0.0
     cheapest = min(runs, key=lambda run: getattr(run.points[-1], price))

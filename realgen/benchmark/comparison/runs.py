@@ -70,11 +70,7 @@ class RecordedRun:
 
 
 def read_runs(folder: Path) -> list[RecordedRun]:
-    """Read what a folder holds: a training run, or all models of a benchmark run.
-
-    Raises:
-        ValueError: If it is neither, or lacks the rows of its images.
-    """
+    """Read a training run's folder, or all models of a benchmark run's; ValueError if it is neither, or lacks rows."""
     if (folder / RESULTS_FILE).is_file():
         return _benchmark_runs(folder)
     if not (folder / CONFIG_FILE).is_file():

@@ -42,11 +42,7 @@ def rewritten_prompt(path: Path) -> str:
 
 
 def missing_images(prompts: Sequence[BenchmarkPrompt], folder: Path, *, seed: int) -> list[BenchmarkPrompt]:
-    """Return the prompts that have no image yet.
-
-    Raises:
-        ValueError: If an image that is there was drawn from another prompt or seed, or cannot be read.
-    """
+    """Return the prompts that have no image; ValueError if an image is of another prompt or seed, or unreadable."""
     missing = []
     for prompt in prompts:
         path = folder / f"{prompt.name}.png"

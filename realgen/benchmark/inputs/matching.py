@@ -51,11 +51,7 @@ class FormatMatching:
 
 
 def read_matched(path: Path, matching: FormatMatching | None) -> Float[Tensor, "3 height width"]:
-    """Read an image, made alike unless ``matching`` is None.
-
-    Raises:
-        ValueError: If the file cannot be decoded; it is named.
-    """
+    """Read an image, made alike unless ``matching`` is None; ValueError if the file cannot be decoded."""
     try:
         image = read_image(path)
     except ValueError as error:

@@ -36,11 +36,7 @@ class PipelineBackbone(PipelineFiles):
         return (self.latent_channels, rows * self.patch_size, columns * self.patch_size)
 
     def tokens(self, height: int, width: int) -> tuple[int, int]:
-        """Return the rows and columns of image tokens that the transformer sees.
-
-        Raises:
-            ValueError: If height or width, in pixels, is no multiple of VAE factor times patch size.
-        """
+        """Return rows and columns of image tokens; ValueError if pixels are no multiple of VAE factor times patch."""
         unit = self._pipeline.vae_scale_factor * self.patch_size
         for name, size in {"height": height, "width": width}.items():
             if size < unit or size % unit:

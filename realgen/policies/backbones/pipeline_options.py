@@ -16,11 +16,7 @@ def attention_backends() -> list[str]:
 
 
 def set_attention_backend(transformer: Any, name: str) -> None:
-    """Let a transformer, and no other in this process, compute attention with one of ``attention_backends``.
-
-    Raises:
-        ValueError: If the kernel's package is not installed, or the transformer's attention takes no kernels.
-    """
+    """Let only this transformer compute attention with one of ``attention_backends``; ValueError if it cannot."""
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
     kind = type(transformer).__name__
