@@ -160,13 +160,7 @@ def _typing_errors(one: str, other: str) -> int:
 
 
 def check_pretrained(pretrained: str) -> None:
-    """Check the name of a model.
-
-    Anything that does not look like a path may be a hub id, which only loading can tell.
-
-    Raises:
-        ValueError: If it is empty, or looks like a path and is no directory.
-    """
+    """Raise ValueError for a model's name that is empty, or looks like a path and is no directory; hub ids pass."""
     first = Path(pretrained).parts[:1]
     looks_local = pretrained.startswith((".", "/")) or ("/" in pretrained and Path(*first).is_dir())
     if not pretrained or (looks_local and not Path(pretrained).is_dir()):

@@ -19,17 +19,10 @@ _UNWANTED = ("Seed set to", "GPU available: False", "TPU available: False", "\N{
 
 
 def quiet_lightning() -> None:
-    """Drop Lightning's lines about missing devices, its advertisements, and a deprecation warning about its own code.
-
-    Other warnings and errors are still shown.
-    """
+    """Drop Lightning's lines of missing devices, advertisements, and a deprecation warning of its own code."""
     for name in _LIGHTNING_LOGGERS:
-        logging.getLogger(name).addFilter(_is_wanted)
+        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(_UNWANTED))
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-
-
-def _is_wanted(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_UNWANTED)
 
 
 @contextmanager

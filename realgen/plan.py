@@ -111,13 +111,7 @@ def find_gpu(options: argparse.Namespace) -> GPU | None:
 
 
 def read_recipe(argv: Sequence[str]) -> Recipe:
-    """Parse a config as ``realgen.fit`` does, and make only what a plan needs.
-
-    No weights are read, and nothing is written.
-
-    Raises:
-        ConfigError: If the config is wrong, or not one that can be planned.
-    """
+    """Parse a config as ``realgen.fit`` does, and make only what a plan needs: no weights, no files."""
     from lightning.pytorch import LightningDataModule
 
     from realgen.cli.realgen_cli import ParsedConfig

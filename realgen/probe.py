@@ -85,14 +85,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def probe(options: argparse.Namespace) -> str:
-    """Fit, calibrate and test a linear probe, and write it; return what was found and written, in words.
-
-    A progress bar is drawn on standard error.
-
-    Raises:
-        ValueError: If an argument is out of its range, a folder or the backbone cannot be used, or the features do not
-            tell the classes apart.
-    """
+    """Fit, calibrate, test and write a linear probe, with a bar on standard error; return the findings in words."""
     from realgen.data.jpeg_files import jpeg_quality, matching_qualities
     from realgen.data.probe_files import compare_formats, divide
     from realgen.detectors.linear_probe import ProbeConfig, save_probe

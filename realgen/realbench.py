@@ -170,10 +170,7 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
 
 
 def find_folder(config: Mapping[str, Any], argv: Sequence[str]) -> Run:
-    """Choose the folder of the run: ``run_dir``, or OUTPUT_DIR/RECIPE/DATE-TIME as ``realgen.fit`` does.
-
-    Nothing is made yet. The first config of the arguments names the recipe.
-    """
+    """Choose the run's folder: ``run_dir``, or OUTPUT_DIR/RECIPE/DATE-TIME as ``realgen.fit`` does; makes nothing."""
     from realgen.cli.run_dir import Run, find_run
 
     recipe = first_config(gather_images(argv))

@@ -201,13 +201,7 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float:
 
 
 def read_secret(name: str, variable: str) -> str:
-    """Return the key or token in an environment variable, without the spaces around it; it is masked from now on.
-
-    Messages say that the argument ``name`` names the variable.
-
-    Raises:
-        ValueError: If it is not set, or its value fits no HTTP header.
-    """
+    """Return a variable's secret, stripped, masked from now on; ValueError, naming ``name``, if it cannot be sent."""
     secret = os.environ.get(variable, "").strip()
     if not secret:
         raise ValueError(

@@ -70,14 +70,7 @@ def config_reader() -> ConfigReader:
 
 
 def check(config: Mapping[str, Any]) -> tuple[Reward, ServerSettings, str | None]:
-    """Make what a complete config names, without its weights, to find its mistakes before a process is started.
-
-    Returns the reward, the settings of the server, and the token.
-
-    Raises:
-        ConfigError: If not just one of ``reward`` and ``detector`` is given, a constructor refuses its arguments, or
-            the token's variable is not set.
-    """
+    """Find a complete config's mistakes, without weights; return the reward, the server's settings and the token."""
     from realgen.checks import check_variable
     from realgen.remote_calls import read_secret
 
@@ -100,10 +93,7 @@ def check(config: Mapping[str, Any]) -> tuple[Reward, ServerSettings, str | None
 
 
 def load(config: Mapping[str, Any], hidden: Sequence[str], device: str) -> Reward:
-    """Make the reward of a complete config, ready to score on a device, in a process that may only do that.
-
-    The values of the ``hidden`` environment variables are not printed.
-    """
+    """Make a config's reward, to score on a device in a process of its own; ``hidden`` variables are not printed."""
     from realgen.masking import hide, mask_output
 
     hide(hidden)

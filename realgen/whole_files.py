@@ -15,19 +15,13 @@ UNFINISHED = ".part"
 
 
 def unfinished_path(path: Path) -> Path:
-    """Return where this process writes what becomes ``path``: beside it, hidden, with host and process id.
-
-    Two machines may write into one folder of a network file system, and may have equal process ids.
-    """
+    """Return a hidden path beside ``path``, with host and process id: machines may share ids and folders."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{UNFINISHED}")
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield where to write a file or a folder, and ``put`` it in its place if the body does not raise.
-
-    The path is beside that of what is replaced, and there is nothing at it.
-    """
+    """Yield a new path beside what is replaced, and ``put`` what is there in its place if the body does not raise."""
     unfinished = unfinished_path(path)
     remove(unfinished)
     try:
@@ -71,10 +65,7 @@ def remove(path: Path) -> None:
 
 
 def remove_unfinished(folder: Path, *, others: Collection[str] = ()) -> None:
-    """Remove what killed processes left unfinished at any depth of a folder, which no other one may write in.
-
-    A folder inside that holds one of the files ``others`` is left alone.
-    """
+    """Remove what killed processes left unfinished in a folder, not in those inside that hold one of ``others``."""
     for root, folders, files in os.walk(folder):
         unfinished = fnmatch.filter([*folders, *files], f".*.[0-9]*{UNFINISHED}")
         for name in unfinished:

@@ -70,9 +70,7 @@ class RealBench:
     other_names: Collection[str] = ()
     """Names of prompts that are not scored, such as what ``num_prompts`` leaves out: their images are no strays."""
     seed: int = 0
-    """Of the drawn images."""
     draw_batch_size: int = 8
-    """Images that a policy draws at a time."""
     device: str = "cpu"
     """Of policies, scorers and a local judge."""
 

@@ -106,13 +106,7 @@ def config_changes(path: Path, config: Mapping[str, Any]) -> str:
 
 
 def keep_config(config: Mapping[str, Any], folder: Path, *, command: str) -> None:
-    """Write the config that a folder is of; one that is there stays unless it is another one, which is reported.
-
-    Its first line is a comment with the command that began the run.
-
-    Raises:
-        ValueError: If the config that is there cannot be read.
-    """
+    """Write a folder's config, under the run's first command; what is there stays unless another, which is told."""
     path = folder / "config.yaml"
     changes = config_changes(path, config)
     if path.exists() and not changes:

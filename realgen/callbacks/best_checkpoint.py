@@ -29,9 +29,7 @@ class BestCheckpoint(Callback):
         self.metric = metric
         self.mode = mode
         self.value: float | None = None
-        """The best value so far."""
         self.iteration = 0
-        """Where it was measured."""
         self.is_new = False
         """Whether the last validation was the best, and is not kept yet."""
 

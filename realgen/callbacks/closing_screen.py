@@ -52,10 +52,7 @@ def exported(trainer: Trainer) -> Path | None:
 def print_end(
     trainer: Trainer, result: Iterable[Any], lines: list[tuple[str, object]], uses: Callable[[Path], list[str]]
 ) -> None:
-    """Print the result, then what was written, how to load the export, and how to go on.
-
-    ``lines`` are name and text of what was written; ``uses`` returns ways to load an export.
-    """
+    """Print the result, ``lines`` (name and text) of what was written, ``uses`` of an export, and how to go on."""
     path = exported(trainer)
     if path is not None:
         lines += [("weights", path), *(("  use", use) for use in uses(path))]

@@ -27,7 +27,6 @@ HEADINGS = {
 }
 """Columns beside the accuracy, of the last validation."""
 LEGEND = "then of real and of generated images, AUROC, calibration error and Brier score (after)"
-"""Explains the columns."""
 USE = "as the detector's checkpoint, in its part or by --KEY.checkpoint"
 
 

@@ -39,7 +39,6 @@ class EMA(Callback):
         self.decay = decay
         self.warmup = warmup
         self.updates = 0
-        """Updates averaged so far."""
         self.copy = WeightCopy()
         """The averages; empty before the first fit."""
         self._hook: Any = None

@@ -117,7 +117,8 @@ class LastCheckpoint(ModelCheckpoint):
         if progress.started > progress.processed and not (untouched and phase_of(exception) != "update"):
             return
         finite = all(bool(p.isfinite().all()) for p in trained_weights(trained_of(pl_module)).values())
-        if on_all_ranks(exception) and not any_rank(not finite, pl_module.device):
+        together = world_size() == 1 or getattr(exception, EVERYWHERE, False)
+        if together and not any_rank(not finite, pl_module.device):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
@@ -133,13 +134,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def save_last(trainer: Trainer) -> Path:
-    """Write ``last.ckpt`` so that a kill at any moment leaves the old or the new one, and return its path.
-
-    The one before stays as ``previous.ckpt``, and both have a checksum beside them. All ranks must call it.
-
-    Raises:
-        ValueError: If what was written cannot be read back.
-    """
+    """Write ``last.ckpt``, old or new whatever happens; the old one becomes ``previous.ckpt``. All ranks call it."""
     path = last_checkpoint(trainer)
     unfinished = Path(trainer.strategy.broadcast(str(unfinished_path(path))))
     try:
@@ -154,8 +149,3 @@ def save_last(trainer: Trainer) -> Path:
     for best in callbacks_of(trainer, BestCheckpoint):
         best.keep(trainer, path)
     return path
-
-
-def on_all_ranks(error: BaseException) -> bool:
-    """Return whether all ranks raise at the same place as this error."""
-    return world_size() == 1 or getattr(error, EVERYWHERE, False)

@@ -62,7 +62,9 @@ class IterationProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Advance the bar, or print a line."""
         iteration = iteration_of(pl_module)
-        rewards = reward_texts(trainer)
+        metrics = trainer.callback_metrics
+        names = ["reward", *sorted(name for name in metrics if name.startswith("reward/")), "loss", "accuracy"]
+        rewards = {name.removeprefix("reward/"): _text(float(metrics[name])) for name in names if name in metrics}
         if self._bar is not None:
             self._bar.set_postfix(rewards, refresh=False)
             self._bar.update(iteration - self._bar.n)
@@ -162,13 +164,6 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def reward_texts(trainer: Trainer) -> dict[str, str]:
-    """Return the last iteration's reward and its components, or a detector's loss and accuracy, as texts by name."""
-    metrics = trainer.callback_metrics
-    names = ["reward", *sorted(name for name in metrics if name.startswith("reward/")), "loss", "accuracy"]
-    return {name.removeprefix("reward/"): _text(float(metrics[name])) for name in names if name in metrics}
 
 
 def _text(value: float) -> str:

@@ -97,7 +97,8 @@ class RealBenchScoring(Callback):
             images = policy.sample([prompt.prompt for prompt in chosen], seeds, progress=progress)
             check_images(images)
             self._check_size(images)
-            images = _as_written(images)
+            drawn = images.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)  # one with NaN is not scored
+            images = torch.where(drawn, from_uint8(to_uint8(images)), torch.nan)  # as in the benchmark's files
             where = {
                 "prompts": torch.tensor([prompt.number for prompt in chosen]),
                 "categories": category_numbers(chosen, categories),
@@ -126,9 +127,3 @@ def _policy_of(module: LightningModule) -> Policy:
     if not isinstance(policy, Policy):
         raise TypeError(f"{type(policy).__name__} cannot draw; RealBenchScoring is for the training of a policy.")
     return policy
-
-
-def _as_written(images: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows 3 height width"]:
-    """Round to 8 bits as in the benchmark's files; an image with NaN becomes NaN throughout, and is not scored."""
-    drawn = images.isfinite().flatten(1).all(dim=1).view(-1, 1, 1, 1)
-    return torch.where(drawn, from_uint8(to_uint8(images)), torch.nan)

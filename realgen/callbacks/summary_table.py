@@ -29,9 +29,7 @@ class Comparison:
     rewarded: bool
     """Whether the policy was trained on it."""
     before: float
-    """First validation."""
     after: float
-    """Last validation."""
     higher_is_better: bool | None
     """None where it is unknown."""
     difference: Estimate

@@ -118,10 +118,7 @@ def gather_rows(rows: list[Row]) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Sequence[Row], *, iteration: int) -> None:
-    """Add rows to a CSV file, replacing those of this iteration and later ones; it is never half written.
-
-    NaN becomes an empty cell. The file need not exist, and goes where nothing is left.
-    """
+    """Add rows to a CSV file, whole or not at all, in place of this iteration's and later ones; NaN is empty."""
     kept: list[Row] = []
     if path.exists():
         kept = [row for row in read_csv(path)[1] if int(row["iteration"]) < iteration]

@@ -24,11 +24,7 @@ _FLAGS = ("print_config", "help", "dry-run")
 
 
 def take_arguments(argv: Sequence[str] | None) -> list[str]:
-    """Return the corrected arguments of a command, see ``fix_arguments``; None takes those of this process.
-
-    Those are corrected in place, because Lightning's launcher starts the other processes of this machine with
-    ``sys.argv``.
-    """
+    """Return a command's arguments, corrected; this process's own (None) in place, for processes that it starts."""
     arguments = fix_arguments(sys.argv[1:] if argv is None else argv)
     if argv is None:
         sys.argv[1:] = arguments

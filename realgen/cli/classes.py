@@ -47,13 +47,7 @@ def find_class(path: str, base: type) -> Any:
 
 
 def check_class(cls: Any, base: type) -> None:
-    """Refuse what cannot be made where a ``base`` is expected.
-
-    A function that makes one passes: jsonargparse checks what it returns.
-
-    Raises:
-        ConfigError: If the class does not derive from ``base``, or is abstract; names some that do.
-    """
+    """Raise ConfigError for a class that is abstract or no ``base``, and name some that are; functions pass."""
     if not inspect.isclass(cls) or _fits(cls, base):
         return
     trouble = "is abstract" if issubclass(cls, base) else f"is no {base.__name__}"

@@ -25,7 +25,6 @@ class ConfigPlace(NamedTuple):
     key: str
     """Its dotted key, without ``init_args``."""
     arguments: Collection[str]
-    """The names of its arguments."""
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
@@ -47,10 +46,7 @@ def constructing(place: ConfigPlace) -> Iterator[None]:
 
 
 def explain(error: Exception) -> str:
-    """Return the message of an error, behind the dotted key of the component that raised it, if one did.
-
-    It begins with the type of an error that a user does not expect, see ``EXPECTED_ERRORS``.
-    """
+    """Return an error's message behind its component's dotted key, and its type if no user expects it."""
     if (failure := disk_failure(error)) is not None:
         return failure
     cause: BaseException | None = error
@@ -60,10 +56,7 @@ def explain(error: Exception) -> str:
 
 
 def explain_in_run(error: Exception) -> str:
-    """Return the message of an error of a run, with its type unless it is a ``ValueError``, in one line.
-
-    Of the components that raised it, the innermost is named by its dotted key.
-    """
+    """Return in a line a run's error, its type unless ``ValueError``, and the innermost component's dotted key."""
     if isinstance(error, ValueError) or disk_failure(error) is not None:
         return explain(error).splitlines()[0]
     keys = [place.key for place in _raisers(error)[:1] if "." in place.key]  # "model" alone says nothing

@@ -120,13 +120,7 @@ def _read_part(node: Node, key: str) -> Node:
 
 
 def assign(tree: Node, key: str, text: str, root: ConfigSlot) -> Node:
-    """Set one dotted key of an expanded config, as ``--key=text`` on the command line does; return the changed tree.
-
-    ``init_args`` may be left out: ``model.reward.detector.checkpoint``. What the key does not name stays.
-
-    Raises:
-        ConfigError: If the key leads into a list, the text is no valid YAML, or a part file cannot be read.
-    """
+    """Set a dotted key of an expanded config as ``--key=text`` does, also without ``init_args``; return the tree."""
     return expand(merge(tree, _nest(key.split("."), text, tree, root, "")), root)
 
 

@@ -40,7 +40,6 @@ class Argument(NamedTuple):
     hint: Any
     """Its type; a base class lets a component stand there."""
     default: Any
-    """Its value where it is not given."""
     text: str
     """What ``--help`` says."""
 
@@ -181,13 +180,7 @@ def _print_help(parser: ArgumentParser, argv: Sequence[str], root: ConfigSlot) -
 
 
 def read_arguments(argv: Sequence[str], root: ConfigSlot) -> Node:
-    """Merge config files and arguments into one expanded tree, in the order in which they stand; later wins.
-
-    A note on standard error names what one overlay takes back of another.
-
-    Raises:
-        ConfigError: If an argument or a file cannot be read.
-    """
+    """Merge config files and arguments in order into one expanded tree; a note tells what one takes back of another."""
     tree, recipe, before = Node({}), dict[str, str](), dict[str, str]()
     for key, value in pairs(argv):
         if key == "config":

@@ -12,13 +12,7 @@ from realgen.types import Samples
 
 @torch.no_grad()
 def failing_sample(error: Exception) -> str | None:
-    """Return in words which sample a reward failed at: the first that raises such an error alone.
-
-    The reward is asked once more for one sample after another, up to that one.
-
-    None if no reward raised the error, or one that does not say which sample it was about, such as a server that is
-    away.
-    """
+    """Return the sample at which a reward failed, by scoring each alone; None if none did, or not for a sample."""
     found: tuple[Reward, Samples] | None = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         names = frame.f_locals

@@ -32,13 +32,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def put_weights(trained: nn.Module, checkpoint: Mapping[str, Any], weights: Weights | None = None) -> Weights:
-    """Give a policy or a detector, just loaded, the trained weights of a checkpoint; return which were taken.
-
-    By default the averages of ``EMA`` if there are any, as in the run, else the live weights.
-
-    Raises:
-        ValueError: If there are no averages, or the weights are not those that are trained.
-    """
+    """Load a checkpoint's trained weights, by default any of ``EMA``; return which. ValueError if they do not fit."""
     averages = checkpoint.get("callbacks", {}).get(EMA.__name__, {}).get("weights", {})
     if weights == "ema" and not averages:
         raise ValueError("weights: the checkpoint has no averages (callback EMA). Take live.")

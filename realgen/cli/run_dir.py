@@ -27,7 +27,6 @@ class Run:
     """One run."""
 
     path: Path
-    """Its folder."""
     recipe: str
     """Stem of the first config file."""
     ckpt_path: Path | None = None

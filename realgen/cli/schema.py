@@ -36,17 +36,13 @@ class ConfigSlot:
     elements: Any = None
     """Hint of the elements of a list."""
     takes_text: bool = True
-    """Whether a plain string may stand here."""
     takes_plain: bool = True
     """Whether any scalar may stand here: text, a number, true or false."""
     takes_null: bool = True
-    """Whether null may stand here."""
     whole: bool = False
     """Whether all numbers that may stand here are whole, and no text may."""
     required: bool = False
-    """Whether the argument has no default."""
     default: Any = None
-    """The argument's default."""
     arguments: Mapping[str, ConfigSlot] | None = None
     """Keys that stand here themselves, without ``class_path``: at the top, under ``trainer``, and for dataclasses."""
     owner: str = "config"

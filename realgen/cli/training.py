@@ -53,7 +53,9 @@ def _train(cli: RealGenCLI) -> int:
     except Exception as error:  # whatever it was: a line for the user, and the traceback in a file
         if wants_traceback():
             raise
-        if isinstance(error, ValueError) and run.path in run.made and not _has_begun(cli):
+        # Past the data's setup; with several processes it always counts as begun.
+        begun = cli.trainer.num_devices * cli.trainer.num_nodes > 1 or (run.path / "config.yaml").exists()
+        if isinstance(error, ValueError) and run.path in run.made and not begun:
             finish_wandb(1)  # or it would go on writing there
             run.cleanup()
             sys.stderr.write(f"error: {printable(explain(error))}\n")
@@ -94,11 +96,6 @@ def _say_how_to_go_on(cli: RealGenCLI) -> None:
         again = resume_command(run, cli.argv, "last")  # which starts where there is no checkpoint
         lines = f"start again: {again}\nstopped before the first checkpoint of {run.path}\n"
     sys.stderr.write(lines)
-
-
-def _has_begun(cli: RealGenCLI) -> bool:
-    """Return whether the run is past the data's setup; with several processes it always counts as begun."""
-    return cli.trainer.num_devices * cli.trainer.num_nodes > 1 or (cli.run.path / "config.yaml").exists()
 
 
 def _report(error: Exception, cli: RealGenCLI) -> int:

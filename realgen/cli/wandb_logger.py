@@ -66,10 +66,7 @@ def fill_wandb_arguments(
 
 
 def drop_anonymous(loggers: Iterable[Logger]) -> None:
-    """Keep Lightning from passing ``anonymous`` to ``wandb.init``, which warns about it whatever its value.
-
-    Only loggers that have not begun their run are changed.
-    """
+    """Keep Lightning from passing ``anonymous``, of which wandb warns, where a logger's run has not begun."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and logger._wandb_init.get("anonymous") is None:
             logger._wandb_init.pop("anonymous", None)

@@ -27,13 +27,7 @@ NAMED = 3
 
 
 def keep_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> None:
-    """Record everything that decides the pixels of a folder's images, JSON values, or compare it with the record.
-
-    What differs between the images is left out. ``cure`` tells a user what to do where the settings differ.
-
-    Raises:
-        ValueError: If the folder's images are of other settings, or its record cannot be read.
-    """
+    """Record what decides the pixels of all images of a folder; ValueError, with the ``cure``, if they have other."""
     check_settings(folder, settings, cure=cure)
     record = folder / SETTINGS_FILE
     if not record.exists():
@@ -42,13 +36,7 @@ def keep_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> No
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> None:
-    """Raise ValueError if the images of a folder were generated with other settings; writes nothing.
-
-    Null counts as not set, because a setting that was added since begins as null.
-
-    Raises:
-        ValueError: If they differ (the first ones are named, ``init_args`` left out), or the record cannot be read.
-    """
+    """Raise ValueError if a folder's images were generated with other settings, null being unset; writes nothing."""
     record = folder / SETTINGS_FILE
     if not record.exists():
         return

@@ -30,7 +30,6 @@ class ImageBatch(NamedTuple):
     mask: Bool[Tensor, " rows"]
     """[B] True where a row counts; False for a copy that keeps ranks in step, and for a broken file."""
     names: tuple[str, ...]
-    """B files."""
     broken: tuple[tuple[str, str], ...]
     """Files that could not be read for this batch, each with the reason."""
 
@@ -133,8 +132,5 @@ def collate(images: Sequence[LabelledImage]) -> ImageBatch:
 
 
 def draw_seed(seed: int, label: int, place: int) -> int:
-    """Hash what identifies a training image of a run into the seed of its augmentation, in [0, 2^63).
-
-    ``place`` is how many images of the class the run, all ranks together, has drawn before.
-    """
+    """Hash a training image, ``place`` images of its class before it, into its augmentation's seed in [0, 2^63)."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{label}/{place}".encode()).digest()[:8], "big") >> 1

@@ -27,7 +27,6 @@ class ImageFile(NamedTuple):
     """One file in a folder of images."""
 
     path: Path
-    """Full path."""
     name: str
     """Its path inside the folder, with ``/``."""
 

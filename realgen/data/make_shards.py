@@ -59,7 +59,6 @@ class PromptFile:
         self.num_empty = 0
         """Empty lines, which are skipped."""
         self.num_images = 0
-        """Lines with an image."""
         self.duplicates: list[tuple[int, int]] = []
         """(line, line where the same prompt stands first)."""
         self.mistakes: list[str] = []
@@ -176,13 +175,7 @@ def make_shards(
     samples_per_shard: int = 1000,
     overwrite: bool = False,
 ) -> str:
-    """Write the prompts of a file as shards, with a progress bar on standard error; return what was done, in words.
-
-    The arguments are those of the command, see ``parse_arguments``.
-
-    Raises:
-        ValueError: If the file or the output cannot be used; every line at fault is named.
-    """
+    """Write a file's prompts as shards, with a progress bar on standard error; return in words what was done."""
     prompts = PromptFile(input, images=images, prompt_column=prompt_column, image_column=image_column)
     written = 0
     total = 0  # of a Parquet file, which has no lines

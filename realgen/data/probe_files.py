@@ -27,13 +27,7 @@ class Divided(NamedTuple):
 
 
 def divide(real: Path, generated: Path, held_out: float) -> Divided:
-    """List all images of both folders with the split that each belongs to, by its name; copies stay together.
-
-    Of the share that is held out, half calibrates the head and the other half tests it.
-
-    Raises:
-        ValueError: If a folder has no images, one class has too few in one split, or both have the same image.
-    """
+    """List all images with their split, by name, copies together; of those held out half calibrate, half test."""
     divided = Divided([], [], [])
     arguments = {f"--{name}": folder for name, folder in zip(CLASSES, (real, generated), strict=True)}
     found = {argument: find_images(str(folder), argument=argument) for argument, folder in arguments.items()}

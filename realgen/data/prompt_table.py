@@ -52,7 +52,6 @@ class PromptTable:
     ) -> None:
         self.shards = tuple(shards)
         self.skipped = 0
-        """Samples that could not be used."""
         self.skipped_names: list[str] = []
         """The first five of them: shard, key and reason."""
         self.image_shape: torch.Size | None = None

@@ -45,7 +45,6 @@ class InvalidSample:
     key: str
     """Name of the sample, or where in the shard the damage is."""
     reason: str
-    """What is wrong with it."""
 
 
 class _Tar(tarfile.TarFile):

@@ -143,10 +143,7 @@ class DetectorNetwork(nn.Module, ABC):
 
     @torch.no_grad()
     def merge(self) -> DetectorNetwork:
-        """Merge what is fixed while scoring into fewer weights, for good; return the network, frozen and in eval mode.
-
-        Results stay the same up to rounding.
-        """
+        """Merge what is fixed while scoring into fewer weights, for good, exact to rounding; return it, frozen."""
         if not self.merged:
             self._merge()
             self.merged = True

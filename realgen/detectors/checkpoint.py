@@ -127,13 +127,7 @@ def read_config(source: Path | VisionConfig, kind: type[Config]) -> Config:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a ``.safetensors`` file, or of a ``.pth`` file without running code from it.
-
-    A dict under the key ``model`` or ``state_dict`` is unwrapped; names become ours, see ``published.plain_name``.
-
-    Raises:
-        ValueError: If the file is broken, cut short or holds more than weights.
-    """
+    """Read weights, under our names, without running code of a ``.pth`` file; ValueError if it is broken or more."""
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for key in ("model", "state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):

@@ -32,7 +32,6 @@ class CheckpointDetector(NetworkDetector):
     """
 
     config_type: ClassVar[type[VisionConfig]]
-    """Config of the network."""
 
     def __init__(
         self,

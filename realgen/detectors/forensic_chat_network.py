@@ -19,13 +19,7 @@ from realgen.functional.images import to_uint8
 
 
 def word_ids(tokenizer: Any, words: Sequence[str], name: str = "words") -> Int[Tensor, " words"]:
-    """Return the token of each spelling of a word at the start of an answer, without a space before it.
-
-    Messages call the argument ``name``.
-
-    Raises:
-        ValueError: If there is no word, or one that is not exactly one token.
-    """
+    """Return the token of each spelling of a word that begins an answer; ValueError if one is not one token."""
     if not words:
         raise ValueError(f"{name} must hold at least one word.")
     ids = []

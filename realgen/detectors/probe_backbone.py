@@ -78,7 +78,9 @@ def _from_timm(name: str, pretrained: str | None) -> Backbone:
         path = Path(pretrained)
         if not path.is_file():
             raise ValueError(f"pretrained must be a file with a timm backbone's weights, {pretrained!r} is none.")
-        state = _without_classifier(read_state_dict(path), tower.pretrained_cfg.get("classifier"))
+        named = tower.pretrained_cfg.get("classifier") or ()  # the layers of a classifier, one or several
+        heads = tuple(f"{part}." for part in ((named,) if isinstance(named, str) else named))
+        state = {name: value for name, value in read_state_dict(path).items() if not name.startswith(heads)}
         load_exactly(tower, state, path, ignored=NOT_NEEDED)
     return Backbone(tower, timm_input(resolve_model_data_config(tower)))
 
@@ -97,9 +99,3 @@ def _from_open_clip(name: str, pretrained: str | None) -> Backbone:
             f"open_clip cannot load backbone {name!r} with pretrained={pretrained!r} ({cause})."
         ) from error
     return Backbone(model.visual, open_clip_input(model.visual.preprocess_cfg))
-
-
-def _without_classifier(state: dict[str, Tensor], classifier: Any) -> dict[str, Tensor]:
-    """Return weights without those of the layers that timm names as classifier, one or several."""
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    return {name: value for name, value in state.items() if not name.startswith(tuple(f"{part}." for part in names))}

@@ -81,13 +81,7 @@ def no_questions() -> Iterator[None]:
 
 
 def transformers_preprocess(processor: Any, pretrained: str) -> dict[str, Any]:
-    """Translate the settings of a transformers ``CLIPImageProcessor`` into open_clip's ``preprocess_cfg``.
-
-    The result has ``size``, ``mean``, ``std``, ``interpolation`` and ``resize_mode``.
-
-    Raises:
-        ValueError: If its steps are not to resize the shorter side, crop the centre and normalise.
-    """
+    """Translate a ``CLIPImageProcessor``'s settings into open_clip's ``preprocess_cfg``; ValueError for other steps."""
     crop, shorter = processor.crop_size, processor.size["shortest_edge"]
     steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)
     modes = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers

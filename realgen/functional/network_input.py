@@ -38,7 +38,6 @@ class NetworkInput:
     std: Channels
     """Of red, green and blue; divides what is left."""
     mode: Literal["bilinear", "bicubic"] = "bicubic"
-    """Interpolation kernel."""
     keep_aspect: bool = True
     """Resize so that the image just covers ``resize_to``; False squeezes it to exactly that."""
     resize_to: tuple[int, int] | None = None

@@ -114,10 +114,7 @@ def draw(generator: ImageGenerator, prompt: str, files: Sequence[ImageFile], bar
 
 
 def write_sheet(files: Sequence[ImageFile]) -> Path:
-    """Lay out the images of a prompt, all drawn, beside each other; return the path of the sheet.
-
-    With a rewriter, those of one seed share a row.
-    """
+    """Lay out a prompt's images side by side, with a rewriter by seed; return the path of the sheet."""
     paths = [file.path for file in files]
     captions = [_caption(file) for file in files]
     columns = 2 if any(file.rewritten for file in files) else min(len(files), COLUMNS)

@@ -98,10 +98,7 @@ def jpeg_data_url(image: Float[Tensor, "3 height width"], *, quality: int = 95, 
 
 
 def user_message(question: str, images: Mapping[str, str], *, detail: Detail = "auto") -> dict[str, Any]:
-    """Return a message of the user: the question, then each image, a data URL, behind its label if it has one.
-
-    ``detail`` is the resolution at which the model is to look, as far as the endpoint knows that.
-    """
+    """Return a user's message: the question, then each image as a data URL behind any label, seen in ``detail``."""
     content: list[dict[str, Any]] = [{"type": "text", "text": question}]
     for label, url in images.items():
         if label:

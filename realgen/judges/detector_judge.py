@@ -94,13 +94,7 @@ class DetectorJudge(ArenaJudge):
         return weights_digest(self.detector.network)
 
     def p_fake(self, image: Float[Tensor, "3 height width"]) -> float:
-        """Return the detector's answer to one image [3, H, W] in [0, 1], in [0, 1]; NaN if the image has NaN.
-
-        Cached, because an arena shows the same image many times.
-
-        Raises:
-            ValueError: If the image is not in [0, 1].
-        """
+        """Return p_fake in [0, 1] of an image [3, H, W] in [0, 1], cached; NaN for NaN, ValueError if out of range."""
         check_images(image.unsqueeze(0))
         content = hashlib.blake2b(repr(tuple(image.shape)).encode(), digest_size=16)
         content.update(image.detach().float().cpu().contiguous().numpy().tobytes())
@@ -126,10 +120,7 @@ def plain_settings(part: object) -> dict[str, str]:
 
 
 def weights_digest(network: nn.Module) -> str:
-    """Return a hash that differs between networks with other weights, and is the same on every machine.
-
-    Of some numbers of each tensor, evenly spaced and rounded to 4 digits.
-    """
+    """Return a hash of weights, the same on every machine: of some numbers of each tensor, rounded to 4 digits."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(network.state_dict().items()):
         flat = tensor.detach().flatten()

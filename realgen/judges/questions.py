@@ -21,7 +21,6 @@ COMPARE = (
     "- style: the imperfection of a photograph instead of the smoothness of a rendering or an illustration.\n"
     "You must choose one of the two."
 )
-"""About a pair."""
 
 SINGLE = (
     "You are an impartial forensic analyst of images. Decide whether the image is a real photograph or was generated "
@@ -34,7 +33,6 @@ SINGLE = (
     "- light and colour: a believable source, exposure and saturation;\n"
     "- edges: clean transitions between objects and background, without halos or melting."
 )
-"""About one image."""
 
 
 class Questions:

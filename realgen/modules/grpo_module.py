@@ -41,9 +41,7 @@ class IterationData(NamedTuple):
     """What an iteration has collected before its updates."""
 
     rollout: Rollout
-    """What was sampled."""
     rewards: RewardOutput
-    """Of each image."""
     updates: list[PolicyUpdate]
     """What the rewards change; one per trained policy."""
     statistics: dict[str, Tensor]

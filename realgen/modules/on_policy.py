@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Int
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
 from realgen.policies.base import Policy
@@ -64,7 +64,8 @@ def off_policy_cause(
             "the weights changed between the rollout and the first update; something (a callback, an EMA swap) writes "
             "to them inside the iteration."
         )
-    dropouts = _active_dropouts(policy)
+    parts = policy.named_modules()
+    dropouts = [name for name, part in parts if isinstance(part, _DropoutNd) and part.training and part.p]
     if dropouts:
         return f"dropout is active in {_listed(dropouts)}; set its probability to 0 or put it into eval mode."
     first, second = (policy.score(rollout, rows).log_probs for _ in range(2))
@@ -86,10 +87,6 @@ def off_policy_cause(
         "sampling did: compare prompt embeddings, guidance_scale, timesteps and the adapters that are switched on. (If "
         "the deviation is tiny, kernels that round differently at another batch size do it: raise on_policy_tolerance.)"
     )
-
-
-def _active_dropouts(policy: nn.Module) -> list[str]:
-    return [name for name, part in policy.named_modules() if isinstance(part, _DropoutNd) and part.training and part.p]
 
 
 def _low_precision_signs(policy: Policy, rollout: Rollout) -> list[str]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from realgen.metrics.base import ImageMetric
@@ -120,7 +119,8 @@ class PolicyModule(TrainableModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the iteration, and of the weights only the trained ones and those that lag behind them."""
         checkpoint["iteration"] = self.iteration
-        checkpoint["state_dict"] = keep_trained(checkpoint["state_dict"], self.policy)
+        names = _trained(self.policy)
+        checkpoint["state_dict"] = {name: each for name, each in checkpoint["state_dict"].items() if name in names}
         if lagged := lagged_weights(self.policy):
             checkpoint["lagged"] = {name: weights.state_dict() for name, (weights, _) in lagged.items()}
 
@@ -152,12 +152,6 @@ def lagged_weights(policy: Policy) -> dict[str, tuple[LaggedWeights, Policy]]:
     """Return the lagged weights of a policy and of those inside it, by name, each with the policy that it follows."""
     parts = [(prefix, part) for prefix, part in policy.named_modules() if isinstance(part, Policy)]
     return {f"{prefix}/{name}": (lagged, part) for prefix, part in parts for name, lagged in part.lagged.items()}
-
-
-def keep_trained(state_dict: Mapping[str, Tensor], policy: Policy) -> dict[str, Tensor]:
-    """Return the entries of a module's state dict that its ``policy`` trains."""
-    names = _trained(policy)
-    return {name: value for name, value in state_dict.items() if name in names}
 
 
 def check_trained(names: Iterable[str], policy: Policy) -> None:

@@ -70,10 +70,7 @@ class Validation:
     def step(
         self, policy: Policy, reward: Reward, batch: PromptBatch, *, progress: Progress | None = None
     ) -> dict[str, Any]:
-        """Draw and score the images of one batch of held-out prompts.
-
-        Returns ``samples``, ``rewards``, ``seeds`` (of the rows) and the names of ``failed`` metrics, for callbacks.
-        """
+        """Draw and score held-out prompts: ``samples``, ``rewards``, ``seeds``, and the names of ``failed`` metrics."""
         prompts, seeds = list(batch.prompts), sample_seeds(batch.seeds, self.samples_per_prompt)
         rows = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         images, rewrites = policy.sample_rewritten(rows, seeds, progress=progress)

@@ -56,10 +56,7 @@ class Chat:
         self._opening = TAGS[0] if self._render("").rstrip().endswith(TAGS[0]) else ""
 
     def encode(self, prompt: str) -> list[int] | None:
-        """Return the tokens before the model's turn; None for a prompt that is empty or longer than ``max_tokens``.
-
-        Control characters and special tokens are removed from the prompt.
-        """
+        """Return a prompt's tokens up to the model's turn, none special; None if empty or over ``max_tokens``."""
         cleaned = clean(prompt, self.special)
         if not cleaned:
             return None

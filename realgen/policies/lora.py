@@ -61,13 +61,7 @@ class LoRA:
                     raise ValueError(f"{name} must be that of pretrained {self.pretrained!r}, {given}, got {value}.")
 
     def attach(self, transformer: Any, default_targets: Sequence[str]) -> None:
-        """Freeze a diffusers model and add adapters to it.
-
-        ``default_targets``, the backbone's choice, are used where ``targets`` is ``None``.
-
-        Raises:
-            ValueError: If a target names no layer of the transformer, or ``pretrained`` does not fit it.
-        """
+        """Freeze a model and add adapters to ``targets``, or the backbone's; ValueError if one names no layer."""
         from peft import LoraConfig
 
         targets = list(default_targets) if self.targets is None else self.targets

@@ -51,10 +51,7 @@ class NetworkPolicy(Policy):
         return self.lora is not None or self.keep_reference
 
     def attach(self, network: Any, lora_targets: Sequence[str]) -> None:
-        """Attach the adapters, or make the whole network trainable and copy it if a reference is to be kept.
-
-        ``lora_targets`` are the linear layers that adapters change unless ``lora`` says otherwise.
-        """
+        """Attach adapters, by default to ``lora_targets``; or train the whole network, with a copy as reference."""
         if self.lora is not None:
             self.lora.attach(network, lora_targets)
             return

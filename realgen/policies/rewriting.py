@@ -16,10 +16,7 @@ from realgen.types import Rewrite, Rollout
 def read_rewrites(
     prompts: Sequence[str], chats: Sequence[Sequence[int]], completions: Completions, chat: Chat
 ) -> list[Rewrite]:
-    """Return one rewrite per row: its answer, or the user's prompt where there is no answer.
-
-    ``chats`` are the tokens before each row's completion, none where the prompt was not rewritten.
-    """
+    """Return each row's answer, or the user's prompt where there is none, or no chat in ``chats``."""
     rewrites = []
     for row, (prompt, tokens_before) in enumerate(zip(prompts, chats, strict=True)):
         tokens = completions.tokens[row, completions.mask[row]].tolist()

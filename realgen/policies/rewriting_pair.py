@@ -17,7 +17,6 @@ class RewritingPair(Policy):
     """Rewrites prompts and draws the rewrites; as a policy it is one of the two, its ``decider``."""
 
     image_policy: Policy
-    """Draws the rewrites."""
 
     @property
     @abstractmethod

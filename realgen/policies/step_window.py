@@ -49,13 +49,7 @@ class StepWindow(ABC):
             )
 
     def check_noise(self, transition: Transition, sigmas: Float[Tensor, " nodes"]) -> None:
-        """Check that the window covers no step to which the transition adds no noise.
-
-        Such a decision has no log-probability. With noise_level 0 that is intended: the whole rollout is the ODE's.
-
-        Raises:
-            ValueError: If there is such a step.
-        """
+        """Raise ValueError if a step of the window has no noise, so no log-probability, unless all have none."""
         num_steps = len(sigmas) - 1
         starts = self.starts(num_steps)
         steps = torch.arange(starts[0], starts[-1] + self.decisions(num_steps))

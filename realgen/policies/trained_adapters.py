@@ -31,7 +31,6 @@ class TrainedAdapters(NamedTuple):
     """Description of a directory's adapters."""
 
     file: Path
-    """Their weights."""
     rank: int
     """Columns of B and rows of A."""
     alpha: float
@@ -65,13 +64,7 @@ def find_adapters(directory: str | Path) -> TrainedAdapters:
 
 
 def load_adapters(model: nn.Module, trained: TrainedAdapters, adapter: str, *, scale: float) -> None:
-    """Replace the weights of attached adapters, called ``adapter`` in peft's tables, by those of a file.
-
-    ``scale`` multiplies their B A; B is divided by as much as that differs from the file's alpha / rank.
-
-    Raises:
-        ValueError: If the file cannot be read, or its adapters are for other layers or shapes; names some.
-    """
+    """Load a file into attached adapters, B A times ``scale`` whatever the alphas; ValueError if it does not fit."""
     file, factor = trained.file, trained.alpha / trained.rank / scale
     stored = {_parameter(name, PREFIXES[file.name], adapter): weight for name, weight in read_weights(file).items()}
     own = {name: p for name, p in model.named_parameters() if f".{adapter}." in name and ".lora_" in name}

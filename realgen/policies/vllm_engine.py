@@ -171,10 +171,7 @@ class VLLMEngine(TextEngine):
         )
 
     def _adapters(self, model: Any) -> Any:
-        """Return the request that names the model's adapters, a new one whenever they have changed.
-
-        It gets a new number and a new name, as vLLM caches weights by number and attention by name.
-        """
+        """Return a request for the adapters: with a new number and name, by which vLLM caches, if they have changed."""
         from vllm.lora.request import LoRARequest
 
         weights = {name: p.detach() for name, p in model.named_parameters() if ".lora_" in name}

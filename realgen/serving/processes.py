@@ -68,10 +68,7 @@ class Sender:
 
 
 def end_with_parent(before: Callable[[], None] = lambda: None) -> None:
-    """End this process as soon as the one that started it has ended, even if killed: the device's memory is freed.
-
-    ``before`` is called then.
-    """
+    """End this process, after ``before``, once its parent has ended, even if killed: device memory is freed."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

@@ -12,7 +12,6 @@ class Replica:
     """One server, and its state as seen from here."""
 
     url: str
-    """Its address."""
     failures: int = 0
     """Failures since its last answer."""
     resting_until: float = 0.0
@@ -46,10 +45,7 @@ class Replicas:
         self._turns = itertools.cycle(range(len(self.all)))
 
     def pick(self, *, now: float) -> Replica | None:
-        """Return the replica with the fewest requests in flight, in turns; None while all of them rest.
-
-        ``now`` is in seconds on the clock of ``failed``.
-        """
+        """Return the replica with the fewest requests in flight, in turns; None while all rest at ``now`` (seconds)."""
         turn = next(self._turns)
         free = [replica for replica in self.all[turn:] + self.all[:turn] if now >= replica.free_from]
         if not free:

@@ -22,13 +22,7 @@ class Scorer(Protocol):
 
 
 def score_requests(scorer: Scorer, requests: Sequence[RewardRequest]) -> list[Tensor | Exception]:
-    """Score requests of any mix of sizes, those with images of one size together.
-
-    Returns the rewards [rows] of each request, or what the reward raised for it.
-
-    Raises:
-        AcceleratorError: If the device itself failed (``torch.AcceleratorError``), and with it this process.
-    """
+    """Score requests of any sizes, images of one size together; return the rewards [rows] or the error of each."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, request in enumerate(requests):
         groups.setdefault(request.images.shape[2:], []).append(index)

@@ -128,13 +128,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return state if self.sharded_checkpoints else gathered(state, keep=self.is_global_zero)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint, a file or with ``sharded_checkpoints`` a folder; every rank must call it.
-
-        All ranks use the first rank's ``filepath``.
-
-        Raises:
-            TypeError: If there are ``storage_options``.
-        """
+        """Write a checkpoint, or a folder with ``sharded_checkpoints``, at rank 0's path; every rank must call it."""
         if storage_options is not None:
             raise TypeError(f"{type(self).__name__} has no storage_options.")
         path = Path(self.broadcast(filepath))

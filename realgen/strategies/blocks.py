@@ -28,25 +28,18 @@ def networks_of(policy: Policy) -> list[nn.Module]:
 
 
 def blocks_of(policy: Policy) -> list[nn.Module]:
-    """Return the blocks of a policy's networks in order; each is a unit of sharding, and the rest is one more.
-
-    A diffusion policy's backbone names its blocks; a model of transformers declares its layers itself.
-
-    Raises:
-        ValueError: If a policy names no blocks.
-    """
+    """Return the blocks of a policy's networks, each a unit of sharding; ValueError if a policy names none."""
     blocks: list[nn.Module] = []
     for part in policies_of(policy):
         backbone: Any = getattr(part, "backbone", None)
-        own = [layer for network in part.children() for layer in _undivided(network)]
+        own = [
+            layer  # of those that a model of transformers declares as not to be split
+            for network in part.children()
+            for layer in network.modules()
+            if type(layer).__name__ in (getattr(network, "_no_split_modules", None) or ())
+        ]
         found = own if backbone is None else backbone.blocks()
         if not found:
             raise ValueError(f"policy {type(part).__name__} names no blocks to shard; train it with ddp.")
         blocks += found
     return blocks
-
-
-def _undivided(network: nn.Module) -> list[nn.Module]:
-    """Return the layers that a model of transformers declares as not to be split."""
-    kinds: Any = getattr(network, "_no_split_modules", None) or ()
-    return [part for part in network.modules() if type(part).__name__ in kinds]

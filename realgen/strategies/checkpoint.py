@@ -77,13 +77,7 @@ def write_folder(checkpoint: dict[str, Any], folder: Path, *, first: bool) -> No
 
 
 def read_folder(folder: Path, template: Template) -> dict[str, Any]:
-    """Read what ``write_folder`` wrote; every rank must call it.
-
-    The template decides how each tensor is sharded and placed here.
-
-    Raises:
-        ValueError: If the folder's ``.metadata`` is no index of tensors that its files can hold.
-    """
+    """Read what ``write_folder`` wrote, each tensor placed by the template; every rank must call it."""
     stored: Any = IndexReader(folder).read_metadata().state_dict_metadata
     tensors = {key: template(key, each.size, each.properties.dtype) for key, each in stored.items()}
     load(tensors, storage_reader=IndexReader(folder), no_dist=not torch.distributed.is_initialized())
@@ -128,10 +122,7 @@ class _IndexUnpickler(pickle._Unpickler):  # the one in C takes 64 GB for a memo
 
 
 def template_like(weights: Mapping[str, Tensor], optimizers: list[Optimizer]) -> Template:
-    """Return a template that shards and places a checkpoint's tensors like the weights they belong to.
-
-    The optimizers are those of these trained weights; none if only weights are read.
-    """
+    """Return a template that shards and places a checkpoint's tensors like these weights, and any optimizers'."""
     likes = {f"weights/{name}": weight for name, weight in weights.items()}
     for number, optimizer in enumerate(optimizers):
         likes |= {f"optimizers/{number}/{i}": weight for i, weight in enumerate(_optimized(optimizer))}
@@ -149,10 +140,7 @@ def template_like(weights: Mapping[str, Tensor], optimizers: list[Optimizer]) ->
 
 
 def gathered(value: Any, *, keep: bool) -> Any:
-    """Return mappings, lists and tensors with sharded tensors made whole, on the CPU; every rank must call it.
-
-    Without ``keep`` a rank does not need the result, and gets empty tensors to save its memory.
-    """
+    """Return nested tensors whole, on the CPU, empty ones without ``keep``; every rank must call it."""
     if isinstance(value, dict):
         return {key: gathered(child, keep=keep) for key, child in value.items()}
     if isinstance(value, list):

@@ -138,7 +138,8 @@ class Arena:
 
     def _ask(self, arena_run: _ArenaRun, answers: AnswerLog, matching: FormatMatching | None) -> tuple[int, int]:
         """Ask the open questions; return how many got an answer, and how many none."""
-        questions = arena_run.open_questions(answers)
+        times = self.limits.times_to_ask
+        questions = [(key, question) for key, question in arena_run.by_key.items() if times(answers.get(key))]
         with ProgressBar(len(questions), "arena", unit="question", hidden=not questions) as bar:
             asker = Asking(self.judge, answers, self.limits, matching=matching, advance=bar.update)
             failed = run_async(asker.ask_all(questions))
@@ -164,11 +165,6 @@ class _ArenaRun:
         self.by_key: dict[str, Question] = {}
         for question, key in self.keys.items():
             self.by_key.setdefault(key, question)
-
-    def open_questions(self, answers: AnswerLog) -> list[tuple[str, Question]]:
-        """Return the questions without an answer, equal ones once, in order."""
-        times = self.arena.limits.times_to_ask
-        return [(key, question) for key, question in self.by_key.items() if times(answers.get(key))]
 
     def result(self, answers: AnswerLog, *, asked: int, failed: int) -> ArenaResult:
         """Score what the file holds."""

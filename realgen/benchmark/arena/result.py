@@ -22,7 +22,6 @@ class Answer:
     kind: Literal["compare", "single"]
     judge: str
     name: str
-    """Of the prompt."""
     first: str
     """Model whose image was shown first, or alone; ``real`` for the real image."""
     second: str
@@ -46,7 +45,6 @@ class PairRow:
     """Two images of one prompt, and what the judge said of them in each order."""
 
     name: str
-    """Of the prompt."""
     category: str
     """Of the prompt; empty where there is none."""
     first: str
@@ -101,7 +99,6 @@ class SingleScore:
     categories: Mapping[str, Estimate]
     """The same for each category in which an image was judged."""
     unjudged: int
-    """Images."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,6 @@ class Resampling:
     confidence: float = 0.95
     """Of all intervals, in (0, 1)."""
     seed: int = 0
-    """Of the draws."""
 
     def __post_init__(self) -> None:
         check_at_least(1, resamples=self.resamples)

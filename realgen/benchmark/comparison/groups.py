@@ -22,13 +22,7 @@ class Group:
 
 
 def group_runs(runs: Sequence[RecordedRun]) -> list[Group]:
-    """Put runs of the same config but for the seed together, in the order in which they come.
-
-    The seed of a part (of the data, of the adapters) is part of the config, but where it follows the run's own seed.
-
-    Raises:
-        ValueError: If two runs of a group have the same seed: they would count as two witnesses, and are one.
-    """
+    """Put runs of the same config but for the seed together, in order; ValueError if a group has a seed twice."""
     found: dict[str, list[RecordedRun]] = {}
     first: list[Mapping[str, Any]] = []
     for run, settings in zip(runs, _settings_that_count(runs), strict=True):

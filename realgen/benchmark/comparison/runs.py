@@ -40,7 +40,6 @@ class ValidationPoint:
     """What was measured at one validation."""
 
     iteration: int
-    """Finished iterations."""
     images: int
     """Drawn in training up to here."""
     seconds: float

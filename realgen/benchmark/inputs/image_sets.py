@@ -21,7 +21,6 @@ class BenchmarkPrompt:
     name: str
     """Stem of its real image's file, and of every generated image's."""
     prompt: str
-    """The text."""
     category: str = ""
     """Empty where the prompts have none."""
     real_image: Path | None = None
@@ -80,13 +79,7 @@ def find_image_set(name: str, folder: str) -> ImageSet:
 def pair(
     prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet], *, allow_missing: bool = False
 ) -> list[BenchmarkPrompt]:
-    """Return the prompts of which every model has an image, so that all are scored on the same ones.
-
-    Images that belong to no prompt are passed over; ``unpaired`` counts them.
-
-    Raises:
-        ValueError: If images are missing and ``allow_missing`` is False, or no prompt is left.
-    """
+    """Return the prompts of which all models have an image; ValueError if some miss and not ``allow_missing``."""
     for images in sets:
         missing = [prompt.name for prompt in prompts if prompt.name not in images.files]
         if len(missing) == len(prompts):

@@ -64,17 +64,14 @@ class FileFormats:
     """What the files of one set of images are."""
 
     number: int
-    """Files."""
     jpeg_share: float
-    """Share of them that are JPEG."""
     jpeg_quality: float | None
-    """Median quality of those; None if there are none."""
+    """Median of the JPEG files; None if there are none."""
     shorter_side: int
     """Of the smallest image, in pixels."""
     smallest: str
     """Its file."""
     square_share: float
-    """Share of them that are square."""
 
     def __str__(self) -> str:
         """Return one line for the user to read."""

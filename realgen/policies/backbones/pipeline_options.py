@@ -35,13 +35,7 @@ def set_attention_backend(transformer: Any, name: str) -> None:
 
 
 def set_tiles(vae: Any, size: int, factor: int) -> None:
-    """Let a VAE decode larger images in square tiles that overlap by a quarter.
-
-    A side of a tile has ``size`` pixels; ``factor`` pixels of an image are one of a latent.
-
-    Raises:
-        ValueError: If a quarter of a tile is no whole number of latent pixels.
-    """
+    """Let a VAE decode in overlapping tiles of ``size`` pixels, ``factor`` of which make one of a latent."""
     if size % (4 * factor):
         raise ValueError(
             f"vae_tile_size must be a multiple of {4 * factor} for {with_article(type(vae).__name__)}, got {size}."
