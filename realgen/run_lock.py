@@ -23,10 +23,7 @@ class RunLock:
 
     A lock of the process, not of the open file as ``flock``'s is: workers that it forks do not keep it when it is
     killed. NFS passes it on to other machines; a file system that has no locks, or only local ones, is told of.
-
-    Args:
-        folder: Exists and can be written in.
-        shared: Let others in that ask for a shared lock too, and keep only the exclusive ones out.
+    With ``shared``, others are let in that ask for a shared lock too.
 
     Raises:
         ValueError: If another process holds the folder, or nothing can be written in it.

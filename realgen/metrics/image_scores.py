@@ -21,16 +21,8 @@ class PromptAverage(Metric, ABC):
     """Keeps one number per image, and averages over prompts and categories of prompts, with intervals over prompts.
 
     Each prompt counts once, however many images it has; intervals are those of ``functional.score_table``. The result
-    depends neither on batches, ranks nor order. NaN = not scored, left out.
-
-    Args:
-        num_categories: Categories of prompts; 0 for none.
-        resamples: Bootstrap resamples of each interval.
-        confidence: Of the intervals, between 0 and 1.
-        seed: Of the resamples.
-
-    Raises:
-        ValueError: If ``num_categories`` is below 0, ``resamples`` below 1, or ``confidence`` not between 0 and 1.
+    depends neither on batches, ranks nor order. NaN = not scored, left out. Of ``num_categories`` >= 0, ``resamples``
+    >= 1 (for each interval) and ``confidence`` in (0, 1); ``seed`` is that of the resamples.
     """
 
     is_differentiable: bool = False

@@ -37,20 +37,11 @@ class PolicyUpdate:
     the same log-probabilities; ``gradients`` checks it. A rollout of draws has no score to check. Where each row is
     trained once, by the weights that sampled it, its own score in the update serves as the old one, for free.
 
-    Args:
-        policy: The policy to train.
-        objective: Computes the loss.
-        rollout: What the policy has just sampled.
-        advantages: One per row.
-        reference: The reference's score of all rows, where the objective needs it.
-        microbatch_size: Rows per forward and backward pass.
-        tolerance: What passes before the first update: the largest relative difference of a decision's velocity, or
-            where there are none (tokens) the largest |ln ratio|. ``None``: see ``default_tolerance``.
-        skip_zero_advantages: Skip rows that add nothing, where that is exact.
-        old: What ratios are taken to; ``old_log_probs`` of ``GRPOModule``.
-        several_updates: Whether the iteration has several updates, so that the later ones are off-policy.
-        prefix: Of the names of its statistics.
-        progress: Called after each microbatch.
+    Advantages are one per row, and ``reference`` is that policy's score of all rows, where the objective needs it.
+    ``tolerance`` passes before the first update: the largest relative difference of a decision's velocity, or where
+    there are none (tokens) the largest |ln ratio|; ``None``: see ``default_tolerance``. ``skip_zero_advantages`` skips
+    rows that add nothing, where that is exact. ``old`` is ``old_log_probs`` of ``GRPOModule``. After the first of
+    ``several_updates`` they are off-policy. ``prefix`` begins the names of its statistics.
     """
 
     def __init__(

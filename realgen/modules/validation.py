@@ -23,14 +23,7 @@ from realgen.types import PromptBatch, RewardOutput, Samples
 class Validation:
     """Means of the rewards, and the metrics, over one pass of the validation prompts on all ranks.
 
-    A metric that raises is named, and is NaN on all ranks; the others stand.
-
-    Args:
-        metrics: Metrics by name.
-        samples_per_prompt: Images drawn of each prompt, >= 1; the module's ``validation_samples_per_prompt``.
-
-    Raises:
-        ValueError: If there is to be no image.
+    A metric that raises is named, and is NaN on all ranks; the others stand. ``samples_per_prompt`` is at least 1.
     """
 
     def __init__(self, metrics: Mapping[str, ImageMetric], *, samples_per_prompt: int) -> None:

@@ -20,14 +20,8 @@ class WindowRecorder:
 
     Before its window starts, the ``samples_per_noise`` samples that share a starting noise are one row. Rows stay
     prompt-major throughout, so that after the branching row = p * G + g. Which row does what is decided on the host,
-    which therefore never waits for the device.
-
-    Args:
-        starts: First stochastic step of each prompt.
-        noise: [B, S, *latent] standard normal, one for each decision; may stay on the CPU. Its type is kept.
-        group_size: G.
-        samples_per_noise: Samples that share a starting noise; divides G.
-        device: Of the latents.
+    which therefore never waits for the device. ``starts`` are the first stochastic steps of the prompts, ``noise``
+    [B, S, *latent] is standard normal, one for each decision, and keeps type and place; ``device`` is the latents'.
     """
 
     def __init__(

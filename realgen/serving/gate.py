@@ -30,15 +30,9 @@ class Gate:
     """Answers 401 without the token, 413 for too large a body, 503 when there is too much to do, 504 when it is late.
 
     litserve's own check of a key is not in constant time, and its timeout does not cover uploads. A body is read whole
-    before the server sees it, and never more of it than allowed. A slow upload takes no place among ``max_requests``.
-
-    Args:
-        app: The application behind.
-        token: Must come as ``Authorization: Bearer TOKEN``, once; None admits every request.
-        max_bytes: Largest body.
-        timeout: Seconds from the first byte of a request to its answer.
-        max_requests: Largest number of complete requests at a time.
-        max_bytes_held: Largest size of all bodies together whose answer has not been given.
+    before the server sees it, and never more of it than ``max_bytes``; ``max_bytes_held`` is for all bodies without an
+    answer. A slow upload takes no place among ``max_requests``. The ``token`` comes as ``Authorization: Bearer TOKEN``,
+    once; None admits every request. ``timeout`` is from the first byte of a request to its answer, in seconds.
     """
 
     def __init__(
