@@ -58,7 +58,12 @@ _LARGEST = sys.float_info.max
 
 
 class WireError(ValueError):
-    """An invalid message, in one line: what was expected, and what came; ``status`` is that of the HTTP answer."""
+    """A message is invalid.
+
+    Args:
+        message: One line: what was expected, and what came.
+        status: The HTTP status of the answer.
+    """
 
     def __init__(self, message: str, status: int = 422) -> None:
         super().__init__(message)
