@@ -151,13 +151,16 @@ OTHER_ROWS = "products of other sizes round differently"
             ],
             None,
         ),
-        ([], None),
+        (["--model.policy.rollout_batch_size=auto"], None),
     ],
 )
 def test_calls_that_round_differently_are_told(changes: list[str], rows: str | None, tmp_path: Path) -> None:
-    told = [warning for warning in plan_of(tmp_path, *changes)["warnings"] if OTHER_ROWS in warning]
+    plan = plan_of(tmp_path, *changes)
+    told = [warning for warning in plan["warnings"] if OTHER_ROWS in warning]
     assert len(told) == (rows is not None)
     assert rows is None or rows in told[0]
+    measured = "taken for granted: the rollout_batch_size that a run will measure is 64"
+    assert (measured in plan["assumptions"]) == any(change.endswith("=auto") for change in changes)
 
 
 @pytest.mark.slow

@@ -9,7 +9,12 @@ import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from realgen.masking import mask_output, masked
+from realgen.policies.base import Policy
+from realgen.policies.diffusion_model import measured_rows
 from realgen.whole_files import write_whole
+
+AUTO = "rollout_batch_size: auto"
+"""A setting of the image policy alone."""
 
 
 class SaveConfig(Callback):
@@ -29,12 +34,23 @@ class SaveConfig(Callback):
         if self._done or not trainer.is_global_zero:
             return
         self._done = True
+        self._write(trainer)
+        mask_output()  # outside of the wrappers by which a logger has just begun to keep what is printed
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Write the rows of a transformer call once they are measured, so that the file starts the same run again."""
+        policy = getattr(pl_module, "policy", None)
+        if AUTO in self.text and isinstance(policy, Policy) and (rows := measured_rows(policy)):
+            self.text = self.text.replace(AUTO, f"{AUTO.removesuffix('auto')}{rows}")
+            if trainer.is_global_zero:
+                self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, self.text.encode())
         config: dict[str, Any] = yaml.safe_load(self.text)
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
-        mask_output()  # outside of the wrappers by which a logger has just begun to keep what is printed
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mask what a module of one's own keeps of its arguments."""

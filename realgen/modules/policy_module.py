@@ -15,7 +15,7 @@ from realgen.modules.base import TrainableModule
 from realgen.modules.validation import Validation
 from realgen.phases import phase
 from realgen.policies.base import Policy, Progress
-from realgen.policies.diffusion_policy import DiffusionPolicy
+from realgen.policies.diffusion_model import DiffusionModel, measured_rows
 from realgen.policies.weight_copy import LaggedWeights
 from realgen.rewards.base import Reward
 from realgen.types import PromptBatch
@@ -123,6 +123,8 @@ class PolicyModule(TrainableModule):
         checkpoint["state_dict"] = {name: each for name, each in checkpoint["state_dict"].items() if name in names}
         if lagged := lagged_weights(self.policy):
             checkpoint["lagged"] = {name: weights.state_dict() for name, (weights, _) in lagged.items()}
+        if rows := measured_rows(self.policy):
+            checkpoint["rollout_batch_size"] = rows
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the iteration; ValueError if the checkpoint's weights are not the policy's, or lag behind."""
@@ -135,6 +137,9 @@ class PolicyModule(TrainableModule):
             )
         for name, (weights, _) in lagged.items():
             weights.load_state_dict(saved[name])
+        for part in self.policy.modules():
+            if isinstance(part, DiffusionModel) and part.measures_rows:
+                part.rollout_batch_size = checkpoint.get("rollout_batch_size", 0)  # of a run with a number: measured
         if "state_dict" in checkpoint:  # a sharded checkpoint brings its weights another way
             check_trained(checkpoint["state_dict"], self.policy)
 
@@ -142,7 +147,7 @@ class PolicyModule(TrainableModule):
 def wait_on_cpu(policy: Policy, reward: Reward) -> None:
     """Let text encoders, decoders and the reward's networks wait on the CPU while they do not compute."""
     for part in policy.modules():
-        if isinstance(part, DiffusionPolicy):
+        if isinstance(part, DiffusionModel):
             part.backbone.frozen_on_demand = True
     for network in reward.networks:
         network.wait_on_cpu()

@@ -16,6 +16,7 @@ from realgen.planning.meter import Work, add, rounded
 from realgen.planning.recipe import Recipe
 from realgen.planning.reward_costs import RewardCost, reward_costs
 from realgen.planning.unit_costs import UnitCosts, find_unit_costs
+from realgen.policies.diffusion_model import DEFAULT_ROWS
 
 WORD = "a "
 """A prompt of N of these has N tokens, or somewhat fewer or more."""
@@ -77,6 +78,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
     module.policy.check_trainable("model.policy")
     module.check_rows(recipe.prompts)
     architecture = find_architecture(policy.backbone.pretrained)
+    policy.rollout_batch_size = policy.rollout_batch_size or DEFAULT_ROWS
     untouched = copy.deepcopy(policy)
     policy.compile_blocks = False  # nothing is gained on tensors without numbers
     with errors_only():
@@ -143,6 +145,8 @@ def _assumptions(recipe: Recipe, rewards: tuple[RewardCost, ...], prompt_tokens:
     yield "taken for granted: no group has zero advantages, so no row is spared"
     if len(policy.step_window.starts(policy.num_steps)) > 1:
         yield "taken for granted: a window that moves is everywhere equally often"
+    if policy.measures_rows:
+        yield f"taken for granted: the rollout_batch_size that a run will measure is {policy.rollout_batch_size}"
     if not getattr(policy.backbone, "text_is_padded", True):
         yield f"taken for granted: a prompt has {prompt_tokens} tokens (--prompt_tokens)"
     for cost in rewards:

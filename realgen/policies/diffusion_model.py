@@ -10,13 +10,18 @@ Departures from the published RealGen, each of which made its on-policy ratio di
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from torch import Tensor, nn
 
 from realgen.checks import check_at_least
 from realgen.functional.flow_sde import Transition
 from realgen.policies.backbones.base import Backbone
+from realgen.policies.call_rows import call_seconds, choose_rows
 from realgen.policies.compiled_blocks import compile_blocks
+from realgen.policies.denoising import VelocityField
 from realgen.policies.forward_draws import ForwardDraws, NoWindow
 from realgen.policies.lora import LoRA
 from realgen.policies.network_policy import NetworkPolicy
@@ -24,6 +29,9 @@ from realgen.policies.solvers import Euler, Solver
 from realgen.policies.step_window import StepWindow
 from realgen.policies.trained_transformer import export_trained
 from realgen.policies.weight_copy import LaggedWeights
+
+DEFAULT_ROWS = 64
+"""Most rows of one transformer call, unless the config says otherwise."""
 
 
 class DiffusionModel(NetworkPolicy):
@@ -49,7 +57,11 @@ class DiffusionModel(NetworkPolicy):
         keep_reference: Without ``lora``, keep a frozen copy of the transformer for ``reference``. Doubles its memory.
         merge_adapters: Draw with the adapters merged into a copy of the weights. Exact but for rounding, 1e-7; only for
             whole weights in float32.
-        rollout_batch_size: Most rows of one transformer call (guidance doubles them), at least ``samples_per_noise``.
+        rollout_batch_size: Most rows of one transformer call (guidance doubles them), at least ``samples_per_noise``;
+            exact but for rounding. ``auto``: measured at the first call, doubled while a row's time falls by more than
+            3 %; the same on all ranks, and kept in checkpoints and the run's config, from which a run repeats. In 16
+            bits rollout and score must have equal rows, or the ratio's rounding grows (see ``old_log_probs``); ``auto``
+            does not see to that: give a number there, or set ``old_log_probs`` to ``rescored``.
         decode_batch_size: Most latents decoded at a time.
         gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
         compile_blocks: Let PyTorch compile the transformer's blocks at their first calls, which takes minutes. Exact
@@ -75,7 +87,7 @@ class DiffusionModel(NetworkPolicy):
         lora: LoRA | None = None,
         keep_reference: bool = False,
         merge_adapters: bool = False,
-        rollout_batch_size: int = 64,
+        rollout_batch_size: int | Literal["auto"] = DEFAULT_ROWS,
         decode_batch_size: int = 64,
         gradient_checkpointing: bool = False,
         compile_blocks: bool = False,
@@ -98,7 +110,8 @@ class DiffusionModel(NetworkPolicy):
         self.eval_num_steps = num_steps if eval_num_steps is None else eval_num_steps
         self.height, self.width = height, width
         self.samples_per_noise = samples_per_noise
-        self.rollout_batch_size = rollout_batch_size
+        self.rollout_batch_size: int = 0 if rollout_batch_size == "auto" else rollout_batch_size
+        self.measures_rows = rollout_batch_size == "auto"
         self.decode_batch_size = decode_batch_size
         self.gradient_checkpointing = gradient_checkpointing
         self.compile_blocks = compile_blocks
@@ -109,7 +122,7 @@ class DiffusionModel(NetworkPolicy):
     def _check_arguments(self) -> None:
         names = ("num_steps", "eval_num_steps", "height", "width", "samples_per_noise", "decode_batch_size")
         check_at_least(1, **{name: getattr(self, name) for name in (*names, "prompts_per_chunk")})
-        if self.rollout_batch_size < self.samples_per_noise:
+        if not self.measures_rows and self.rollout_batch_size < self.samples_per_noise:
             least = f"samples_per_noise={self.samples_per_noise}"
             raise ValueError(f"rollout_batch_size must be at least {least}, got {self.rollout_batch_size}.")
         if not (self.guided_window or self.backbone.guided):
@@ -142,6 +155,15 @@ class DiffusionModel(NetworkPolicy):
             compile_blocks(transformer, self.backbone.blocks(), self._frozen_start)
         self.transformer = transformer.eval()
 
+    def measure_rows(self, field: VelocityField, latents: Tensor, prompt_index: Tensor) -> int:
+        """Set ``rollout_batch_size`` to the rows of a call that are fastest here, and return it.
+
+        The arguments are those of a rollout: velocities, starting noise [rows, *latent], each row's prompt.
+        """
+        seconds = partial(call_seconds, field, latents, prompt_index)
+        self.rollout_batch_size = choose_rows(seconds, least=self.samples_per_noise)
+        return self.rollout_batch_size
+
     def check_trainable(self, key: str) -> None:
         """Raise ValueError if the window's steps have no noise."""
         if self.draws is None and self.transition.noise_level == 0:
@@ -153,3 +175,9 @@ class DiffusionModel(NetworkPolicy):
     def export(self, directory: Path) -> Path:
         """Write what was trained, for plain diffusers; see ``export_trained``. Every rank must call it."""
         return export_trained(self.backbone, self.transformer, directory, adapters=self.lora is not None)
+
+
+def measured_rows(policy: nn.Module) -> int:
+    """Return the ``rollout_batch_size`` that the image policy has measured; 0 if it has not, or was given one."""
+    parts = (part for part in policy.modules() if isinstance(part, DiffusionModel) and part.measures_rows)
+    return max((part.rollout_batch_size for part in parts), default=0)

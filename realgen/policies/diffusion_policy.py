@@ -154,9 +154,10 @@ class DiffusionPolicy(DiffusionModel):
         self.backbone.to(self.device)
         field = VelocityField(self.backbone, self.schedule(num_steps), self.backbone.encode_prompts(prompts))
         plan = StepPlan(self.transition, self.step_window, self.solver, self.guided_window)
-        denoising = Denoising(field, plan, self.rollout_batch_size, report, recorder)
         prompt_index = torch.arange(len(prompts)).repeat_interleave(len(latents) // len(prompts))
         with self.sampling():
+            rows = self.rollout_batch_size or self.measure_rows(field, latents, prompt_index)
+            denoising = Denoising(field, plan, rows, report, recorder)
             finished = denoising.run(latents.to(self.device, self._latent_dtype), prompt_index)
         self._transformer_evals += field.evals
         return finished
