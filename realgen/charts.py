@@ -1,7 +1,8 @@
 """Charts as inline SVG, drawn by matplotlib: for pages without scripts, in the page's own colours, light or dark.
 
 The page that holds a chart defines the colours: ``--ink`` (text, whiskers), ``--soft`` (axis), ``--line`` (grid),
-``--fill`` and ``--dot`` (bars and dots), ``--real`` and ``--dot-real`` (those that stand out), ``--paper``.
+``--fill`` and ``--dot`` (bars and dots), ``--real`` and ``--dot-real`` (those that stand out), ``--paper``; curves are
+``SERIES``.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ _LABEL_CHARACTERS, _CHARACTER = 20, 7.2
 """Where a label is broken, and room for one character; the browser's font may be wider than matplotlib's."""
 NARROW = 0.5
 """Where all numbers lie within this part of the way from zero, dots on an axis of their own replace bars."""
-_NAMES = ("ink", "soft", "line", "fill", "dot", "real", "dot-real", "paper")
-_COLORS = {name: f"#0{number}0{number}0{number}" for number, name in enumerate(_NAMES, start=1)}
+SERIES = ("dot", "dot-real", "third", "fourth")
+"""Colours of the curves of a chart, in their order; the fifth is dashed, in the first colour."""
+_NAMES = ("ink", "soft", "line", "fill", "real", "paper", *SERIES)
+_COLORS = {name: f"#{3 * f'{number:02x}'}" for number, name in enumerate(_NAMES, start=1)}
 """Stand-ins that matplotlib draws with; in the SVG they become the page's variables."""
 _SVG = "http://www.w3.org/2000/svg"
 _ATTRIBUTES = (
     *("d", "x", "y", "transform", "text-anchor", "fill", "stroke", "stroke-width"),
-    *("stroke-dasharray", "stroke-linecap", "font-size"),
+    *("stroke-dasharray", "stroke-linecap", "font-size", "opacity"),
 )
 """What is kept of matplotlib's shapes: no ids, styles or references."""
 
@@ -51,6 +54,20 @@ class Bar(NamedTuple):
     """The number as it is written beside."""
     stands_out: bool = False
     """Whether it has the second colour."""
+
+
+class Curve(NamedTuple):
+    """One line of a line chart."""
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    """x and y, by x, all finite."""
+    band: Sequence[tuple[float, float, float]] = ()
+    """x, low and high of what is shaded around it."""
+    series: int = 0
+    """Which of the colours."""
+    dots: bool = False
+    """Whether each point has a dot: where there are few."""
 
 
 def bar_chart(
@@ -126,6 +143,46 @@ def calibration_chart(title: str, points: Sequence[tuple[float, float, float]]) 
         axes.set_xlabel("predicted, %")
         axes.set_ylabel("observed, %")
         return _svg(figure, f"{title}: {described}")
+
+
+def line_chart(title: str, curves: Sequence[Curve], *, x_label: str = "iteration") -> str:
+    """Draw curves over one axis, with what is shaded around them, as an ``<svg>``; at least one curve has a point.
+
+    The title is read aloud by a screen reader, with the first and the last point of each curve.
+    """
+    from matplotlib.patches import Ellipse, Polygon
+
+    points = [point for curve in curves for point in curve.points]
+    ends = [(x, y) for curve in curves for x, *pair in curve.band for y in pair]
+    xs, ys = (sorted({pair[axis] for pair in (*points, *ends)}) for axis in (0, 1))
+    y_ticks, x_ticks = _ticks(ys), _ticks(xs)
+    whole = all(float(x).is_integer() for x in xs)
+    x_ticks = [tick for tick in x_ticks if not whole or tick.is_integer()]
+    texts = _tick_texts(y_ticks)
+    left, height = _CHARACTER * max(map(len, texts)) + 8, 190.0
+    box = (left, 40.0, WIDTH - 14, height - 10)
+    with _axes(WIDTH, height, box) as (figure, axes):
+        axes.set_xlim(min(x_ticks[0], xs[0]), max(x_ticks[-1], xs[-1]))
+        axes.set_ylim(y_ticks[0], y_ticks[-1])
+        axes.set_xticks(x_ticks, _tick_texts(x_ticks))
+        axes.set_yticks(y_ticks, texts)
+        axes.set_xlabel(x_label)
+        for tick in y_ticks:
+            axes.axhline(tick, color=_COLORS["soft" if tick == 0 else "line"], linewidth=1, clip_on=False, zorder=0)
+        (low, high), (first, last) = axes.get_ylim(), axes.get_xlim()
+        size = (7 * (last - first) / (box[2] - left), 7 * (high - low) / (box[3] - box[1]))
+        for curve in curves:
+            color = _COLORS[SERIES[curve.series % len(SERIES)]]
+            style = "solid" if curve.series < len(SERIES) else (0, (4, 3))
+            if curve.band:
+                around = [(x, end) for x, end, _ in curve.band] + [(x, end) for x, _, end in reversed(curve.band)]
+                axes.add_patch(Polygon(around, color=color, linewidth=0, alpha=0.18, clip_on=False))
+            axes.plot(*zip(*curve.points, strict=True), color=color, linewidth=1.8, linestyle=style, clip_on=False)
+            shape: dict[str, Any] = {"facecolor": color, "edgecolor": _COLORS["paper"], "clip_on": False, "zorder": 3}
+            for point in curve.points if curve.dots else ():
+                axes.add_patch(Ellipse(point, *size, **shape))
+        told = (f"{c.label} from {c.points[0][1]:.4g} to {c.points[-1][1]:.4g}" for c in curves)
+        return _svg(figure, f"{title}: {'; '.join(told)}")
 
 
 def _ticks(numbers: Sequence[float]) -> list[float]:

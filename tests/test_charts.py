@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from realgen.charts import Bar, _ticks, bar_chart, calibration_chart
+from realgen.charts import Bar, Curve, _ticks, bar_chart, calibration_chart, line_chart
 from tests.helpers.chart_drawing import Drawing
 
 
@@ -113,3 +113,32 @@ def test_calibration_has_a_dot_per_bin_on_both_axes() -> None:
     (x0, y0), (x1, y1) = centres
     assert (x1 - x0, y0 - y1) == pytest.approx((89, 178), abs=0.1)  # half and all of the axes' 178
     assert "at 50 % predicted 100 % observed" in svg
+
+
+def test_curves_and_what_is_shaded_stand_where_their_numbers_say() -> None:
+    band = [(0.0, 0.25, 0.5), (10.0, 0.5, 1.0)]
+    curves = [
+        Curve("mine", [(0.0, 0.25), (10.0, 0.75)], band, dots=True),
+        Curve("other", [(2.0, 0.0), (8.0, 1.0)], series=5),
+    ]
+    root = ElementTree.fromstring(line_chart("reward", curves, x_label="images"))
+    assert root.get("aria-label") == "reward: mine from 0.25 to 0.75; other from 0 to 1"
+    texts = {element.text: element for element in root if element.tag.endswith("text")}
+    assert list(texts) == ["0", "2", "4", "6", "8", "10", "images", "0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    left, right = (float(texts[text].attrib["x"]) for text in ("0", "10"))
+    paths = [element for element in root if element.tag.endswith("path")]
+    lines = [path.attrib["d"] for path in paths if path.get("stroke") in ("var(--line)", "var(--soft)")]
+    heights = [float(re.findall(r"[\d.]+", line)[1]) for line in lines]
+    one, zero = min(heights), max(heights)
+
+    def places(path: ElementTree.Element) -> list[tuple[float, float]]:
+        found = ((float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path.attrib["d"]))
+        return [(round(10 * (x - left) / (right - left), 2), round((zero - y) / (zero - one), 2)) for x, y in found]
+
+    mine = [path for path in paths if path.get("stroke") == "var(--dot)" and not path.get("opacity")]
+    assert places(mine[0]) == [(0, 0.25), (10, 0.75)]
+    (dashed,) = [path for path in paths if path.get("stroke") == "var(--dot-real)"]
+    assert (places(dashed), bool(dashed.get("stroke-dasharray"))) == ([(2, 0.0), (8, 1.0)], True)
+    (shaded,) = [path for path in paths if path.get("opacity") == "0.18"]
+    assert set(places(shaded)) == {(0, 0.25), (0, 0.5), (10, 0.5), (10, 1.0)}
+    assert sum(path.get("fill") == "var(--dot)" and path is not shaded for path in paths) == 2  # dots

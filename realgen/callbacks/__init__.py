@@ -10,6 +10,7 @@ from realgen.callbacks.out_of_memory import OutOfMemory
 from realgen.callbacks.preemption import Preemption
 from realgen.callbacks.progress import IterationProgress
 from realgen.callbacks.realbench import RealBenchScoring
+from realgen.callbacks.report import Report
 from realgen.callbacks.rewrite_table import RewriteTable
 from realgen.callbacks.sample_logger import SampleLogger
 from realgen.callbacks.summary import Summary
@@ -26,6 +27,7 @@ __all__ = [
     "OutOfMemory",
     "Preemption",
     "RealBenchScoring",
+    "Report",
     "RewriteTable",
     "SampleLogger",
     "Summary",

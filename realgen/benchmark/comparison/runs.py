@@ -21,7 +21,6 @@ _PLACE = ("iteration", "images", "seconds", "key", "sample", "seed", "prompt")
 _ASIDE = ("seed_everything", "seed", "loggers", "run_dir", "output_dir", "trainer.default_root_dir")
 """The run's own seed, and settings that change nothing of what is measured."""
 
-
 _VERSION = "realgen"
 """Setting that holds the version of this package."""
 
@@ -82,11 +81,21 @@ def read_runs(folder: Path) -> list[RecordedRun]:
             f"{folder} has no {ROWS_FILE}: it was not validated yet, or without the callback "
             "realgen.callbacks.ValidationRows."
         )
+    return [training_run(folder)]
+
+
+def training_run(folder: Path) -> RecordedRun:
+    """Read a training run, without points where no rows of a validation are there yet.
+
+    Raises:
+        ValueError: If its config or its rows cannot be read.
+    """
     config, version = _read_config(folder / CONFIG_FILE)
     seed = config.get("seed_everything")
     settings = {**_settings(config), **version}
     known = seed if isinstance(seed, int) else None
-    return [RecordedRun(str(folder), "run", known, settings, _validation_points(folder), _directions(settings))]
+    points = _validation_points(folder) if (folder / ROWS_FILE).is_file() else ()
+    return RecordedRun(str(folder), "run", known, settings, points, _directions(settings))
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -147,7 +156,7 @@ def _directions(settings: Mapping[str, Any]) -> dict[str, bool]:
 
 def _validation_points(folder: Path) -> tuple[ValidationPoint, ...]:
     path = folder / ROWS_FILE
-    whole = _corpus_values(folder)
+    whole = {name[4:]: numbers for name, numbers in log_numbers(folder).items() if name.startswith("val/")}
     places: dict[int, tuple[int, float]] = {}
     values: dict[int, dict[str, dict[ImageKey, float]]] = {}
     header, rows = read_csv(path)
@@ -165,22 +174,25 @@ def _validation_points(folder: Path) -> tuple[ValidationPoint, ...]:
     points = []
     for iteration, (images, seconds) in sorted(places.items()):
         by_image = values.get(iteration, {})
-        others = {name: value for name, value in whole.get(iteration, {}).items() if name not in by_image}
+        others = {n: numbers[iteration] for n, numbers in whole.items() if iteration in numbers and n not in by_image}
         points.append(ValidationPoint(iteration, images, seconds, by_image, others))
     return tuple(points)
 
 
-def _corpus_values(folder: Path) -> dict[int, dict[str, float]]:
-    """Read ``val/<name>`` by iteration from the CSV log; older runs have one for each start, and the newest counts."""
-    found: dict[int, dict[str, float]] = {}
+def log_numbers(folder: Path) -> dict[str, dict[int, float]]:
+    """Read the finite numbers of a run's CSV log, by name and iteration; older runs have one log for each start.
+
+    Of the same name and iteration the newest counts.
+    """
+    found: dict[str, dict[int, float]] = {}
     logs = folder.glob("csv/version_*/metrics.csv")
     for path in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
         for row in complete_rows(path):
-            values = {name.removeprefix("val/"): cell for name, cell in row.items() if name.startswith("val/")}
-            numbers = {name: float(cell) for name, cell in values.items() if cell and math.isfinite(float(cell))}
-            if numbers:
-                found.setdefault(int(float(row.get("iteration") or row["step"])), {}).update(numbers)
-    return found
+            iteration = int(float(row.get("iteration") or row["step"]))
+            for name, cell in row.items():
+                if cell and math.isfinite(float(cell)):
+                    found.setdefault(name, {})[iteration] = float(cell)
+    return {name: dict(sorted(numbers.items())) for name, numbers in found.items()}
 
 
 def _benchmark_runs(folder: Path) -> list[RecordedRun]:

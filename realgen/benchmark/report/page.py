@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from realgen.benchmark.report.arena_view import arena_view
 from realgen.benchmark.report.tables import INTERVALS, checks, everyone, grids, remarks, scores
@@ -15,9 +17,9 @@ from realgen.benchmark.report.thumbnails import Thumbnail, thumbnails
 from realgen.benchmark.report.view import best_and_worst, calibration_charts, charts, shown_names
 from realgen.benchmark.results import ImageRow, Results
 from realgen.checks import check_at_least, printable
+from realgen.whole_files import write_whole
 
 REPORT_FILE = "report.html"
-_TEMPLATE = Path(__file__).with_name("report.html.j2")
 _ELSEWHERE = ("command", "config", "time", "prompts", "warnings")
 """Settings that have places of their own in the page."""
 
@@ -55,8 +57,8 @@ def write_report(
         return small.get(row.path(out.parent)) if row.file else None
 
     settings, config = results.settings, results.settings.get("config")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    text = render(
+        "report.html.j2",
         title=title,
         models=[model.name for model in results.models],
         scores=scores(results),
@@ -78,7 +80,25 @@ def write_report(
         folders=[(model.name, model.images) for model in everyone(results) if model.images],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(printable(text), encoding="utf-8")
+    write_whole(out, text.encode())
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page: what comes from outside is escaped, control characters too; a value that lacks is an error."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+    )
+    environment.filters["hash"] = _hash
+    return printable(environment.get_template(template).render(**values))
+
+
+def _hash(script: str) -> str:
+    """Return how a page's policy names the one script that may run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _flat(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -30,6 +30,8 @@ class Chart(NamedTuple):
     note: str
     """What the scale and the line mean; may be empty."""
     svg: Markup
+    keys: Sequence[tuple[str, str, bool]] = ()
+    """Of several curves: label, colour, and whether it is dashed."""
 
 
 class BestAndWorst(NamedTuple):

@@ -18,7 +18,7 @@ from realgen.functional.estimate import Estimate
 from tests.helpers.chart_drawing import Drawing
 
 HOSTILE = "\"'><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)> & صورة {{ 7 * 7 }}"
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 
 
 class Page(HTMLParser):
@@ -31,10 +31,14 @@ class Page(HTMLParser):
         self.text = ""
         self.style = ""
         self.tables: list[list[list[str]]] = []
-        self.charts = [Drawing(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S) if "Calibration of" not in svg]
+        self.svgs = re.findall(r"<svg.*?</svg>", text, re.S)
         self.feed(text)
         self.close()
         assert self.open == []
+
+    @property
+    def charts(self) -> list[Drawing]:
+        return [Drawing(svg) for svg in self.svgs if "Calibration of" not in svg]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attrs}))

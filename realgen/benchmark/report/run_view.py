@@ -1,0 +1,192 @@
+"""Curves of training runs, for their report: rollouts, held-out prompts, learning, and seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+from markupsafe import Markup
+
+from realgen.benchmark.comparison.comparison import Price
+from realgen.benchmark.comparison.runs import RecordedRun, ValidationPoint, log_numbers, training_run
+from realgen.benchmark.report.view import Chart
+from realgen.charts import SERIES, Curve, line_chart
+from realgen.functional.bootstrap import bootstrap_mean
+
+Measured = dict[int, tuple[float, float, float]]
+"""By iteration: a value, and from where to where it is shaded."""
+LEARNING = (
+    *("objective/kl", "objective/ratio_mean", "objective/ratio_max_deviation", "objective/clip_fraction"),
+    *("grad_norm", "zero_variance_groups", "reward_std", "rewrite/entropy", "rewrite/format_rate"),
+)
+"""Numbers of the log that tell how a policy learns; a second policy logs them under ``image/``."""
+SPREAD = 0.1
+"""Share of the prompts below what is shaded around a reward, and above it."""
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """What a training run has left in its folder up to now."""
+
+    run: RecordedRun
+    folder: Path
+    numbers: Mapping[str, Mapping[int, float]]
+    """Of the log, by name and iteration."""
+
+    def names(self, *, rewarded: bool) -> list[str]:
+        """Return the rewards on held-out prompts, or the measures that no reward sees."""
+        found = [name.removeprefix("val/") for name in self.numbers if name.startswith("val/")]
+        return sorted(name for name in found if (name.partition("/")[0] == "reward") == rewarded)
+
+
+class Section(NamedTuple):
+    """Charts under one heading."""
+
+    title: str
+    note: str
+    charts: list[Chart]
+    small: bool = False
+
+
+def read_log(folder: Path) -> RunLog:
+    """Read a run's folder, whether it has ended or not; raise ValueError if it is none, or a file cannot be read."""
+    return RunLog(training_run(folder), folder, log_numbers(folder))
+
+
+def prompt_means(point: ValidationPoint, name: str) -> dict[str, float]:
+    """Return the mean of a measure over each prompt's images, by the prompt's key; empty where it has no images."""
+    found: dict[str, list[float]] = {}
+    for image, value in point.values.get(name, {}).items():
+        found.setdefault(image.key, []).append(value)
+    return {key: fmean(values) for key, values in found.items()}
+
+
+def rolled_out(name: str, log: RunLog) -> Measured:
+    """Return a number of the iterations."""
+    return {iteration: (value, value, value) for iteration, value in log.numbers.get(name, {}).items()}
+
+
+def held_out(name: str, log: RunLog) -> Measured:
+    """Return a measure on held-out prompts: of rewards with the spread over prompts, else with the 95 % interval."""
+    found = rolled_out(f"val/{name}", log)
+    for point in log.run.points:
+        if not (means := list(prompt_means(point, name).values())):
+            continue
+        values = torch.tensor(means, dtype=torch.float64)
+        estimate = bootstrap_mean(values)
+        low, high = estimate.low, estimate.high
+        if name.partition("/")[0] == "reward":
+            low, high = values.quantile(torch.tensor([SPREAD, 1 - SPREAD], dtype=torch.float64)).tolist()
+        value = fmean(means)
+        found[point.iteration] = (value, value if low is None else low, value if high is None else high)
+    return dict(sorted(found.items()))
+
+
+def places(log: RunLog, price: Price | None) -> dict[int, float]:
+    """Return where each iteration stands on an axis of iterations, of images drawn, or of seconds of training."""
+    if price is not None:
+        return {point.iteration: float(getattr(point, price)) for point in log.run.points}
+    return {iteration: float(iteration) for numbers in log.numbers.values() for iteration in numbers}
+
+
+def curve_of(
+    label: str,
+    measured: Sequence[Measured],
+    where: Sequence[Mapping[int, float]],
+    *,
+    series: int = 0,
+    dots: bool = False,
+) -> Curve | None:
+    """Average runs of one config at the iterations that all have; None where there is none.
+
+    Shaded is what lies between the lowest and the highest seed, or of a single run its own interval.
+    """
+    shared = set.intersection(*(set(each) & set(at) for each, at in zip(measured, where, strict=True)))
+    points, band = [], []
+    for iteration in sorted(shared):
+        x, found = fmean(at[iteration] for at in where), [each[iteration] for each in measured]
+        ends = found[0][1:] if len(found) == 1 else [value for value, _, _ in found]
+        points.append((x, fmean(value for value, _, _ in found)))
+        band.append((x, min(ends), max(ends)))
+    shaded = band if any(low < high for _, low, high in band) else ()
+    return Curve(label, points, shaded, series, dots) if points else None
+
+
+def chart_of(name: str, curves: Sequence[Curve | None], *, arrow: str = "", x_label: str = "iteration") -> list[Chart]:
+    """Draw curves, with a key where there are several; nothing where there is none."""
+    drawn = [curve for curve in curves if curve is not None]
+    keys = [(curve.label, SERIES[curve.series % len(SERIES)], curve.series >= len(SERIES)) for curve in drawn]
+    chart = [Markup(line_chart(name, drawn, x_label=x_label))] if drawn else []
+    return [Chart(name, arrow, "", svg, keys if len(keys) > 1 else ()) for svg in chart]
+
+
+Groups = Mapping[str, Sequence[RunLog]]
+"""Runs of the same config but for the seed, by a name."""
+
+
+def sections(groups: Groups) -> list[Section]:
+    """Draw all that the runs have logged: one run against its iterations, several against each other at equal price."""
+    logs = [log for group in groups.values() for log in group]
+
+    def compared(name: str, read: Callable[[RunLog], Measured], price: Price | None, *, dots: bool) -> list[Chart]:
+        curves = [
+            curve_of(label, [read(log) for log in group], [places(log, price) for log in group], series=s, dots=dots)
+            for s, (label, group) in enumerate(groups.items())
+        ]
+        x_label = {"images": "images drawn in training", "seconds": "seconds of training"}.get(price or "", "iteration")
+        return chart_of(name, curves, arrow=_arrow(logs[0], name), x_label=x_label)
+
+    found = [_alone(logs[0])] if len(logs) == 1 else []
+    prices: list[Price | None] = [None] if len(logs) == 1 else ["images", "seconds"]
+    for price in prices:
+        for rewarded in (True, False) if len(logs) > 1 else (False,):
+            names = logs[0].names(rewarded=rewarded)
+            charts = [c for n in names for c in compared(n, partial(held_out, n), price, dots=True)]
+            title = ("Rewards" if rewarded else "Never rewarded") + (f" at equal {price}" if price else "")
+            found.append(Section(title, _NOTES[len(logs) > 1], charts))
+    for prefix in ("", "image/"):
+        charts = [c for n in LEARNING for c in compared(prefix + n, partial(rolled_out, prefix + n), None, dots=False)]
+        found.append(Section(f"How it learns{' to draw' if prefix else ''}", _LEARNING_NOTE, charts, small=True))
+    found.append(Section("Seconds", "Of each iteration, by phase.", _seconds(logs[0]) if len(logs) == 1 else []))
+    return [section for section in found if section.charts]
+
+
+_NOTES = {
+    False: "On held-out prompts, with averaged weights. Shaded, where each image has a value: the 95 % interval "
+    "of the mean over prompts.",
+    True: "On held-out prompts; the line is the mean over the seeds, shaded from the lowest seed to the highest.",
+}
+_LEARNING_NOTE = "Of the rollouts and updates of each iteration; docs/logging.md says what each number is."
+
+
+def _alone(log: RunLog) -> Section:
+    at, charts = places(log, None), []
+    for name in log.names(rewarded=True):
+        rollouts = curve_of("rollouts", [rolled_out(name, log)], [at])
+        prompts = curve_of("held-out prompts", [held_out(name, log)], [at], series=1, dots=True)
+        charts += chart_of(name, [rollouts, prompts])
+    note = "Line: mean over an iteration's rollouts. Dots: held-out prompts; shaded: the middle 80 % of the prompts."
+    return Section("Rewards", note, charts)
+
+
+def _seconds(log: RunLog) -> list[Chart]:
+    names = [name for name in log.numbers if name.startswith("seconds/")]
+    curves = [
+        curve_of(name.removeprefix("seconds/"), [rolled_out(name, log)], [places(log, None)], series=series)
+        for series, name in enumerate(names)
+    ]
+    by_iteration = [sum(log.numbers[name].get(i, 0.0) for name in names) for i in sorted(log.numbers.get("reward", {}))]
+    total = list(accumulate(by_iteration))
+    name = f"{total[-1]:,.0f} seconds in all, without validation" if total else "seconds"
+    return chart_of(name, curves)
+
+
+def _arrow(log: RunLog, name: str) -> str:
+    higher = True if name.partition("/")[0] == "reward" else log.run.higher_is_better.get(name)
+    return "" if higher is None else "↑" if higher else "↓"

@@ -1,0 +1,141 @@
+"""The report of a run, kept current while it goes: one page, and the pictures and warnings that it shows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from realgen.benchmark.report.page import REPORT_FILE
+from realgen.benchmark.report.run_page import LINES, PICTURES, WARNINGS, picture_folders, write_run_report
+from realgen.benchmark.report.run_view import read_log
+from realgen.callbacks.image_grid import MAX_WIDTH, to_pil
+from realgen.callbacks.run_context import fits, iteration_of, run_folder
+from realgen.checks import check_at_least
+from realgen.masking import mask
+from realgen.tables import one_line
+from realgen.whole_files import write_whole
+
+
+class Report(Callback):
+    """Write ``report.html`` into the run's folder after each validation of a fit, now and then, and at the end.
+
+    It is made of the files that other callbacks and loggers leave there (``csv``, ``validation.csv``, ``rewrites``,
+    ``summary.json``, ``config.yaml``), so a run that goes on has the same page. What it keeps itself: the first picture
+    of the first held-out prompts at each validation as ``pictures/iteration-000010/000-a-red-fox.jpg``, at most 512
+    pixels wide, and ``warnings.txt``. In the config it stands behind the callbacks whose files it reads.
+
+    Args:
+        num_prompts: Held-out prompts of which pictures are kept, >= 1; of the first process.
+        every_n_iterations: Iterations after which the page is written between validations, >= 1.
+    """
+
+    def __init__(self, num_prompts: int = 48, every_n_iterations: int = 10) -> None:
+        check_at_least(1, num_prompts=num_prompts, every_n_iterations=every_n_iterations)
+        self.num_prompts = num_prompts
+        self.every_n_iterations = every_n_iterations
+        self._pictures: list[tuple[Any, dict[str, Any]]] = []
+        self._handler: _Warnings | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin to keep what the run is warned of."""
+        if self._handler is None and trainer.is_global_zero:
+            self._handler = _Warnings(trainer)
+            logging.getLogger("realgen").addHandler(self._handler)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End it."""
+        if self._handler is not None:
+            logging.getLogger("realgen").removeHandler(self._handler)
+            self._handler = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the pictures of validations that are still to come."""
+        if trainer.is_global_zero:
+            for iteration, folder in picture_folders(run_folder(trainer)).items():
+                if iteration > iteration_of(pl_module):
+                    shutil.rmtree(folder)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Write the page when it is time."""
+        if iteration_of(pl_module) % self.every_n_iterations == 0:
+            self._write(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the pictures of the last validation."""
+        self._pictures = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Keep the first picture of each of the first prompts."""
+        samples, rewards = outputs["samples"], outputs["rewards"].total
+        for prompt in batch.mask.nonzero().flatten().tolist():
+            if len(self._pictures) >= self.num_prompts or not trainer.is_global_zero:
+                return
+            row, reward = prompt * samples.group_size, float(rewards[prompt, 0])
+            picture = to_pil(samples.images[row])
+            picture.thumbnail((MAX_WIDTH, MAX_WIDTH))
+            text = None if samples.rewrites is None else samples.row_texts[row]
+            file = f"{len(self._pictures):03d}-{trace(batch.prompts[prompt])}.jpg"
+            line = {"key": batch.keys[prompt], "prompt": batch.prompts[prompt], "text": text, "file": file}
+            self._pictures.append((picture, {**line, "reward": reward if reward == reward else None}))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the pictures and the page."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        folder = run_folder(trainer) / PICTURES / f"iteration-{iteration_of(pl_module):06d}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for picture, line in self._pictures:
+            picture.save(folder / line["file"], quality=95, subsampling=0)
+        lines = (f"{json.dumps(line, ensure_ascii=False)}\n" for _, line in self._pictures)
+        write_whole(folder / LINES, "".join(lines).encode())
+        self._pictures = []
+        self._write(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the page of the whole run."""
+        self._write(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the page of a run that ends early."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        folder = run_folder(trainer)
+        if fits(trainer) and trainer.is_global_zero and (folder / "config.yaml").is_file():
+            title = f"Run {folder.resolve().parent.name}/{folder.resolve().name}"
+            write_run_report({"": [read_log(folder)]}, folder / REPORT_FILE, title=title)
+
+
+class _Warnings(logging.Handler):
+    """Adds each different warning of this package to ``warnings.txt``, once, on one line."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(logging.WARNING)
+        self._trainer = trainer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        path = run_folder(self._trainer) / WARNINGS
+        line = one_line(mask(record.getMessage()))
+        if path.parent.is_dir() and line not in (path.read_text().splitlines() if path.is_file() else ()):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+
+
+def trace(prompt: str) -> str:
+    """Return the beginning of a prompt as a part of a file's name: letters and figures of any script, in lower case.
+
+    Example:
+        >>> trace("A red fox, in the snow; photographed at dawn by a lake"), trace("一只猫"), trace("../..")
+        ('a-red-fox-in-the-snow-photographed-at', '一只猫', 'prompt')
+    """
+    words = re.findall(r"\w+", prompt.lower())
+    found = "-".join(words)[:40]
+    return (found if len("-".join(words)) <= 40 else found.rpartition("-")[0] or found) or "prompt"
