@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -103,6 +105,64 @@ def test_json_holds_all_of_it(folders: list[str], capsys: pytest.CaptureFixture[
     assert reward["seeds"] == [pytest.approx([0.15, 0.16]), pytest.approx([0.35, 0.36, 0.37])]
     assert reward["differences"][0]["value"] == pytest.approx(0.205)
     assert reward["verdicts"] == ["better"]
+
+
+def test_one_run_alone_is_compared_with_its_beginning(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([folders[2]]) == 0
+    out = capsys.readouterr().out
+    assert "validation: first" in out
+    assert f"{folders[2]}, iteration 10" in out
+    lines = [line.split() for line in out.splitlines()]
+    reward = next(words for words in lines if words[:1] == ["reward"])
+    assert reward[1:4] == ["0.000", "0.350", "+0.350"]
+    assert "better, of one seed" in out
+    assert main(folders[:2]) == 0  # two seeds of one config
+    assert "B  2 runs, seeds 0, 1" in capsys.readouterr().out
+
+
+def test_a_folder_stands_for_the_runs_in_it_however_long_they_went_on(
+    folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = Path(folders[0]).parent
+    config = Path(folders[1]) / "config.yaml"
+    config.write_text(config.read_text() + "trainer: {max_epochs: 9, check_val_every_n_epoch: 9}\n")
+    assert main([str(parent)]) == 0
+    out = capsys.readouterr().out
+    assert "A  3 runs" in out  # better-0 to better-2, by name
+    assert "B  2 runs" in out
+
+
+def test_the_run_whose_prompts_differ_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {0: {"reward": [0.0] * 4}, 1: {"reward": [0.1, 0.2, 0.3, 0.4]}}
+    runs = [write_run(tmp_path / name, rows, lr=lr) for name, lr in (("a", 1.0), ("b", 2.0))]
+    fewer = {0: {"reward": [0.0] * 3}, 1: {"reward": [0.1, 0.2, 0.3]}}
+    runs.append(write_run(tmp_path / "fewer", fewer, lr=3.0, prompts=("a cat", "a dog", "the sea")))
+    assert main([str(run) for run in runs]) == 0
+    assert f"3 prompts that all have; 1 that only some have are left out ({tmp_path}/fewer lack some)" in (
+        capsys.readouterr().out
+    )
+    odd = write_run(tmp_path / "odd", rows, lr=4.0, prompts=("w", "x", "y", "z"))
+    assert main([str(run) for run in (odd, *runs)]) == 1
+    assert f"in common; {odd} differs most" in capsys.readouterr().err
+
+
+def test_the_page_and_the_tables_for_a_paper(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(folders[0]).parent / "pages" / "comparison.html"
+    assert main([*folders, "--csv", f"--output={page}"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    (row,) = [row for row in rows if (row["price"], row["metric"], row["group"]) == ("images", "reward", "B")]
+    numbers = [float(row[name]) for name in ("at", "seeds", "value", "change", "change_low")]
+    assert numbers[:4] == pytest.approx([1000, 3, 0.36, 0.205])
+    assert 0 < numbers[4] < 0.205
+    assert [row["change"] for row in rows if row["group"] == "A"] == [""] * 8
+    text = page.read_text(encoding="utf-8")
+    assert "reward: A from 0 to 0.155; B from 0 to 0.36" in text
+    assert "Never rewarded at equal seconds" in text
+    assert "B: model.optimizer.lr 0.002" in text
+    assert main([*folders, "--latex"]) == 0
+    out = capsys.readouterr().out
+    assert r"reward & 0.155 & 0.360 & +0.205" in out
+    assert out.count(r"\end{tabular}") == 4
 
 
 def test_one_prompt_is_no_evidence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from statistics import fmean
 from typing import Any, Literal
@@ -70,6 +70,8 @@ class Comparison:
     """Of which every run has images."""
     left_out: int
     """Prompts that only some of the runs have."""
+    lacking: tuple[str, ...]
+    """Names of the runs that lack some of those."""
     confidence: float
 
 
@@ -78,37 +80,51 @@ def compare_runs(
 ) -> Comparison:
     """Compare groups of training runs, or of models of benchmark runs, on the prompts that all of them have.
 
-    There is one section at equal images and one at equal seconds; of benchmark runs a single one. ``resamples`` (>= 1),
+    There is one section at equal images and one at equal seconds; of benchmark runs a single one. Training runs of one
+    group, or a single one, are compared with themselves: the last validation against the first. ``resamples`` (>= 1),
     ``confidence`` (in (0, 1)) and ``seed`` are those of the bootstrap.
 
     Raises:
-        ValueError: If the runs are of two kinds or fewer than two groups, a group has a seed twice, they have no prompt
-            or metric in common, or none was validated after training had begun.
+        ValueError: If the runs are of two kinds, models fewer than two groups, a group has a seed twice, they have no
+            prompt or metric in common, or none was validated after training had begun.
     """
     kinds = {run.kind for run in runs}
     if len(kinds) > 1:
         raise ValueError("training runs and benchmark runs cannot be compared with each other; give one kind.")
-    if len(runs) == 1:
-        raise ValueError(f"{runs[0].name} is alone; give another run to compare it with.")
     groups = group_runs(runs)
     if len(groups) < 2:
-        raise ValueError(
-            f"all {len(runs)} are one group: the same config but for the seed; there is nothing to compare it with."
-        )
+        runs, kinds = [*(_moment(run, 0) for run in runs), *(_moment(run, -1) for run in runs)], {"validation"}
+        groups = group_runs(runs)
     images = [_images_of(run) for run in runs]
     everywhere, somewhere = set.intersection(*images), set.union(*images)
     if not everywhere:
-        raise ValueError("the runs have no image of the same prompt, sample and noise in common.")
+        shared = [sum(len(mine & other) for other in images) - len(mine) for mine in images]
+        odd = runs[::-1][shared[::-1].index(min(shared))]  # the last of those that share least
+        raise ValueError(
+            f"the runs have no image of the same prompt, sample and noise in common; {odd.name} differs most."
+        )
     bootstrap = {"resamples": resamples, "confidence": confidence, "seed": seed}
     sections = []
-    prices: list[Price | None] = [None] if kinds == {"benchmark"} else ["images", "seconds"]
+    prices: list[Price | None] = ["images", "seconds"] if kinds == {"run"} else [None]
     for price in prices:
         at = _common_price(runs, price)
         if price != "seconds" or at > 0:  # a run may not have been timed
             sections.append(_section(groups, everywhere, price, at, bootstrap))
     prompts = {(image.key, image.prompt) for image in everywhere}
     left_out = len({(image.key, image.prompt) for image in somewhere} - prompts)
-    return Comparison(tuple(groups), tuple(sections), len(prompts), left_out, confidence)
+    lacking = tuple(run.name for run, mine in zip(runs, images, strict=True) if somewhere - mine)
+    return Comparison(tuple(groups), tuple(sections), len(prompts), left_out, lacking, confidence)
+
+
+def _moment(run: RecordedRun, place: int) -> RecordedRun:
+    """Return the first validation of a run, or the last one, as if it were a run of its own."""
+    if run.kind == "benchmark":
+        raise ValueError(f"{run.name} is alone; give another run to compare it with.")
+    if len(run.points) < 2:
+        raise ValueError(f"{run.name} was not validated after training had begun; there is nothing to compare.")
+    point, settings = run.points[place], {**run.settings, "validation": "last" if place else "first"}
+    name = f"{run.name}, iteration {point.iteration}"
+    return replace(run, name=name, kind="validation", points=(point,), settings=settings)
 
 
 def differences_of_groups(

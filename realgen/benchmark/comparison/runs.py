@@ -18,8 +18,11 @@ from realgen.tables import complete_rows, read_csv
 
 CONFIG_FILE, ROWS_FILE = "config.yaml", "validation.csv"
 _PLACE = ("iteration", "images", "seconds", "key", "sample", "seed", "prompt")
-_ASIDE = ("seed_everything", "seed", "loggers", "run_dir", "output_dir", "trainer.default_root_dir")
-"""The run's own seed, and settings that change nothing of what is measured."""
+_ASIDE = (
+    *("seed_everything", "seed", "loggers", "run_dir", "output_dir", "trainer.default_root_dir"),
+    *("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.check_val_every_n_epoch"),
+)
+"""The run's own seed, and settings that change nothing of what is measured at equal price: a run may go on longer."""
 
 _VERSION = "realgen"
 """Setting that holds the version of this package."""
@@ -55,7 +58,8 @@ class RecordedRun:
 
     name: str
     """Its folder; of a benchmark run with the model's name behind it."""
-    kind: Literal["run", "benchmark"]
+    kind: Literal["run", "benchmark", "validation"]
+    """``validation`` is one moment of a training run."""
     seed: int | None
     """Of training, or of the images that a benchmark drew; None where it is not known, or images were given."""
     settings: Mapping[str, Any]
@@ -68,10 +72,19 @@ class RecordedRun:
 
 
 def read_runs(folder: Path) -> list[RecordedRun]:
-    """Read a training run's folder, or all models of a benchmark run's; ValueError if it is neither, or lacks rows."""
+    """Read what a folder holds: a training run, all models of a benchmark run, or folders of training runs.
+
+    Runs may lie one or two levels below; of those, the ones that were validated are read.
+
+    Raises:
+        ValueError: If it is neither, or lacks the rows of its images.
+    """
     if (folder / RESULTS_FILE).is_file():
         return _benchmark_runs(folder)
     if not (folder / CONFIG_FILE).is_file():
+        for level in ("*", "*/*"):
+            if inside := sorted(path.parent for path in folder.glob(f"{level}/{ROWS_FILE}")):
+                return [training_run(each) for each in inside]
         what = "has neither" if folder.is_dir() else "is no folder with"
         raise ValueError(
             f"{folder} {what} {CONFIG_FILE} (a run of realgen.fit) nor {RESULTS_FILE} (one of realgen.realbench)."

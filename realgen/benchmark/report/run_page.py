@@ -11,7 +11,7 @@ import torch
 
 from realgen.benchmark.comparison.runs import CONFIG_FILE
 from realgen.benchmark.report.page import render
-from realgen.benchmark.report.run_view import Groups, RunLog, prompt_means, sections
+from realgen.benchmark.report.run_view import Groups, RunLog, held_out, prompt_means, sections
 from realgen.benchmark.report.tables import Table
 from realgen.benchmark.report.thumbnails import Thumbnail, thumbnails
 from realgen.functional.bootstrap import bootstrap_mean
@@ -47,7 +47,7 @@ class Frame(NamedTuple):
 
 
 def write_run_report(
-    groups: Groups, out: Path, *, title: str, tables: Sequence[Table] = (), notes: Sequence[str] = ()
+    groups: Groups, out: Path, *, title: str, tables: Sequence[Table] = (), settings: Sequence[str] = ()
 ) -> None:
     """Write the page of one run, or of several by group; it is never half written.
 
@@ -59,7 +59,7 @@ def write_run_report(
         out: The page.
         title: Its heading.
         tables: Shown first; of one run alone that of its change is put before.
-        notes: Reservations, shown above everything.
+        settings: In what the groups differ, shown above the tables.
     """
     logs = [log for group in groups.values() for log in group]
     alone = logs[0] if len(logs) == 1 else None
@@ -69,7 +69,8 @@ def write_run_report(
         "run.html.j2",
         title=title,
         facts=[_facts(name, log) for name, group in groups.items() for log in group],
-        notes=list(dict.fromkeys([*notes, *(line for log in logs for line in _warnings(log.folder))])),
+        settings=settings,
+        warnings=list(dict.fromkeys(line for log in logs for line in _text(log.folder / WARNINGS).splitlines())),
         tables=[*([_change(alone)] if alone is not None else []), *tables],
         sections=sections(groups),
         frames=[frame._replace(pictures=frame.pictures[:SHOWN_PROMPTS]) for frame in frames],
@@ -95,10 +96,6 @@ def _facts(name: str, log: RunLog) -> tuple[str, str, str]:
     return f"{name} {log.run.name}".strip(), f"iteration {done}{drawn}, seed {log.run.seed}", command
 
 
-def _warnings(folder: Path) -> list[str]:
-    return _text(folder / WARNINGS).splitlines()
-
-
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
@@ -109,7 +106,7 @@ def _change(log: RunLog) -> Table:
     path = log.folder / "summary.json"
     told = read_json(path).get("intervals", {}) if path.is_file() else {}
     for name in [*log.names(rewarded=True), *log.names(rewarded=False)]:
-        values = log.numbers[f"val/{name}"]
+        values = {iteration: value for iteration, (value, _, _) in held_out(name, log).items()}
         first, last = str(min(values)), str(max(values))
         low, high = told.get(name) or (None, None)
         if len(log.run.points) > 1:

@@ -41,7 +41,8 @@ class RunLog:
 
     def names(self, *, rewarded: bool) -> list[str]:
         """Return the rewards on held-out prompts, or the measures that no reward sees."""
-        found = [name.removeprefix("val/") for name in self.numbers if name.startswith("val/")]
+        found = {name.removeprefix("val/") for name in self.numbers if name.startswith("val/")}
+        found.update(name for point in self.run.points for name in point.values)
         return sorted(name for name in found if (name.partition("/")[0] == "reward") == rewarded)
 
 

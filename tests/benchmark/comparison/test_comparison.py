@@ -188,12 +188,14 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     metrics = write_run(tmp_path / "metrics", {0: {"x": [0.0] * 4}, 5: {"x": [0.0] * 4}}, lr=5.0)
     write_results(Results((ModelResults("m", {}),), settings={"config": {}}), tmp_path / "bench")
     for folders, message in (
-        ((run, same), "all 2 are one group"),
+        ((untrained,), "untrained was not validated after training had begun"),
+        ((run, same, untrained), "untrained was not validated after training had begun"),
         ((run, untrained), "untrained was not validated after training had begun"),
         ((run, late), r"late was first validated after 800 images, when .*run had ended, after 500"),
-        ((run, others), "no image of the same prompt, sample and noise in common"),
+        ((run, others), "no image of the same prompt, sample and noise in common; .*others differs most"),
         ((run, metrics), "no metric in common"),
         ((run, tmp_path / "bench"), "training runs and benchmark runs"),
+        ((tmp_path / "bench",), "bench:m is alone"),
     ):
         with pytest.raises(ValueError, match=message):
             compared(*folders)

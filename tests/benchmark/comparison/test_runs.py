@@ -18,13 +18,13 @@ def test_a_run_is_read_with_its_place_and_without_what_tells_nothing(tmp_path: P
         {0: {"reward": [0.1, 0.2, None, 0.4]}, 10: {"reward": [0.5, 0.6, 0.7, 0.8]}},
         seed=3,
         whole={0: {"kid": 2.0, "reward": 0.2}, 10: {"kid": 1.0, "reward": 0.65}},
-        trainer={"max_epochs": 6, "default_root_dir": "x", "precision": None},
+        trainer={"max_epochs": 6, "default_root_dir": "x", "precision": None, "accelerator": "cpu"},
     )
     (run,) = read_runs(tmp_path / "run")
     assert (run.kind, run.seed, run.name) == ("run", 3, str(tmp_path / "run"))
     assert run.settings == {
         "model.class_path": "realgen.modules.GRPOModule", "model.optimizer.lr": 1e-3, "model.seed": 3,
-        "trainer.max_epochs": 6,
+        "trainer.accelerator": "cpu",
     }  # fmt: skip
     assert [(point.iteration, point.images, point.seconds) for point in run.points] == [(0, 0, 0), (10, 1000, 100)]
     assert run.points[0].values["reward"] == {
