@@ -31,6 +31,7 @@ IMPORTED_BY_OTHERS = {
     "accelerate": "diffusers and transformers load weights with it",
     "omegaconf": "jsonargparse resolves the interpolations of configs with it",
     "scikit-learn": "experiments.nano reads the photographs it ships, without importing it",
+    "tensorboard": "Lightning's logger imports it",
     "torchvision": "timm, open-clip and diffusers need it, and its version goes with torch's",
     "wandb": "Lightning's logger imports it",
 }

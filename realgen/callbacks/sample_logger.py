@@ -1,12 +1,13 @@
-"""Images of the rollouts, on disk and in Weights & Biases."""
+"""Images of the rollouts, on disk, in Weights & Biases and in TensorBoard."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from realgen.callbacks.image_grid import image_grid, reward_lines
@@ -58,7 +59,10 @@ def sample_sheet(samples: Samples, rewards: RewardOutput, *, num_images: int, co
 
 
 def log_image(trainer: Trainer, name: str, image: Image.Image, iteration: int) -> None:
-    """Send an image to the Weights & Biases loggers of the trainer, if there are any."""
+    """Send an image to the Weights & Biases and TensorBoard loggers of the trainer, if there are any."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):  # at the step at which Lightning logs the numbers
+            logger.experiment.add_image(name, np.asarray(image), trainer.global_step, dataformats="HWC")
     if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
         import wandb
 

@@ -22,7 +22,7 @@ from realgen.cli.components import assign, expand, visit
 from realgen.cli.config_error import ConfigError
 from realgen.cli.diagnosis import condense, nearest_path, problems
 from realgen.cli.schema import ConfigSlot, slot_of
-from realgen.cli.tree import Node, merge
+from realgen.cli.tree import Node, find_paths, merge
 from realgen.masking import masked, watch_environment
 
 PARSER_SETTINGS: dict[str, Any] = {
@@ -105,7 +105,7 @@ def read_config(
     if asks_for_help(argv):
         _print_help(parser, argv, root)
     given, printing = split_print_config(argv)
-    tree = change(read_arguments(given, root))
+    tree = change(find_paths(read_arguments(given, root)))
     for problem in problems(tree, root, values=False):
         raise ConfigError(problem)
     try:

@@ -152,6 +152,9 @@ class RealGenCLI(LightningCLI):
             arguments = {} if callback is None else callback.get("init_args", {})
             if "dirpath" in arguments and arguments["dirpath"] is None:
                 arguments["dirpath"] = str(self.run.path / FOLDER)
+        for logger in self.config.loggers.values():
+            if logger is not None and logger.get("init_args", {}).get("save_dir") == ".":
+                logger["init_args"]["save_dir"] = str(self.run.path)
         name, group, tags = self.run.name, self.run.recipe, _tags(self.config.model)
         self._wandb = fill_wandb_arguments(
             self.config.loggers, self.run.path, name=name, group=group, job_type="train", tags=tags

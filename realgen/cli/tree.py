@@ -11,6 +11,8 @@ A mapping with the key ``part_file`` is the mapping of that file, changed by the
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,6 +118,29 @@ def read_file(path: Path, *, inside: tuple[Path, ...] = ()) -> Node:
     if not node.is_mapping:
         got = "nothing" if node.value is None else type(node.value).__name__
         raise ConfigError(f"{path}: expected a mapping (key: value), got {got}.")
+    return node
+
+
+def find_paths(node: Node) -> Node:
+    """Return a tree in which paths that files name are found from any folder.
+
+    A relative one, or a pattern of several, is looked for in the folder of its file, then in the two folders above
+    (part files lie in folders of their own), then in the current one. Where the current one gives the same, or none
+    has it, it stays as it is written.
+    """
+    if isinstance(node.value, dict):
+        return replace(node, value={key: find_paths(child) for key, child in node.value.items()})
+    if isinstance(node.value, list):
+        return replace(node, value=[find_paths(child) for child in node.value])
+    text = node.value
+    if not isinstance(text, str) or "/" not in text or "${" in text or node.origin == COMMAND_LINE:
+        return node
+    fixed = re.split(r"[^/]*[*?\[{]", text, maxsplit=1)[0]  # of a pattern, the folder before it
+    folder = Path(os.path.abspath(node.folder))  # parents of a path with .. are others
+    for place in (folder, *folder.parents[:2]):
+        if os.path.exists(place / fixed):
+            same = os.path.exists(fixed) and os.path.samefile(place / fixed, fixed)
+            return node if same else replace(node, value=str(place / text))
     return node
 
 

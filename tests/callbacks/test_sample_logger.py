@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from realgen.callbacks import SampleLogger
@@ -52,3 +55,31 @@ def test_pictures_reach_weights_and_biases_and_no_other_logger(tmp_path: Path, m
 def test_impossible_numbers_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         SampleLogger(**{name: 0})
+
+
+def test_tensorboard_gets_the_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, tuple[int, ...], int, str]] = []
+
+    class Writer:
+        """What tensorboardX is to Lightning and to us; the package itself is an extra."""
+
+        def __init__(self, log_dir: str) -> None:
+            self.log_dir = log_dir
+
+        def add_image(self, name: str, image: Any, step: int, dataformats: str) -> None:
+            sent.append((name, image.shape, step, dataformats))
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *args, **kwargs: None
+
+    monkeypatch.setattr("lightning.fabric.loggers.tensorboard._TENSORBOARD_AVAILABLE", False)
+    monkeypatch.setattr("lightning.fabric.loggers.tensorboard._TENSORBOARDX_AVAILABLE", True)
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
+    logger = TensorBoardLogger(tmp_path, name="tensorboard", version="", default_hp_metric=False)
+    trained = trainer(tmp_path, callbacks=[SampleLogger(every_n_iterations=2, num_images=4, columns=4)], logger=logger)
+    trained.fit(module(), Prompts())
+    assert [(name, step, form) for name, _, step, form in sent] == [
+        ("samples", step, "HWC") for step in (trained.global_step // 2, trained.global_step)
+    ]
+    assert all(shape[2] == 3 for _, shape, _, _ in sent)
+    assert logger.experiment.log_dir.rstrip("/") == str(tmp_path / "tensorboard")

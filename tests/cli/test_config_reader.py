@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from realgen.cli import ConfigError
 from realgen.cli.config_reader import Argument, ConfigReader, read_arguments
 from realgen.cli.schema import ConfigSlot, group_of, slot_of
+from realgen.cli.tree import find_paths
 from realgen.detectors import Detector
 from realgen.modules import GRPOModule
 from realgen.modules.data_anchor import DataAnchor
@@ -35,6 +36,25 @@ def test_files_and_arguments_merge(reader: ConfigReader, tmp_path: Path) -> None
     assert (made.number, made.detectors["b"], made.detectors["a"].batch_size) == (4, None, 6)
     assert reader.make(config).detectors["a"] is not made.detectors["a"]
     assert config["detectors"]["a"]["init_args"]["batch_size"] == 6  # still plain values
+
+
+def test_what_a_file_names_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("data/prompts/a.tar", "configs/own/w.pt", "here/data/other/b.tar", "here/only/c.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    values = ["data/prompts/{a,b}*.tar", "own/w.pt", "data/other/b.tar", "only/c.tar", "none/d.tar", "/", "a/${x}"]
+    part = tmp_path / "configs" / "parts" / "part.yaml"
+    part.parent.mkdir()
+    part.write_text(f"detectors: {values}\n")
+    arguments = [f"--config={part}", "--number=data/prompts/a.tar"]
+    monkeypatch.chdir(tmp_path / "here")
+    root = ConfigSlot(arguments={"detectors": slot_of(list[str]), "number": slot_of(str)})
+    found = find_paths(read_arguments(arguments, root)).plain()
+    assert found["detectors"][:2] == [str(tmp_path / "data/prompts/{a,b}*.tar"), str(tmp_path / "configs/own/w.pt")]
+    assert found["detectors"][2:] == values[2:]  # in the current folder, nowhere, absolute, not a path yet
+    assert found["number"] == "data/prompts/a.tar"  # as it was typed
+    monkeypatch.chdir(tmp_path)
+    assert find_paths(read_arguments(arguments, root)).plain()["detectors"][0] == values[0]
 
 
 def test_defaults_stand_where_nothing_is_given(reader: ConfigReader) -> None:

@@ -100,6 +100,11 @@ def test_a_checkpoint_callback_may_go_elsewhere(parse: Parse, folder: Path) -> N
     assert Path(cli.trainer.checkpoint_callback.dirpath) == folder / "there"
 
 
+def test_a_logger_writes_into_the_folder_of_the_run(parse: Parse) -> None:
+    logger = "--loggers.lightning={class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: .}}"
+    assert parse("--run_dir=mine", logger).trainer.loggers[0].save_dir == "mine"
+
+
 def test_logger_false_means_none(parse: Parse) -> None:
     assert parse("--trainer.logger=false").trainer.loggers == []
 
