@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": "compare runs",
     "export": "write a run's adapters for other tools",
     "weights": "list the weights that a recipe needs, and which are missing",
+    "init": "write recipes and embedded models into a folder of yours",
     "serve": "serve a reward over HTTP",
     "probe": "fit a linear probe as a detector",
     "data.make_shards": "turn your prompts into shards",

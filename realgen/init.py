@@ -1,0 +1,55 @@
+"""Writes the recipes and the embedded models into a folder of your own: ``python -m realgen.init FOLDER``."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from realgen.cli.error_frame import run_command
+from realgen.options import OptionParser
+
+PARTS = ("configs", "data")
+"""Folders of the repository: the recipes, and the embedded models with their prompts and images."""
+_EPILOG = """\
+first commands to try:
+  python -m realgen.init mine
+  cd mine && python -m realgen.fit --config configs/diffusion.yaml
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return run_command(partial(_init, argv, Path(__file__).resolve().parents[1]), doing="writing recipes")
+
+
+def _init(argv: Sequence[str] | None, source: Path) -> int:
+    """Copy what lies beside the package in ``source``.
+
+    Raises:
+        ValueError: If nothing lies there, or something of that name in the folder.
+    """
+    parser = OptionParser(
+        prog="python -m realgen.init",
+        description="Write the recipes and, where they are at hand, the embedded models and prompts into a folder.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="made if it is not there")
+    folder: Path = parser.parse_args(argv).folder
+    parts = [part for part in PARTS if (source / part).is_dir()]
+    if "configs" not in parts:
+        raise ValueError(f"{source} holds no recipes: this is an installed package. Run it from a checkout of realgen.")
+    if there := next((folder / part for part in parts if (folder / part).exists()), None):
+        raise ValueError(f"{there} is there already; give another folder.")
+    for part in parts:
+        shutil.copytree(source / part, folder / part)
+    if "data" not in parts:
+        print(f"{source} holds no embedded models: the recipes of full size alone can be run")
+    print(f"wrote {' and '.join(parts)} into {folder}; next: cd {folder} and a command of python -m realgen --help")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
