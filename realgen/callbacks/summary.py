@@ -10,9 +10,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from realgen.benchmark.report.page import REPORT_FILE
 from realgen.callbacks.best_checkpoint import BestCheckpoint
 from realgen.callbacks.closing_screen import ClosingScreen, exported, print_end
 from realgen.callbacks.image_grid import image_grid
+from realgen.callbacks.report import Report
 from realgen.callbacks.run_context import callbacks_of, iteration_of, last_checkpoint, run_folder
 from realgen.callbacks.sample_logger import log_image
 from realgen.callbacks.summary_table import compare, number, paired_differences, summary_table
@@ -118,6 +120,7 @@ class Summary(ClosingScreen):
             first = self.before["iteration"] if self.after else None
             table = summary_table(comparisons, before=first, after=seen["after"]["iteration"])
         lines: list[tuple[str, object]] = [] if table is None else [("images", drawn)]
+        lines += [("report", folder / REPORT_FILE)] if callbacks_of(trainer, Report) else []
         for best in _best(trainer):
             lines.append(("best", last_checkpoint(trainer).with_name(BEST)))
             lines.append(("  by", f"{best.metric} {number(best.value or 0)} at iteration {best.iteration}"))
