@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from realgen.cli.arguments import check_files, first_config, take_arguments, usable_device, without_options
+from realgen.cli.arguments import check_files, first_config, print_usage, take_arguments, usable_device, without_options
 from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import INTERRUPTED, TERMINATED, run_command
 from realgen.masking import masked
@@ -56,9 +56,8 @@ RECIPE = "configs/realbench.yaml"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = take_arguments(argv)
-    if not arguments:
-        sys.stderr.write(f"usage: {USAGE}")
-        return 1
+    if (code := print_usage(arguments, USAGE)) is not None:
+        return code
     return run_command(partial(_realbench, arguments), doing="loading models")
 
 

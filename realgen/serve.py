@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from realgen.cli.arguments import check_files, take_arguments
+from realgen.cli.arguments import check_files, print_usage, take_arguments
 from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import run_command
 
@@ -41,9 +41,8 @@ Common overrides (a dotted key of the config; init_args may be left out; later w
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 1 after an error, 130 after Ctrl-C, 143 after SIGTERM."""
     arguments = take_arguments(argv)
-    if not arguments:
-        sys.stderr.write(f"usage: {USAGE}")
-        return 1
+    if (code := print_usage(arguments, USAGE)) is not None:
+        return code
 
     def command() -> int:
         check_files(arguments)

@@ -192,7 +192,7 @@ def test_every_option_in_a_sentence_exists(repository: Path, capsys: pytest.Capt
     helps, wrong = "", []
     for module in MODULES:
         with contextlib.suppress(SystemExit):
-            importlib.import_module(module).main(["--help"])
+            importlib.import_module(module).main(["--help", "all"])
         usage = capsys.readouterr().out
         helps += usage
         wrong += [f"{module}: no help"] if not usage.startswith("usage:") else []

@@ -45,7 +45,16 @@ def test_help_imports_nothing_heavy_and_opens_with_the_usage() -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith(f"usage: {USAGE}")
     assert "--trainer.max_epochs" in ended.stdout
+    assert len(ended.stdout.splitlines()) <= 30  # one screen
     assert ended.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_help_all_shows_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help", "all"])
+    shown = capsys.readouterr().out
+    assert (ended.value.code, "--trainer.accumulate_grad_batches" in shown) == (0, True)
+    assert shown.startswith(f"usage: {USAGE}")
 
 
 def test_what_the_usage_names_exists(repository: Path) -> None:

@@ -31,6 +31,15 @@ def take_arguments(argv: Sequence[str] | None) -> list[str]:
     return arguments
 
 
+def print_usage(arguments: Sequence[str], usage: str) -> int | None:
+    """Print the usage where there is no argument, or ``--help`` alone, and return the exit code; else None."""
+    if arguments and list(arguments) not in (["-h"], ["--help"]):
+        return None
+    more = "\n--help all shows every argument; behind a recipe, those of its parts too.\n" if arguments else ""
+    (sys.stdout if arguments else sys.stderr).write(f"usage: {usage}{more}")
+    return 0 if arguments else 1
+
+
 def fix_arguments(argv: Sequence[str]) -> list[str]:
     """Rewrite arguments that a Weights & Biases agent writes.
 
