@@ -61,28 +61,39 @@ def report_truncation_once() -> None:
     for library, logs in (("diffusers", diffusers_logging), ("transformers", transformers_logging)):
         logs.get_logger(library)  # creates the handler together with the first logger
         for handler in logging.getLogger(library).handlers:
-            if not any(isinstance(known, _FirstTruncation) for known in handler.filters):
-                handler.addFilter(_FirstTruncation())
+            if not any(isinstance(known, Truncations) for known in handler.filters):
+                handler.addFilter(Truncations())
 
 
-class _FirstTruncation(logging.Filter):
-    """Pass only the first truncation message, and every other message but that of a tokenizer, which says it too."""
+class Truncations(logging.Filter):
+    """Pass, in our words, the first text that is cut off, then how many are, at 10, 100, ... different ones.
+
+    The message of a tokenizer, which says it too, is dropped; every other one passes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.reported = False
+        self.seen: dict[int, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a message passes; one of a text that is cut off is put in our words."""
         message = record.getMessage()
         if not message.startswith(TRUNCATED):
-            return not message.startswith(TOO_LONG)
+            return getattr(record, "is_told", not message.startswith(TOO_LONG))  # by the filter of another handler
         limit, _, rest = message.partition(" tokens: ")
         words = (rest or limit.removeprefix(TRUNCATED)).split()
-        shown = " ".join(words)[:LETTERS_SHOWN]
-        record.msg = (
-            f"a prompt is cut off behind {limit.split()[-1]} tokens, which a text encoder reads; without effect "
-        )
-        record.msg += f"are its last {len(words)} words: {shown} (told once; there may be more such prompts)"
+        is_new = hash(message) not in self.seen
+        self.seen[hash(message)] = len(words)
+        number = len(self.seen)
+        if number == 1:
+            shown = " ".join(words)[:LETTERS_SHOWN]
+            record.msg = (
+                f"a prompt is cut off behind {limit.split()[-1]} tokens, which a text encoder reads; without effect "
+                f"are its last {len(words)} words: {shown} (told again at 10, 100, ... such prompts)"
+            )
+        else:
+            record.msg = f"{number} different prompts are cut off so far, by up to {max(self.seen.values())} words"
         record.args = ()
-        first, self.reported = not self.reported, True
-        return first
+        is_told = is_new and str(number) == f"1{'0' * (len(str(number)) - 1)}"
+        record.__dict__["is_told"] = is_told
+        return is_told

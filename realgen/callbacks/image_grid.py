@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
 
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
@@ -37,7 +40,7 @@ def image_grid(
     """
     width = shown_width(images.shape[-1])
     height = round(images.shape[-2] * width / images.shape[-1])
-    font = ImageFont.load_default(FONT_SIZE)
+    font, captions = caption_font(captions)
     wrapped = [wrap(caption, font, width, max_lines) for caption in captions]
     text_height = LINE_HEIGHT * max(len(lines) for lines in wrapped)
     rows = math.ceil(len(images) / columns)
@@ -52,6 +55,40 @@ def image_grid(
         for number, line in enumerate(lines):
             draw.text((left, top + height + number * LINE_HEIGHT + 1), line, fill=INK, font=font)
     return sheet
+
+
+def caption_font(captions: Sequence[str]) -> tuple[Font, Sequence[str]]:
+    """Return a font that has all characters of captions, and the captions.
+
+    Pillow's own is Latin; for others a font of this machine is taken. Where none has them, the font that lacks fewest,
+    and in the place of each that lacks a question mark.
+    """
+    wanted = {character for caption in captions for character in caption if not character.isspace()}
+    if all(character < "\u0180" for character in wanted):
+        return ImageFont.load_default(FONT_SIZE), captions
+    needed = frozenset(map(ord, wanted))
+    file = min(_fonts(), key=lambda file: len(needed - _characters(file)), default=None)
+    font = ImageFont.load_default(FONT_SIZE) if file is None else ImageFont.truetype(file, FONT_SIZE)
+    lacking = needed - (frozenset(range(0x180)) if file is None else _characters(file))
+    return font, [caption.translate(dict.fromkeys(lacking, "?")) for caption in captions]
+
+
+@cache
+def _fonts() -> list[str]:
+    """Return the files of this machine's upright fonts whose names say that they know many scripts, or are plain."""
+    from matplotlib.font_manager import findSystemFonts
+
+    known = re.compile(
+        r"CJK|wqy|DroidSansFallback|PingFang|msyh|simhei|Arial ?Unicode|NotoSans-Regular|DejaVuSans\.", re.I
+    )
+    return sorted(file for file in findSystemFonts() if known.search(Path(file).name))
+
+
+@cache
+def _characters(file: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(file).get_charmap())
 
 
 def shown_width(width: int) -> int:
@@ -74,7 +111,7 @@ def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
     lines: list[str] = []
     for paragraph in text.splitlines():
         pieces = [""]
-        for word in paragraph.split():
+        for word in _words(paragraph, font, width):
             longer = f"{pieces[-1]} {word}".strip()
             if pieces[-1] and font.getlength(longer) > width:
                 pieces.append(word)
@@ -84,6 +121,17 @@ def wrap(text: str, font: Font, width: int, max_lines: int) -> list[str]:
             pieces = [*pieces[: max_lines - 1], f"{pieces[max_lines - 1]}..."]
         lines += [shorten(piece, font, width) for piece in pieces]
     return lines
+
+
+def _words(text: str, font: Font, width: int) -> Iterator[str]:
+    """Yield the words, those wider than a line in pieces: Chinese has no blanks."""
+    for word in text.split():
+        start = 0
+        for end in range(1, len(word)):
+            if font.getlength(word[start : end + 1]) > width:
+                yield word[start:end]
+                start = end
+        yield word[start:]
 
 
 def shorten(line: str, font: Font, width: int) -> str:

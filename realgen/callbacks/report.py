@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from typing import Any
 
@@ -16,9 +15,14 @@ from realgen.benchmark.report.run_view import read_log
 from realgen.callbacks.image_grid import MAX_WIDTH, to_pil
 from realgen.callbacks.run_context import fits, iteration_of, run_folder
 from realgen.checks import check_at_least
+from realgen.data.prompt_text import trace
+from realgen.logging_filters import Truncations
 from realgen.masking import mask
 from realgen.tables import one_line
 from realgen.whole_files import write_whole
+
+_WATCHED = ("realgen", "diffusers", "transformers", "lightning.pytorch")
+"""Loggers whose warnings a run keeps."""
 
 
 class Report(Callback):
@@ -45,12 +49,15 @@ class Report(Callback):
         """Begin to keep what the run is warned of."""
         if self._handler is None and trainer.is_global_zero:
             self._handler = _Warnings(trainer)
-            logging.getLogger("realgen").addHandler(self._handler)
+            self._handler.addFilter(Truncations())
+            for name in _WATCHED:
+                logging.getLogger(name).addHandler(self._handler)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End it."""
         if self._handler is not None:
-            logging.getLogger("realgen").removeHandler(self._handler)
+            for name in _WATCHED:
+                logging.getLogger(name).removeHandler(self._handler)
             self._handler = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,7 +122,7 @@ class Report(Callback):
 
 
 class _Warnings(logging.Handler):
-    """Adds each different warning of this package to ``warnings.txt``, once, on one line."""
+    """Adds each different warning to ``warnings.txt``, once, on one line."""
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(logging.WARNING)
@@ -127,15 +134,3 @@ class _Warnings(logging.Handler):
         if path.parent.is_dir() and line not in (path.read_text().splitlines() if path.is_file() else ()):
             with path.open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
-
-
-def trace(prompt: str) -> str:
-    """Return the beginning of a prompt as a part of a file's name: letters and figures of any script, in lower case.
-
-    Example:
-        >>> trace("A red fox, in the snow; photographed at dawn by a lake"), trace("一只猫"), trace("../..")
-        ('a-red-fox-in-the-snow-photographed-at', '一只猫', 'prompt')
-    """
-    words = re.findall(r"\w+", prompt.lower())
-    found = "-".join(words)[:40]
-    return (found if len("-".join(words)) <= 40 else found.rpartition("-")[0] or found) or "prompt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from pathlib import Path
 
 MAX_CHARACTERS = 16_384
@@ -57,3 +58,15 @@ def checked_text(text: str) -> str:
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"it has {len(text)} characters, a prompt may have {MAX_CHARACTERS}")
     return text
+
+
+def trace(prompt: str) -> str:
+    """Return the beginning of a prompt as a part of a file's name: letters and figures of any script, in lower case.
+
+    Example:
+        >>> trace("A red fox, in the snow; photographed at dawn by a lake"), trace("一只猫"), trace("../..")
+        ('a-red-fox-in-the-snow-photographed-at', '一只猫', 'prompt')
+    """
+    words = re.findall(r"\w+", prompt.lower())
+    found = "-".join(words)[:40]
+    return (found if len("-".join(words)) <= 40 else found.rpartition("-")[0] or found) or "prompt"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from realgen.callbacks.image_grid import image_grid
 from realgen.data.generated_images import keep_settings, read_images, read_texts, write_image
+from realgen.data.prompt_text import trace
 from realgen.generation.request import Request
 from realgen.policies import Policy, PromptPolicy
 from realgen.policies.completion import clean
@@ -70,8 +70,7 @@ def generate(generator: ImageGenerator, prompts: Sequence[str]) -> None:
 def image_files_of(generator: ImageGenerator, prompt: str) -> list[ImageFile]:
     """Return the files of a prompt: per seed one of the prompt as it is and, with a rewriter, one of its rewrite."""
     request = generator.request
-    slug = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))[:40]
-    name = f"{slug}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}".lstrip("-")
+    name = f"{trace(prompt)}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
     kinds = {False: ""} if generator.rewriter is None else {False: "", True: "-rewritten"}
     return [
         ImageFile(Path(request.output) / name / f"seed-{seed}{kind}.png", seed, rewritten)

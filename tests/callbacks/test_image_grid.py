@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib.font_manager import findfont
 from PIL import ImageFont
 
-from realgen.callbacks.image_grid import image_grid, reward_lines, shorten, to_pil, wrap
+from realgen.callbacks.image_grid import caption_font, image_grid, reward_lines, shorten, to_pil, wrap
 from realgen.types import RewardOutput
 
 FONT = ImageFont.load_default(13)
@@ -79,3 +80,24 @@ def test_rewards_are_told_by_part() -> None:
 def test_captions_must_match() -> None:
     with pytest.raises(ValueError, match="zip"):
         image_grid(torch.zeros(2, 3, 8, 8), ["only one"], columns=1)
+
+
+def test_characters_that_no_font_of_this_machine_has_are_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realgen.callbacks.image_grid._fonts", list)
+    assert caption_font(["a red fox", "caf\u00e9"])[1] == ["a red fox", "caf\u00e9"]
+    assert caption_font(["一只猫 and\na dog"])[1] == ["??? and\na dog"]
+
+
+def test_a_font_that_has_the_characters_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = findfont("DejaVu Sans")  # comes with matplotlib; it knows Greek, and no Chinese
+    monkeypatch.setattr("realgen.callbacks.image_grid._fonts", lambda: [plain])
+    font, captions = caption_font(["\u03b1\u03b2\u03b3 猫"])
+    assert font.path == plain
+    assert captions == ["\u03b1\u03b2\u03b3 ?"]
+
+
+def test_a_text_without_blanks_is_broken_into_lines() -> None:
+    lines = wrap("w" * 60, FONT, 120, 10)
+    assert "".join(lines) == "w" * 60
+    assert len(lines) > 3
+    assert all(FONT.getlength(line) <= 120 for line in lines)
