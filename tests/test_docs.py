@@ -184,6 +184,19 @@ def test_every_command_with_a_config_parses(repository: Path, capsys: pytest.Cap
     assert wrong == []
 
 
+def test_the_page_of_own_prompts_makes_the_shards_that_it_trains_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = commands(text(ROOT / "docs" / "lora.md"))
+    made = [importlib.import_module(each[2]).main(each[3:]) for each in words if each[2].endswith("make_shards")]
+    patterns = {word.partition("=")[2] for each in words for word in each if word.startswith("--data.")}
+    assert made == [0, 0]
+    assert patterns == {"mine/train/*.tar", "mine/held_out/*.tar"}
+    assert all(list(tmp_path.glob(pattern)) for pattern in patterns)
+
+
 def test_every_option_in_a_sentence_exists(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``--dotted.key=value`` is parsed by the commands that may mean it; other options stand in a command's help."""
     found = {
