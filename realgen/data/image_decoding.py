@@ -9,6 +9,8 @@ import contextlib
 import io
 import struct
 from collections.abc import Collection, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ FORMATS = {
     ".bmp": "BMP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    **({".heic": "HEIF", ".heif": "HEIF"} if find_spec("pillow_heif") else {}),
 }
 """Pillow's format by suffix in lower case. A file may have another one of these formats than its suffix says; Pillow's
 others are never tried, for some of them start programs (EPS)."""
@@ -46,6 +49,8 @@ def open_image(file: Path | bytes, formats: Collection[str] = FORMATS.values()) 
     """
     with contextlib.ExitStack() as opened:
         stream = io.BytesIO(file) if isinstance(file, bytes) else opened.enter_context(open_regular(file))
+        if "HEIF" in formats:
+            import_module("pillow_heif").register_heif_opener()
         try:
             # Pillow's JPEG reader also reads MPO, the JPEG files of some phones.
             image = opened.enter_context(Image.open(stream, formats=tuple(dict.fromkeys(formats))))

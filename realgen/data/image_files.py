@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,10 @@ from realgen.data.image_decoding import FORMATS, decode_image
 
 SUFFIXES = tuple(FORMATS)
 """Of what counts as an image, in lower case."""
+LABELS = {"real": "0_real", "generated": "1_fake"}
+"""Names of the folders, at any depth, in which data sets of detectors keep their two classes side by side."""
+_HEIC = (".heic", ".heif")
+_LOGGER = logging.getLogger(__name__)
 SplitBy = Literal["name", "content"]
 
 
@@ -28,7 +33,7 @@ class ImageFile(NamedTuple):
 
     path: Path
     name: str
-    """Its path inside the folder, with ``/``."""
+    """Its path inside the folder, with ``/``, without ``LABELS``."""
 
 
 def check_folders(folders: str | Sequence[str | Path], *, argument: str) -> tuple[Path, ...]:
@@ -46,7 +51,9 @@ def find_images(folders: str | Sequence[str | Path], *, argument: str) -> list[I
     """List the images of folders and of all folders in them, in an order that depends on their names alone.
 
     Links are followed, and each real file is listed once: under a name that is no link if it has one, else under the
-    first. FIFOs, sockets and devices are no images.
+    first. FIFOs, sockets and devices are no images. For an ``argument`` that ends in ``generated``, images in folders
+    called ``0_real`` are left out, else those in ``1_fake``: both classes may be given the same folder. HEIC files that
+    cannot be read are told of.
 
     Raises:
         ValueError: If a folder does not exist, cannot be listed (nor one in it), or holds no image.
@@ -57,10 +64,14 @@ def find_images(folders: str | Sequence[str | Path], *, argument: str) -> list[I
 
     found: list[ImageFile] = []
     listed: set[object] = set()
+    other = LABELS["real" if argument.endswith("generated") else "generated"]
+    unread: list[Path] = []
     for folder in check_folders(folders, argument=argument):
+        files = [each for each in _walk(folder, refuse) if other not in each[1].relative_to(folder).parts[:-1]]
+        unread += [path for _, path in files if path.suffix.lower() in _HEIC and not is_image(path)]
         images = [
-            (linked or path.is_symlink(), path.relative_to(folder).as_posix(), path, identity)
-            for linked, path in _walk(folder, refuse)
+            (linked or path.is_symlink(), _name(path, folder), path, identity)
+            for linked, path in files
             if is_image(path) and (identity := _identity(path)) is not None
         ]
         if not images:
@@ -71,7 +82,14 @@ def find_images(folders: str | Sequence[str | Path], *, argument: str) -> list[I
                 listed.add(identity)
                 new.append(ImageFile(path, name))
         found += sorted(new, key=lambda file: file.name)
+    if unread:
+        told = "%s: %d HEIC files, such as %s, are left out; with the package pillow-heif they are read"
+        _LOGGER.warning(told, argument, len(unread), unread[0])
     return found
+
+
+def _name(path: Path, folder: Path) -> str:
+    return "/".join(part for part in path.relative_to(folder).parts if part not in LABELS.values())
 
 
 def _walk(folder: Path, refuse: Callable[[OSError], NoReturn]) -> Iterator[tuple[bool, Path]]:

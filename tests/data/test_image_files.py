@@ -3,13 +3,17 @@
 import errno
 import hashlib
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 
+from realgen.data.image_decoding import open_image
 from realgen.data.image_files import (
     ImageFile,
     check_folders,
@@ -143,3 +147,32 @@ def test_a_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(ValueError, match="cannot be decoded"):
         read_image(path)
+
+
+def test_classes_side_by_side_are_told_apart_at_any_depth(tmp_path):
+    for name in ("cat/0_real/1.png", "cat/1_fake/1.png", "dog/0_real/2.png", "dog/1_fake/3.png"):
+        write(tmp_path / name)
+    real, generated = (find_images([tmp_path], argument=f"--{name}") for name in ("real", "generated"))
+    assert [file.name for file in real] == ["cat/1.png", "dog/2.png"]  # as a pair of one name, of one split
+    assert [file.path for file in generated] == [tmp_path / "cat/1_fake/1.png", tmp_path / "dog/1_fake/3.png"]
+    assert len(find_images([tmp_path / "cat" / "1_fake"], argument="real")) == 1  # as it is named, it is taken
+
+
+def test_heic_is_told_of_and_read_where_its_package_is(tmp_path, monkeypatch, caplog):
+    write(tmp_path / "a.png")
+    write(tmp_path / "b.bmp", (0, 0, 255)).rename(tmp_path / "b.HEIC")
+    assert [file.name for file in find_images([tmp_path], argument="real")] == ["a.png"]
+    assert "real: 1 HEIC files, such as" in caplog.text
+    caplog.clear()
+
+    def register():  # the package itself is an extra: here a BMP is what it reads
+        Image.register_open("HEIF", BmpImageFile, lambda start: start[:2] == b"BM")
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
+    monkeypatch.setattr("realgen.data.image_files.SUFFIXES", (".png", ".heic"))
+    monkeypatch.setitem(Image.OPEN, "HEIF", None)
+    found = find_images([tmp_path], argument="real")
+    assert [file.name for file in found] == ["a.png", "b.HEIC"]
+    with open_image(found[1].path, ["HEIF"]) as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (0, 0, 255)
+    assert "HEIC" not in caplog.text

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from realgen.data.image_files import SUFFIXES, is_image
 
-PHOTO = "photo"
-"""Name of the folder in which the published layout has the images of a model: MODEL/photo/00000.jpg."""
+PHOTO, GENERATED = "photo", "1_fake"
+"""Folders that hold a model's images in its own: of the published layout, MODEL/photo/00000.jpg, and of data sets."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,15 @@ def model_name(folder: str) -> str:
         ('qwen-image', 'flux')
     """
     path = Path(folder).resolve()
-    return path.parent.name if path.name == PHOTO else path.name
+    return path.parent.name if path.name in (PHOTO, GENERATED) else path.name
 
 
 def find_image_set(name: str, folder: str) -> ImageSet:
-    """List the images of a model, in a folder or in its subfolder ``photo``; raise as ``images_by_name`` does."""
+    """List the images of a model, in a folder or in its ``photo`` or ``1_fake``; raise as ``images_by_name`` does."""
     path = Path(folder)
-    if (path / PHOTO).is_dir() and not any(is_image(child) for child in path.iterdir()):
-        path = path / PHOTO
+    inside = next((path / name for name in (PHOTO, GENERATED) if (path / name).is_dir()), None)
+    if inside is not None and not any(is_image(child) for child in path.iterdir()):
+        path = inside
     return ImageSet(name, path, images_by_name(path, argument=f"images.{name}"))
 
 

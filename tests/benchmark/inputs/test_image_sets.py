@@ -22,12 +22,15 @@ PROMPTS = [BenchmarkPrompt(number, f"{number:05d}", "") for number in range(3)]
 def test_a_model_is_called_after_its_folder(tmp_path: Path) -> None:
     assert model_name(str(tmp_path / "flux")) == "flux"
     assert model_name(str(tmp_path / "flux" / "photo")) == "flux"
+    assert model_name(str(tmp_path / "flux" / "1_fake")) == "flux"
 
 
 def test_published_layout_of_images(tmp_path: Path) -> None:
     write_set(tmp_path / "flux" / "photo", [0, 0, 0], ".jpg")
     found = find_image_set("flux", str(tmp_path / "flux"))
     assert found.folder == tmp_path / "flux" / "photo"
+    write_set(tmp_path / "sd3" / "1_fake", [0, 0, 0], ".jpg")
+    assert find_image_set("sd3", str(tmp_path / "sd3")).folder == tmp_path / "sd3" / "1_fake"
     assert list(found.files) == ["00000", "00001", "00002"]
 
 
