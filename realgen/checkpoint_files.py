@@ -35,9 +35,7 @@ def install(unfinished: Path, path: Path, *, previous: Path | None = None) -> No
 
     The one that is replaced is kept as ``previous``. Killed at any moment, ``path`` is the old or the new file, with a
     checksum that holds; a folder is missing for a moment between two renames, in which ``previous`` is there.
-
-    Raises:
-        ValueError: If what was written cannot be read back.
+    ValueError if what was written cannot be read back.
     """
     for file in files_of(unfinished):
         with file.open("rb") as opened:

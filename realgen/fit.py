@@ -71,13 +71,7 @@ def _fit(arguments: Sequence[str]) -> int:
 
 
 def check(cli: RealGenCLI) -> None:
-    """Find the mistakes that show only when the parts are put together, before a run's folder is made.
-
-    Raises:
-        ValueError: If no step has noise, the updates do not divide an iteration's rows, the prompts or images cannot be
-            read or are too few, the policy or detector cannot be loaded as it is set up, weights that a reward or
-            metric needs cannot be read, or the optimizer refuses its arguments.
-    """
+    """Raise ValueError for mistakes that show only when parts are put together, before a run's folder is made."""
     from realgen.data import ImageFolders, PromptShards
     from realgen.detectors.base import FrozenNetwork
     from realgen.modules import GRPOModule

@@ -22,11 +22,7 @@ def open_regular(path: Path) -> IO[bytes]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: With its path, if it is no regular file, or not what ``parse_json`` takes.
-    """
+    """Read a JSON file; ValueError, with its path, if it is no regular file or not what ``parse_json`` takes."""
     try:
         with open_regular(path) as file:
             text = file.read()

@@ -41,11 +41,7 @@ def check_file(source: str, argument: str) -> None:
 
 
 def local_file(source: str) -> Path:
-    """Return the path of a ``check_file`` source on disk, fetched into the hub's cache if it is on the hub.
-
-    Raises:
-        ValueError: If the hub does not have it, or cannot be reached; names the command that fetches it.
-    """
+    """Return a ``check_file`` source's path, fetched if it is on the hub; ValueError if that fails."""
     if not source.startswith(HUB):
         return Path(source)
     from huggingface_hub import hf_hub_download  # slow to import

@@ -103,12 +103,7 @@ class Retrier:
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     async def call(self, send: Callable[[], Awaitable[_Answer]]) -> tuple[_Answer, int]:
-        """Call until an attempt succeeds; return its answer, and the number of attempts.
-
-        Raises:
-            UnavailableError: If the last attempt failed, too; tells why.
-            RefusedError: If the service asks for a longer pause than ``max_wait``.
-        """
+        """Call until an attempt succeeds; return answer and number of attempts, or raise why none did."""
         retrying = tenacity.AsyncRetrying(
             sleep=asyncio.sleep,
             stop=lambda state: self._gives_up(state, answers),

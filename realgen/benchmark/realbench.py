@@ -170,11 +170,7 @@ class RealBench:
         return len(prompts) * len(self.policies)
 
     def plan(self, folder: Path) -> list[str]:
-        """Say what ``run`` would do; read files and write nothing.
-
-        Raises:
-            ValueError: If images are missing or were drawn with other settings.
-        """
+        """Say what ``run`` would do; read files and write nothing. ValueError if images do not fit."""
         prompts, given = self.find_images()
         lines, drawn, complete = [], [], True
         for name in self.policies:

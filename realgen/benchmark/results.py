@@ -123,11 +123,7 @@ def write_results(results: Results, folder: Path) -> None:
 
 
 def read_results(folder: Path) -> Results:
-    """Read what ``write_results`` wrote.
-
-    Raises:
-        ValueError: If a file is missing or is not what ``write_results`` writes.
-    """
+    """Read what ``write_results`` wrote; ValueError if a file is missing or is something else."""
     path = folder / RESULTS_FILE
     try:
         try:

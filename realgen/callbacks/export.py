@@ -119,10 +119,8 @@ def write_export(
 ) -> Path:
     """Let a policy or detector write its weights, whole or not at all, on every rank; return the path to load.
 
-    The first rank puts the folder in its place; ``shared`` returns that rank's text on every rank.
-
-    Raises:
-        ValueError: If the weights cannot be written in one of ``formats``, see ``Export``.
+    The first rank puts the folder in its place; ``shared`` returns that rank's text on every rank. ValueError if the
+    weights cannot be written in one of ``formats``, see ``Export``.
     """
     _check(trained, formats)
     with ExitStack() as stack:

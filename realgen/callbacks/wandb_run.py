@@ -46,11 +46,7 @@ class WandbRun(Callback):
 
 
 def identity_of(folder: Path, new: Mapping[str, str]) -> dict[str, str]:
-    """Return ``id``, ``name`` and ``group`` by which Weights & Biases knows the run of a folder; ``new`` without any.
-
-    Raises:
-        ValueError: If the folder's record cannot be read.
-    """
+    """Return ``id``, ``name`` and ``group`` of a folder's run for W&B, ``new`` without; ValueError if unreadable."""
     path = folder / RECORD
     if not path.is_file():
         return dict(new)

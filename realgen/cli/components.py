@@ -63,10 +63,7 @@ def expand(node: Node, slot: ConfigSlot, key: str = "") -> Node:
     """Replace the name of each part file by its content, and a bare class name X by ``{class_path: X}``.
 
     A part file may stand for every argument that takes a component, a mapping or a list. A whole number may be written
-    as 4.0, as agents of Weights & Biases do.
-
-    Raises:
-        ConfigError: If a part file cannot be read.
+    as 4.0, as agents of Weights & Biases do. ConfigError if a part file cannot be read.
     """
     if slot.whole and re.fullmatch(r"-?\d{1,15}\.0", str(node.value)):
         return replace(node, value=int(float(node.value)))

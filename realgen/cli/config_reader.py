@@ -59,12 +59,7 @@ class ConfigReader:
         self._usage = usage
 
     def read(self, argv: Sequence[str], change: Callable[[Node], Node] = lambda tree: tree) -> dict[str, Any]:
-        """Read files and arguments into a complete config of plain values; ``change`` is applied before it is checked.
-
-        Raises:
-            ConfigError: If the config or an argument is wrong.
-            SystemExit: After ``--help`` and ``--print_config``.
-        """
+        """Read files and arguments into a complete config of plain values; ``change`` is applied before the check."""
         document_fields(argv)
         parser = self._parser()
         config, tree = read_config(parser, argv, self.root, change)

@@ -101,12 +101,7 @@ class RealGenCLI(LightningCLI):
             parser.add_argument(f"--{name}", type=hint, default=default, help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Read files and arguments into ``self.config``, and keep it as text for the folder of the run.
-
-        Raises:
-            ConfigError: If the config or an argument is wrong.
-            SystemExit: After ``--help`` and ``--print_config``.
-        """
+        """Read files and arguments into ``self.config``, and keep it as text for the folder of the run."""
         self.config, tree = read_config(parser, args, self.root, check=trainer_problems)
         plain = yaml.safe_load(parser.dump(self.config, skip_unset=False))
         # Without what places this run, so that it starts the same run in another folder.
@@ -115,12 +110,7 @@ class RealGenCLI(LightningCLI):
         self.config_text = f"# realgen {__version__}: {command}\n{to_yaml(saved)}"
 
     def before_instantiate_classes(self) -> None:
-        """Count the processes, choose the folder of the run, keep others out, and lead checkpoints and loggers there.
-
-        Raises:
-            ConfigError: If the trainer takes another number of processes, another process works in the folder, it
-                cannot be used, or the checkpoint to go on from is damaged.
-        """
+        """Count the processes, choose the run's folder, keep others out, and lead checkpoints and loggers there."""
         trainer = self.config.trainer
         check_processes(os.environ, devices=_num_devices(trainer), num_nodes=trainer.num_nodes)
         find = partial(

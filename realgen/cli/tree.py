@@ -100,11 +100,7 @@ def merge(base: Node, over: Node) -> Node:
 
 
 def read_file(path: Path, *, inside: tuple[Path, ...] = ()) -> Node:
-    """Read a YAML or JSON file with a mapping at the top; ``inside`` are the files whose ``part_file`` led here.
-
-    Raises:
-        ConfigError: If there is no such file, it is no valid YAML, holds a key twice, or holds no mapping.
-    """
+    """Read a YAML or JSON file with a mapping at the top; ``inside`` are the files whose ``part_file`` led here."""
     if path.resolve() in inside:
         raise ConfigError(f"{path} names itself.")
     try:

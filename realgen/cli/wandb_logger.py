@@ -36,13 +36,7 @@ def fill_wandb_arguments(
 
     A run keeps id, name and group of its first start, see ``WandbRun``; all that is written is inside its folder.
     Online Weights & Biases prints the address of the run. Its errors are exceptions, and are still raised.
-
-    Name and group are those of a new run; the group is what its other seeds have in common with it.
-
-    Returns ``id``, ``name`` and ``group`` of the run; None without such a logger.
-
-    Raises:
-        ValueError: If the folder's record of them cannot be read.
+    Name and group are those of a new run. Returns the run's ``id``, ``name`` and ``group``; None without such a logger.
     """
     chosen = [
         spec["init_args"]

@@ -225,9 +225,5 @@ def digest(files: Sequence[ImageFile]) -> str:
 
 
 def read_image(path: Path) -> Float[Tensor, "3 height width"]:
-    """Read an image file as [3, H, W] in [0, 1]: upright and in RGB, white where it is transparent.
-
-    Raises:
-        ValueError: If the file cannot be read or decoded.
-    """
+    """Read an image as [3, H, W] in [0, 1]: upright, in RGB, white where transparent; ValueError if it cannot be."""
     return torch.from_numpy(np.array(decode_image(path))).permute(2, 0, 1).float().div_(255)

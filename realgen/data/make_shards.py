@@ -65,11 +65,7 @@ class PromptFile:
         """What is wrong with lines, with their numbers."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield samples as ``write_shards`` takes them.
-
-        Raises:
-            ValueError: After the last line, with all ``mistakes``; or where the file cannot be read on.
-        """
+        """Yield samples as ``write_shards`` takes them; ValueError, with all ``mistakes``, after the last line."""
         first_lines: dict[str, int] = {}
         for number, read in self._rows():
             self.line = number

@@ -58,11 +58,7 @@ def is_url(shard: str) -> bool:
 
 
 def open_shard(shard: str) -> IO[bytes]:
-    """Open a shard for reading and seeking; a URL is first copied to a temporary file, which vanishes on ``close``.
-
-    Raises:
-        ValueError: If the URL cannot be read to its end, or webdataset has no reader for its scheme.
-    """
+    """Open a shard to read and seek, a URL as a temporary copy, gone on ``close``; ValueError if it cannot be read."""
     if not is_url(shard):
         return open(shard, "rb")
     from webdataset import gopen, gopen_schemes

@@ -99,12 +99,7 @@ def write_folder(directory: str | Path, weights: Mapping[str, Tensor], config: A
 
 
 def read_config(source: Path | VisionConfig, kind: type[Config]) -> Config:
-    """Read a network's config from a JSON file, keys left out keep the defaults of ``kind``; or return the given one.
-
-    Raises:
-        ValueError: If the file is no JSON object, or has a key that ``kind`` does not know or a value of another type.
-        TypeError: If the config itself is of another kind.
-    """
+    """Return a config, or read it from JSON with ``kind``'s defaults; ValueError or TypeError if it is no such."""
     if isinstance(source, kind):
         return source
     if isinstance(source, VisionConfig):

@@ -90,11 +90,7 @@ class SVDExpertLinear(ExpertLinear):
 
     @torch.no_grad()
     def main_bases(self) -> tuple[Tensor, ...]:
-        """Return orthonormal bases of W_main's outputs and inputs: its left and right singular vectors, as columns.
-
-        The published files store them (``U_r``, ``V_r``, most of their size). W_main alone has rank
-        features - r and gives them back up to a rotation, which no term of the orthogonality loss sees.
-        """
+        """Return orthonormal bases, as columns, of W_main's outputs and inputs; published files rotate them."""
         u, _, v = torch.linalg.svd(self.weight_main.double())
         kept = len(u) - self.rank
         return u[:, :kept].to(self.weight_main), v[:kept].T.to(self.weight_main)

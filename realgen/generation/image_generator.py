@@ -80,14 +80,7 @@ def image_files_of(generator: ImageGenerator, prompt: str) -> list[ImageFile]:
 
 
 def draw(generator: ImageGenerator, prompt: str, files: Sequence[ImageFile], bar: tqdm[Any]) -> str:
-    """Draw the missing images of a prompt; return the rewrite for the user to read, empty without a rewriter.
-
-    A batch with a missing file is drawn as a whole, because a smaller batch rounds differently. The bar advances with
-    each image.
-
-    Raises:
-        ValueError: If an image has values that are not finite.
-    """
+    """Draw a prompt's missing images in whole batches, as smaller ones round differently; return any rewrite."""
     size = generator.request.batch_size
     batches = [files[start : start + size] for start in range(0, len(files), size)]
     missing = [batch for batch in batches if not all(file.path.exists() for file in batch)]

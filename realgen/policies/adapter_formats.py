@@ -53,12 +53,7 @@ def write_formats(directory: Path, backbone: Any, formats: Iterable[Format]) -> 
 
     ``peft``: for ``PeftModel.from_pretrained`` of the transformer. ``comfyui``: for ComfyUI, kohya's tools and their
     like. ``merged``: the transformer with the update added, in the type that ``backbone`` was read in, for
-    ``from_pretrained``; the base model is read once more, from its files.
-
-    ``directory`` holds what ``DiffusionPolicy.export`` wrote; ``backbone`` is of ``PipelineFiles``.
-
-    Raises:
-        ValueError: See ``original_layers``.
+    ``from_pretrained``; the base model is read once more, from its files. Raises as ``original_layers`` does.
     """
     trained = find_adapters(directory)
     stored = {name.removeprefix(PREFIXES[DIFFUSERS_FILE]): each for name, each in read_weights(trained.file).items()}

@@ -78,12 +78,7 @@ class VLLMEngine(TextEngine):
         self._sent: dict[str, Tensor] = {}
 
     def check(self, *, lora: LoRA | None, temperatures: Sequence[float], top_p: float) -> None:
-        """Check settings that vLLM does not support, or would sample differently than the policy scores.
-
-        Raises:
-            ValueError: If there are no adapters, their rank is too large, a temperature is one that vLLM would change
-                or refuse, or there is a nucleus.
-        """
+        """Raise ValueError for settings that vLLM does not support, or samples otherwise than the policy scores."""
         if lora is None:
             raise ValueError("engine: VLLMEngine does not support full fine-tuning, lora must not be null.")
         if lora.rank > self.max_lora_rank:
@@ -99,11 +94,7 @@ class VLLMEngine(TextEngine):
             )
 
     def write(self, task: WritingTask) -> Completions:
-        """Continue all rows at once, whatever ``batch_size`` is; progress counts finished rows.
-
-        Raises:
-            RuntimeError: If vLLM gave up on a row.
-        """
+        """Continue all rows at once, whatever ``batch_size`` is; progress counts rows. RuntimeError if vLLM fails."""
         rows = [row for row, chat in enumerate(task.chats) if chat]
         outputs = self._generate(task, rows) if rows else []
         size = max([1, *(len(output.token_ids) for output in outputs)])

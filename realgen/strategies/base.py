@@ -98,11 +98,7 @@ class ShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def setup(self, trainer: Trainer) -> None:
-        """Shard the policy, then make the optimizers of its shards; Lightning calls this before each fit or validation.
-
-        Raises:
-            ValueError: If the module has no policy, or trains weights of several types.
-        """
+        """Shard the policy, then make its shards' optimizers, before each fit or validation, or raise ValueError."""
         assert self.model is not None
         assert self.accelerator is not None
         self.accelerator.setup(trainer)

@@ -46,12 +46,7 @@ class WholeFileIO(TorchCheckpointIO):
     """Write a checkpoint beside its place; Lightning's own goes through the temporary folder, which may be full."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a file, whole or not at all; what is no local path is left to Lightning.
-
-        Raises:
-            OSError: If the disk is full or cannot be written.
-            RuntimeError: If PyTorch fails for another reason.
-        """
+        """Write a file, whole or not at all; what is no local path is left to Lightning."""
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return

@@ -67,14 +67,7 @@ class Asking:
         self._stopped_by: Exception | None = None
 
     async def ask_all(self, questions: Sequence[tuple[str, Question]]) -> int:
-        """Ask all questions; return how many got no answer.
-
-        Raises:
-            ValueError: If an image cannot be read.
-            OSError: If an answer cannot be written.
-            RefusedError: If the judge refuses all questions.
-            RuntimeError: If too many in a row got no answer.
-        """
+        """Ask all questions; return how many got no answer. Raises what stopped it, as a judge that refuses all."""
         waiting = iter(questions)
         async with self.judge.session():
             await asyncio.gather(*(self._work(waiting) for _ in range(min(self.judge.concurrency, len(questions)))))

@@ -95,11 +95,7 @@ def single_questions(prompts: Sequence[BenchmarkPrompt], sets: Sequence[ImageSet
 def question_keys(
     questions: Iterable[Question], judge: ArenaJudge, matching: FormatMatching | None
 ) -> dict[Question, str]:
-    """Tell questions apart by what their answer depends on: judge, question, images as shown, prompt if it is read.
-
-    Raises:
-        ValueError: If a file cannot be read.
-    """
+    """Tell questions apart by what answers depend on: judge, question, images as shown, prompt if it is read."""
     kinds: tuple[Kind, ...] = ("compare", "single")
     identities = {kind: judge.identity(kind) for kind in kinds}
     digest, made_alike = cache(_digest_of_file), None if matching is None else asdict(matching)

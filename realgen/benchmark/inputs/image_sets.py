@@ -38,11 +38,7 @@ class ImageSet:
 
 
 def images_by_name(folder: Path, *, argument: str) -> dict[str, Path]:
-    """List the images of a folder by stem, those with an image's suffix; a message calls the folder ``argument``.
-
-    Raises:
-        ValueError: If it is no folder or cannot be listed, holds no image, or holds two of one stem.
-    """
+    """List the images of a folder, called ``argument``, by stem; ValueError for none, or two of one stem."""
     try:
         paths = sorted(path for path in folder.iterdir() if is_image(path) and path.is_file())
     except OSError as error:

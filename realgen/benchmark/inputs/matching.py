@@ -83,11 +83,7 @@ class FileFormats:
 
 
 def survey(files: Sequence[Path], *, argument: str, advance: Callable[[], object] = lambda: None) -> FileFormats:
-    """Decode every file coarsely, and say what the files are; ``advance`` is called after each.
-
-    Raises:
-        ValueError: If files cannot be decoded; the first one is named, behind ``argument``.
-    """
+    """Decode every file coarsely, ``advance`` after each, and say what they are; ValueError if one is broken."""
     broken: list[str] = []
     sizes: list[tuple[int, int]] = []
     qualities: list[int] = []
@@ -118,11 +114,7 @@ def survey(files: Sequence[Path], *, argument: str, advance: Callable[[], object
 
 
 def check_matching(matching: FormatMatching | None, formats: dict[str, FileFormats]) -> list[str]:
-    """Check whether the files can be made alike; return warnings of what remains of their difference.
-
-    Raises:
-        ValueError: If images are smaller than ``matching.size``.
-    """
+    """Return warnings of what remains of the files' difference; ValueError if an image is too small."""
     if matching is None:
         looks = {(round(found.jpeg_share), round(found.square_share)) for found in formats.values()}
         return ["the sets differ in file format or shape, and detectors may read that: see matching"] * (len(looks) > 1)

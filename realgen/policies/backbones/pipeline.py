@@ -49,11 +49,7 @@ class PipelineBackbone(PipelineFiles):
         return self._pipeline.vae.config.latent_channels
 
     def schedule(self, num_steps: int, height: int, width: int) -> Schedule:
-        """Return the scheduler's sigmas and timesteps: evenly spaced, then shifted by the number of tokens.
-
-        Raises:
-            ValueError: If the scheduler cannot make so few steps.
-        """
+        """Return the scheduler's sigmas and timesteps, shifted by the tokens; ValueError for too few steps."""
         if num_steps < 2 and self._pipeline.scheduler.config.shift_terminal:
             raise ValueError(
                 f"num_steps must be at least 2 for {self.pretrained!r}, whose scheduler fixes the first sigma and the "

@@ -75,11 +75,7 @@ class PipelineFiles(Backbone):
         self._pipeline: Any = None
 
     def load(self) -> None:
-        """Read the pipeline onto the CPU; a second call does nothing.
-
-        Raises:
-            ValueError: If ``pretrained`` holds no pipeline of ``pipeline_class``, or it cannot have these settings.
-        """
+        """Read the pipeline onto the CPU, once; ValueError if ``pretrained`` holds none with these settings."""
         if self._pipeline is not None:
             return
         try:
@@ -95,11 +91,7 @@ class PipelineFiles(Backbone):
         self.use_pipeline(pipeline)
 
     def use_pipeline(self, pipeline: Any) -> None:
-        """Take the networks of a pipeline; ``load`` then reads nothing.
-
-        Raises:
-            ValueError: If it is of another class, its attention has no such kernel, or its VAE no such tiles.
-        """
+        """Take a pipeline's networks in place of ``load``; ValueError if they cannot have these settings."""
         if (kind := type(pipeline).__name__) != self.pipeline_class:
             raise ValueError(
                 f"pretrained must hold a {self.pipeline_class} for {type(self).__name__}, got {self.pretrained!r}, "
