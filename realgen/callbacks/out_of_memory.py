@@ -76,7 +76,11 @@ def explanation(exception: BaseException, trainer: Trainer, module: LightningMod
 def _suggestion(name: str, trainer: Trainer, module: LightningModule, policy: Policy) -> Iterator[str]:
     """Yield the setting as on the command line; nothing if it cannot be lowered further."""
     if name == "strategy":
-        yield from _sharding(trainer, policy)
+        if not is_sharded(policy):
+            more = "" if trainer.world_size > 1 else " on several GPUs"
+            yield f"trainer.strategy=configs/strategies/fsdp2.yaml{more}"
+        elif getattr(trainer.strategy, "cpu_offload", None) is False:
+            yield "trainer.strategy.cpu_offload=true"
         return
     if name == "frozen_on_demand":
         if getattr(module, name, None) is False:
@@ -119,14 +123,6 @@ def _least(name: str, policy: Policy) -> int:
     if name == "rollout_batch_size":
         return getattr(policy, "samples_per_noise", 1)
     return 2 if name == "group_size" else 1
-
-
-def _sharding(trainer: Trainer, policy: Policy) -> Iterator[str]:
-    if not is_sharded(policy):
-        more = "" if trainer.world_size > 1 else " on several GPUs"
-        yield f"trainer.strategy=configs/strategies/fsdp2.yaml{more}"
-    elif getattr(trainer.strategy, "cpu_offload", None) is False:
-        yield "trainer.strategy.cpu_offload=true"
 
 
 def _read(owner: Any, path: str) -> Any:

@@ -55,7 +55,9 @@ def fill_wandb_arguments(
         identity["id"] = arguments.get("version") or arguments.get("id") or os.environ[VARIABLES["id"]]
     if all(arguments["offline"] for arguments in chosen):
         os.environ.setdefault("WANDB_SILENT", "true")
-    _keep_inside(folder)
+    for variable, inside in (("WANDB_DATA_DIR", "wandb"), ("WANDB_CACHE_DIR", "wandb/cache")):
+        if os.environ.get(variable) in (None, _folders.get(variable)):  # media and tables not at home, unless asked for
+            os.environ[variable] = _folders[variable] = str((folder / inside).absolute())
     return identity
 
 
@@ -74,10 +76,3 @@ def finish_wandb(code: int) -> None:
     if code > 128 and code != INTERRUPTED:
         wandb.run.mark_preempting()
     wandb.finish(exit_code=code)
-
-
-def _keep_inside(folder: Path) -> None:
-    """Let Weights & Biases stage media and tables in the run's folder, and not at home, unless the user says where."""
-    for variable, inside in (("WANDB_DATA_DIR", "wandb"), ("WANDB_CACHE_DIR", "wandb/cache")):
-        if os.environ.get(variable) in (None, _folders.get(variable)):
-            os.environ[variable] = _folders[variable] = str((folder / inside).absolute())

@@ -58,7 +58,12 @@ class TokenSampler:
 
         An empty row is not continued; ``uniforms``, one per token, are in [0, 1), float64, and limit the tokens.
         """
-        ids, attention = self._left_padded(prompts, model.device)
+        longest = max(1, *map(len, prompts))
+        rows = [[self.pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+        ids = torch.tensor(rows, device=model.device)
+        # An empty row attends to one padding token, against NaN.
+        seen = [[0] * (longest - max(1, len(prompt))) + [1] * max(1, len(prompt)) for prompt in prompts]
+        attention = torch.tensor(seen, device=model.device)
         ends, cache = torch.tensor(self.end_ids, device=model.device), None
         positions = (attention.cumsum(-1) - 1).clamp(min=0)
         alive = torch.tensor([bool(prompt) for prompt in prompts], device=model.device)
@@ -89,13 +94,6 @@ class TokenSampler:
             torch.stack(column, dim=1) for column in zip(*columns, strict=True)
         )
         return Completions(tokens, mask, ended, log_probs, entropies, kept[0] if kept else None)
-
-    def _left_padded(self, prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return tokens and attention mask [b, longest]; an empty row attends to one padding token, against NaN."""
-        longest = max(1, *map(len, prompts))
-        rows = [[self.pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        seen = [[0] * (longest - max(1, len(prompt))) + [1] * max(1, len(prompt)) for prompt in prompts]
-        return torch.tensor(rows, device=device), torch.tensor(seen, device=device)
 
     def _draw(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, ...]:
         """Return token, log-probability, entropy, and with a nucleus the packed mask of each row."""
