@@ -146,6 +146,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         sharding=sharding_of(trainer["strategy"], _devices(trainer) * trainer["num_nodes"]),
         precision=str(trainer["precision"] or "32-true"),
         reward=reward,
+        metrics=config["model"]["init_args"].get("metrics") or {},
         iterations=_iterations(trainer),
         averages=len(averages),
         float32_matmul_precision=config["float32_matmul_precision"],

@@ -68,7 +68,7 @@ def test_memory_is_spread_over_the_ranks(planned: dict[str, Any]) -> None:
     sizes, trained, ranks = planned["memory"]["sizes"], planned["trained"], 8
     assert planned["ranks"] == ranks
     assert sizes["trained weights"] == 4 * trained // ranks
-    read = sum(sizes[name] for name in ("text encoders", "VAE", "rewards"))  # whole, by every rank
+    read = sum(sizes[name] for name in ("text encoders", "VAE", "rewards", "metrics' networks"))  # whole, by every rank
     assert planned["memory"]["host"] == pytest.approx(
         read + ranks * (sizes["frozen weights"] + sizes["trained weights"]), abs=2 * ranks
     )

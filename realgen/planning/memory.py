@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from realgen.planning.dry_run import Counts
 from realgen.planning.meter import num_bytes
 from realgen.planning.recipe import Recipe, Sharding
-from realgen.planning.reward_costs import RewardCost
+from realgen.planning.reward_costs import RewardCost, metric_bytes
 from realgen.planning.unit_costs import UnitCosts
 from realgen.quantization import quantized_bytes
 
@@ -44,7 +44,7 @@ class Memory:
 def find_memory(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: Sequence[RewardCost]) -> Memory:
     """Add up what a rank holds; the recipe's policy is loaded, on the meta device.
 
-    Left out are the insides of kernels and communication, the rewards' activations, and what an allocator cannot use.
+    Left out are the insides of kernels and communication, and what an allocator cannot use.
     """
     policy, sharding = recipe.policy, recipe.sharding
     backbone: Any = policy.backbone
@@ -72,16 +72,19 @@ def find_memory(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: Seque
         "VAE": vae,
         "text embeddings": costs.text.held * backbone.cache_size,
         "rewards": together(cost.memory or 0 for cost in rewards) or (None if uncounted else 0),
+        "metrics' networks": metric_bytes(recipe.metrics),
         "gradients": _gradients(recipe, trained_bytes),
         "optimizer state": None if state is None else on_gpu * state // sharding.trained,
         "moving averages": on_gpu * recipe.averages * sum(w.numel() for w in trained) * FLOAT32 // sharding.trained,
         "trajectories": counts.stored_latents * prod(policy.latent_shape) * FLOAT32,
         "images": counts.images * 3 * policy.height * policy.width * FLOAT32,
     }
-    activations = _activations(counts, costs)
+    # A reward on the policy's GPU is not computed beside the rollout, so its activations are a phase's own.
+    scoring = (cost.alive * min(cost.batch_size, counts.images) for cost in rewards)
+    activations = _activations(counts, costs) | {"reward": max(scoring, default=0)}
     sizes["activations"] = max(activations.values())
     host = num_bytes(weights) + (sizes["reference copy"] or 0) + sum(frozen_networks.values())
-    host += sum(cost.memory or 0 for cost in rewards)
+    host += sum(cost.memory or 0 for cost in rewards) + (sizes["metrics' networks"] or 0)
     return Memory(sizes, find_peaks(sizes, activations, on_demand=on_demand), host)
 
 
@@ -118,7 +121,7 @@ def _activations(counts: Counts, costs: UnitCosts) -> dict[str, int]:
             added = cost.held * counts.graph_rows + (cost.peak - cost.held) * rows
         found[kind.phase] = max(found[kind.phase], added)
     found["decode"] = costs.decode.peak * counts.decode_batch
-    return {phase: added for phase, added in found.items() if added} | {"reward": 0}
+    return {phase: added for phase, added in found.items() if added}
 
 
 def _gathered(transformer: nn.Module, blocks: Sequence[nn.Module], sharding: Sharding) -> int:

@@ -139,9 +139,7 @@ def _rows(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: tuple[Rewar
 def _assumptions(recipe: Recipe, rewards: tuple[RewardCost, ...], prompt_tokens: int) -> Iterator[str]:
     policy = recipe.policy
     yield "FLOPs: of matrix products, convolutions and attention; everything else is part of the utilization"
-    yield (
-        "left out: validation, logging, checkpoints, communication between GPUs, loading, and the rewards' activations"
-    )
+    yield "left out: validation but for its networks, logging, checkpoints, communication between GPUs, and loading"
     yield "taken for granted: no group has zero advantages, so no row is spared"
     if len(policy.step_window.starts(policy.num_steps)) > 1:
         yield "taken for granted: a window that moves is everywhere equally often"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
@@ -58,6 +58,8 @@ class Recipe:
     """``trainer.precision``."""
     reward: Mapping[str, Any]
     """The reward's settings: ``class_path`` and ``init_args``."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """The metrics' settings by name, likewise; their networks stay on the GPU."""
     iterations: int | None = None
     """Of the whole run; None where it has no end."""
     averages: int = 0

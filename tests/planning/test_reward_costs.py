@@ -14,8 +14,9 @@ from realgen.detectors.configs import EffortConfig, OmniAIDConfig, OmniAIDDinoCo
 from realgen.detectors.effort_network import EffortNetwork
 from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
 from realgen.detectors.omniaid_network import OmniAIDNetwork
+from realgen.metrics import ImageNetEncoder, TimmEncoder
 from realgen.planning.meter import flop_counter, metered, num_bytes, total
-from realgen.planning.reward_costs import NETWORKS, RewardCost, reward_costs
+from realgen.planning.reward_costs import ENCODERS, NETWORKS, RewardCost, metric_bytes, reward_costs
 from realgen.rewards import Alignment
 
 META = torch.device("meta")
@@ -59,10 +60,12 @@ def test_published_detectors_have_the_sizes_of_the_table(name: str, network: Any
         built: DetectorNetwork = network(config).eval()
     built.scoring_dtype = torch.float32
     built.merge()
+    image = torch.empty(1, 3, 512, 512, device=META)
     with torch.no_grad(), metered() as meter:
-        built(torch.empty(1, 3, 512, 512, device=META))
+        built(image)
     assert NETWORKS[name].image == pytest.approx(total(meter.work), rel=0.01)
     assert 4 * NETWORKS[name].weights == pytest.approx(num_bytes([*built.parameters(), *built.buffers()]), rel=0.01)
+    assert 4 * NETWORKS[name].alive == pytest.approx(meter.peak, rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14"])
@@ -78,6 +81,7 @@ def test_clips_have_the_sizes_of_the_table(name: str) -> None:
         model.encode_text(torch.zeros(1, model.context_length, dtype=torch.long, device=META))
     assert NETWORKS[name].image == pytest.approx(total(images.work), rel=0.01)
     assert NETWORKS[name].prompt == pytest.approx(total(texts.work), rel=0.01)
+    assert 4 * NETWORKS[name].alive == pytest.approx(images.peak, rel=0.01)
     assert NETWORKS[name].weights == pytest.approx(sum(weight.numel() for weight in model.parameters()), rel=0.01)
 
 
@@ -114,6 +118,34 @@ def test_a_rating_has_the_flops_of_a_qwen(size: int) -> None:
     attention = 4 * (28 * 3584 * tokens**2 + 1280 * patches * (4 * patches + 28 * 64))  # 4 layers see all, 28 windows
     assert total(cost.image or {}) == pytest.approx(maps + attention, rel=0.1)
     assert cost.note == "reward vlmrating is counted as Qwen2.5-VL-7B that writes a rating without reasoning"
+
+
+def test_a_judge_holds_its_tokens_beside_its_weights() -> None:
+    cost = cost_of(rating(), 1024)
+    tokens = (1024 / 28) ** 2
+    assert cost.alive == pytest.approx(2 * tokens * (3 * 18_944 + 2 * 3_584), rel=0.02)  # bytes, in bfloat16
+    assert cost.batch_size == 4
+
+
+def test_metrics_hold_their_networks(nano: Path) -> None:
+    effort = {"detector": realism("Effort", checkpoint="nowhere", dtype="bfloat16")["init_args"]["detector"]}
+    encoder = {"class_path": "realgen.metrics.TimmEncoder", "init_args": {"checkpoint": "data/nano/encoder"}}
+    imagenet = {"class_path": "realgen.metrics.ImageNetEncoder", "init_args": {"batch_size": 40}}
+    metrics: dict[str, Any] = {
+        "held_out": {"class_path": "realgen.metrics.DetectorScore", "init_args": effort},
+        "kid": {"class_path": "realgen.metrics.KID", "init_args": {"encoder": encoder}},
+        "imagenet": {"class_path": "realgen.metrics.KID", "init_args": {"encoder": imagenet}},
+        "color": {"class_path": "realgen.metrics.ColorDistance"},
+        "dropped": None,
+    }
+    effort_bytes = cost_of(realism("Effort", checkpoint="nowhere", dtype="bfloat16")).memory or 0
+    encoders = [TimmEncoder(str(nano / "encoder")), ImageNetEncoder()]
+    bytes_of = [num_bytes([*each.network.parameters(), *each.network.buffers()]) for each in encoders]
+    assert metric_bytes(metrics) == pytest.approx(effort_bytes + sum(bytes_of), rel=1e-3)
+    assert [4 * size for size in ENCODERS.values()] == pytest.approx(bytes_of[::-1], rel=0.01)
+    own = {"class_path": "realgen.metrics.KID", "init_args": {"encoder": {"class_path": "mine.Encoder"}}}
+    assert metric_bytes({"own": own}) is None
+    assert metric_bytes({}) == 0
 
 
 def test_images_are_read_up_to_their_largest_size() -> None:
