@@ -56,6 +56,11 @@ class ShardedStrategy(ModelParallelStrategy):
         """Shard the policy's networks; they are on the CPU, whole and equal on all ranks."""
 
     @property
+    def timeout(self) -> timedelta:
+        """Return how long a rank waits for another one."""
+        return timedelta(minutes=self.timeout_minutes)
+
+    @property
     def policy(self) -> Policy:
         """Return the module's policy; raise ValueError if it has none."""
         policy = getattr(self.lightning_module, "policy", None)
@@ -92,7 +97,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Join the process group; all ranks are data-parallel."""
-        self._timeout = timedelta(minutes=self.timeout_minutes)
+        self._timeout = self.timeout
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
         super().setup_environment()

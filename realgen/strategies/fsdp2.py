@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -97,7 +96,7 @@ class FSDP2(ShardedStrategy):
             return init_device_mesh(kind, (ranks,), mesh_dim_names=("shard",))
         mesh = init_device_mesh(kind, (ranks // size, size), mesh_dim_names=("copy", "shard"))
         for name in ("copy", "shard"):  # new groups have the backend's timeout
-            mesh.get_group(name).set_timeout(timedelta(minutes=self.timeout_minutes))
+            mesh.get_group(name).set_timeout(self.timeout)
         return mesh
 
     def _get_process_group_backend(self) -> str:
