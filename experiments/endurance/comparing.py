@@ -27,8 +27,9 @@ MOMENT = {"epoch", "loops"}
 UNREAD = "last_model_path"
 """Of Lightning's, in a checkpoint: where it saved before."""
 
-OWN = ("wandb/", "error", ".lock")
-"""Of each start of a run, or of its process: not part of what it leaves. W&B's pictures are compared by content."""
+OWN = ("wandb/", "error", ".lock", "report.html", "warnings.txt")
+"""Of each start of a run, or of its process: not part of what it leaves. W&B's pictures are compared by content; the
+report draws seconds, and what else it shows stands in files that are compared."""
 
 
 def differences(straight: Path, other: Path) -> list[str]:

@@ -136,10 +136,13 @@ def sections(groups: Groups) -> list[Section]:
     logs = [log for group in groups.values() for log in group]
 
     def compared(name: str, read: Callable[[RunLog], Measured], price: Price | None, *, dots: bool) -> list[Chart]:
-        curves = [
-            curve_of(label, [read(log) for log in group], [places(log, price) for log in group], series=s, dots=dots)
-            for s, (label, group) in enumerate(groups.items())
-        ]
+        curves = []
+        for series, (label, group) in enumerate(groups.items()):
+            measured = [read(log) for log in group]
+            if len(logs) > 1:  # a single seed has no range, and its spread over prompts would be taken for one
+                measured = [{place: (value,) * 3 for place, (value, _, _) in each.items()} for each in measured]
+            where = [places(log, price) for log in group]
+            curves.append(curve_of(label, measured, where, series=series, dots=dots))
         x_label = {"images": "images drawn in training", "seconds": "seconds of training"}.get(price or "", "iteration")
         return chart_of(name, curves, arrow=_arrow(logs[0], name), x_label=x_label)
 

@@ -106,3 +106,4 @@ def test_rewards_have_the_spread_of_prompts_and_seeds_their_range(tmp_path: Path
     shown = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "reward: A from 0.25 to 0.4; B from 0.25 to 0.4" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Rewards at equal seconds" in shown.text
+    assert not [svg for svg in shown.svgs if "opacity" in svg]  # one seed each: no range over seeds
