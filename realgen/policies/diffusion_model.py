@@ -65,7 +65,8 @@ class DiffusionModel(NetworkPolicy):
         decode_batch_size: Most latents decoded at a time.
         gradient_checkpointing: Recompute activations in the backward pass. Exact; slower by a third, far less memory.
         compile_blocks: Let PyTorch compile the transformer's blocks at their first calls, which takes minutes. Exact
-            but for rounding. For GPUs and big models; needs a C++ compiler. Z-Image and Qwen-Image gain little.
+            but for rounding. For GPUs and long runs; needs a C++ compiler. Z-Image and Qwen-Image gain little. On a
+            CPU the embedded model's iterations take 0.84 of their CPU seconds (0.70 to 1.03), after 133 of compiling.
         prompts_per_chunk: Prompts whose groups are sampled together, at least 1; a chunk is scored while the next one
             is sampled. Exact, but calls are no larger than a chunk. ``None``: all prompts at once.
     """
