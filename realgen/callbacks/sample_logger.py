@@ -61,8 +61,8 @@ def sample_sheet(samples: Samples, rewards: RewardOutput, *, num_images: int, co
 def log_image(trainer: Trainer, name: str, image: Image.Image, iteration: int) -> None:
     """Send an image to the Weights & Biases and TensorBoard loggers of the trainer, if there are any."""
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):  # at the step at which Lightning logs the numbers
-            logger.experiment.add_image(name, np.asarray(image), trainer.global_step, dataformats="HWC")
+        if isinstance(logger, TensorBoardLogger):  # where the numbers stand, whose step is the iteration
+            logger.experiment.add_image(name, np.asarray(image), iteration, dataformats="HWC")
     if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
         import wandb
 

@@ -132,6 +132,8 @@ def find_paths(node: Node) -> Node:
     if not isinstance(text, str) or "/" not in text or "${" in text or node.origin == COMMAND_LINE:
         return node
     fixed = re.split(r"[^/]*[*?\[{]", text, maxsplit=1)[0]  # of a pattern, the folder before it
+    if not fixed:  # a text with braces or a question, or a pattern that begins in the current folder
+        return node
     folder = Path(os.path.abspath(node.folder))  # parents of a path with .. are others
     for place in (folder, *folder.parents[:2]):
         if os.path.exists(place / fixed):

@@ -15,7 +15,7 @@ from realgen.modules.base import TrainableModule
 from realgen.modules.validation import Validation
 from realgen.phases import phase
 from realgen.policies.base import Policy, Progress
-from realgen.policies.diffusion_model import DiffusionModel, measured_rows
+from realgen.policies.diffusion_model import DiffusionModel, measured_rows, measuring
 from realgen.policies.weight_copy import LaggedWeights
 from realgen.rewards.base import Reward
 from realgen.types import PromptBatch
@@ -137,9 +137,8 @@ class PolicyModule(TrainableModule):
             )
         for name, (weights, _) in lagged.items():
             weights.load_state_dict(saved[name])
-        for part in self.policy.modules():
-            if isinstance(part, DiffusionModel) and part.measures_rows:
-                part.rollout_batch_size = checkpoint.get("rollout_batch_size", 0)  # of a run with a number: measured
+        for part in measuring(self.policy):
+            part.rollout_batch_size = checkpoint.get("rollout_batch_size", 0)  # of a run with a number: measured
         if "state_dict" in checkpoint:  # a sharded checkpoint brings its weights another way
             check_trained(checkpoint["state_dict"], self.policy)
 

@@ -180,5 +180,11 @@ class DiffusionModel(NetworkPolicy):
 
 def measured_rows(policy: nn.Module) -> int:
     """Return the ``rollout_batch_size`` that the image policy has measured; 0 if it has not, or was given one."""
-    parts = (part for part in policy.modules() if isinstance(part, DiffusionModel) and part.measures_rows)
-    return max((part.rollout_batch_size for part in parts), default=0)
+    return max((part.rollout_batch_size for part in measuring(policy)), default=0)
+
+
+def measuring(policy: nn.Module) -> list[DiffusionModel]:
+    """Return the image policies that measure their rows, also one that a language model keeps outside its modules."""
+    outside = getattr(policy, "image_policy", None)
+    parts = [*policy.modules(), *([] if outside is None else outside.modules())]
+    return [part for part in parts if isinstance(part, DiffusionModel) and part.measures_rows]

@@ -77,9 +77,11 @@ def test_tensorboard_gets_the_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
     logger = TensorBoardLogger(tmp_path, name="tensorboard", version="", default_hp_metric=False)
     trained = trainer(tmp_path, callbacks=[SampleLogger(every_n_iterations=2, num_images=4, columns=4)], logger=logger)
-    trained.fit(module(), Prompts())
+    learning = module(updates_per_epoch=2)
+    trained.fit(learning, Prompts())
+    assert trained.global_step == 2 * learning.iteration > 0
     assert [(name, step, form) for name, _, step, form in sent] == [
-        ("samples", step, "HWC") for step in (trained.global_step // 2, trained.global_step)
+        ("samples", step, "HWC") for step in (learning.iteration // 2, learning.iteration)
     ]
     assert all(shape[2] == 3 for _, shape, _, _ in sent)
     assert logger.experiment.log_dir.rstrip("/") == str(tmp_path / "tensorboard")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -43,15 +44,16 @@ def test_what_a_file_names_is_found_from_any_folder(tmp_path: Path, monkeypatch:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     values = ["data/prompts/{a,b}*.tar", "own/w.pt", "data/other/b.tar", "only/c.tar", "none/d.tar", "/", "a/${x}"]
+    values += ["{prompt}, 35mm / film", "Is it real? Answer yes/no.", "*/c.tar"]
     part = tmp_path / "configs" / "parts" / "part.yaml"
     part.parent.mkdir()
-    part.write_text(f"detectors: {values}\n")
+    part.write_text(f"detectors: {json.dumps(values)}\n")
     arguments = [f"--config={part}", "--number=data/prompts/a.tar"]
     monkeypatch.chdir(tmp_path / "here")
     root = ConfigSlot(arguments={"detectors": slot_of(list[str]), "number": slot_of(str)})
     found = find_paths(read_arguments(arguments, root)).plain()
     assert found["detectors"][:2] == [str(tmp_path / "data/prompts/{a,b}*.tar"), str(tmp_path / "configs/own/w.pt")]
-    assert found["detectors"][2:] == values[2:]  # in the current folder, nowhere, absolute, not a path yet
+    assert found["detectors"][2:] == values[2:]  # in the current folder, nowhere, absolute, not a path
     assert found["number"] == "data/prompts/a.tar"  # as it was typed
     monkeypatch.chdir(tmp_path)
     assert find_paths(read_arguments(arguments, root)).plain()["detectors"][0] == values[0]

@@ -21,6 +21,7 @@ from realgen.policies import DiffusionPolicy, call_rows
 from realgen.policies.backbones.base import Schedule
 from realgen.policies.call_rows import MOST_ROWS, call_seconds, choose_rows
 from realgen.policies.denoising import VelocityField
+from realgen.policies.diffusion_model import measured_rows
 from tests.helpers.toy_grpo import Color
 
 PROMPTS = ["a red fox", "an old harbour at dawn"]
@@ -117,6 +118,8 @@ def test_checkpoint_and_config_keep_the_number(measured: DiffusionPolicy, tmp_pa
     measured.rollout_batch_size = 0
     trained.on_load_checkpoint(checkpoint)
     assert measured.rollout_batch_size == 4
+    language_model = type("LanguageModel", (torch.nn.Module,), {"image_policy": measured})()  # not one of its modules
+    assert measured_rows(language_model) == 4
     measured.measures_rows, measured.rollout_batch_size = False, 6  # a config that has a number is obeyed
     trained.on_load_checkpoint(checkpoint)
     assert measured.rollout_batch_size == 6
