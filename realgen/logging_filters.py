@@ -16,6 +16,21 @@ LETTERS_SHOWN = 200
 
 _LIGHTNING_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 _UNWANTED = ("Seed set to", "GPU available: False", "TPU available: False", "\N{ELECTRIC LIGHT BULB} Tip")
+_WHILE_IMPORTED = {
+    "torch.utils._pytree": "<enum ",
+    "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao` Tensor objects",
+}
+"""Loggers, and how the lines begin by which torchao of one version greets torch and diffusers of another."""
+
+
+def quiet_imports() -> None:
+    """Drop what importing the libraries logs of each other, which no user can change; call it before."""
+    for name in _WHILE_IMPORTED:
+        logging.getLogger(name).addFilter(_is_wanted)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_WHILE_IMPORTED[record.name])
 
 
 def quiet_lightning() -> None:

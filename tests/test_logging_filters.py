@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 
+import pytest
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from realgen.logging_filters import TRUNCATED, Truncations, no_loading_bars, report_truncation_once
+from realgen.logging_filters import TRUNCATED, Truncations, no_loading_bars, quiet_imports, report_truncation_once
 
 
 def test_bars_are_back_afterwards() -> None:
@@ -15,6 +16,21 @@ def test_bars_are_back_afterwards() -> None:
     with no_loading_bars():
         assert not diffusers_logging.is_progress_bar_enabled()
     assert diffusers_logging.is_progress_bar_enabled() == shown
+
+
+def test_what_libraries_say_of_each_other_while_imported_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    quiet_imports()
+    quiet_imports()
+    logger = logging.getLogger("torch.utils._pytree")
+    assert len(logger.filters) == 1
+    logger.propagate = True
+    logger.warning("<enum 'KernelPreference'> is an Enum subclass and is now natively supported")
+    logger.warning("something else")
+    logging.getLogger("diffusers.quantizers.torchao.torchao_quantizer").warning(
+        "Unable to import `torchao` Tensor objects."
+    )
+    assert [record.message for record in caplog.records if record.name == logger.name] == ["something else"]
+    assert not [record for record in caplog.records if "torchao" in record.name]
 
 
 def test_truncation_is_reported_once_and_all_else_always() -> None:

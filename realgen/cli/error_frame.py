@@ -13,6 +13,7 @@ from io import TextIOWrapper
 from realgen.checks import printable
 from realgen.cli.component_keys import EXPECTED_ERRORS, explain
 from realgen.failures import wants_traceback
+from realgen.logging_filters import quiet_imports
 from realgen.masking import mask_output
 from realgen.progress import at_work
 
@@ -40,6 +41,7 @@ def run_command(command: Callable[[], int], *, doing: str | None = None) -> int:
             stream.reconfigure(errors="realgen")
     before = sys.stdout, sys.stderr
     logging.raiseExceptions = wants_traceback()  # a log on a full disk, as W&B's until the very end, is no second error
+    quiet_imports()
     mask_output()
     try:
         with nullcontext() if doing is None else at_work(doing):
