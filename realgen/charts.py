@@ -162,7 +162,8 @@ def line_chart(title: str, curves: Sequence[Curve], *, x_label: str = "iteration
     left, height = _CHARACTER * max(map(len, texts)) + 8, 190.0
     box = (left, 40.0, WIDTH - 14, height - 10)
     with _axes(WIDTH, height, box) as (figure, axes):
-        axes.set_xlim(min(x_ticks[0], xs[0]), max(x_ticks[-1], xs[-1]))
+        first, last = min([xs[0], *x_ticks]), max([xs[-1], *x_ticks])
+        axes.set_xlim(first, last if last > first else first + 1)  # a single point stands at the left
         axes.set_ylim(y_ticks[0], y_ticks[-1])
         axes.set_xticks(x_ticks, _tick_texts(x_ticks))
         axes.set_yticks(y_ticks, texts)

@@ -115,6 +115,13 @@ def test_calibration_has_a_dot_per_bin_on_both_axes() -> None:
     assert "at 50 % predicted 100 % observed" in svg
 
 
+@pytest.mark.parametrize("point", [(1.0, 0.5), (0.0, 0.0), (3.0, -2.0), (1000.0, 1e-12)])
+def test_a_single_point_has_axes_too(point: tuple[float, float], recwarn: pytest.WarningsRecorder) -> None:
+    svg = line_chart("reward", [Curve("mine", [point], dots=True)])
+    assert not recwarn.list
+    assert "nan" not in svg
+
+
 def test_curves_and_what_is_shaded_stand_where_their_numbers_say() -> None:
     band = [(0.0, 0.25, 0.5), (10.0, 0.5, 1.0)]
     curves = [
