@@ -136,6 +136,8 @@ def gather_images(argv: Sequence[str]) -> list[str]:
 
 def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
     """Make what a config names, and read prompts and folders, to find mistakes before anything is computed."""
+    from lightning.pytorch.loggers import WandbLogger
+
     from realgen.benchmark.detector_scoring import Scorers
     from realgen.benchmark.inputs.prompt_set import choose_evenly, read_prompt_set
     from realgen.benchmark.realbench import PolicyUnderTest, RealBench
@@ -143,6 +145,9 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
     made = reader.make(config)
     if made.prompts is None:
         raise ConfigError(f"prompts: missing. Give a recipe: --config {RECIPE}")
+    for name, logger in _given(made.loggers).items():
+        if not isinstance(logger, WandbLogger):
+            raise ConfigError(f"loggers.{name}: a benchmark is logged by WandbLogger only, got {type(logger).__name__}")
     real, categories = (None if each is None else Path(each) for each in (made.real, made.categories))
     prompts = read_prompt_set(Path(made.prompts), real=real, categories=categories, length=made.length)
     bench = RealBench(

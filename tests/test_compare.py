@@ -208,3 +208,29 @@ def test_help_does_not_wait_for_torch() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "python -m realgen.compare" in ended.stdout
     assert ended.stdout.splitlines()[-1] == "TORCH False"
+
+
+@pytest.mark.parametrize(
+    ("place", "line", "message"),
+    [
+        ("pictures/iteration-000000/pictures.jsonl", {"prompt": "a", "key": "0"}, "line 1: file is missing"),
+        (
+            "pictures/iteration-000000/pictures.jsonl",
+            {"prompt": 1, "key": "0", "file": "a"},
+            "line 1: prompt is missing",
+        ),
+        ("rewrites/validation-000000.jsonl", {"prompt": "a", "text": "b", "reward": "c"}, "line 1: reward is missing"),
+        ("rewrites/validation-000000.jsonl", ["a"], "line 1: prompt is missing"),
+        ("summary.json", {"before": 0}, "is no summary of a run: TypeError"),
+    ],
+)
+def test_a_folder_of_another_hand_is_refused_by_the_file(
+    place: str, line: object, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run", {i: {"reward": [0.5]} for i in (0, 1)}, prompts=("a cat",))
+    (run / place).parent.mkdir(parents=True, exist_ok=True)
+    (run / place).write_text(json.dumps(line))
+    assert main([str(run), "--resamples=1", f"--output={tmp_path / 'page.html'}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {run / place}")
+    assert message in error

@@ -206,6 +206,10 @@ def test_dry_run_writes_nothing(toys: list[str], tmp_path: Path, capsys: pytest.
         (["--scoring.batch_size=0"], "error: scoring.batch_size must be at least 1, got 0"),
         (["--num_prompts=9"], "error: num_prompts must be 1 to 4"),
         (["--device=abacus"], "error: device: 'abacus' cannot be used"),
+        (
+            ["--loggers={x: {class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: .}}}"],
+            "error: loggers.x: a benchmark is logged by WandbLogger only, got CSVLogger",
+        ),
         (["--leength=long"], "error: leength: config has no such key (command line). Did you mean length?"),
         (["--policies.grey.fault=nan"], "error: the policy drew NaN for 00000"),
     ],

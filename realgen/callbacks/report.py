@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import warnings
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from realgen.benchmark.report.page import REPORT_FILE
-from realgen.benchmark.report.run_page import LINES, PICTURES, WARNINGS, picture_folders, write_run_report
+from realgen.benchmark.report.run_page import LINES, PICTURES, WARNINGS, by_iteration, write_run_report
 from realgen.benchmark.report.run_view import read_log
 from realgen.callbacks.image_grid import MAX_WIDTH, to_pil
 from realgen.callbacks.run_context import fits, iteration_of, run_folder
@@ -26,7 +29,7 @@ _WATCHED = ("realgen", "diffusers", "transformers", "lightning.pytorch")
 
 
 class Report(Callback):
-    """Write ``report.html`` into the run's folder after each validation of a fit, now and then, and at the end.
+    """Write ``report.html`` into the run's folder after each validation of a fit, now and then, and at its good end.
 
     It is made of the files that other callbacks and loggers leave there (``csv``, ``validation.csv``, ``rewrites``,
     ``summary.json``, ``config.yaml``), so a run that goes on has the same page. What it keeps itself: the first picture
@@ -48,22 +51,18 @@ class Report(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin to keep what the run is warned of."""
         if self._handler is None and trainer.is_global_zero:
-            self._handler = _Warnings(trainer)
-            self._handler.addFilter(Truncations())
-            for name in _WATCHED:
-                logging.getLogger(name).addHandler(self._handler)
+            self._handler = _Warnings(run_folder(trainer) / WARNINGS)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """End it."""
         if self._handler is not None:
-            for name in _WATCHED:
-                logging.getLogger(name).removeHandler(self._handler)
+            self._handler.end()
             self._handler = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the pictures of validations that are still to come."""
         if trainer.is_global_zero:
-            for iteration, folder in picture_folders(run_folder(trainer)).items():
+            for iteration, folder in by_iteration(run_folder(trainer) / PICTURES).items():
                 if iteration > iteration_of(pl_module):
                     shutil.rmtree(folder)
 
@@ -110,10 +109,6 @@ class Report(Callback):
         """Write the page of the whole run."""
         self._write(trainer)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write the page of a run that ends early."""
-        self._write(trainer)
-
     def _write(self, trainer: Trainer) -> None:
         folder = run_folder(trainer)
         if fits(trainer) and trainer.is_global_zero and (folder / "config.yaml").is_file():
@@ -122,15 +117,40 @@ class Report(Callback):
 
 
 class _Warnings(logging.Handler):
-    """Adds each different warning to ``warnings.txt``, once, on one line."""
+    """Adds each different warning to ``warnings.txt``, once, on one line; what the terminal shows stays as it is."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__(logging.WARNING)
-        self._trainer = trainer
+        self.addFilter(Truncations())
+        self._path = path
+        self._kept: set[str] = set()
+        self._read = 0
+        self._show = warnings.showwarning
+        warnings.showwarning = self._hear = self.hear
+        for name in _WATCHED:
+            logging.getLogger(name).addHandler(self)
+
+    def end(self) -> None:
+        """Hear no more; what has wrapped ``warnings.showwarning`` since stays."""
+        for name in _WATCHED:
+            logging.getLogger(name).removeHandler(self)
+        if warnings.showwarning is self._hear:
+            warnings.showwarning = self._show
+
+    def hear(self, message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        """Keep what ``warnings.warn`` is about to show, and show it as it would have been."""
+        self.handle(logging.LogRecord("py.warnings", logging.WARNING, "", 0, str(message), (), None))
+        self._show(message, category, *place, **options)
 
     def emit(self, record: logging.LogRecord) -> None:
-        path = run_folder(self._trainer) / WARNINGS
+        """Keep a warning; of a full disk this may be the very news, and an error here would end the run."""
         line = one_line(mask(record.getMessage()))
-        if path.parent.is_dir() and line not in (path.read_text().splitlines() if path.is_file() else ()):
-            with path.open("a", encoding="utf-8") as file:
+        if line in self._kept:
+            return
+        with suppress(OSError, ValueError), self._path.open("a+", encoding="utf-8", errors="replace") as file:
+            file.seek(self._read)  # then comes what an earlier start or a forked loader of data has added
+            self._kept.update(file.read().splitlines())
+            if line not in self._kept:
                 file.write(f"{line}\n")
+            self._read = file.tell()
+            self._kept.add(line)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import torch
-
 from realgen.benchmark.comparison.runs import CONFIG_FILE
 from realgen.benchmark.report.page import render
-from realgen.benchmark.report.run_view import Groups, RunLog, held_out, prompt_means, sections
+from realgen.benchmark.report.run_view import Groups, RunLog, held_out, mean_interval, prompt_means, sections
 from realgen.benchmark.report.tables import Table
-from realgen.benchmark.report.thumbnails import Thumbnail, thumbnails
-from realgen.functional.bootstrap import bootstrap_mean
+from realgen.benchmark.report.thumbnails import Thumbnail, thumbnail
+from realgen.failures import describe
 from realgen.given_files import parse_json, read_json
 from realgen.whole_files import write_whole
 
@@ -36,7 +35,13 @@ class Picture(NamedTuple):
     text: str
     """Its rewrite; empty where the image model had the prompt itself."""
     reward: float | None
-    image: Thumbnail | None
+    path: Path
+    share: int
+
+    @property
+    def image(self) -> Thumbnail | None:
+        """Made when it is shown: most pictures are not."""
+        return thumbnail(self.path, self.share, self.path.stat().st_mtime_ns if self.path.is_file() else 0)
 
 
 class Frame(NamedTuple):
@@ -63,7 +68,7 @@ def write_run_report(
     """
     logs = [log for group in groups.values() for log in group]
     alone = logs[0] if len(logs) == 1 else None
-    frames = list(_frames(alone)) if alone is not None else [_frame(g[0], n) for n, g in groups.items()]
+    frames = list(_frames(alone)) if alone is not None else [_frame(g[0], n, len(groups)) for n, g in groups.items()]
     frames = [frame for frame in frames if frame.pictures]
     text = render(
         "run.html.j2",
@@ -82,10 +87,10 @@ def write_run_report(
     write_whole(out, text.encode())
 
 
-def picture_folders(folder: Path) -> dict[int, Path]:
-    """Return the folders of a run's pictures, by iteration."""
-    found = folder.glob(f"{PICTURES}/iteration-[0-9]*")
-    return {int(path.name.removeprefix("iteration-")): path for path in sorted(found)}
+def by_iteration(folder: Path, name: str = "iteration-([0-9]+)") -> dict[int, Path]:
+    """Return what a folder holds, ordered by the iteration in its name; a copy with more in its name is left out."""
+    found = [(match, path) for path in folder.glob("*") if (match := re.fullmatch(name, path.name))]
+    return dict(sorted((int(match[1]), path) for match, path in found))
 
 
 def _facts(name: str, log: RunLog) -> tuple[str, str, str]:
@@ -100,47 +105,69 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
+def _read_lines(path: Path, **kinds: Any) -> Iterator[dict[str, Any]]:
+    """Read JSON lines, maybe another's: ValueError by file and line where a value is missing or of another kind."""
+    for number, text in enumerate(filter(None, _text(path).split("\n")), start=1):  # a prompt may hold other ends
+        try:
+            line = parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+        for name, kind in kinds.items():
+            if not isinstance(line, dict) or not isinstance(line.get(name), kind):
+                raise ValueError(f"{path}, line {number}: {name} is missing, or of another kind.")
+        yield line
+
+
 def _change(log: RunLog) -> Table:
     """Show the first validation against the last one; the interval is of the change, over prompts."""
-    rows, first, last = [], "", ""
-    path = log.folder / "summary.json"
-    told = read_json(path).get("intervals", {}) if path.is_file() else {}
-    for name in [*log.names(rewarded=True), *log.names(rewarded=False)]:
-        values = {iteration: value for iteration, (value, _, _) in held_out(name, log).items()}
-        first, last = str(min(values)), str(max(values))
-        low, high = told.get(name) or (None, None)
-        if len(log.run.points) > 1:
-            before, after = (prompt_means(log.run.points[place], name) for place in (0, -1))
-            changes = [after[key] - before[key] for key in sorted(before.keys() & after.keys())]
-            if changes:
-                estimate = bootstrap_mean(torch.tensor(changes, dtype=torch.float64))
-                low, high = estimate.low, estimate.high
-        old, new = values[min(values)], values[max(values)]
-        interval = "" if low is None or high is None or first == last else f"{low:+.3f} to {high:+.3f}"
-        rows.append((name, f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}", interval))
+    names = [*log.names(rewarded=True), *log.names(rewarded=False)]
+    measured = {name: {i: value for i, (value, _, _) in held_out(name, log, shaded=False).items()} for name in names}
+    iterations = {iteration for values in measured.values() for iteration in values}
+    first, last = min(iterations, default=0), max(iterations, default=0)
+    points = {point.iteration: point for point in log.run.points}
+    told, rows = _told_intervals(log.folder / "summary.json", first, last), []
+    for name, values in measured.items():
+        before, after = (prompt_means(points[i], name) if i in points else {} for i in (first, last))
+        low, high = told.get(name, (None, None))
+        if changes := tuple(after[key] - before[key] for key in sorted(before.keys() & after.keys())):
+            low, high = mean_interval(changes)
+        cells = [f"{values[i]:.3f}" if i in values else "" for i in (first, last)]
+        cells.append(f"{values[last] - values[first]:+.3f}" if all(cells) else "")
+        shown = all(cells) and first != last and low is not None and high is not None
+        rows.append((name, *cells, f"{low:+.3f} to {high:+.3f}" if shown else ""))
     headings = ("held-out prompts", f"iteration {first}", f"iteration {last}", "change", "95 % interval of the change")
     return Table("Before and after, with the moving average of the weights; rewards first", headings, rows)
 
 
+def _told_intervals(path: Path, first: int, last: int) -> dict[str, tuple[float | None, float | None]]:
+    """Return the intervals of a summary, if it is of these validations: a run may have gone on since."""
+    told = read_json(path) if path.is_file() else {}
+    try:
+        same = [told[end]["iteration"] for end in ("before", "after") if end in told] == [first, last]
+        pairs = told["intervals"].items() if same else ()
+        return {name: (float(low), float(high)) for name, (low, high) in pairs if low is not None}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no summary of a run: {describe(error)}.") from error
+
+
 def _frames(log: RunLog) -> Iterator[Frame]:
-    """Yield some of the validations, evenly spaced, the first and the last among them."""
-    folders = list(picture_folders(log.folder))
-    stops = min(len(folders), SHOWN_VALIDATIONS)
-    for place in range(stops):
-        yield _frame(log, "", folders[place * (len(folders) - 1) // max(stops - 1, 1)], stops)
+    """Yield all validations, or every second, fourth ... of many: what one page shows is at hand for the next one."""
+    folders, step = list(by_iteration(log.folder / PICTURES)), 1
+    while len(shown := list(dict.fromkeys([*folders[::step], *folders[-1:]]))) > SHOWN_VALIDATIONS:
+        step *= 2
+    yield from (_frame(log, "", iteration=iteration) for iteration in shown)
 
 
-def _frame(log: RunLog, name: str, iteration: int | None = None, frames: int = 4) -> Frame:
-    """Read the pictures of one validation, by default of the last one; ``frames`` of them share the page."""
-    folders = picture_folders(log.folder)
+def _frame(log: RunLog, name: str, frames: int = 0, iteration: int | None = None) -> Frame:
+    """Read the pictures of one validation, by default of the last one; ``frames`` of them, or more, share the page."""
+    folders = by_iteration(log.folder / PICTURES)
     iteration = max(folders, default=0) if iteration is None else iteration
     folder = folders.get(iteration, log.folder)
-    lines = [parse_json(line) for line in _text(folder / LINES).splitlines()]
-    paths = [folder / Path(str(line["file"])).name for line in lines]
-    small = thumbnails(paths, budget=BUDGET // max(frames, 1))
+    share = BUDGET // (SHOWN_PROMPTS * max(SHOWN_VALIDATIONS, frames) + 4 * ENDS)  # the same in the next page
+    kinds = {"key": str, "prompt": str, "file": str, "text": str | None, "reward": float | int | None}
     pictures = [
-        Picture(str(line["key"]), str(line["prompt"]), str(line.get("text") or ""), line["reward"], small.get(path))
-        for line, path in zip(lines, paths, strict=True)
+        Picture(x["key"], x["prompt"], x.get("text") or "", x.get("reward"), folder / Path(x["file"]).name, share)
+        for x in _read_lines(folder / LINES, **kinds)
     ]
     return Frame(f"{name} iteration {iteration}".strip(), pictures)
 
@@ -165,14 +192,14 @@ def _ends(log: RunLog, frames: Sequence[Frame]) -> list[tuple[str, list[tuple[st
 
 def _rewrites(folder: Path) -> list[tuple[str, list[tuple[str, str, float | None]]]]:
     """Return prompts with their rewrites at the first validation and the last one: when, text, mean reward."""
-    files = sorted(folder.glob("rewrites/validation-*.jsonl"))
+    files = list(by_iteration(folder / "rewrites", r"validation-([0-9]+)\.jsonl").items())
     found: dict[str, list[tuple[str, str, float | None]]] = {}
-    for path in dict.fromkeys(files[:1] + files[-1:]):
+    for iteration, path in dict(files[:1] + files[-1:]).items():
         seen: dict[str, list[dict[str, Any]]] = {}
-        for row in (parse_json(line) for line in _text(path).splitlines()):
+        for row in _read_lines(path, prompt=str, text=str, reward=float | int | None):
             seen.setdefault(row["prompt"], []).append(row)
         for prompt, rows in list(seen.items())[:SHOWN_PROMPTS]:
             rewards = [row["reward"] for row in rows if row.get("reward") is not None]
-            when = f"iteration {int(path.stem.rpartition('-')[2])}"
-            found.setdefault(prompt, []).append((when, rows[0]["text"], fmean(rewards) if rewards else None))
+            shown = (f"iteration {iteration}", rows[0]["text"], fmean(rewards) if rewards else None)
+            found.setdefault(prompt, []).append(shown)
     return list(found.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +28,8 @@ LEARNING = (
 """Numbers of the log that tell how a policy learns; a second policy logs them under ``image/``."""
 SPREAD = 0.1
 """Share of the prompts below what is shaded around a reward, and above it."""
+MOST_POINTS = 300
+"""Of a curve in the page."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,25 @@ def rolled_out(name: str, log: RunLog) -> Measured:
     return {iteration: (value, value, value) for iteration, value in log.numbers.get(name, {}).items()}
 
 
-def held_out(name: str, log: RunLog) -> Measured:
-    """Return a measure on held-out prompts: of rewards with the spread over prompts, else with the 95 % interval."""
+@lru_cache(maxsize=8192)
+def mean_interval(values: tuple[float, ...]) -> tuple[float | None, float | None]:
+    """Return the 95 % interval of a mean over prompts; each page asks once more for those of the page before."""
+    estimate = bootstrap_mean(torch.tensor(values, dtype=torch.float64))
+    return estimate.low, estimate.high
+
+
+def held_out(name: str, log: RunLog, *, shaded: bool = True) -> Measured:
+    """Return a measure on held-out prompts; if ``shaded``, of rewards with the prompts' spread, else its interval."""
     found = rolled_out(f"val/{name}", log)
     for point in log.run.points:
         if not (means := list(prompt_means(point, name).values())):
             continue
-        values = torch.tensor(means, dtype=torch.float64)
-        estimate = bootstrap_mean(values)
-        low, high = estimate.low, estimate.high
-        if name.partition("/")[0] == "reward":
+        value, low, high = fmean(means), None, None
+        if shaded and name.partition("/")[0] == "reward":
+            values = torch.tensor(means, dtype=torch.float64)
             low, high = values.quantile(torch.tensor([SPREAD, 1 - SPREAD], dtype=torch.float64)).tolist()
-        value = fmean(means)
+        elif shaded:
+            low, high = mean_interval(tuple(means))
         found[point.iteration] = (value, value if low is None else low, value if high is None else high)
     return dict(sorted(found.items()))
 
@@ -104,13 +113,15 @@ def curve_of(
     series: int = 0,
     dots: bool = False,
 ) -> Curve | None:
-    """Average runs of one config at the iterations that all have; None where there is none.
+    """Average runs of one config at the iterations that all have, thinned to ``MOST_POINTS``; None where there is none.
 
     Shaded is what lies between the lowest and the highest seed, or of a single run its own interval.
     """
-    shared = set.intersection(*(set(each) & set(at) for each, at in zip(measured, where, strict=True)))
+    shared = sorted(set.intersection(*(set(each) & set(at) for each, at in zip(measured, where, strict=True))))
+    if len(shared) > MOST_POINTS:
+        shared = [shared[place * (len(shared) - 1) // (MOST_POINTS - 1)] for place in range(MOST_POINTS)]
     points, band = [], []
-    for iteration in sorted(shared):
+    for iteration in shared:
         x, found = fmean(at[iteration] for at in where), [each[iteration] for each in measured]
         ends = found[0][1:] if len(found) == 1 else [value for value, _, _ in found]
         points.append((x, fmean(value for value, _, _ in found)))
@@ -139,19 +150,18 @@ def sections(groups: Groups) -> list[Section]:
         curves = []
         for series, (label, group) in enumerate(groups.items()):
             measured = [read(log) for log in group]
-            if len(logs) > 1:  # a single seed has no range, and its spread over prompts would be taken for one
-                measured = [{place: (value,) * 3 for place, (value, _, _) in each.items()} for each in measured]
             where = [places(log, price) for log in group]
             curves.append(curve_of(label, measured, where, series=series, dots=dots))
         x_label = {"images": "images drawn in training", "seconds": "seconds of training"}.get(price or "", "iteration")
-        return chart_of(name, curves, arrow=_arrow(logs[0], name), x_label=x_label)
+        return chart_of(name, curves, arrow=_arrow(logs, name), x_label=x_label)
 
     found = [_alone(logs[0])] if len(logs) == 1 else []
     prices: list[Price | None] = [None] if len(logs) == 1 else ["images", "seconds"]
     for price in prices:
         for rewarded in (True, False) if len(logs) > 1 else (False,):
-            names = logs[0].names(rewarded=rewarded)
-            charts = [c for n in names for c in compared(n, partial(held_out, n), price, dots=True)]
+            names = sorted({name for log in logs for name in log.names(rewarded=rewarded)})
+            shaded = len(logs) == 1  # a single seed's spread over prompts would be taken for one over seeds
+            charts = [c for n in names for c in compared(n, partial(held_out, n, shaded=shaded), price, dots=True)]
             title = ("Rewards" if rewarded else "Never rewarded") + (f" at equal {price}" if price else "")
             found.append(Section(title, _NOTES[len(logs) > 1], charts))
     for prefix in ("", "image/"):
@@ -191,6 +201,7 @@ def _seconds(log: RunLog) -> list[Chart]:
     return chart_of(name, curves)
 
 
-def _arrow(log: RunLog, name: str) -> str:
-    higher = True if name.partition("/")[0] == "reward" else log.run.higher_is_better.get(name)
+def _arrow(logs: Sequence[RunLog], name: str) -> str:
+    known = [log.run.higher_is_better[name] for log in logs if name in log.run.higher_is_better]
+    higher = True if name.partition("/")[0] == "reward" else next(iter(known), None)
     return "" if higher is None else "↑" if higher else "↓"

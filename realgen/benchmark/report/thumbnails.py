@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -35,11 +36,13 @@ def thumbnails(paths: Sequence[Path], *, budget: int) -> dict[Path, Thumbnail]:
     if not paths:
         return {}
     share = budget // len(paths)
-    found = {path: _thumbnail(path, share) for path in dict.fromkeys(paths)}
-    return {path: thumbnail for path, thumbnail in found.items() if thumbnail is not None}
+    found = {path: thumbnail(path, share) for path in dict.fromkeys(paths)}
+    return {path: small for path, small in found.items() if small is not None}
 
 
-def _thumbnail(path: Path, limit: int) -> Thumbnail | None:
+@lru_cache(maxsize=512)
+def thumbnail(path: Path, limit: int, changed: int = 0) -> Thumbnail | None:
+    """Shrink an image to ``limit`` bytes, or to None, once in a process until the time ``changed`` is another."""
     try:
         image = decode_image(path)
     except ValueError:  # the page names the file

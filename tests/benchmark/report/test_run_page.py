@@ -6,13 +6,16 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from realgen.benchmark.report import run_view, thumbnails
 from realgen.benchmark.report.run_page import write_run_report
-from realgen.benchmark.report.run_view import curve_of, held_out, read_log
+from realgen.benchmark.report.run_view import curve_of, held_out, mean_interval, read_log
 from tests.benchmark.report.test_page import HOSTILE, Page, save_image
 from tests.helpers.run_folders import write_run
 
@@ -31,7 +34,8 @@ def run(folder: Path, *, text: str = "a cat", **settings: Any) -> Path:
     train = "".join(f"0,{0.1 * i:.1f},{i},,,,{i / 10},{i}\n" for i in (1, 2, 3))
     lines = log.read_text().splitlines()
     log.write_text("\n".join([f"{lines[0]},grad_norm,seconds/rollout", *(f"{x},," for x in lines[2:])]) + f"\n{train}")
-    (folder / "summary.json").write_text(json.dumps({"intervals": {"kid": [-0.75, -0.25]}}))
+    ends = {"before": {"iteration": 0}, "after": {"iteration": 10}}
+    (folder / "summary.json").write_text(json.dumps({**ends, "intervals": {"kid": [-0.75, -0.25]}}))
     (folder / "warnings.txt").write_text(f"{text} is odd\n", encoding="utf-8")
     (folder / "rewrites").mkdir()
     for iteration in (0, 10):
@@ -107,3 +111,68 @@ def test_rewards_have_the_spread_of_prompts_and_seeds_their_range(tmp_path: Path
     assert "reward: A from 0.25 to 0.4; B from 0.25 to 0.4" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Rewards at equal seconds" in shown.text
     assert not [svg for svg in shown.svgs if "opacity" in svg]  # one seed each: no range over seeds
+
+
+def test_a_page_costs_only_what_is_new_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: (called.append(name), function(*args, **kwargs))[1]
+
+    folder = run(tmp_path / "run")
+    for iteration in range(0, 301, 10):  # 31 validations of 20 prompts
+        place = folder / "pictures" / f"iteration-{iteration:06d}"
+        keys = [f"{number:03d}" for number in (*range(4, 20), *range(4))]  # the best and the worst are not the first
+        lines = [{"key": key, "prompt": key, "file": f"{key}.png", "reward": None} for key in keys]
+        for line in lines:
+            save_image(place / str(line["file"]), (0, 0, 0), (2, 2))
+        (place / "pictures.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    monkeypatch.setattr(thumbnails, "decode_image", counted("decode", thumbnails.decode_image))
+    monkeypatch.setattr(run_view, "bootstrap_mean", counted("bootstrap", run_view.bootstrap_mean))
+    mean_interval.cache_clear()
+    shown = page(folder)
+    stops = [found["data-name"] for found in shown.all("div") if "data-name" in found]
+    assert stops == [f"iteration {i}" for i in range(0, 301, 20)]
+    # 12 at each stop; of the four prompts with the highest and the lowest reward, the first picture and the last.
+    assert len(shown.all("img")) == called.count("decode") == 16 * 12 + 2 * 4
+    assert called.count("bootstrap") == 4  # of the probe twice; of the change of both
+    called.clear()
+    save_image(folder / "pictures" / "iteration-000300" / "004.png", (9, 9, 9), (3, 3))
+    page(folder)
+    assert called == ["decode"]
+
+
+def test_a_long_curve_is_thinned_and_many_warnings_are_counted(tmp_path: Path) -> None:
+    numbers = {i: (float(i), float(i), float(i)) for i in range(1000)}
+    curve = curve_of("A", [numbers], [{i: float(i) for i in numbers}])
+    assert curve is not None
+    xs = [x for x, _ in curve.points]
+    assert (len(xs), xs[0], xs[-1]) == (300, 0.0, 999.0)
+    assert {later - x for x, later in pairwise(xs)} <= {3.0, 4.0}
+    folder = run(tmp_path / "run")
+    (folder / "warnings.txt").write_text("".join(f"odd {number}\n" for number in range(60)))
+    (folder / "pictures" / "iteration-000010.bak").mkdir()
+    shown = page(folder)
+    assert shown.text.count("Warning:") == 50
+    assert "10 more warnings stand in warnings.txt" in shown.text
+
+
+def test_the_change_is_of_the_validations_above_it(tmp_path: Path) -> None:
+    folder, rows = tmp_path / "run", {0: {"reward": [0.1]}, 10: {"reward": [0.3]}, 20: {"reward": [0.2]}}
+    nan = float("nan")
+    whole = {0: {"kid": 2.0, "late": nan, "zz": 1.0}, 10: {"kid": 1.75, "late": 3.0, "zz": nan}}
+    write_run(folder, rows, prompts=("a cat",), whole={**whole, 20: {"kid": 1.5, "late": 3.5, "zz": nan}})
+    ends = {"before": {"iteration": 0}, "after": {"iteration": 10}}  # it has gone on since
+    (folder / "summary.json").write_text(json.dumps({**ends, "intervals": {"kid": [-0.5, -0.125]}}))
+    table = page(folder).table("held-out prompts")
+    assert table["held-out prompts"][:2] == ["iteration 0", "iteration 20"]
+    assert table["kid"] == ["2.000", "1.500", "-0.500", ""]
+    assert (table["late"], table["zz"]) == (["", "3.500", "", ""], ["1.000", "", "", ""])
+
+
+def test_several_runs_show_what_any_of_them_has_measured(tmp_path: Path) -> None:
+    rows: list[dict[str, list[float]]] = [{"reward": [0.5] * 4}, {"reward": [0.5] * 4, "extra": [0.25] * 4}]
+    logs = [read_log(write_run(tmp_path / f"{i}", {0: row, 10: row})) for i, row in enumerate(rows)]
+    write_run_report({"A": logs[:1], "B": logs[1:]}, tmp_path / "report.html", title="Two runs")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(re.findall(r'aria-label="extra: (B )?from 0.25 to 0.25"', text)) == 2
