@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "write a run's adapters for other tools",
     "weights": "list the weights that a recipe needs, and which are missing",
     "init": "write recipes and embedded models into a folder of yours",
+    "schema": "print a JSON schema of recipes for editors",
     "serve": "serve a reward over HTTP",
     "probe": "fit a linear probe as a detector",
     "data.make_shards": "turn your prompts into shards",

@@ -77,7 +77,7 @@ class RealGenCLI(LightningCLI):
     ) -> None:
         self.argv = list(sys.argv[1:] if argv is None else argv)
         self.config_text, self.checkpoint = "", {}
-        self.root = _root(model_class, datamodule_class)
+        self.root = config_root(model_class, datamodule_class)
         quiet_lightning()
         set_dumper("yaml", to_yaml)
         document_fields(self.argv)
@@ -97,7 +97,7 @@ class RealGenCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what LightningCLI lacks when it runs no subcommand."""
-        for name, (hint, default, text) in _ARGUMENTS.items():
+        for name, (hint, default, text) in ARGUMENTS.items():
             parser.add_argument(f"--{name}", type=hint, default=default, help=text)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -190,7 +190,7 @@ class ParsedConfig(RealGenCLI):
         """Make nothing: the trainer would look for GPUs, and the components for data and weights."""
 
 
-_ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
+ARGUMENTS: dict[str, tuple[Any, Any, str]] = {
     "callbacks": (dict[str, Callback | None], {}, "Callbacks by name; null drops one."),
     "loggers": (dict[str, Logger | None], {}, "Loggers by name; null drops one. A CSV is written beside them."),
     "float32_matmul_precision": (
@@ -215,12 +215,12 @@ def callback_argument(callbacks: Mapping[str, Any], name: str) -> Any:
     return next((each[name] for each in arguments if each.get(name) is not None), None)
 
 
-def _root(model_class: type, datamodule_class: type) -> ConfigSlot:
+def config_root(model_class: type, datamodule_class: type) -> ConfigSlot:
     """Return what may stand at the top of a config."""
     return ConfigSlot(
         arguments={
             "seed_everything": slot_of(bool | int),
-            **{name: slot_of(hint) for name, (hint, _, _) in _ARGUMENTS.items()},
+            **{name: slot_of(hint) for name, (hint, _, _) in ARGUMENTS.items()},
             "trainer": group_of(Trainer),
             "model": replace(slot_of(model_class), required=True),
             "data": replace(slot_of(datamodule_class), required=True),

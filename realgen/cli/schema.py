@@ -58,7 +58,7 @@ def slot_of(hint: Any) -> ConfigSlot:
         >>> slot_of(int).takes_null, slot_of(int | None).takes_null
         (False, True)
     """
-    options = list(_options(hint))
+    options = list(options_of(hint))
     kinds: dict[str, Any] = {}
     for option in options:
         origin, arguments = get_origin(option), get_args(option)
@@ -88,14 +88,14 @@ def slot_of(hint: Any) -> ConfigSlot:
     )
 
 
-def _options(hint: Any) -> Iterator[Any]:
+def options_of(hint: Any) -> Iterator[Any]:
     """Yield the members of a union; the hint itself if it is none."""
     origin = get_origin(hint)
     if origin is Annotated:
-        yield from _options(get_args(hint)[0])
+        yield from options_of(get_args(hint)[0])
     elif origin in (Union, UnionType):
         for member in get_args(hint):
-            yield from _options(member)
+            yield from options_of(member)
     else:
         yield NoneType if hint is None else hint
 
@@ -160,7 +160,7 @@ def describe(hint: Any) -> str:
     if origin is Annotated:
         return describe(arguments[0])
     if origin in (Union, UnionType):
-        return " or ".join(describe(option) for option in _options(hint))
+        return " or ".join(describe(option) for option in options_of(hint))
     if origin is Literal:
         return " or ".join(repr(argument) for argument in arguments)
     if origin is collections.abc.Callable:

@@ -1,0 +1,126 @@
+"""What may stand in a recipe, as a JSON schema (draft 7) for editors, made from the signatures of the constructors."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from typing import Any, Literal, get_args, get_origin
+
+from lightning.pytorch import LightningDataModule
+
+import realgen
+from realgen.benchmark.realbench_config import realbench_arguments
+from realgen.cli.classes import candidates
+from realgen.cli.realgen_cli import ARGUMENTS, config_root
+from realgen.cli.schema import ConfigSlot, options_of, parameters, slot_of
+from realgen.cli.tree import PART_FILE
+from realgen.modules.base import TrainableModule
+
+_TEXT = {"type": "string"}
+_STANDS_FOR_OTHERS = {"type": "string", "pattern": r"\$\{|\.(ya?ml|json)$"}
+"""An interpolation, or the name of a part file."""
+_PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the schema of recipes and overlays of ``realgen.fit`` and ``realgen.realbench``.
+
+    It refuses unknown keys of the classes of this package, and of those that PyTorch and Lightning offer beside a base
+    class; arguments of other classes pass, and so do those beside no ``class_path``, as overlays have them. It does not
+    say what is missing.
+    """
+    texts = {name: text for name, (*_, text) in (realbench_arguments() | ARGUMENTS).items()}
+    slots = {name: slot_of(hint) for name, (hint, *_) in realbench_arguments().items()}
+    writer = _Writer()
+    whole = writer.mapping({**slots, **(config_root(TrainableModule, LightningDataModule).arguments or {})}, texts)
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **whole, "definitions": writer.definitions}
+
+
+class _Writer:
+    """Writes the schemas of slots, and of each class once, to which the others refer."""
+
+    def __init__(self) -> None:
+        self.definitions: dict[str, Any] = {}
+
+    def mapping(self, slots: Mapping[str, ConfigSlot], texts: Mapping[str, str]) -> dict[str, Any]:
+        """Return the schema of a mapping with a key for each slot; ``texts`` say what they are."""
+        keys = {name: self._value(slot) for name, slot in slots.items()}
+        for name, slot in slots.items():
+            number = isinstance(slot.default, float) and isfinite(slot.default)
+            default = {"default": slot.default} if number or isinstance(slot.default, bool | int | str) else {}
+            keys[name] |= default | ({"description": texts[name]} if name in texts else {})
+        return {"type": "object", "properties": {PART_FILE: _TEXT, **keys}, "additionalProperties": False}
+
+    def _value(self, slot: ConfigSlot) -> dict[str, Any]:
+        options = list(options_of(slot.hint))
+        slots = [slot] if len(options) == 1 else [slot_of(option) for option in options]
+        kinds = [kind for option, each in zip(options, slots, strict=True) for kind in self._kinds(option, each)]
+        return {} if {} in kinds else {"anyOf": [kind for i, kind in enumerate(kinds) if kind not in kinds[:i]]}
+
+    def _kinds(self, hint: Any, slot: ConfigSlot) -> Iterator[dict[str, Any]]:
+        """Yield what may stand where a hint says so that is no union; an empty schema for anything."""
+        kind = get_origin(hint) or hint
+        if slot.base is not None:
+            yield self._component(slot.base, slot.num_given)
+        elif slot.arguments is not None:
+            yield self._arguments(hint)
+        elif slot.items is not None:
+            items = self._value(slot_of(slot.items))
+            yield {"type": "object", "properties": {PART_FILE: _TEXT}, "additionalProperties": items}
+        elif slot.elements is not None:
+            yield {"type": "array", "items": self._value(slot_of(slot.elements))}
+        elif kind is Literal:
+            yield {"enum": list(get_args(hint))}
+        else:
+            names = (name for cls, name in _PLAIN.items() if inspect.isclass(kind) and issubclass(kind, cls))
+            yield next(({"type": name} for name in names), {})
+        yield _STANDS_FOR_OTHERS
+
+    def _component(self, base: type, num_given: int) -> dict[str, Any]:
+        name = f"{base.__module__}.{base.__qualname__}"
+        if name not in self.definitions:
+            self.definitions[name] = {}  # for one that holds others of its kind
+            known: list[str] = []
+            rules: list[dict[str, Any]] = [{}]
+            for cls, paths in _classes(base).items():
+                chosen = {"properties": {"class_path": {"enum": paths}}, "required": ["class_path"]}
+                arguments = {"anyOf": [self._arguments(cls, num_given), {"type": "null"}]}
+                rules.append({"if": chosen, "then": {"properties": {"init_args": arguments}}})
+                known += paths
+            path = {"anyOf": [{"enum": known or [""]}, _TEXT]}
+            keys = {"class_path": path, "init_args": {}, "dict_kwargs": {}, PART_FILE: _TEXT}
+            whole = {"type": "object", "properties": keys, "additionalProperties": False, "allOf": rules}
+            self.definitions[name] = {"anyOf": [_TEXT, whole]}  # a part file, or a bare class name
+        return {"$ref": f"#/definitions/{name}"}
+
+    def _arguments(self, function: Any, num_given: int = 0) -> dict[str, Any]:
+        name = f"{function.__module__}.{function.__qualname__}.init_args"
+        if name not in self.definitions:
+            self.definitions[name] = {}
+            self.definitions[name] = self.mapping(parameters(function, num_given), _descriptions(function))
+        return {"$ref": f"#/definitions/{name}"}
+
+
+def _classes(base: type) -> dict[type, list[str]]:
+    """Return the components of a kind that this package and the home of their base class offer, with their paths."""
+    names = [each.name for each in pkgutil.walk_packages(realgen.__path__, "realgen.") if each.ispkg]
+    found: dict[type, list[str]] = {}
+    for module in map(importlib.import_module, filter(None, [*names, base.__module__.rpartition(".")[0]])):
+        for name in candidates(module, base):
+            found.setdefault(getattr(module, name), []).append(f"{module.__name__}.{name}")
+    return {cls: sorted({*paths, f"{cls.__module__}.{cls.__qualname__}"}, key=len) for cls, paths in found.items()}
+
+
+def _descriptions(function: Any) -> dict[str, str]:
+    """Return what the docstrings of a function, or of a class and its parents, say of arguments."""
+    found: dict[str, str] = {}
+    for each in reversed(inspect.getmro(function) if inspect.isclass(function) else (function,)):
+        for documented in (each, vars(each).get("__init__")):
+            listed = inspect.cleandoc(getattr(documented, "__doc__", None) or "").partition("Args:\n")[2]
+            for name, words in re.findall(r"^ {4}(\w+)(?: \(.*?\))?: (.+(?:\n {8}.+)*)", listed, re.MULTILINE):
+                found[name] = " ".join(words.split())
+    return found
