@@ -13,6 +13,8 @@ from realgen.options import OptionParser
 
 PARTS = ("configs", "data")
 """Folders of the repository: the recipes, and the embedded models with their prompts and images."""
+RECIPES = "recipes"
+"""Folder of an installed package that holds the recipes."""
 _EPILOG = """\
 first commands to try:
   python -m realgen.init mine
@@ -22,14 +24,14 @@ first commands to try:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    return run_command(partial(_init, argv, Path(__file__).resolve().parents[1]), doing="writing recipes")
+    return run_command(partial(_init, argv, Path(__file__).resolve().parent), doing="writing recipes")
 
 
-def _init(argv: Sequence[str] | None, source: Path) -> int:
-    """Copy what lies beside the package in ``source``.
+def _init(argv: Sequence[str] | None, package: Path) -> int:
+    """Copy what lies in the folder of an installed package, or beside that of a checkout.
 
     Raises:
-        ValueError: If nothing lies there, or something of that name in the folder.
+        ValueError: If no recipes lie there, or something of that name in the folder.
     """
     parser = OptionParser(
         prog="python -m realgen.init",
@@ -38,15 +40,17 @@ def _init(argv: Sequence[str] | None, source: Path) -> int:
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="made if it is not there")
     folder: Path = parser.parse_args(argv).folder
-    parts = [part for part in PARTS if (source / part).is_dir()]
+    parts = {part: package.parent / part for part in PARTS if (package.parent / part).is_dir()}
+    if (package / RECIPES).is_dir():  # what lies beside an installed package belongs to others
+        parts = {"configs": package / RECIPES}
     if "configs" not in parts:
-        raise ValueError(f"{source} holds no recipes: this is an installed package. Run it from a checkout of realgen.")
+        raise ValueError(f"{package} holds no recipes. Run it from a checkout of realgen.")
     if there := next((folder / part for part in parts if (folder / part).exists()), None):
         raise ValueError(f"{there} is there already; give another folder.")
     for part in parts:
-        shutil.copytree(source / part, folder / part)
+        shutil.copytree(parts[part], folder / part)
     if "data" not in parts:
-        print(f"{source} holds no embedded models: the recipes of full size alone can be run")
+        print("an installed package holds no embedded models: their recipes need the folder data of a checkout")
     print(f"wrote {' and '.join(parts)} into {folder}; next: cd {folder} and a command of python -m realgen --help")
     return 0
 
