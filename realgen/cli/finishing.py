@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from realgen.callbacks import EMA, BestCheckpoint, Export
+from realgen.benchmark.report.page import REPORT_FILE
+from realgen.callbacks import EMA, BestCheckpoint, Export, Report
 from realgen.callbacks.closing_screen import ClosingScreen, doubled_limits
 from realgen.callbacks.export import exported_iteration, write_cards, write_export
 from realgen.callbacks.run_context import Exporter, callbacks_of, run_folder, trained_of
@@ -80,7 +82,7 @@ def _finished_epochs(checkpoint: Mapping[str, Any]) -> int:
 
 
 def finish(trainer: Trainer, module: LightningModule, path: Path) -> int:
-    """Make what the end of a finished run lacks (exports, table, images, summary), and say how to go on.
+    """Make what the end of a finished run lacks (exports, table, images, summary, report), and say how to go on.
 
     The trainer has the run's callbacks, and is not started; the weights are read only if they are to be exported.
     Returns the exit code, 0.
@@ -106,6 +108,9 @@ def finish(trainer: Trainer, module: LightningModule, path: Path) -> int:
                 report.on_fit_end(trainer, module)
         for export in callbacks_of(trainer, Export):
             write_cards(run_folder(trainer), export.directory)
+        trainer.state.fn = TrainerFn.FITTING  # the report is one of a fit
+        for page in callbacks_of(trainer, Report) if not (run_folder(trainer) / REPORT_FILE).is_file() else ():
+            page.on_fit_end(trainer, module)
         print(f"finished at iteration {iteration}; to go on add {' '.join(doubled_limits(trainer))}")
     return 0
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from realgen.callbacks import EMA, BestCheckpoint, Export, LastCheckpoint, Summary
+from realgen.callbacks import EMA, BestCheckpoint, Export, LastCheckpoint, Report, Summary
 from realgen.checkpoint_files import check_checkpoint, keep_copy
 from realgen.cli.finishing import export_checkpoint, finish, is_finished, load_checkpoint, put_weights
 from tests.helpers.toy_grpo import GaussianPolicy, MeanBlue, Prompts, module, trainer
@@ -91,10 +91,10 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def go_on(folder: Path) -> None:
+def go_on(folder: Path, *more: Any) -> None:
     """As ``realgen.fit`` does it with a finished run."""
     path = folder / "checkpoints" / "last.ckpt"
-    lightning = trainer(folder, callbacks=callbacks(), enable_checkpointing=True)
+    lightning = trainer(folder, callbacks=[*callbacks(), *more], enable_checkpointing=True)
     assert is_finished(check_checkpoint(path), lightning)
     assert finish(lightning, module(metrics={"blue": MeanBlue()}), path) == 0
 
@@ -141,6 +141,17 @@ def test_what_a_finished_run_lacks_is_made(
             assert after[name] == data
     if "summary.json" in lacking:
         assert screen in out
+
+
+def test_a_finished_run_without_a_report_gets_one_and_an_old_one_is_left(tmp_path: Path) -> None:
+    fitted(tmp_path)
+    (tmp_path / "config.yaml").write_text("# realgen 0: python -m realgen.fit\nmodel: null\n")
+    go_on(tmp_path, Report())
+    page = tmp_path / "report.html"
+    assert f"Run {tmp_path.parent.name}/{tmp_path.name}" in page.read_text(encoding="utf-8")
+    page.write_text("old")
+    go_on(tmp_path, Report())
+    assert page.read_text() == "old"
 
 
 def _pairs(path: Path, data: bytes) -> list[tuple[Any, Any]]:
