@@ -13,8 +13,6 @@ from realgen.options import OptionParser
 
 PARTS = ("configs", "data")
 """Folders of the repository: the recipes, and the embedded models with their prompts and images."""
-RECIPES = "recipes"
-"""Folder of an installed package that holds the recipes."""
 _EPILOG = """\
 first commands to try:
   python -m realgen.init mine
@@ -41,8 +39,8 @@ def _init(argv: Sequence[str] | None, package: Path) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="made if it is not there")
     folder: Path = parser.parse_args(argv).folder
     parts = {part: package.parent / part for part in PARTS if (package.parent / part).is_dir()}
-    if (package / RECIPES).is_dir():  # what lies beside an installed package belongs to others
-        parts = {"configs": package / RECIPES}
+    if (recipes := package / "recipes").is_dir():  # what lies beside an installed package belongs to others
+        parts = {"configs": recipes}
     if "configs" not in parts:
         raise ValueError(f"{package} holds no recipes. Run it from a checkout of realgen.")
     if there := next((folder / part for part in parts if (folder / part).exists()), None):

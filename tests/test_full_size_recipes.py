@@ -228,7 +228,7 @@ def test_two_iterations_with_a_tiny_model(
             "--model.policy.backbone.guidance_scale=null",
             "guidance_scale must be a number, an input of the model",
         ),
-        ("--model.policy.backbone.pretrained=someone/model", "Fetch it once with `hf download someone/model`"),
+        ("--model.policy.backbone.pretrained=someone/model", "Fetch it with `hf download someone/model`"),
         ("--model.policy.samples_per_noise=4", "samples_per_noise=4 must divide group_size, got 6"),
     ],
     ids=lambda value: value.partition("=")[0].removeprefix("--model.policy.") if value.startswith("--") else "",

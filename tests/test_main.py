@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -33,6 +34,16 @@ def test_help_is_one_screen_and_needs_no_torch(capsys: pytest.CaptureFixture[str
         ]
     code = "import sys, realgen.__main__ as m; m.main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def test_the_line_of_the_page_completes_commands_in_bash() -> None:
+    (line,) = re.findall("^complete .*", (ROOT / "docs" / "install.md").read_text(encoding="utf-8"), re.MULTILINE)
+    words = re.search('-W "(.*)" ', line)[1]
+    script = f'realgen() {{ "{sys.executable}" -m realgen "$@"; }}; {line}; complete -p realgen; compgen -W "{words}" '
+    done = subprocess.run(["bash", "-c", f"{script} re"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = " ".join(module.rpartition(".")[2] for module in COMMANDS).replace(" ", "\n")
+    assert done.stdout == f"complete -o default -W '{names}' realgen\nrealbench\n"
 
 
 def test_version_and_a_misspelt_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from realgen.given_files import open_regular
 
+HEIC = (".heic", ".heif")
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -26,7 +27,7 @@ FORMATS = {
     ".bmp": "BMP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
-    **({".heic": "HEIF", ".heif": "HEIF"} if find_spec("pillow_heif") else {}),
+    **dict.fromkeys(HEIC if find_spec("pillow_heif") else (), "HEIF"),
 }
 """Pillow's format by suffix in lower case. A file may have another one of these formats than its suffix says; Pillow's
 others are never tried, for some of them start programs (EPS)."""
@@ -35,6 +36,11 @@ MAX_PIXELS = 2**26
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, MemoryError, struct.error, Image.DecompressionBombError)
 """All that Pillow was seen to raise on damaged files."""
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+
+def how_to_read(suffix: str) -> str:
+    """Return the end of a message about a kind of image that is not read: the package that reads it, if one does."""
+    return "; with the package pillow-heif (the extra heic) they are read" if suffix in HEIC else ""
 
 
 @contextlib.contextmanager

@@ -17,13 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.data.image_decoding import FORMATS, decode_image
+from realgen.data.image_decoding import FORMATS, HEIC, decode_image, how_to_read
 
 SUFFIXES = tuple(FORMATS)
 """Of what counts as an image, in lower case."""
 LABELS = {"real": "0_real", "generated": "1_fake"}
 """Names of the folders, at any depth, in which data sets of detectors keep their two classes side by side."""
-_HEIC = (".heic", ".heif")
 _LOGGER = logging.getLogger(__name__)
 SplitBy = Literal["name", "content"]
 
@@ -68,7 +67,7 @@ def find_images(folders: str | Sequence[str | Path], *, argument: str) -> list[I
     unread: list[Path] = []
     for folder in check_folders(folders, argument=argument):
         files = [each for each in _walk(folder, refuse) if other not in each[1].relative_to(folder).parts[:-1]]
-        unread += [path for _, path in files if path.suffix.lower() in _HEIC and not is_image(path)]
+        unread += [path for _, path in files if path.suffix.lower() in HEIC and not is_image(path)]
         images = [
             (linked or path.is_symlink(), _name(path, folder), path, identity)
             for linked, path in files
@@ -83,8 +82,8 @@ def find_images(folders: str | Sequence[str | Path], *, argument: str) -> list[I
                 new.append(ImageFile(path, name))
         found += sorted(new, key=lambda file: file.name)
     if unread:
-        told = "%s: %d HEIC files, such as %s, are left out; with the package pillow-heif they are read"
-        _LOGGER.warning(told, argument, len(unread), unread[0])
+        told = "%s: %d HEIC files, such as %s, are left out%s"
+        _LOGGER.warning(told, argument, len(unread), unread[0], how_to_read(HEIC[0]))
     return found
 
 

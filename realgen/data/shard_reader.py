@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from realgen.data.image_decoding import HEIC, how_to_read
 from realgen.data.prompt_text import checked_text, open_text
 from realgen.data.shards import MAX_BYTES, REAL_IMAGE_SUFFIXES
 from realgen.given_files import parse_json
 
-OTHER_IMAGES = (".gif", ".avif", ".heic", ".heif", ".jp2", ".jxl")
+OTHER_IMAGES = {".gif", ".avif", *HEIC, ".jp2", ".jxl"} - {*REAL_IMAGE_SUFFIXES}
 """Of real images that are not read, and named."""
 MAX_NAME = 1000
 """Characters of a sample's name."""
@@ -126,7 +127,7 @@ def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, gro
     if suffix in group.members:
         group.problem = f"it has more than one {suffix}"
     elif suffix in OTHER_IMAGES:
-        group.problem = f"its real image is a {suffix}, expected {', '.join(REAL_IMAGE_SUFFIXES)}"
+        group.problem = f"its real image is a {suffix}, expected {', '.join(REAL_IMAGE_SUFFIXES)}{how_to_read(suffix)}"
     elif not member.isfile() or member.issparse():
         group.problem = f"its {suffix} is no plain file but a link, a device or sparse"
     elif member.size > MAX_BYTES[suffix]:

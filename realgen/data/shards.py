@@ -26,7 +26,7 @@ from typing import Any
 from PIL import Image
 
 from realgen.checks import check_at_least
-from realgen.data.image_decoding import FORMATS, decode_image
+from realgen.data.image_decoding import FORMATS, decode_image, how_to_read
 from realgen.data.prompt_text import MAX_CHARACTERS, checked_text
 
 REAL_IMAGE_SUFFIXES = tuple(FORMATS)
@@ -146,7 +146,8 @@ def _encode_real_image(number: int, image: Any) -> tuple[str, bytes]:
     path = Path(image)
     suffix = path.suffix.lower()
     if suffix not in REAL_IMAGE_SUFFIXES:
-        raise ValueError(f"sample {number}: the image must end in {', '.join(REAL_IMAGE_SUFFIXES)}, got {path.name!r}.")
+        allowed = ", ".join(REAL_IMAGE_SUFFIXES)
+        raise ValueError(f"sample {number}: the image must end in {allowed}, got {path.name!r}{how_to_read(suffix)}.")
     if not path.is_file():
         raise ValueError(f"sample {number}: the image {path} does not exist.")
     data = path.read_bytes()

@@ -11,6 +11,7 @@ import torch
 
 from realgen.checks import first_line
 from realgen.detectors.checkpoint import NAMES_SHOWN
+from realgen.hub_files import how_to_fetch
 
 
 def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
@@ -40,7 +41,8 @@ def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float
             **settings,
         )
     except Exception as error:  # broken files raise errors of many types
-        raise ValueError(f"transformers cannot read {pretrained!r} as {kind.__name__}: {first_line(error)}") from error
+        told = f"transformers cannot read {pretrained!r} as {kind.__name__}: {first_line(error)}"
+        raise ValueError(f"{told}{how_to_fetch(pretrained)}") from error
     entries = {"missing": "missing_keys", "unknown": "unexpected_keys", "of another shape": "mismatched_keys"}
     names = {what: sorted(_name(key) for key in report[entry]) for what, entry in entries.items()}
     found = [f"{what}: {', '.join(keys[:NAMES_SHOWN])}" for what, keys in names.items() if keys]
@@ -65,7 +67,8 @@ def load_processor(kind: Any, pretrained: str, **settings: Any) -> Any:
         local = Path(pretrained).is_dir()
         return kind.from_pretrained(pretrained, local_files_only=local, trust_remote_code=False, **settings)
     except (OSError, ValueError) as error:
-        raise ValueError(f"transformers cannot read {pretrained!r} as {kind.__name__}: {first_line(error)}") from error
+        told = f"transformers cannot read {pretrained!r} as {kind.__name__}: {first_line(error)}"
+        raise ValueError(f"{told}{how_to_fetch(pretrained)}") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from realgen.checks import check_tokenizer, first_line
+from realgen.hub_files import how_to_fetch
 from realgen.logging_filters import no_loading_bars
 
 NAMES_SHOWN = 3
@@ -47,10 +48,10 @@ def load_language_model(
         tokenizer = AutoTokenizer.from_pretrained(pretrained, trust_remote_code=trust_remote_code, **where)
         check_tokenizer(tokenizer, model.get_input_embeddings().num_embeddings)
     except (OSError, ValueError) as error:
-        first = first_line(error)
+        to_do = how_to_fetch(pretrained) if local_files_only else ""
         raise ValueError(
             f"pretrained must hold a causal language model and its tokenizer in transformers' format, got "
-            f"{pretrained!r} (local_files_only={local_files_only}): {first}"
+            f"{pretrained!r} (local_files_only={local_files_only}): {first_line(error)}{to_do}"
         ) from error
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lacking:

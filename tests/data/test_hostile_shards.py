@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import importlib.util
 import io
 import json
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
@@ -140,6 +142,28 @@ def test_real_images_of_other_suffixes_are_named(suffix: str) -> None:
     assert not any(isinstance(sample, InvalidSample) for sample in read(data))
     (broken,) = (sample for sample in read(data, real_images=True) if isinstance(sample, InvalidSample))
     assert broken.reason.startswith(f"its real image is a {suffix.lower()}, expected .png, .jpg")
+    assert ("pillow-heif" in broken.reason) is (suffix == ".HEIC")
+
+
+def test_a_heic_photograph_for_a_shard_names_the_package_that_reads_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"got 'a\.HEIC'; with the package pillow-heif .* they are read"):
+        write_shards([{"prompt": "a cat", "image": tmp_path / "a.HEIC"}], tmp_path / "train")
+
+
+def test_heic_photographs_of_shards_are_read_where_the_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modules are made once more, as they are where it is installed."""
+    names = [f"realgen.data.{name}" for name in ("image_decoding", "shards", "shard_reader")]
+    specs, find = [importlib.util.find_spec(name) for name in names], importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "pillow_heif" or find(name))
+    for spec in specs:
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+    with tempfile.TemporaryFile() as file:
+        file.write(between(member("a.txt"), member("a.HEIC", b"x")))
+        file.seek(0)
+        samples = [sample for _, sample in module.read_samples(file, real_images=True)]
+    assert [getattr(sample, "real_image", "refused") for sample in samples] == [None, b"x", None]
 
 
 @pytest.mark.attack("shards", "a bomb as the real image")

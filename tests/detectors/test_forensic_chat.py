@@ -169,16 +169,24 @@ def test_a_word_of_several_tokens_is_named(folder, words):
 
 @pytest.mark.parametrize("missing", ["data/nano/nothing", "./nothing", "/nothing/here", "nothing", ""])
 def test_a_missing_folder_says_what_to_do(missing, repository):
-    with pytest.raises(ValueError, match=r"there is no folder .*\. Download the model .* -m experiments.nano") as error:
+    with pytest.raises(ValueError, match=r"there is no folder .*\. The nano one is trained .* -m experiments") as error:
         ForensicChat(missing)
     assert "\n" not in str(error.value)
+
+
+def test_the_missing_folder_of_the_published_model_has_its_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(ValueError, match=r"'models/forensic_chat'\. Fetch it .* lokiz666/.*--dry-run` tells"):
+        ForensicChat("models/forensic_chat")
 
 
 def test_a_hub_id_that_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     detector = ForensicChat("nobody/nothing-of-that-name")
     with pytest.raises(
-        ValueError, match=r"pretrained must hold a Qwen2\.5-VL .*'nobody/nothing-of-that-name'"
+        ValueError,
+        match=r"must hold a Qwen2\.5-VL .*'nobody/nothing-of-that-name'.*hf download nobody/nothing-of-that-name",
     ) as error:
         detector.build()
     assert "\n" not in str(error.value)

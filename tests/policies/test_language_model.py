@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from realgen.policies import LoRA
-from realgen.policies.language_model import checkpointed_layers, end_token_ids, linear_layers
+from realgen.policies.language_model import checkpointed_layers, end_token_ids, linear_layers, load_language_model
 
 
 @pytest.fixture
@@ -26,6 +26,11 @@ def test_all_linear_layers_but_the_head_are_adapted(llama):
     assert names == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     LoRA(rank=2).attach(llama, names)
     assert "lora" not in str(llama.lm_head)
+
+
+def test_a_missing_hub_id_has_its_command():
+    with pytest.raises(ValueError, match=r"'nobody/nothing' .*Fetch it with `hf download nobody/nothing`; .* its size"):
+        load_language_model("nobody/nothing", torch.float32, local_files_only=True)
 
 
 def test_ends_come_from_the_generation_config(llama):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from realgen.checks import check_at_least, check_choice, check_tokenizer, first_line
+from realgen.hub_files import how_to_fetch
 from realgen.logging_filters import no_loading_bars, report_truncation_once
 from realgen.policies.backbones.base import Backbone
 from realgen.policies.backbones.pipeline_options import attention_backends, set_attention_backend, set_tiles
@@ -83,7 +84,7 @@ class PipelineFiles(Backbone):
         except (OSError, ValueError) as error:
             to_do = ""
             if self.local_files_only and not Path(self.pretrained).is_dir():
-                to_do = f" Fetch it once with `hf download {self.pretrained}`, or set local_files_only to false."
+                to_do = f"{how_to_fetch(self.pretrained)} Or set local_files_only to false."
             raise ValueError(
                 f"pretrained must hold a {self.pipeline_class} in diffusers' format, got {self.pretrained!r} "
                 f"(local_files_only={self.local_files_only}): {first_line(error)}{to_do}"

@@ -249,7 +249,7 @@ def test_what_is_no_such_model_is_refused_in_one_line(kind: type[Backbone], tmp_
 
 
 def test_a_hub_id_that_is_not_here_says_what_to_do(kind: type[Backbone]) -> None:
-    what_to_do = "Fetch it once with `hf download someone/model`, or set local_files_only to false"
+    what_to_do = "Fetch it with `hf download someone/model`; .* tells its size. Or set local_files_only to false"
     with pytest.raises(ValueError, match=rf"pretrained must hold a .*'someone/model' .*{what_to_do}") as error:
         kind("someone/model").load()
     assert "\n" not in str(error.value)
