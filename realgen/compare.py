@@ -16,7 +16,7 @@ _EXAMPLE = """\
 examples:
   python -m realgen.compare runs/diffusion/* runs/mine/* --output comparison.html
   python -m realgen.compare runs/diffusion/20261201-093000
-  python -m realgen.compare outputs/realbench-before outputs/realbench-after --json > comparison.json
+  python -m realgen.compare runs/realbench/before runs/realbench/after --json > comparison.json
 
 Runs of the same config but for the seed are one group; the first group is what the others are held against. All are
 compared on the prompts that all have, with the same noise, where all have drawn as many images in training, and again

@@ -32,7 +32,7 @@ First commands to try:
   --prompts FILE         more prompts, one per line
   --n 4                  images of each prompt, from the seeds S, S + 1, ...
   --seed S               0 by default; the same seed draws the same images
-  --output DIR           where they go (outputs/generated); what is there already is not drawn again, and images of
+  --output DIR           where they go (runs/generated); what is there already is not drawn again, and images of
                          other settings, another seed among them, are refused
   --policy PART          what draws ({DEFAULT_POLICY})
   --policy.KEY VALUE     change a setting of it, such as --policy.eval_num_steps 8

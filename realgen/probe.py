@@ -24,12 +24,12 @@ WEAK_AUROC = 0.6
 _EXAMPLE = """\
 example:
   python -m realgen.probe --real photographs --generated samples \\
-    --backbone vit_small_patch14_dinov2 --match_jpeg --output outputs/probe
+    --backbone vit_small_patch14_dinov2 --match_jpeg --output runs/probe
 
 The features of every image are computed once; nothing of the backbone is trained. 70 % of the images (by name, so that
 the same files always fall into the same split) fit a logistic regression in which both classes weigh the same, 15 %
 calibrate its probabilities, and 15 % test the result. Use it as a detector by the file that this writes:
---model.reward.rewards.omniaid.detector=outputs/probe/detector.yaml, say.
+--model.reward.rewards.omniaid.detector=runs/probe/detector.yaml, say.
 """
 
 

@@ -33,7 +33,7 @@ First command to try; it draws with the embedded policies:
   python -m realgen.realbench --config configs/realbench.yaml
 Score images that were made by anything, paired with real images by file name; nothing is drawn:
   python -m realgen.realbench --config configs/realbench_images.yaml \\
-    --images outputs/gpt-image --images outputs/qwen-image --real photographs --prompts prompts.txt
+    --images images/gpt-image --images images/qwen-image --real photographs --prompts prompts.txt
 
 Common overrides (a dotted key of the config; init_args may be left out; later wins):
   --images DIR                              score DIR and draw nothing; again for further models; NAME=DIR names it

@@ -232,6 +232,16 @@ def test_every_option_in_a_sentence_exists(repository: Path, capsys: pytest.Capt
     assert wrong == []
 
 
+def test_where_things_are_written_has_one_name() -> None:
+    """``--output``, ``--run_dir`` and ``--output_dir`` of all commands, and ``runs/``."""
+    other = re.compile(r"--out\b|--(output|run)-dir\b|--(out|save)_dir\b|\boutputs/")
+    files = [*PAGES, *(path for name in ("realgen", "configs") for path in (ROOT / name).rglob("*.[py]*"))]
+    texts = [(path, path.read_text(encoding="utf-8")) for path in files if path.suffix in (".md", ".py", ".yaml")]
+    lines = [(path, i, line) for path, whole in texts for i, line in enumerate(whole.splitlines(), 1)]
+    assert len(texts) >= 400
+    assert [f"{name(path)}:{i}: {line.strip()}" for path, i, line in lines if other.search(line)] == []
+
+
 def test_every_name_of_the_package_exists() -> None:
     names = {(name(page), dotted_name) for page in PAGES for dotted_name in dotted(page)}
     wrong = [f"{page}: {dotted_name}" for page, dotted_name in sorted(names) if not exists(dotted_name)]

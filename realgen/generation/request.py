@@ -20,7 +20,7 @@ class Request:
     prompts: str | None = None
     n: int = 4
     seed: int = 0
-    output: str = "outputs/generated"
+    output: str = "runs/generated"
     lora: str | None = None
     rewriter_lora: str | None = None
     batch_size: int = 8

@@ -106,7 +106,7 @@ def test_the_aesthetic_part_wants_its_head(tmp_path, monkeypatch):
 
 def test_the_probes_part_says_how_to_fit_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"Fit one: python -m realgen\.probe .*--output outputs/probe"):
+    with pytest.raises(ValueError, match=r"Fit one: python -m realgen\.probe .*--output runs/probe"):
         build(Detector, f"--part={CONFIGS / 'detectors/linear_probe.yaml'}")
 
 

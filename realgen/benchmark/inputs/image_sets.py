@@ -57,7 +57,7 @@ def model_name(folder: str) -> str:
     """Return what a folder's model is called: its own name, or its parent's where the folder is called ``photo``.
 
     Example:
-        >>> model_name("short-img/qwen-image/photo"), model_name("outputs/flux/")
+        >>> model_name("short-img/qwen-image/photo"), model_name("images/flux/")
         ('qwen-image', 'flux')
     """
     path = Path(folder).resolve()
