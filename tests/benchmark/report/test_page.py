@@ -28,7 +28,7 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.open: list[str] = []
-        self.text = ""
+        self.text, self.whole = "", text
         self.style = ""
         self.tables: list[list[list[str]]] = []
         self.svgs = re.findall(r"<svg.*?</svg>", text, re.S)
@@ -128,6 +128,16 @@ def page(folder: Path, found: Results, **settings: Any) -> Page:
     write_results(found, folder)
     write_report(read_results(folder), folder / "report.html", **settings)
     return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_what_a_language_model_made_of_a_prompt_stands_under_its_pictures(tmp_path: Path) -> None:
+    found = results(tmp_path, arena=arena_of("a cat"))
+    rows = [replace(row, rewritten=f"<b>{row.name}</b>, 35 mm") if row.model == "base" else row for row in found.rows]
+    shown = page(tmp_path, replace(found, rows=tuple(rows)))
+    titles = [attributes.get("title") for attributes in shown.all("span")]
+    pictures = shown.text.count("as: <b>0</b>, 35 mm"), titles.count("<b>0</b>, 35 mm")
+    in_pairs = len(re.findall(r'<figure class="(?:chosen)?">(?:(?!</figure>).)*as: &lt;b&gt;0', shown.whole, re.S))
+    assert (pictures, in_pairs) == ((2, 2), 1)  # once among the pictures of a model, once beside the other
 
 
 def test_scores_stand_in_the_table_and_as_bars(tmp_path: Path) -> None:
