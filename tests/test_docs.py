@@ -35,7 +35,7 @@ INSTALLERS = {"conda", "git", "pip", "source"}
 
 SHORT = (
     "--trainer.max_epochs=1 --trainer.limit_train_batches=2 --trainer.limit_val_batches=1 "
-    "--data.prompts_per_iteration=2 --data.validation_batch_size=8"
+    "--data.prompts_per_iteration=2 --data.validation_batch_size=3 --model.group_size=4"
 )
 
 

@@ -40,7 +40,7 @@ def test_clips_short_memory_is_mentioned_once(tiny, monkeypatch: pytest.MonkeyPa
     report_truncation_once()
     handler, screen = logging.getLogger("diffusers").handlers[0], io.StringIO()
     monkeypatch.setattr(handler, "stream", screen)
-    monkeypatch.setattr(handler.filters[0], "reported", False)
+    monkeypatch.setattr(handler.filters[0], "seen", {})
     for _ in range(2):
         backbone = Flux(tiny("flux"), max_sequence_length=64)
         backbone.load()
