@@ -1,20 +1,24 @@
-"""Recipes on the shipped models, stopped and taken up again, equal runs that were not, to the bit."""
+"""Recipes on the shipped models, stopped and taken up again, equal runs that were not, to the bit; what one leaves."""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import load_file
 
 from realgen.fit import main
 from tests.modules.test_resume import assert_same, state
+from tests.policies.test_adapter_formats import by_comfyui_s_rules, sd3_layers
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMINGS = ("seconds/", "busy_seconds/", "images_per_second")
@@ -30,6 +34,7 @@ SHORT = [
     "--model.metrics=null",
     "--loggers.wandb=null",
 ]
+FORMATS = "--callbacks.export.formats=[comfyui, peft]"
 
 pytestmark = pytest.mark.slow
 
@@ -55,8 +60,8 @@ class KillInUpdate(Callback):
 def fit(run: Path, *words: str, epochs: int, resume: bool = False, recipe: str = "diffusion") -> None:
     """Run a recipe up to an epoch; each has two iterations (unless ``words`` differ) and a validation."""
     go_on = ["--ckpt_path", "last"] if resume else []
-    config = f"--config=configs/{recipe}.yaml"
-    assert main([config, *SHORT, f"--run_dir={run}", f"--trainer.max_epochs={epochs}", *words, *go_on]) == 0
+    start = [f"--config=configs/{recipe}.yaml", *SHORT, *([FORMATS] if recipe == "diffusion" else [])]
+    assert main([*start, f"--run_dir={run}", f"--trainer.max_epochs={epochs}", *words, *go_on]) == 0
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -97,6 +102,49 @@ def test_the_straight_run_trains_and_logs(straight: Path) -> None:
     assert end["optimizer_states"][0]["state"][0]["step"] == end["EMA"]["updates"] == 8
 
 
+def test_its_folder_opens_with_other_people_s_tools(straight: Path, repository: Path) -> None:
+    """The page, the card, and the LoRA as the card says it is loaded: plain diffusers, PEFT, ComfyUI's rules."""
+    from diffusers import DiffusionPipeline
+    from peft import PeftModel
+
+    page = (straight / "report.html").read_text(encoding="utf-8")
+    assert not re.findall(r"\b(?:src|href)=[\"']?(?![\"']|data:|#)[^\s>]+", page)
+    assert all(f'data-name="iteration {i}"' in page for i in (2, 4))
+    assert re.search(r"<figure\b.*?<svg\b.*?reward", page, re.DOTALL)
+    card = (straight / "lora" / "README.md").read_text(encoding="utf-8")
+    assert "| iteration | 4, ema weights |" in card
+    loading = dict(re.findall(r"^(diffusers|PEFT):\n`(.+)`$", card, re.MULTILINE))
+    opened, words = re.fullmatch(r"(DiffusionPipeline\S+)\.load_lora_weights\('(.+)'\)", loading["diffusers"]).groups()
+    place, names = straight / "lora", {"DiffusionPipeline": DiffusionPipeline, "PeftModel": PeftModel}
+
+    def draw(change: Any = None) -> torch.Tensor:
+        pipeline = eval(opened, names)
+        pipeline.set_progress_bar_config(disable=True)
+        if change is not None:
+            change(pipeline)
+        options = {"num_inference_steps": 2, "height": 64, "width": 64, "max_sequence_length": 8, "output_type": "pt"}
+        return pipeline("a red fox", generator=torch.Generator().manual_seed(0), **options).images
+
+    def by_peft(pipeline: Any) -> None:
+        read = loading["PEFT"].replace("'peft'", repr(str(place / "peft")))
+        pipeline.transformer = eval(read, names, {"pipeline": pipeline})
+
+    def by_comfyui(pipeline: Any) -> None:
+        copied = re.search(r"^ComfyUI: copy `(.+?)` into `models/loras`", card, re.MULTILINE).group(1)
+        sides = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+        blocks = range(pipeline.transformer.config.num_layers)
+        layers = [f"joint_blocks.{i}.{to}_block.{side}" for i in blocks for to in ("x", "context") for side in sides]
+        keys = {f"lora_unet_{layer.replace('.', '_')}": f"{layer}.weight" for layer in layers}  # of SD3's checkpoint
+        found = {keys[name]: delta for name, delta in by_comfyui_s_rules(place / copied).items()}
+        for name, delta in sd3_layers(found).items():
+            pipeline.transformer.get_parameter(name).data += delta
+
+    base, diffusers = draw(), draw(lambda pipeline: pipeline.load_lora_weights(place / words))
+    assert (diffusers - base).abs().max() > 1e-3
+    for change in (by_peft, by_comfyui):
+        torch.testing.assert_close(draw(change), diffusers, rtol=0, atol=1e-5)
+
+
 def test_two_and_two_iterations_equal_four(straight: Path, repository: Path, tmp_path: Path) -> None:
     fit(tmp_path / "run", epochs=1)
     fit(tmp_path / "run", epochs=2, resume=True)
@@ -130,6 +178,7 @@ def test_a_run_killed_amid_an_update_goes_on_from_its_last_checkpoint(
         "realgen.fit",
         "--config=configs/diffusion.yaml",
         *SHORT,
+        FORMATS,
         f"--run_dir={run}",
         "--trainer.max_epochs=2",
         f"--callbacks.kill={kill}",
