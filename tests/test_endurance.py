@@ -38,6 +38,8 @@ def write_run(folder: Path, *, seconds: float = 1.0) -> Path:
     (folder / "metrics.csv").write_text(f"iteration,reward,seconds/update\n1,0.5,{seconds}\n2,0.6,{seconds}\n")
     (folder / "summary.json").write_text(json.dumps({"iteration": 2, "values": {"kid": 0.25}}))
     (folder / "results.md").write_text(f"made 2026-11-30 10:00:0{seconds:.0f}\n")
+    took = f"{seconds:.0f} seconds"
+    (folder / "report.html").write_text(f"<h1>iteration 2, {took} of training</h1>{took} in all <svg>{seconds}</svg> 0.5")
     (folder / "grid.png").write_bytes(b"picture")
     (media / f"samples_{seconds:.0f}_0123abcd.png").write_bytes(b"picture")
     return folder
@@ -74,6 +76,10 @@ def test_runs_that_differ_in_time_alone_are_equal(tmp_path: Path) -> None:
         (
             lambda run: (run / "summary.json").write_text('{"iteration": 2, "values": {"kid": 0.5}}'),
             "summary.json: /values/kid: 0.25 became 0.5",
+        ),
+        (
+            lambda run: (run / "report.html").write_text((run / "report.html").read_text().replace("0.5", "0.6")),
+            "report.html: /0: <h1>iteration 2, CLOCK</h1>CLOCK 0.5 became <h1>iteration 2, CLOCK</h1>CLOCK 0.6",
         ),
         (lambda run: (run / "results.md").write_text("made\n"), "results.md: /0: made CLOCK became made"),
         (

@@ -18,8 +18,12 @@ from realgen.checkpoint_files import BEST, PREVIOUS, check_checkpoint
 TIMINGS = ("seconds", "busy_seconds", "images_per_second", "time")
 """Names begin so, of columns and keys whose values are measured by a clock."""
 
-CLOCK = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?([+-]\d\d:?\d\d)?|seconds(<[^.]*?>|: `)[\d.]+")
-"""Dates and seconds in pages."""
+CLOCK = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?([+-]\d\d:?\d\d)?|seconds(<[^.]*?>|: `)[\d.]+"
+    r"|[\d,]+ seconds of training|[\d,]+ seconds in all.*?</svg>",
+    re.DOTALL,
+)
+"""Dates and seconds in pages, and the report's drawing of seconds."""
 
 MOMENT = {"epoch", "loops"}
 """Lightning's counters in a checkpoint depend on the moment of a save, and make up for it: see ``Recipe.longer``."""
@@ -27,9 +31,8 @@ MOMENT = {"epoch", "loops"}
 UNREAD = "last_model_path"
 """Of Lightning's, in a checkpoint: where it saved before."""
 
-OWN = ("wandb/", "error", ".lock", "report.html", "warnings.txt")
-"""Of each start of a run, or of its process: not part of what it leaves. W&B's pictures are compared by content; the
-report draws seconds, and what else it shows stands in files that are compared."""
+OWN = ("wandb/", "error", ".lock")
+"""Of each start of a run, or of its process: not part of what it leaves. W&B's pictures are compared by content."""
 
 
 def differences(straight: Path, other: Path) -> list[str]:

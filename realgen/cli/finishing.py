@@ -96,21 +96,23 @@ def finish(trainer: Trainer, module: LightningModule, path: Path) -> int:
         if trainer.max_steps > 0:
             loop.epoch_loop.max_steps = max(trainer.max_steps, checkpoint["global_step"])
         iteration, states = finished_iterations(checkpoint), checkpoint.get("callbacks", {})
-        reports = callbacks_of(trainer, ClosingScreen)
+        screens = callbacks_of(trainer, ClosingScreen)
         for best in callbacks_of(trainer, BestCheckpoint):
             best.setup(trainer, module, "fit")
-        for callback in (*callbacks_of(trainer, BestCheckpoint), *reports):
+        for callback in (*callbacks_of(trainer, BestCheckpoint), *screens):
             if callback.state_key in states:
                 callback.load_state_dict(states[callback.state_key])
         _export_missing(trainer, module, path, iteration)
-        for report in reports:
-            if not report.is_written(run_folder(trainer)):
-                report.on_fit_end(trainer, module)
+        for screen in screens:
+            if not screen.is_written(run_folder(trainer)):
+                screen.on_fit_end(trainer, module)
         for export in callbacks_of(trainer, Export):
             write_cards(run_folder(trainer), export.directory)
         trainer.state.fn = TrainerFn.FITTING  # the report is one of a fit
-        for page in callbacks_of(trainer, Report) if not (run_folder(trainer) / REPORT_FILE).is_file() else ():
-            page.on_fit_end(trainer, module)
+        for report in callbacks_of(trainer, Report):
+            page, summary = (run_folder(trainer) / name for name in (REPORT_FILE, "summary.json"))
+            if not page.is_file() or (summary.is_file() and summary.stat().st_mtime_ns > page.stat().st_mtime_ns):
+                report.on_fit_end(trainer, module)  # it shows the summary's intervals
         print(f"finished at iteration {iteration}; to go on add {' '.join(doubled_limits(trainer))}")
     return 0
 
