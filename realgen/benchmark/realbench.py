@@ -18,7 +18,7 @@ from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check
 from realgen.benchmark.results import REAL, Results, with_digests
 from realgen.checks import check_at_least
 from realgen.data.generated_images import check_settings, keep_settings
-from realgen.data.image_files import is_image
+from realgen.data.image_files import ImageFile, check_disjoint, is_image
 from realgen.masking import recorded
 from realgen.policies.base import Policy
 from realgen.progress import ProgressBar
@@ -95,8 +95,16 @@ class RealBench:
         return all(prompt.real_image is not None for prompt in self.prompts)
 
     def find_images(self) -> tuple[list[BenchmarkPrompt], list[ImageSet]]:
-        """List the folders of images, and the prompts of which all have one; ValueError if images are missing."""
+        """List the folders of images, and the prompts of which all have one.
+
+        Raises:
+            ValueError: If images are missing, or a folder holds a real image, or a copy of one.
+        """
         sets = [find_image_set(name, folder) for name, folder in self.images.items()]
+        real = [ImageFile(each.real_image, each.name) for each in self.prompts if each.real_image is not None]
+        for images in sets:
+            files = [ImageFile(path, name) for name, path in images.files.items()]
+            check_disjoint({REAL: real, f"images.{images.name}": files})
         return pair(self.prompts, sets, allow_missing=self.allow_missing), sets
 
     def check_folder(self, folder: Path) -> None:

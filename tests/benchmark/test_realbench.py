@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,16 @@ def test_what_a_folder_lacks_is_left_out_for_all(tmp_path: Path) -> None:
     assert "1 prompts are left out for all: a folder has no image of them" in results.settings["warnings"]
     assert "black: 1 prompts have no image: 00003" in results.settings["warnings"]
     assert results.settings["prompts without an image"] == {"black": 1}
+
+
+def test_the_same_image_under_both_labels_is_refused(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "black", (0, 1, 2, 3))
+    whole = bench(tmp_path, policies={}, images={"black": str(folder)})
+    shutil.copy(tmp_path / "bench/real-img-benchmark/00003.png", folder / "00000.png")
+    for refuse in (whole.run, whole.plan):
+        with pytest.raises(ValueError, match=r"real and images\.black must not share images: .*black/00000\.png has the"):
+            refuse(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_without_a_prompt_are_counted(tmp_path: Path) -> None:
