@@ -6,7 +6,6 @@ from dataclasses import fields
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from realgen.detectors.configs import VisionConfig
@@ -39,31 +38,14 @@ def tower_state_dict(vision_model: nn.Module) -> dict[str, Tensor]:
     return {name.removeprefix("vision_model."): value for name, value in state if not name.endswith("position_ids")}
 
 
-def quick_gelu(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return OpenAI's approximation of the GELU, x * sigmoid(1.702 x).
-
-    Example:
-        >>> quick_gelu(torch.tensor([0.0, 1.0]))
-        tensor([0.0000, 0.8458])
-    """
-    return x * torch.sigmoid(SLOPE * x)
-
-
-class QuickGELU(nn.Module):
-    """``quick_gelu``, to be replaced by ``merge_quick_gelu``."""
-
-    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Apply to each element."""
-        return quick_gelu(x)
-
-
 @torch.no_grad()
 def merge_quick_gelu(network: nn.Module) -> None:
     """Merge the slope of every quick GELU into the linear maps around it, and apply the activation in place.
 
-    With silu(x) = x sigmoid(x): fc2(quick_gelu(fc1(x))) = (fc2 / 1.702)(silu((1.702 fc1)(x))). No copy of the hidden
-    layer, the largest tensor of a pass, is made: on a CPU the page faults of new memory cost more than the arithmetic.
-    MLPs are known by ``fc1``, ``activation_fn`` (a quick GELU) and ``fc2``, ours as those of transformers.
+    The quick GELU is x sigmoid(1.702 x), and silu(x) = x sigmoid(x), so that
+    fc2(quick_gelu(fc1(x))) = (fc2 / 1.702)(silu((1.702 fc1)(x))). No copy of the hidden layer, the largest tensor of a
+    pass, is made: on a CPU the page faults of new memory cost more than the arithmetic. MLPs are known by ``fc1``,
+    ``activation_fn`` (a quick GELU) and ``fc2``.
     """
     for module in network.modules():
         if all(hasattr(module, name) for name in ("fc1", "activation_fn", "fc2")):

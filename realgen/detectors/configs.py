@@ -64,11 +64,6 @@ class DinoConfig(VisionConfig):
         if width % 4:
             raise ValueError(f"a head must have a multiple of 4 channels, for two axes in pairs, got {width}.")
 
-    @property
-    def biases(self) -> tuple[bool, bool, bool, bool]:
-        """Whether query, key, value and output projection have a bias."""
-        return self.query_bias, self.key_bias, self.value_bias, self.proj_bias
-
 
 @dataclass(frozen=True)
 class EffortConfig(VisionConfig):

@@ -1,6 +1,7 @@
 """The network of OmniAID: a CLIP vision tower whose attention maps carry routed low-rank experts.
 
-Built from the published description of the CLIP variant, with its parameter names. Deviations:
+Built from the published description of the CLIP variant, with its parameter names; all around the attention is
+transformers' own. Deviations:
 
 - All experts of a layer are applied as one product, scaled by gates that are 0 for the unused ones; the result is the
   same sum.
@@ -13,70 +14,14 @@ Built from the published description of the CLIP variant, with its parameter nam
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.detectors.clip_vision import QuickGELU, build_tower, clip_config, merge_quick_gelu, tower_state_dict
+from realgen.detectors.clip_vision import PROJECTIONS, build_tower, clip_config, merge_quick_gelu, tower_state_dict
 from realgen.detectors.configs import OmniAIDConfig, RoutedExperts
-from realgen.detectors.routed_network import ExpertAttention, GatingNetwork, RoutedNetwork
-from realgen.functional.network_input import Preprocess, tower_pixels
-
-
-class Embeddings(nn.Module):
-    """Patches, class token and positions of CLIP's vision tower."""
-
-    def __init__(self, config: OmniAIDConfig) -> None:
-        super().__init__()
-        width, patch = config.hidden_size, config.patch_size
-        self.class_embedding = nn.Parameter(torch.zeros(width))
-        self.patch_embedding = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
-        self.position_embedding = nn.Embedding((config.image_size // patch) ** 2 + 1, width)
-
-    def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch tokens width"]:
-        """Embed pixels; the class token comes first."""
-        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # [B, N - 1, width]
-        first = self.class_embedding.expand(len(pixels), 1, -1)
-        return torch.cat([first, patches], dim=1) + self.position_embedding.weight
-
-
-class MLP(nn.Module):
-    """CLIP's two-layer perceptron."""
-
-    def __init__(self, config: OmniAIDConfig) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation_fn: nn.Module = QuickGELU()
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        """Apply to each token."""
-        return self.fc2(self.activation_fn(self.fc1(hidden)))
-
-
-class EncoderLayer(nn.Module):
-    """One pre-norm transformer layer."""
-
-    def __init__(self, config: OmniAIDConfig) -> None:
-        super().__init__()
-        self.self_attn = ExpertAttention(config)
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = MLP(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(
-        self,
-        hidden: Float[Tensor, "batch tokens width"],
-        gates: Float[Tensor, "batch experts"],
-        *,
-        first_only: bool = False,
-    ) -> Float[Tensor, "batch queries width"]:
-        """Add attention, then perceptron, to the input; of the class token alone with ``first_only``."""
-        attended = self.self_attn(self.layer_norm1(hidden), gates, first_only=first_only)
-        hidden = (hidden[:, :1] if first_only else hidden) + attended
-        return hidden + self.mlp(self.layer_norm2(hidden))
+from realgen.detectors.routed_network import GatingNetwork, RoutedNetwork
 
 
 class OmniAIDNetwork(RoutedNetwork):
@@ -93,10 +38,11 @@ class OmniAIDNetwork(RoutedNetwork):
 
     def __init__(self, config: OmniAIDConfig) -> None:
         super().__init__(config)
-        self.embeddings = Embeddings(config)
-        self.ln_pre = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.encoder_layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
-        self.ln_post = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        plain = build_tower(config)
+        self.embeddings = plain.embeddings
+        self.ln_pre = plain.pre_layrnorm
+        self.encoder_layers = self.with_experts(plain.encoder.layers, "self_attn", PROJECTIONS)
+        self.ln_post = plain.post_layernorm
         self.gating_network = GatingNetwork(config.hidden_size, config)
         self.head = nn.Linear(config.hidden_size, 2)
         self.feature_extractor = build_tower(config) if config.router_input == "frozen_tower" else None
@@ -116,10 +62,6 @@ class OmniAIDNetwork(RoutedNetwork):
         network.copy_tower(tower_state_dict(vision_model), names, layers="encoder_layers", attention="self_attn")
         return network
 
-    def pixels(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
-        """Return CLIP's input for images in [0, 1]."""
-        return tower_pixels(images, self.config.image_size, preprocess=cast("Preprocess", self.config.preprocess))
-
     def encode(
         self,
         embedded: Float[Tensor, "batch tokens width"],
@@ -128,9 +70,12 @@ class OmniAIDNetwork(RoutedNetwork):
     ) -> Float[Tensor, "batch width"]:
         """Return the normalised class token after all layers."""
         hidden = self.ln_pre(embedded)
-        for layer in self.encoder_layers[:-1]:
-            hidden = layer(hidden, gates)
-        return self.ln_post(self.encoder_layers[-1](hidden, gates, first_only=True)[:, 0])
+        *layers, last = self.encoder_layers
+        for layer in layers:
+            hidden = layer(hidden, None, gates=gates)
+        attended, _ = last.self_attn(last.layer_norm1(hidden), gates, first_only=True)
+        hidden = hidden[:, :1] + attended
+        return self.ln_post(hidden + last.mlp(last.layer_norm2(hidden)))[:, 0]
 
     def _merge(self) -> None:
         super()._merge()

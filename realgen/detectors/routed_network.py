@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realgen.detectors.base import DetectorNetwork
-from realgen.detectors.clip_vision import PROJECTIONS
 from realgen.detectors.configs import OmniAIDConfig, OmniAIDDinoConfig, RoutedExperts
-from realgen.detectors.dinov3 import Rotation, rotate
 from realgen.detectors.expert_linear import ExpertLinear
 from realgen.detectors.lora_experts import LoRAExpertLinear
 from realgen.detectors.svd_experts import SVDExpertLinear, orthogonality_loss
+from realgen.functional.network_input import CLIP_MEAN, CLIP_STD, Preprocess, tower_pixels
 
 Trainable = Literal["experts", "experts_and_gate", "all"]
 
@@ -49,52 +48,48 @@ class GatingNetwork(nn.Module):
 
 
 class ExpertAttention(nn.Module):
-    """Self-attention whose four projections carry experts.
+    """Self-attention in a layer of transformers' towers, whose four projections carry experts.
 
-    ``names`` are those of the projections in published files (query, key, value, output), ``biases`` tell which have
-    one.
+    ``biases`` tells whether each projection has one, by its name in published files (query, key, value, output).
     """
 
-    def __init__(
-        self,
-        config: OmniAIDConfig | OmniAIDDinoConfig,
-        *,
-        names: Sequence[str] = PROJECTIONS,
-        biases: Sequence[bool] = (True, True, True, True),
-    ) -> None:
+    def __init__(self, config: OmniAIDConfig | OmniAIDDinoConfig, biases: Mapping[str, bool]) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.names = tuple(biases)
         self.num_heads = config.num_attention_heads
         kind = {"svd": SVDExpertLinear, "lora": LoRAExpertLinear}[config.expert_type]
-        for name, bias in zip(names, biases, strict=True):
+        for name, bias in biases.items():
             experts = kind(config.hidden_size, config.num_experts, config.rank, config.dropout, bias=bias)
             self.add_module(name, experts)
 
     def forward(
         self,
-        hidden: Float[Tensor, "batch tokens width"],
+        hidden_states: Float[Tensor, "batch tokens width"],
         gates: Float[Tensor, "batch experts"],
         *,
         first_only: bool = False,
-        rotation: Rotation | None = None,
-    ) -> Float[Tensor, "batch queries width"]:
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: None = None,
+    ) -> tuple[Float[Tensor, "batch queries width"], None]:
         """Attend within each image, tokens [B, N, width], through the experts that its gates [B, experts] choose.
 
-        With ``first_only`` the class token's output alone is computed, [B, 1, width]. ``rotation`` are the rotary
-        positions of the patches, if there are any.
+        With ``first_only`` the class token's output alone is computed, [B, 1, width]. ``position_embeddings`` are the
+        rotary positions of the patches, if there are any. Named, and returned in a pair, as transformers' layers do.
         """
-        query_tokens = hidden[:, :1] if first_only else hidden
+        query_tokens = hidden_states[:, :1] if first_only else hidden_states
         query, key, value = (
             getattr(self, name)(tokens, gates).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N, d]
-            for name, tokens in zip(self.names, (query_tokens, hidden, hidden), strict=False)
+            for name, tokens in zip(self.names, (query_tokens, hidden_states, hidden_states), strict=False)
         )
-        if rotation is not None:
-            key = rotate(key, rotation)
-            query = query if first_only else rotate(query, rotation)  # the class token has no position
-        if not hidden.is_cuda:  # on a CPU attention is faster where each head lies in one piece
+        if position_embeddings is not None:
+            from transformers.models.dinov3_vit.modeling_dinov3_vit import apply_rotary_pos_emb  # seconds to import
+
+            turned, key = apply_rotary_pos_emb(key if first_only else query, key, *position_embeddings)
+            query = query if first_only else turned  # the class token has no position
+        if not hidden_states.is_cuda:  # on a CPU attention is faster where each head lies in one piece
             query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # [B, N, width]
-        return cast("Tensor", getattr(self, self.names[-1])(attended, gates))
+        return getattr(self, self.names[-1])(attended, gates), None
 
 
 class RoutedNetwork(DetectorNetwork):
@@ -107,14 +102,20 @@ class RoutedNetwork(DetectorNetwork):
     """The frozen tower whose pooled output is the router's input, or None."""
     num_prefix_tokens = 1
     """Tokens before the patches."""
+    mean, std = CLIP_MEAN, CLIP_STD
+    """By which the tower's input is normalised."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
 
-    @abstractmethod
-    def pixels(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
-        """Return the tower's input for images in [0, 1]."""
+    def with_experts(self, layers: nn.ModuleList, attention: str, names: Sequence[str]) -> nn.ModuleList:
+        """Give layers of transformers an attention whose projections, of these names, carry experts; return them."""
+        for layer in layers:
+            plain = getattr(layer, attention)
+            biases = {name: getattr(plain, name).bias is not None for name in names}
+            setattr(layer, attention, ExpertAttention(self.config, biases))
+        return layers
 
     @abstractmethod
     def encode(
@@ -124,20 +125,22 @@ class RoutedNetwork(DetectorNetwork):
 
     def router_logits(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch routed"]:
         """Return one logit per routed expert, for images in [0, 1]; to train the router on known domains."""
-        pixels = self._typed_pixels(images)
+        pixels = self._pixels(images)
         return self._router_logits(pixels, self.embeddings(pixels))
 
     def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         """Return the normalised class token, the head's input, for images in [0, 1]."""
-        pixels = self._typed_pixels(images)
+        pixels = self._pixels(images)
         embedded = self.embeddings(pixels)
         gates = sparse_gates(self._router_logits(pixels, embedded), self.config.top_k)
         if self.config.hybrid and not self.merged:  # the last expert is always on
             gates = torch.cat([gates, torch.ones_like(gates[:, :1])], dim=1)
         return self.encode(embedded, pixels, gates)
 
-    def _typed_pixels(self, images: Tensor) -> Tensor:
-        return self.pixels(images).to(self.head.weight.dtype)  # resized in the images' own type
+    def _pixels(self, images: Tensor) -> Tensor:
+        size, preprocess = self.config.image_size, cast("Preprocess", self.config.preprocess)
+        pixels = tower_pixels(images, size, mean=self.mean, std=self.std, preprocess=preprocess)
+        return pixels.to(self.head.weight.dtype)  # resized in the images' own type
 
     def _router_logits(self, pixels: Tensor, embedded: Tensor) -> Tensor:
         if self.feature_extractor is None:
