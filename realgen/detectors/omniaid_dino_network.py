@@ -36,7 +36,7 @@ class OmniAIDDinoNetwork(RoutedNetwork):
         plain = build_dino(config)
         self.embeddings = plain.embeddings
         self.rope_embeddings = plain.rope_embeddings
-        self.layer = self.with_experts(plain.model.layer, "attention", DINO_PROJECTIONS)
+        self.layer: Any = self.with_experts(plain.model.layer, "attention", DINO_PROJECTIONS)
         self.norm = plain.norm
         self.gating_network = GatingNetwork(config.hidden_size, config)
         self.head = nn.Linear(config.hidden_size, 2)

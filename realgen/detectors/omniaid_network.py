@@ -14,7 +14,7 @@ transformers' own. Deviations:
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class OmniAIDNetwork(RoutedNetwork):
         plain = build_tower(config)
         self.embeddings = plain.embeddings
         self.ln_pre = plain.pre_layrnorm
-        self.encoder_layers = self.with_experts(plain.encoder.layers, "self_attn", PROJECTIONS)
+        self.encoder_layers: Any = self.with_experts(plain.encoder.layers, "self_attn", PROJECTIONS)
         self.ln_post = plain.post_layernorm
         self.gating_network = GatingNetwork(config.hidden_size, config)
         self.head = nn.Linear(config.hidden_size, 2)
