@@ -83,26 +83,6 @@ def no_questions() -> Iterator[None]:
         code.TIME_OUT_REMOTE_CODE = before
 
 
-def transformers_preprocess(processor: Any, pretrained: str) -> dict[str, Any]:
-    """Translate a ``CLIPImageProcessor``'s settings into open_clip's ``preprocess_cfg``; ValueError for other steps."""
-    crop, shorter = processor.crop_size, processor.size["shortest_edge"]
-    steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)
-    modes = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-    if not all(steps) or not crop["height"] == crop["width"] == shorter or processor.resample not in modes:
-        raise ValueError(
-            f"the processor of {pretrained!r} must resize the shorter side bicubically or bilinearly, cut out the "
-            f"middle of the same size and normalise; got {processor.to_dict()}."
-        )
-    mean, std = processor.image_mean, processor.image_std
-    return {
-        "size": crop["height"],
-        "mean": mean,
-        "std": std,
-        "interpolation": modes[int(processor.resample)],
-        "resize_mode": "shortest",
-    }
-
-
 def _name(key: Any) -> str:
     """Return a weight's name in a loading report; mismatched weights come with their two shapes."""
     return key if isinstance(key, str) else str(key[0])

@@ -1,7 +1,7 @@
 """Distances between two samples, and the spread of one.
 
-AUROC and Wasserstein distance are as short here as calls of scikit-learn and SciPy with their conversions, and pass NaN
-on; torchmetrics' kernel distance draws random subsets.
+AUROC is as short here as a call of scikit-learn with its conversions, and passes NaN on; torchmetrics' kernel distance
+draws random subsets.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ def kernel_distances(
     keep_generated: Float[Tensor, "subsets generated"],
     keep_real: Float[Tensor, "subsets real"],
 ) -> Float[Tensor, " subsets"]:
-    """Compute ``kernel_distance`` of subsets of rows, kept where 1 and not where 0, with one pass over the kernel."""
+    """Compute ``kernel_distance`` of subsets of rows, kept where 1 and not where 0, with one pass over the kernel.
+
+    Raises:
+        ValueError: If a subset has fewer than two rows of a kind.
+    """
     rows, real_rows = keep_generated.sum(1), keep_real.sum(1)  # [subsets]
     n, m = int(rows.min()), int(real_rows.min())
     if n < 2 or m < 2:
@@ -60,27 +64,6 @@ def kernel_distances(
     within = without_itself(generated, keep_generated) / (rows * (rows - 1))
     within_real = without_itself(real, keep_real) / (real_rows * (real_rows - 1))
     return within + within_real - 2 * kernel_sums(generated, real, keep_generated, keep_real) / (rows * real_rows)
-
-
-def wasserstein_distance(
-    generated: Float[Tensor, "generated feature"], real: Float[Tensor, "real feature"]
-) -> Float[Tensor, " feature"]:
-    """Compute each column's Wasserstein-1 distance, the area between two empirical distribution functions.
-
-        W1 = integral |F(t) - G(t)| dt    (Ramdas et al., arXiv:1509.02237, proposition 1 for p = 1)
-
-    Of [N, D] and [M, D]; [D] in the unit of the columns. NaN in a column makes its distance NaN.
-
-    Example:
-        >>> wasserstein_distance(torch.tensor([[0.0], [1.0]]), torch.tensor([[5.0], [6.0], [5.5]]))
-        tensor([5.])
-    """
-    x, y = generated.T.contiguous().sort().values, real.T.contiguous().sort().values
-    steps = torch.cat([x, y], dim=1).sort().values
-    left = steps[:, :-1].contiguous()
-    f = torch.searchsorted(x, left, right=True).to(x.dtype) / x.shape[1]
-    g = torch.searchsorted(y, left, right=True).to(y.dtype) / y.shape[1]
-    return ((f - g).abs() * steps.diff(dim=1)).sum(dim=1)
 
 
 def auroc(positive: Float[Tensor, " positive"], negative: Float[Tensor, " negative"]) -> Float[Tensor, ""]:

@@ -44,36 +44,6 @@ Step = tuple[Float[Tensor, "..."], Float[Tensor, "..."]]
 """Mean [*lead, *latent] and std [*lead] of the next latents."""
 
 
-def flow_sde_step(
-    latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, *, noise_level: Level, sigma_max: Level
-) -> Step:
-    """Take one step of Flow-GRPO's SDE (arXiv:2505.05470).
-
-    Args:
-        latents: x at ``sigma``.
-        velocity: v, noise minus data, shaped like ``latents``.
-        sigma: Noise level of the latents, (0, 1].
-        next_sigma: Noise level to go to, below ``sigma``.
-        noise_level: a >= 0; rows with 0 take the Euler step.
-        sigma_max: Second entry of the sigma table, below 1. It stands for sigma = 1 (up to 1e-6) in 1 / (1 - sigma).
-
-    Returns:
-        Mean, and std of the noise to add, the step size included.
-
-    Example:
-        >>> x, v = torch.ones(1, 4), torch.full((1, 4), 2.0)
-        >>> sigma, next_sigma = torch.tensor([0.5]), torch.tensor([0.25])
-        >>> flow_sde_step(x, v, sigma, next_sigma, noise_level=1.0, sigma_max=0.75)  # 1 - 2/4 - (1/4) * 2, sqrt(1/4)
-        (tensor([[0., 0., 0., 0.]]), tensor([0.5000]))
-    """
-    dtype = working_dtype(latents, velocity)
-    sigma, next_sigma, noise_level, sigma_max = as_levels(dtype, sigma, next_sigma, noise_level, sigma_max)
-    step_size = sigma - next_sigma
-    data_share = 1 - torch.where(1 - sigma < 1e-6, sigma_max, sigma)
-    std = noise_level * (sigma / data_share * step_size).sqrt()
-    return step_mean(latents, velocity, sigma, step_size, noise_level**2 * step_size / (2 * data_share)), std
-
-
 def gaussian_log_prob(sample: Latents, mean: Latents, std: Float[Tensor, "*lead"]) -> Float[Tensor, "*lead"]:
     """Return the log-density of a Gaussian step, as the MEAN over the elements of the latent (Flow-GRPO's convention).
 
@@ -101,7 +71,7 @@ class Transition(ABC):
     """How a diffusion policy takes a stochastic step; chosen by config.
 
     Args:
-        noise_level: How much noise a step exchanges; 0 is the deterministic flow.
+        noise_level: a, how much noise a step exchanges; 0 is the deterministic flow.
     """
 
     def __init__(self, noise_level: float) -> None:
@@ -110,35 +80,57 @@ class Transition(ABC):
         self.noise_level = noise_level
 
     @abstractmethod
+    def exchange(
+        self, sigma: Sigma, next_sigma: Sigma, level: Float[Tensor, "*#lead"], sigma_max: Float[Tensor, "*#lead"]
+    ) -> tuple[Float[Tensor, "*lead"], Float[Tensor, "*lead"]]:
+        """Return std and share c of a step at noise level a, see the top of this file; of one type and device."""
+
     def step(
         self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, sigma_max: Level, noisy: Rows = None
     ) -> Step:
-        """Return mean and std of the next latents; the arguments are those of ``flow_sde_step``.
+        """Return mean of the next latents, and std of the noise to add, the step size included.
 
-        Rows that are not ``noisy``, outside the SDE window, take the Euler step, with std 0; ``None``: all are inside.
+        Args:
+            latents: x at ``sigma``.
+            velocity: v, noise minus data, shaped like ``latents``.
+            sigma: Noise level of the latents, (0, 1].
+            next_sigma: Noise level to go to, below ``sigma``.
+            sigma_max: Second entry of the sigma table, below 1; stands for sigma = 1 (up to 1e-6) in 1 / (1 - sigma).
+            noisy: Other rows, outside the SDE window, take the Euler step, with std 0; ``None``: all are inside.
         """
-
-    def level(self, latents: Tensor, velocity: Tensor, noisy: Tensor | None) -> Level:
-        """Return the noise level of each row, 0 where the step is Euler's."""
-        return self.noise_level if noisy is None else noisy.to(working_dtype(latents, velocity)) * self.noise_level
+        dtype = working_dtype(latents, velocity)
+        level = self.noise_level if noisy is None else noisy.to(dtype) * self.noise_level
+        # A number is filled in on the device: as a copy from the host it would make the host wait for the device.
+        how: dict[str, Any] = {"dtype": dtype, "device": sigma.device}
+        given = (sigma, next_sigma, level, sigma_max)
+        levels = [each.to(**how) if isinstance(each, Tensor) else torch.full((), each, **how) for each in given]
+        std, share = self.exchange(*levels)
+        latents, velocity = latents.to(dtype), velocity.to(dtype)
+        predicted_noise = latents + _over(1 - levels[0], latents) * velocity
+        euler = latents - _over(levels[0] - levels[1], latents) * velocity
+        return euler - _over(share, latents) * predicted_noise, std
 
 
 class FlowSDE(Transition):
-    """Flow-GRPO's SDE, see ``flow_sde_step``; the one to try first.
+    """Flow-GRPO's SDE (arXiv:2505.05470); the one to try first.
 
     Args:
         noise_level: a >= 0. Flow-GRPO trains with 0.7, RealGen with 0.9.
+
+    Example:
+        >>> x, v = torch.ones(1, 4), torch.full((1, 4), 2.0)
+        >>> sigma, next_sigma = torch.tensor([0.5]), torch.tensor([0.25])
+        >>> FlowSDE(1.0).step(x, v, sigma, next_sigma, 0.75)  # 1 - 2/4 - (1/4) * 2, sqrt(1/4)
+        (tensor([[0., 0., 0., 0.]]), tensor([0.5000]))
     """
 
     def __init__(self, noise_level: float = 0.7) -> None:
         super().__init__(noise_level)
 
-    def step(
-        self, latents: Latents, velocity: Latents, sigma: Sigma, next_sigma: Sigma, sigma_max: Level, noisy: Rows = None
-    ) -> Step:
-        """Take ``flow_sde_step``."""
-        level = self.level(latents, velocity, noisy)
-        return flow_sde_step(latents, velocity, sigma, next_sigma, noise_level=level, sigma_max=sigma_max)
+    def exchange(self, sigma: Tensor, next_sigma: Tensor, level: Tensor, sigma_max: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Flow-SDE's std and share."""
+        step_size, data_share = sigma - next_sigma, 1 - torch.where(1 - sigma < 1e-6, sigma_max, sigma)
+        return level * (sigma / data_share * step_size).sqrt(), level**2 * step_size / (2 * data_share)
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
@@ -147,21 +139,6 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
-
-
-def as_levels(dtype: torch.dtype, sigma: Tensor, *levels: float | Tensor) -> list[Tensor]:
-    """Return sigma and the levels that go with it as tensors of one type on one device."""
-    # A number is filled in on the device: as a copy from the host it would make the host wait for the device.
-    how: dict[str, Any] = {"dtype": dtype, "device": sigma.device}
-    levels = (sigma, *levels)
-    return [level.to(**how) if isinstance(level, Tensor) else torch.full((), level, **how) for level in levels]
-
-
-def step_mean(latents: Tensor, velocity: Tensor, sigma: Tensor, step_size: Tensor, share: Tensor) -> Tensor:
-    """Return the Euler step, less a share of the predicted noise."""
-    latents, velocity = latents.to(sigma.dtype), velocity.to(sigma.dtype)
-    predicted_noise = latents + _over(1 - sigma, latents) * velocity
-    return latents - _over(step_size, latents) * velocity - _over(share, latents) * predicted_noise
 
 
 def _over(values: Tensor, latents: Tensor) -> Tensor:

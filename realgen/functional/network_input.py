@@ -15,7 +15,8 @@ from torch import Tensor
 from realgen.functional.images import resize
 
 Preprocess = Literal["v1", "v2"]
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
+"""Of red, green and blue."""
 CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)

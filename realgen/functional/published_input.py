@@ -1,10 +1,10 @@
-"""The input of published networks, read from the configs of open_clip and timm."""
+"""The input of published networks, read from the configs of open_clip, timm and transformers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from realgen.functional.network_input import NetworkInput
 
@@ -21,15 +21,15 @@ def open_clip_input(preprocess: Mapping[str, Any]) -> NetworkInput:
         >>> open_clip_input({**half, "resize_mode": "shortest"}).size
         (224, 224)
     """
-    size, interpolation = preprocess["size"], preprocess["interpolation"]
-    if preprocess["resize_mode"] not in ("shortest", "squash"):
-        raise ValueError(f"resize_mode must be 'shortest' or 'squash', got {preprocess['resize_mode']!r}.")
+    if preprocess["interpolation"] == "random":  # for training
+        preprocess = {**preprocess, "interpolation": "bicubic"}
+    size = preprocess["size"]
     return NetworkInput(
         size=(size, size) if isinstance(size, int) else (size[0], size[1]),
-        mean=_three(preprocess["mean"]),
-        std=_three(preprocess["std"]),
-        mode=_mode("bicubic" if interpolation == "random" else interpolation),  # random is for training
-        keep_aspect=preprocess["resize_mode"] == "shortest",
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+        mode=_chosen(preprocess, "interpolation", "bicubic", "bilinear"),
+        keep_aspect=_chosen(preprocess, "resize_mode", "shortest", "squash") == "shortest",
     )
 
 
@@ -47,27 +47,37 @@ def timm_input(config: Mapping[str, Any]) -> NetworkInput:
         >>> timm_input({**config, "interpolation": "bicubic", "crop_mode": "center"}).resize_to
         (256, 256)
     """
-    if config["crop_mode"] not in ("center", "squash"):
-        raise ValueError(f"crop_mode must be 'center' or 'squash', got {config['crop_mode']!r}.")
     _, height, width = config["input_size"]
     return NetworkInput(
         size=(height, width),
-        mean=_three(config["mean"]),
-        std=_three(config["std"]),
-        mode=_mode(config["interpolation"]),
-        keep_aspect=config["crop_mode"] == "center",
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        mode=_chosen(config, "interpolation", "bicubic", "bilinear"),
+        keep_aspect=_chosen(config, "crop_mode", "center", "squash") == "center",
         resize_to=(math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"])),
     )
 
 
-def _mode(interpolation: str) -> Literal["bilinear", "bicubic"]:
-    if interpolation == "bilinear":
-        return "bilinear"
-    if interpolation == "bicubic":
-        return "bicubic"
-    raise ValueError(f"interpolation must be 'bicubic' or 'bilinear', got {interpolation!r}.")
+def processor_input(processor: Any, pretrained: str) -> NetworkInput:
+    """Read the input that a transformers ``CLIPImageProcessor`` makes of files.
+
+    Raises:
+        ValueError: If it has other steps than open_clip's ``shortest``; ``pretrained`` is what it was read from.
+    """
+    crop, shorter = processor.crop_size, processor.size["shortest_edge"]
+    steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)
+    modes: dict[Any, Any] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+    if not all(steps) or not crop["height"] == crop["width"] == shorter or processor.resample not in modes:
+        raise ValueError(
+            f"the processor of {pretrained!r} must resize the shorter side bicubically or bilinearly, cut out the "
+            f"middle of the same size and normalise; got {processor.to_dict()}."
+        )
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    return NetworkInput((shorter, shorter), mean, std, modes[int(processor.resample)])
 
 
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = values
-    return float(red), float(green), float(blue)
+def _chosen(config: Mapping[str, Any], name: str, *allowed: str) -> Any:
+    """Return a setting; raise ValueError if it is not allowed."""
+    if config[name] not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {config[name]!r}.")
+    return config[name]

@@ -6,11 +6,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from realgen.functional.distribution_distance import within_group_distance
-from realgen.metrics.base import ImageMetric
-from realgen.metrics.encoder import Encoder
+from realgen.metrics.encoder import EncoderMetric
 
 
-class Diversity(ImageMetric):
+class Diversity(EncoderMetric):
     """Mean cosine distance between the features of two generated images of the same prompt, in [0, 2].
 
     Each prompt with at least two images counts once; they may come in different updates or ranks. The value depends on
@@ -24,16 +23,8 @@ class Diversity(ImageMetric):
     higher_is_better: bool = True
     min_samples_per_prompt: int = 2
 
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
-        """Return features [B, D]."""
-        return self.encoder.to(images.device)(images)
-
     def compute(self) -> Float[Tensor, ""]:
-        """Return the mean over prompts of the mean pairwise distance; ValueError if no prompt has two images."""
+        """Return the mean over prompts of the mean pairwise distance; ValueError without images, or two of a prompt."""
         features, prompts = self.seen("generated"), self.prompts_of("generated")
         if len(prompts.unique()) == len(prompts):
             raise ValueError(

@@ -15,7 +15,7 @@ from realgen.detectors.base import FrozenNetwork
 from realgen.detectors.checkpoint import CONFIG_NAME, WEIGHTS_NAME, write_folder
 from realgen.functional.network_input import NetworkInput, to_network_input
 from realgen.given_files import read_json
-from realgen.metrics.base import RealComparison
+from realgen.metrics.base import ImageMetric
 
 
 class Encoder(FrozenNetwork):
@@ -117,14 +117,12 @@ def read_config(path: Path) -> EncoderConfig:
     return EncoderConfig(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
-class EncoderComparison(RealComparison):
-    """A metric that compares the features of generated and real images.
+class EncoderMetric(ImageMetric):
+    """A metric of the features of images.
 
     Args:
         encoder: One that no reward uses.
     """
-
-    higher_is_better: bool = False
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()

@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.metrics.encoder import EncoderComparison
+from realgen.metrics.base import RealComparison
+from realgen.metrics.encoder import EncoderMetric
 
 
-class FID(EncoderComparison):
+class FID(EncoderMetric, RealComparison):
     """Fréchet distance between Gaussians fitted to features of generated and of real images (arXiv:1706.08500).
 
     ``torchmetrics.image.FrechetInceptionDistance`` computes it, of an encoder's features instead of those of an
@@ -19,6 +20,8 @@ class FID(EncoderComparison):
     Args:
         encoder: One that no reward uses.
     """
+
+    higher_is_better: bool = False
 
     def compare(
         self, generated: Float[Tensor, "generated feature"], real: Float[Tensor, "real feature"]

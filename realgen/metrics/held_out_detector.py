@@ -21,11 +21,8 @@ class MeanRealism(ImageMetric):
         return self.result(1 - self.seen("generated").mean())
 
 
-class DetectorScore(MeanRealism):
-    """Mean realism 1 - p_fake of the generated images, in [0, 1].
-
-    It depends on the detector's own threshold: 0.5 does not mean "as real as a real image". ``DetectorAUROC`` has no
-    threshold.
+class DetectorMetric(ImageMetric):
+    """A metric of a detector's ``p_fake``.
 
     Args:
         detector: One that no reward uses; better of another architecture too.
@@ -38,6 +35,17 @@ class DetectorScore(MeanRealism):
     def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         """Return ``p_fake`` [B]."""
         return self.detector.to(images.device)(images)
+
+
+class DetectorScore(DetectorMetric, MeanRealism):
+    """Mean realism 1 - p_fake of the generated images, in [0, 1].
+
+    It depends on the detector's own threshold: 0.5 does not mean "as real as a real image". ``DetectorAUROC`` has no
+    threshold.
+
+    Args:
+        detector: One that no reward uses; better of another architecture too.
+    """
 
 
 class JudgedReal(DetectorScore):
@@ -53,7 +61,7 @@ class JudgedReal(DetectorScore):
         return self.result(torch.where(p_fake.isnan(), p_fake, (p_fake < 0.5).to(p_fake)).mean())
 
 
-class DetectorAUROC(RealComparison):
+class DetectorAUROC(DetectorMetric, RealComparison):
     """How well a detector tells generated images from real ones: area under the ROC curve of p_fake.
 
     1 = every generated image looks more generated than every real one, 0.5 = the detector cannot tell. Below 0.5 it
@@ -64,14 +72,6 @@ class DetectorAUROC(RealComparison):
     """
 
     higher_is_better: bool = False
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def describe(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Return ``p_fake`` [B]."""
-        return self.detector.to(images.device)(images)
 
     def compare(self, generated: Float[Tensor, " generated"], real: Float[Tensor, " real"]) -> Float[Tensor, ""]:
         """Return the probability that a generated image has the larger p_fake."""

@@ -8,10 +8,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from realgen.functional.distribution_distance import kernel_distance, kernel_distances
-from realgen.metrics.encoder import EncoderComparison
+from realgen.metrics.base import RealComparison
+from realgen.metrics.encoder import EncoderMetric
 
 
-class KID(EncoderComparison):
+class KID(EncoderMetric, RealComparison):
     """Kernel inception distance between generated and real images (Binkowski et al., arXiv:1801.01401).
 
     Unbiased over all samples, so it needs no minimum of images and may be a little below zero. Values depend on the
@@ -22,6 +23,8 @@ class KID(EncoderComparison):
     Args:
         encoder: One that no reward uses.
     """
+
+    higher_is_better: bool = False
 
     def compare(
         self, generated: Float[Tensor, "generated feature"], real: Float[Tensor, "real feature"]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realgen.detectors.checkpoint import load_exactly, read_state_dict
-from realgen.detectors.transformers_model import load_pretrained, load_processor, transformers_preprocess
+from realgen.detectors.transformers_model import load_pretrained, load_processor
 from realgen.functional.network_input import NetworkInput, to_network_input
-from realgen.functional.published_input import open_clip_input
+from realgen.functional.published_input import processor_input
 from realgen.hub_files import check_file, local_file
 from realgen.rewards.base import FrozenReward
 from realgen.types import Samples
@@ -81,7 +81,7 @@ class Aesthetic(FrozenReward):
         head, path = AestheticHead(clip.config.projection_dim), local_file(self.head)
         load_exactly(head, read_state_dict(path), path)
         processor = load_processor(CLIPImageProcessor, self.clip)
-        return AestheticNetwork(clip, head, open_clip_input(transformers_preprocess(processor, self.clip)))
+        return AestheticNetwork(clip, head, processor_input(processor, self.clip))
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Return the rating of each row's image [B]; NaN for images with NaN."""

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from realgen.checks import check_tokenizer
-from realgen.detectors.transformers_model import load_pretrained, load_processor, transformers_preprocess
-from realgen.functional.published_input import open_clip_input
+from realgen.detectors.transformers_model import load_pretrained, load_processor
+from realgen.functional.published_input import processor_input
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders
 from realgen.types import Samples
 
@@ -45,9 +45,7 @@ class PickScore(ClipSimilarity):
             return tokenizer(prompts, **settings).input_ids
 
         images = load_processor(CLIPImageProcessor, self.processor)
-        return Encoders(
-            ClipModelTowers(model), tokenize, open_clip_input(transformers_preprocess(images, self.processor))
-        )
+        return Encoders(ClipModelTowers(model), tokenize, processor_input(images, self.processor))
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Return the score of each row's image and prompt [B]; NaN for images with NaN."""

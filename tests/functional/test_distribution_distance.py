@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from scipy.spatial.distance import pdist
 from sklearn.metrics import roc_auc_score
 from torchmetrics.image.kid import poly_mmd
 
 from realgen.functional import distribution_distance
-from realgen.functional.distribution_distance import auroc, kernel_distance, wasserstein_distance, within_group_distance
+from realgen.functional.distribution_distance import auroc, kernel_distance, within_group_distance
 
 
 def sample(rows: int, columns: int, seed: int) -> torch.Tensor:
@@ -60,20 +59,6 @@ def test_kernel_distance_is_unbiased():
 def test_kernel_distance_of_one_image(n, m):
     with pytest.raises(ValueError, match=f"at least 2 samples of each kind, got {n} generated and {m} real"):
         kernel_distance(sample(n, 3, 0), sample(m, 3, 1))
-
-
-@pytest.mark.parametrize(("n", "m"), [(8, 8), (5, 17), (1, 3)])
-def test_wasserstein_equals_scipy(n, m):
-    x, y = sample(n, 4, 0), 2 * sample(m, 4, 1) + 1
-    expected = [stats.wasserstein_distance(x[:, k].numpy(), y[:, k].numpy()) for k in range(4)]
-    np.testing.assert_allclose(wasserstein_distance(x, y).numpy(), expected, rtol=1e-12)
-
-
-def test_wasserstein_with_ties_and_nan():
-    x, y = torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, torch.nan], [1.0, 1.0]])
-    distance = wasserstein_distance(x, y)
-    assert distance[0].item() == pytest.approx(0.5)
-    assert distance[1].isnan()
 
 
 def test_auroc_equals_sklearn():

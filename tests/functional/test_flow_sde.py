@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from realgen.functional.cps import CPS, cps_step
-from realgen.functional.dance_sde import DanceSDE, dance_sde_step
-from realgen.functional.flow_sde import FlowSDE, Transition, flow_sde_step, gaussian_log_prob
+from realgen.functional.cps import CPS
+from realgen.functional.dance_sde import DanceSDE
+from realgen.functional.flow_sde import FlowSDE, Transition, gaussian_log_prob
 
 TRANSITIONS = [FlowSDE, DanceSDE, CPS]
 SIGMA = torch.tensor([1.0, 0.8, 0.3], dtype=torch.float64)
@@ -33,7 +33,7 @@ def test_flow_sde_is_the_published_formula():
     s = a * (sigma / (1 - torch.tensor([0.9, 0.8, 0.3], dtype=torch.float64))).sqrt()
     slope_x = per_row(1 + s**2 / (2 * sigma) * dt)
     slope_v = per_row((1 + s**2 * (1 - sigma) / (2 * sigma)) * dt)
-    mean, std = flow_sde_step(x, v, sigma, next_sigma, noise_level=a, sigma_max=SIGMA_MAX)
+    mean, std = FlowSDE(a).step(x, v, sigma, next_sigma, SIGMA_MAX)
     torch.testing.assert_close(mean, x * slope_x + v * slope_v, rtol=0, atol=1e-13)
     torch.testing.assert_close(std, s * (-dt).sqrt(), rtol=0, atol=1e-14)
 
@@ -42,7 +42,7 @@ def test_flow_sde_first_step_of_flux():
     # Measured on the published 28-step FLUX schedule with a = 0.9: s = 8.36, s sqrt(-dt) = 0.900, slope of x 0.595.
     sigma_max = 1 - (0.9 / 8.36) ** 2
     one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
-    mean, std = flow_sde_step(one, zero, torch.ones(1), torch.tensor([sigma_max]), noise_level=0.9, sigma_max=sigma_max)
+    mean, std = FlowSDE(0.9).step(one, zero, torch.ones(1), torch.tensor([sigma_max]), sigma_max)
     assert mean.item() == pytest.approx(0.595, abs=5e-4)
     assert std.item() == pytest.approx(0.900, abs=5e-4)
 
@@ -50,7 +50,7 @@ def test_flow_sde_first_step_of_flux():
 def test_sigma_one_may_be_off_by_rounding():
     x, v = draw(1, 2, 4, 4, dtype=torch.float32)
     almost = torch.nextafter(torch.ones(1), torch.zeros(1))
-    _, std = flow_sde_step(x, v, almost, torch.tensor([0.9]), noise_level=0.7, sigma_max=SIGMA_MAX)
+    _, std = FlowSDE(0.7).step(x, v, almost, torch.tensor([0.9]), SIGMA_MAX)
     assert std.item() == pytest.approx(0.7, rel=1e-5)  # sqrt(1 / 0.1 * 0.1) a
 
 
@@ -60,7 +60,7 @@ def test_dance_sde_is_the_reverse_sde_with_the_score_of_the_predicted_data():
     dt = per_row(next_sigma - sigma)
     data = x - per_row(sigma) * v
     score = -(x - per_row(1 - sigma) * data) / per_row(sigma) ** 2
-    mean, std = dance_sde_step(x, v, sigma, next_sigma, noise_level=a)
+    mean, std = DanceSDE(a).step(x, v, sigma, next_sigma, SIGMA_MAX)
     torch.testing.assert_close(mean, x + v * dt - a**2 / 2 * score * dt, rtol=0, atol=1e-13)
     torch.testing.assert_close(std, a * (sigma - next_sigma).sqrt(), rtol=0, atol=1e-15)
 
@@ -68,9 +68,11 @@ def test_dance_sde_is_the_reverse_sde_with_the_score_of_the_predicted_data():
 def test_dance_sde_with_the_diffusion_of_flow_sde_is_flow_sde():
     x, v = draw(2, 2, 4, 4)
     sigma, next_sigma = SIGMA[1:], NEXT_SIGMA[1:]
-    flow = flow_sde_step(x, v, sigma, next_sigma, noise_level=0.7, sigma_max=SIGMA_MAX)
-    dance = dance_sde_step(x, v, sigma, next_sigma, noise_level=0.7 * (sigma / (1 - sigma)).sqrt())
-    torch.testing.assert_close(flow, dance, rtol=0, atol=1e-13)
+    flow = FlowSDE(0.7).step(x, v, sigma, next_sigma, SIGMA_MAX)
+    for row, level in enumerate((0.7 * (sigma / (1 - sigma)).sqrt()).tolist()):
+        dance = DanceSDE(level).step(x, v, sigma, next_sigma, SIGMA_MAX)
+        torch.testing.assert_close(flow[0][row], dance[0][row], rtol=0, atol=1e-13)
+        torch.testing.assert_close(flow[1][row], dance[1][row], rtol=0, atol=1e-13)
 
 
 def test_cps_is_the_published_formula():
@@ -79,7 +81,7 @@ def test_cps_is_the_published_formula():
     std = next_sigma * math.sin(a * math.pi / 2)
     data, noise = x - per_row(sigma) * v, x + per_row(1 - sigma) * v
     expected = per_row(1 - next_sigma) * data + per_row((next_sigma**2 - std**2).sqrt()) * noise
-    mean, actual_std = cps_step(x, v, sigma, next_sigma, noise_level=a)
+    mean, actual_std = CPS(a).step(x, v, sigma, next_sigma, SIGMA_MAX)
     torch.testing.assert_close(mean, expected, rtol=0, atol=1e-14)
     torch.testing.assert_close(actual_std, std, rtol=0, atol=1e-15)
 
