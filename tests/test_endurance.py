@@ -39,7 +39,8 @@ def write_run(folder: Path, *, seconds: float = 1.0) -> Path:
     (folder / "summary.json").write_text(json.dumps({"iteration": 2, "values": {"kid": 0.25}}))
     (folder / "results.md").write_text(f"made 2026-11-30 10:00:0{seconds:.0f}\n")
     took = f"{seconds:.0f} seconds"
-    (folder / "report.html").write_text(f"<h1>iteration 2, {took} of training</h1>{took} in all <svg>{seconds}</svg> 0.5")
+    page = f"<h1>iteration 2, {took} of training</h1>{took} in all <svg>{seconds}</svg> 0.5"
+    (folder / "report.html").write_text(page)
     (folder / "grid.png").write_bytes(b"picture")
     (media / f"samples_{seconds:.0f}_0123abcd.png").write_bytes(b"picture")
     return folder

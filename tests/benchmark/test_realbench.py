@@ -78,7 +78,7 @@ def test_the_same_image_under_both_labels_is_refused(tmp_path: Path) -> None:
     whole = bench(tmp_path, policies={}, images={"black": str(folder)})
     shutil.copy(tmp_path / "bench/real-img-benchmark/00003.png", folder / "00000.png")
     for refuse in (whole.run, whole.plan):
-        with pytest.raises(ValueError, match=r"real and images\.black must not share images: .*black/00000\.png has the"):
+        with pytest.raises(ValueError, match=r"real and images\.black must not share images: .*black/00000\.png has"):
             refuse(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
