@@ -36,8 +36,7 @@ def _compare(arguments: Sequence[str] | None) -> int:
     options = parse_arguments(arguments)
     # Imported here, so that --help does not wait for torch.
     from realgen.benchmark.comparison.comparison import compare_runs
-    from realgen.benchmark.comparison.groups import group_runs
-    from realgen.benchmark.comparison.runs import read_runs
+    from realgen.benchmark.comparison.runs import group_runs, read_runs
     from realgen.benchmark.comparison.tables import as_json, csv_rows, latex, show, tables
     from realgen.tables import csv_bytes
 

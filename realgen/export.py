@@ -110,11 +110,11 @@ def _export(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def make_trained(config: dict[str, Any]) -> nn.Module:
     """Make what a config trains, its frozen weights read: a policy, without its rewards, or a detector's module."""
-    from realgen.cli.config_reader import Argument, ConfigReader
+    from realgen.cli.config_reader import ConfigReader
     from realgen.modules.base import TrainableModule
     from realgen.policies import Policy
 
-    hints = {"policy": Argument(Policy | None, None, ""), "model": Argument(TrainableModule | None, None, "")}
+    hints = {"policy": (Policy | None, None, ""), "model": (TrainableModule | None, None, "")}
     model = config["model"]
     policy = (model.get("init_args") or {}).get("policy")
     made = ConfigReader(hints, USAGE).make({"model": model} if policy is None else {"policy": policy})

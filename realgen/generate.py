@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 import sys
@@ -92,6 +91,7 @@ def split_prompts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageGenerator, list[str]]:
     """Check options and prompts, and load what draws; return it and the prompts, each once. Nothing is written."""
+    from realgen.benchmark.inputs.drawing import adapter_digests
     from realgen.generation import ImageGenerator, Request, read_prompts
     from realgen.policies import JointPolicy, PromptPolicy, RewrittenPolicy
 
@@ -116,7 +116,7 @@ def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageG
         "first_seed": request.seed,
         "policy": config["policy"],
         "rewriter": config["rewriter"],
-        "adapters": {directory: digest for part in parts for directory, digest in _digests(part).items()},
+        "adapters": adapter_digests([config["policy"], config["rewriter"]]),
     }
     for part in parts:
         part.to(device)
@@ -125,15 +125,15 @@ def open_generator(options: Sequence[str], given: Sequence[str]) -> tuple[ImageG
 
 def config_reader() -> ConfigReader:
     """Return the reader of this command's options."""
-    from realgen.cli.config_reader import Argument, ConfigReader
+    from realgen.cli.config_reader import ConfigReader
     from realgen.generation import Request
     from realgen.policies import Policy, PromptPolicy
 
     hints = get_type_hints(Request)
     arguments = {
-        "policy": Argument(Policy, None, "What draws."),
-        "rewriter": Argument(PromptPolicy | None, None, "Rewrites each prompt."),
-        **{field.name: Argument(hints[field.name], field.default, "") for field in dataclasses.fields(Request)},
+        "policy": (Policy, None, "What draws."),
+        "rewriter": (PromptPolicy | None, None, "Rewrites each prompt."),
+        **{field.name: (hints[field.name], field.default, "") for field in dataclasses.fields(Request)},
     }
     return ConfigReader(arguments, USAGE, owner="generate")
 
@@ -184,16 +184,6 @@ def _lora(directory: str, option: str) -> str:
         raise ConfigError(f"{option}: {error}") from error
     named = {"rank": adapters.rank, "alpha": adapters.alpha, "targets": adapters.targets}
     return json.dumps({**named, "pretrained": directory})
-
-
-def _digests(part: Any) -> dict[str, str]:
-    """Return the SHA-256 of the adapters that a policy has loaded, by their directory."""
-    from realgen.policies.trained_adapters import find_adapters
-
-    directory = getattr(getattr(part, "lora", None), "pretrained", None)
-    if directory is None:
-        return {}
-    return {directory: hashlib.sha256(find_adapters(directory).file.read_bytes()).hexdigest()}
 
 
 if __name__ == "__main__":

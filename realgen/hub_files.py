@@ -53,6 +53,23 @@ def local_file(source: str) -> Path:
         raise ValueError(f"{source!r} cannot be fetched: {first_line(error)}{how_to_fetch(source)}") from error
 
 
+def found_at(source: str) -> Path | None:
+    """Return where a file, a folder or a hub id lies on this machine, None if it does not; fetch nothing."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if source.startswith(HUB):
+        owner, repository, file = source.removeprefix(HUB).split("/", 2)
+        cached = try_to_load_from_cache(f"{owner}/{repository}", file)
+        return Path(cached) if isinstance(cached, str) else None
+    if Path(source).exists():
+        return Path(source)
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
 def fetch_command(source: str) -> str:
     """Return the command that puts a file, ``check_file`` source or hub id where it is looked for; empty if unknown.
 

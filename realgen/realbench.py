@@ -84,9 +84,9 @@ def read_config(argv: Sequence[str]) -> tuple[ConfigReader, dict[str, Any]]:
     check_files(given)
     # Imported here, so that the usage and a misspelt file do not wait for torch.
     from realgen.benchmark.realbench_config import realbench_arguments
-    from realgen.cli.config_reader import Argument, ConfigReader
+    from realgen.cli.config_reader import ConfigReader
 
-    reader = ConfigReader({name: Argument(*each) for name, each in realbench_arguments().items()}, USAGE)
+    reader = ConfigReader(realbench_arguments(), USAGE)
     return reader, reader.read(given)
 
 
@@ -199,7 +199,7 @@ def _run(
     part: PromptSplit | None,
 ) -> int:
     from realgen.benchmark.realbench_config import keep_config
-    from realgen.benchmark.report.outputs import show, write_outputs
+    from realgen.benchmark.report.page import show, write_outputs
 
     def terminate(number: int, _: Any) -> NoReturn:
         raise SystemExit(TERMINATED)

@@ -55,15 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def config_reader() -> ConfigReader:
     """Return the reader of this command's configs."""
     # Imported here, so that usage and a misspelt file do not wait for torch.
-    from realgen.cli.config_reader import Argument, ConfigReader
+    from realgen.cli.config_reader import ConfigReader
     from realgen.detectors import Detector
     from realgen.rewards import Reward
     from realgen.serving import ServerSettings
 
     arguments = {
-        "reward": Argument(Reward | None, None, "What is served; its requests must bring prompts."),
-        "detector": Argument(Detector | None, None, "The same: a detector, as the reward 1 - p_fake."),
-        "server": Argument(ServerSettings, ServerSettings(), "Where it is served, to whom, and by how many processes."),
+        "reward": (Reward | None, None, "What is served; its requests must bring prompts."),
+        "detector": (Detector | None, None, "The same: a detector, as the reward 1 - p_fake."),
+        "server": (ServerSettings, ServerSettings(), "Where it is served, to whom, and by how many processes."),
     }
     return ConfigReader(arguments, USAGE)
 

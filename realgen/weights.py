@@ -43,7 +43,7 @@ def _list(file: Path, rest: Sequence[str]) -> int:
     from lightning.pytorch import LightningDataModule
 
     from realgen.cli.realgen_cli import ParsedConfig
-    from realgen.hub_files import how_to_fetch
+    from realgen.hub_files import found_at, how_to_fetch
     from realgen.modules.base import TrainableModule
 
     argv = [f"--config={file}", *fix_arguments(rest)]
@@ -70,23 +70,6 @@ def needed_weights(config: Any, key: str) -> dict[str, list[str]]:
         for source, keys in inside.items():
             found.setdefault(source, []).extend(keys)
     return found
-
-
-def found_at(source: str) -> Path | None:
-    """Return where weights lie on this machine, None if they do not; fetch nothing."""
-    from huggingface_hub import snapshot_download, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    if source.startswith("hf-hub:"):
-        owner, repository, file = source.removeprefix("hf-hub:").split("/", 2)
-        cached = try_to_load_from_cache(f"{owner}/{repository}", file)
-        return Path(cached) if isinstance(cached, str) else None
-    if Path(source).exists():
-        return Path(source)
-    try:
-        return Path(snapshot_download(source, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
 
 
 if __name__ == "__main__":

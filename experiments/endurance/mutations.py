@@ -214,9 +214,9 @@ def _fit() -> tuple[ConfigSlot, Callable[[list[str]], object]]:
 def _realbench() -> tuple[ConfigSlot, Callable[[list[str]], object]]:
     """Return the same for the recipes of ``realgen.realbench``."""
     from realgen.benchmark.realbench_config import realbench_arguments
-    from realgen.cli.config_reader import Argument, ConfigReader
+    from realgen.cli.config_reader import ConfigReader
 
-    reader = ConfigReader({name: Argument(*each) for name, each in realbench_arguments().items()}, "")
+    reader = ConfigReader(realbench_arguments(), "")
 
     def ask(argv: list[str]) -> None:
         with suppress(SystemExit):

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from realgen.benchmark.inputs.drawing import rewritten_prompt
 from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, ImageSet
-from realgen.benchmark.inputs.image_stream import stream_images
-from realgen.benchmark.inputs.matching import FormatMatching
+from realgen.benchmark.inputs.matching import FormatMatching, read_matched
 from realgen.benchmark.inputs.prompt_set import categories_of, category_numbers
 from realgen.benchmark.results import CHECKS, JUDGED_REAL, REAL, ImageRow, ModelResults, Results
 from realgen.checks import check_at_least, check_confidence
 from realgen.detectors.base import Detector
 from realgen.failures import describe
 from realgen.functional.estimate import Estimate, none_if_nan
+from realgen.functional.images import from_uint8, to_uint8
 from realgen.functional.score_table import ScoreTable
 from realgen.metrics import DetectorQuality, DetectorScoring, Diversity, ImageMetric, ImageScores, RealComparison
 from realgen.metrics.base import merge_states
@@ -237,6 +240,34 @@ class DetectorScoringRun:
             )
             for row, (prompt, path) in enumerate(zip(self._prompts, files, strict=True))
         ]
+
+
+def stream_images(
+    files: Sequence[Path],
+    matching: FormatMatching | None,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[list[int], Float[Tensor, "batch 3 height width"]]]:
+    """Read images, in [0, 1] behind their rows, in order; neighbours of one size come together, at most a batch."""
+    numbered: Any = list(enumerate(files))
+    loader: DataLoader[Any] = DataLoader(
+        numbered,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=partial(_read_batch, matching),
+        generator=torch.Generator(),  # else it would draw from the global one
+    )
+    for batch in loader:
+        for _, group in groupby(batch, key=lambda pair: tuple(pair[1].shape)):
+            rows, images = zip(*group, strict=True)
+            yield list(rows), from_uint8(torch.stack(images).to(device))
+
+
+def _read_batch(matching: FormatMatching | None, files: Sequence[tuple[int, Path]]) -> list[tuple[int, Tensor]]:
+    """Read image files as bytes, each behind its row, where the loader's processes are."""
+    return [(row, to_uint8(read_matched(file, matching))) for row, file in files]
 
 
 def _failing(see: Callable[[Sequence[int], Tensor], None], rows: Sequence[int], images: Tensor) -> int | None:

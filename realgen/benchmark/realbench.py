@@ -13,7 +13,7 @@ from realgen.benchmark.arena.questions import pair_questions, single_questions
 from realgen.benchmark.arena.scoring import with_arena
 from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings
 from realgen.benchmark.inputs.drawing import CURE, adapter_digests, draw_images, missing_images
-from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, ImageSet, find_image_set, listed, pair, unpaired
+from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, ImageSet, find_image_set, listed, pair
 from realgen.benchmark.inputs.matching import FileFormats, FormatMatching, check_matching, survey
 from realgen.benchmark.results import REAL, Results, with_digests
 from realgen.checks import check_at_least
@@ -196,7 +196,7 @@ class RealBench:
             lines.append(f"arena: {self.arena.plan(prompts, sets, folder / ANSWERS, matching=self.matching)}")
         elif self.arena is not None:
             asked = pair_questions(prompts, sets, against=self.arena.against, protocol=self.arena.protocol)
-            calls = sum(1 + (pair.backward is not None) for pair in asked)
+            calls = sum(1 + (backward is not None) for _, backward in asked)
             calls += len(single_questions(prompts, sets)) if self.arena.single else 0
             lines.append(f"arena: about {calls} calls of the judge; images that are not drawn yet may turn out equal")
         return lines
@@ -229,11 +229,11 @@ class RealBench:
         """Find images that belong to no prompt, and scored prompts without an image, by folder that was given."""
         scored = {prompt.name for prompt in self.prompts}
         folders = {prompt.real_image.parent for prompt in self.prompts if prompt.real_image is not None}
-        real_images = {path.stem: path for folder in folders for path in folder.iterdir() if is_image(path)}
-        real = ImageSet(REAL, Path(), real_images)
-        strays, _ = unpaired([*given, real], scored.union(self.other_names))
-        _, lacking = unpaired(given, scored)
-        return strays, lacking
+        names = {images.name: images.files.keys() for images in given}
+        there = {**names, REAL: {path.stem for folder in folders for path in folder.iterdir() if is_image(path)}}
+        strays = {name: sorted(found - scored.union(self.other_names)) for name, found in there.items()}
+        lacking = {name: sorted(scored - found) for name, found in names.items()}
+        return {n: found for n, found in strays.items() if found}, {n: found for n, found in lacking.items() if found}
 
 
 def relative_to(results: Results, folder: Path) -> Results:

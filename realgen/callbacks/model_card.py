@@ -15,6 +15,7 @@ from realgen import __version__
 from realgen.given_files import read_json
 from realgen.policies.adapter_formats import COMFYUI_FILE
 from realgen.policies.trained_adapters import DIFFUSERS_FILE, PEFT_FILE
+from realgen.tables import markdown_table
 from realgen.whole_files import write_whole
 
 CARD = "README.md"
@@ -49,10 +50,10 @@ def write_card(place: Path, config_file: Path) -> None:
     }
     front = {"base_model": list(bases), "tags": ["realgen", "reinforcement-learning"]}
     lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", f"# {run.resolve().name}/{place.name}", ""]
-    lines += _table(("", ""), facts.items())
-    lines += ["", "## Reward", "", *_table(("part", "weight", "class"), _rewards(model.get("reward")))]
+    lines.append(markdown_table(("", ""), [fact for fact in facts.items() if fact[1]]))
+    lines += ["", "## Reward", "", markdown_table(("part", "weight", "class"), _rewards(model.get("reward")))]
     if summary.get("after"):
-        lines += ["", "## Measures", "", *_measures(summary)]
+        lines += ["", "## Measures", "", _measures(summary)]
     if (place / PICTURE).exists():
         lines += ["", f"![The same prompts and seeds before and after]({PICTURE})"]
     lines += ["", "## How to load", "", *_loading(place, list(bases))]
@@ -94,7 +95,7 @@ def _rewards(config: Any) -> list[tuple[str, object, str]]:
     return [(name, weights.get(name, 1.0), _class(part)) for name, part in parts.items() if part]
 
 
-def _measures(summary: Mapping[str, Any]) -> list[str]:
+def _measures(summary: Mapping[str, Any]) -> str:
     """Return the table of ``summary.json``: the interval is that of the change, over held-out prompts."""
     after, before = summary["after"], summary.get("before") or {"values": {}, "iteration": ""}
     rows = []
@@ -104,7 +105,7 @@ def _measures(summary: Mapping[str, Any]) -> list[str]:
         old = before["values"].get(name)
         rows.append((name, "" if old is None else f"{old:.4g}", f"{value:.4g}", told))
     heads = ("held-out prompts", f"before ({before['iteration']})", f"after ({after['iteration']})")
-    return _table((*heads, "95 % interval of the change"), rows)
+    return markdown_table((*heads, "95 % interval of the change"), rows)
 
 
 def _loading(place: Path, bases: list[str]) -> list[str]:
@@ -124,11 +125,6 @@ def _loading(place: Path, bases: list[str]) -> list[str]:
         elif file.name == "config.json":
             lines += [f"The whole network: `from_pretrained({folder!r})` of its class in `{file}`", ""]
     return lines
-
-
-def _table(heads: tuple[str, ...], rows: Any) -> list[str]:
-    written = ("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows if any(row[1:]))
-    return ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads), *written]
 
 
 def _commit() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -67,62 +66,43 @@ def explanation(exception: BaseException, trainer: Trainer, module: LightningMod
     """Return one line: phase, iteration, the allocator's first line and ``NUM_SETTINGS`` settings by dotted key."""
     phase = phase_of(exception) or START
     names = dict.fromkeys((*SETTINGS[phase], *ALWAYS))
-    found = [text for name in names for text in _suggestion(name, trainer, module, policy)]
+    found = [text for name in names if (text := _suggestion(name, trainer, module, policy)) is not None]
     cause = first_line(exception).split(". GPU")[0].rstrip(".")
     place = "while the policy was set up" if phase == START else f"in the {phase} of iteration {iteration_of(module)}"
     return f"out of memory {place} ({cause}). Any of these lowers it: {'; '.join(found[:NUM_SETTINGS])}."
 
 
-def _suggestion(name: str, trainer: Trainer, module: LightningModule, policy: Policy) -> Iterator[str]:
-    """Yield the setting as on the command line; nothing if it cannot be lowered further."""
-    if name == "strategy":
-        if not is_sharded(policy):
-            more = "" if trainer.world_size > 1 else " on several GPUs"
-            yield f"trainer.strategy=configs/strategies/fsdp2.yaml{more}"
-        elif getattr(trainer.strategy, "cpu_offload", None) is False:
-            yield "trainer.strategy.cpu_offload=true"
-        return
-    if name == "frozen_on_demand":
-        if getattr(module, name, None) is False:
-            yield f"model.{name}=true"
-        return
-    if name == "reward.batch_size":
-        yield "a smaller batch_size of the detectors under model.reward"
-        return
-    in_module = name in ("microbatch_size", "group_size")
-    value = _read(module if in_module else policy, name)
-    key = f"model.{name}" if in_module else f"model.policy.{name}"
-    yield from _lower(key, name, value, policy)
-
-
-def _lower(key: str, name: str, value: Any, policy: Policy) -> Iterator[str]:
-    if name == "gradient_checkpointing":
-        if value is False:
-            yield f"{key}=true"
-    elif name.endswith("dtype"):
-        if value == torch.float32:
-            yield f"{key}=bfloat16"
-    elif name == "lora":
-        rank = getattr(value, "rank", None)
-        if rank is None and hasattr(policy, "lora"):
-            yield "adapters in place of the whole model (model.policy.lora)"
-        elif rank is not None and rank > 1:
-            yield f"{key}.rank={rank // 2} (now {rank})"
-    elif name == "prompts_per_chunk":
-        if hasattr(policy, name) and value != 1:
-            yield f"{key}=1 (now {'all at once' if value is None else value})"
-    elif name == "height":
-        if value is not None:
-            yield f"smaller images ({key} and width, now {value} x {_read(policy, 'width')})"
-    elif isinstance(value, int) and value > _least(name, policy):
-        yield f"{key}={max(value // 2, _least(name, policy))} (now {value})"
-
-
-def _least(name: str, policy: Policy) -> int:
-    """Return the smallest value that the setting takes."""
-    if name == "rollout_batch_size":
-        return getattr(policy, "samples_per_noise", 1)
-    return 2 if name == "group_size" else 1
+def _suggestion(name: str, trainer: Trainer, module: LightningModule, policy: Policy) -> str | None:
+    """Return the setting as on the command line; None if it cannot be lowered further."""
+    in_module = name in ("microbatch_size", "group_size", "frozen_on_demand")
+    key, value = f"model.{name}" if in_module else f"model.policy.{name}", _read(module if in_module else policy, name)
+    match name:
+        case "strategy" if is_sharded(policy):
+            resident = getattr(trainer.strategy, "cpu_offload", None) is False
+            return "trainer.strategy.cpu_offload=true" if resident else None
+        case "strategy":
+            return (
+                f"trainer.strategy=configs/strategies/fsdp2.yaml{'' if trainer.world_size > 1 else ' on several GPUs'}"
+            )
+        case "reward.batch_size":
+            return "a smaller batch_size of the detectors under model.reward"
+        case "frozen_on_demand" | "gradient_checkpointing":
+            return f"{key}=true" if value is False else None
+        case "backbone.dtype" | "dtype":
+            return f"{key}=bfloat16" if value == torch.float32 else None
+        case "lora" if (rank := getattr(value, "rank", None)) is not None:
+            return f"{key}.rank={rank // 2} (now {rank})" if rank > 1 else None
+        case "lora":
+            return "adapters in place of the whole model (model.policy.lora)" if hasattr(policy, "lora") else None
+        case "prompts_per_chunk":
+            now = "all at once" if value is None else value
+            return f"{key}=1 (now {now})" if hasattr(policy, name) and value != 1 else None
+        case "height":
+            sizes = f"now {value} x {_read(policy, 'width')}"
+            return None if value is None else f"smaller images ({key} and width, {sizes})"
+    shared = getattr(policy, "samples_per_noise", 1) if name == "rollout_batch_size" else 1
+    least = 2 if name == "group_size" else shared
+    return f"{key}={max(value // 2, least)} (now {value})" if isinstance(value, int) and value > least else None
 
 
 def _read(owner: Any, path: str) -> Any:

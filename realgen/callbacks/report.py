@@ -71,10 +71,6 @@ class Report(Callback):
         if iteration_of(pl_module) % self.every_n_iterations == 0:
             self._write(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the pictures of the last validation."""
-        self._pictures = []
-
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
@@ -93,16 +89,16 @@ class Report(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the pictures and the page."""
+        pictures, self._pictures = self._pictures, []
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         folder = run_folder(trainer) / PICTURES / f"iteration-{iteration_of(pl_module):06d}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for picture, line in self._pictures:
+        for picture, line in pictures:
             picture.save(folder / line["file"], quality=95, subsampling=0)
-        lines = (f"{json.dumps(line, ensure_ascii=False)}\n" for _, line in self._pictures)
+        lines = (f"{json.dumps(line, ensure_ascii=False)}\n" for _, line in pictures)
         write_whole(folder / LINES, "".join(lines).encode())
-        self._pictures = []
         self._write(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

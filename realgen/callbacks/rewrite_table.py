@@ -58,10 +58,6 @@ class RewriteTable(Callback):
         lines = self._lines(drawn, outputs["rewards"], rows[: self.num_rows])
         self._write(trainer, f"iteration-{iteration:06d}", lines)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last validation."""
-        self._validated = []
-
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
@@ -75,9 +71,9 @@ class RewriteTable(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table of the validation."""
-        if self._validated and not trainer.sanity_checking:
-            self._write(trainer, f"validation-{iteration_of(pl_module):06d}", self._validated)
-        self._validated = []
+        lines, self._validated = self._validated, []
+        if lines and not trainer.sanity_checking:
+            self._write(trainer, f"validation-{iteration_of(pl_module):06d}", lines)
 
     def _lines(self, drawn: Samples, rewards: RewardOutput, rows: list[int], before: int = 0) -> list[Line]:
         """Return lines that keep only the images that are shown, as all of a validation would fill a GPU."""

@@ -52,10 +52,6 @@ class ValidationRows(Callback):
         values = trainer.callback_metrics
         self.seconds += sum(float(value) for name, value in values.items() if name.startswith("seconds/"))
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget the last validation."""
-        self._rows = []
-
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
@@ -73,10 +69,8 @@ class ValidationRows(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the rows of all ranks."""
-        if trainer.sanity_checking:
-            return
-        rows = gather_rows(self._rows)
-        if trainer.is_global_zero and rows:
+        rows, self._rows = gather_rows(self._rows), []
+        if trainer.is_global_zero and rows and not trainer.sanity_checking:
             folder = run_folder(trainer)
             folder.mkdir(parents=True, exist_ok=True)
             write_rows(folder / "validation.csv", rows, iteration=iteration_of(pl_module))

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
@@ -34,25 +34,15 @@ PARSER_SETTINGS: dict[str, Any] = {
 """How jsonargparse works here. ``omegaconf+``, because ``omegaconf`` resolves interpolations before the overrides."""
 
 
-class Argument(NamedTuple):
-    """What may stand under one key at the top of a config."""
-
-    hint: Any
-    """Its type; a base class lets a component stand there."""
-    default: Any
-    text: str
-    """What ``--help`` says."""
-
-
 class ConfigReader:
     """Reads the configs of a command that runs no trainer, and makes what they name.
 
-    The arguments stand by key at the top, whose owner is called ``owner`` in messages; ``usage`` is what ``--help``
-    says first.
+    The arguments stand by key at the top, whose owner is called ``owner`` in messages: type (a base class lets a
+    component stand there), default, and what ``--help`` says of it. ``usage`` is what ``--help`` says first.
     """
 
-    def __init__(self, arguments: Mapping[str, Argument], usage: str, owner: str = "config") -> None:
-        self.root = ConfigSlot(arguments={name: slot_of(each.hint) for name, each in arguments.items()}, owner=owner)
+    def __init__(self, arguments: Mapping[str, tuple[Any, Any, str]], usage: str, owner: str = "config") -> None:
+        self.root = ConfigSlot(arguments={name: slot_of(hint) for name, (hint, *_) in arguments.items()}, owner=owner)
         self.written: dict[str, Any] = {}
         """The config that was read last, with its interpolations as they were written: for files and logs."""
         self._arguments = arguments
@@ -75,8 +65,8 @@ class ConfigReader:
     def _parser(self) -> ArgumentParser:
         parser = ArgumentParser(usage=self._usage, **PARSER_SETTINGS)
         parser.add_argument("-c", "--config", action="config", help="A config file; may be given several times.")
-        for name, argument in self._arguments.items():
-            parser.add_argument(f"--{name}", type=argument.hint, default=argument.default, help=argument.text)
+        for name, (hint, default, text) in self._arguments.items():
+            parser.add_argument(f"--{name}", type=hint, default=default, help=text)
         return parser
 
 

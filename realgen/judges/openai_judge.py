@@ -210,10 +210,10 @@ class OpenAIJudge(ArenaJudge):
             self._warned = True
             cause = "by the endpoint's or your max_tokens, or by a filter"
             _LOGGER.warning("%s: a reply was cut off after %d tokens %s.", self.model, completion.tokens_out, cause)
-        reading = form.read(completion.text, answer_format, finished=completion.finished)
+        choice, reason = form.read(completion.text, answer_format, finished=completion.finished)
         return Verdict(
-            choice=reading.choice,
-            reason=mask(reading.reason, self._key),
+            choice=choice,
+            reason=mask(reason, self._key),
             reply=mask(completion.text, self._key),
             tokens_in=completion.tokens_in,
             tokens_out=completion.tokens_out,

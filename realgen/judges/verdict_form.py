@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from realgen.given_files import parse_json
 from realgen.judges.base import Choice, Kind
@@ -18,16 +18,9 @@ AnswerFormat = Literal["json", "lines"]
 """``json``: an object of a schema that the endpoint enforces (``response_format``). ``lines``: two lines of text."""
 
 
-class Reading(NamedTuple):
-    """What a reply says."""
-
-    choice: Choice | None
-    """None where the reply is not in the requested form."""
-    reason: str
-    """The judge's reason; empty where there is none."""
-
-
-UNREADABLE = Reading(None, "")
+Reading = tuple[Choice | None, str]
+"""What a reply says: the choice, None where it is not in the requested form, and the reason, which may be empty."""
+UNREADABLE: Reading = (None, "")
 _THOUGHTS_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _QUOTED = re.compile(r'"[^"]*"|“[^”]*”|«[^»]*»|„[^“”]*[“”]')
 
@@ -70,11 +63,11 @@ class VerdictForm:
         Example:
             >>> form = FORMS["compare"]
             >>> form.read("More Realistic Image: Image 2\nReason: Natural light.", "lines")
-            Reading(choice='second', reason='Natural light.')
+            ('second', 'Natural light.')
             >>> form.read('{"more_realistic_image": "Image 2", "reason": "Natural light."}', "json")
-            Reading(choice='second', reason='Natural light.')
-            >>> form.read("I would say that Image 2 is more realistic.", "lines").choice is None
-            True
+            ('second', 'Natural light.')
+            >>> form.read("I would say that Image 2 is more realistic.", "lines")
+            (None, '')
         """
         if answer_format == "lines":
             return self._read_lines(_without_thoughts(reply).strip(), finished)
@@ -94,7 +87,7 @@ class VerdictForm:
         if not isinstance(reason, str) or not isinstance(choice, str) or choice not in self.choices:
             return UNREADABLE
         # Half a surrogate pair, which JSON lets through, fits no file.
-        return Reading(self.choices[choice], reason.strip().encode("utf-8", "replace").decode())
+        return self.choices[choice], reason.strip().encode("utf-8", "replace").decode()
 
     def _read_lines(self, text: str, finished: bool) -> Reading:
         lines = [line.strip() for line in re.sub(r"[*`#]+", "", text).splitlines()]  # without Markdown's emphasis
@@ -112,7 +105,7 @@ class VerdictForm:
         if verdict is None or contradicts or (not has_reason and (rest or not finished)):
             return UNREADABLE
         choice = next(choice for name, choice in self.choices.items() if name.lower() == verdict[2].lower())
-        return Reading(choice, "\n".join(rest)[len("reason:") :].strip())
+        return choice, "\n".join(rest)[len("reason:") :].strip()
 
 
 FORMS: Mapping[Kind, VerdictForm] = {

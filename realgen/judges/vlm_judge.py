@@ -127,5 +127,5 @@ class VlmJudge(ArenaJudge):
         tokens_in = encoded["input_ids"].shape[1]
         reply = processor.decode(written[0, tokens_in:], skip_special_tokens=True)
         tokens_out = written.shape[1] - tokens_in
-        reading = FORMS[kind].read(reply, "lines", finished=tokens_out < self.max_new_tokens)
-        return Verdict(reading.choice, reading.reason, reply, tokens_in=tokens_in, tokens_out=tokens_out)
+        choice, reason = FORMS[kind].read(reply, "lines", finished=tokens_out < self.max_new_tokens)
+        return Verdict(choice, reason, reply, tokens_in=tokens_in, tokens_out=tokens_out)

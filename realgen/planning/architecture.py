@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from realgen.given_files import read_json
+from realgen.hub_files import found_at
 
 MODEL_INDEX = "model_index.json"
 
@@ -50,8 +51,8 @@ def find_architecture(pretrained: str) -> Architecture:
     Raises:
         ValueError: If the shape of this model is in none of them.
     """
-    folder = _find_folder(pretrained)
-    if folder is not None:
+    folder = found_at(pretrained)
+    if folder is not None and (Path(pretrained).is_dir() or (folder / MODEL_INDEX).is_file()):
         return _read_folder(folder, pretrained)
     facts = published()
     if pretrained not in facts:
@@ -63,20 +64,6 @@ def find_architecture(pretrained: str) -> Architecture:
             f"hf download {pretrained} --include '*.json'"
         )
     return facts[pretrained]
-
-
-def _find_folder(pretrained: str) -> Path | None:
-    """Return the folder itself, or that in the hub's cache on this machine; None if there is neither."""
-    if Path(pretrained).is_dir():
-        return Path(pretrained)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        cached = Path(snapshot_download(pretrained, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError):
-        return None
-    return cached if (cached / MODEL_INDEX).is_file() else None
 
 
 def _read_folder(folder: Path, pretrained: str) -> Architecture:

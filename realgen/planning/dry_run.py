@@ -156,28 +156,27 @@ def count_calls(
     policy: DiffusionPolicy,
     backbone: Backbone,
     objective: Objective,
+    settings: Any,
     *,
     prompts: int,
-    group_size: int,
-    microbatch_size: int,
-    inner_epochs: int,
-    updates_per_epoch: int,
 ) -> Counts:
     """Count what one iteration of one rank computes if no row has zero advantage, as means over the window's starts.
 
     The policy is not loaded, and left as it is; ``backbone`` is the same policy's, loaded, for its schedule and
-    guidance. The objective decides whether the reference and lagged weights are scored.
+    guidance. The objective decides whether the reference and lagged weights are scored; ``settings`` has the module's
+    ``group_size``, ``microbatch_size``, ``inner_epochs`` and ``updates_per_epoch``.
     """
+    microbatch_size: int = settings.microbatch_size
     starts = _spread(policy.step_window.starts(policy.num_steps))
     timesteps = backbone.schedule(policy.num_steps, policy.height, policy.width).timesteps
     size = policy.step_window.decisions(policy.num_steps)
-    counts = Counts(updates=inner_epochs * updates_per_epoch)
+    counts = Counts(updates=settings.inner_epochs * settings.updates_per_epoch)
     for start in starts:
         counting = CountingBackbone(backbone, counts, timesteps[start : start + size])
         fake = _fake_policy(policy, counting, FixedWindow(policy.step_window, start))
         generator = torch.Generator().manual_seed(0)
         texts = [f"prompt {index}" for index in range(prompts)]
-        rollout = Rollout.concatenate(list(fake.rollout_chunks(texts, group_size, generator=generator)))
+        rollout = Rollout.concatenate(list(fake.rollout_chunks(texts, settings.group_size, generator=generator)))
         with _phase(counting, "reference"):
             reference = reference_score(fake, objective, rollout, microbatch_size)
         with _phase(counting, "lagged"):
@@ -195,8 +194,8 @@ def count_calls(
         counts.images = len(rollout.images)
         counts.stored_latents = _stored(rollout, [reference, update.old, *update.lagged.values()])
         with _phase(counting, "update"):
-            for _ in range(inner_epochs):
-                for rows in shuffled_minibatches(len(rollout.mask), updates_per_epoch, generator):
+            for _ in range(settings.inner_epochs):
+                for rows in shuffled_minibatches(len(rollout.mask), settings.updates_per_epoch, generator):
                     for part in rows.split(microbatch_size):
                         fake.score(rollout, part)
                         counts.graph_rows = max(counts.graph_rows, rollout.mask[part].numel())

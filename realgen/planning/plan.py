@@ -83,16 +83,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
     policy.compile_blocks = False  # nothing is gained on tensors without numbers
     with errors_only():
         load_on_meta(policy, architecture)
-    counts = count_calls(
-        untouched,
-        policy.backbone,
-        module.objective,
-        prompts=recipe.prompts,
-        group_size=module.group_size,
-        microbatch_size=module.microbatch_size,
-        inner_epochs=module.inner_epochs,
-        updates_per_epoch=module.updates_per_epoch,
-    )
+    counts = count_calls(untouched, policy.backbone, module.objective, module, prompts=recipe.prompts)
     with errors_only():  # the placeholder tokenizer may cut the prompt off
         costs = find_unit_costs(policy, counts.rows, prompt=(WORD * prompt_tokens).strip())
     rewards = tuple(reward_costs(recipe.reward, height=policy.height, width=policy.width))

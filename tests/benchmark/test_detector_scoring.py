@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings
+from realgen.benchmark.detector_scoring import DetectorScoringRun, Scorers, ScoringSettings, stream_images
 from realgen.benchmark.inputs.image_sets import BenchmarkPrompt, find_image_set
-from realgen.benchmark.inputs.image_stream import stream_images
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.benchmark.inputs.prompt_set import read_prompt_set
 from realgen.benchmark.results import Results

@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from realgen.cli import ConfigError
-from realgen.cli.config_reader import Argument, ConfigReader, read_arguments
+from realgen.cli.config_reader import ConfigReader, read_arguments
 from realgen.cli.schema import ConfigSlot, group_of, slot_of
 from realgen.cli.tree import find_paths
 from realgen.detectors import Detector
@@ -19,8 +19,8 @@ from realgen.serving import ServerSettings
 
 TOYS = "tests.helpers.toy_bench"
 ARGUMENTS = {
-    "detectors": Argument(dict[str, Detector | None], {}, "Detectors."),
-    "number": Argument(int, 3, "A number."),
+    "detectors": (dict[str, Detector | None], {}, "Detectors."),
+    "number": (int, 3, "A number."),
 }
 
 
@@ -95,7 +95,7 @@ def test_help_and_config_are_printed(reader: ConfigReader, capsys: pytest.Captur
 
 
 def test_help_shows_what_the_fields_of_a_dataclass_mean(capsys: pytest.CaptureFixture[str]) -> None:
-    server = Argument(ServerSettings, ServerSettings(), "Where it is served.")
+    server = (ServerSettings, ServerSettings(), "Where it is served.")
     with pytest.raises(SystemExit):
         ConfigReader({"server": server}, "usage of this").read(["--help"])
     assert "Largest number of images in a request, >= 1." in " ".join(capsys.readouterr().out.split())
@@ -103,7 +103,7 @@ def test_help_shows_what_the_fields_of_a_dataclass_mean(capsys: pytest.CaptureFi
 
 def test_a_dataclass_that_is_null_lacks_no_argument(tmp_path: Path) -> None:
     """As a run's own config.yaml holds it; without the null its weight is asked for."""
-    reader = ConfigReader({"anchor": Argument(DataAnchor | None, None, "An option.")}, "usage of this")
+    reader = ConfigReader({"anchor": (DataAnchor | None, None, "An option.")}, "usage of this")
     (tmp_path / "a.yaml").write_text("anchor: null\n")
     assert reader.read(["--config", str(tmp_path / "a.yaml")]) == {"anchor": None}
     with pytest.raises(ConfigError, match=r"anchor\.weight: missing; DataAnchor needs it"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -48,16 +50,8 @@ def counts(
         lora=LoRA(rank=2),
         **settings,
     )
-    return count_calls(
-        policy,
-        backbone,
-        objective,
-        prompts=PROMPTS,
-        group_size=GROUP,
-        microbatch_size=5,
-        inner_epochs=2,
-        updates_per_epoch=1,
-    )
+    how = SimpleNamespace(group_size=GROUP, microbatch_size=5, inner_epochs=2, updates_per_epoch=1)
+    return count_calls(policy, backbone, objective, how, prompts=PROMPTS)
 
 
 def test_rows_follow_the_formulas() -> None:
@@ -89,8 +83,8 @@ def of_draws(objective: Objective, *, updates: int = 1, **draws: Any) -> Counts:
     policy = DiffusionPolicy(
         backbone, draws=ForwardDraws(count=3, **draws), num_steps=STEPS, rollout_batch_size=4, lora=LoRA(rank=2)
     )
-    how = {"prompts": PROMPTS, "group_size": GROUP, "microbatch_size": 5}
-    return count_calls(policy, backbone, objective, **how, inner_epochs=updates, updates_per_epoch=1)
+    how = SimpleNamespace(group_size=GROUP, microbatch_size=5, inner_epochs=updates, updates_per_epoch=1)
+    return count_calls(policy, backbone, objective, how, prompts=PROMPTS)
 
 
 def test_draws_are_counted_under_every_weights_that_score_them() -> None:

@@ -159,8 +159,7 @@ class _ArenaRun:
         self.arena = arena
         self.pairs: list[PairQuestions] = pair_questions(prompts, sets, against=arena.against, protocol=arena.protocol)
         self.singles = single_questions(prompts, sets) if arena.single else []
-        orders = chain.from_iterable((pair.forward, pair.backward) for pair in self.pairs)
-        asked = chain((question for question in orders if question is not None), self.singles)
+        asked = chain(filter(None, chain.from_iterable(self.pairs)), self.singles)
         self.keys = question_keys(asked, arena.judge, matching)
         self.by_key: dict[str, Question] = {}
         for question, key in self.keys.items():

@@ -51,14 +51,8 @@ class Question:
         return f"{self.first.file}{second}"
 
 
-@dataclass(frozen=True)
-class PairQuestions:
-    """A pair in the orders in which it is asked."""
-
-    forward: Question
-    """The first contestant is shown first."""
-    backward: Question | None
-    """It is shown second; None in the published protocol."""
+PairQuestions = tuple[Question, Question | None]
+"""A pair with the first contestant shown first, and shown second; None in the published protocol."""
 
 
 def pair_questions(
@@ -81,7 +75,7 @@ def pair_questions(
                 f"against={against} needs the real images; {len(missing)} prompts have none: {missing[0]}."
             )
     return [
-        PairQuestions(Question(prompt, one, two), Question(prompt, two, one) if protocol == "swapped" else None)
+        (Question(prompt, one, two), Question(prompt, two, one) if protocol == "swapped" else None)
         for prompt in prompts
         for one, two in _contests(*_shown(prompt, sets), against)
     ]

@@ -56,12 +56,12 @@ class Resampling:
 
 def pair_row(pair: PairQuestions, answer_of: AnswerOf) -> PairRow:
     """Gather what the judge said of a pair; no outcome where an order that was asked could not be judged."""
-    question, other = pair.forward, pair.forward.second
+    question, swapped = pair
+    other = question.second
     assert other is not None
-    forward = answer_of(pair.forward)
-    backward = None if pair.backward is None else answer_of(pair.backward)
+    forward, backward = answer_of(question), None if swapped is None else answer_of(swapped)
     there, back = _outcome(forward), 1 - _outcome(backward)
-    if pair.backward is not None:
+    if swapped is not None:
         there = float(merge_orders(torch.tensor([there]), torch.tensor([back])))
     return PairRow(
         name=question.prompt.name,

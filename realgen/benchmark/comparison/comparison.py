@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.benchmark.comparison.groups import Group, group_runs
-from realgen.benchmark.comparison.runs import ImageKey, RecordedRun, ValidationPoint
+from realgen.benchmark.comparison.runs import Group, ImageKey, RecordedRun, ValidationPoint, group_runs
 from realgen.functional.bootstrap import percentile_limits, resampled_means
 from realgen.functional.estimate import Estimate
 
@@ -172,42 +171,32 @@ def _intervals(
     return [Estimate(value, low if known else None, high if known else None, number) for value, low, high in limits]
 
 
-@dataclass(frozen=True)
-class _Interpolated:
-    """Where a run stands at a price: at a validation, or a share of the way from one to the next."""
-
-    before: ValidationPoint
-    after: ValidationPoint
-    share: float
-
-    @property
-    def iteration(self) -> float:
-        return self.before.iteration + self.share * (self.after.iteration - self.before.iteration)
-
-    def value(self, name: str) -> float:
-        return self._between(self.before.corpus[name], self.after.corpus[name])
-
-    def prompt_means(self, name: str, images: Set[ImageKey]) -> dict[tuple[str, str], float]:
-        """Average the images of each prompt, of those among ``images`` that were scored both times."""
-        before, after = self.before.values[name], self.after.values[name]
-        found: dict[tuple[str, str], list[float]] = {}
-        for image in images & before.keys() & after.keys():
-            found.setdefault((image.key, image.prompt), []).append(self._between(before[image], after[image]))
-        return {prompt: fmean(values) for prompt, values in found.items()}
-
-    def _between(self, before: float, after: float) -> float:
-        return before + self.share * (after - before)
-
-
-def _place(run: RecordedRun, price: Price | None, at: float) -> _Interpolated:
+def _place(run: RecordedRun, price: Price | None, at: float) -> ValidationPoint:
+    """Return where a run stands at a price: a validation, or one between two, of what both have measured."""
     if price is None:
-        return _Interpolated(run.points[0], run.points[0], 0.0)
+        return run.points[0]
     paid = [getattr(point, price) for point in run.points]
     index = max(number for number, each in enumerate(paid) if each <= at)
+    before, after = run.points[index], run.points[min(index + 1, len(paid) - 1)]
     if paid[index] == at:
-        return _Interpolated(run.points[index], run.points[index], 0.0)
+        return before
     share = (at - paid[index]) / (paid[index + 1] - paid[index])
-    return _Interpolated(run.points[index], run.points[index + 1], share)
+
+    def between(one: Mapping[Any, float], other: Mapping[Any, float]) -> dict[Any, float]:
+        return {key: value + share * (other[key] - value) for key, value in one.items() if key in other}
+
+    names = [name for name in before.values if name in after.values]
+    values = {name: between(before.values[name], after.values[name]) for name in names}
+    iteration = before.iteration + share * (after.iteration - before.iteration)
+    return replace(before, iteration=iteration, values=values, corpus=between(before.corpus, after.corpus))
+
+
+def _prompt_means(values: Mapping[ImageKey, float], images: Set[ImageKey]) -> dict[tuple[str, str], float]:
+    """Average the images of each prompt, of those among ``images``."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for image in images & values.keys():
+        found.setdefault((image.key, image.prompt), []).append(values[image])
+    return {prompt: fmean(each) for prompt, each in found.items()}
 
 
 def _common_price(runs: Sequence[RecordedRun], price: Price | None) -> float:
@@ -231,11 +220,11 @@ def _section(
     groups: Sequence[Group], images: Set[ImageKey], price: Price | None, at: float, bootstrap: Mapping[str, Any]
 ) -> Section:
     sizes = [len(group.runs) for group in groups]
-    places = [_place(run, price, at) for group in groups for run in group.runs]
-    points = [point for place in places for point in (place.before, place.after)]
+    runs = [run for group in groups for run in group.runs]
+    places = [_place(run, price, at) for run in runs]
     metrics = []
-    for name in _common([point.values for point in points]):
-        columns = [place.prompt_means(name, images) for place in places]
+    for name in _common([place.values for place in places]):
+        columns = [_prompt_means(place.values[name], images) for place in places]
         prompts = sorted(set(columns[0]).intersection(*columns[1:]))
         if prompts:
             values = torch.tensor([[column[prompt] for column in columns] for prompt in prompts], dtype=torch.float64)
@@ -244,11 +233,11 @@ def _section(
     if not metrics:
         raise ValueError("the runs have no metric in common on the prompts that they have in common.")
     whole = [
-        CorpusMetric(name, _split([place.value(name) for place in places], sizes), _direction(groups, name))
-        for name in _common([point.corpus for point in points])
+        CorpusMetric(name, _split([place.corpus[name] for place in places], sizes), _direction(groups, name))
+        for name in _common([place.corpus for place in places])
     ]
-    iterations = _split([place.iteration for place in places], sizes)
-    between = any(place.share > 0 for place in places)
+    iterations = _split([float(place.iteration) for place in places], sizes)
+    between = any(place not in run.points for place, run in zip(places, runs, strict=True))
     return Section(price, at, iterations, tuple(metrics), tuple(whole), between)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,19 +96,11 @@ def pair(
     return kept
 
 
-def unpaired(sets: Sequence[ImageSet], names: Collection[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Find images that belong to no prompt, and prompts without an image, by set; sets that have none are left out."""
-    strays = {images.name: sorted(images.files.keys() - set(names)) for images in sets}
-    lacking = {images.name: sorted(set(names) - images.files.keys()) for images in sets}
-    kept = ({name: found for name, found in each.items() if found} for each in (strays, lacking))
-    return next(kept), next(kept)
-
-
-def listed(names: Sequence[str], most: int = 3) -> str:
+def listed(names: Sequence[str]) -> str:
     """Return the first names, and how many there are.
 
     Example:
-        >>> listed(["a", "b"]), listed(["a", "b", "c", "d"], most=2)
-        ('a, b', 'a, b, ... (4 in all)')
+        >>> listed(["a", "b"]), listed(["a", "b", "c", "d"])
+        ('a, b', 'a, b, c, ... (4 in all)')
     """
-    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])}, ... ({len(names)} in all)"
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])}, ... ({len(names)} in all)"

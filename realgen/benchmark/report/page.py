@@ -1,4 +1,4 @@
-"""The results as one page that needs nothing else: no server, no script, no file beside it."""
+"""What a run leaves behind: its files, among them one page that needs nothing else, and its tables on the terminal."""
 
 from __future__ import annotations
 
@@ -10,48 +10,67 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Console
 
 from realgen.benchmark.report.arena_view import arena_view
-from realgen.benchmark.report.tables import INTERVALS, checks, everyone, grids, remarks, scores
+from realgen.benchmark.report.tables import (
+    INTERVALS,
+    checks,
+    everyone,
+    grids,
+    markdown,
+    print_tables,
+    remarks,
+    scores,
+)
 from realgen.benchmark.report.thumbnails import Thumbnail, thumbnails
 from realgen.benchmark.report.view import best_and_worst, calibration_charts, charts, shown_names
-from realgen.benchmark.results import ImageRow, Results
-from realgen.checks import check_at_least, printable
+from realgen.benchmark.results import IMAGES_FILE, RESULTS_FILE, ImageRow, Results, write_results
+from realgen.checks import printable
 from realgen.whole_files import write_whole
 
-REPORT_FILE = "report.html"
+REPORT_FILE, TABLE_FILE = "report.html", "results.md"
+EXAMPLES, PAIRS, BUDGET = 6, 12, 8_000_000
+"""Most images of each model and detector at each end, most arena pairs, and bytes of all images together."""
 _ELSEWHERE = ("command", "config", "time", "prompts", "warnings")
 """Settings that have places of their own in the page."""
 
 
-def write_report(
-    results: Results,
-    out: Path,
-    *,
-    title: str = "RealBench",
-    examples: int = 6,
-    pairs: int = 12,
-    budget: int = 8_000_000,
-) -> None:
+def write_outputs(results: Results, folder: Path) -> dict[str, Path]:
+    """Write all files of a run; return them by their purpose."""
+    write_results(results, folder)
+    (folder / TABLE_FILE).write_text(printable(markdown(results)), encoding="utf-8")
+    write_report(results, folder / REPORT_FILE)
+    names = {"report": REPORT_FILE, "scores": RESULTS_FILE, "table": TABLE_FILE, "per image": IMAGES_FILE}
+    return {purpose: folder / name for purpose, name in names.items()}
+
+
+def show(results: Results, files: dict[str, Path]) -> None:
+    """Print the tables, what a reader must know, and where the files are."""
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        # As wide as the tables need: in a file they would be 80 columns, with intervals cut in two.
+        console = Console(soft_wrap=True, width=1000)
+    print_tables(results, console)
+    for note in (*remarks(results), *results.settings.get("warnings", ())):
+        console.print(printable(f"note: {note}"), highlight=False, markup=False)
+    for purpose, path in files.items():
+        console.print(printable(f"{purpose:<10} {path}"), highlight=False, markup=False)
+
+
+def write_report(results: Results, out: Path) -> None:
     """Write ``report.html``: scores with intervals, categories, what the detectors can, arena pairs, images, settings.
 
     Images stand in the page as small JPEGs; one whose file is not there is named instead. Whatever comes from outside
     (prompts, names, a judge's words) is escaped, and the page forbids itself scripts and requests.
 
-    Of each model and detector there are at most ``examples`` images at each end, and at most ``pairs`` arena pairs. All
-    images together have ``budget`` bytes: they become smaller where there are many. Relative paths of images start at
-    the page's folder.
-
-    Raises:
-        ValueError: If a number is out of its range.
+    Images become smaller where there are many. Their relative paths start at the page's folder.
     """
-    check_at_least(0, examples=examples, pairs=pairs)
-    check_at_least(1, budget=budget)
-    shown = best_and_worst(results, examples) if examples else []
-    arena = arena_view(results, pairs)
+    shown = best_and_worst(results, EXAMPLES)
+    arena = arena_view(results, PAIRS)
     rows = [row for group in shown for row in (*group.best, *group.worst)]
     rows += [row for pair in arena.pairs for row in (pair.first, pair.second)] if arena is not None else []
-    small = thumbnails([row.path(out.parent) for row in rows if row.file], budget=budget)
+    small = thumbnails([row.path(out.parent) for row in rows if row.file], budget=BUDGET)
 
     def thumbnail(row: ImageRow) -> Thumbnail | None:
         return small.get(row.path(out.parent)) if row.file else None
@@ -59,7 +78,7 @@ def write_report(
     settings, config = results.settings, results.settings.get("config")
     text = render(
         "report.html.j2",
-        title=title,
+        title="RealBench",
         models=[model.name for model in results.models],
         scores=scores(results),
         intervals=INTERVALS,

@@ -94,14 +94,14 @@ def held_out(name: str, log: RunLog, *, shaded: bool = True) -> Measured:
             low, high = values.quantile(torch.tensor([SPREAD, 1 - SPREAD], dtype=torch.float64)).tolist()
         elif shaded:
             low, high = mean_interval(tuple(means))
-        found[point.iteration] = (value, value if low is None else low, value if high is None else high)
+        found[int(point.iteration)] = (value, value if low is None else low, value if high is None else high)
     return dict(sorted(found.items()))
 
 
 def places(log: RunLog, price: Price | None) -> dict[int, float]:
     """Return where each iteration stands on an axis of iterations, of images drawn, or of seconds of training."""
     if price is not None:
-        return {point.iteration: float(getattr(point, price)) for point in log.run.points}
+        return {int(point.iteration): float(getattr(point, price)) for point in log.run.points}
     return {iteration: float(iteration) for numbers in log.numbers.values() for iteration in numbers}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -52,7 +52,7 @@ def log_results(run: Run, results: Results, folder: Path, files: Iterable[Path])
 
     run.summary.update(summary(results))
     names, sets = score_names(results), everyone(results)
-    values = [[model.name, *(_value(model.scores, name) for name in names)] for model in sets]
+    values = [[model.name, *(getattr(model.scores.get(name), "value", None) for name in names)] for model in sets]
     columns = [model.name for model in sets]
     images = wandb.Table(["name", "category", "prompt", *columns, *(f"{c}: scores" for c in columns)])
     for rows in image_rows(results):
@@ -66,10 +66,6 @@ def log_results(run: Run, results: Results, folder: Path, files: Iterable[Path])
     for path in files:
         artifact.add_file(str(path))
     run.log_artifact(artifact)
-
-
-def _value(scores: Mapping[str, Any], name: str) -> float | None:
-    return scores[name].value if name in scores else None
 
 
 def _text(values: Mapping[str, float | None]) -> str:

@@ -12,7 +12,6 @@ from realgen.benchmark.inputs.image_sets import (
     images_by_name,
     model_name,
     pair,
-    unpaired,
 )
 from tests.helpers.toy_bench import write_grey, write_set
 
@@ -45,15 +44,6 @@ def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
 def test_extra_images_do_not_count(tmp_path: Path) -> None:
     write_set(tmp_path, [0, 0, 0, 0])
     assert pair(PROMPTS, [find_image_set("a", str(tmp_path))]) == PROMPTS
-
-
-def test_what_has_no_partner_is_named(tmp_path: Path) -> None:
-    write_set(tmp_path / "a", [0, 0, 0, 0, 0])
-    write_set(tmp_path / "b", [0, 0, 0])
-    write_set(tmp_path / "c", [0])
-    sets = [find_image_set(name, str(tmp_path / name)) for name in "abc"]
-    names = [prompt.name for prompt in PROMPTS]
-    assert unpaired(sets, names) == ({"a": ["00003", "00004"]}, {"c": ["00001", "00002"]})
 
 
 def test_missing_images_are_an_error_or_leave_their_prompts_out_for_all(tmp_path: Path) -> None:

@@ -126,7 +126,10 @@ def arena_of(text: str) -> ArenaResult:
 def page(folder: Path, found: Results, **settings: Any) -> Page:
     """The page as it is made of what lies on disk."""
     write_results(found, folder)
-    write_report(read_results(folder), folder / "report.html", **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setattr(f"realgen.benchmark.report.page.{name.upper()}", value)
+        write_report(read_results(folder), folder / "report.html")
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
@@ -156,7 +159,7 @@ def test_scores_stand_in_the_table_and_as_bars(tmp_path: Path) -> None:
 
 
 def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path) -> None:
-    shown = page(tmp_path, results(tmp_path, text=HOSTILE, arena=arena_of(HOSTILE)), title=HOSTILE)
+    shown = page(tmp_path, results(tmp_path, text=HOSTILE, arena=arena_of(HOSTILE)))
     tags = {name for name, _ in shown.elements}
     assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "use", "image"}
     assert len(shown.all("img")) >= 12
@@ -173,7 +176,7 @@ def test_nothing_is_fetched_and_nothing_runs(tmp_path: Path) -> None:
 
 
 def test_what_comes_from_outside_is_shown_as_it_is(tmp_path: Path) -> None:
-    shown = page(tmp_path, results(tmp_path, text=HOSTILE, arena=arena_of(HOSTILE)), title=HOSTILE)
+    shown = page(tmp_path, results(tmp_path, text=HOSTILE, arena=arena_of(HOSTILE)))
     assert f"Judge: {HOSTILE}." in shown.text
     assert f"won {HOSTILE}" in shown.text
     assert f"{HOSTILE} 3" in shown.text
@@ -251,13 +254,6 @@ def test_arena_pairs_stand_side_by_side_with_the_reasons(tmp_path: Path) -> None
     assert "with real shown first: lost again" in text
     assert "unread " not in text
     assert "nowhere.png" in text
-
-
-def test_numbers_out_of_range_are_refused(tmp_path: Path) -> None:
-    for name, value in (("examples", -1), ("pairs", -1), ("budget", 0)):
-        with pytest.raises(ValueError, match=f"{name} must be at least"):
-            write_report(results(tmp_path), tmp_path / "report.html", **{name: value})
-    assert not (tmp_path / "report.html").exists()
 
 
 def test_little_is_enough(tmp_path: Path) -> None:

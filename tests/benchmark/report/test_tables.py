@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from realgen.benchmark import ModelResults, Results
-from realgen.benchmark.report.outputs import show, write_outputs
+from realgen.benchmark.report.page import show, write_outputs
 from realgen.benchmark.report.tables import best_model, markdown, print_tables, remarks
 from realgen.benchmark.results import ImageRow
 from realgen.functional.estimate import Estimate
