@@ -145,9 +145,7 @@ def test_single_verdicts_are_read():
 @pytest.mark.parametrize(("answer_format", "replies"), [("lines", NO_LINES), ("json", NO_JSON)])
 def test_any_other_form_is_no_verdict(answer_format, replies):
     assert not {
-        reply: COMPARE.read(reply, answer_format)[0]
-        for reply in replies
-        if COMPARE.read(reply, answer_format)[0]
+        reply: COMPARE.read(reply, answer_format)[0] for reply in replies if COMPARE.read(reply, answer_format)[0]
     }
     for reply in (
         "This image is real.",
