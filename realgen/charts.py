@@ -159,9 +159,10 @@ def line_chart(title: str, curves: Sequence[Curve], *, x_label: str = "iteration
     whole = all(float(x).is_integer() for x in xs)
     x_ticks = [tick for tick in x_ticks if not whole or tick.is_integer()]
     texts = _tick_texts(y_ticks)
-    left, height = _CHARACTER * max(map(len, texts)) + 8, 190.0
-    box = (left, 40.0, WIDTH - 14, height - 10)
+    left, height = _CHARACTER * max(map(len, texts)) + 14, 192.0
+    box = (left, 42.0, WIDTH - 14, height - 10)
     with _axes(WIDTH, height, box) as (figure, axes):
+        axes.tick_params(pad=8)  # of a dot at the left the number stays free, and of the lowest number the first one
         first, last = min([xs[0], *x_ticks]), max([xs[-1], *x_ticks])
         axes.set_xlim(first, last if last > first else first + 1)  # a single point stands at the left
         axes.set_ylim(y_ticks[0], y_ticks[-1])

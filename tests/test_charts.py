@@ -122,6 +122,16 @@ def test_a_single_point_has_axes_too(point: tuple[float, float], recwarn: pytest
     assert "nan" not in svg
 
 
+def test_numbers_of_the_axes_and_a_dot_at_the_left_keep_apart() -> None:
+    root = ElementTree.fromstring(line_chart("kid", [Curve("mine", [(0.0, 0.25), (10.0, 0.75)], dots=True)]))
+    texts = {element.text: element for element in root if element.tag.endswith("text")}
+    x, y = (float(texts["0"].attrib[axis]) for axis in "xy")
+    lowest = texts["0.2"]
+    assert lowest.get("text-anchor") == "end"
+    assert x - float(lowest.attrib["x"]) >= 7  # the dot's radius is 3.5
+    assert y - float(lowest.attrib["y"]) >= 11.5  # a line of text
+
+
 def test_curves_and_what_is_shaded_stand_where_their_numbers_say() -> None:
     band = [(0.0, 0.25, 0.5), (10.0, 0.5, 1.0)]
     curves = [

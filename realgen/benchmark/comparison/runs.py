@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ import yaml
 
 from realgen.benchmark.results import RESULTS_FILE, ModelResults, read_results
 from realgen.data.generated_images import SETTINGS_FILE
+from realgen.failures import describe
 from realgen.given_files import read_json
 from realgen.tables import complete_rows, read_csv
 
@@ -99,17 +101,17 @@ def read_runs(folder: Path) -> list[RecordedRun]:
     return [training_run(folder)]
 
 
-def training_run(folder: Path) -> RecordedRun:
+def training_run(folder: Path, numbers: Mapping[str, Mapping[int, float]] | None = None) -> RecordedRun:
     """Read a training run, without points where no rows of a validation are there yet.
 
-    Raises:
-        ValueError: If its config or its rows cannot be read.
+    ``numbers`` are those of its log, for who has read it. ValueError if its config, rows or log cannot be read.
     """
     config, version = _read_config(folder / CONFIG_FILE)
     seed = config.get("seed_everything")
     settings = {**_settings(config), **version}
     known = seed if isinstance(seed, int) else None
-    points = _validation_points(folder) if (folder / ROWS_FILE).is_file() else ()
+    numbers = log_numbers(folder) if numbers is None else numbers
+    points = _validation_points(folder / ROWS_FILE, numbers) if (folder / ROWS_FILE).is_file() else ()
     return RecordedRun(str(folder), "run", known, settings, points, _directions(settings))
 
 
@@ -169,9 +171,23 @@ def _directions(settings: Mapping[str, Any]) -> dict[str, bool]:
     return found
 
 
-def _validation_points(folder: Path) -> tuple[ValidationPoint, ...]:
-    path = folder / ROWS_FILE
-    whole = {name[4:]: numbers for name, numbers in log_numbers(folder).items() if name.startswith("val/")}
+def _validation_points(path: Path, numbers: Mapping[str, Mapping[int, float]]) -> tuple[ValidationPoint, ...]:
+    whole = {name[4:]: measured for name, measured in numbers.items() if name.startswith("val/")}
+    stat = path.stat()
+    places, values = _read_rows(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    points = []
+    for iteration, (images, seconds) in sorted(places.items()):
+        by_image = values.get(iteration, {})
+        others = {n: found[iteration] for n, found in whole.items() if iteration in found and n not in by_image}
+        points.append(ValidationPoint(iteration, images, seconds, by_image, others))
+    return tuple(points)
+
+
+@lru_cache(maxsize=64)
+def _read_rows(
+    path: Path, changed: tuple[int, ...]
+) -> tuple[dict[int, tuple[int, float]], dict[int, dict[str, dict[ImageKey, float]]]]:
+    """Read images, seconds and values by iteration, once in a process until ``changed`` is another."""
     places: dict[int, tuple[int, float]] = {}
     values: dict[int, dict[str, dict[ImageKey, float]]] = {}
     header, rows = read_csv(path)
@@ -186,27 +202,28 @@ def _validation_points(folder: Path) -> tuple[ValidationPoint, ...]:
                 values.setdefault(iteration, {}).setdefault(name, {})[image] = float(cell)
     if not places:
         raise ValueError(f"{path} holds no validation.")
-    points = []
-    for iteration, (images, seconds) in sorted(places.items()):
-        by_image = values.get(iteration, {})
-        others = {n: numbers[iteration] for n, numbers in whole.items() if iteration in numbers and n not in by_image}
-        points.append(ValidationPoint(iteration, images, seconds, by_image, others))
-    return tuple(points)
+    return places, values
 
 
 def log_numbers(folder: Path) -> dict[str, dict[int, float]]:
     """Read the finite numbers of a run's CSV log, by name and iteration; older runs have one log for each start.
 
-    Of the same name and iteration the newest counts.
+    Of the same name and iteration the newest counts; a copy with more in its folder's name is left out.
+
+    Raises:
+        ValueError: If a file is no such log.
     """
     found: dict[str, dict[int, float]] = {}
-    logs = folder.glob("csv/version_*/metrics.csv")
-    for path in sorted(logs, key=lambda path: int(path.parent.name.removeprefix("version_"))):
-        for row in complete_rows(path):
-            iteration = int(float(row.get("iteration") or row["step"]))
-            for name, cell in row.items():
-                if cell and math.isfinite(float(cell)):
-                    found.setdefault(name, {})[iteration] = float(cell)
+    logs = [path for path in folder.glob("csv/version_*/metrics.csv") if path.parent.name[8:].isdecimal()]
+    for path in sorted(logs, key=lambda path: int(path.parent.name[8:])):
+        try:
+            for row in complete_rows(path):
+                iteration = int(float(row.get("iteration") or row["step"]))
+                for name, cell in row.items():
+                    if cell and math.isfinite(float(cell)):
+                        found.setdefault(name, {})[iteration] = float(cell)
+        except (KeyError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} is no log of numbers: {describe(error)}.") from error
     return {name: dict(sorted(numbers.items())) for name, numbers in found.items()}
 
 

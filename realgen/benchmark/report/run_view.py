@@ -59,7 +59,8 @@ class Section(NamedTuple):
 
 def read_log(folder: Path) -> RunLog:
     """Read a run's folder, whether it has ended or not; raise ValueError if it is none, or a file cannot be read."""
-    return RunLog(training_run(folder), folder, log_numbers(folder))
+    numbers = log_numbers(folder)
+    return RunLog(training_run(folder, numbers), folder, numbers)
 
 
 def prompt_means(point: ValidationPoint, name: str) -> dict[str, float]:

@@ -37,7 +37,7 @@ def test_a_run_is_read_with_its_place_and_without_what_tells_nothing(tmp_path: P
 
 def test_the_newest_log_of_a_resumed_run_counts(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", {4: {"reward": [0.0] * 4}}, whole={4: {"kid": 9.0}})
-    for version, kid in ((2, 5.0), (10, 7.0)):
+    for version, kid in ((2, 5.0), (10, 7.0), ("10.bak", 8.0)):
         (folder / "csv" / f"version_{version}").mkdir()
         (folder / "csv" / f"version_{version}" / "metrics.csv").write_text(f"step,val/kid\n4,{kid}\n")
     assert read_runs(folder)[0].points[0].corpus == {"kid": 7.0}
@@ -146,10 +146,11 @@ def test_what_is_no_run_is_refused(name: str | None, text: str | None, message: 
         ("config.yaml", "a: [", "config.yaml cannot be read"),
         ("validation.csv", "iteration,reward\n0,1\n", "lacks the columns images, seconds, key, sample, seed, prompt"),
         ("validation.csv", "iteration,images,seconds,key,sample,seed,prompt,reward\n", "holds no validation"),
+        ("csv/version_0/metrics.csv", "step,val/kid\n4,much\n", "metrics.csv is no log of numbers: .*'much'"),
     ],
 )
 def test_a_damaged_file_is_named(file: str, text: str, message: str, tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "run", {0: {"reward": [0.0] * 4}})
+    folder = write_run(tmp_path / "run", {0: {"reward": [0.0] * 4}}, whole={0: {"kid": 1.0}})
     (folder / file).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_runs(folder)

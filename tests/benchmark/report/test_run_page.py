@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from realgen.benchmark.comparison import runs
 from realgen.benchmark.report import run_view, thumbnails
 from realgen.benchmark.report.run_page import write_run_report
 from realgen.benchmark.report.run_view import curve_of, held_out, mean_interval, read_log
@@ -72,6 +73,7 @@ def test_the_page_shows_what_changed_and_how_the_run_went(tmp_path: Path) -> Non
     ]
     assert [len(shown.all(tag)) for tag in ("script", "input")] == [1, 1]
     assert "reward 0.100 before, 0.900 after (+0.800)" in shown.text
+    assert shown.text.count("Of this prompt no picture was kept.") == 3  # of four prompts one has pictures
     assert shown.text.index("0.900 after") < shown.text.index("0.100 after")  # best, then worst
     assert "a cat is odd" in shown.text
     assert "python -m realgen.fit a cat" in shown.text
@@ -129,6 +131,7 @@ def test_a_page_costs_only_what_is_new_in_it(tmp_path: Path, monkeypatch: pytest
         (place / "pictures.jsonl").write_text("\n".join(map(json.dumps, lines)))
     monkeypatch.setattr(thumbnails, "decode_image", counted("decode", thumbnails.decode_image))
     monkeypatch.setattr(run_view, "bootstrap_mean", counted("bootstrap", run_view.bootstrap_mean))
+    monkeypatch.setattr(runs, "read_csv", counted("rows", runs.read_csv))
     mean_interval.cache_clear()
     shown = page(folder)
     stops = [found["data-name"] for found in shown.all("div") if "data-name" in found]
@@ -136,10 +139,14 @@ def test_a_page_costs_only_what_is_new_in_it(tmp_path: Path, monkeypatch: pytest
     # 12 at each stop; of the four prompts with the highest and the lowest reward, the first picture and the last.
     assert len(shown.all("img")) == called.count("decode") == 16 * 12 + 2 * 4
     assert called.count("bootstrap") == 4  # of the probe twice; of the change of both
+    assert called.count("rows") == 1
     called.clear()
     save_image(folder / "pictures" / "iteration-000300" / "004.png", (9, 9, 9), (3, 3))
     page(folder)
     assert called == ["decode"]
+    rows = (folder / "validation.csv").read_text()
+    (folder / "validation.csv").write_text(rows + rows.splitlines()[-1].replace("10,", "20,", 1) + "\n")
+    assert "iteration 20" in page(folder).table("held-out prompts")["held-out prompts"]
 
 
 def test_a_long_curve_is_thinned_and_many_warnings_are_counted(tmp_path: Path) -> None:
