@@ -7,8 +7,17 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import IO, Any
 
+from realgen import __version__
+
 MAX_DEPTH = 64
 """Levels of JSON; what walks through it later does so by recursion."""
+STARTED_IN = "# started in "
+"""How the second line of a recorded config begins; then comes a folder, as JSON."""
+
+
+def config_head(command: str) -> str:
+    """Return the first two lines of a recorded config: version and command, and the folder in which it was given."""
+    return f"# realgen {__version__}: {command}\n{STARTED_IN}{json.dumps(str(Path.cwd()))}\n"
 
 
 def open_regular(path: Path) -> IO[bytes]:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import yaml
 from lightning.pytorch.loggers import Logger
 
-from realgen import __version__
 from realgen.benchmark.arena.arena import Arena
 from realgen.benchmark.detector_scoring import ScoringSettings
 from realgen.benchmark.inputs.matching import FormatMatching
@@ -19,6 +18,7 @@ from realgen.benchmark.realbench import PromptSplit
 from realgen.checks import first_line
 from realgen.data.generated_images import settings_changes
 from realgen.detectors import Detector
+from realgen.given_files import config_head
 from realgen.metrics import ImageMetric
 from realgen.policies import Policy
 from realgen.rewards import Reward
@@ -115,4 +115,4 @@ def keep_config(config: Mapping[str, Any], folder: Path, *, command: str) -> Non
         sys.stderr.write(f"note: {folder} was of another config, its results are replaced: {changes}\n")
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump({**config, "run_dir": None, "part": None}, sort_keys=False, allow_unicode=True)
-    write_whole(path, f"# realgen {__version__}: {command}\n{text}".encode())
+    write_whole(path, f"{config_head(command)}{text}".encode())

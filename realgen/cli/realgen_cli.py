@@ -19,7 +19,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from realgen import __version__
 from realgen.callbacks.due_validation import DueValidation
 from realgen.callbacks.metrics_csv import MetricsCSV
 from realgen.callbacks.run_context import iteration_of
@@ -34,6 +33,7 @@ from realgen.cli.run_dir import Run, check_processes, find_run, read_checkpoint
 from realgen.cli.schema import ConfigSlot, group_of, slot_of
 from realgen.cli.trainer_rules import trainer_problems
 from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments
+from realgen.given_files import config_head
 from realgen.logging_filters import quiet_lightning
 from realgen.run_lock import is_first_process
 from realgen.strategies.checkpoint import WholeFileIO
@@ -107,7 +107,7 @@ class RealGenCLI(LightningCLI):
         # Without what places this run, so that it starts the same run in another folder.
         saved = {**keep_interpolations(plain, tree), "run_dir": None, "ckpt_path": None}
         command = shlex.join(["python", "-m", "realgen.fit", *self.argv])
-        self.config_text = f"# realgen {__version__}: {command}\n{to_yaml(saved)}"
+        self.config_text = f"{config_head(command)}{to_yaml(saved)}"
 
     def before_instantiate_classes(self) -> None:
         """Count the processes, choose the run's folder, keep others out, and lead checkpoints and loggers there."""

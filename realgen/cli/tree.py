@@ -22,6 +22,7 @@ import yaml
 
 from realgen.checks import nearest, nearest_name
 from realgen.cli.config_error import ConfigError
+from realgen.given_files import STARTED_IN, parse_json
 
 COMMAND_LINE = "command line"
 PART_FILE = "part_file"
@@ -121,8 +122,8 @@ def find_paths(node: Node) -> Node:
     """Return a tree in which paths that files name are found from any folder.
 
     A relative one, or a pattern of several, is looked for in the folder of its file, then in the two folders above
-    (part files lie in folders of their own), then in the current one. Where the current one gives the same, or none
-    has it, it stays as it is written.
+    (part files lie in folders of their own), then in the current one, then in the one in which a recorded config says
+    that its run was started. Where the current one gives the same, or none has it, it stays as it is written.
     """
     if isinstance(node.value, dict):
         return replace(node, value={key: find_paths(child) for key, child in node.value.items()})
@@ -135,11 +136,20 @@ def find_paths(node: Node) -> Node:
     if not fixed:  # a text with braces or a question, or a pattern that begins in the current folder
         return node
     folder = Path(os.path.abspath(node.folder))  # parents of a path with .. are others
-    for place in (folder, *folder.parents[:2]):
+    places = [folder, *folder.parents[:2], *([Path()] if os.path.exists(fixed) else _started_in(node.origin))]
+    for place in places:
         if os.path.exists(place / fixed):
             same = os.path.exists(fixed) and os.path.samefile(place / fixed, fixed)
             return node if same else replace(node, value=str(place / text))
     return node
+
+
+def _started_in(origin: str) -> list[Path]:
+    """Return the folder that the second line of a recorded config names."""
+    file = Path(origin.rpartition(":")[0])
+    lines = file.read_text(encoding="utf-8").split("\n", 2) if file.is_file() else []  # a FIFO is read once only
+    found = re.fullmatch(rf'{STARTED_IN}(".*")', lines[1]) if len(lines) > 1 else None
+    return [Path(parse_json(found[1]))] if found else []
 
 
 def near_file(path: Path) -> str:

@@ -13,6 +13,7 @@ from realgen.cli.config_reader import ConfigReader, read_arguments
 from realgen.cli.schema import ConfigSlot, group_of, slot_of
 from realgen.cli.tree import find_paths
 from realgen.detectors import Detector
+from realgen.given_files import config_head
 from realgen.modules import GRPOModule
 from realgen.modules.data_anchor import DataAnchor
 from realgen.serving import ServerSettings
@@ -57,6 +58,31 @@ def test_what_a_file_names_is_found_from_any_folder(tmp_path: Path, monkeypatch:
     assert found["number"] == "data/prompts/a.tar"  # as it was typed
     monkeypatch.chdir(tmp_path)
     assert find_paths(read_arguments(arguments, root)).plain()["detectors"][0] == values[0]
+
+
+def test_what_a_run_s_config_names_is_found_where_the_run_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = (
+        "start ü\n/data/a.tar",
+        "start ü\n/data/b.tar",
+        "here/data/b.tar",
+        "runs/recipe/now/c/d.tar",
+        "start ü\n/c/d.tar",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    values = ["data/a.tar", "data/b.tar", "c/d.tar", "none/e.tar"]
+    recorded = tmp_path / "runs/recipe/now/config.yaml"
+    root = ConfigSlot(arguments={"detectors": slot_of(list[str])})
+    monkeypatch.chdir(tmp_path / "start ü\n")
+    head = config_head("python -m realgen.fit")
+    monkeypatch.chdir(tmp_path / "here")
+    for lines, first in ((head, str(tmp_path / "start ü\n/data/a.tar")), ("", values[0])):
+        recorded.write_text(f"{lines}detectors: {json.dumps(values)}\n")
+        found = find_paths(read_arguments([f"--config={recorded}"], root)).plain()["detectors"]
+        assert found == [first, values[1], str(recorded.parent / "c/d.tar"), values[3]]
 
 
 def test_defaults_stand_where_nothing_is_given(reader: ConfigReader) -> None:

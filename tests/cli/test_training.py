@@ -52,6 +52,7 @@ def test_a_run_leaves_config_checkpoint_and_csv(fit: Fit, folder: Path) -> None:
     assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "csv"}
     text = (run / "config.yaml").read_text()
     assert text.splitlines()[0].endswith(": python -m realgen.fit --config toy.yaml --model.lr=0.25")
+    assert text.splitlines()[1] == f'# started in "{folder}"'
     config = yaml.safe_load(text)
     model = config["model"]["init_args"]
     assert (model["lr"], model["optimizer"]["init_args"]["lr"]) == (0.25, "${model.init_args.lr}")
