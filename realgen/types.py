@@ -29,6 +29,8 @@ class Gaussian:
     """[b, S] sigma_i - sigma_{i+1} > 0."""
     sample: Float[Tensor, "rows decisions *latent"]
     """[b, S, C, h, w] x' that was drawn."""
+    mean_std: Float[Tensor, " rows"] | None = None
+    """[b] mean of ``std`` over all steps of the schedule, if each took the same transition."""
 
 
 @dataclass(frozen=True)

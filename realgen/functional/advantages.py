@@ -68,7 +68,7 @@ def weighted_advantages(
     """Normalise each reward on its own, then add with weights, sum_m w_m A_m (GDPO, arXiv:2601.05242; RealGen).
 
     No reward drowns another by its scale, as happens when rewards are added first. GDPO's second normalisation, of the
-    sum over the batch, is left out, as in RealGen.
+    sum over the batch, is ``batch_normalized``; RealGen leaves it out.
 
     Args:
         components: Rewards by name, higher is better.
@@ -105,6 +105,21 @@ def weighted_advantages(
             advantages = group_advantages(rewards, valid=valid, std_normalize=std_normalize, std=given, eps=eps)
             total = total + weights[name] * advantages
     return total / sum(weights.values()) if divide_by_weights else total
+
+
+def batch_normalized(
+    advantages: Float[Tensor, "prompts group"], valid: Bool[Tensor, "prompts group"], eps: float = 1e-4
+) -> Float[Tensor, "prompts group"]:
+    """Divide advantages of all prompts by their standard deviation over the valid samples (GDPO, arXiv:2601.05242).
+
+    Their mean, which GDPO subtracts, is 0 already, as that of every group.
+
+    Example:
+        >>> batch_normalized(torch.tensor([[2.0, -2.0], [0.0, 0.0]]), torch.ones(2, 2, dtype=torch.bool), eps=0.0)
+        tensor([[ 1.4142, -1.4142],
+                [ 0.0000,  0.0000]])
+    """
+    return advantages / ((advantages.square().sum() / valid.sum().clamp(min=1)).sqrt() + eps)
 
 
 def center(

@@ -110,6 +110,11 @@ class Transition(ABC):
         euler = latents - _over(levels[0] - levels[1], latents) * velocity
         return euler - _over(share, latents) * predicted_noise, std
 
+    def mean_std(self, sigmas: Float[Tensor, " nodes"]) -> Float[Tensor, ""]:
+        """Return the mean standard deviation of the steps of a schedule, each taken with noise."""
+        state = torch.zeros_like(sigmas[:-1, None])
+        return self.step(state, state, sigmas[:-1], sigmas[1:], sigmas[1])[1].mean()
+
 
 class FlowSDE(Transition):
     """Flow-GRPO's SDE (arXiv:2505.05470); the one to try first.

@@ -23,5 +23,16 @@ def rewards_std(
         tensor(1.)
     """
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
-    centered, count = center(rewards.reshape(1, -1), valid.reshape(1, -1))
-    return (centered.square().sum() / count.sum()).sqrt()
+    return pooled_std(rewards.reshape(1, -1), valid.reshape(1, -1))
+
+
+def pooled_std(rewards: Float[Tensor, "prompts group"], valid: Bool[Tensor, "prompts group"]) -> Float[Tensor, ""]:
+    """Return the population standard deviation within groups, pooled over all prompts: sqrt(mean (R - mean_g)^2).
+
+    One scale for all prompts that the spread between prompts does not enter. Of valid samples; 0 if there are none.
+
+    Example:
+        >>> pooled_std(torch.tensor([[1.0, 3.0], [11.0, 13.0]]), torch.ones(2, 2, dtype=torch.bool))
+        tensor(1.)
+    """
+    return (center(rewards, valid)[0].square().sum() / valid.sum().clamp(min=1)).sqrt()

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from realgen.checks import check_at_least, check_choice
-from realgen.functional.rewards_std import rewards_std
 from realgen.metrics.base import ImageMetric
 from realgen.modules.background_rewards import BackgroundRewards
 from realgen.modules.data_anchor import DataAnchor
@@ -229,12 +228,8 @@ class GRPOModule(PolicyModule):
         return reward_statistics(everywhere)
 
     def advantages(self, rewards: RewardOutput, objective: Objective) -> Float[Tensor, "prompts group"]:
-        """Return this rank's advantages; the global standard deviation, if requested, is over all ranks."""
-        std = None
-        if objective.global_std:
-            everywhere = gather_rewards(rewards)
-            std = {name: rewards_std(values, everywhere.valid) for name, values in everywhere.components.items()}
-        return objective.advantages(rewards, std=std)
+        """Return this rank's advantages; the objective sees the rewards of all ranks, each with as many prompts."""
+        return objective.advantages(gather_rewards(rewards)).chunk(world_size())[self.global_rank]
 
     def update_policies(
         self, updates: Sequence[PolicyUpdate], generator: torch.Generator

@@ -11,6 +11,7 @@ from realgen.objectives.grpo_guard import GRPOGuard
 from realgen.objectives.gspo import GSPO
 from realgen.objectives.pepg import PEPG
 from realgen.objectives.ram import RAM
+from realgen.objectives.tempflow import TempFlowGRPO
 
 __all__ = [
     "CRD",
@@ -24,4 +25,5 @@ __all__ = [
     "ForwardProcess",
     "GRPOGuard",
     "Objective",
+    "TempFlowGRPO",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,25 +35,13 @@ class Objective(ABC):
         return frozenset()
 
     @property
-    def global_std(self) -> bool:
-        """Whether ``advantages`` divides by the standard deviation over all prompts of all ranks, given as ``std``."""
-        return False
-
-    @property
     @abstractmethod
     def needs_reference(self) -> bool:
         """Whether ``loss`` reads ``Minibatch.reference``."""
 
     @abstractmethod
-    def advantages(
-        self, rewards: RewardOutput, *, std: Mapping[str, Float[Tensor, ""]] | None = None
-    ) -> Float[Tensor, "prompts group"]:
-        """Return advantages [P, G]; 0 for samples that could not be scored.
-
-        Args:
-            rewards: Rewards of whole groups.
-            std: Standard deviation of each component over all ranks; given when ``global_std`` is set.
-        """
+    def advantages(self, rewards: RewardOutput) -> Float[Tensor, "prompts group"]:
+        """Return advantages [P, G] of whole groups, all ranks' prompts; 0 for samples that could not be scored."""
 
     @abstractmethod
     def loss(self, score: PolicyScore, batch: Minibatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:

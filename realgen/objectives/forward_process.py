@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -63,11 +62,9 @@ class ForwardProcess(GRPO):
         """The draws and the velocities at them."""
         return frozenset({"draw", "velocity"})
 
-    def advantages(
-        self, rewards: RewardOutput, *, std: Mapping[str, Float[Tensor, ""]] | None = None
-    ) -> Float[Tensor, "prompts group"]:
+    def advantages(self, rewards: RewardOutput) -> Float[Tensor, "prompts group"]:
         """Return GRPO's advantages times ``advantage_scale``."""
-        return self.advantage_scale * super().advantages(rewards, std=std)
+        return self.advantage_scale * super().advantages(rewards)
 
     def loss(self, score: PolicyScore, batch: Minibatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Return GRPO's loss, plus ``average_coef`` times the distance from the average, logged as ``average``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -11,15 +10,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from realgen.checks import check_at_least, check_choice
-from realgen.functional.advantages import weighted_advantages
+from realgen.functional.advantages import batch_normalized, weighted_advantages
 from realgen.functional.divergence import gaussian_kl, k2
 from realgen.functional.kl import k3, norm_ratio, velocity_kl
 from realgen.functional.policy_loss import clipped_surrogate, is_clipped, masked_mean
+from realgen.functional.rewards_std import pooled_std, rewards_std
 from realgen.functional.sequence_loss import constant_mean, importance_ratio, sample_mean
 from realgen.objectives.base import Objective
 from realgen.types import Minibatch, PolicyScore, RewardOutput
 
-AdvantageStd = Literal["group", "global", "none"]
+AdvantageStd = Literal["group", "global", "pooled", "none"]
 KL = Literal["latent", "velocity", "k2", "k3"]
 Average = Literal["decisions", "samples", "constant"]
 
@@ -36,7 +36,8 @@ class GRPO(Objective):
             means over the latent, so their ratios are tiny: 1e-4 and below there, 0.2 for tokens.
         clip_high: How far the ratio may rise above 1 before a good sample is left alone, >= 0.
         advantage_std: Divide each reward by the standard deviation of its ``group``, by the ``global`` one over all
-            prompts of all ranks, or by ``none`` (Dr.GRPO, arXiv:2503.20783).
+            prompts of all ranks, by the ``pooled`` one within the groups of all prompts, which the spread between
+            prompts does not enter, or by ``none`` (Dr.GRPO, arXiv:2503.20783).
         advantage_clip: Largest size of an advantage, > 0; ``.inf`` leaves them alone.
         kl: What ``kl_coef`` multiplies: the Gaussian KL of each step (``latent``), the mean squared difference of
             velocities (``velocity``), or an estimate from log-probs alone (``k2``, ``k3``), meant for tokens. ``k1`` is
@@ -45,6 +46,8 @@ class GRPO(Objective):
         norm_coef: Weight of the mean growth of a velocity over the reference's, max(0, |v| / |v_ref| - 1), >= 0. After
             NormGuard (arXiv:2606.27771), whose exact form is not known to us.
         divide_by_weights: Divide the weighted sum of advantages by the sum of the rewards' weights.
+        normalize_sum: Divide the sum over rewards by its standard deviation over all ranks' samples, GDPO's second
+            normalisation (arXiv:2601.05242): its scale no longer depends on how many rewards there are.
         average: How the loss is averaged where samples differ in length: all ``decisions`` of all ranks alike (DAPO,
             equation 8), all ``samples`` alike, each by its own mean (the paper, equation 3), or by a ``constant``, the
             sum over the number of samples times ``most_decisions`` (Dr.GRPO). The same for diffusion policies, but for
@@ -67,6 +70,7 @@ class GRPO(Objective):
         kl_coef: float = 0.0,
         norm_coef: float = 0.0,
         divide_by_weights: bool = True,
+        normalize_sum: bool = False,
         average: Average = "decisions",
         most_decisions: int | None = None,
     ) -> None:
@@ -98,6 +102,7 @@ class GRPO(Objective):
         self.kl_coef = kl_coef
         self.norm_coef = norm_coef
         self.divide_by_weights = divide_by_weights
+        self.normalize_sum = normalize_sum
         self.average = average
         self.most_decisions = most_decisions
 
@@ -109,28 +114,14 @@ class GRPO(Objective):
         return frozenset(parts | ({"velocity"} if self.norm_coef else set()))
 
     @property
-    def global_std(self) -> bool:
-        """Whether ``advantages`` needs each component's standard deviation over all prompts of all ranks."""
-        return self.advantage_std == "global"
-
-    @property
     def needs_reference(self) -> bool:
         """Whether there is a penalty."""
         return self.kl_coef > 0 or self.norm_coef > 0
 
-    def advantages(
-        self, rewards: RewardOutput, *, std: Mapping[str, Float[Tensor, ""]] | None = None
-    ) -> Float[Tensor, "prompts group"]:
-        """Return the weighted sum of each reward's group-relative advantages [P, G], clipped.
-
-        Raises:
-            ValueError: If ``std`` is missing with ``advantage_std="global"``, or given without.
-        """
-        if (std is not None) != self.global_std:
-            raise ValueError(
-                f"std must be {'given' if self.global_std else 'None'} with advantage_std={self.advantage_std!r}, got "
-                f"{None if std is None else sorted(std)}."
-            )
+    def advantages(self, rewards: RewardOutput) -> Float[Tensor, "prompts group"]:
+        """Return the weighted sum of each reward's group-relative advantages [P, G], clipped."""
+        spread = {"global": rewards_std, "pooled": pooled_std}.get(self.advantage_std)
+        std = spread and {name: spread(values, rewards.valid) for name, values in rewards.components.items()}
         advantages = weighted_advantages(
             rewards.components,
             rewards.weights,
@@ -139,6 +130,8 @@ class GRPO(Objective):
             std=std,
             divide_by_weights=self.divide_by_weights,
         )
+        if self.normalize_sum:
+            advantages = batch_normalized(advantages, rewards.valid)
         return advantages.clamp(-self.advantage_clip, self.advantage_clip)
 
     def loss(self, score: PolicyScore, batch: Minibatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:

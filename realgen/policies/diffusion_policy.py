@@ -80,10 +80,11 @@ class DiffusionPolicy(DiffusionModel):
             with torch.no_grad(), self.with_lagged(self.sampler):  # not around the yield: its caller may need gradients
                 own_prompts = prompts[index * size :][:size]
                 latents = self._denoise(own_prompts, own_first, self.num_steps, report, recorder)
+                schedule = self.schedule(self.num_steps)
                 if self.draws is None:
-                    decided = recorder.record()
+                    decided = recorder.record(self.transition.mean_std(schedule.sigmas))
                 else:
-                    decided = self.draws.record(latents, group_size, self.schedule(self.num_steps), generator)
+                    decided = self.draws.record(latents, group_size, schedule, generator)
                 chunk = Rollout(tuple(own_prompts), group_size, self._decode(latents), **decided)
             yield chunk
 

@@ -88,10 +88,11 @@ class WindowRecorder:
         self.std[rows, decision], self.step_size[rows, decision] = std[live], step_size.to(std.dtype)
         return following
 
-    def record(self) -> dict[str, Any]:
-        """Return the fields of a rollout that hold its decisions."""
+    def record(self, mean_std: Float[Tensor, ""]) -> dict[str, Any]:
+        """Return the fields of a rollout that hold its decisions; for ``mean_std`` see ``Gaussian``."""
+        made = (self.latents, self.mean, self.std, self.step_size, self.velocity, mean_std)
         return {
-            "sampled": score_decisions(self.latents, self.mean, self.std, self.step_size, self.velocity),
+            "sampled": score_decisions(*made),
             "mask": self.std > 0,
             "policy_state": {"latents": self.latents, "step_indices": self.step_indices},
         }
@@ -116,7 +117,8 @@ class WindowStates:
             self.latents.flatten(0, 1), velocity.flatten(0, 1), sigma, following, sigmas[1]
         )
         step_size = (sigma - following).to(std.dtype).view(shape)
-        return score_decisions(self.path, mean.unflatten(0, shape), std.view(shape), step_size, velocity)
+        mean_std = self.transition.mean_std(sigmas)
+        return score_decisions(self.path, mean.unflatten(0, shape), std.view(shape), step_size, velocity, mean_std)
 
 
 def score_decisions(
@@ -125,6 +127,7 @@ def score_decisions(
     std: Float[Tensor, "rows decisions"],
     step_size: Float[Tensor, "rows decisions"],
     velocity: Float[Tensor, "rows decisions *latent"],
+    mean_std: Float[Tensor, ""],
 ) -> PolicyScore:
     """Score the latents that were reached, the same way for the sampling policy and for a later one.
 
@@ -133,4 +136,4 @@ def score_decisions(
     """
     noisy = std > 0
     log_probs = gaussian_log_prob(latents[:, 1:], mean, torch.where(noisy, std, 1.0)) * noisy
-    return PolicyScore(log_probs, Gaussian(mean, std, step_size, latents[:, 1:]), velocity)
+    return PolicyScore(log_probs, Gaussian(mean, std, step_size, latents[:, 1:], mean_std.expand(len(std))), velocity)

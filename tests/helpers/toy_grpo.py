@@ -71,7 +71,7 @@ class GaussianPolicy(Policy):
         mean = mean[:, None].expand_as(x)
         std = torch.full(x.shape[:2], self.std, dtype=x.dtype, device=x.device)
         log_probs = (-((x - mean) ** 2) / (2 * self.std**2) - math.log(self.std * math.sqrt(2 * math.pi))).mean(-1)
-        return PolicyScore(log_probs, Gaussian(mean, std, torch.ones_like(std), x))
+        return PolicyScore(log_probs, Gaussian(mean, std, torch.ones_like(std), x, std.mean(1)))
 
     def rollout_chunks(
         self,

@@ -268,20 +268,6 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(tmp_path: Path) -> Non
     assert trained.policy.weight.isfinite().all()
 
 
-def test_global_std_divides_by_the_spread_of_all_prompts(tmp_path: Path) -> None:
-    seen = {}
-
-    class Spy(GRPO):
-        def advantages(self, rewards: Any, *, std: Any = None) -> Tensor:
-            seen.update(std or {})
-            seen["rewards"] = rewards
-            return super().advantages(rewards, std=std)
-
-    fit(tmp_path, objective=Spy(0.2, 0.2, advantage_std="global"))
-    expected = seen["rewards"].components["red"].double().flatten().numpy().std()
-    assert float(seen["red"]) == pytest.approx(expected, rel=1e-5)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

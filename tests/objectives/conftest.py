@@ -32,7 +32,7 @@ class Toy:
         """What a policy with these means says of the samples."""
         return PolicyScore(
             log_probs=gaussian_log_prob(self.sample, mean, self.std),
-            gaussian=Gaussian(mean=mean, std=self.std, step_size=self.step_size, sample=self.sample),
+            gaussian=Gaussian(mean, self.std, self.step_size, self.sample, mean_std=self.std.mean(1)),
             velocity=2 * mean,
             draw=Draw(2 * self.sample, self.sigma, "adaptive"),
         )

@@ -41,10 +41,6 @@ def prepared(objective: Objective, batch: Minibatch) -> Minibatch:
     return replace(batch, group_terms=objective.group_terms(batch, 4)) if objective.uses_groups else batch
 
 
-def stds(objective: Objective) -> dict[str, torch.Tensor] | None:
-    return {"realism": torch.tensor(0.5)} if objective.global_std else None
-
-
 def test_walk_found_the_known_ones(objective):
     assert {"GRPO", "GRPOGuard"} <= {c.__name__ for c in CLASSES}
     assert type(objective).__name__ in realgen.objectives.__all__
@@ -65,19 +61,19 @@ def test_a_policy_without_the_required_fields_is_refused(objective):
 
 
 def test_better_samples_get_larger_advantages(objective):
-    advantages = objective.advantages(rewards([[0.1, 0.9, 0.5]]), std=stds(objective))
+    advantages = objective.advantages(rewards([[0.1, 0.9, 0.5]]))
     assert advantages[0, 1] > advantages[0, 2] > advantages[0, 0]
     assert advantages.sum().abs() < 1e-5
 
 
 def test_groups_that_teach_nothing_get_zeros(objective):
-    advantages = objective.advantages(rewards([[0.1, 0.1, 0.1], [0.7, torch.nan, torch.nan]]), std=stds(objective))
+    advantages = objective.advantages(rewards([[0.1, 0.1, 0.1], [0.7, torch.nan, torch.nan]]))
     assert torch.equal(advantages, torch.zeros(2, 3))
 
 
 def test_samples_not_scored_get_zero_and_do_not_count(objective):
-    with_nan = objective.advantages(rewards([[0.1, torch.nan, 0.9]]), std=stds(objective))
-    without = objective.advantages(rewards([[0.1, 0.9]]), std=stds(objective))
+    with_nan = objective.advantages(rewards([[0.1, torch.nan, 0.9]]))
+    without = objective.advantages(rewards([[0.1, 0.9]]))
     assert with_nan[0, 1] == 0
     torch.testing.assert_close(with_nan[:, [0, 2]], without)
 

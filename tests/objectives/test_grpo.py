@@ -107,23 +107,24 @@ def test_group_std_puts_rewards_on_one_scale():
     torch.testing.assert_close(advantages, torch.tensor([[2.0, -2.0]]), atol=1e-3, rtol=0)
 
 
-def test_global_std_is_given_from_outside():
-    objective = GRPO(advantage_std="global")
-    assert objective.global_std
-    advantages = objective.advantages(rewards(realism=[[0.0, 1.0]]), std={"realism": torch.tensor(0.25)})
-    torch.testing.assert_close(advantages, torch.tensor([[-2.0, 2.0]]), atol=1e-3, rtol=0)
+@pytest.mark.parametrize("advantage_std", ["global", "pooled"])
+def test_one_std_for_all_prompts_has_the_spread_between_them_or_not(advantage_std):
+    apart = rewards(realism=[[1.0, 3.0], [11.0, 13.0], [float("nan"), 7.0]], alignment=[[2.0, 2.0]] * 3)
+    if advantage_std == "global":
+        std = torch.tensor([1.0, 3.0, 11.0, 13.0, 7.0]).std(correction=0).item()
+    else:
+        std = (4 / 5) ** 0.5  # the lone valid sample of the third prompt is its own mean
+    advantages = GRPO(advantage_std=advantage_std).advantages(apart)
+    expected = torch.tensor([[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]) / std / 4  # weights 1 and 3
+    torch.testing.assert_close(advantages, expected, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("advantage_std", "std", "message"),
-    [
-        ("global", None, "std must be given with advantage_std='global', got None"),
-        ("group", {"realism": torch.tensor(1.0)}, r"std must be None with advantage_std='group', got \['realism'\]"),
-    ],
-)
-def test_global_std_must_be_given_exactly_when_asked_for(advantage_std, std, message):
-    with pytest.raises(ValueError, match=message):
-        GRPO(advantage_std=advantage_std).advantages(rewards(realism=[[0.0, 1.0]]), std=std)
+def test_the_sum_over_rewards_is_normalised_over_the_batch():
+    output = rewards(realism=[[0.0, 1.0], [0.5, 0.5]], alignment=[[30.0, 10.0], [10.0, 30.0]])
+    advantages = GRPO(normalize_sum=True).advantages(output)
+    assert advantages.square().mean().sqrt().item() == pytest.approx(1, abs=1e-3)
+    plain = GRPO().advantages(output)
+    torch.testing.assert_close(advantages, plain / plain.square().mean().sqrt(), atol=1e-3, rtol=0)
 
 
 def test_no_std_keeps_the_scale_of_the_reward():
@@ -158,7 +159,10 @@ def test_impossible_settings_are_refused(settings, message):
     ("settings", "message"),
     [
         ({"kl": "velocty"}, r"kl must be one of latent, velocity, k2, k3, got 'velocty'; did you mean 'velocity'\?$"),
-        ({"advantage_std": "globl"}, r"advantage_std must be one of group, global, none, got 'globl'; did you mean"),
+        (
+            {"advantage_std": "globl"},
+            r"must be one of group, global, pooled, none, got 'globl'; did you mean",
+        ),
         ({"advantage_std": "xyz"}, r"got 'xyz'\.$"),
     ],
 )

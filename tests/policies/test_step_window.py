@@ -94,6 +94,7 @@ def test_a_window_of_nothing_is_refused() -> None:
         (lambda: SlidingWindow(0, 1), "size must be at least 1, got 0"),
         (lambda: SlidingWindow(1, 0), "interval must be at least 1, got 0"),
         (lambda: SlidingWindow(1, 1, stride=0), "stride must be at least 1, got 0"),
+        (lambda: SlidingWindow(1, 3, dwell="linear", shortest=4), "shortest must be at most interval=3, got 4"),
     ],
 )
 def test_impossible_numbers_are_refused(make, message: str) -> None:
@@ -107,3 +108,23 @@ def test_a_step_without_noise_is_refused() -> None:
         AllSteps().check_noise(CPS(), sigmas)
     AllSteps(skip_last=True).check_noise(CPS(), sigmas)
     AllSteps().check_noise(FlowSDE(0.0), sigmas)  # no noise is intended
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_steps", "stays"),
+    [
+        ({"interval": 2, "stride": 2}, 7, [2, 2, 2, 2]),  # starts 0, 2, 4, 5
+        ({"interval": 5, "dwell": "linear", "shortest": 1}, 6, [5, 4, 3, 2, 1]),
+        ({"interval": 3, "dwell": "linear", "shortest": 1}, 2, [3]),
+        ({"interval": 4, "dwell": "exponential"}, 20, [4] * 14 + [4, 4, 3, 3, 3]),  # ceil(4 exp(-0.1 k)), k = 1 to 5
+    ],
+)
+def test_a_sliding_window_stays_as_long_as_its_dwell_says(settings: dict, num_steps: int, stays: list[int]) -> None:
+    size = 2
+    starts = [*range(0, num_steps - size, settings.get("stride", 1)), num_steps - size]
+    expected = [start for start, stay in zip(starts, stays, strict=True) for _ in range(stay)]
+    for roll_back, behind in ((True, expected[:3]), (False, [starts[-1]] * 3)):
+        window = SlidingWindow(size, **settings, roll_back=roll_back)
+        generator = torch.Generator()
+        found = [int(window.sample(1, num_steps, iteration=i, generator=generator)) for i in range(len(expected) + 3)]
+        assert found == expected + behind[:3]

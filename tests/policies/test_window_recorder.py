@@ -46,7 +46,7 @@ def test_a_decision_is_kept_in_the_row_that_took_it() -> None:
 def test_scores_are_mean_log_densities_with_gradient_through_the_mean() -> None:
     latents, mean = torch.randn(3, 3, 2, 4), torch.randn(3, 2, 2, 4).requires_grad_()
     std, step_size = torch.rand(3, 2) + 0.5, torch.rand(3, 2)
-    score = score_decisions(latents, mean, std, step_size, torch.randn(3, 2, 2, 4))
+    score = score_decisions(latents, mean, std, step_size, torch.randn(3, 2, 2, 4), torch.ones(()))
     truth = Normal(mean, std[..., None, None]).log_prob(latents[:, 1:]).mean(dim=(2, 3))
     torch.testing.assert_close(score.log_probs, truth)
     (gradient,) = torch.autograd.grad(score.log_probs.sum(), mean)
@@ -56,7 +56,7 @@ def test_scores_are_mean_log_densities_with_gradient_through_the_mean() -> None:
 def test_where_there_is_no_noise_nothing_is_decided() -> None:
     mean = torch.randn(2, 2, 3).requires_grad_()
     std = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    score = score_decisions(torch.randn(2, 3, 3), mean, std, torch.ones(2, 2), torch.zeros(2, 2, 3))
+    score = score_decisions(torch.randn(2, 3, 3), mean, std, torch.ones(2, 2), torch.zeros(2, 2, 3), torch.ones(()))
     assert score.log_probs[0, 0] == score.log_probs[1, 1] == 0
     assert score.log_probs[0, 1] != 0
     (gradient,) = torch.autograd.grad(score.log_probs.sum(), mean)
