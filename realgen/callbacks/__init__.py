@@ -11,6 +11,7 @@ from realgen.callbacks.preemption import Preemption
 from realgen.callbacks.progress import IterationProgress
 from realgen.callbacks.realbench import RealBenchScoring
 from realgen.callbacks.report import Report
+from realgen.callbacks.reward_watch import RewardWatch
 from realgen.callbacks.rewrite_table import RewriteTable
 from realgen.callbacks.sample_logger import SampleLogger
 from realgen.callbacks.summary import Summary
@@ -28,6 +29,7 @@ __all__ = [
     "Preemption",
     "RealBenchScoring",
     "Report",
+    "RewardWatch",
     "RewriteTable",
     "SampleLogger",
     "Summary",

@@ -23,7 +23,7 @@ Measured = dict[int, tuple[float, float, float]]
 """By iteration: a value, and from where to where it is shaded."""
 LEARNING = (
     *("objective/kl", "objective/ratio_mean", "objective/ratio_max_deviation", "objective/clip_fraction"),
-    *("grad_norm", "zero_variance_groups", "reward_std", "rewrite/entropy", "rewrite/format_rate"),
+    *("grad_norm", "zero_variance_groups", "reward_std", "rewrite/entropy", "rewrite/format_rate", "watch/alarms"),
 )
 """Numbers of the log that tell how a policy learns; a second policy logs them under ``image/``."""
 SPREAD = 0.1
