@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from realgen.functional.flow_sde import FlowSDE, flow_sde_step
+from realgen.functional.flow_sde import FlowSDE
 from realgen.objectives import GRPO, TempFlowGRPO
 
 ADVANTAGES = [1.0, -0.5, 2.0, 0.0]
@@ -19,8 +19,5 @@ def test_each_step_s_gradient_is_weighed_by_its_noise(toy, gradient):
 def test_a_schedule_s_mean_is_over_all_of_its_steps():
     sigmas = torch.tensor([1.0, 0.8, 0.4, 0.0], dtype=torch.float64)
     zero = torch.zeros(1, 1, dtype=torch.float64)
-    each = [
-        flow_sde_step(zero, zero, *sigmas[step : step + 2, None], noise_level=0.7, sigma_max=sigmas[1])[1].item()
-        for step in range(3)
-    ]
+    each = [FlowSDE(0.7).step(zero, zero, *sigmas[step : step + 2, None], sigmas[1])[1].item() for step in range(3)]
     assert FlowSDE(0.7).mean_std(sigmas).item() == pytest.approx(sum(each) / 3)
