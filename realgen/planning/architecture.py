@@ -71,19 +71,24 @@ def _read_folder(folder: Path, pretrained: str) -> Architecture:
     index = _read(folder / MODEL_INDEX)
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise ValueError(f"pretrained: {str(folder / MODEL_INDEX)!r} must name a diffusers pipeline in _class_name.")
-    named = {name: entry for name, entry in index.items() if isinstance(entry, list) and len(entry) == 2 and entry[0]}
+    pairs = {name: entry for name, entry in index.items() if isinstance(entry, list) and _names_a_class(entry)}
+    named = {name: entry for name, entry in pairs.items() if entry[0]}
     components = {}
     for name, (package, kind) in named.items():
         place = folder / name
         tokenizes = not (place / "config.json").is_file() and name.startswith(("tokenizer", "feature", "processor"))
         file = place / ("scheduler_config.json" if name == "scheduler" else "config.json")
         components[name] = Component(package, kind, {} if tokenizes else _read(file), place)
-    absent = {name: None for name, entry in index.items() if isinstance(entry, list) and name not in named}
-    plain = {name: value for name, value in index.items() if name[0] != "_" and not isinstance(value, list)}
+    absent = {name: None for name in pairs if name not in named}
+    plain = {name: value for name, value in index.items() if name[0] != "_" and name not in pairs}
     where = "its folder" if Path(pretrained).is_dir() else "the hub's cache on this machine"
     return Architecture(
         index["_class_name"], components, {**plain, **absent}, f"config.json of {pretrained}, from {where}"
     )
+
+
+def _names_a_class(entry: list[Any]) -> bool:
+    return len(entry) == 2 and all(part is None or isinstance(part, str) for part in entry)
 
 
 def _read(file: Path) -> Any:

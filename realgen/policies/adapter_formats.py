@@ -39,7 +39,7 @@ def original_layers(pipeline_class: str, layers: Iterable[str]) -> dict[str, lis
                 rows |= {f"{block}{part}": (to + release, [block + each for each in parts]) for part in parts}
     found = {}
     for layer in layers:
-        number = (re.findall(r"^\w+\.(\d+)\.", layer) or [""])[0]
+        number = (re.findall(r"^[a-z_.]+\.(\d+)\.", layer) or [""])[0]
         pattern = layer.replace(f".{number}.", ".*.", 1) if number else layer
         name, of_diffusers = rows.get(pattern) or ((pattern, [pattern]) if number and not rows else ("", []))
         if not name:

@@ -8,19 +8,28 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from realgen.policies import backbones
 from realgen.policies.backbones import Backbone
+from tests.helpers import tiny_newer
+from tests.helpers.tiny_parts import (
+    clip_text_encoder,
+    clip_tokenizer,
+    image_vae,
+    patched_vae,
+    qwen3_settings,
+    qwen_tokenizer,
+    scheduler,
+    t5_tokenizer,
+    video_vae,
+)
 
-CLIP_TOKENS = 24
 SIZE = 16
 """Height and width of images that every one of them can draw."""
 
@@ -43,6 +52,10 @@ class TinyModel:
     fewest_steps: int = 1
     without_gradient: tuple[str, ...] = ()
     """Ends of the names of parameters that the architecture itself never uses."""
+    call: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the pipeline's call alone."""
+    stock_guides: bool = True
+    """Whether the pipeline has the guidance, too."""
     boost: float = 1.5
     """A fresh transformer answers so weakly to text and time that mistakes there would not show."""
 
@@ -87,105 +100,6 @@ def read_stock(directory: str) -> Any:
     pipeline = DiffusionPipeline.from_pretrained(directory, **absent)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def clip_tokenizer() -> Any:
-    """Byte-level BPE without merges: one token per letter, closed by a form of its own at the end of a word."""
-    from transformers import CLIPTokenizer
-
-    letters = string.ascii_lowercase + string.digits + string.punctuation
-    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=CLIP_TOKENS)
-
-
-def t5_tokenizer() -> Any:
-    """One token per letter, and an end."""
-    from transformers import T5Tokenizer
-
-    letters = "▁" + string.ascii_lowercase + string.digits + string.punctuation
-    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -2.0) for letter in letters)]
-    return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=512)
-
-
-def qwen_tokenizer() -> Any:
-    """One token per byte, with a chat template."""
-    from tokenizers import pre_tokenizers
-    from transformers import Qwen2Tokenizer
-
-    from experiments.nano.llm import CHAT_TEMPLATE, END, TURN_END, TURN_START
-
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), END]
-    tokenizer = Qwen2Tokenizer(
-        vocab={token: i for i, token in enumerate(tokens)},
-        merges=[],
-        extra_special_tokens=[TURN_START, TURN_END],
-        eos_token=TURN_END,
-        pad_token=END,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
-def clip_text_encoder(vocab_size: int, kind: str = "CLIPTextModelWithProjection") -> Any:
-    import transformers
-
-    config = transformers.CLIPTextConfig(
-        vocab_size=vocab_size,
-        hidden_size=16,
-        intermediate_size=32,
-        projection_dim=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=CLIP_TOKENS,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    return getattr(transformers, kind)(config)
-
-
-def qwen3_settings(tokenizer: Any, **settings: Any) -> Any:
-    from transformers import Qwen3Config
-
-    defaults = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "initializer_range": 0.2,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    return Qwen3Config(**{**defaults, **settings})
-
-
-def vae_settings() -> dict[str, Any]:
-    """Of a VAE that makes one latent pixel of 2 x 2."""
-    return {
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "block_out_channels": (8, 8),
-        "layers_per_block": 1,
-        "latent_channels": 4,
-        "norm_num_groups": 4,
-    }
-
-
-def image_vae() -> Any:
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(**vae_settings(), scaling_factor=0.7, shift_factor=0.1)
-
-
-def scheduler(**settings: Any) -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    return FlowMatchEulerDiscreteScheduler(**settings)
 
 
 def sd3_pipeline(dual_attention_layers: tuple[int, ...] = (), qk_norm: str | None = None) -> Any:
@@ -274,7 +188,7 @@ def z_image_pipeline() -> Any:
 
 
 def qwen_image_pipeline() -> Any:
-    from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
+    from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     tokenizer = qwen_tokenizer()
@@ -301,26 +215,17 @@ def qwen_image_pipeline() -> Any:
         joint_attention_dim=16,
         axes_dims_rope=(4, 6, 6),
     )
-    vae = AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[0.1, -0.2, 0.3, 0.0],
-        latents_std=[1.5, 0.8, 1.2, 1.0],
-    )
     return QwenImagePipeline(
         transformer=transformer,
         scheduler=scheduler(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64, shift_terminal=0.02),
-        vae=vae,
+        vae=video_vae(),
         text_encoder=Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
         tokenizer=tokenizer,
     )
 
 
 def flux2_klein_pipeline(is_distilled: bool = False) -> Any:
-    from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2DModel
+    from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
     from transformers import Qwen3ForCausalLM
 
     tokenizer = qwen_tokenizer()
@@ -335,14 +240,11 @@ def flux2_klein_pipeline(is_distilled: bool = False) -> Any:
         axes_dims_rope=(4, 4, 4, 4),
         guidance_embeds=False,
     )
-    vae = AutoencoderKLFlux2(**vae_settings())
-    nn.init.uniform_(vae.bn.running_mean, -0.5, 0.5)
-    nn.init.uniform_(vae.bn.running_var, 0.5, 2.0)
-    config = qwen3_settings(tokenizer, num_hidden_layers=27, hidden_size=8, intermediate_size=8, head_dim=4)
+    config = qwen3_settings(tokenizer, hidden_size=8, intermediate_size=8, head_dim=4)
     return Flux2KleinPipeline(
         transformer=transformer,
         scheduler=scheduler(use_dynamic_shifting=True),
-        vae=vae,
+        vae=patched_vae(),
         text_encoder=Qwen3ForCausalLM(config),
         tokenizer=tokenizer,
         is_distilled=is_distilled,
@@ -380,8 +282,24 @@ TINY: dict[str, TinyModel] = {
     ),
     "flux2_klein": TinyModel(
         flux2_klein_pipeline,
-        settings={"max_sequence_length": 64},
-        guided={"guidance_scale": 2.5, "max_sequence_length": 64},
+        settings={"max_sequence_length": 64, "text_encoder_out_layers": (1, 2, 3)},
+        guided={"guidance_scale": 2.5, "max_sequence_length": 64, "text_encoder_out_layers": (1, 2, 3)},
+    ),
+    "flux2": TinyModel(
+        tiny_newer.flux2_pipeline,
+        settings={"max_sequence_length": 256, "text_encoder_out_layers": (1, 2)},
+        guided={
+            "cfg_scale": 2.5,
+            "negative_prompt": "blur",
+            "max_sequence_length": 256,
+            "text_encoder_out_layers": (1, 2),
+        },
+        stock_guides=False,
+    ),
+    "chroma": TinyModel(
+        tiny_newer.chroma_pipeline,
+        settings={"max_sequence_length": 32},
+        guided={"guidance_scale": 2.5, "negative_prompt": "blur", "max_sequence_length": 32},
     ),
 }
 """By the name of the backbone's module."""

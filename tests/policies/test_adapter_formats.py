@@ -126,6 +126,8 @@ def test_every_layer_has_its_name_and_scale_by_comfyui_s_rules(policy, tmp_path)
         "Flux2KleinPipeline": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
         "ZImagePipeline": single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers,
         "QwenImagePipeline": dict,
+        "ChromaPipeline": flux_layers,
+        "Flux2Pipeline": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
     }[pipeline]({f"{name}.weight": delta for name, delta in release.items()})
     again = {name.removesuffix(".weight"): delta for name, delta in cut.items()}
     assert again.keys() == truth.keys()

@@ -12,7 +12,7 @@ from realgen.policies.backbones.base import Schedule
 from realgen.policies.forward_draws import DrawnStates
 from realgen.policies.solvers import CachedVelocity, HigherOrderTail
 from realgen.types import Rollout
-from tests.helpers.tiny_pipelines import TINY
+from tests.helpers.tiny_pipelines import TINY, backbone_classes, module_of
 
 PROMPTS = ["a red fox", "old harbour, film grain"]
 
@@ -97,10 +97,8 @@ def test_the_rollout_s_own_steps_see_the_rollout_s_own_times(make) -> None:
 
 @pytest.mark.parametrize("module", sorted(TINY))
 def test_times_are_proportional_to_sigma_in_every_model(module: str, tiny) -> None:
-    from realgen.policies.backbones import SD3, Flux, Flux2Klein, QwenImage, ZImage
-
-    kinds = {"sd3": SD3, "flux": Flux, "flux2_klein": Flux2Klein, "qwen_image": QwenImage, "z_image": ZImage}
-    backbone = kinds[module](tiny(module))
+    (kind,) = (each for each in backbone_classes() if module_of(each) == module)
+    backbone = kind(tiny(module))
     backbone.load()
     sigmas, timesteps = backbone.schedule(7, 64, 64)
     assert isinstance(backbone.schedule(7, 64, 64), Schedule)

@@ -1,11 +1,24 @@
 """Base models, one per file."""
 
 from realgen.policies.backbones.base import Backbone, Schedule
+from realgen.policies.backbones.chroma import Chroma
 from realgen.policies.backbones.flux import Flux
+from realgen.policies.backbones.flux2 import Flux2
 from realgen.policies.backbones.flux2_klein import Flux2Klein
 from realgen.policies.backbones.pipeline import PipelineBackbone
 from realgen.policies.backbones.qwen_image import QwenImage
 from realgen.policies.backbones.sd3 import SD3
 from realgen.policies.backbones.z_image import ZImage
 
-__all__ = ["SD3", "Backbone", "Flux", "Flux2Klein", "PipelineBackbone", "QwenImage", "Schedule", "ZImage"]
+__all__ = [
+    "SD3",
+    "Backbone",
+    "Chroma",
+    "Flux",
+    "Flux2",
+    "Flux2Klein",
+    "PipelineBackbone",
+    "QwenImage",
+    "Schedule",
+    "ZImage",
+]

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from realgen.checks import check_at_least
-from realgen.parallel import send
-from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
+from realgen.policies.backbones.packed import PackedBackbone
+from realgen.policies.backbones.pipeline_options import check_guidance_input
 
 
-class Flux(PipelineBackbone):
+class Flux(PackedBackbone):
     """The parts of a ``FluxPipeline``, called in the order in which that pipeline calls them.
 
     T5 pads every text to ``max_sequence_length`` tokens.
@@ -30,13 +29,6 @@ class Flux(PipelineBackbone):
 
     pipeline_class: ClassVar[str] = "FluxPipeline"
     cfg_setting: ClassVar[str] = "true_cfg_scale"
-    lora_targets: tuple[str, ...] = (
-        *JOINT_ATTENTION,
-        "ff.net.0.proj",
-        "ff.net.2",
-        "ff_context.net.0.proj",
-        "ff_context.net.2",
-    )
 
     def __init__(
         self,
@@ -53,10 +45,7 @@ class Flux(PipelineBackbone):
     def load(self) -> None:
         """Read the pipeline; raise ValueError too where ``guidance_scale`` does not fit the model."""
         super().load()
-        takes_guidance = self._pipeline.transformer.config.guidance_embeds
-        if takes_guidance != (self.guidance_scale is not None):
-            expected = "a number, an input of the model" if takes_guidance else "null, as the model has no such input"
-            raise ValueError(f"guidance_scale must be {expected}, for {self.pretrained!r}, got {self.guidance_scale}.")
+        check_guidance_input(self, self.guidance_scale)
 
     def encode(self, prompt: str) -> dict[str, Tensor]:
         """Return token embeddings [tokens, dim] of T5 and pooled embedding [dim] of CLIP."""
@@ -65,22 +54,9 @@ class Flux(PipelineBackbone):
         )
         return {"embeds": embeds[0], "pooled": pooled[0]}
 
-    def predict(
-        self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
-    ) -> Float[Tensor, "rows *latent"]:
-        """Return the transformer's velocity, without ``true_cfg_scale``; see ``PipelineBackbone``."""
-        pipeline, embeds, (rows, channels, height, width) = self._pipeline, text["embeds"], latents.shape
-        ids = pipeline._prepare_latent_image_ids(rows, height // 2, width // 2, torch.device("cpu"), embeds.dtype)
-        guidance = None if self.guidance_scale is None else timesteps.new_full((rows,), self.guidance_scale)
-        output = self.transformer(
-            hidden_states=pipeline._pack_latents(latents, rows, channels, height, width),
-            timestep=timesteps / 1000,
-            guidance=guidance,
-            pooled_projections=text["pooled"],
-            encoder_hidden_states=embeds,
-            txt_ids=embeds.new_zeros(embeds.shape[1], 3),
-            img_ids=send(ids, embeds.device),
-            return_dict=False,
-        )[0]
-        factor = pipeline.vae_scale_factor
-        return pipeline._unpack_latents(output, height * factor, width * factor, factor)
+    def inputs(
+        self, timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor], image_tokens: int
+    ) -> dict[str, Any]:
+        """Return the distilled guidance and CLIP's pooled embedding."""
+        guidance = None if self.guidance_scale is None else timesteps.new_full(timesteps.shape, self.guidance_scale)
+        return {"guidance": guidance, "pooled_projections": text["pooled"]}

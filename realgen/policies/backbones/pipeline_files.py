@@ -107,7 +107,7 @@ class PipelineFiles(Backbone):
         if self.attention_backend is not None:
             set_attention_backend(pipeline.transformer, self.attention_backend)
         if self.vae_tile_size is not None:
-            set_tiles(pipeline.vae, self.vae_tile_size, pipeline.vae_scale_factor)
+            set_tiles(pipeline.vae, self.vae_tile_size, self.vae_factor)
 
     def _read(self) -> Any:
         import diffusers
@@ -131,8 +131,14 @@ class PipelineFiles(Backbone):
         for name, tokenizer in pipeline.components.items():
             if name.startswith("tokenizer") and tokenizer is not None:
                 encoder = pipeline.components[name.replace("tokenizer", "text_encoder")]
+                tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor of texts and images
                 check_tokenizer(tokenizer, encoder.get_input_embeddings().num_embeddings, name)
         return pipeline
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels of an image that are one of the VAE's latent, in each direction; there after ``load``."""
+        return self._pipeline.vae_scale_factor
 
     @property
     def vae(self) -> Any:

@@ -45,3 +45,11 @@ def set_tiles(vae: Any, size: int, factor: int) -> None:
     else:
         vae.enable_tiling()
         vae.tile_sample_min_size, vae.tile_latent_min_size = size, size // factor
+
+
+def check_guidance_input(backbone: Any, scale: float | None) -> None:
+    """Raise ValueError if ``guidance_scale`` is a number, but no input of a loaded model, or the other way round."""
+    takes_guidance = backbone.transformer.config.guidance_embeds
+    if takes_guidance != (scale is not None):
+        expected = "a number, an input of the model" if takes_guidance else "null, as the model has no such input"
+        raise ValueError(f"guidance_scale must be {expected}, for {backbone.pretrained!r}, got {scale}.")

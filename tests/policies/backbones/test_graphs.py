@@ -14,7 +14,7 @@ from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
 from realgen.policies.backbones import Backbone
 from tests.helpers.tiny_pipelines import SIZE
 
-TEXTS = ["a red fox", "an old harbour at dawn", "fox"]
+TEXTS = ["a red fox", "an old harbour at dawn"]
 
 
 @pytest.fixture
@@ -40,8 +40,12 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
 def test_blocks_are_whole_graphs_whatever_the_text_and_the_rows(
     make: Callable[..., Backbone], kind: type[Backbone], graphs: list[bool]
 ) -> None:
+    backbone = make(guided=True, dtype="bfloat16")
+    for part in backbone.transformer.modules():  # one block of each kind
+        if isinstance(part, nn.ModuleList) and any(part[0] is block for block in backbone.blocks()):
+            del part[1:]
     policy = DiffusionPolicy(
-        make(load=False, guided=True, dtype="bfloat16"),
+        backbone,
         transition=FlowSDE(0.9),
         step_window=RandomWindow(1),
         num_steps=2,

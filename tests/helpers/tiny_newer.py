@@ -1,0 +1,94 @@
+"""Tiny random pipelines of the models that came after FLUX.2-klein, for ``TINY`` in ``tiny_pipelines``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.helpers.tiny_parts import image_vae, patched_vae, qwen_tokenizer, scheduler, t5_tokenizer
+
+PARTS_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: "
+    "{% for part in message['content'] %}{{ part['text'] }}{% endfor %}\n{% endfor %}"
+)
+"""A conversation whose messages are lists of parts."""
+
+
+def mistral3_settings(tokenizer: Any, layers: int) -> Any:
+    from transformers import Mistral3Config
+
+    text = {
+        "model_type": "mistral",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "initializer_range": 0.2,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "model_type": "pixtral",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+        "image_size": 28,
+    }
+    return Mistral3Config(text_config=text, vision_config=vision)
+
+
+def flux2_pipeline() -> Any:
+    from diffusers import Flux2Pipeline, Flux2Transformer2DModel
+    from transformers import Mistral3ForConditionalGeneration, PixtralImageProcessor, PixtralProcessor
+
+    tokenizer = qwen_tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    processor = PixtralProcessor(PixtralImageProcessor(), tokenizer, chat_template=PARTS_TEMPLATE)
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+    )
+    return Flux2Pipeline(
+        transformer=transformer,
+        scheduler=scheduler(use_dynamic_shifting=True),
+        vae=patched_vae(),
+        text_encoder=Mistral3ForConditionalGeneration(mistral3_settings(tokenizer, 2)),
+        tokenizer=processor,
+    )
+
+
+def chroma_pipeline() -> Any:
+    from diffusers import ChromaPipeline, ChromaTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    letters = t5_tokenizer()
+    t5 = T5Config(vocab_size=len(letters), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=16,
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        transformer=transformer,
+        scheduler=scheduler(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64),
+        vae=image_vae(),
+        text_encoder=T5EncoderModel(t5),
+        tokenizer=letters,
+    )
