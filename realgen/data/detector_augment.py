@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torchvision.transforms import v2
 
-from realgen.functional.augment import center_square, chance, random_blur, random_crop, random_jpeg, random_rescale
 from realgen.functional.corruptions import CHEATS
+from realgen.functional.images import center_square, jpeg_round_trip, resize
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,11 @@ class DetectorAugment:
 
         All randomness comes from the generator, which is on the CPU.
         """
-        images = self._cut(image, size, generator)
-        if chance(self.rescale, generator):
-            images = random_rescale(images, factor=self.rescale_factor, generator=generator)
-        if chance(self.blur, generator):
-            images = random_blur(images, sigma=self.blur_sigma, generator=generator)
-        if chance(self.jpeg, generator):
-            images = random_jpeg(images, quality=self.jpeg_quality, generator=generator)
+        blur = v2.GaussianBlur(2 * max(math.ceil(3 * self.blur_sigma[1]), 1) + 1, self.blur_sigma)
+        with _drawing_from(generator):
+            images = self._cut(image, size)
+            for probability, change in ((self.rescale, self._rescaled), (self.blur, blur), (self.jpeg, self._as_jpeg)):
+                images = v2.RandomApply([change], probability)(images)
         return images[0]
 
     def cheat(
@@ -83,13 +86,32 @@ class DetectorAugment:
 
         Image, size and generator are as for a call of this object.
         """
-        images = self._cut(image, size, generator)
+        with _drawing_from(generator):
+            images = self._cut(image, size)
         spoil = list(CHEATS.values())[int(torch.randint(len(CHEATS), (), generator=generator))]
         return spoil(images, generator)[0]
 
-    def _cut(self, image: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        if chance(self.crop, generator):
-            images = random_crop(image[None], size, area=self.crop_area, aspect=self.aspect, generator=generator)
+    def _cut(self, image: Tensor, size: int) -> Tensor:
+        if torch.rand(()) < self.crop:
+            how: dict[str, Any] = {"interpolation": v2.InterpolationMode.BICUBIC, "antialias": True}
+            cut = v2.RandomResizedCrop(size, self.crop_area, self.aspect, **how)(image[None]).clamp(0, 1)
         else:
-            images = center_square(image[None], size)
-        return images.flip(-1) if chance(self.flip, generator) else images
+            cut = center_square(image[None], size)
+        return v2.RandomHorizontalFlip(self.flip)(cut)
+
+    def _rescaled(self, images: Tensor) -> Tensor:
+        size = images.shape[-1]
+        small = max(round(size * float(torch.empty(()).uniform_(*self.rescale_factor))), 1)
+        return resize(resize(images, small), size)
+
+    def _as_jpeg(self, images: Tensor) -> Tensor:
+        low, high = self.jpeg_quality
+        return jpeg_round_trip(images, int(torch.randint(low, high + 1, ())))
+
+
+@contextmanager
+def _drawing_from(generator: torch.Generator) -> Iterator[None]:
+    """Let torchvision's transforms, which draw from torch's global generator alone, follow this one inside."""
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield

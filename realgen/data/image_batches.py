@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from realgen.data.detector_augment import DetectorAugment
 from realgen.data.image_files import ImageFile, read_image
-from realgen.functional.augment import center_square, chance
+from realgen.functional.images import center_square
 
 CLASSES = ("real", "generated")
 """By label: 0 and 1."""
@@ -69,7 +69,7 @@ class TrainImages(Dataset[LabelledImage]):
         """Read and change one image; raise ValueError if no file of its class can be read."""
         generator = torch.Generator().manual_seed(draw.seed)
         source, row, change = draw.label, draw.row, self._augment
-        spoilt = draw.label == 1 and chance(self._hard_negatives, generator)
+        spoilt = draw.label == 1 and float(torch.rand((), generator=generator)) < self._hard_negatives
         if spoilt:
             source = int(torch.randint(2, (), generator=generator))
             row = int(torch.randint(len(self._files[source]), (), generator=generator))

@@ -60,6 +60,19 @@ def resize(
     return F.interpolate(images, size=size, mode=mode, antialias=antialias, align_corners=False).clamp(0, 1)
 
 
+def center_square(images: Float[Tensor, "batch 3 height width"], size: int) -> Float[Tensor, "batch 3 size size"]:
+    """Cut out the largest centred square and resize it, antialiased.
+
+    Example:
+        >>> center_square(torch.rand(1, 3, 40, 90), 32).shape
+        torch.Size([1, 3, 32, 32])
+    """
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(images[..., top : top + side, left : left + side], size, mode="bicubic")
+
+
 @torch.no_grad()
 def jpeg_round_trip(
     images: Float[Tensor, "batch 3 height width"], quality: int

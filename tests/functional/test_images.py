@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from realgen.functional.images import from_uint8, jpeg_round_trip, resize, to_uint8
+from realgen.functional.images import center_square, from_uint8, jpeg_round_trip, resize, to_uint8
 from realgen.functional.network_input import check_images
 
 
@@ -92,3 +92,11 @@ def test_jpeg_of_no_images_is_no_images():
 def test_jpeg_quality_out_of_range(quality):
     with pytest.raises(ValueError, match=f"quality must be 1 to 100, got {quality}"):
         jpeg_round_trip(photograph(), quality)
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 90), (90, 60), (64, 64)])
+def test_the_centre_square_is_the_middle(height, width):
+    images, side = photograph(height, width), min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    expected = resize(images[:, :, top : top + side, left : left + side], 20)
+    assert torch.equal(center_square(images, 20), expected)

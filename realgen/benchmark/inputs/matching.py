@@ -18,8 +18,7 @@ from realgen.checks import check_at_least
 from realgen.data.image_decoding import open_image
 from realgen.data.image_files import read_image
 from realgen.data.jpeg_files import jpeg_quality
-from realgen.functional.augment import center_square
-from realgen.functional.images import jpeg_round_trip
+from realgen.functional.images import center_square, jpeg_round_trip
 
 
 @dataclass(frozen=True)
