@@ -15,7 +15,7 @@ from realgen.options import OptionParser
 if TYPE_CHECKING:
     from realgen.data.probe_files import Divided
     from realgen.detectors.probe_backbone import Backbone
-    from realgen.detectors.probe_fit import FittedHead, LabelledFeatures
+    from realgen.functional.logistic_regression import FittedHead, LabelledFeatures
     from realgen.metrics.detector_quality import Quality
 
 METRICS = {"accuracy": "accuracy, both classes alike", "auroc": "AUROC", "calibration_error": "calibration error (ECE)"}
@@ -90,7 +90,7 @@ def probe(options: argparse.Namespace) -> str:
     from realgen.data.probe_files import compare_formats, divide
     from realgen.detectors.linear_probe import ProbeConfig, save_probe
     from realgen.detectors.probe_backbone import load_backbone
-    from realgen.detectors.probe_fit import fit_head
+    from realgen.functional.logistic_regression import fit_head
 
     output: Path = options.output
     _check(options)
@@ -129,7 +129,7 @@ def extract(
 
     from realgen.data.probe_files import MIN_IMAGES, SPLITS
     from realgen.data.probe_images import ProbeImages, collate
-    from realgen.detectors.probe_fit import LabelledFeatures
+    from realgen.functional.logistic_regression import LabelledFeatures
     from realgen.progress import ProgressBar
 
     images = ProbeImages(divided.files, backbone.wanted, qualities)

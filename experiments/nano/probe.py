@@ -19,9 +19,9 @@ from torch import Tensor
 
 from experiments.nano.corpus import HELD_OUT_CROPS
 from experiments.nano.detectors import HELD_OUT_SAMPLES, Pictures, make_pictures, picture_arguments
-from realgen.detectors.probe_fit import LabelledFeatures, fit_head
 from realgen.functional.distribution_distance import auroc
 from realgen.functional.images import from_uint8
+from realgen.functional.logistic_regression import LabelledFeatures, fit_head
 from realgen.metrics import ImageNetEncoder
 from realgen.metrics.encoder_probe import save_probe
 

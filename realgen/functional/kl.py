@@ -1,4 +1,4 @@
-"""Distances between policy and reference, per decision: of velocities, and of anything with a log-probability."""
+"""Distances between policy and reference, per decision: of velocities, Gaussian steps, and log-probabilities."""
 
 from __future__ import annotations
 
@@ -42,3 +42,37 @@ def k3(
     """
     log_ratio = ref_log_probs - log_probs
     return torch.expm1(log_ratio) - log_ratio  # expm1 keeps the digits of the small ratios of diffusion
+
+
+def gaussian_kl(
+    mean: Float[Tensor, "rows decisions *latent"],
+    ref_mean: Float[Tensor, "rows decisions *latent"],
+    std: Float[Tensor, "rows decisions"],
+) -> Float[Tensor, "rows decisions"]:
+    """Return the KL between two Gaussian steps of one std, mean_dims((mean - ref_mean)^2) / (2 std^2).
+
+    The mean over the elements of the latent, in keeping with ``gaussian_log_prob``; symmetric. The published code
+    leaves the step size out of the std, which multiplies the true divergence by sigma - sigma' (about 1 / num_steps):
+    divide a ``kl_coef`` meant for it by ``num_steps``.
+
+    ``std`` > 0 is that of both steps, with the step size in it. The result is per element, >= 0.
+
+    Example:
+        >>> gaussian_kl(torch.ones(1, 1, 4), torch.zeros(1, 1, 4), torch.tensor([[0.5]]))
+        tensor([[2.]])
+    """
+    return (mean - ref_mean).square().flatten(2).mean(dim=-1) / (2 * std.square())
+
+
+def k2(
+    log_probs: Float[Tensor, "rows decisions"], ref_log_probs: Float[Tensor, "rows decisions"]
+) -> Float[Tensor, "rows decisions"]:
+    """Return Schulman's k2 estimator of KL(policy || reference), (ln r)^2 / 2 with r = reference / policy.
+
+    Biased, of low variance, >= 0; on-policy its gradient is that of the KL. The decisions are the policy's own.
+
+    Example:
+        >>> k2(torch.tensor([[-1.0]]), torch.tensor([[-3.0]]))
+        tensor([[2.]])
+    """
+    return (log_probs - ref_log_probs).square() / 2

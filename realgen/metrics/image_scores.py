@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +16,17 @@ from realgen.functional.network_input import check_images
 from realgen.functional.score_table import ScoreTable, score_table
 
 
-class PromptAverage(Metric, ABC):
-    """Keeps one number per image, and averages over prompts and categories of prompts, with intervals over prompts.
+class ImageScores(Metric):
+    """Means of any number that is known of each image, such as a reward, over prompts and categories of prompts.
 
     Each prompt counts once, however many images it has; intervals are those of ``functional.score_table``. The result
-    depends neither on batches, ranks nor order. NaN = not scored, left out. Of ``num_categories`` >= 0, ``resamples``
-    >= 1 (for each interval) and ``confidence`` in (0, 1); ``seed`` is that of the resamples.
+    depends neither on batches, ranks nor order. NaN = not scored, left out.
+
+    Args:
+        num_categories: Categories of prompts; 0 for none.
+        resamples: Of each interval, at least 1.
+        confidence: Of each interval, in (0, 1).
+        seed: Of the resamples.
     """
 
     is_differentiable: bool = False
@@ -43,44 +47,6 @@ class PromptAverage(Metric, ABC):
         for name in ("values", "prompts", "categories"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def seen(self) -> tuple[Float[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, " rows"]]:
-        """Return values, prompts and categories of all images so far, on the CPU; raise ValueError without any."""
-        states = (self.values, self.prompts, self.categories)
-        if not len(self.values):
-            raise ValueError(f"{type(self).__name__} has seen no images; give some to update before compute.")
-        values, prompts, categories = (dim_zero_cat(state).cpu() for state in states)
-        return values, prompts, categories
-
-    def _take(self, values: Tensor, prompts: Tensor, categories: Tensor, valid: Tensor | None) -> None:
-        """Append to the states."""
-        if bool(((categories < -1) | (categories >= self.num_categories)).any()):
-            low, high = int(categories.min()), int(categories.max())
-            raise ValueError(f"categories must be -1 to {self.num_categories - 1}, got {low} to {high}.")
-        keep = torch.ones(len(values), dtype=torch.bool) if valid is None else valid.cpu()
-        self.values.append(values.detach().float().cpu()[keep].to(self.device))
-        self.prompts.append(prompts.cpu()[keep].to(self.device))
-        self.categories.append(categories.cpu()[keep].to(self.device))
-
-    def _table(self, values: Float[Tensor, " rows"], *, shares: bool = False, scale: float = 1.0) -> ScoreTable:
-        """Return means and intervals of numbers of the images, in the order of ``seen``, times ``scale``."""
-        _, prompts, categories = self.seen()
-        found = score_table(
-            values,
-            prompts,
-            categories,
-            num_categories=self.num_categories,
-            shares=shares,
-            resamples=self.resamples,
-            confidence=self.confidence,
-            seed=self.seed,
-        )
-        mean, low, high = ((scale * part).float().to(self.device) for part in (found.mean, found.low, found.high))
-        return ScoreTable(mean, low, high, found.number.to(self.device))
-
-
-class ImageScores(PromptAverage):
-    """Means of any number that is known of each image, such as a reward; arguments are those of ``PromptAverage``."""
-
     def update(
         self,
         values: Float[Tensor, " rows"],
@@ -97,11 +63,33 @@ class ImageScores(PromptAverage):
         Raises:
             ValueError: If a category is not in [-1, ``num_categories``).
         """
-        self._take(values, prompts, categories, valid)
+        if bool(((categories < -1) | (categories >= self.num_categories)).any()):
+            low, high = int(categories.min()), int(categories.max())
+            raise ValueError(f"categories must be -1 to {self.num_categories - 1}, got {low} to {high}.")
+        keep = torch.ones(len(values), dtype=torch.bool) if valid is None else valid.cpu()
+        self.values.append(values.detach().float().cpu()[keep].to(self.device))
+        self.prompts.append(prompts.cpu()[keep].to(self.device))
+        self.categories.append(categories.cpu()[keep].to(self.device))
 
-    def compute(self) -> ScoreTable:
+    def seen(self) -> tuple[Float[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, " rows"]]:
+        """Return values, prompts and categories of all images so far, on the CPU; raise ValueError without any."""
+        states = (self.values, self.prompts, self.categories)
+        if not len(self.values):
+            raise ValueError(f"{type(self).__name__} has seen no images; give some to update before compute.")
+        values, prompts, categories = (dim_zero_cat(state).cpu() for state in states)
+        return values, prompts, categories
+
+    def compute(self) -> Any:
         """Return means and intervals; scalars where there are no categories, as torchmetrics squeezes one number."""
         return self._table(self.seen()[0])
+
+    def _table(self, values: Float[Tensor, " rows"], *, shares: bool = False, scale: float = 1.0) -> ScoreTable:
+        """Return means and intervals of numbers of the images, in the order of ``seen``, times ``scale``."""
+        _, prompts, categories = self.seen()
+        how: dict[str, Any] = {"resamples": self.resamples, "confidence": self.confidence, "seed": self.seed}
+        found = score_table(values, prompts, categories, num_categories=self.num_categories, shares=shares, **how)
+        mean, low, high = ((scale * part).float().to(self.device) for part in (found.mean, found.low, found.high))
+        return ScoreTable(mean, low, high, found.number.to(self.device))
 
 
 class RealismScores(NamedTuple):
@@ -113,7 +101,7 @@ class RealismScores(NamedTuple):
     """Share of images with P(real) > 0.5."""
 
 
-class DetectorScoring(PromptAverage):
+class DetectorScoring(ImageScores):
     """RealBench's Detector-Scoring (RealGen, arXiv:2512.00473): how real a detector takes the images of a model for.
 
     Two numbers, both in percent, overall and by category: mean P(real) x 100, and the share with P(real) > 0.5, where
@@ -123,7 +111,7 @@ class DetectorScoring(PromptAverage):
     Args:
         detector: Scores the images.
         num_categories: Categories of prompts; 0 for none.
-        **settings: Of ``PromptAverage``.
+        **settings: Of ``ImageScores``.
     """
 
     higher_is_better: bool = True
@@ -146,7 +134,8 @@ class DetectorScoring(PromptAverage):
             ValueError: If the images have another shape, type or range, or a category is out of its range.
         """
         check_images(images)
-        self._take(1 - self.detector.to(images.device)(images), prompts, categories, valid)
+        scores = 1 - self.detector.to(images.device)(images)
+        super().update(scores, prompts=prompts, categories=categories, valid=valid)
 
     def compute(self) -> RealismScores:
         """Return mean P(real) and share above 0.5, in percent; scalars where there are no categories."""

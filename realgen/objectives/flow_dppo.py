@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from realgen.functional.divergence import gaussian_kl
+from realgen.functional.kl import gaussian_kl
 from realgen.functional.policy_loss import masked_mean
 from realgen.objectives.grpo import GRPO
 from realgen.types import Minibatch, PolicyScore

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from realgen.checks import check_at_least, check_choice
 from realgen.functional.advantages import batch_normalized, weighted_advantages
-from realgen.functional.divergence import gaussian_kl, k2
-from realgen.functional.kl import k3, norm_ratio, velocity_kl
+from realgen.functional.kl import gaussian_kl, k2, k3, norm_ratio, velocity_kl
 from realgen.functional.policy_loss import clipped_surrogate, is_clipped, masked_mean
 from realgen.functional.rewards_std import pooled_std, rewards_std
 from realgen.functional.sequence_loss import constant_mean, importance_ratio, sample_mean

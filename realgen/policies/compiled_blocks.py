@@ -36,7 +36,12 @@ def compile_blocks(transformer: nn.Module, blocks: Sequence[nn.Module], copies: 
     Raises:
         ValueError: If there is no C++ compiler, which PyTorch needs for it.
     """
-    check_compiler()
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise ValueError(
+            f"compile_blocks needs a C++ compiler, and there is no {compiler!r} on this machine; install one, name it "
+            "in the environment variable CXX, or leave compile_blocks at false."
+        )
     limits = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, LEAST_VARIANTS)
     wanted = {id(block) for block in blocks}
@@ -44,17 +49,3 @@ def compile_blocks(transformer: nn.Module, blocks: Sequence[nn.Module], copies: 
     for network in (transformer, *copies):
         for name in names:
             network.get_submodule(name).compile(fullgraph=True, options={"emulate_precision_casts": True})
-
-
-def check_compiler() -> None:
-    """Raise ValueError on a machine without a compiler.
-
-    Raises:
-        ValueError: If there is no C++ compiler.
-    """
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise ValueError(
-            f"compile_blocks needs a C++ compiler, and there is no {compiler!r} on this machine; install one, name it "
-            "in the environment variable CXX, or leave compile_blocks at false."
-        )

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from realgen.checks import check_at_least
@@ -23,12 +24,12 @@ from realgen.policies.call_rows import call_seconds, choose_rows
 from realgen.policies.compiled_blocks import compile_blocks
 from realgen.policies.denoising import VelocityField
 from realgen.policies.forward_draws import ForwardDraws, NoWindow
-from realgen.policies.lora import LoRA
+from realgen.policies.lora import LoRA, adapter_config, adapter_weights
 from realgen.policies.network_policy import NetworkPolicy
 from realgen.policies.solvers import Euler, Solver
 from realgen.policies.step_window import StepWindow
-from realgen.policies.trained_transformer import export_trained
 from realgen.policies.weight_copy import LaggedWeights
+from realgen.policies.whole_weights import gathered_weights
 
 DEFAULT_ROWS = 64
 """Most rows of one transformer call, unless the config says otherwise."""
@@ -174,8 +175,21 @@ class DiffusionModel(NetworkPolicy):
             )
 
     def export(self, directory: Path) -> Path:
-        """Write what was trained, for plain diffusers; see ``export_trained``. Every rank must call it."""
-        return export_trained(self.backbone, self.transformer, directory, adapters=self.lora is not None)
+        """Write adapters or the whole transformer for plain diffusers. Every rank must call it; the first one writes.
+
+        Returns the directory, made if missing: for ``load_lora_weights`` or ``from_pretrained``. Adapters have alpha =
+        rank and their factor in B: ComfyUI's loader and others know no alpha but one beside each layer's weights.
+        """
+        first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        weights = gathered_weights(self.transformer, trained_only=self.lora is not None, keep=first)
+        if first and self.lora is not None:
+            config = adapter_config(self.transformer)
+            factor = config["lora_alpha"] / config["r"]
+            scaled = {n: w * factor if ".lora_B." in n else w for n, w in adapter_weights(weights).items()}
+            self.backbone.save_adapter(directory, scaled, {**config, "lora_alpha": config["r"]})
+        elif first:
+            self.backbone.save_transformer(directory, weights)
+        return directory
 
 
 def measured_rows(policy: nn.Module) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+
+import regex
 
 FUNCTION_WORDS = frozenset((
     "a", "an", "the", "this", "that", "these", "those", "some", "any", "each", "every", "either", "neither", "such",
@@ -32,14 +32,14 @@ IRREGULAR = {
 }  # fmt: skip
 """English plurals that no rule of ``singular`` covers, and singulars that a rule would change."""
 
-UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
-"""Beginnings of the Unicode names of letters that are written without spaces between words."""
-
-STYLES = "\ufe0e\ufe0f"
-"""Variation selectors: an emoji as text, or in colour."""
-ZERO_WIDTH_SPACE = "\u200b"
-
-_WORD = re.compile(r"w(?:[wm]|'(?=w))*|[us]m*")
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+"""Letters of the scripts without spaces between words."""
+_SPACED = rf"[[\p{{L}}\p{{N}}]--{_UNSPACED}]"
+_WORD = regex.compile(
+    rf"(?V1){_SPACED}(?:{_SPACED}|\p{{M}}|'(?={_SPACED}))*|(?:[[\p{{L}}\p{{N}}]&&{_UNSPACED}]|\p{{So}})\p{{M}}*"
+)
+_IGNORED = regex.compile(r"(?V1)[[\p{Cf}\uFE0E\uFE0F]--\u200B]")
+"""Joiners, direction marks and variation selectors (an emoji as text, or in colour); not the space without width."""
 
 
 def words(text: str) -> list[str]:
@@ -57,10 +57,7 @@ def words(text: str) -> list[str]:
     """
     composed = unicodedata.normalize("NFKC", text)
     folded = unicodedata.normalize("NFKC", composed.casefold()).replace("\u2019", "'")  # casefold decomposes some
-    folded = "".join(c for c in folded if _kind(c))
-    kinds = "".join(map(_kind, folded))
-    found = (folded[match.start() : match.end()] for match in _WORD.finditer(kinds))
-    return [word.removesuffix("'s") for word in found]
+    return [word.removesuffix("'s") for word in _WORD.findall(_IGNORED.sub("", folded))]
 
 
 def singular(word: str) -> str:
@@ -159,20 +156,3 @@ def length_window(count: int, shortest: int, longest: int, slope: float) -> floa
 def _phrase(text: str) -> str:
     """Return all words, plurals folded, between spaces, so that a phrase is found only at whole words."""
     return f" {' '.join(map(singular, words(text)))} "
-
-
-@lru_cache(maxsize=4096)
-def _kind(character: str) -> str:
-    """Return the kind of a character for ``words``.
-
-    w: letter or digit; u: letter of a script without spaces; m: mark; s: symbol; an apostrophe is itself; a space ends
-    a word; characters that are ignored give an empty text.
-    """
-    category = unicodedata.category(character)
-    if character in STYLES or (category == "Cf" and character != ZERO_WIDTH_SPACE):  # joiners, direction marks
-        return ""
-    if category[0] in "LN":
-        return "u" if unicodedata.name(character, "").startswith(UNSPACED) else "w"
-    if category[0] == "M":
-        return "m"
-    return "s" if category == "So" else "'" if character == "'" else " "

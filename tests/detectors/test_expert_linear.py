@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from realgen.detectors import OmniAIDNetwork, RoutedExperts
-from realgen.detectors.expert_linear import ExpertLinear
+from realgen.detectors.expert_linear import ExpertLinear, MergedExpertLinear
 from realgen.detectors.lora_experts import LoRAExpertLinear
-from realgen.detectors.merged_linear import MergedExpertLinear
 from realgen.detectors.svd_experts import SVDExpertLinear
 
 KINDS = [SVDExpertLinear, LoRAExpertLinear]

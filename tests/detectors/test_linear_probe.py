@@ -9,8 +9,7 @@ from safetensors.torch import load_file, save_file
 from realgen.detectors import LinearProbe
 from realgen.detectors.linear_probe import ProbeConfig, save_probe
 from realgen.detectors.probe_backbone import load_backbone
-from realgen.detectors.probe_fit import LabelledFeatures, fit_head
-from realgen.functional.logistic_regression import LogisticHead
+from realgen.functional.logistic_regression import LabelledFeatures, LogisticHead, fit_head
 
 
 @pytest.fixture

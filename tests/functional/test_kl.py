@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from realgen.functional.divergence import gaussian_kl, k2
-from realgen.functional.kl import k3, velocity_kl
+from realgen.functional.kl import gaussian_kl, k2, k3, velocity_kl
 
 
 def test_gaussian_kl_agrees_with_torch():

@@ -155,7 +155,7 @@ def train_whole_network(rank: int, directory: str, folder: Path, sharded: bool) 
         patch.setattr("realgen.strategies.base.write_folder", partial(saves, "folder", write_folder))
         save = Strategy.save_checkpoint
         patch.setattr(Strategy, "save_checkpoint", lambda self, *args: saves("file", partial(save, self), *args))
-        patch.setattr("realgen.policies.trained_transformer.gathered_weights", exports)
+        patch.setattr("realgen.policies.diffusion_model.gathered_weights", exports)
         strategy = FSDP2(sharded_checkpoints=sharded)
         policy = make_policy(directory, num_steps=2, lora=None)
         fit(folder, policy, strategy=strategy, iterations=1, **NO_PENALTY)
