@@ -58,7 +58,11 @@ def is_url(shard: str) -> bool:
 
 
 def open_shard(shard: str) -> IO[bytes]:
-    """Open a shard to read and seek, a URL as a temporary copy, gone on ``close``; ValueError if it cannot be read."""
+    """Open a shard to read and seek, a URL as a temporary copy, gone on ``close``.
+
+    Raises:
+        ValueError: If a URL cannot be read to its end, or webdataset has no reader for its scheme.
+    """
     if not is_url(shard):
         return open(shard, "rb")
     from webdataset import gopen, gopen_schemes

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from realgen.detectors.base import DetectorNetwork
-from realgen.detectors.clip_vision import PROJECTIONS, build_tower, clip_config, merge_quick_gelu, tower_state_dict
 from realgen.detectors.configs import EffortConfig
 from realgen.detectors.svd_experts import split_weight
+from realgen.detectors.vision_towers import PROJECTIONS, build_tower, clip_config, merge_quick_gelu, tower_state_dict
 from realgen.functional.network_input import tower_pixels
 
 

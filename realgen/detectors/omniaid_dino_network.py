@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from realgen.detectors.configs import OmniAIDDinoConfig, RoutedExperts
-from realgen.detectors.dinov3 import DINO_PROJECTIONS, build_dino, dino_config
 from realgen.detectors.routed_network import GatingNetwork, RoutedNetwork
+from realgen.detectors.vision_towers import DINO_PROJECTIONS, build_dino, dino_config
 from realgen.functional.network_input import IMAGENET_MEAN, IMAGENET_STD
 
 

@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.detectors.clip_vision import PROJECTIONS, build_tower, clip_config, merge_quick_gelu, tower_state_dict
 from realgen.detectors.configs import OmniAIDConfig, RoutedExperts
 from realgen.detectors.routed_network import GatingNetwork, RoutedNetwork
+from realgen.detectors.vision_towers import PROJECTIONS, build_tower, clip_config, merge_quick_gelu, tower_state_dict
 
 
 class OmniAIDNetwork(RoutedNetwork):

@@ -90,7 +90,11 @@ class SVDExpertLinear(ExpertLinear):
 
     @torch.no_grad()
     def main_bases(self) -> tuple[Tensor, ...]:
-        """Return orthonormal bases, as columns, of W_main's outputs and inputs; published files rotate them."""
+        """Return orthonormal bases, as columns, of W_main's outputs and inputs: its left and right singular vectors.
+
+        Published files store them (``U_r``, ``V_r``); W_main gives them back up to a rotation, which no term of the
+        orthogonality loss sees.
+        """
         u, _, v = torch.linalg.svd(self.weight_main.double())
         kept = len(u) - self.rank
         return u[:, :kept].to(self.weight_main), v[:kept].T.to(self.weight_main)

@@ -21,8 +21,9 @@ def ratio_norm(
     1 / std that differs between steps, so that clipping acts on both sides and on all steps alike. b is taken per
     sample, as in the paper; the published code averages it over the batch.
 
-    ``sample`` is x' that was drawn; ``std`` > 0, with the step size in it, is that of both policies. The ratio is in
-    float64, 1 on-policy: float32 has steps of 1e-7 there, a twentieth of a clip range of 2e-6.
+    ``sample`` is x' that was drawn, ``mean`` and ``old_mean`` are of the current and the sampling policy's step;
+    ``std`` > 0, with the step size in it, is that of both. The ratio is in float64, 1 on-policy: float32 has steps of
+    1e-7 there, a twentieth of a clip range of 2e-6.
 
     Example:
         >>> one, zero = torch.ones(1, 1, 4), torch.zeros(1, 1, 4)
@@ -53,8 +54,9 @@ def clipped_surrogate(
 ) -> Float[Tensor, "rows decisions"]:
     """Return PPO's loss, max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)) (arXiv:1707.06347, equation 7).
 
-    ``clip_low``, 0 to 1, and ``clip_high``, >= 0, are how far a ratio may go below and above 1 before a bad or a good
-    sample is left alone. Decisions share the advantage of their sample; lower is better.
+    ``ratio`` is the importance ratio of each decision; ``clip_low``, 0 to 1, and ``clip_high``, >= 0, are how far it may
+    go below and above 1 before a bad or a good sample is left alone. Decisions share the advantage of their sample;
+    lower is better.
 
     Example:
         >>> clipped_surrogate(torch.tensor([[0.5, 1.5]]), torch.tensor([2.0]), 0.2, 0.2)

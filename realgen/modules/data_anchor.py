@@ -44,7 +44,11 @@ class DataAnchor:
 
     @torch.no_grad()
     def rollout(self, policy: Policy, batch: PromptBatch, generator: torch.Generator) -> Rollout:
-        """Return the batch's photographs with their draws, as if the policy had drawn them; ValueError if none fit."""
+        """Return the batch's photographs with their draws, as if the policy had drawn them.
+
+        Raises:
+            ValueError: If the policy is no ``DiffusionPolicy``, or the batch has no photographs, or of another size.
+        """
         if not isinstance(policy, DiffusionPolicy):
             raise ValueError(f"data_anchor is for a DiffusionPolicy, got {type(policy).__name__}.")
         size = (policy.height, policy.width)

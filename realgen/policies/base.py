@@ -63,7 +63,7 @@ class Policy(nn.Module, ABC):
         """
 
     def rollout(self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator, **how: Any) -> Rollout:
-        """Return all chunks of ``rollout_chunks`` as one rollout."""
+        """Return all chunks of ``rollout_chunks`` as one rollout; ``how`` are its ``iteration`` and ``progress``."""
         return Rollout.concatenate(list(self.rollout_chunks(prompts, group_size, generator=generator, **how)))
 
     @abstractmethod

@@ -129,7 +129,11 @@ class ShardedStrategy(ModelParallelStrategy):
         return state if self.sharded_checkpoints else gathered(state, keep=self.is_global_zero)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint, or a folder with ``sharded_checkpoints``, at rank 0's path; every rank must call it."""
+        """Write a checkpoint, or a folder with ``sharded_checkpoints``, at rank 0's path; every rank must call it.
+
+        Raises:
+            TypeError: If there are ``storage_options``.
+        """
         if storage_options is not None:
             raise TypeError(f"{type(self).__name__} has no storage_options.")
         path = Path(self.broadcast(filepath))

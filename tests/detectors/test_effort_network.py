@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from realgen.detectors import EffortConfig, EffortNetwork
-from realgen.detectors.clip_vision import PROJECTIONS
+from realgen.detectors.vision_towers import PROJECTIONS
 from realgen.functional.network_input import tower_pixels
 
 

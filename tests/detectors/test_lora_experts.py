@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from realgen.detectors import OmniAIDNetwork, RoutedExperts
-from realgen.detectors.clip_vision import PROJECTIONS
 from realgen.detectors.lora_experts import LoRAExpertLinear
 from realgen.detectors.svd_experts import orthogonality_loss
+from realgen.detectors.vision_towers import PROJECTIONS
 from realgen.functional.network_input import tower_pixels
 
 

@@ -1,6 +1,6 @@
 """The DINOv3 variant's names; what it has in common with the CLIP variant is in test_routed_network.py."""
 
-from realgen.detectors.dinov3 import DINO_PROJECTIONS
+from realgen.detectors.vision_towers import DINO_PROJECTIONS
 
 
 def test_names_are_the_published_ones(omniaid_dino_network, dino_tower):

@@ -9,11 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from realgen.detectors import OmniAIDNetwork
-from realgen.detectors.clip_vision import PROJECTIONS
 from realgen.detectors.configs import RoutedExperts
-from realgen.detectors.dinov3 import DINO_PROJECTIONS
 from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
 from realgen.detectors.routed_network import sparse_gates
+from realgen.detectors.vision_towers import DINO_PROJECTIONS, PROJECTIONS
 from realgen.functional.network_input import IMAGENET_MEAN, IMAGENET_STD, tower_pixels
 
 ROUTER_INPUTS = pytest.mark.parametrize("router_input", ["patch_embeddings", "frozen_tower"])

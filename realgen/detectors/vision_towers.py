@@ -1,4 +1,4 @@
-"""CLIP's vision tower as the detectors use it: config, weights' names and activation."""
+"""The vision towers of CLIP and DINOv3 (arXiv:2508.10104) as the detectors use them: configs, names, activation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from realgen.detectors.configs import VisionConfig
+from realgen.detectors.configs import DinoConfig, VisionConfig
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 """The four linear maps of an attention block."""
@@ -54,3 +54,19 @@ def merge_quick_gelu(network: nn.Module) -> None:
             first.bias.mul_(SLOPE)
             second.weight.div_(SLOPE)
             module.activation_fn = nn.SiLU(inplace=True)
+
+
+DINO_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""The four linear maps of an attention block."""
+
+
+def dino_config(vision_model: nn.Module) -> DinoConfig:
+    """Return the config of a transformers ``DINOv3ViTModel``."""
+    return DinoConfig(**{field.name: getattr(vision_model.config, field.name) for field in fields(DinoConfig)})
+
+
+def build_dino(config: DinoConfig) -> Any:
+    """Return a randomly initialised transformers ``DINOv3ViTModel``."""
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel  # seconds to import
+
+    return DINOv3ViTModel(DINOv3ViTConfig(**{field.name: getattr(config, field.name) for field in fields(DinoConfig)}))
