@@ -54,7 +54,7 @@ def clipped_surrogate(
 ) -> Float[Tensor, "rows decisions"]:
     """Return PPO's loss, max(-A r, -A clamp(r, 1 - clip_low, 1 + clip_high)) (arXiv:1707.06347, equation 7).
 
-    ``ratio`` is the importance ratio of each decision; ``clip_low``, 0 to 1, and ``clip_high``, >= 0, are how far it may
+    ``ratio`` is that of each decision; ``clip_low``, 0 to 1, and ``clip_high``, >= 0, are how far it may
     go below and above 1 before a bad or a good sample is left alone. Decisions share the advantage of their sample;
     lower is better.
 
