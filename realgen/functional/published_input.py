@@ -26,10 +26,10 @@ def open_clip_input(preprocess: Mapping[str, Any]) -> NetworkInput:
     size = preprocess["size"]
     return NetworkInput(
         size=(size, size) if isinstance(size, int) else (size[0], size[1]),
+        keep_aspect=_chosen(preprocess, "resize_mode", "shortest", "squash") == "shortest",
+        mode=_chosen(preprocess, "interpolation", "bicubic", "bilinear"),
         mean=tuple(preprocess["mean"]),
         std=tuple(preprocess["std"]),
-        mode=_chosen(preprocess, "interpolation", "bicubic", "bilinear"),
-        keep_aspect=_chosen(preprocess, "resize_mode", "shortest", "squash") == "shortest",
     )
 
 

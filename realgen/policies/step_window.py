@@ -18,12 +18,9 @@ from realgen.functional.flow_sde import Transition
 class StepWindow(ABC):
     """Chooses where the window of each prompt starts."""
 
-    size: int
-    """Stochastic steps S, unless ``decisions`` says otherwise."""
-
+    @abstractmethod
     def decisions(self, num_steps: int) -> int:
         """Return the number of stochastic steps S, the same for every prompt."""
-        return self.size
 
     @abstractmethod
     def starts(self, num_steps: int) -> range:

@@ -67,7 +67,7 @@ class ClipSimilarity(FrozenReward):
     @torch.no_grad()
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Return the similarity of each row's image and prompt [B]; NaN for images with NaN."""
-        images = self._scaled(self.in_chunks(Encoders.encode_image, samples.images))
+        images = self._scaled(self.in_chunks(lambda encoders, images: encoders.encode_image(images), samples.images))
         texts = self._text_features(samples.prompts).repeat_interleave(samples.group_size, dim=0)
         products = (images * texts.to(images.device)).sum(-1)
         return products if self.similarity == "cosine" else products / 100

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from realgen.checks import check_tokenizer
 from realgen.detectors.transformers_model import load_pretrained, load_processor
+from realgen.functional.network_input import to_network_input
 from realgen.functional.published_input import processor_input
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders
 from realgen.types import Samples
@@ -45,7 +46,7 @@ class PickScore(ClipSimilarity):
             return tokenizer(prompts, **settings).input_ids
 
         images = load_processor(CLIPImageProcessor, self.processor)
-        return Encoders(ClipModelTowers(model), tokenize, processor_input(images, self.processor))
+        return ClipModelEncoders(model, tokenize, processor_input(images, self.processor))
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Return the score of each row's image and prompt [B]; NaN for images with NaN."""
@@ -54,22 +55,15 @@ class PickScore(ClipSimilarity):
         return cosine * encoders.model.logit_scale.exp().to(cosine)
 
 
-class ClipModelTowers(nn.Module):
-    """A transformers ``CLIPModel`` with open_clip's methods."""
+class ClipModelEncoders(Encoders):
+    """The encoders of a transformers ``CLIPModel``."""
 
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
+    def encode_image(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        """Return the float32 features of images in [0, 1]."""
+        pixels = to_network_input(images, self.wanted)
+        return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output).float()
 
-    @property
-    def logit_scale(self) -> Float[Tensor, ""]:
-        """Return the logarithm of the cosine's factor."""
-        return self.model.logit_scale
-
-    def encode_image(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
-        """Return the features of prepared images."""
-        return self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
-
-    def encode_text(self, tokens: Int[Tensor, "prompts tokens"]) -> Float[Tensor, "prompts features"]:
+    def encode_text(self, prompts: list[str]) -> Float[Tensor, "prompts features"]:
         """Return the features of texts; causal attention does not see the padding behind them, so it needs no mask."""
-        return self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output)
+        tokens = self.tokenize(prompts).to(next(self.parameters()).device)
+        return self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output).float()

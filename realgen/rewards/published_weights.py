@@ -48,16 +48,10 @@ def clip_encoders(
         config["text_cfg"]["context_length"] = context_length
     model = open_clip.CLIP(**config)
     load_exactly(model, state, source, ignored=ignored)
-    preprocess = {
-        "size": model.visual.image_size,
-        "mean": open_clip.OPENAI_DATASET_MEAN,
-        "std": open_clip.OPENAI_DATASET_STD,
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-    }
+    preprocess = open_clip.transform.PreprocessCfg(size=model.visual.image_size)
     tokenize = open_clip.get_tokenizer(architecture, context_length=context_length)
     check_open_clip_tokenizer(tokenize, model, "architecture")
-    return Encoders(model, tokenize, open_clip_input(preprocess))
+    return Encoders(model, tokenize, open_clip_input(vars(preprocess)))
 
 
 def check_open_clip_tokenizer(tokenize: Any, model: Any, argument: str) -> None:

@@ -173,33 +173,31 @@ def _optimized(optimizer: Optimizer) -> list[Tensor]:
 
 def _take_tensors(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Move the tensors of weights, averages and optimizers' states out of a checkpoint, under flat keys."""
-    tensors = {f"weights/{name}": weight for name, weight in checkpoint["state_dict"].items()}
-    checkpoint["state_dict"] = {}
-    for number, averages in _averages(checkpoint):
-        tensors |= {f"averages/{number}/{name}": weight for name, weight in averages.items()}
-        averages.clear()
     states = checkpoint.get("optimizer_states", [])
-    for number, state in enumerate(states):
-        kept: dict[int, dict[str, Any]] = {}
-        for i, entry in state["state"].items():
-            found = {name: value for name, value in entry.items() if isinstance(value, Tensor)}
-            tensors |= {f"optimizers/{number}/{i}/{name}": value for name, value in found.items()}
-            kept[i] = {name: value for name, value in entry.items() if name not in found}
-        states[number] = {**state, "state": kept}
+    for number, state in enumerate(states):  # of which the optimizer itself still has the entries
+        states[number] = {**state, "state": {i: dict(entry) for i, entry in state["state"].items()}}
+    tensors: dict[str, Any] = {}
+    for prefix, values in _holders(checkpoint):
+        found = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        tensors |= {f"{prefix}/{name}": values.pop(name) for name in found}
     return tensors
 
 
 def _put_tensors(checkpoint: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    holders = dict(_holders(checkpoint))
     for key, value in tensors.items():
-        kind, _, rest = key.partition("/")
-        if kind == "weights":
-            checkpoint["state_dict"][rest] = value
-        elif kind == "averages":
-            number, _, name = rest.partition("/")
-            dict(_averages(checkpoint))[int(number)][name] = value
-        else:
-            number, i, name = rest.split("/")
-            checkpoint["optimizer_states"][int(number)]["state"][int(i)][name] = value
+        prefix, _, name = key.rpartition("/")
+        holders[prefix][name] = value
+
+
+def _holders(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the mappings that hold a checkpoint's tensors, each with the beginning of their flat keys."""
+    yield "weights", checkpoint["state_dict"]
+    for number, state in enumerate(checkpoint.get("optimizer_states", [])):
+        for i, entry in state["state"].items():
+            yield f"optimizers/{number}/{i}", entry
+    for number, averages in _averages(checkpoint):
+        yield f"averages/{number}", averages
 
 
 def _averages(checkpoint: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Tensor]]]:

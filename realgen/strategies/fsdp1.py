@@ -14,8 +14,7 @@ from torch.optim import Optimizer
 
 from realgen.policies.base import Policy
 from realgen.policies.whole_weights import plain_name
-from realgen.strategies.base import ShardedStrategy
-from realgen.strategies.blocks import blocks_of, networks_of, policies_of
+from realgen.strategies.base import ShardedStrategy, blocks_of, networks_of, policies_of
 
 
 class FSDP1(ShardedStrategy):

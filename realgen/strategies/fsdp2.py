@@ -9,8 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from realgen.policies.base import Policy
-from realgen.strategies.base import ShardedStrategy
-from realgen.strategies.blocks import blocks_of, networks_of, policies_of
+from realgen.strategies.base import ShardedStrategy, blocks_of, networks_of, policies_of
 
 
 class FSDP2(ShardedStrategy):

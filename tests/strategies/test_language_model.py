@@ -12,7 +12,7 @@ from realgen.objectives import GRPO
 from realgen.policies import LoRA, PromptPolicy
 from realgen.rewards.base import Reward
 from realgen.strategies import FSDP1, FSDP2
-from realgen.strategies.blocks import blocks_of
+from realgen.strategies.base import blocks_of
 from tests.strategies.ranks import fit, on_ranks
 
 

@@ -16,8 +16,7 @@ from realgen.cli.realgen_cli import RealGenCLI
 from realgen.fit import main
 from realgen.modules.base import TrainableModule
 from realgen.strategies import FSDP1, FSDP2
-from realgen.strategies.base import ShardedStrategy, check_types
-from realgen.strategies.blocks import blocks_of, networks_of
+from realgen.strategies.base import ShardedStrategy, blocks_of, check_types, networks_of
 from tests.helpers.toy_grpo import GaussianPolicy, module, trainer
 from tests.strategies.ranks import make_policy
 
