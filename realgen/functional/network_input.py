@@ -7,8 +7,10 @@ outside [0, 1], and a crop and a normalisation are a line each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -108,8 +110,15 @@ def to_network_input(
         images = resize(images, new, mode=wanted.mode, antialias=wanted.antialias)
     top, left = round((new[0] - height) / 2), round((new[1] - width) / 2)
     images = images[:, :, top : top + height, left : left + width]
-    mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (wanted.mean, wanted.std))
+    mean, std = (_of_channels(values, images.dtype, images.device) for values in (wanted.mean, wanted.std))
     return (images - mean) / std
+
+
+@lru_cache(maxsize=64)
+def _of_channels(values: Channels, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "3 1 1"]:
+    """Return numbers of the channels, copied to a device once: a GPU's host waits for each copy."""
+    with torch.inference_mode(False):  # a tensor made in that mode could take no part in a gradient later
+        return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
 
 
 def covering(old: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:

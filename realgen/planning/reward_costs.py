@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ _CLIP_L, _CLIP_H, _QWEN = "CLIP ViT-L/14 at 224 pixels", "CLIP ViT-H/14 at 224 p
 # 256 x 256 and 1024 x 1024 pixels; the text beside the image, and a short answer to it, are in `image`. Its numbers at
 # once are those of a language layer's feed-forward part: 3 x 18,944 and 2 x 3,584 for each token, of 28 x 28 pixels.
 NETWORKS: Mapping[str, NetworkCost] = {
-    "OmniAID": NetworkCost("OmniAID on CLIP ViT-L/14 at 336 pixels", 305e6, 369e9, alive=6.25e6),
+    "OmniAID": NetworkCost("OmniAID on CLIP ViT-L/14 at 336 pixels", 305e6, 369e9, alive=5.66e6),
     "OmniAID, router_input frozen_tower": NetworkCost(
         "OmniAID on two CLIP ViT-L/14 at 336 pixels", 608e6, 751e9, alive=6.25e6
     ),
@@ -132,8 +133,8 @@ def metric_bytes(metrics: Mapping[str, Any]) -> int | None:
             network = _find_network(detector)
             found.append(network and _weight_bytes(network, detector.get("init_args") or {}))
         elif encoder := settings.get("encoder"):
-            folder = str((encoder.get("init_args") or {}).get("checkpoint"))
-            keys = (folder, encoder["class_path"].rpartition(".")[2])
+            folder = (encoder.get("init_args") or {}).get("checkpoint")
+            keys = (*_table_names(folder), encoder["class_path"].rpartition(".")[2])
             found.append(next((int(ENCODERS[key] * 4) for key in keys if key in ENCODERS), None))
     known = [size for size in found if size is not None]
     return None if found and not known else sum(known)
@@ -150,5 +151,10 @@ def _find_network(scorer: Mapping[str, Any]) -> NetworkCost | None:
     config = settings.get("config")
     if isinstance(config, Mapping) and config.get("router_input") == "frozen_tower":
         kind += ", router_input frozen_tower"
-    keys = (str(settings.get(name)) for name in ("checkpoint", "pretrained", "model"))
+    keys = (key for name in ("checkpoint", "pretrained", "model") for key in _table_names(settings.get(name)))
     return next((NETWORKS[key] for key in (*keys, kind) if key in NETWORKS), None)
+
+
+def _table_names(name: object) -> tuple[str, str]:
+    """Return a setting's text, and the last three folders of the place it names, whatever the current folder is."""
+    return str(name), "/".join(Path(str(name)).resolve().parts[-3:])

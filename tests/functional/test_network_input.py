@@ -22,6 +22,7 @@ from realgen.functional.network_input import (
     to_network_input,
     tower_pixels,
 )
+from tests.helpers.shadow_device import shadow_device
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.3, 0.25, 0.2)
 MODES = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -166,3 +167,14 @@ def test_rounding_outside_the_range_passes_up_to_the_tolerance():
 def test_what_is_no_image_is_refused(images, message):
     with pytest.raises(ValueError, match=message):
         check_images(images, "photos")
+
+
+def test_mean_and_deviation_are_copied_to_a_gpu_once():
+    with shadow_device() as traffic:
+        images = torch.rand(2, 3, 8, 8, device="cuda")
+        wanted = NetworkInput((4, 4), (0.1, 0.2, 0.3), STD)
+        with torch.inference_mode():  # as a detector calls it
+            first = to_network_input(images, wanted)
+        start = len(traffic.events)
+        assert torch.equal(to_network_input(images.requires_grad_(), wanted), first)
+        assert not traffic.events[start:-1]  # but for the comparison

@@ -127,6 +127,15 @@ def test_a_judge_holds_its_tokens_beside_its_weights() -> None:
     assert cost.batch_size == 4
 
 
+def test_the_embedded_networks_are_known_from_any_folder(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(nano)
+    embedded = cost_of(realism("OmniAID", checkpoint="data/nano/omniaid"))
+    for place in (str(nano / "omniaid"), "./omniaid", "../nano/omniaid/"):
+        assert cost_of(realism("OmniAID", checkpoint=place)) == embedded
+    encoder = {"class_path": "realgen.metrics.TimmEncoder", "init_args": {"checkpoint": str(nano / "encoder")}}
+    assert metric_bytes({"kid": {"class_path": "realgen.metrics.KID", "init_args": {"encoder": encoder}}}) == 1_500_000
+
+
 def test_metrics_hold_their_networks(nano: Path) -> None:
     effort = {"detector": realism("Effort", checkpoint="nowhere", dtype="bfloat16")["init_args"]["detector"]}
     encoder = {"class_path": "realgen.metrics.TimmEncoder", "init_args": {"checkpoint": "data/nano/encoder"}}
