@@ -1,4 +1,4 @@
-"""Ratios of decisions and of samples, and averages that depend on how many decisions a sample has.
+"""Ratios of samples, and averages that depend on how many decisions a sample has.
 
 A mask is True where a decision counts; what stands elsewhere in values and log-probabilities does not matter. Old
 log-probabilities are those of the policy that sampled.
@@ -36,18 +36,6 @@ def constant_mean(
         tensor(1.5000)
     """
     return torch.where(mask, values, 0).sum() / (len(values) * most_decisions)
-
-
-def importance_ratio(
-    log_probs: Float[Tensor, "rows decisions"], old_log_probs: Float[Tensor, "rows decisions"]
-) -> Float[Tensor, "rows decisions"]:
-    """Return how much likelier a decision is than when it was sampled, exp(log_probs - old_log_probs); 1 on-policy.
-
-    Example:
-        >>> importance_ratio(torch.zeros(1, 1), torch.zeros(1, 1))
-        tensor([[1.]])
-    """
-    return (log_probs - old_log_probs).exp()
 
 
 def sequence_ratio(

@@ -103,15 +103,3 @@ def grid_excess(images: Float[Tensor, "batch 3 height width"], period: int) -> F
     excess = (9 / 8) * (decibels - block)  # the block of nine holds the centre itself
     lattice = excess[:, :: height // period, :: width // period].flatten(1)
     return lattice[:, 1:].mean(dim=1)
-
-
-def decibel_distance(
-    generated: Float[Tensor, "generated rings"], real: Float[Tensor, "real rings"]
-) -> Float[Tensor, ""]:
-    """Return the root mean square over the rings of the difference of two mean log spectra [N, R] and [M, R], in dB.
-
-    Example:
-        >>> decibel_distance(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 8.0]]))  # sqrt((1 + 49) / 2)
-        tensor(5.)
-    """
-    return (generated.mean(dim=0) - real.mean(dim=0)).square().mean().sqrt()

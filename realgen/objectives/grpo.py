@@ -14,7 +14,7 @@ from realgen.functional.advantages import batch_normalized, weighted_advantages
 from realgen.functional.kl import gaussian_kl, k2, k3, norm_ratio, velocity_kl
 from realgen.functional.policy_loss import clipped_surrogate, is_clipped, masked_mean
 from realgen.functional.rewards_std import pooled_std, rewards_std
-from realgen.functional.sequence_loss import constant_mean, importance_ratio, sample_mean
+from realgen.functional.sequence_loss import constant_mean, sample_mean
 from realgen.objectives.base import Objective
 from realgen.types import Minibatch, PolicyScore, RewardOutput
 
@@ -184,8 +184,8 @@ class GRPO(Objective):
         return surrogate * self.decision_weight(batch.sampled)
 
     def ratio(self, score: PolicyScore, batch: Minibatch) -> Float[Tensor, "rows decisions"]:
-        """Return the importance ratio of each decision."""
-        return importance_ratio(score.log_probs, batch.sampled.log_probs)
+        """Return the importance ratio of each decision: how much likelier it is than when it was sampled."""
+        return (score.log_probs - batch.sampled.log_probs).exp()
 
     def decision_weight(self, sampled: PolicyScore) -> Float[Tensor, "rows decisions"]:
         """Return the weight of each decision's surrogate."""

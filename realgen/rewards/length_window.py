@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from realgen.rewards.text_reward import TextReward
-from realgen.rewards.word_overlap import length_window, words
+from realgen.rewards.word_overlap import words
 
 
 class LengthWindow(TextReward):
@@ -33,4 +33,6 @@ class LengthWindow(TextReward):
 
     def score_answers(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
         """Return the score of each answer's number of words."""
-        return [length_window(len(words(answer)), self.shortest, self.longest, self.slope) for answer in answers]
+        counts = [len(words(answer)) for answer in answers]
+        outside = [max(self.shortest - count, count - self.longest, 0) for count in counts]
+        return [max(1.0 - self.slope * distance, 0.0) for distance in outside]

@@ -142,17 +142,6 @@ def mean_overlaps(sets: Sequence[frozenset[tuple[str, ...]]]) -> list[float]:
     return [sum(having[element] - 1 for element in elements) / (len(elements) * others) for elements in sets]
 
 
-def length_window(count: int, shortest: int, longest: int, slope: float) -> float:
-    """Return 1 for a count within [shortest, longest], and max(0, 1 - slope * d) at a distance d outside.
-
-    Example:
-        >>> [length_window(count, 3, 20, 0.25) for count in (0, 3, 20, 22, 5000)]
-        [0.25, 1.0, 1.0, 0.5, 0.0]
-    """
-    distance = max(shortest - count, count - longest, 0)
-    return max(1.0 - slope * distance, 0.0)
-
-
 def _phrase(text: str) -> str:
     """Return all words, plurals folded, between spaces, so that a phrase is found only at whole words."""
     return f" {' '.join(map(singular, words(text)))} "

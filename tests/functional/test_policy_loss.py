@@ -7,7 +7,6 @@ import torch
 
 from realgen.functional.flow_sde import gaussian_log_prob
 from realgen.functional.policy_loss import clipped_surrogate, is_clipped, masked_mean, ratio_norm
-from realgen.functional.sequence_loss import importance_ratio
 
 
 def gaussian_steps(rows: int = 3, decisions: int = 2) -> dict[str, torch.Tensor]:
@@ -26,11 +25,6 @@ def ratio_norm_by_definition(
     """As in the paper: the difference of two log-probabilities, plus the bias."""
     bias = (mean - old_mean).square().flatten(2).mean(-1) / (2 * std.square())
     return ((gaussian_log_prob(sample, mean, std) - gaussian_log_prob(sample, old_mean, std) + bias) * std).exp()
-
-
-def test_importance_ratio():
-    old = torch.tensor([[0.5, 0.25]]).log()
-    torch.testing.assert_close(importance_ratio(torch.tensor([[0.6, 0.25]]).log(), old), torch.tensor([[1.2, 1.0]]))
 
 
 def test_ratio_norm_is_that_of_the_paper():

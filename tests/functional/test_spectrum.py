@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from realgen.functional.spectrum import POWER_FLOOR, decibel_distance, grid_excess, power_spectrum, radial_spectrum
+from realgen.functional.spectrum import POWER_FLOOR, grid_excess, power_spectrum, radial_spectrum
+from realgen.metrics import SpectrumDistance
 
 
 def grey(pixels: torch.Tensor) -> torch.Tensor:
@@ -106,4 +107,4 @@ def test_too_small_for_the_period():
 
 def test_decibel_distance_by_hand():
     generated, real = torch.tensor([[0.0, 2.0], [2.0, 4.0]]), torch.tensor([[-2.0, -4.0]])
-    assert decibel_distance(generated, real).item() == pytest.approx(math.sqrt((9 + 49) / 2))
+    assert SpectrumDistance().compare(generated, real).item() == pytest.approx(math.sqrt((9 + 49) / 2))

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from realgen.rewards import LengthWindow
 from realgen.rewards.word_overlap import (
     FUNCTION_WORDS,
     IRREGULAR,
@@ -11,7 +12,6 @@ from realgen.rewards.word_overlap import (
     content_kept,
     content_words,
     invented,
-    length_window,
     mean_overlaps,
     singular,
     words,
@@ -127,12 +127,13 @@ def test_mean_overlaps_is_the_mean_over_pairs():
 def test_length_window_by_hand():
     counts = [0, 1, 2, 3, 5, 6, 9, 10, 11]
     expected = [0.5, 0.75, 1, 1, 1, 0.75, 0, 0, 0]
-    assert [length_window(count, 2, 5, 0.25) for count in counts] == expected
+    answers = ["word " * count for count in counts]
+    assert LengthWindow(2, 5, 0.25).score_answers([], answers) == expected
 
 
 def test_long_texts_take_no_time_worth_speaking_of():
     text = "word's " * 5000 + "\u0301" * 5000 + "'" * 5000
     start = time.process_time()
     assert len(words(text)) == 5000
-    assert length_window(len(words(text)), 3, 20, 0.1) == 0
+    assert LengthWindow(3, 20).score_answers([], [text]) == [0]
     assert time.process_time() - start < 5  # linear time takes a hundredth of this, quadratic time far more
