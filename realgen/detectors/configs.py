@@ -36,9 +36,7 @@ class VisionConfig:
             raise ValueError(
                 f"image_size must be a multiple of patch_size, got {self.image_size} and {self.patch_size}."
             )
-
-    def check_rank(self, rank: int) -> None:
-        """Raise ValueError for a rank of a low-rank part of square weights that is not in 1 to ``hidden_size`` - 1."""
+        rank = getattr(self, "rank", 1)  # of a low-rank part of square weights
         if not 1 <= rank < self.hidden_size:
             raise ValueError(f"rank must be between 1 and {self.hidden_size - 1}, got {rank}.")
 
@@ -72,10 +70,6 @@ class EffortConfig(VisionConfig):
     rank: int = 1
     antialias: bool = True
     """Effort's own script resizes by OpenCV's plain bilinear rule, for which this is False."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_rank(self.rank)
 
 
 @dataclass(frozen=True)
@@ -128,7 +122,6 @@ class OmniAIDConfig(RoutedExperts, VisionConfig):
 
     def __post_init__(self) -> None:
         VisionConfig.__post_init__(self)
-        self.check_rank(self.rank)
         RoutedExperts.__post_init__(self)
 
 
@@ -141,5 +134,4 @@ class OmniAIDDinoConfig(RoutedExperts, DinoConfig):
 
     def __post_init__(self) -> None:
         DinoConfig.__post_init__(self)
-        self.check_rank(self.rank)
         RoutedExperts.__post_init__(self)

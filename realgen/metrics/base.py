@@ -108,15 +108,9 @@ class ImageMetric(Metric, ABC):
         keep: Bool[Tensor, " batch"],
     ) -> None:
         """Append descriptions of the rows to keep, and their prompts, to a state."""
-        getattr(self, state).append(self.kept(images, keep))
-        getattr(self, f"{state}_prompts").append(prompt_ids(prompts)[keep].to(self.device))
-
-    def kept(
-        self, images: Float[Tensor, "batch 3 height width"], keep: Bool[Tensor, " batch"]
-    ) -> Float[Tensor, "kept *feature"]:
-        """Return descriptions of the rows to keep, on the metric's device."""
         # All rows are described first: a rank whose batch is only padding then gathers [0, D] like the others.
-        return self.describe(images)[keep.to(images.device)].to(self.device)
+        getattr(self, state).append(self.describe(images)[keep.to(images.device)].to(self.device))
+        getattr(self, f"{state}_prompts").append(prompt_ids(prompts)[keep].to(self.device))
 
     def seen(self, state: str) -> Float[Tensor, "rows *feature"]:
         """Return all descriptions of a state, in float64 on the CPU; raise ValueError if there are none."""
@@ -127,7 +121,7 @@ class ImageMetric(Metric, ABC):
         return rows.cpu().double()
 
     def prompts_of(self, state: str) -> Int[Tensor, " rows"]:
-        """Return the identity of each row's prompt, see ``prompt_ids``, on the CPU; 0 where it is unknown."""
+        """Return the identity of each row's prompt, see ``prompt_ids``, on the CPU."""
         parts = getattr(self, f"{state}_prompts")
         return dim_zero_cat(parts).cpu() if len(parts) else torch.empty(0, dtype=torch.int64)
 
@@ -197,8 +191,7 @@ class RealComparison(ImageMetric, ABC):
         """
         check_images(real, "real")
         with torch.autocast(real.device.type, enabled=False):
-            self.real.append(self.kept(real.float(), torch.ones(len(real), dtype=torch.bool)))
-            self.real_prompts.append(torch.zeros(len(real), dtype=torch.int64, device=self.device))
+            self.add("real", real.float(), [""] * len(real), torch.ones(len(real), dtype=torch.bool))
 
     def compute(self) -> Float[Tensor, ""]:
         """Return the metric over all updates; raise ValueError if there were no generated or no real images."""
