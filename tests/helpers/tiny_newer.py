@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.helpers.tiny_parts import image_vae, patched_vae, qwen_tokenizer, scheduler, t5_tokenizer
+from tests.helpers.tiny_parts import image_vae, patched_vae, qwen_tokenizer, scheduler, t5_tokenizer, video_vae
 
 PARTS_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: "
@@ -91,4 +91,58 @@ def chroma_pipeline() -> Any:
         vae=image_vae(),
         text_encoder=T5EncoderModel(t5),
         tokenizer=letters,
+    )
+
+
+def krea2_pipeline(is_distilled: bool = False) -> Any:
+    from diffusers import Krea2Pipeline, Krea2Transformer2DModel
+    from transformers import Qwen3VLConfig, Qwen3VLModel
+
+    tokenizer = qwen_tokenizer()
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "initializer_range": 0.2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]},
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 16,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
+    }
+    transformer = Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        timestep_embed_dim=16,
+        text_hidden_dim=16,
+        num_text_layers=2,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=32,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return Krea2Pipeline(
+        transformer=transformer,
+        scheduler=scheduler(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64),
+        vae=video_vae(),
+        text_encoder=Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision)),
+        tokenizer=tokenizer,
+        text_encoder_select_layers=(1, 2),
+        is_distilled=is_distilled,
     )

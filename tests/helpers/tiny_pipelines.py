@@ -301,5 +301,11 @@ TINY: dict[str, TinyModel] = {
         settings={"max_sequence_length": 32},
         guided={"guidance_scale": 2.5, "negative_prompt": "blur", "max_sequence_length": 32},
     ),
+    "krea2": TinyModel(
+        tiny_newer.krea2_pipeline,
+        settings={"max_sequence_length": 256},
+        guided={"guidance_scale": 1.5, "negative_prompt": "blur", "max_sequence_length": 256},
+        plain_scale=0.0,
+    ),
 }
 """By the name of the backbone's module."""

@@ -128,6 +128,7 @@ def test_every_layer_has_its_name_and_scale_by_comfyui_s_rules(policy, tmp_path)
         "QwenImagePipeline": dict,
         "ChromaPipeline": flux_layers,
         "Flux2Pipeline": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
+        "Krea2Pipeline": single_file_utils.convert_krea2_transformer_checkpoint_to_diffusers,
     }[pipeline]({f"{name}.weight": delta for name, delta in release.items()})
     again = {name.removesuffix(".weight"): delta for name, delta in cut.items()}
     assert again.keys() == truth.keys()

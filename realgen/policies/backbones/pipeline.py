@@ -94,8 +94,8 @@ class PipelineBackbone(PipelineFiles):
     def combine(
         self, positive: Float[Tensor, "rows *latent"], negative: Float[Tensor, "rows *latent"]
     ) -> Float[Tensor, "rows *latent"]:
-        """Apply guidance, v = v_negative + cfg_scale (v_positive - v_negative) unless the model has another rule."""
-        return negative + self.cfg_scale * (positive - negative)
+        """Apply guidance, v_negative + w (v - v_negative); w is cfg_scale, or 1 + cfg_scale where 0 is none."""
+        return negative + (self.cfg_scale + (1 - self.cfg_off)) * (positive - negative)
 
     def _predict(self, latents: Tensor, timesteps: Tensor, text: Mapping[str, Tensor]) -> Tensor:
         dtype = next(self.transformer.parameters()).dtype

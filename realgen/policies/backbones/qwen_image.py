@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.parallel import send
-from realgen.policies.backbones.pipeline import JOINT_ATTENTION, PipelineBackbone
+from realgen.policies.backbones.one_frame import OneFrameBackbone, cut_texts, whole_text
+from realgen.policies.backbones.pipeline import JOINT_ATTENTION
 
 
-class QwenImage(PipelineBackbone):
+class QwenImage(OneFrameBackbone):
     """The parts of a ``QwenImagePipeline``, called in the order in which that pipeline calls them.
 
     The model discards its last block's output on the text side, so adapters there would never get a gradient, which
@@ -31,7 +30,6 @@ class QwenImage(PipelineBackbone):
     pipeline_class: ClassVar[str] = "QwenImagePipeline"
     longest_text: ClassVar[int] = 1024
     cfg_setting: ClassVar[str] = "true_cfg_scale"
-    text_is_padded: ClassVar[bool] = False
     lora_targets: tuple[str, ...] = (*JOINT_ATTENTION[:-1], "img_mlp.net.0.proj", "img_mlp.net.2")
     text_targets: ClassVar[tuple[str, ...]] = ("attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
     """The same in every block but the last."""
@@ -46,17 +44,12 @@ class QwenImage(PipelineBackbone):
         text = [f"transformer_blocks.{block}.{name}" for block in in_use for name in self.text_targets]
         self.lora_targets = (*type(self).lora_targets, *text)
 
-    @property
-    def latent_channels(self) -> int:
-        """Channels C of a latent."""
-        return self._pipeline.vae.config.z_dim
-
     def encode(self, prompt: str) -> dict[str, Tensor]:
         """Return token embeddings [tokens, dim] of one prompt and its mask [tokens]."""
         embeds, _ = self._pipeline.encode_prompt(
             [prompt], device=self.device, max_sequence_length=self.max_sequence_length
         )
-        return {"embeds": embeds[0], "mask": torch.ones(embeds.shape[1], dtype=torch.bool)}
+        return whole_text(embeds[0])
 
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
@@ -66,13 +59,11 @@ class QwenImage(PipelineBackbone):
         Texts are cut to the longest of these rows, and masked only where they differ in length.
         """
         rows, _, height, width = latents.shape
-        lengths = text["mask"].sum(dim=1).tolist()
-        longest = max(lengths)
-        mask = None if min(lengths) == longest else send(text["mask"][:, :longest], latents.device)
+        embeds, mask = cut_texts(text)
         output = self.transformer(
             hidden_states=self._pack(latents),
             timestep=timesteps / 1000,
-            encoder_hidden_states=text["embeds"][:, :longest],
+            encoder_hidden_states=embeds,
             encoder_hidden_states_mask=mask,
             img_shapes=[[(1, height // 2, width // 2)]] * rows,
             return_dict=False,
@@ -93,17 +84,3 @@ class QwenImage(PipelineBackbone):
     def _unpack(self, tokens: Tensor, height: int, width: int) -> Tensor:
         factor = self._pipeline.vae_scale_factor
         return self._pipeline._unpack_latents(tokens, height * factor, width * factor, factor).squeeze(2)
-
-    def vae_latents(self, latents: Float[Tensor, "rows channels h w"]) -> Float[Tensor, "rows channels frames h w"]:
-        """Return latents of one frame each, on the scale that the VAE decodes."""
-        mean, std = self._scale(latents)
-        return (latents * std + mean).unsqueeze(2)
-
-    def from_vae(self, latents: Float[Tensor, "rows channels frames h w"]) -> Float[Tensor, "rows channels h w"]:
-        """Return the policy's latents of those of the VAE."""
-        mean, std = self._scale(latents)
-        return (latents.squeeze(2) - mean) / std
-
-    def _scale(self, latents: Tensor) -> list[Tensor]:
-        config = self._pipeline.vae.config
-        return [latents.new_tensor(part).view(1, -1, 1, 1) for part in (config.latents_mean, config.latents_std)]
