@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -155,13 +154,13 @@ class Denoising:
         called = possible if step % self._solver.every == 0 else inside
         if self._solver.tail_steps:
             called = called - {"after"}
-        groups = [(called - inside, True, self._solver.dtype), (inside, self.plan.guided_window, None)]
+        groups = [(called - inside, True, True), (inside, self.plan.guided_window, False)]
         if self.plan.guided_window and self._solver.dtype is None:  # all rows alike, in one batch
-            groups = [(called, True, None)]
+            groups = [(called, True, False)]
         velocity = last if self._solver.every > 1 else torch.zeros_like(latents)
         steps = torch.full_like(prompt_index, step)
-        for group, guided, dtype in groups:
-            with _autocast(latents.device.type, dtype):
+        for group, guided, outside in groups:
+            with self._solver.outside(latents.device.type) if outside else nullcontext():
                 if group == possible:
                     velocity = self.field(latents, steps, prompt_index, calls=self._all_calls(latents), guided=guided)
                 elif group:
@@ -201,7 +200,3 @@ class Denoising:
         """Return the calls for all rows: each gathers the shards, so ranks must make as many, wherever rows branch."""
         rows = len(latents) if self.recorder is None else self.recorder.num_rows
         return math.ceil(rows / self.batch_size)
-
-
-def _autocast(device_type: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    return nullcontext() if dtype is None else torch.autocast(device_type, dtype=dtype, cache_enabled=False)

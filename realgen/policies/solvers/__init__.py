@@ -2,7 +2,8 @@
 
 from realgen.policies.solvers.base import Euler, Solver
 from realgen.policies.solvers.cached_velocity import CachedVelocity
+from realgen.policies.solvers.float8 import Float8
 from realgen.policies.solvers.higher_order_tail import HigherOrderTail
 from realgen.policies.solvers.low_precision import LowPrecision
 
-__all__ = ["CachedVelocity", "Euler", "HigherOrderTail", "LowPrecision", "Solver"]
+__all__ = ["CachedVelocity", "Euler", "Float8", "HigherOrderTail", "LowPrecision", "Solver"]

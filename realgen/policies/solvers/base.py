@@ -9,6 +9,8 @@ the deployed sampler would not have drawn: every solver but ``Euler`` is approxi
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -49,6 +51,12 @@ class Solver:
                 f"solver {type(self).__name__} must compute in a narrower type than the window, got dtype={self.dtype} "
                 f"where the transformer computes in {dtype} anyway; take solver=null, or float32 for the window."
             )
+
+    def outside(self, device_type: str) -> AbstractContextManager[Any]:
+        """Return the context of the transformer's calls outside the window, on a kind of device."""
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(device_type, dtype=self.dtype, cache_enabled=False)
 
     def finish(
         self,

@@ -12,6 +12,7 @@ OVERLAYS = {
     "fast_tail": ("diffusion_flux", "solver", "HigherOrderTail"),
     "cached_steps": ("diffusion_flux", "solver", "CachedVelocity"),
     "low_precision_steps": ("diffusion", "solver", "LowPrecision"),
+    "float8_steps": ("diffusion_flux", "solver", "Float8"),
     "guidance_free_window": ("diffusion_sd35", "guided_window", False),
     "mixgrpo": ("diffusion", "step_window", "SlidingWindow"),
 }
