@@ -54,7 +54,8 @@ class DetectorQuality(Metric):
 
     def compute(self) -> Quality:
         """Return all numbers."""
-        p_fake, labels = self._seen()
+        parts = (dim_zero_cat(part) if len(part) else torch.empty(0) for part in (self.p_fake, self.labels))
+        p_fake, labels = (part.cpu().double() for part in parts)
         real, fake = p_fake[labels == 0], p_fake[labels == 1]
         rates = torch.stack([(real <= 0.5).double().mean(), (fake > 0.5).double().mean()])
         found = {"accuracy": rates.nanmean(), "real_accuracy": rates[0], "fake_accuracy": rates[1]}
@@ -64,8 +65,3 @@ class DetectorQuality(Metric):
             found["brier"] = (real.square().mean() + (1 - fake).square().mean()) / 2  # squared error (Brier 1950)
         nan = torch.tensor(torch.nan)
         return Quality(*(found.get(name, nan).float().to(self.device) for name in Quality._fields))
-
-    def _seen(self) -> tuple[Tensor, Tensor]:
-        parts = (self.p_fake, self.labels)
-        p_fake, labels = (dim_zero_cat(part) if len(part) else torch.empty(0) for part in parts)
-        return p_fake.cpu().double(), labels.cpu().long()

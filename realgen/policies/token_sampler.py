@@ -86,7 +86,8 @@ class TokenSampler:
             alive = alive & ~ended
             if progress is not None:
                 progress(step + 1)
-            if not self._go_on(alive):
+            waiting = bool(alive.any())
+            if not (any_rank(waiting, alive.device) if self.same_calls_everywhere else waiting):
                 break
             ids, positions = token[:, None], positions[:, -1:] + 1
             attention = torch.cat([attention, torch.ones_like(attention[:, :1])], dim=1)
@@ -106,10 +107,6 @@ class TokenSampler:
         token = draw_tokens(log_probs, uniforms)
         drawn = log_probs.gather(-1, token[:, None]).squeeze(-1)
         return (token, drawn, entropy(log_probs), *(() if kept is None else (pack_bits(kept),)))
-
-    def _go_on(self, alive: Tensor) -> bool:
-        waiting = bool(alive.any())
-        return any_rank(waiting, alive.device) if self.same_calls_everywhere else waiting
 
 
 def concatenate_completions(parts: Sequence[Completions], pad_id: int) -> Completions:

@@ -196,13 +196,7 @@ def _holders(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any
     for number, state in enumerate(checkpoint.get("optimizer_states", [])):
         for i, entry in state["state"].items():
             yield f"optimizers/{number}/{i}", entry
-    for number, averages in _averages(checkpoint):
-        yield f"averages/{number}", averages
-
-
-def _averages(checkpoint: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Yield the averages of each ``EMA`` and the lagged weights, with their place among both."""
-    states = [*checkpoint.get("callbacks", {}).values(), *checkpoint.get("lagged", {}).values()]
-    for number, state in enumerate(states):
+    averages = [*checkpoint.get("callbacks", {}).values(), *checkpoint.get("lagged", {}).values()]
+    for number, state in enumerate(averages):  # of each `EMA`, and lagged weights
         if isinstance(state, dict) and isinstance(weights := state.get("weights"), dict):
-            yield number, weights
+            yield f"averages/{number}", weights
