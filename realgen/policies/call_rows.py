@@ -48,12 +48,16 @@ def choose_rows(seconds: Callable[[int], float], *, least: int = 1) -> int:
 
 @torch.no_grad()
 def call_seconds(
-    field: VelocityField, latents: Float[Tensor, "some *latent"], prompt_index: Int[Tensor, " some"], rows: int
+    field: VelocityField,
+    latents: Float[Tensor, "some *latent"],
+    prompt_index: Int[Tensor, " some"],
+    to_come: int,
+    rows: int,
 ) -> float:
     """Time a guided call of so many rows at the first step; of all ranks the slowest, infinite if it does not fit.
 
-    Rows beyond those of ``latents`` repeat them. On sharded weights, where all ranks must make the same calls, a call
-    that does not fit is an error.
+    It must fit beside ``to_come`` more bytes. Rows beyond those of ``latents`` repeat them. On sharded weights, where
+    all ranks must make the same calls, a call that does not fit is an error.
 
     Raises:
         OutOfMemoryError: If it does not fit on sharded weights (``torch.OutOfMemoryError``).
@@ -63,6 +67,7 @@ def call_seconds(
     given, index = latents.to(device, torch.float32)[chosen.to(device)], prompt_index[chosen]
     times = []
     try:
+        held = torch.empty(to_come, dtype=torch.uint8, device=device)
         for _ in range(1 + CALLS):
             start = time.perf_counter()
             field(given, torch.zeros_like(index), index, calls=1)
@@ -70,6 +75,7 @@ def call_seconds(
                 torch.cuda.synchronize(device)
             times.append(time.perf_counter() - start)
         fastest = min(times[1:])
+        del held
     except torch.OutOfMemoryError:
         if is_sharded(field.backbone.transformer):
             raise

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from realgen.checks import check_at_least
 from realgen.functional.flow_sde import Transition
+from realgen.parallel import local_part
 from realgen.policies.backbones.base import Backbone
 from realgen.policies.call_rows import call_seconds, choose_rows
 from realgen.policies.compiled_blocks import compile_blocks
@@ -162,7 +163,10 @@ class DiffusionModel(NetworkPolicy):
 
         The arguments are those of a rollout: velocities, starting noise [rows, *latent], each row's prompt.
         """
-        seconds = partial(call_seconds, field, latents, prompt_index)
+        # Gradients and Adam's two moments are not there yet at the first call.
+        trained = (local_part(each) for each in self.trainable_parameters().values() if each.grad is None)
+        to_come = 3 * sum(each.numel() * each.element_size() for each in trained)
+        seconds = partial(call_seconds, field, latents, prompt_index, to_come)
         self.rollout_batch_size = choose_rows(seconds, least=self.samples_per_noise)
         return self.rollout_batch_size
 

@@ -61,7 +61,7 @@ def test_a_call_has_as_many_rows_as_asked_for_and_the_slowest_rank_counts(monkey
     seen: list[Any] = []
     monkeypatch.setattr(call_rows, "max_over_ranks", lambda mine: mine + 100)
     field = Field(lambda latents, index, calls: seen.append((latents[:, 0].tolist(), index.tolist(), calls)))
-    seconds = call_seconds(field, torch.tensor([[1.0], [2.0]]), torch.tensor([0, 1]), 3)
+    seconds = call_seconds(field, torch.tensor([[1.0], [2.0]]), torch.tensor([0, 1]), 0, 3)
     assert 100 <= seconds < 101
     assert seen == [([1.0, 2.0, 1.0], [0, 1, 0], 1)] * (1 + call_rows.CALLS)
 
@@ -70,11 +70,32 @@ def test_what_does_not_fit_takes_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError
 
-    given = (Field(full), torch.zeros(1, 1), torch.tensor([0]), 2)
+    given = (Field(full), torch.zeros(1, 1), torch.tensor([0]), 0, 2)
     assert call_seconds(*given) == math.inf
     monkeypatch.setattr(call_rows, "is_sharded", lambda network: True)
     with pytest.raises(torch.OutOfMemoryError):
         call_seconds(*given)
+
+
+def test_a_call_fits_only_beside_gradients_and_optimizer(
+    monkeypatch: pytest.MonkeyPatch, make_policy: Callable[..., DiffusionPolicy]
+) -> None:
+    def empty(size: int, **how: Any) -> torch.Tensor:
+        if how.get("dtype") == torch.uint8 and size > 100:
+            raise torch.OutOfMemoryError
+        return torch.zeros(size)
+
+    given = (Field(lambda *_: None), torch.zeros(1, 1), torch.tensor([0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", empty)
+        assert call_seconds(*given, 100, 1) < math.inf
+        assert call_seconds(*given, 101, 1) == math.inf
+    asked: list[int] = []
+    monkeypatch.setattr("realgen.policies.diffusion_model.call_seconds", lambda *all_: asked.append(all_[-2]) or 1.0)
+    policy = make_policy(rollout_batch_size="auto", samples_per_noise=1)
+    rolled(policy)
+    weights = list(policy.trainable_parameters().values())
+    assert set(asked) == {3 * 4 * sum(weight.numel() for weight in weights)}  # a gradient and two moments, in float32
 
 
 @pytest.fixture

@@ -13,9 +13,6 @@ from torch.overrides import TorchFunctionMode
 from realgen.checks import check_at_least
 from realgen.policies.solvers.base import Solver
 
-_TYPE = torch.float8_e4m3fn
-_LARGEST = torch.finfo(_TYPE).max
-
 
 class Float8(Solver):
     """Approximate: outside the window the transformer's large linear layers multiply in float8 (E4M3).
@@ -29,7 +26,7 @@ class Float8(Solver):
         least_side: Layers whose weight has a smaller side, such as adapters and the last layer, stay as they are.
     """
 
-    dtype = _TYPE
+    dtype = torch.float8_e4m3fn
 
     def __init__(self, least_side: int = 256) -> None:
         check_at_least(16, least_side=least_side)
@@ -58,11 +55,10 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     (a, a_scale), (b, b_scale) = _to_float8(inputs.reshape(-1, inputs.shape[-1])), _to_float8(weight)
     # Scales by row have kernels with sums in bfloat16 only.
     product = torch._scaled_mm(a, b.t(), scale_a=a_scale, scale_b=b_scale.t(), out_dtype=torch.bfloat16).to(dtype)
-    product = product if bias is None else product + bias.to(dtype)
-    return product.reshape(*inputs.shape[:-1], len(weight))
+    return (product if bias is None else product + bias.to(dtype)).reshape(*inputs.shape[:-1], len(weight))
 
 
 def _to_float8(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return rows rounded to float8, and the scale of each: [rows, 1] in float32."""
-    scale = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / _LARGEST
-    return (rows / scale).to(_TYPE), scale
+    scale = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / torch.finfo(Float8.dtype).max
+    return (rows / scale).to(Float8.dtype), scale
