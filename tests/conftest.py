@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Read once when torch, transformers and wandb are imported, and inherited by the processes that tests start.
@@ -19,8 +19,10 @@ os.environ.update(
     }
 )
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,3 +70,12 @@ def nano() -> Path:
     if not folder.is_dir():
         pytest.fail(f"{folder} is missing; `make nano` retrains the small models.")
     return folder
+
+
+@pytest.fixture
+def make_image() -> Callable[..., Image.Image]:
+    def make(seed: int = 0, *, height: int = 6, width: int = 4) -> Image.Image:
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        return Image.fromarray(pixels)
+
+    return make

@@ -14,10 +14,10 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from realgen.data.image_decoding import open_image
 from realgen.data.image_files import read_image
 from realgen.functional.images import to_uint8
 from realgen.given_files import parse_json
+from realgen.image_decoding import open_image
 from realgen.whole_files import write_whole
 
 SETTINGS_FILE = "settings.json"

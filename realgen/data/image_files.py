@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from realgen.data.image_decoding import FORMATS, HEIC, decode_image, how_to_read
+from realgen.image_decoding import FORMATS, HEIC, decode_image, how_to_read
 
 SUFFIXES = tuple(FORMATS)
 """Of what counts as an image, in lower case."""

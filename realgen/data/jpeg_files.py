@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from realgen.data.image_decoding import open_image
 from realgen.data.image_files import ImageFile
+from realgen.image_decoding import open_image
 
 QUALITIES = range(1, 101)
 

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from realgen.data.image_decoding import decode_image
 from realgen.data.order import prompt_seed
 from realgen.data.shard_paths import is_url, open_shard
 from realgen.data.shard_reader import InvalidSample, Sample, read_samples
+from realgen.image_decoding import decode_image
 from realgen.types import PromptBatch
 
 _NAMED = 5

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from realgen.data.image_decoding import HEIC, how_to_read
 from realgen.data.prompt_text import checked_text, open_text
 from realgen.data.shards import MAX_BYTES, REAL_IMAGE_SUFFIXES
 from realgen.given_files import parse_json
+from realgen.image_decoding import HEIC, how_to_read
 
 OTHER_IMAGES = {".gif", ".avif", *HEIC, ".jp2", ".jxl"} - {*REAL_IMAGE_SUFFIXES}
 """Of real images that are not read, and named."""

@@ -26,8 +26,8 @@ from typing import Any
 from PIL import Image
 
 from realgen.checks import check_at_least
-from realgen.data.image_decoding import FORMATS, decode_image, how_to_read
 from realgen.data.prompt_text import MAX_CHARACTERS, checked_text
+from realgen.image_decoding import FORMATS, decode_image, how_to_read
 
 REAL_IMAGE_SUFFIXES = tuple(FORMATS)
 MAX_BYTES = {".txt": 4 * MAX_CHARACTERS + 4, ".json": 2**22} | dict.fromkeys(REAL_IMAGE_SUFFIXES, 2**29)

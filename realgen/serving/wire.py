@@ -37,6 +37,7 @@ from realgen.checks import first_line
 from realgen.functional.images import from_uint8, to_uint8
 from realgen.functional.network_input import RANGE_TOLERANCE
 from realgen.given_files import parse_json
+from realgen.image_decoding import open_image
 
 Encoding = Literal["safetensors", "png", "webp"]
 """How images travel: exact, or as lossless files of 8 bits, which are smaller."""
@@ -266,16 +267,17 @@ def _read_image(text: str, limits: Limits, rows: int) -> UInt8[np.ndarray, "heig
     """Read one PNG or WebP file; its size is checked before it is unpacked, so a small file cannot fill the memory."""
     try:
         data = base64.b64decode(text, validate=True)
-        image = Image.open(io.BytesIO(data), formats=("PNG", "WEBP"))
-        _check_size(rows, rows * image.width * image.height, limits)
-        deep = image.format == "PNG" and data[_PNG_BIT_DEPTH] != 8
-        if image.mode != "RGB" or deep or getattr(image, "n_frames", 1) != 1:
-            raise WireError(f"an image must be one frame of 8-bit RGB, got {image.format} {image.mode}.")
-        return np.asarray(image)
-    except WireError:
-        raise
+        with open_image(data, ("PNG", "WEBP")) as image:
+            _check_size(rows, rows * image.width * image.height, limits)
+            deep = image.format == "PNG" and data[_PNG_BIT_DEPTH] != 8
+            if image.mode != "RGB" or deep or getattr(image, "n_frames", 1) != 1:
+                raise WireError(f"an image must be one frame of 8-bit RGB, got {image.format} {image.mode}.")
+            return np.asarray(image)
     except Exception as error:  # what Pillow raises on hostile bytes is open-ended
-        raise WireError("an image is no base64 PNG or WebP file, or is cut off or broken.", 400) from error
+        if isinstance(error.__cause__, WireError):  # ours, on its way through
+            raise error.__cause__ from None
+        text = "an image is no base64 PNG or WebP file, or is cut off, broken or too large."
+        raise WireError(text, 400) from error
 
 
 def _check_size(rows: int, pixels: int, limits: Limits) -> None:

@@ -7,9 +7,7 @@ import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 
 @pytest.fixture
@@ -23,12 +21,3 @@ def write_tar() -> Callable[[Path, Mapping[str, bytes]], Path]:
         return path
 
     return write
-
-
-@pytest.fixture
-def make_image() -> Callable[..., Image.Image]:
-    def make(seed: int = 0, *, height: int = 6, width: int = 4) -> Image.Image:
-        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        return Image.fromarray(pixels)
-
-    return make

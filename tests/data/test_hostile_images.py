@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from realgen.data.image_decoding import FORMATS, MAX_PIXELS, decode_image, open_image
 from realgen.data.image_files import find_images, read_image
 from realgen.data.jpeg_files import jpeg_quality
+from realgen.image_decoding import FORMATS, MAX_PIXELS, decode_image, open_image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -152,7 +152,7 @@ def test_a_heic_photograph_for_a_shard_names_the_package_that_reads_it(tmp_path:
 
 def test_heic_photographs_of_shards_are_read_where_the_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The modules are made once more, as they are where it is installed."""
-    names = [f"realgen.data.{name}" for name in ("image_decoding", "shards", "shard_reader")]
+    names = ["realgen.image_decoding", "realgen.data.shards", "realgen.data.shard_reader"]
     specs, find = [importlib.util.find_spec(name) for name in names], importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "pillow_heif" or find(name))
     for spec in specs:

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 
-from realgen.data.image_decoding import open_image
 from realgen.data.image_files import (
     ImageFile,
     check_folders,
@@ -23,6 +22,7 @@ from realgen.data.image_files import (
     read_image,
     split_files,
 )
+from realgen.image_decoding import open_image
 
 
 def write(path, color=(255, 0, 0), size=(6, 4), **options):

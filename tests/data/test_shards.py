@@ -12,7 +12,7 @@ import webdataset
 from PIL import Image
 
 from realgen.data import write_shards
-from realgen.data.image_decoding import decode_image
+from realgen.image_decoding import decode_image
 
 
 def names(path: Path) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 from realgen import __version__
 from realgen.benchmark.inputs.image_sets import BenchmarkPrompt
 from realgen.data.generated_images import read_texts, write_image
-from realgen.data.image_decoding import open_image
 from realgen.data.order import prompt_seed
+from realgen.image_decoding import open_image
 from realgen.policies.base import Policy
 from realgen.policies.trained_adapters import PREFIXES
 

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from realgen.checks import check_at_least
-from realgen.data.image_decoding import open_image
 from realgen.data.image_files import read_image
 from realgen.data.jpeg_files import jpeg_quality
 from realgen.functional.images import center_square, jpeg_round_trip
+from realgen.image_decoding import open_image
 
 
 @dataclass(frozen=True)

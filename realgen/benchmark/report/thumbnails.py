@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from realgen.data.image_decoding import decode_image
+from realgen.image_decoding import decode_image
 
 SIDES = (320, 256, 192, 128, 96, 64)
 """Longest sides that are tried, in pixels."""

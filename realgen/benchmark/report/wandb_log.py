@@ -10,7 +10,7 @@ from PIL import Image
 
 from realgen.benchmark.report.tables import everyone, score_names
 from realgen.benchmark.results import ImageRow, Results
-from realgen.data.image_decoding import decode_image
+from realgen.image_decoding import decode_image
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -7,13 +7,20 @@ import io
 import random
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from realgen.data.image_decoding import decode_image, upright_rgb
+from realgen.image_decoding import decode_image, upright_rgb
+
+
+def test_no_other_file_of_the_package_opens_images() -> None:
+    package = Path(__file__).parent.parent / "realgen"
+    opening = {str(path.relative_to(package)) for path in package.rglob("*.py") if "Image.open(" in path.read_text()}
+    assert opening == {"image_decoding.py", "functional/images.py"}  # the latter reads what it has just written
 
 
 def reread(image: Image.Image, kind: str, **how: Any) -> np.ndarray:
