@@ -31,8 +31,8 @@ from experiments.nano.training import Training, cosine_lr
 from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.checkpoint import save
 from realgen.detectors.configs import RoutedExperts, VisionConfig
-from realgen.detectors.effort_network import EffortNetwork
-from realgen.detectors.omniaid_network import OmniAIDNetwork
+from realgen.detectors.effort import EffortNetwork
+from realgen.detectors.omniaid import OmniAIDNetwork
 from realgen.detectors.vision_towers import build_tower
 from realgen.functional.corruptions import CHEATS
 from realgen.functional.images import from_uint8, jpeg_round_trip, to_uint8

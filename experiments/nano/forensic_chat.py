@@ -33,8 +33,7 @@ from experiments.nano.detectors import (
     write_figures,
 )
 from experiments.nano.training import Training, cosine_lr
-from realgen.detectors.forensic_chat import QUESTION, ForensicChat
-from realgen.detectors.forensic_chat_network import ForensicChatNetwork
+from realgen.detectors.forensic_chat import QUESTION, ForensicChat, ForensicChatNetwork
 
 CROPS, SAMPLES = 60, 1000
 """Of the shipped model: crops per subject, and samples of the nano diffusion model."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from realgen.detectors import OmniAIDNetwork
 from realgen.detectors.configs import RoutedExperts
-from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
+from realgen.detectors.omniaid_dino import OmniAIDDinoNetwork
 from realgen.detectors.routed_network import sparse_gates
 from realgen.detectors.vision_towers import DINO_PROJECTIONS, PROJECTIONS
 from realgen.functional.network_input import IMAGENET_MEAN, IMAGENET_STD, tower_pixels

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from realgen.detectors.base import DetectorNetwork
-from realgen.detectors.effort_network import SVDResidualLinear
+from realgen.detectors.effort import SVDResidualLinear
 from realgen.detectors.svd_experts import SVDExpertLinear
 
 

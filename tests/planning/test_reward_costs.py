@@ -11,9 +11,9 @@ import torch
 from realgen.detectors import Effort, ForensicChat, OmniAID
 from realgen.detectors.base import DetectorNetwork
 from realgen.detectors.configs import EffortConfig, OmniAIDConfig, OmniAIDDinoConfig
-from realgen.detectors.effort_network import EffortNetwork
-from realgen.detectors.omniaid_dino_network import OmniAIDDinoNetwork
-from realgen.detectors.omniaid_network import OmniAIDNetwork
+from realgen.detectors.effort import EffortNetwork
+from realgen.detectors.omniaid import OmniAIDNetwork
+from realgen.detectors.omniaid_dino import OmniAIDDinoNetwork
 from realgen.metrics import ImageNetEncoder, TimmEncoder
 from realgen.planning.meter import flop_counter, metered, num_bytes, total
 from realgen.planning.reward_costs import ENCODERS, NETWORKS, RewardCost, metric_bytes, reward_costs

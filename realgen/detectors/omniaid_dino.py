@@ -1,7 +1,7 @@
-"""The network of OmniAID on DINOv3: a vision transformer whose attention maps carry routed low-rank experts.
+"""OmniAID on DINOv3: a vision transformer whose attention maps carry routed low-rank experts.
 
 Built from the published description of the DINO variant, with its parameter names; all around the attention is
-transformers' own. Deviations: those of ``omniaid_network``.
+transformers' own. Deviations: those of ``omniaid``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.detectors.configs import OmniAIDDinoConfig, RoutedExperts
+from realgen.detectors.checkpoint import CheckpointDetector
+from realgen.detectors.configs import OmniAIDDinoConfig, RoutedExperts, VisionConfig
 from realgen.detectors.routed_network import GatingNetwork, RoutedNetwork
 from realgen.detectors.vision_towers import DINO_PROJECTIONS, build_dino, dino_config
 from realgen.functional.network_input import IMAGENET_MEAN, IMAGENET_STD
@@ -69,3 +70,21 @@ class OmniAIDDinoNetwork(RoutedNetwork):
         attended, _ = last.attention(last.norm1(hidden), gates, **how)
         hidden = hidden[:, :1] + last.layer_scale1(attended)
         return self.norm(hidden + last.layer_scale2(last.mlp(last.norm2(hidden))))[:, 0]
+
+
+class OmniAIDDino(CheckpointDetector):
+    """Mixture-of-experts detector on a DINOv3 vision transformer (RealGen v2); ``p_fake`` is the softmax at class 1.
+
+    Slower than the CLIP variant and less alike to it than another file of the same tower, so a better second opinion.
+
+    Args:
+        checkpoint: As in ``CheckpointDetector``, like what follows.
+        config: Of the network, where it differs from the published one.
+        **settings: ``dtype`` and ``batch_size``.
+    """
+
+    network_type: ClassVar[Any] = OmniAIDDinoNetwork
+    config_type: ClassVar[type[VisionConfig]] = OmniAIDDinoConfig
+
+    def __init__(self, checkpoint: str, config: OmniAIDDinoConfig | str | None = None, **settings: Any) -> None:
+        super().__init__(checkpoint, config, **settings)
