@@ -12,8 +12,7 @@ from realgen.detectors.checkpoint import save
 from realgen.detectors.configs import RoutedExperts
 from realgen.detectors.forensic_chat import ForensicChat
 from realgen.detectors.linear_probe import LinearProbe, ProbeConfig, save_probe
-from realgen.detectors.omniaid import OmniAIDDino
-from realgen.detectors.omniaid_dino import OmniAIDDinoNetwork
+from realgen.detectors.omniaid_dino import OmniAIDDino, OmniAIDDinoNetwork
 from realgen.detectors.probe_backbone import load_backbone
 from realgen.functional.logistic_regression import LogisticHead
 

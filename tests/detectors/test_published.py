@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 from realgen.detectors import Effort, OmniAID, OmniAIDNetwork
 from realgen.detectors.checkpoint import locate, read_state_dict
 from realgen.detectors.configs import OmniAIDConfig, RoutedExperts
-from realgen.detectors.omniaid import OmniAIDDino
-from realgen.detectors.omniaid_dino import OmniAIDDinoNetwork
+from realgen.detectors.omniaid_dino import OmniAIDDino, OmniAIDDinoNetwork
 from realgen.detectors.published import plain_name, recognise
 from tests.helpers.published_layouts import published_file, published_state
 
