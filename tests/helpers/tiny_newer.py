@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from tests.helpers.tiny_parts import image_vae, patched_vae, qwen_tokenizer, scheduler, t5_tokenizer, video_vae
 
 PARTS_TEMPLATE = (
@@ -145,4 +147,30 @@ def krea2_pipeline(is_distilled: bool = False) -> Any:
         tokenizer=tokenizer,
         text_encoder_select_layers=(1, 2),
         is_distilled=is_distilled,
+    )
+
+
+def ernie_image_pipeline() -> Any:
+    from diffusers import ErnieImagePipeline, ErnieImageTransformer2DModel
+    from transformers import Mistral3Model
+
+    tokenizer = qwen_tokenizer()
+    transformer = ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=32,
+        in_channels=16,
+        out_channels=16,
+        text_in_dim=16,
+        rope_axes_dim=(4, 6, 6),
+    )
+    for layer in (transformer.adaLN_modulation[-1], transformer.final_linear):  # zeros, as training begins
+        nn.init.normal_(layer.weight, std=0.2)
+    return ErnieImagePipeline(
+        transformer=transformer,
+        scheduler=scheduler(shift=3.0),
+        vae=patched_vae(),
+        text_encoder=Mistral3Model(mistral3_settings(tokenizer, 2)),
+        tokenizer=tokenizer,
     )

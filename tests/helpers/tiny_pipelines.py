@@ -307,5 +307,10 @@ TINY: dict[str, TinyModel] = {
         guided={"guidance_scale": 1.5, "negative_prompt": "blur", "max_sequence_length": 256},
         plain_scale=0.0,
     ),
+    "ernie_image": TinyModel(
+        tiny_newer.ernie_image_pipeline,
+        settings={},
+        guided={"guidance_scale": 2.5, "negative_prompt": "blur"},
+    ),
 }
 """By the name of the backbone's module."""

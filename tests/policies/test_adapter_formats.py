@@ -126,6 +126,7 @@ def test_every_layer_has_its_name_and_scale_by_comfyui_s_rules(policy, tmp_path)
         "Flux2KleinPipeline": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
         "ZImagePipeline": single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers,
         "QwenImagePipeline": dict,
+        "ErnieImagePipeline": dict,
         "ChromaPipeline": flux_layers,
         "Flux2Pipeline": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
         "Krea2Pipeline": single_file_utils.convert_krea2_transformer_checkpoint_to_diffusers,

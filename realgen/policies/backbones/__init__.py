@@ -2,6 +2,7 @@
 
 from realgen.policies.backbones.base import Backbone, Schedule
 from realgen.policies.backbones.chroma import Chroma
+from realgen.policies.backbones.ernie_image import ErnieImage
 from realgen.policies.backbones.flux import Flux
 from realgen.policies.backbones.flux2 import Flux2
 from realgen.policies.backbones.flux2_klein import Flux2Klein
@@ -15,6 +16,7 @@ __all__ = [
     "SD3",
     "Backbone",
     "Chroma",
+    "ErnieImage",
     "Flux",
     "Flux2",
     "Flux2Klein",

@@ -46,6 +46,8 @@ class PipelineFiles(Backbone):
     """Of diffusers; there after ``load``."""
     longest_text: ClassVar[int] = 512
     """Largest ``max_sequence_length`` that the pipeline takes."""
+    unused_parts: ClassVar[tuple[str, ...]] = ()
+    """Optional components that are not read."""
 
     def __init__(
         self,
@@ -119,6 +121,7 @@ class PipelineFiles(Backbone):
             raise ValueError(f"it holds a {index['_class_name']}.")
         # Diffusers reads a pipeline without one of its parts, such as SD3's T5, only if None is passed for it.
         absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
+        absent |= dict.fromkeys(self.unused_parts)
         report_truncation_once()
         with torch.device("cpu"), no_loading_bars():
             pipeline = pipeline_class.from_pretrained(

@@ -20,7 +20,7 @@ def inputs(backbone: Backbone, rows: int = 3) -> tuple[torch.Tensor, torch.Tenso
 
 def test_backbones_are_found() -> None:
     names = {backbone.__name__ for backbone in backbone_classes()}
-    assert {"SD3", "Flux", "Flux2", "Flux2Klein", "Chroma", "Krea2", "QwenImage", "ZImage"} <= names
+    assert {"SD3", "Flux", "Flux2", "Flux2Klein", "Chroma", "ErnieImage", "Krea2", "QwenImage", "ZImage"} <= names
     assert names <= set(realgen.policies.backbones.__all__)
 
 
