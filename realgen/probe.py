@@ -14,7 +14,7 @@ from realgen.options import OptionParser
 
 if TYPE_CHECKING:
     from realgen.data.probe_files import Divided
-    from realgen.detectors.probe_backbone import Backbone
+    from realgen.detectors.linear_probe import Backbone
     from realgen.functional.logistic_regression import FittedHead, LabelledFeatures
     from realgen.metrics.detector_quality import Quality
 
@@ -88,8 +88,7 @@ def probe(options: argparse.Namespace) -> str:
     """Fit, calibrate, test and write a linear probe, with a bar on standard error; return the findings in words."""
     from realgen.data.jpeg_files import jpeg_quality, matching_qualities
     from realgen.data.probe_files import compare_formats, divide
-    from realgen.detectors.linear_probe import ProbeConfig, save_probe
-    from realgen.detectors.probe_backbone import load_backbone
+    from realgen.detectors.linear_probe import ProbeConfig, load_backbone, save_probe
     from realgen.functional.logistic_regression import fit_head
 
     output: Path = options.output

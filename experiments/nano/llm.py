@@ -27,7 +27,7 @@ from experiments.nano.photographs import SUBJECTS
 from experiments.nano.rewrites import UNSEEN_PROMPTS, added_cues, draw_completion, draw_prompt
 from experiments.nano.training import Training, cosine_lr
 from realgen.policies import PromptPolicy
-from realgen.policies.completion import TAGS
+from realgen.policies.chat import TAGS
 
 STEPS, BATCH_SIZE, PEAK_LR, SEED = 2200, 32, 4e-3, 0
 """Of the shipped model."""

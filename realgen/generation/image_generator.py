@@ -16,7 +16,7 @@ from realgen.data.generated_images import keep_settings, read_images, read_texts
 from realgen.data.prompt_text import trace
 from realgen.generation.request import Request
 from realgen.policies import Policy, PromptPolicy
-from realgen.policies.completion import clean
+from realgen.policies.chat import clean
 from realgen.progress import ProgressBar
 
 COLUMNS, CAPTION_LINES = 4, 6

@@ -22,8 +22,7 @@ from realgen.checks import check_at_least, check_pretrained
 from realgen.logging_filters import no_loading_bars
 from realgen.parallel import autocast_without_cache, is_sharded, world_size
 from realgen.policies.base import Policy, Progress
-from realgen.policies.chat import Chat, check_instruction
-from realgen.policies.completion import INSTRUCTION
+from realgen.policies.chat import INSTRUCTION, Chat, check_instruction
 from realgen.policies.language_model import checkpointed_layers, end_token_ids, linear_layers, load_language_model
 from realgen.policies.lora import LoRA
 from realgen.policies.network_policy import NetworkPolicy

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from realgen.functional.policy_loss import masked_mean
-from realgen.policies.chat import Chat
-from realgen.policies.completion import parse_answer
+from realgen.policies.chat import Chat, parse_answer
 from realgen.policies.token_sampler import Completions
 from realgen.types import Rewrite, Rollout
 

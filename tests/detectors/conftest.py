@@ -11,9 +11,8 @@ from realgen.detectors import Effort, EffortNetwork, OmniAID, OmniAIDNetwork
 from realgen.detectors.checkpoint import save
 from realgen.detectors.configs import RoutedExperts
 from realgen.detectors.forensic_chat import ForensicChat
-from realgen.detectors.linear_probe import LinearProbe, ProbeConfig, save_probe
+from realgen.detectors.linear_probe import LinearProbe, ProbeConfig, load_backbone, save_probe
 from realgen.detectors.omniaid_dino import OmniAIDDino, OmniAIDDinoNetwork
-from realgen.detectors.probe_backbone import load_backbone
 from realgen.functional.logistic_regression import LogisticHead
 
 

@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from realgen.detectors import LinearProbe
-from realgen.detectors.linear_probe import ProbeConfig, save_probe
-from realgen.detectors.probe_backbone import load_backbone
+from realgen.detectors.linear_probe import ProbeConfig, load_backbone, save_probe
 from realgen.functional.logistic_regression import LabelledFeatures, LogisticHead, fit_head
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from realgen.detectors.probe_backbone import load_backbone, wave_picture
+from realgen.detectors.linear_probe import load_backbone, wave_picture
 
 
 def as_files(images):

@@ -21,7 +21,7 @@ from experiments.nano.llm import (
     make_llm,
 )
 from experiments.nano.rewrites import UNSEEN_PROMPTS
-from realgen.policies.completion import TAGS, parse_answer
+from realgen.policies.chat import TAGS, parse_answer
 from realgen.types import Rewrite
 
 

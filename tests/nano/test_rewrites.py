@@ -5,7 +5,7 @@ import pytest
 
 from experiments.nano.captions import PHOTO_CUES, SYNTHETIC_CUES, split_prompts
 from experiments.nano.rewrites import MOST_CUES, UNSEEN_PROMPTS, added_cues, draw_completion, draw_prompt
-from realgen.policies.completion import clean, parse_answer
+from realgen.policies.chat import clean, parse_answer
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from realgen.policies.completion import INSTRUCTION, TAGS, clean, parse_answer
+from realgen.policies.chat import INSTRUCTION, TAGS, clean, parse_answer
 
 
 @pytest.mark.parametrize(
