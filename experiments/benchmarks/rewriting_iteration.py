@@ -22,8 +22,7 @@ from rich.table import Table
 
 from realgen.modules import GRPOModule, grpo_module
 from realgen.policies import DiffusionPolicy, PromptPolicy
-from realgen.policies.text_engine import WritingTask
-from realgen.policies.token_sampler import Completions
+from realgen.policies.text_engine import Completions, WritingTask
 from realgen.rewards.base import Reward
 from realgen.types import Rollout
 

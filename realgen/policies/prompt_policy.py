@@ -27,8 +27,7 @@ from realgen.policies.language_model import checkpointed_layers, end_token_ids, 
 from realgen.policies.lora import LoRA
 from realgen.policies.network_policy import NetworkPolicy
 from realgen.policies.rewriting import read_rewrites, rewrite_statistics
-from realgen.policies.text_engine import TextEngine, TransformersEngine, WritingTask
-from realgen.policies.token_sampler import Completions
+from realgen.policies.text_engine import Completions, TextEngine, TransformersEngine, WritingTask
 from realgen.policies.token_scoring import score_tokens, token_state
 from realgen.types import PolicyScore, Rewrite, Rollout
 

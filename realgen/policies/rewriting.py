@@ -8,7 +8,7 @@ import torch
 
 from realgen.functional.policy_loss import masked_mean
 from realgen.policies.chat import Chat, parse_answer
-from realgen.policies.token_sampler import Completions
+from realgen.policies.text_engine import Completions
 from realgen.types import Rewrite, Rollout
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from realgen.functional.token_sampling import truncated_log_softmax, unpack_bits
-from realgen.policies.token_sampler import Completions
+from realgen.policies.text_engine import Completions
 
 
 def token_state(prompts: Sequence[Sequence[int]], completions: Completions, pad_id: int) -> dict[str, Tensor]:

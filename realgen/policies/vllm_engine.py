@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from realgen.parallel import world_size
 from realgen.policies.lora import ADAPTER, LoRA
-from realgen.policies.text_engine import TextEngine, WritingTask
-from realgen.policies.token_sampler import Completions
+from realgen.policies.text_engine import Completions, TextEngine, WritingTask
 from realgen.policies.trained_adapters import PEFT_FILE, PREFIXES
 
 COLDEST, HOTTEST = 0.01, 2.0

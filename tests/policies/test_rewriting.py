@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from realgen.policies.chat import Chat
 from realgen.policies.rewriting import read_rewrites, rewrite_statistics
-from realgen.policies.token_sampler import Completions
+from realgen.policies.text_engine import Completions
 from realgen.types import PolicyScore, Rewrite, Rollout
 
 WRITTEN = (

@@ -5,7 +5,7 @@ import torch
 
 from realgen.policies import LoRA, TextEngine, TransformersEngine
 from realgen.policies.rewriting import rewrite_statistics
-from realgen.policies.token_sampler import Completions
+from realgen.policies.text_engine import Completions
 
 PROMPTS = ("a cat", "")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from realgen.functional.token_sampling import unpack_bits
-from realgen.policies.token_sampler import TokenSampler, concatenate_completions
+from realgen.policies.text_engine import TokenSampler, concatenate_completions
 
 END, PAD = 3, 4
 TABLE = torch.tensor(

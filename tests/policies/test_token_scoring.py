@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from realgen.functional.token_sampling import pack_bits
-from realgen.policies.token_sampler import Completions
+from realgen.policies.text_engine import Completions
 from realgen.policies.token_scoring import score_tokens, token_state
 
 PAD = 4
