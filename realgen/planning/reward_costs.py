@@ -148,11 +148,11 @@ def _weight_bytes(network: NetworkCost, settings: Mapping[str, Any]) -> int:
 def _find_network(scorer: Mapping[str, Any]) -> NetworkCost | None:
     settings = scorer.get("init_args") or {}
     kind = scorer["class_path"].rpartition(".")[2] if scorer["class_path"].startswith("realgen.") else ""
-    config = settings.get("config")
+    kinds, config = [kind], settings.get("config")
     if isinstance(config, Mapping) and config.get("router_input") == "frozen_tower":
-        kind += ", router_input frozen_tower"
+        kinds.insert(0, f"{kind}, router_input frozen_tower")
     keys = (key for name in ("checkpoint", "pretrained", "model") for key in _table_names(settings.get(name)))
-    return next((NETWORKS[key] for key in (*keys, kind) if key in NETWORKS), None)
+    return next((NETWORKS[key] for key in (*keys, *kinds) if key in NETWORKS), None)
 
 
 def _table_names(name: object) -> tuple[str, str]:

@@ -127,6 +127,11 @@ def test_a_judge_holds_its_tokens_beside_its_weights() -> None:
     assert cost.batch_size == 4
 
 
+def test_a_default_that_is_written_out_changes_nothing() -> None:
+    plain, written = (realism("OmniAIDDino", **more) for more in ({}, {"config": {"router_input": "frozen_tower"}}))
+    assert cost_of(plain) == cost_of(written)
+
+
 def test_the_embedded_networks_are_known_from_any_folder(nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(nano)
     embedded = cost_of(realism("OmniAID", checkpoint="data/nano/omniaid"))

@@ -14,7 +14,7 @@ from realgen.modules.background_rewards import BackgroundRewards
 from realgen.modules.policy_update import PolicyUpdate, reference_score
 from realgen.objectives import GRPOGuard
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
-from realgen.policies.solvers import CachedVelocity, HigherOrderTail
+from realgen.policies.solvers import CachedVelocity, Float8, HigherOrderTail
 from realgen.types import Rollout
 from tests.helpers.shadow_device import GPU, Event, Traffic, shadow_device
 from tests.helpers.tiny_pipelines import SIZE, TINY, backbone_classes, module_of
@@ -109,7 +109,9 @@ def test_an_iteration(backbone: type[Any], guided: bool, tiny: Callable[[str], s
 
 
 @pytest.mark.parametrize(
-    "settings", [{"solver": CachedVelocity(2)}, {"guided_window": False}], ids=["cached", "guidance-free"]
+    "settings",
+    [{"solver": CachedVelocity(2)}, {"solver": Float8(16)}, {"guided_window": False}],
+    ids=["cached", "float8", "guidance-free"],
 )
 def test_other_ways_outside_the_window_wait_no_more(settings: dict[str, Any], tiny: Callable[[str], str]) -> None:
     (sd3,) = (each for each in backbone_classes() if module_of(each) == "sd3")
