@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from realgen.functional.flow_sde import Transition
 from realgen.parallel import autocast_without_cache, send, world_size
 from realgen.policies.backbones.base import Backbone, Schedule
 from realgen.policies.solvers import Euler, Solver
-from realgen.policies.step_window import StepWindow
 from realgen.policies.window_recorder import WindowRecorder
 
 PHASES = ("before", "inside", "after")
@@ -70,26 +67,13 @@ def guidance(backbone: Backbone, guided: bool) -> Iterator[None]:
         backbone.cfg_scale = scale
 
 
-@dataclass(frozen=True)
-class StepPlan:
-    """How the steps of a rollout are taken."""
-
-    transition: Transition
-    """Inside the window."""
-    step_window: StepWindow
-    """Which steps are inside."""
-    solver: Solver
-    """Outside the window."""
-    guided_window: bool
-    """Whether classifier-free guidance holds inside too."""
-
-
 class Denoising:
     """One run from noise to finished latents, all rows at the same step.
 
     Args:
         field: The transformer's velocities.
-        plan: How the steps are taken; without ``recorder`` all are Euler's.
+        policy: Its ``transition`` takes the steps inside its ``step_window``, its ``solver`` those outside, and its
+            ``guided_window`` tells whether guidance holds inside too; without ``recorder`` all steps are Euler's.
         batch_size: Most rows of one transformer call.
         report: Called after each step with the steps done and their number.
         recorder: Draws the stochastic steps and records them; ``None``: there are none.
@@ -98,19 +82,19 @@ class Denoising:
     def __init__(
         self,
         field: VelocityField,
-        plan: StepPlan,
+        policy: Any,
         batch_size: int,
         report: Callable[[int, int], None],
         recorder: WindowRecorder | None = None,
     ) -> None:
-        self.field, self.plan, self.batch_size, self.report = field, plan, batch_size, report
+        self.field, self.policy, self.batch_size, self.report = field, policy, batch_size, report
         self.recorder = recorder
         num_steps = len(field.schedule.timesteps)
         self._starts, self._window_size = range(num_steps, num_steps + 1), 0  # where a window may start, on any rank
         self._solver: Solver = Euler()
         if recorder is not None:
-            self._starts, self._window_size = plan.step_window.starts(num_steps), recorder.size
-            self._solver = plan.solver
+            self._starts, self._window_size = policy.step_window.starts(num_steps), recorder.size
+            self._solver = policy.solver
         # The steps that all rows take together, before the solver's own.
         self._shared_steps = self._starts[-1] + self._window_size if self._solver.tail_steps else num_steps
 
@@ -128,7 +112,7 @@ class Denoising:
             phase, steps = self._phases(step, prompt_index), sigmas.new_full((len(latents),), step, dtype=torch.long)
             velocity = self._velocity(step, latents, velocity, prompt_index, phase)
             inside = phase == PHASES.index("inside")
-            mean, std = self.plan.transition.step(
+            mean, std = self.policy.transition.step(
                 latents, velocity, sigmas[steps], sigmas[steps + 1], sigmas[1], noisy=send(inside, latents.device)
             )
             if recorder is not None:
@@ -154,8 +138,8 @@ class Denoising:
         called = possible if step % self._solver.every == 0 else inside
         if self._solver.tail_steps:
             called = called - {"after"}
-        groups = [(called - inside, True, True), (inside, self.plan.guided_window, False)]
-        if self.plan.guided_window and self._solver.dtype is None:  # all rows alike, in one batch
+        groups = [(called - inside, True, True), (inside, self.policy.guided_window, False)]
+        if self.policy.guided_window and self._solver.dtype is None:  # all rows alike, in one batch
             groups = [(called, True, False)]
         velocity = last if self._solver.every > 1 else torch.zeros_like(latents)
         steps = torch.full_like(prompt_index, step)

@@ -14,7 +14,7 @@ from torch import Tensor
 from realgen.parallel import send
 from realgen.policies.backbones.base import Schedule
 from realgen.policies.base import Progress
-from realgen.policies.denoising import Denoising, StepPlan, VelocityField
+from realgen.policies.denoising import Denoising, VelocityField
 from realgen.policies.diffusion_model import DiffusionModel
 from realgen.policies.forward_draws import DrawnStates
 from realgen.policies.weight_copy import LaggedWeights
@@ -154,11 +154,10 @@ class DiffusionPolicy(DiffusionModel):
         """Go from noise to finished latents; prompt-major, as many rows for each prompt."""
         self.backbone.to(self.device)
         field = VelocityField(self.backbone, self.schedule(num_steps), self.backbone.encode_prompts(prompts))
-        plan = StepPlan(self.transition, self.step_window, self.solver, self.guided_window)
         prompt_index = torch.arange(len(prompts)).repeat_interleave(len(latents) // len(prompts))
         with self.sampling():
             rows = self.rollout_batch_size or self.measure_rows(field, latents, prompt_index)
-            denoising = Denoising(field, plan, rows, report, recorder)
+            denoising = Denoising(field, self, rows, report, recorder)
             finished = denoising.run(latents.to(self.device, self._latent_dtype), prompt_index)
         self._transformer_evals += field.evals
         return finished
