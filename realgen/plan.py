@@ -93,7 +93,7 @@ def find_gpu(options: argparse.Namespace) -> GPU | None:
     """Return the requested GPU, with the rates of ``--tflops``, or None; ValueError for a wrong option."""
     from dataclasses import replace
 
-    from realgen.planning.gpus import GPU, GPUS
+    from realgen.planning.forecast import GPU, GPUS
 
     if options.utilization is not None and options.gpu is None and options.tflops is None:
         raise ValueError("utilization is a share of a GPU's peak: give --gpu, or --tflops, too.")

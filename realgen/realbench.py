@@ -159,13 +159,8 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
             for name in _given(made.policies)
         },
         images=_given(made.images),
-        matching=made.matching,
-        arena=made.arena,
-        scoring=made.scoring,
-        allow_missing=made.allow_missing,
-        seed=made.seed,
-        draw_batch_size=made.draw_batch_size,
         device=str(usable_device(made.device)),
+        **{name: made[name] for name in ("matching", "arena", "scoring", "allow_missing", "seed", "draw_batch_size")},
     )
     bench.find_images()
     if made.arena is not None and not config["dry_run"] and config["part"] is None:

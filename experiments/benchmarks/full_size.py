@@ -29,7 +29,7 @@ from rich.console import Console
 from torch import nn
 
 from realgen.planning.architecture import Component, find_architecture
-from realgen.planning.gpus import GPUS
+from realgen.planning.forecast import GPUS
 from realgen.planning.meta_pipeline import placeholder_tokenizer
 from realgen.policies.backbones.pipeline import PipelineBackbone
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
@@ -16,14 +16,8 @@ from realgen.callbacks.wandb_run import log_media
 from realgen.checks import check_at_least
 from realgen.types import RewardOutput, Samples
 
-
-class Line(NamedTuple):
-    """One image of a table."""
-
-    values: dict[str, Any]
-    """Texts and numbers by column."""
-    image: Image.Image | None
-    """``None`` for lines whose image is not shown."""
+Line = tuple[dict[str, Any], Image.Image | None]
+"""One image of a table: texts and numbers by column, and the image, None where it is not shown."""
 
 
 class RewriteTable(Callback):
@@ -79,19 +73,19 @@ class RewriteTable(Callback):
         """Return lines that keep only the images that are shown, as all of a validation would fill a GPU."""
         shown = rows[: max(self.num_rows - before, 0)]
         images = [to_pil(drawn.images[row]) for row in shown] + [None] * (len(rows) - len(shown))
-        return [Line(table_row(drawn, rewards, row), image) for row, image in zip(rows, images, strict=True)]
+        return [(table_row(drawn, rewards, row), image) for row, image in zip(rows, images, strict=True)]
 
     def _write(self, trainer: Trainer, name: str, lines: list[Line]) -> None:
         path = run_folder(trainer) / "rewrites" / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [json.dumps(line.values, ensure_ascii=False) for line in lines]
+        rows = [json.dumps(values, ensure_ascii=False) for values, _ in lines]
         path.write_text("\n".join(rows) + "\n", encoding="utf-8")
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             import wandb
 
-            data = [[*line.values.values(), wandb.Image(line.image)] for line in lines if line.image]
+            data = [[*values.values(), wandb.Image(image)] for values, image in lines if image]
             kind, _, iteration = name.partition("-")
-            table = wandb.Table([*lines[0].values, "image"], data)
+            table = wandb.Table([*lines[0][0], "image"], data)
             log_media(trainer, {f"rewrites/{kind}": table}, int(iteration))
 
 

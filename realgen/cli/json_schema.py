@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import isfinite
 from typing import Any, Literal, get_args, get_origin
 
@@ -33,10 +33,9 @@ def recipe_schema() -> dict[str, Any]:
     class; arguments of other classes pass, and so do those beside no ``class_path``, as overlays have them. It does not
     say what is missing.
     """
-    texts = {name: text for name, (*_, text) in (realbench_arguments() | ARGUMENTS).items()}
-    slots = {name: slot_of(hint) for name, (hint, *_) in realbench_arguments().items()}
-    writer = _Writer()
-    whole = writer.mapping({**slots, **(config_root(TrainableModule, LightningDataModule).arguments or {})}, texts)
+    keys, writer = realbench_arguments() | ARGUMENTS, _Writer()
+    slots = {name: replace(slot_of(hint), text=text) for name, (hint, _, text) in keys.items()}
+    whole = writer.mapping({**(config_root(TrainableModule, LightningDataModule).arguments or {}), **slots})
     return {"$schema": "http://json-schema.org/draft-07/schema#", **whole, "definitions": writer.definitions}
 
 
@@ -46,13 +45,13 @@ class _Writer:
     def __init__(self) -> None:
         self.definitions: dict[str, Any] = {}
 
-    def mapping(self, slots: Mapping[str, ConfigSlot], texts: Mapping[str, str]) -> dict[str, Any]:
-        """Return the schema of a mapping with a key for each slot; ``texts`` say what they are."""
+    def mapping(self, slots: Mapping[str, ConfigSlot]) -> dict[str, Any]:
+        """Return the schema of a mapping with a key for each slot."""
         keys = {name: self._value(slot) for name, slot in slots.items()}
         for name, slot in slots.items():
             number = isinstance(slot.default, float) and isfinite(slot.default)
             default = {"default": slot.default} if number or isinstance(slot.default, bool | int | str) else {}
-            keys[name] |= default | ({"description": texts[name]} if name in texts else {})
+            keys[name] |= default | ({"description": slot.text} if slot.text else {})
         return {"type": "object", "properties": {PART_FILE: _TEXT, **keys}, "additionalProperties": False}
 
     def _value(self, slot: ConfigSlot) -> dict[str, Any]:
@@ -101,7 +100,7 @@ class _Writer:
         name = f"{function.__module__}.{function.__qualname__}.init_args"
         if name not in self.definitions:
             self.definitions[name] = {}
-            self.definitions[name] = self.mapping(parameters(function, num_given), _descriptions(function))
+            self.definitions[name] = self.mapping(parameters(function, num_given))
         return {"$ref": f"#/definitions/{name}"}
 
 
@@ -113,14 +112,3 @@ def _classes(base: type) -> dict[type, list[str]]:
         for name in candidates(module, base):
             found.setdefault(getattr(module, name), []).append(f"{module.__name__}.{name}")
     return {cls: sorted({*paths, f"{cls.__module__}.{cls.__qualname__}"}, key=len) for cls, paths in found.items()}
-
-
-def _descriptions(function: Any) -> dict[str, str]:
-    """Return what the docstrings of a function, or of a class and its parents, say of arguments."""
-    found: dict[str, str] = {}
-    for each in reversed(inspect.getmro(function) if inspect.isclass(function) else (function,)):
-        for documented in (each, vars(each).get("__init__")):
-            listed = inspect.cleandoc(getattr(documented, "__doc__", None) or "").partition("Args:\n")[2]
-            for name, words in re.findall(r"^ {4}(\w+)(?: \(.*?\))?: (.+(?:\n {8}.+)*)", listed, re.MULTILINE):
-                found[name] = " ".join(words.split())
-    return found

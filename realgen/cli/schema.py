@@ -6,16 +6,15 @@ import collections.abc
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from datetime import timedelta
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse._parameter_resolvers import get_signature_parameters
 
 _NUMBERS = (bool, int, float, complex, timedelta, torch.Tensor)
 _NO_COMPONENTS = (*_NUMBERS, str, bytes, Enum, os.PathLike, dict, list, tuple, set, type)
@@ -43,6 +42,8 @@ class ConfigSlot:
     """Whether all numbers that may stand here are whole, and no text may."""
     required: bool = False
     default: Any = None
+    text: str = ""
+    """What the docstring says of it."""
     arguments: Mapping[str, ConfigSlot] | None = None
     """Keys that stand here themselves, without ``class_path``: at the top, under ``trainer``, and for dataclasses."""
     owner: str = "config"
@@ -125,27 +126,14 @@ def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, Co
 
     The first ``num_given`` are left out: the code passes them itself.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    if inspect.isclass(function):
-        names = parser.add_class_arguments(function, fail_untyped=False)
-    else:
-        names = parser.add_function_arguments(function, fail_untyped=False)
     given = list(inspect.signature(function).parameters)[:num_given]
-    signature: dict[str, inspect.Parameter] = {}
-    hints: dict[str, Any] = {}
-    # Parents first: an argument that goes to one through ``**kwargs`` has its type and default there.
-    for maker in reversed(function.__mro__) if inspect.isclass(function) else (function,):
-        if maker is function or "__init__" in vars(maker):
-            with suppress(NameError, TypeError, ValueError):  # jsonargparse alone checks what cannot be read
-                signature |= inspect.signature(maker).parameters
-                hints |= get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
     slots = {}
-    for name in dict.fromkeys(name.split(".")[0] for name in names):
-        if name not in given:
-            own = signature.get(name)
-            required = own is not None and own.default is inspect.Parameter.empty
-            default = None if own is None or required else own.default
-            slots[name] = replace(slot_of(hints.get(name, Any)), required=required, default=default)
+    for each in get_signature_parameters(function):
+        if each.name not in given:
+            required = each.default is inspect.Parameter.empty
+            slot = slot_of(Any if each.annotation is inspect.Parameter.empty else each.annotation)
+            text, default = " ".join((each.doc or "").split()), None if required else each.default
+            slots[each.name] = replace(slot, required=required, default=default, text=text)
     return slots
 
 

@@ -16,12 +16,13 @@ from realgen.checks import printable
 from realgen.cli.component_keys import explain, explain_in_run
 from realgen.cli.containment import start_loggers
 from realgen.cli.error_frame import INTERRUPTED, TERMINATED
-from realgen.cli.failing_sample import failing_sample
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.cli.run_dir import RUN_DIR_VARIABLE, resume_command
 from realgen.cli.wandb_logger import finish_wandb
 from realgen.failures import failure_counts, wants_traceback
 from realgen.masking import mask
+from realgen.rewards.base import Reward
+from realgen.types import Samples
 
 
 def train(cli: RealGenCLI) -> int:
@@ -111,3 +112,35 @@ def _report(error: Exception, cli: RealGenCLI) -> int:
     at = "" if sample is None else f" (at {sample})"
     sys.stderr.write(f"error: {printable(explain_in_run(error))}{printable(at)}\n       {where}\n")
     return 1
+
+
+@torch.no_grad()
+def failing_sample(error: Exception) -> str | None:
+    """Return the sample at which a reward failed, by scoring each alone; None if none did, or not for a sample."""
+    found: tuple[Reward, Samples] | None = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        names = frame.f_locals
+        samples = next((value for value in names.values() if isinstance(value, Samples)), None)
+        if isinstance(names.get("self"), Reward) and frame.f_code.co_name == "score" and samples is not None:
+            found = names["self"], samples  # the innermost of them
+    if found is None or not found[0].fails_by_sample or isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return None
+    reward, samples = found
+    for row, prompt in enumerate(samples.row_prompts):
+        try:
+            reward.score(_one(samples, row))
+        except Exception as again:  # a reward may raise anything
+            if type(again) is type(error):
+                return f"sample {row % samples.group_size + 1} of {samples.group_size} of {prompt[:80]!r}"
+    return f"{len(samples.images)} samples together, the first of {samples.prompts[0][:80]!r}"
+
+
+def _one(samples: Samples, row: int) -> Samples:
+    prompt, rewrites = row // samples.group_size, samples.rewrites
+    return Samples(
+        (samples.prompts[prompt],),
+        1,
+        samples.images[row : row + 1],
+        None if rewrites is None else rewrites[row : row + 1],
+        samples.metadata[prompt : prompt + 1],
+    )

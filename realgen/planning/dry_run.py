@@ -21,7 +21,6 @@ from realgen.modules.policy_update import PolicyUpdate, reference_score, shuffle
 from realgen.objectives.base import Objective
 from realgen.policies import DiffusionPolicy
 from realgen.policies.backbones.base import Backbone, Schedule
-from realgen.policies.step_window import StepWindow
 from realgen.types import PolicyScore, Rollout
 
 MAX_STARTS = 8
@@ -67,27 +66,6 @@ class Counts:
     def evals(self, phase: str) -> float:
         """Count the rows that the transformer is called with in a phase."""
         return sum((rows * (1 + kind.guided) for kind, rows in self.rows.items() if kind.phase == phase), 0.0)
-
-
-class FixedWindow(StepWindow):
-    """The policy's own window, but always at one start."""
-
-    def __init__(self, real: StepWindow, start: int) -> None:
-        self.real, self.start = real, start
-
-    def decisions(self, num_steps: int) -> int:
-        """Return the real window's size."""
-        return self.real.decisions(num_steps)
-
-    def starts(self, num_steps: int) -> range:
-        """Return all starts of the real window: a solver may fit its steps to all of them."""
-        return self.real.starts(num_steps)
-
-    def sample(
-        self, num_prompts: int, num_steps: int, *, iteration: int, generator: torch.Generator
-    ) -> Int[Tensor, " prompts"]:
-        """Return ``start`` for every prompt."""
-        return torch.full((num_prompts,), self.start, dtype=torch.long, device=generator.device)
 
 
 class CountingBackbone(Backbone):
@@ -173,7 +151,7 @@ def count_calls(
     counts = Counts(updates=settings.inner_epochs * settings.updates_per_epoch)
     for start in starts:
         counting = CountingBackbone(backbone, counts, timesteps[start : start + size])
-        fake = _fake_policy(policy, counting, FixedWindow(policy.step_window, start))
+        fake = _fake_policy(policy, counting, start)
         generator = torch.Generator().manual_seed(0)
         texts = [f"prompt {index}" for index in range(prompts)]
         rollout = Rollout.concatenate(list(fake.rollout_chunks(texts, settings.group_size, generator=generator)))
@@ -213,10 +191,15 @@ def _spread(starts: range) -> list[int]:
     return [*half, *(starts[0] + starts[-1] - start for start in reversed(half))]
 
 
-def _fake_policy(policy: DiffusionPolicy, backbone: CountingBackbone, window: StepWindow) -> DiffusionPolicy:
-    """Copy a policy that is not loaded onto another backbone and window, and load the copy."""
+def _fake_policy(policy: DiffusionPolicy, backbone: CountingBackbone, start: int) -> DiffusionPolicy:
+    """Copy a policy that is not loaded onto another backbone, its window always at one start, and load the copy."""
+
+    def sample(num_prompts: int, *_: int, generator: torch.Generator, **__: int) -> Int[Tensor, " prompts"]:
+        return torch.full((num_prompts,), start, dtype=torch.long, device=generator.device)
+
     fake = copy.deepcopy(policy)
-    fake.backbone, fake.step_window = backbone, window
+    fake.backbone = backbone
+    vars(fake.step_window)["sample"] = sample
     # The reference is a second fake transformer: neither has layers that adapters could change.
     fake.lora, fake.keep_reference = None, True
     fake.gradient_checkpointing = fake.compile_blocks = fake.merge_adapters = False

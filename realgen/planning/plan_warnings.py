@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from realgen.planning.forecast import Forecast
-from realgen.planning.gpus import format_gib
+from realgen.planning.forecast import Forecast, format_gib
 from realgen.planning.plan import Plan
 from realgen.planning.recipe import Recipe
 from realgen.policies import SlidingWindow

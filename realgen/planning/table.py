@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from realgen.planning.forecast import Forecast, Measured
-from realgen.planning.gpus import format_gib
+from realgen.planning.forecast import Forecast, Measured, format_gib
 from realgen.planning.meter import total
 from realgen.planning.plan import Plan, PlanRow
 from realgen.tables import Cell, styled, terminal_table

@@ -116,8 +116,8 @@ def test_no_more_images_of_a_validation_are_kept_than_are_shown(tmp_path: Path) 
             kept.extend(table._validated)
 
     trainer(tmp_path, callbacks=[table, Look()]).validate(module(policy=Shouting()), Prompts(), verbose=False)
-    assert [line.image is not None for line in kept] == [True, False, False]
-    assert not any(isinstance(value, Tensor | Samples) for line in kept for value in line.values.values())
+    assert [image is not None for _, image in kept] == [True, False, False]
+    assert not any(isinstance(value, Tensor | Samples) for values, _ in kept for value in values.values())
 
 
 @pytest.mark.parametrize("name", ["every_n_iterations", "num_rows"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from realgen.cli.failing_sample import failing_sample
+from realgen.cli.training import failing_sample
 from realgen.modules.background_rewards import BackgroundRewards
 from realgen.rewards import WeightedSum
 from realgen.rewards.base import Reward

@@ -2,7 +2,7 @@
 
 import pytest
 
-from realgen.serving.replicas import Replicas
+from realgen.serving.client import Replicas
 
 
 @pytest.fixture

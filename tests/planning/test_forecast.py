@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from realgen.planning.gpus import GPUS
+from realgen.planning.forecast import GPUS
 
 
 def test_the_precision_of_float32_products_decides_their_rate() -> None:
