@@ -45,7 +45,6 @@ class LastCheckpoint(ModelCheckpoint):
         super().__init__(
             dirpath=dirpath, save_last=True, save_top_k=0, every_n_epochs=every_n_epochs, save_on_train_epoch_end=True
         )
-        self._period = every_n_epochs
         self._saved_step = -1
         self._saving = False
         self._started: int | None = None
@@ -94,7 +93,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save every ``every_n_epochs``, at the end, and after a validation: its results are in the checkpoint then."""
-        due = (trainer.current_epoch + 1) % self._period == 0 or is_last_epoch(trainer)
+        due = (trainer.current_epoch + 1) % self._every_n_epochs == 0 or is_last_epoch(trainer)
         if due or self._saved_step == trainer.global_step:
             self._save(trainer)
 

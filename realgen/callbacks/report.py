@@ -120,7 +120,6 @@ class _Warnings(logging.Handler):
         self.addFilter(Truncations())
         self._path = path
         self._kept: set[str] = set()
-        self._read = 0
         self._show = warnings.showwarning
         warnings.showwarning = self._hear = self.hear
         for name in _WATCHED:
@@ -144,9 +143,7 @@ class _Warnings(logging.Handler):
         if line in self._kept:
             return
         with suppress(OSError, ValueError), self._path.open("a+", encoding="utf-8", errors="replace") as file:
-            file.seek(self._read)  # then comes what an earlier start or a forked loader of data has added
-            self._kept.update(file.read().splitlines())
-            if line not in self._kept:
+            file.seek(0)  # an earlier start or a forked loader of data may have kept it
+            if line not in file.read().splitlines():
                 file.write(f"{line}\n")
-            self._read = file.tell()
             self._kept.add(line)

@@ -11,7 +11,18 @@ from typing import Any
 
 from realgen.checks import nearest, nearest_name
 from realgen.cli.config_error import ConfigError
-from realgen.cli.renamed import new_class
+
+CLASSES = {
+    "realgen.judges.Patience": "realgen.remote_calls.RetrySettings",
+    "realgen.modules.DiffusionGRPO": "realgen.modules.GRPOModule",
+    "realgen.modules.JointGRPO": "realgen.modules.JointGRPOModule",
+    "realgen.modules.PromptGRPO": "realgen.modules.GRPOModule",
+    "realgen.nano.detector_folders.NanoFolders": "experiments.nano.detector_folders.NanoFolders",
+    "realgen.serving.Connection": "realgen.serving.ConnectionSettings",
+}
+"""Old import paths of components with their new ones; for messages only, an old name does not work."""
+KEYS = {"OpenAIJudge.patience": "retry"}
+"""Arguments, likewise, behind the name of the class."""
 
 
 def find_class(path: str, base: type) -> Any:
@@ -44,6 +55,23 @@ def find_class(path: str, base: type) -> Any:
         names = candidates(module, base)
         raise ConfigError(f"there is no {path}. {nearest(name, names, prefix=f'{module_name}.')}".rstrip())
     return found
+
+
+def new_class(path: str) -> str | None:
+    """Return the new import path of a class, also by its bare name or its module's; None if the old one is not known.
+
+    Example:
+        >>> new_class("realgen.modules.PromptGRPO"), new_class("PromptGRPO"), new_class("realgen.modules.GRPOModule")
+        ('realgen.modules.GRPOModule', 'realgen.modules.GRPOModule', None)
+        >>> new_class("realgen.modules.prompt_grpo.PromptGRPO")
+        'realgen.modules.GRPOModule'
+    """
+    module, _, name = path.rpartition(".")
+    for old, new in CLASSES.items():
+        package, _, old_name = old.rpartition(".")
+        if name == old_name and (not module or f"{module}.".startswith(f"{package}.")):
+            return new
+    return None
 
 
 def check_class(cls: Any, base: type) -> None:

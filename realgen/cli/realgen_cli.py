@@ -15,28 +15,39 @@ import torch
 import yaml
 from jsonargparse import set_dumper
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from realgen.callbacks import EMA, BestCheckpoint, Export, Preemption
 from realgen.callbacks.due_validation import DueValidation
 from realgen.callbacks.metrics_csv import MetricsCSV
-from realgen.callbacks.run_context import iteration_of
+from realgen.callbacks.run_context import callbacks_of, iteration_of
 from realgen.callbacks.save_config import SaveConfig
 from realgen.callbacks.wandb_run import WandbRun
 from realgen.checkpoint_files import FOLDER, finished_iterations
 from realgen.cli.arguments import first_config
 from realgen.cli.component_keys import ConfigPlace, constructing, instantiate
 from realgen.cli.config_reader import PARSER_SETTINGS, document_fields, keep_interpolations, read_config, to_yaml
-from realgen.cli.containment import contain_reports
 from realgen.cli.run_dir import Run, check_processes, find_run, read_checkpoint
 from realgen.cli.schema import ConfigSlot, group_of, slot_of
 from realgen.cli.trainer_rules import trainer_problems
 from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments
+from realgen.failures import contain
 from realgen.given_files import config_head
 from realgen.logging_filters import quiet_lightning
 from realgen.run_lock import is_first_process
 from realgen.strategies.checkpoint import WholeFileIO
+
+ESSENTIAL = (Checkpoint, EarlyStopping, Timer, BestCheckpoint, DueValidation, EMA, Export, Preemption)
+"""Callbacks without which a run is another one: their errors end it."""
+HOOKS = [
+    name for name in dir(Callback) if name.startswith(("on_train_", "on_validation_")) and name != "on_train_start"
+]
+HOOKS += ["on_fit_end", "on_exception", "on_save_checkpoint", "state_dict", "teardown"]
+"""Hooks of a run that has begun. Before, in ``setup`` or ``on_train_start``, nothing is lost by an error."""
+LOGGING = ("log_metrics", "log_hyperparams", "log_graph", "log_image", "log_table", "log_text", "save", "finalize")
 
 
 class RealGenCLI(LightningCLI):
@@ -226,6 +237,21 @@ def config_root(model_class: type, datamodule_class: type) -> ConfigSlot:
             "data": replace(slot_of(datamodule_class), required=True),
         }
     )
+
+
+def contain_reports(trainer: Trainer) -> None:
+    """Let errors of callbacks and loggers be told in a line and cost no run.
+
+    Those of ``ESSENTIAL`` callbacks still end it, but for ``on_exception``, where they would hide the error. With
+    several processes, so do those of callbacks from elsewhere: a rank that goes on alone leaves the others waiting.
+    """
+    several = trainer.num_devices * trainer.num_nodes > 1
+    for callback in callbacks_of(trainer, Callback):
+        foreign = not type(callback).__module__.startswith("realgen.")
+        hooks = ["on_exception"] if isinstance(callback, ESSENTIAL) or (several and foreign) else HOOKS
+        contain(callback, [hook for hook in hooks if getattr(type(callback), hook) is not getattr(Callback, hook)])
+    for logger in trainer.loggers:
+        contain(logger, LOGGING)
 
 
 def _num_devices(trainer: Any) -> int:

@@ -7,19 +7,18 @@ import sys
 import traceback
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from realgen.callbacks.run_context import callbacks_of, last_checkpoint
 from realgen.checkpoint_files import FOLDER, LAST
 from realgen.checks import printable
 from realgen.cli.component_keys import explain, explain_in_run
-from realgen.cli.containment import start_loggers
 from realgen.cli.error_frame import INTERRUPTED, TERMINATED
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.cli.run_dir import RUN_DIR_VARIABLE, resume_command
 from realgen.cli.wandb_logger import finish_wandb
-from realgen.failures import failure_counts, wants_traceback
+from realgen.failures import failure_counts, part_name, report_failure, wants_traceback
 from realgen.masking import mask
 from realgen.rewards.base import Reward
 from realgen.types import Samples
@@ -82,6 +81,16 @@ def _validate_and_fit(cli: RealGenCLI) -> None:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.ckpt_path, weights_only=True)
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def start_loggers(trainer: Trainer) -> None:
+    """Begin each logger's run, and leave out those that cannot: Weights & Biases may be away."""
+    for logger in list(trainer.loggers):
+        try:
+            getattr(logger, "experiment", None)
+        except Exception as error:  # a service or a disk may fail in any way
+            report_failure(part_name(logger), error, "this run is not logged there")
+            trainer.loggers.remove(logger)
 
 
 def _say_how_to_go_on(cli: RealGenCLI) -> None:

@@ -53,11 +53,11 @@ def find_unit_costs(policy: DiffusionPolicy, kinds: Iterable[CallKind], *, promp
     with torch.no_grad():
         if backbone.guided:
             backbone.encode_prompts([""])  # the negative prompt is embedded once in a run
-        text, _ = _metered(lambda: backbone.encode(prompt))  # what the cache keeps
+        text = _metered(lambda: backbone.encode(prompt))  # what the cache keeps
         conditioning = backbone.encode_prompts([prompt])
         latents = torch.empty(1, *policy.latent_shape, device=META)
         vae = backbone.vae
-        decode, _ = _metered(lambda: vae.decode(backbone.vae_latents(latents.to(vae.dtype)), return_dict=False)[0])
+        decode = _metered(lambda: vae.decode(backbone.vae_latents(latents.to(vae.dtype)), return_dict=False)[0])
     # Masks stay on the CPU, because lengths are read from them.
     on_meta = {name: part.to(META) if part.is_floating_point() else part for name, part in conditioning.items()}
     row = (latents, torch.empty(1, device=META), on_meta)
@@ -68,16 +68,16 @@ def find_unit_costs(policy: DiffusionPolicy, kinds: Iterable[CallKind], *, promp
                 velocity[kind] = _forward_and_backward(policy, row)
             else:
                 with torch.no_grad():
-                    velocity[kind], _ = _metered(lambda: backbone.velocity(*row))
+                    velocity[kind] = _metered(lambda: backbone.velocity(*row))
         if kind.rounded:
             velocity[kind] = replace(velocity[kind], work=rounded(velocity[kind].work))
     return UnitCosts(text, velocity, decode)
 
 
-def _metered(call: Callable[[], Any]) -> tuple[UnitCost, Any]:
+def _metered(call: Callable[[], Any]) -> UnitCost:
     with metered() as meter:
-        result = call()
-    return UnitCost(dict(meter.work), meter.held, meter.peak), result
+        _ = call()  # kept until the bytes that are held are read
+        return UnitCost(dict(meter.work), meter.held, meter.peak)
 
 
 def _forward_and_backward(policy: DiffusionPolicy, row: tuple[Tensor, Tensor, Mapping[str, Tensor]]) -> UnitCost:

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from realgen.callbacks import LastCheckpoint, Report, RewriteTable, ValidationRows
 from realgen.callbacks.metrics_csv import MetricsCSV
-from realgen.cli.containment import contain_reports
+from realgen.cli.realgen_cli import contain_reports
 from realgen.failures import Contained
 from tests.callbacks.test_rewrite_table import Shouting
 from tests.helpers.toy_grpo import PROMPTS, Prompts, module, trainer

@@ -15,8 +15,14 @@ from rich.console import Console
 from realgen.callbacks import BestCheckpoint, Export, LastCheckpoint, Summary
 from realgen.callbacks import summary as summary_file
 from realgen.callbacks.closing_screen import go_on_command
-from realgen.callbacks.summary import before_after_sheet, ways_to_load
-from realgen.callbacks.summary_table import compare, number, paired_differences, summary_table
+from realgen.callbacks.summary import (
+    before_after_sheet,
+    compare,
+    number,
+    paired_differences,
+    summary_table,
+    ways_to_load,
+)
 from realgen.functional.estimate import Estimate
 from tests.helpers.toy_grpo import MeanBlue, Prompts, module, trainer
 
