@@ -44,11 +44,10 @@ def _compare(arguments: Sequence[str] | None) -> int:
     comparison = compare_runs(runs, resamples=options.resamples, confidence=options.confidence, seed=options.seed)
     if options.output is not None:
         from realgen.benchmark.report.run_page import write_run_report
-        from realgen.benchmark.report.run_view import read_log
 
         if any(run.kind == "benchmark" for run in runs):
             raise ValueError("--output: a page is of training runs; realgen.realbench writes its own report.html.")
-        groups = {group.name: [read_log(Path(run.name)) for run in group.runs] for group in group_runs(runs)}
+        groups = {group.name: group.runs for group in group_runs(runs)}
         shown = tables(comparison) if len(runs) > 1 else []
         lines = {g.name: ", ".join(f"{key} {value}" for key, value in g.settings.items()) for g in comparison.groups}
         settings = [f"{name}: {line}" for name, line in lines.items()]

@@ -51,9 +51,8 @@ def _fit(arguments: Sequence[str]) -> int:
     from lightning.pytorch import LightningDataModule
 
     from realgen.cli.finishing import finish, is_finished
-    from realgen.cli.first_lines import first_lines
     from realgen.cli.realgen_cli import RealGenCLI
-    from realgen.cli.training import train
+    from realgen.cli.training import first_lines, train
     from realgen.modules.base import TrainableModule
 
     cli = RealGenCLI(TrainableModule, LightningDataModule, usage=USAGE, argv=arguments)

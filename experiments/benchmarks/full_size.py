@@ -28,9 +28,8 @@ from measuring import leave
 from rich.console import Console
 from torch import nn
 
-from realgen.planning.architecture import Component, find_architecture
+from realgen.planning.architecture import Component, find_architecture, placeholder_tokenizer
 from realgen.planning.forecast import GPUS
-from realgen.planning.meta_pipeline import placeholder_tokenizer
 from realgen.policies.backbones.pipeline import PipelineBackbone
 
 COMMON = (

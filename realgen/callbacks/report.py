@@ -12,9 +12,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from realgen.benchmark.comparison.runs import training_run
 from realgen.benchmark.report.page import REPORT_FILE
 from realgen.benchmark.report.run_page import LINES, PICTURES, WARNINGS, by_iteration, write_run_report
-from realgen.benchmark.report.run_view import read_log
 from realgen.callbacks.image_grid import MAX_WIDTH, to_pil
 from realgen.callbacks.run_context import fits, iteration_of, run_folder
 from realgen.checks import check_at_least
@@ -109,7 +109,7 @@ class Report(Callback):
         folder = run_folder(trainer)
         if fits(trainer) and trainer.is_global_zero and (folder / "config.yaml").is_file():
             title = f"Run {folder.resolve().parent.name}/{folder.resolve().name}"
-            write_run_report({"": [read_log(folder)]}, folder / REPORT_FILE, title=title)
+            write_run_report({"": [training_run(folder)]}, folder / REPORT_FILE, title=title)
 
 
 class _Warnings(logging.Handler):

@@ -28,8 +28,7 @@ from realgen.judges.chat_api import (
     read_completion,
     user_message,
 )
-from realgen.judges.questions import COMPARE, SINGLE, Questions
-from realgen.judges.verdict_form import FORMS, AnswerFormat
+from realgen.judges.verdict_form import COMPARE, FORMS, SINGLE, AnswerFormat, Questions
 from realgen.masking import mask
 from realgen.remote_calls import (
     RefusedError,

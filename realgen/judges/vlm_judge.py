@@ -15,8 +15,7 @@ from realgen.functional.images import to_uint8
 from realgen.functional.network_input import check_images
 from realgen.judges.base import ArenaJudge, Kind, Verdict
 from realgen.judges.detector_judge import DetectorJudge
-from realgen.judges.questions import COMPARE, SINGLE, Questions
-from realgen.judges.verdict_form import FORMS
+from realgen.judges.verdict_form import COMPARE, FORMS, SINGLE, Questions
 
 
 class VlmJudge(ArenaJudge):

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from realgen.checks import check_at_least
 from realgen.logging_filters import errors_only
-from realgen.planning.architecture import find_architecture
+from realgen.planning.architecture import find_architecture, load_on_meta
 from realgen.planning.dry_run import Counts, count_calls
 from realgen.planning.memory import Memory, find_memory
-from realgen.planning.meta_pipeline import load_on_meta
 from realgen.planning.meter import Work, add, rounded
 from realgen.planning.recipe import Recipe
 from realgen.planning.reward_costs import RewardCost, reward_costs

@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 
-from realgen.cli.first_lines import first_lines
 from realgen.cli.realgen_cli import RealGenCLI
+from realgen.cli.training import first_lines
 from realgen.modules.base import TrainableModule
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 import yaml
 
-from realgen.planning.architecture import find_architecture, published
-from realgen.planning.meta_pipeline import build_network
+from realgen.planning.architecture import build_network, find_architecture, published
 from realgen.planning.meter import metered, total
 
 FILES = sorted(str(file) for file in files("realgen.planning").joinpath("architectures").iterdir())

@@ -15,9 +15,8 @@ from realgen.modules import GRPOModule
 from realgen.phases import PhaseClock
 from realgen.plan import read_recipe
 from realgen.planning import make_plan
-from realgen.planning.architecture import find_architecture
+from realgen.planning.architecture import find_architecture, load_on_meta
 from realgen.planning.dry_run import CallKind
-from realgen.planning.meta_pipeline import load_on_meta
 from realgen.planning.meter import flop_counter, metered, total
 from realgen.planning.unit_costs import find_unit_costs
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow

@@ -51,7 +51,7 @@ class AnswerLog:
             self._end = self._load()  # what another run has added meanwhile
             self._file = file
             file.truncate(self._end)
-            if self._end and not self._ends_a_line():
+            if self._end and self.path.read_bytes()[self._end - 1] != ord("\n"):
                 self._write(b"\n")  # all of the line was there but its end
             try:
                 yield
@@ -100,11 +100,6 @@ class AnswerLog:
             self._answers[answer.key] = answer
             end += len(line)
         return end
-
-    def _ends_a_line(self) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(self._end - 1)
-            return file.read(1) == b"\n"
 
 
 def _read(line: bytes) -> Answer:

@@ -94,7 +94,7 @@ def compare_runs(
     if len(groups) < 2:
         runs, kinds = [*(_moment(run, 0) for run in runs), *(_moment(run, -1) for run in runs)], {"validation"}
         groups = group_runs(runs)
-    images = [_images_of(run) for run in runs]
+    images = [{key for point in run.points for each in point.values.values() for key in each} for run in runs]
     everywhere, somewhere = set.intersection(*images), set.union(*images)
     if not everywhere:
         shared = [sum(len(mine & other) for other in images) - len(mine) for mine in images]
@@ -245,10 +245,6 @@ def _direction(groups: Sequence[Group], name: str) -> bool | None:
     """Return whether higher is better; None where the runs do not know, or do not agree."""
     said = {run.higher_is_better.get(name) for group in groups for run in group.runs}
     return said.pop() if len(said) == 1 else None
-
-
-def _images_of(run: RecordedRun) -> set[ImageKey]:
-    return {image for point in run.points for values in point.values.values() for image in values}
 
 
 def _common(mappings: Sequence[Mapping[str, object]]) -> list[str]:

@@ -73,6 +73,19 @@ class RecordedRun:
     """In the order of iterations; a benchmark run has one."""
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     """Of the metrics of all images together, where it is known."""
+    numbers: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    """Of a training run's log, by name and iteration."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a training run."""
+        return Path(self.name)
+
+    def names(self, *, rewarded: bool) -> list[str]:
+        """Return the rewards on held-out prompts, or the measures that no reward sees."""
+        found = {name.removeprefix("val/") for name in self.numbers if name.startswith("val/")}
+        found.update(name for point in self.points for name in point.values)
+        return sorted(name for name in found if (name.partition("/")[0] == "reward") == rewarded)
 
 
 def read_runs(folder: Path) -> list[RecordedRun]:
@@ -101,18 +114,19 @@ def read_runs(folder: Path) -> list[RecordedRun]:
     return [training_run(folder)]
 
 
-def training_run(folder: Path, numbers: Mapping[str, Mapping[int, float]] | None = None) -> RecordedRun:
-    """Read a training run, without points where no rows of a validation are there yet.
+def training_run(folder: Path) -> RecordedRun:
+    """Read a training run, whether it has ended or not; without points where no rows of a validation are there yet.
 
-    ``numbers`` are those of its log, for who has read it. ValueError if its config, rows or log cannot be read.
+    Raises:
+        ValueError: If its config, rows or log cannot be read.
     """
     config, version = _read_config(folder / CONFIG_FILE)
     seed = config.get("seed_everything")
     settings = {**_settings(config), **version}
     known = seed if isinstance(seed, int) else None
-    numbers = log_numbers(folder) if numbers is None else numbers
+    numbers = log_numbers(folder)
     points = _validation_points(folder / ROWS_FILE, numbers) if (folder / ROWS_FILE).is_file() else ()
-    return RecordedRun(str(folder), "run", known, settings, points, _directions(settings))
+    return RecordedRun(str(folder), "run", known, settings, points, _directions(settings), numbers)
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

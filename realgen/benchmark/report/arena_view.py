@@ -43,9 +43,10 @@ def arena_view(results: Results, number: int) -> ArenaView | None:
         return None
     wins = [(f"{match.first} against {match.second}", match.categories) for match in arena.matchups]
     singles = [(each.model, each.categories) for each in arena.singles]
+    ranked = [(model, str(place), elo.text(".0f")) for place, (model, elo) in enumerate(arena.ranking.items(), 1)]
     tables = [
         _matchups(arena.matchups),
-        _ranking(arena.ranking),
+        Table("Bradley-Terry ranking", ("contestant", "place", "Elo"), ranked),
         _categories("Win rate by category", wins),
         _categories("Called real when seen alone, by category", singles),
     ]
@@ -97,11 +98,6 @@ def _matchups(matchups: Sequence[Matchup]) -> Table:
         for match in matchups
     )
     return Table("Pairs; those whose orders disagreed are among the ties", headings, rows)
-
-
-def _ranking(ranking: Mapping[str, Estimate]) -> Table:
-    rows = [(model, str(place), elo.text(".0f")) for place, (model, elo) in enumerate(ranking.items(), 1)]
-    return Table("Bradley-Terry ranking", ("contestant", "place", "Elo"), rows)
 
 
 def _categories(caption: str, columns: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Table:

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from realgen.benchmark.comparison.runs import CONFIG_FILE
+from realgen.benchmark.comparison.runs import CONFIG_FILE, RecordedRun
 from realgen.benchmark.report.page import render
-from realgen.benchmark.report.run_view import Groups, RunLog, held_out, mean_interval, prompt_means, sections
+from realgen.benchmark.report.run_view import Groups, held_out, mean_interval, prompt_means, sections
 from realgen.benchmark.report.tables import Table
 from realgen.benchmark.report.thumbnails import Thumbnail, thumbnail
 from realgen.failures import describe
@@ -81,7 +81,7 @@ def write_run_report(
         frames=[frame._replace(pictures=frame.pictures[:SHOWN_PROMPTS]) for frame in frames],
         ends=_ends(alone, frames) if alone is not None else [],
         rewrites=_rewrites(alone.folder) if alone is not None else [],
-        configs=[(log.run.name, _text(log.folder / CONFIG_FILE)) for log in logs],
+        configs=[(log.name, _text(log.folder / CONFIG_FILE)) for log in logs],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, text.encode())
@@ -93,12 +93,12 @@ def by_iteration(folder: Path, name: str = "iteration-([0-9]+)") -> dict[int, Pa
     return dict(sorted((int(match[1]), path) for match, path in found))
 
 
-def _facts(name: str, log: RunLog) -> tuple[str, str, str]:
+def _facts(name: str, log: RecordedRun) -> tuple[str, str, str]:
     command = _text(log.folder / CONFIG_FILE).partition("\n")[0].removeprefix("# ")
     done = max((i for numbers in log.numbers.values() for i in numbers), default=0)
-    points = log.run.points
+    points = log.points
     drawn = f", {points[-1].images:,} images drawn, {points[-1].seconds:,.0f} seconds of training" if points else ""
-    return f"{name} {log.run.name}".strip(), f"iteration {done}{drawn}, seed {log.run.seed}", command
+    return f"{name} {log.name}".strip(), f"iteration {done}{drawn}, seed {log.seed}", command
 
 
 def _text(path: Path) -> str:
@@ -118,13 +118,13 @@ def _read_lines(path: Path, **kinds: Any) -> Iterator[dict[str, Any]]:
         yield line
 
 
-def _change(log: RunLog) -> Table:
+def _change(log: RecordedRun) -> Table:
     """Show the first validation against the last one; the interval is of the change, over prompts."""
     names = [*log.names(rewarded=True), *log.names(rewarded=False)]
     measured = {name: {i: value for i, (value, _, _) in held_out(name, log, shaded=False).items()} for name in names}
     iterations = {iteration for values in measured.values() for iteration in values}
     first, last = min(iterations, default=0), max(iterations, default=0)
-    points = {point.iteration: point for point in log.run.points}
+    points = {point.iteration: point for point in log.points}
     told, rows = _told_intervals(log.folder / "summary.json", first, last), []
     for name, values in measured.items():
         before, after = (prompt_means(points[i], name) if i in points else {} for i in (first, last))
@@ -150,7 +150,7 @@ def _told_intervals(path: Path, first: int, last: int) -> dict[str, tuple[float 
         raise ValueError(f"{path} is no summary of a run: {describe(error)}.") from error
 
 
-def _frames(log: RunLog) -> Iterator[Frame]:
+def _frames(log: RecordedRun) -> Iterator[Frame]:
     """Yield all validations, or every second, fourth ... of many: what one page shows is at hand for the next one."""
     folders, step = list(by_iteration(log.folder / PICTURES)), 1
     while len(shown := list(dict.fromkeys([*folders[::step], *folders[-1:]]))) > SHOWN_VALIDATIONS:
@@ -158,7 +158,7 @@ def _frames(log: RunLog) -> Iterator[Frame]:
     yield from (_frame(log, "", iteration=iteration) for iteration in shown)
 
 
-def _frame(log: RunLog, name: str, frames: int = 0, iteration: int | None = None) -> Frame:
+def _frame(log: RecordedRun, name: str, frames: int = 0, iteration: int | None = None) -> Frame:
     """Read the pictures of one validation, by default of the last one; ``frames`` of them, or more, share the page."""
     folders = by_iteration(log.folder / PICTURES)
     iteration = max(folders, default=0) if iteration is None else iteration
@@ -172,12 +172,12 @@ def _frame(log: RunLog, name: str, frames: int = 0, iteration: int | None = None
     return Frame(f"{name} iteration {iteration}".strip(), pictures)
 
 
-def _ends(log: RunLog, frames: Sequence[Frame]) -> list[tuple[str, list[tuple[str, str, list[Picture]]]]]:
+def _ends(log: RecordedRun, frames: Sequence[Frame]) -> list[tuple[str, list[tuple[str, str, list[Picture]]]]]:
     """Choose the held-out prompts with the highest and the lowest reward at the last validation: before and after."""
-    if len(log.run.points) < 2:
+    if len(log.points) < 2:
         return []
-    before, after = (prompt_means(log.run.points[place], "reward") for place in (0, -1))
-    prompts = {image.key: image.prompt for image in log.run.points[-1].values.get("reward", {})}
+    before, after = (prompt_means(log.points[place], "reward") for place in (0, -1))
+    prompts = {image.key: image.prompt for image in log.points[-1].values.get("reward", {})}
     ranked = sorted(before.keys() & after.keys(), key=lambda key: -after[key])
     number = min(ENDS, len(ranked) // 2)
     pictures = [{picture.key: picture for picture in frame.pictures} for frame in (*frames[:1], *frames[-1:])]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import accumulate
-from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
@@ -14,7 +12,7 @@ import torch
 from markupsafe import Markup
 
 from realgen.benchmark.comparison.comparison import Price
-from realgen.benchmark.comparison.runs import RecordedRun, ValidationPoint, log_numbers, training_run
+from realgen.benchmark.comparison.runs import RecordedRun, ValidationPoint
 from realgen.benchmark.report.view import Chart
 from realgen.charts import SERIES, Curve, line_chart
 from realgen.functional.bootstrap import bootstrap_mean
@@ -32,22 +30,6 @@ MOST_POINTS = 300
 """Of a curve in the page."""
 
 
-@dataclass(frozen=True)
-class RunLog:
-    """What a training run has left in its folder up to now."""
-
-    run: RecordedRun
-    folder: Path
-    numbers: Mapping[str, Mapping[int, float]]
-    """Of the log, by name and iteration."""
-
-    def names(self, *, rewarded: bool) -> list[str]:
-        """Return the rewards on held-out prompts, or the measures that no reward sees."""
-        found = {name.removeprefix("val/") for name in self.numbers if name.startswith("val/")}
-        found.update(name for point in self.run.points for name in point.values)
-        return sorted(name for name in found if (name.partition("/")[0] == "reward") == rewarded)
-
-
 class Section(NamedTuple):
     """Charts under one heading."""
 
@@ -55,12 +37,6 @@ class Section(NamedTuple):
     note: str
     charts: list[Chart]
     small: bool = False
-
-
-def read_log(folder: Path) -> RunLog:
-    """Read a run's folder, whether it has ended or not; raise ValueError if it is none, or a file cannot be read."""
-    numbers = log_numbers(folder)
-    return RunLog(training_run(folder, numbers), folder, numbers)
 
 
 def prompt_means(point: ValidationPoint, name: str) -> dict[str, float]:
@@ -71,7 +47,7 @@ def prompt_means(point: ValidationPoint, name: str) -> dict[str, float]:
     return {key: fmean(values) for key, values in found.items()}
 
 
-def rolled_out(name: str, log: RunLog) -> Measured:
+def rolled_out(name: str, log: RecordedRun) -> Measured:
     """Return a number of the iterations."""
     return {iteration: (value, value, value) for iteration, value in log.numbers.get(name, {}).items()}
 
@@ -83,10 +59,10 @@ def mean_interval(values: tuple[float, ...]) -> tuple[float | None, float | None
     return estimate.low, estimate.high
 
 
-def held_out(name: str, log: RunLog, *, shaded: bool = True) -> Measured:
+def held_out(name: str, log: RecordedRun, *, shaded: bool = True) -> Measured:
     """Return a measure on held-out prompts; if ``shaded``, of rewards with the prompts' spread, else its interval."""
     found = rolled_out(f"val/{name}", log)
-    for point in log.run.points:
+    for point in log.points:
         if not (means := list(prompt_means(point, name).values())):
             continue
         value, low, high = fmean(means), None, None
@@ -99,10 +75,10 @@ def held_out(name: str, log: RunLog, *, shaded: bool = True) -> Measured:
     return dict(sorted(found.items()))
 
 
-def places(log: RunLog, price: Price | None) -> dict[int, float]:
+def places(log: RecordedRun, price: Price | None) -> dict[int, float]:
     """Return where each iteration stands on an axis of iterations, of images drawn, or of seconds of training."""
     if price is not None:
-        return {int(point.iteration): float(getattr(point, price)) for point in log.run.points}
+        return {int(point.iteration): float(getattr(point, price)) for point in log.points}
     return {iteration: float(iteration) for numbers in log.numbers.values() for iteration in numbers}
 
 
@@ -139,7 +115,7 @@ def chart_of(name: str, curves: Sequence[Curve | None], *, arrow: str = "", x_la
     return [Chart(name, arrow, "", svg, keys if len(keys) > 1 else ()) for svg in chart]
 
 
-Groups = Mapping[str, Sequence[RunLog]]
+Groups = Mapping[str, Sequence[RecordedRun]]
 """Runs of the same config but for the seed, by a name."""
 
 
@@ -147,7 +123,7 @@ def sections(groups: Groups) -> list[Section]:
     """Draw all that the runs have logged: one run against its iterations, several against each other at equal price."""
     logs = [log for group in groups.values() for log in group]
 
-    def compared(name: str, read: Callable[[RunLog], Measured], price: Price | None, *, dots: bool) -> list[Chart]:
+    def compared(name: str, read: Callable[[RecordedRun], Measured], price: Price | None, *, dots: bool) -> list[Chart]:
         curves = []
         for series, (label, group) in enumerate(groups.items()):
             measured = [read(log) for log in group]
@@ -180,7 +156,7 @@ _NOTES = {
 _LEARNING_NOTE = "Of the rollouts and updates of each iteration; docs/logging.md says what each number is."
 
 
-def _alone(log: RunLog) -> Section:
+def _alone(log: RecordedRun) -> Section:
     at, charts = places(log, None), []
     for name in log.names(rewarded=True):
         rollouts = curve_of("rollouts", [rolled_out(name, log)], [at])
@@ -190,7 +166,7 @@ def _alone(log: RunLog) -> Section:
     return Section("Rewards", note, charts)
 
 
-def _seconds(log: RunLog) -> list[Chart]:
+def _seconds(log: RecordedRun) -> list[Chart]:
     names = [name for name in log.numbers if name.startswith("seconds/")]
     curves = [
         curve_of(name.removeprefix("seconds/"), [rolled_out(name, log)], [places(log, None)], series=series)
@@ -202,7 +178,7 @@ def _seconds(log: RunLog) -> list[Chart]:
     return chart_of(name, curves)
 
 
-def _arrow(logs: Sequence[RunLog], name: str) -> str:
-    known = [log.run.higher_is_better[name] for log in logs if name in log.run.higher_is_better]
+def _arrow(logs: Sequence[RecordedRun], name: str) -> str:
+    known = [log.higher_is_better[name] for log in logs if name in log.higher_is_better]
     higher = True if name.partition("/")[0] == "reward" else next(iter(known), None)
     return "" if higher is None else "↑" if higher else "↓"

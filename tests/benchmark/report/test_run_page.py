@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from realgen.benchmark.comparison import runs
+from realgen.benchmark.comparison.runs import training_run
 from realgen.benchmark.report import run_view, thumbnails
 from realgen.benchmark.report.run_page import write_run_report
-from realgen.benchmark.report.run_view import curve_of, held_out, mean_interval, read_log
+from realgen.benchmark.report.run_view import curve_of, held_out, mean_interval
 from tests.benchmark.report.test_page import HOSTILE, Page, save_image
 from tests.helpers.run_folders import write_run
 
@@ -50,7 +51,7 @@ def run(folder: Path, *, text: str = "a cat", **settings: Any) -> Path:
 
 
 def page(folder: Path) -> Page:
-    write_run_report({"": [read_log(folder)]}, folder / "report.html", title="Run")
+    write_run_report({"": [training_run(folder)]}, folder / "report.html", title="Run")
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
@@ -101,7 +102,7 @@ def test_a_run_that_lacks_a_file_has_a_page(missing: str, tmp_path: Path) -> Non
 
 
 def test_rewards_have_the_spread_of_prompts_and_seeds_their_range(tmp_path: Path) -> None:
-    logs = [read_log(run(tmp_path / f"{seed}", seed=seed)) for seed in (0, 1)]
+    logs = [training_run(run(tmp_path / f"{seed}", seed=seed)) for seed in (0, 1)]
     value, low, high = held_out("reward", logs[0])[10]
     assert (value, low, high) == pytest.approx((0.4, 0.13, 0.75))  # of 0.1, 0.2, 0.4, 0.9: the 10th and 90th percentile
     measured = [{0: (1.0, 0.0, 9.0)}, {0: (3.0, 0.0, 9.0), 5: (1.0, 1.0, 1.0)}]
@@ -179,7 +180,7 @@ def test_the_change_is_of_the_validations_above_it(tmp_path: Path) -> None:
 
 def test_several_runs_show_what_any_of_them_has_measured(tmp_path: Path) -> None:
     rows: list[dict[str, list[float]]] = [{"reward": [0.5] * 4}, {"reward": [0.5] * 4, "extra": [0.25] * 4}]
-    logs = [read_log(write_run(tmp_path / f"{i}", {0: row, 10: row})) for i, row in enumerate(rows)]
+    logs = [training_run(write_run(tmp_path / f"{i}", {0: row, 10: row})) for i, row in enumerate(rows)]
     write_run_report({"A": logs[:1], "B": logs[1:]}, tmp_path / "report.html", title="Two runs")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert len(re.findall(r'aria-label="extra: (B )?from 0.25 to 0.25"', text)) == 2
