@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from realgen.benchmark.comparison.runs import log_numbers
 from realgen.planning.plan import Plan
-from realgen.tables import complete_rows
 
 SECONDS, PEAK = "seconds/", "gpu_peak_gib"
 """Names in a run's log: of the seconds of a phase, and of the most memory so far."""
@@ -141,23 +141,15 @@ def read_measured(run: Path) -> Measured:
     Raises:
         ValueError: If the folder has no log, or no iteration is in it.
     """
-    files = sorted(run.glob("csv/version_*/metrics.csv"))
-    if not files:
+    if not any(run.glob("csv/version_*/metrics.csv")):
         raise ValueError(f"measured must be the folder of a run, with csv/version_0/metrics.csv, got {str(run)!r}.")
-    rows = [row for file in files for row in complete_rows(file) if row.get(f"{SECONDS}rollout")]
-    if not rows:
+    numbers = log_numbers(run)
+    iterations = list(numbers.get(f"{SECONDS}rollout", {}))
+    if not iterations:
         raise ValueError(f"measured: the log in {str(run)!r} has no finished iteration.")
-    rows = rows[1:] or rows
-    evals = [float(row["transformer_evals"]) for row in rows if row.get("transformer_evals")]
-    return Measured(
-        iterations=len(rows),
-        seconds=_medians(rows, SECONDS),
-        evals=statistics.median(evals) if evals else None,
-        peak=max((float(row[PEAK]) * GIB for row in rows if row.get(PEAK)), default=None),
-    )
-
-
-def _medians(rows: list[dict[str, str]], prefix: str) -> dict[str, float]:
-    names = [name for name in rows[0] if name is not None and name.startswith(prefix)]
-    values = {name: [float(row[name]) for row in rows if row.get(name)] for name in names}
-    return {name.removeprefix(prefix): statistics.median(found) for name, found in values.items() if found}
+    iterations = iterations[1:] or iterations
+    found = {name: [each[i] for i in iterations if i in each] for name, each in numbers.items()}
+    medians = {name: statistics.median(each) for name, each in found.items() if each}
+    seconds = {name.removeprefix(SECONDS): each for name, each in medians.items() if name.startswith(SECONDS)}
+    peak = max((each * GIB for each in found.get(PEAK, ())), default=None)
+    return Measured(len(iterations), seconds, medians.get("transformer_evals"), peak)

@@ -33,22 +33,14 @@ class Table(NamedTuple):
     """Columns that are flush left, from the first one on; the others are numbers."""
 
 
-def cell(score: Estimate | None) -> str:
-    """Write a score with its interval, with three decimals where it is small; the value alone where it has none.
-
-    Example:
-        >>> cell(Estimate(47.2, 45.12, 49.26)), cell(Estimate(0.1234)), cell(Estimate(None)), cell(None)
-        ('47.2 [45.1, 49.3]', '0.123', '-', '-')
-    """
-    return cells([score])[0]
-
-
 def cells(scores: Sequence[Estimate | None]) -> list[str]:
-    """Write scores that are read side by side, as ``cell`` writes one, all with the digits of the largest.
+    """Write scores that are read side by side, with their intervals, all with the digits of the largest.
+
+    Three decimals where that is small; of a score without an interval the value alone.
 
     Example:
-        >>> cells([Estimate(4.25, 2.0, 9.5), None, Estimate(12.0, 8.0, 16.5)])
-        ['4.2 [2.0, 9.5]', '-', '12.0 [8.0, 16.5]']
+        >>> cells([Estimate(4.25, 2.0, 9.5), None, Estimate(12.0, 8.0, 16.5), Estimate(None)]), cells([Estimate(0.1234)])
+        (['4.2 [2.0, 9.5]', '-', '12.0 [8.0, 16.5]', '-'], ['0.123'])
     """
     known = [score for score in scores if score is not None]
     largest = max((abs(end) for s in known for end in (s.value, s.low, s.high) if end is not None), default=0.0)
@@ -99,7 +91,7 @@ def grids(results: Results, names: Sequence[str]) -> list[Table]:
 def checks(results: Results, measures: Sequence[str] = tuple(CHECKS)) -> Table:
     """Show how well each detector tells each model's images from the real ones; no rows without real images."""
     rows = [
-        (detector, model.name, *(cell(model.checks[detector].get(measure)) for measure in measures))
+        (detector, model.name, *(cells([model.checks[detector].get(measure)])[0] for measure in measures))
         for detector in results.detectors
         for model in results.models
         if detector in model.checks
