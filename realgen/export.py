@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from realgen.cli import ConfigError
 from realgen.cli.arguments import fix_arguments
-from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import run_command
 
 if TYPE_CHECKING:

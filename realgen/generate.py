@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from realgen import __version__
+from realgen.cli import ConfigError
 from realgen.cli.arguments import asks_for_help, pairs, usable_device
-from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import run_command
 from realgen.masking import recorded
 

@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from realgen.cli import ConfigError
 from realgen.cli.arguments import check_files, first_config, print_usage, take_arguments, usable_device, without_options
-from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import INTERRUPTED, TERMINATED, run_command
 from realgen.masking import masked
 
 if TYPE_CHECKING:
     from realgen.benchmark import Results
-    from realgen.benchmark.realbench import PromptSplit, RealBench
+    from realgen.benchmark.realbench import RealBench
     from realgen.cli.config_reader import ConfigReader
     from realgen.cli.run_dir import Run
     from realgen.policies import Policy
@@ -191,7 +191,7 @@ def _run(
     config: Mapping[str, Any],
     folder: Path,
     argv: Sequence[str],
-    part: PromptSplit | None,
+    part: tuple[int, int] | None,
 ) -> int:
     from realgen.benchmark.realbench_config import keep_config
     from realgen.benchmark.report.page import show, write_outputs
@@ -204,7 +204,7 @@ def _run(
         bench.check_folder(folder)
         keep_config(reader.written, folder, command=_command(without_options(argv, "part")))
         if part is not None:
-            sys.stdout.write(f"{bench.draw(folder, part)} images are in {folder}\n")
+            sys.stdout.write(f"{bench.draw(folder, *part)} images are in {folder}\n")
             return 0
         results = bench.run(folder)
         results = replace(results, settings=masked({**_provenance(argv), **results.settings, "config": reader.written}))

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from realgen.cli import ConfigError
 from realgen.cli.arguments import check_files, print_usage, take_arguments
-from realgen.cli.config_error import ConfigError
 from realgen.cli.error_frame import run_command
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
 from realgen.benchmark.arena.arena import Arena
+from realgen.cli import ConfigError
 from realgen.cli.components import expand
-from realgen.cli.config_error import ConfigError
 from realgen.cli.diagnosis import problems
 from realgen.cli.schema import group_of, slot_of
 from realgen.cli.tree import read_file

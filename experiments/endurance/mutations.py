@@ -20,8 +20,8 @@ from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
+from realgen.cli import ConfigError
 from realgen.cli.components import visit
-from realgen.cli.config_error import ConfigError
 from realgen.cli.config_reader import read_arguments
 from realgen.cli.schema import ConfigSlot
 from realgen.cli.tree import Node

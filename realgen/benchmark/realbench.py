@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from realgen.benchmark.arena.arena import Arena
 from realgen.benchmark.arena.questions import pair_questions, single_questions
@@ -35,15 +35,6 @@ class PolicyUnderTest:
     """Makes the policy; called where there is something to draw, and what it made is dropped afterwards."""
     config: Any
     """JSON values that it was made of; images drawn with others are not mixed with its own."""
-
-
-class PromptSplit(NamedTuple):
-    """Every ``parts``-th prompt, from the ``number``-th on, so that several processes can share the drawing."""
-
-    number: int
-    """Which part, from 1."""
-    parts: int
-    """Processes that draw."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +161,12 @@ class RealBench:
         }
         return relative_to(with_digests(replace(results, settings=settings), folder), folder)
 
-    def draw(self, folder: Path, split: PromptSplit) -> int:
-        """Draw the images of some prompts, score nothing; return how many are there now. Raises as ``run`` does."""
-        prompts = self.find_images()[0][split.number - 1 :: split.parts]
+    def draw(self, folder: Path, number: int, parts: int) -> int:
+        """Draw every ``parts``-th prompt from the ``number``-th on, score nothing, so that processes can share the work.
+
+        Returns how many images are there now; raises as ``run`` does.
+        """
+        prompts = self.find_images()[0][number - 1 :: parts]
         for name in self.policies if prompts else ():
             self._draw(name, prompts, folder / IMAGES / name)
         return len(prompts) * len(self.policies)

@@ -14,7 +14,6 @@ from lightning.pytorch.loggers import Logger
 from realgen.benchmark.arena.arena import Arena
 from realgen.benchmark.detector_scoring import ScoringSettings
 from realgen.benchmark.inputs.matching import FormatMatching
-from realgen.benchmark.realbench import PromptSplit
 from realgen.checks import first_line
 from realgen.data.generated_images import settings_changes
 from realgen.detectors import Detector
@@ -60,8 +59,8 @@ def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
     }
 
 
-def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
-    """Read which prompts this process draws; None where all are drawn and scored.
+def read_split(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Read which part of how many this process draws, from 1; None where all are drawn and scored.
 
     Raises:
         ValueError: If ``part`` is not K/N with K from 1 to N, or the folder that all parts share is not given.
@@ -69,7 +68,7 @@ def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
 
     Example:
         >>> read_split({"part": "2/8", "run_dir": "runs/shared"})
-        PromptSplit(number=2, parts=8)
+        (2, 8)
         >>> read_split({"part": "9/8", "run_dir": "runs/shared"})
         Traceback (most recent call last):
         ...
@@ -80,15 +79,15 @@ def read_split(config: Mapping[str, Any]) -> PromptSplit | None:
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", config["part"])
     if found is None:
         raise ValueError(f"part must be K/N, such as 1/8, got {config['part']!r}.")
-    part = PromptSplit(*map(int, found.groups()))
-    if part.number > part.parts:
-        raise ValueError(f"part must be 1/{part.parts} to {part.parts}/{part.parts}, got {config['part']}.")
+    number, parts = map(int, found.groups())
+    if number > parts:
+        raise ValueError(f"part must be 1/{parts} to {parts}/{parts}, got {config['part']}.")
     if config["run_dir"] is None:
         raise ValueError("part: give the folder that all parts draw into: --run_dir=FOLDER")
     changes = config_changes(Path(config["run_dir"], "config.yaml"), config)
     if changes:
         raise ValueError(f"part: {config['run_dir']} is of another config: {changes}. Choose another --run_dir.")
-    return part
+    return number, parts
 
 
 def config_changes(path: Path, config: Mapping[str, Any]) -> str:

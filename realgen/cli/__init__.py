@@ -3,7 +3,6 @@
 What is here imports no torch; ``realgen.cli.realgen_cli`` and ``realgen.cli.training`` do.
 """
 
-from realgen.cli.config_error import ConfigError
-from realgen.cli.error_frame import run_command
 
-__all__ = ["ConfigError", "run_command"]
+class ConfigError(ValueError):
+    """A mistake in a config or on the command line, described in one or two lines that name the argument."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from realgen.checks import first_line, nearest_name
-from realgen.cli.config_error import ConfigError
+from realgen.cli import ConfigError
 from realgen.cli.tree import Node, parse_text, read_file
 
 if TYPE_CHECKING:

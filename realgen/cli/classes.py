@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from realgen.checks import nearest, nearest_name
-from realgen.cli.config_error import ConfigError
+from realgen.cli import ConfigError
 
 CLASSES = {
     "realgen.judges.Patience": "realgen.remote_calls.RetrySettings",

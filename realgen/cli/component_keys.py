@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from realgen.cli.config_error import ConfigError
+from realgen.cli import ConfigError
 from realgen.failures import PLACE, describe, disk_failure
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from realgen.cli import ConfigError
 from realgen.cli.classes import find_class
-from realgen.cli.config_error import ConfigError
 from realgen.cli.schema import ConfigSlot, parameters, slot_of
 from realgen.cli.tree import PART_SUFFIXES, Node, merge, parse_text, read_file
 

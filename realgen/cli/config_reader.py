@@ -16,10 +16,10 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from realgen.checks import first_line, nearest_name
+from realgen.cli import ConfigError
 from realgen.cli.arguments import asks_for_help, pairs, read_config_value, split_print_config
 from realgen.cli.component_keys import instantiate
 from realgen.cli.components import assign, expand, visit
-from realgen.cli.config_error import ConfigError
 from realgen.cli.diagnosis import condense, nearest_path, problems
 from realgen.cli.schema import ConfigSlot, slot_of
 from realgen.cli.tree import Node, find_paths, merge

@@ -10,9 +10,9 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from realgen.checks import nearest, nearest_name, with_article
+from realgen.cli import ConfigError
 from realgen.cli.classes import KEYS, check_class, choices, find_class, new_class
 from realgen.cli.components import arguments_at, visit
-from realgen.cli.config_error import ConfigError
 from realgen.cli.schema import ConfigSlot, describe, slot_of
 from realgen.cli.tree import Node, near_file
 

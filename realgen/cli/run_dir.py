@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from realgen.checkpoint_files import FOLDER, LAST, check_checkpoint, newest_checkpoint, usable_checkpoints
+from realgen.cli import ConfigError
 from realgen.cli.arguments import without_options
-from realgen.cli.config_error import ConfigError
 from realgen.run_lock import LOCK_FILE, RunLock, is_first_process
 from realgen.whole_files import remove_unfinished
 
@@ -175,7 +175,7 @@ def check_processes(environment: Mapping[str, str], *, devices: int, num_nodes: 
     Example:
         >>> check_processes({"WORLD_SIZE": "2", "RANK": "0"}, devices=1, num_nodes=1)
         Traceback (most recent call last):
-        realgen.cli.config_error.ConfigError: trainer.devices: 2 processes were started (WORLD_SIZE=2), but ...
+        realgen.cli.ConfigError: trainer.devices: 2 processes were started (WORLD_SIZE=2), but ...
     """
     names = ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
     # In an interactive job, Lightning starts the processes itself.

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from realgen.checks import nearest, nearest_name
-from realgen.cli.config_error import ConfigError
+from realgen.cli import ConfigError
 from realgen.given_files import STARTED_IN, parse_json
 
 COMMAND_LINE = "command line"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from realgen.cli import ConfigError
 from realgen.cli.arguments import (
     asks_for_help,
     check_files,
@@ -18,7 +19,6 @@ from realgen.cli.arguments import (
     take_arguments,
     usable_device,
 )
-from realgen.cli.config_error import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 

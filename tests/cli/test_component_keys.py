@@ -11,8 +11,8 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
+from realgen.cli import ConfigError
 from realgen.cli.component_keys import explain, explain_in_run, instantiate
-from realgen.cli.config_error import ConfigError
 
 
 @dataclass

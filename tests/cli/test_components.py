@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 
+from realgen.cli import ConfigError
 from realgen.cli.components import assign, expand, visit
-from realgen.cli.config_error import ConfigError
 from realgen.cli.schema import ConfigSlot, group_of, slot_of
 from realgen.cli.tree import parse_text, read_file
 from tests.helpers.cli_toys import Base, Reward

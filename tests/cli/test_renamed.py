@@ -7,8 +7,8 @@ import inspect
 
 import pytest
 
+from realgen.cli import ConfigError
 from realgen.cli.classes import CLASSES, KEYS, find_class
-from realgen.cli.config_error import ConfigError
 from realgen.cli.diagnosis import problems
 from realgen.cli.schema import parameters, slot_of
 from realgen.cli.tree import parse_text

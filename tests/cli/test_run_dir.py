@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from realgen.cli.config_error import ConfigError
+from realgen.cli import ConfigError
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.cli.run_dir import Run, check_processes, find_run, resume_command
 

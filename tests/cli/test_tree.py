@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from realgen.cli.config_error import ConfigError
+from realgen.cli import ConfigError
 from realgen.cli.tree import merge, parse_text, read_file
 
 
