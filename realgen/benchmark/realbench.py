@@ -162,7 +162,7 @@ class RealBench:
         return relative_to(with_digests(replace(results, settings=settings), folder), folder)
 
     def draw(self, folder: Path, number: int, parts: int) -> int:
-        """Draw every ``parts``-th prompt from the ``number``-th on, score nothing, so that processes can share the work.
+        """Draw every ``parts``-th prompt from the ``number``-th on, score nothing, so that processes share the work.
 
         Returns how many images are there now; raises as ``run`` does.
         """
