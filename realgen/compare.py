@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _compare(arguments: Sequence[str] | None) -> int:
     options = parse_arguments(arguments)
     # Imported here, so that --help does not wait for torch.
-    from realgen.benchmark.comparison.comparison import compare_runs
-    from realgen.benchmark.comparison.runs import group_runs, read_runs
+    from realgen.benchmark.comparison.comparison import compare_runs, group_runs
+    from realgen.benchmark.comparison.runs import read_runs
     from realgen.benchmark.comparison.tables import as_json, csv_rows, latex, show, tables
     from realgen.tables import csv_bytes
 

@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from realgen.callbacks.closing_screen import ClosingScreen
 from realgen.callbacks.ema import EMA
 from realgen.callbacks.run_context import callbacks_of, fits, iteration_of, trained_of
-from realgen.callbacks.summary_table import Comparison, compare, number, paired_differences
+from realgen.callbacks.summary import Comparison, compare, number, paired_differences
 from realgen.checks import check_at_least, check_choice
 from realgen.functional.estimate import Estimate
 from realgen.parallel import is_sharded

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from realgen.benchmark.comparison.comparison import Comparison, compare_runs, differences_of_groups
-from realgen.benchmark.comparison.runs import RecordedRun, group_runs, read_runs
+from realgen.benchmark.comparison.comparison import Comparison, compare_runs, differences_of_groups, group_runs
+from realgen.benchmark.comparison.runs import RecordedRun, read_runs
 from realgen.benchmark.results import ImageRow, ModelResults, Results, write_results
 from tests.helpers.run_folders import write_run
 
