@@ -51,10 +51,11 @@ def find_unit_costs(policy: DiffusionPolicy, kinds: Iterable[CallKind], *, promp
     """
     backbone: Any = policy.backbone
     with torch.no_grad():
-        if backbone.guided:
-            backbone.encode_prompts([""])  # the negative prompt is embedded once in a run
+        with metered():  # nothing is counted, but what PyTorch answers slowly is looked up
+            if backbone.guided:
+                backbone.encode_prompts([""])  # the negative prompt is embedded once in a run
+            conditioning = backbone.encode_prompts([prompt])
         text = _metered(lambda: backbone.encode(prompt))  # what the cache keeps
-        conditioning = backbone.encode_prompts([prompt])
         latents = torch.empty(1, *policy.latent_shape, device=META)
         vae = backbone.vae
         decode = _metered(lambda: vae.decode(backbone.vae_latents(latents.to(vae.dtype)), return_dict=False)[0])
