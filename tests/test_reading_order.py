@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.forked import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
@@ -32,12 +33,10 @@ def test_the_methods_that_are_named_exist() -> None:
 
 
 @pytest.mark.slow
-def test_a_training_step_enters_few_files_and_lines() -> None:
-    script, environment = (
-        ROOT / "experiments" / "benchmarks" / "iteration_journey.py",
-        {**os.environ, "PYTHONPATH": "."},
-    )
-    result = subprocess.run([sys.executable, script], cwd=ROOT, env=environment, capture_output=True, text=True)
+def test_a_training_step_enters_few_files_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = ROOT / "experiments" / "benchmarks" / "iteration_journey.py"
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    result = forked(lambda: runpy.run_path(str(script), run_name="__main__") and None, ROOT)
     assert result.returncode == 0, result.stderr
     total = re.search(r"^(\d+) files, ([\d,]+) lines", result.stdout, re.MULTILINE)
     assert total is not None, result.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from realgen.benchmark.results import read_results
 from realgen.cli import ConfigError
 from realgen.realbench import gather_images, main, read_config
+from tests.helpers.forked import forked
 from tests.helpers.toy_bench import GreyPolicy, write_bench, write_grey, write_set
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -253,9 +253,8 @@ def test_without_arguments_it_says_how(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.slow
 def test_the_embedded_default(repository: Path, tmp_path: Path) -> None:
     """Both policies, all judges, an arena, Weights & Biases, in a process of its own."""
-    command = [sys.executable, "-m", "realgen.realbench", "--config", "configs/realbench.yaml", "--num_prompts=8"]
-    command += [f"--run_dir={tmp_path / 'run'}", "--arena=configs/arena/detector.yaml", "--device=cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, env={**os.environ})
+    words = ["--config", "configs/realbench.yaml", "--num_prompts=8", f"--run_dir={tmp_path / 'run'}"]
+    done = forked(lambda: main([*words, "--arena=configs/arena/detector.yaml", "--device=cpu"]), repository)
     assert done.returncode == 0, done.stderr
     results = read_results(tmp_path / "run")
     base, rewritten = results.models

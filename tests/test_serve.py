@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ from realgen.serve import check, config_reader, load, main
 from realgen.serving import ConnectionSettings
 from realgen.serving.wire import encode_request
 from realgen.types import Samples
+from tests.helpers.forked import Fork, forked
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVED = sorted((ROOT / "configs" / "serve").glob("*.yaml"))
@@ -131,8 +130,8 @@ def test_a_worker_shows_no_value_of_the_environment(
     (secret / "model.safetensors").write_bytes(b"no weights")
     monkeypatch.setenv("MY_SECRET", str(secret))
     detector = "{class_path: realgen.detectors.Effort, init_args: {checkpoint: '${oc.env:MY_SECRET}'}}"
-    command = [sys.executable, "-m", "realgen.serve", f"--detector={detector}", f"--server.port={free_port()}"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    words = [f"--detector={detector}", f"--server.port={free_port()}"]
+    ended = forked(lambda: main(words), ROOT)
     assert ended.returncode == 1
     assert "cpu: ValueError: ${oc.env:MY_SECRET}/model.safetensors is no whole safetensors file" in ended.stderr
     assert "correct-horse" not in ended.stdout + ended.stderr
@@ -146,7 +145,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    process: subprocess.Popen[str]
+    process: Fork
     url: str
     log: Path
 
@@ -195,11 +194,10 @@ def start(log: Path) -> Server:
         "max_images=8",
         "token_variable=REALGEN_TEST_TOKEN",
     ]
-    command = [sys.executable, "-m", "realgen.serve", "--config", OMNIAID, *(f"--server.{each}" for each in settings)]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=output, text=True, env=os.environ | {"REALGEN_TEST_TOKEN": TOKEN}
-        )
+    words = ["--config", OMNIAID, *(f"--server.{each}" for each in settings)]
+    environment = os.environ | {"REALGEN_TEST_TOKEN": TOKEN}
+    with open(os.devnull, encoding="utf-8") as nothing, log.open("w", encoding="utf-8") as output:
+        process = Fork(lambda: main(words), ROOT, [nothing, output, output], environment=environment)
     running = Server(process, f"http://127.0.0.1:{settings[0].removeprefix('port=')}", log)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(process.kill)
@@ -225,7 +223,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
         children = running.children()
     finally:
-        running.process.terminate()
+        running.process.kill(signal.SIGTERM)
         code = running.process.wait(PATIENCE)
     assert code == 128 + signal.SIGTERM
     wait_for_end(children)

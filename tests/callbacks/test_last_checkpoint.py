@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import subprocess
-import sys
+import resource
+import signal
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from realgen.callbacks.due_validation import DueValidation
 from realgen.callbacks.last_checkpoint import save_last
 from realgen.callbacks.metrics_csv import MetricsCSV
 from realgen.checkpoint_files import install
+from realgen.strategies.checkpoint import WholeFileIO
 from realgen.tables import complete_rows
+from tests.helpers.forked import forked
 from tests.helpers.toy_grpo import Prompts, module, trainer
 
 
@@ -131,17 +134,18 @@ def test_loggers_count_on_in_a_longer_run_behind_a_validation_that_was_made_up_f
 
 
 def test_what_the_command_line_s_trainer_writes_needs_no_temporary_folder(tmp_path: Path) -> None:
-    code = (
-        "import sys, tempfile, torch\n"
-        "from realgen.strategies.checkpoint import WholeFileIO\n"
-        "tempfile.tempdir = '/nowhere'\n"
-        "WholeFileIO().save_checkpoint({'a': torch.ones(10)}, sys.argv[1] + '/in/last.ckpt')\n"
-        "import resource, signal\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "WholeFileIO().save_checkpoint({'a': torch.ones(10_000)}, sys.argv[1] + '/in/last.ckpt')\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, tmp_path], check=False, capture_output=True, text=True)
+    def save() -> None:
+        tempfile.tempdir = "/nowhere"
+        WholeFileIO().save_checkpoint({"a": torch.ones(10)}, tmp_path / "in" / "last.ckpt")
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            WholeFileIO().save_checkpoint({"a": torch.ones(10_000)}, tmp_path / "in" / "last.ckpt")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)  # the error is written to a file, too
+
+    ended = forked(save, tmp_path)
     assert ended.stderr.strip().endswith(f"OSError: [Errno 27] File too large: '{tmp_path}/in/last.ckpt'")
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["last.ckpt"]
     assert torch.equal(torch.load(tmp_path / "in" / "last.ckpt")["a"], torch.ones(10))

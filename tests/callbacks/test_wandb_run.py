@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ import pytest
 from lightning.pytorch import Callback
 
 from realgen.callbacks.wandb_run import RECORD, identity_of, keep_identity, log_media
-from tests.cli.conftest import RECIPE
+from tests.cli.conftest import RECIPE, run
+from tests.helpers.forked import forked
 from tests.helpers.wandb_records import history, of_kind
 
-ROOT = Path(__file__).resolve().parents[2]
 WANDB = "{wandb: {class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: p, offline: true}}}"
 
 
@@ -48,11 +46,10 @@ class Painter(Callback):
 def start(folder: Path, code: int, *words: str) -> Path:
     """Run the small recipe in a process with a home of its own; returns the newest offline run."""
     (folder / "toy.yaml").write_text(RECIPE)
-    run = "import sys; from tests.cli.conftest import run; sys.exit(run(sys.argv[1:]))"
-    argv = [sys.executable, "-c", run, "--config=toy.yaml", f"--loggers={WANDB}", "--run_dir=exp/mine", *words]
+    argv = ["--config=toy.yaml", f"--loggers={WANDB}", "--run_dir=exp/mine", *words]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "XDG_"))}
-    environment |= {"PYTHONPATH": str(ROOT), "HOME": str(folder / "home")}
-    ended = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    environment |= {"HOME": str(folder / "home")}
+    ended = forked(lambda: run(argv), folder, environment=environment)
     assert ended.returncode == code, ended.stderr
     return max((folder / "exp" / "mine" / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime)
 
@@ -68,9 +65,9 @@ def test_a_stopped_run_goes_on_as_one(signal: int, code: int, tmp_path: Path) ->
     assert first != second
     assert runs[0].run_id == runs[1].run_id == json.loads((tmp_path / "exp/mine" / RECORD).read_text())["id"]
     assert runs[0].run_id.startswith("toy-mine-")
-    for run in runs:
-        assert (run.display_name, run.run_group, run.job_type) == ("toy-mine", "toy", "train")
-        assert list(run.tags) == ["Model", "SGD", "Weighted"]
+    for each in runs:
+        assert (each.display_name, each.run_group, each.job_type) == ("toy-mine", "toy", "train")
+        assert list(each.tags) == ["Model", "SGD", "Weighted"]
     # It ends as it ended, and the x-axis and W&B's steps go on.
     assert [of_kind(folder, "exit")[0].exit_code for folder in (first, second)] == [code, 0]
     assert [len(of_kind(folder, "preempting")) for folder in (first, second)] == [1, 0]

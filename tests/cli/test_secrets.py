@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ import yaml
 
 from realgen import masking
 from realgen.cli.realgen_cli import RealGenCLI
+from tests.cli.conftest import run
 from tests.helpers.cli_toys import Model
+from tests.helpers.forked import forked
 
-ROOT = Path(__file__).resolve().parents[2]
 SECRET = "correct-horse/battery"
 Fit = Callable[..., int]
 WANDB = "{wandb: {class_path: lightning.pytorch.loggers.WandbLogger, init_args: {project: p, offline: true}}}"
@@ -59,12 +58,10 @@ def holding_the_secret(folder: Path) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_neither_files_nor_screen_hold_it(fails: bool, words: list[str], folder: Path) -> None:
-    run = "import sys; from tests.cli.conftest import run; sys.exit(run(sys.argv[1:]))"
-    argv = [sys.executable, "-c", run, "--config=toy.yaml", *words, f"--model.fails={fails}"]
+    argv = ["--config=toy.yaml", *words, f"--model.fails={fails}"]
     # runs of other tests in this process may have told W&B of folders of their own
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    environment |= {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
-    ended = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    ended = forked(lambda: run(argv), folder, environment=environment | {"WANDB_MODE": "offline"})
     assert ended.returncode == fails, ended.stderr
     assert "signed in with ${oc.env:MY_SECRET}" in ended.stdout
     assert ("refuses '${oc.env:MY_SECRET}'" in ended.stderr) == fails

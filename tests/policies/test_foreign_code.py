@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from realgen.rewards import Alignment
+from tests.helpers.forked import forked
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOADERS = {"from_pretrained", "LLM"}
@@ -98,9 +97,7 @@ def write_open_clip(folder: Path) -> None:
 
 
 def run(code: str) -> str:
-    answers = "y\n" * 20
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, input=answers, capture_output=True, text=True)
-    return ran.stdout
+    return forked(lambda: exec(code, {}), ROOT, given="y\n" * 20).stdout
 
 
 @pytest.mark.attack("model folders", "Python files in a folder of any kind, and yes on standard input")
