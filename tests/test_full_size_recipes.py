@@ -119,6 +119,7 @@ def small_arguments(recipe: Recipe, directory: str) -> list[str]:
         "--data.validation_batch_size=1",
         "--model.metrics.held_out_realism=null",
         "--model.metrics.diversity=null",
+        "--callbacks.report=null",
         "--loggers.wandb=null",
         "--baseline=false",
     ]

@@ -110,7 +110,7 @@ def test_a_run_with_photographs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     arguments += ["--data.train=data/prompts/validation/*.tar", "--data.train_images=true"]  # these have photographs
     arguments += ["--data.prompts_per_iteration=2", "--model.policy.num_steps=4", "--trainer.max_epochs=1"]
     arguments += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=0"]
-    arguments += ["--loggers={}", "--baseline=false"]
+    arguments += ["--loggers={}", "--callbacks={}", "--baseline=false", "--model.group_size=4"]
     assert main([*arguments, f"--run_dir={tmp_path / 'run'}"]) == 0
     (metrics,) = (tmp_path / "run").rglob("metrics.csv")
     assert "objective/data_anchor" in metrics.read_text().splitlines()[0]
