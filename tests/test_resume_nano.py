@@ -31,7 +31,6 @@ SHORT = [
     "--model.group_size=4",
     "--model.updates_per_epoch=2",
     "--model.metrics=null",
-    "--callbacks.report=null",
     "--loggers.wandb=null",
 ]
 FORMATS = "--callbacks.export.formats=[comfyui, peft]"
@@ -160,7 +159,7 @@ def test_two_and_two_iterations_equal_four(straight: Path, repository: Path, tmp
     ],
 )
 def test_recipes_with_a_language_model_too(recipe: str, words: list[str], repository: Path, tmp_path: Path) -> None:
-    words = [*words, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]
+    words = [*words, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0", "--callbacks.report=null"]
     fit(tmp_path / "straight", *words, epochs=2, recipe=recipe)
     fit(tmp_path / "run", *words, epochs=1, recipe=recipe)
     fit(tmp_path / "run", *words, epochs=2, recipe=recipe, resume=True)
