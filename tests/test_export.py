@@ -108,7 +108,8 @@ RECIPES = {
 def test_every_recipe_s_checkpoint_gives_what_the_run_exported(recipe: str, repository: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     own = [f"--data.directory={tmp_path / 'data'}"] if recipe == "detector" else []
-    assert fit([*SHORT, *RECIPES[recipe], *own, f"--run_dir={run}"]) == 0
+    config, *words = RECIPES[recipe]
+    assert fit([config, *SHORT, *words, *own, f"--run_dir={run}"]) == 0
     (log,) = run.rglob("metrics.csv")
     columns = next(csv.reader(log.open()))
     assert unexplained(columns) == [name for name in ("epoch",) if recipe == "detector" and name in columns]
@@ -159,7 +160,7 @@ def test_a_sharded_folder_of_two_processes_gives_what_the_run_exported(
     strategy: str, repository: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    words = [*SHORT, *RECIPES["diffusion"], *PLAIN, f"--run_dir={run}", "--trainer.devices=2"]
+    words = ["--config=configs/diffusion.yaml", *SHORT, *PLAIN, f"--run_dir={run}", "--trainer.devices=2"]
     words += [f"--trainer.strategy=realgen.strategies.{strategy}", "--trainer.strategy.sharded_checkpoints=true"]
     command = [sys.executable, "-m", "realgen.fit", *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=550)
