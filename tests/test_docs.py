@@ -402,9 +402,11 @@ def test_unexplained_finds_what_no_row_explains() -> None:
 
 
 @pytest.mark.slow
-def test_the_first_command_writes_what_the_pages_say(tmp_path: Path) -> None:
-    """tests/test_export.py runs the other recipes, and looks their columns up too."""
-    result = run(["make", "fit", f"BIN={Path(sys.executable).parent}", f"ARGS={SHORT}"], tmp_path)
+@pytest.mark.parametrize("how", ["make", "joint"])
+def test_short_runs_write_what_the_pages_say(how: str, tmp_path: Path) -> None:
+    joint = ["python", "-m", "realgen.fit", "--config", "configs/joint.yaml", *SHORT.split()]
+    words = ["make", "fit", f"BIN={Path(sys.executable).parent}", f"ARGS={SHORT}"] if how == "make" else joint
+    result = run(words, tmp_path)
     assert result.returncode == 0, result.stderr
     written = {path.suffix for path in tmp_path.rglob("*") if path.is_file() and "data" not in path.parts}
     assert {".png", ".safetensors", ".csv", ".ckpt"} <= written

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from safetensors.torch import load_file
 from realgen.export import main
 from realgen.fit import main as fit
 from tests.modules.test_resume import assert_same
-from tests.test_docs import unexplained
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ["diffusers", "lightning", "peft", "torch", "transformers"]
@@ -67,40 +65,27 @@ def test_what_cannot_be_exported_is_named(
 SHORT = [
     "--baseline=false",
     "--trainer.max_epochs=1",
-    "--trainer.limit_train_batches=2",
-    "--trainer.limit_val_batches=1",
-    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.limit_train_batches=1",
+    "--trainer.limit_val_batches=0",
     "--loggers.wandb=null",
 ]
-PROMPTS = ["--data.prompts_per_iteration=2", "--data.validation_batch_size=3", "--model.group_size=4"]
-PLAIN = [*PROMPTS, "--model.metrics=null", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]
+PROMPTS = ["--data.prompts_per_iteration=2", "--model.group_size=4", "--model.metrics=null"]
 RECIPES = {
     "diffusion": ["--config=configs/diffusion.yaml", *PROMPTS],
-    "whole": ["--config=configs/diffusion.yaml", *PLAIN, "--model.policy.lora=null", "--model.objective.kl_coef=0"],
-    "llm": [
-        "--config=configs/llm.yaml",
-        *PROMPTS,
-        "--model.metrics=null",
-        "--model.policy.max_tokens=32",  # shorter, all score alike
-    ],
+    "whole": ["--config=configs/diffusion.yaml", *PROMPTS, "--model.policy.lora=null", "--model.objective.kl_coef=0"],
+    "llm": ["--config=configs/llm.yaml", *PROMPTS, "--model.policy.max_tokens=32"],  # shorter, all score alike
     "joint": [
         "--config=configs/joint.yaml",
         *PROMPTS,
         "--model.policy.rewriter.max_tokens=16",
         "--model.policy.images_per_rewrite=2",
     ],
-    "two_stage": [
-        "--config=configs/two_stage.yaml",
-        *PROMPTS,
-        "--model.metrics=null",
-        "--model.policy.rewriter.max_tokens=16",
-    ],
+    "two_stage": ["--config=configs/two_stage.yaml", *PROMPTS, "--model.policy.rewriter.max_tokens=16"],
     "detector": [
         "--config=configs/detector.yaml",
         *("--data.crops=2", "--data.samples=16", "--data.held_out_crops=1", "--data.held_out_samples=16"),
     ],
 }
-"""All that can run here but the variants of diffusion.yaml, which tests/test_configs.py runs."""
 
 
 @pytest.mark.slow
@@ -108,11 +93,7 @@ RECIPES = {
 def test_every_recipe_s_checkpoint_gives_what_the_run_exported(recipe: str, repository: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     own = [f"--data.directory={tmp_path / 'data'}"] if recipe == "detector" else []
-    config, *words = RECIPES[recipe]
-    assert fit([config, *SHORT, *words, *own, f"--run_dir={run}"]) == 0
-    (log,) = run.rglob("metrics.csv")
-    columns = next(csv.reader(log.open()))
-    assert unexplained(columns) == [name for name in ("epoch",) if recipe == "detector" and name in columns]
+    assert fit([*RECIPES[recipe], *SHORT, *own, f"--run_dir={run}"]) == 0
     (exported,) = (path.parent for path in run.glob("*/export.json"))
     assert main([str(run), f"--output={tmp_path / 'again'}"]) == 0
     files = sorted(path.relative_to(exported) for path in exported.rglob("*") if path.is_file())
@@ -160,7 +141,7 @@ def test_a_sharded_folder_of_two_processes_gives_what_the_run_exported(
     strategy: str, repository: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    words = ["--config=configs/diffusion.yaml", *SHORT, *PLAIN, f"--run_dir={run}", "--trainer.devices=2"]
+    words = [*RECIPES["diffusion"], *SHORT, f"--run_dir={run}", "--trainer.devices=2"]
     words += [f"--trainer.strategy=realgen.strategies.{strategy}", "--trainer.strategy.sharded_checkpoints=true"]
     command = [sys.executable, "-m", "realgen.fit", *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=550)
