@@ -58,7 +58,7 @@ class Fork:
                 code = int(call() or 0)
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            except BaseException:
+            except Exception:
                 traceback.print_exc()
             finally:
                 sys.stdout.flush()
