@@ -58,9 +58,9 @@ class Fork:
                 code = int(call() or 0)
             except SystemExit as stop:
                 code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            except Exception:
-                traceback.print_exc()
             finally:
+                if sys.exc_info()[1] is not None:
+                    traceback.print_exc()
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)  # what the tests have for the end of their own process is not the child's to do
