@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -75,7 +75,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 def is_sharded(module: nn.Module) -> bool:
     """Return whether FSDP shards a part of the module, so that all ranks must make the same forward calls."""
-    return any(isinstance(part, FSDPModule | FullyShardedDataParallel) for part in module.modules())
+    return any(isinstance(part, FSDPModule) for part in module.modules())
 
 
 @contextmanager

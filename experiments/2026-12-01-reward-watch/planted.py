@@ -134,9 +134,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--hacks", nargs="*", help="Only those whose names begin so.")
     chosen = parser.parse_args().hacks
-    data = PromptShards(
-        train="data/prompts/train/*.tar", validation="data/prompts/validation/*.tar", validation_batch_size=40
-    )
+    shards = {name: f"data/prompts/{name}/*.tar" for name in ("train", "validation")}
+    data = PromptShards(**shards, prompts_per_iteration=6, validation_batch_size=40)
     data.setup("validate")
     (loader,) = loaders if isinstance(loaders := data.val_dataloader(), list) else [loaders]
     batches = list(loader)

@@ -28,7 +28,6 @@ from realgen.policies import DiffusionPolicy
 from realgen.policies.adapter_formats import Format, original_layers, write_formats
 from realgen.policies.trained_adapters import DIFFUSERS_FILE
 from realgen.policies.weight_copy import trained_weights
-from realgen.policies.whole_weights import plain_name
 from realgen.whole_files import files_of, written_whole
 
 RECORD = "export.json"
@@ -165,6 +164,6 @@ def _check(trained: object, formats: Iterable[Format]) -> None:
     if formats and not policies:
         raise ValueError(f"formats must be [] where no image policy trains a LoRA, got {list(formats)}.")
     for policy in policies if "comfyui" in formats else ():
-        names = [plain_name(name).partition(".lora_")[0] for name in trained_weights(policy.transformer)]
+        names = [name.partition(".lora_")[0] for name in trained_weights(policy.transformer)]
         backbone: Any = policy.backbone
         original_layers(backbone.pipeline_class, names)

@@ -18,6 +18,7 @@ CLASSES = {
     "realgen.modules.JointGRPO": "realgen.modules.JointGRPOModule",
     "realgen.modules.PromptGRPO": "realgen.modules.GRPOModule",
     "realgen.nano.detector_folders.NanoFolders": "experiments.nano.detector_folders.NanoFolders",
+    "realgen.strategies.FSDP1": "realgen.strategies.FSDP2",
     "realgen.serving.Connection": "realgen.serving.ConnectionSettings",
 }
 """Old import paths of components with their new ones; for messages only, an old name does not work."""

@@ -20,7 +20,6 @@ from realgen.checkpoint_files import BEST, check_checkpoint, finished_iterations
 from realgen.policies.adapter_formats import Format
 from realgen.policies.base import Policy
 from realgen.policies.weight_copy import trained_weights
-from realgen.policies.whole_weights import plain_name
 from realgen.strategies.checkpoint import read_folder
 
 Weights = Literal["ema", "live"]
@@ -39,10 +38,10 @@ def put_weights(trained: nn.Module, checkpoint: Mapping[str, Any], weights: Weig
     if weights == "ema" and not averages:
         raise ValueError("weights: the checkpoint has no averages (callback EMA). Take live.")
     if averages and weights != "live":
-        found = {plain_name(name): value for name, value in averages.items()}
+        found = dict(averages)
     else:
         prefix = "policy." if isinstance(trained, Policy) else ""
-        found = {plain_name(name).removeprefix(prefix): each for name, each in checkpoint["state_dict"].items()}
+        found = {name.removeprefix(prefix): each for name, each in checkpoint["state_dict"].items()}
     parameters = trained_weights(trained)
     if odd := sorted(found.keys() ^ parameters.keys()):
         raise ValueError(

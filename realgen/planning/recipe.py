@@ -124,12 +124,8 @@ def sharding_of(strategy: Any, ranks: int) -> Sharding:
             keeps_gathered=not settings.get("reshard_after_forward", True),
             offloads=bool(settings.get("cpu_offload")),
         )
-    if name == "FSDP1":
-        return Sharding(name, ranks, base=ranks)
     if ranks == 1 and name in ("auto", "SingleDeviceStrategy"):
         return Sharding("no sharding", ranks)
     if name == "auto" or name.lower().startswith("ddp"):
         return Sharding("DDP", ranks, buckets=ranks > 1)
-    raise ValueError(
-        f"trainer.strategy: a plan knows realgen.strategies.FSDP2, realgen.strategies.FSDP1, ddp and auto, got {path}."
-    )
+    raise ValueError(f"trainer.strategy: a plan knows realgen.strategies.FSDP2, ddp and auto, got {path}.")

@@ -1,4 +1,4 @@
-"""Weights that are sharded over ranks, as whole tensors under their plain names, and back."""
+"""Weights that are sharded over ranks, as whole tensors, and back."""
 
 from __future__ import annotations
 
@@ -8,18 +8,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from realgen.parallel import reshard, whole
 
 
-def plain_name(name: str) -> str:
-    """Return a weight's name without the words that FSDP1's wrappers add to it.
-
-    Example:
-        >>> plain_name("policy.transformer._fsdp_wrapped_module.blocks.0._fsdp_wrapped_module.weight")
-        'policy.transformer.blocks.0.weight'
-    """
-    return name.replace("_fsdp_wrapped_module.", "")
-
-
 def gathered_weights(module: nn.Module, *, trained_only: bool, keep: bool = True) -> dict[str, Tensor]:
-    """Return copies of a module's weights by plain name, whole, on the CPU; every rank must call it.
+    """Return copies of a module's weights by name, whole, on the CPU; every rank must call it.
 
     With ``trained_only``, frozen weights and buffers are left out, so that a frozen host is never gathered. A rank that
     does not ``keep`` them gets none, and only helps to gather one weight at a time.
@@ -30,7 +20,7 @@ def gathered_weights(module: nn.Module, *, trained_only: bool, keep: bool = True
     else:
         weights = module.state_dict()
     gathered = ((name, whole(weight.detach())) for name, weight in weights.items())
-    return {plain_name(name): weight.to("cpu", copy=True) for name, weight in gathered if keep}
+    return {name: weight.to("cpu", copy=True) for name, weight in gathered if keep}
 
 
 def placed_like(tensor: Tensor, reference: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from realgen.parallel import is_sharded, reshard
 from realgen.policies.base import Policy
-from realgen.policies.whole_weights import placed_like, plain_name
+from realgen.policies.whole_weights import placed_like
 from realgen.strategies.checkpoint import gathered, placed_state, read_folder, template_like, write_folder
 
 SINGLE_TYPES = ("bf16-true", "16-true")
@@ -153,8 +153,7 @@ class ShardedStrategy(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         if not path.is_dir():
             return Strategy.load_checkpoint(self, path, weights_only)
-        weights = {plain_name(name): weight for name, weight in self._trained().items()}
-        return read_folder(path, template_like(weights, self.optimizers))
+        return read_folder(path, template_like(self._trained(), self.optimizers))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Copy a checkpoint's weights into the trained ones; the module has checked that their names are the same."""

@@ -24,7 +24,6 @@ def fsdp2(**settings: Any) -> dict[str, Any]:
             fsdp2(ranks_per_copy=8, reshard_after_forward=False, cpu_offload=True),
             *(16, Sharding("FSDP2", 16, base=8, trained=8, keeps_gathered=True, offloads=True)),
         ),
-        ({"class_path": "realgen.strategies.FSDP1"}, 4, Sharding("FSDP1", 4, base=4, trained=1)),
     ],
 )
 def test_a_strategy_says_who_holds_what(strategy: Any, ranks: int, expected: Sharding) -> None:

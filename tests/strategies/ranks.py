@@ -23,7 +23,7 @@ from realgen.objectives import GRPO
 from realgen.parallel import whole
 from realgen.policies import DiffusionPolicy, LoRA, RandomWindow
 from realgen.policies.backbones import SD3, Backbone
-from realgen.policies.whole_weights import gathered_weights, plain_name
+from realgen.policies.whole_weights import gathered_weights
 from realgen.rewards import WeightedSum
 from tests.helpers.toy_grpo import Color, Prompts, batch_of, trainer
 
@@ -110,7 +110,7 @@ class Record(Callback):
 
     def on_before_optimizer_step(self, lightning: Trainer, module: GRPOModule, *args: Any) -> None:
         trained = module.policy.trainable_parameters()
-        self.gradient = {plain_name(name): whole(p.grad).clone() for name, p in trained.items()}
+        self.gradient = {name: whole(p.grad).clone() for name, p in trained.items()}
 
     def on_train_batch_end(self, lightning: Trainer, module: GRPOModule, *args: Any) -> None:
         values = {name: float(value) for name, value in lightning.callback_metrics.items()}

@@ -20,7 +20,7 @@ from realgen.modules import GRPOModule
 from realgen.objectives import GRPO
 from realgen.parallel import local_part
 from realgen.policies.whole_weights import gathered_weights
-from realgen.strategies import FSDP1, FSDP2
+from realgen.strategies import FSDP2
 from realgen.strategies.checkpoint import gathered, read_folder, write_folder
 from tests.modules.test_resume import assert_same
 from tests.strategies.ranks import fit, make_policy, on_ranks
@@ -78,7 +78,7 @@ def seen(folder: Path, moment: str) -> dict[str, Any]:
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_two_ranks_one_rank_and_back(sd3: str, tmp_path: Path) -> None:
-    """Shards of two ranks; a file of one; shards of two under the other strategy; a single device without any."""
+    """Shards of two ranks; a file of one; shards of two with another setting; a single device without any."""
     one, two, three, four = (tmp_path / name for name in ("one", "two", "three", "four"))
     for folder in (one, two, three, four):
         folder.mkdir()
@@ -93,7 +93,7 @@ def test_two_ranks_one_rank_and_back(sd3: str, tmp_path: Path) -> None:
     assert second["iteration"] == 2
     assert not torch.equal(next(iter(second["average"].values())), next(iter(first["average"].values())))
 
-    assert on_ranks(train, sd3, three, FSDP1(sharded_checkpoints=True), 3, two / LAST) == [0, 0]
+    assert on_ranks(train, sd3, three, FSDP2(reshard_after_forward=False), 3, two / LAST) == [0, 0]
     assert_same(seen(three, "start"), second)
 
     file = tmp_path / "whole.ckpt"

@@ -15,7 +15,7 @@ from realgen.modules import GRPOModule
 from realgen.modules.policy_update import PolicyUpdate
 from realgen.modules.seeds import iteration_generator
 from realgen.parallel import gather_first_axis, is_sharded
-from realgen.strategies import FSDP1, FSDP2
+from realgen.strategies import FSDP2
 from tests.strategies.ranks import EPS, GROUP, LR, MICROBATCH, NORM, fit, make_module, make_policy, on_ranks, prompts_of
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -119,7 +119,6 @@ def adapters(sd3: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[d
 STRATEGIES = {
     "fsdp2": FSDP2(),
     "copies": FSDP2(ranks_per_copy=1, reshard_after_forward=False),
-    "fsdp1": FSDP1(),
     "ddp": "ddp",
 }
 

@@ -14,7 +14,7 @@ from realgen.modules import GRPOModule
 from realgen.modules.policy_update import PolicyUpdate, reference_score
 from realgen.objectives import CRD, DGPO, PEPG, RAM, DiffusionNFT, ForwardProcess
 from realgen.policies import DiffusionPolicy, ForwardDraws, Lag
-from realgen.policies.whole_weights import gathered_weights, plain_name
+from realgen.policies.whole_weights import gathered_weights
 from realgen.strategies import FSDP2
 from realgen.strategies.checkpoint import gathered
 from tests.modules.test_resume import assert_same
@@ -128,8 +128,8 @@ class Look(Callback):
         lagged = gathered(dict(module.policy.lagged["old"].weights), keep=True)
         self.seen.append(
             {
-                "live": {plain_name(n): w for n, w in gathered_weights(module.policy, trained_only=True).items()},
-                "old": {plain_name(name): weight.clone() for name, weight in lagged.items()},
+                "live": gathered_weights(module.policy, trained_only=True),
+                "old": {name: weight.clone() for name, weight in lagged.items()},
             }
         )
 

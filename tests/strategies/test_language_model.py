@@ -11,7 +11,7 @@ import torch
 from realgen.objectives import GRPO
 from realgen.policies import LoRA, PromptPolicy
 from realgen.rewards.base import Reward
-from realgen.strategies import FSDP1, FSDP2
+from realgen.strategies import FSDP2
 from realgen.strategies.base import blocks_of
 from tests.strategies.ranks import fit, on_ranks
 
@@ -30,8 +30,6 @@ def make_rewriter(directory: str, lora: LoRA | None) -> PromptPolicy:
 def train(rank: int, directory: str, folder: Path, lora: LoRA | None) -> None:
     """Under each strategy in turn; ranks write texts of other lengths, and still must make the same calls."""
     kinds: dict[str, Any] = {"ddp": "ddp", "fsdp2": FSDP2()}
-    if lora is not None:
-        kinds["fsdp1"] = FSDP1()
     ends = {}
     for name, strategy in kinds.items():
         record, _, _ = fit(

@@ -15,17 +15,16 @@ from torch import nn
 from realgen.cli.realgen_cli import RealGenCLI
 from realgen.fit import main
 from realgen.modules.base import TrainableModule
-from realgen.strategies import FSDP1, FSDP2
+from realgen.strategies import FSDP2
 from realgen.strategies.base import ShardedStrategy, blocks_of, check_types, networks_of
 from tests.helpers.toy_grpo import GaussianPolicy, module, trainer
-from tests.strategies.ranks import make_policy
 
 RECIPE = ["--config=configs/diffusion.yaml", "--trainer.devices=2", "--loggers.wandb=null"]
 
 
 @pytest.mark.parametrize(
     ("part", "kind", "timeout"),
-    [("fsdp2", FSDP2, "timeout"), ("fsdp1", FSDP1, "timeout"), ("ddp", DDPStrategy, "_timeout")],
+    [("fsdp2", FSDP2, "timeout"), ("ddp", DDPStrategy, "_timeout")],
 )
 def test_a_part_file_chooses_the_strategy(
     part: str, kind: type, timeout: str, repository: Path, capsys: pytest.CaptureFixture[str]
@@ -74,7 +73,7 @@ def test_a_module_without_a_policy_is_sent_to_ddp() -> None:
     with pytest.raises(ValueError, match=r"FSDP2 shards a policy, and LightningModule has none\. Take ddp\."):
         _ = strategy.policy
     run = module()
-    assert with_module(FSDP1, run).policy is run.policy
+    assert with_module(FSDP2, run).policy is run.policy
 
 
 def test_a_policy_without_networks_is_sent_to_ddp() -> None:
@@ -95,18 +94,11 @@ def test_language_models_are_not_offloaded() -> None:
         One(cpu_offload=True).shard(GaussianPolicy())
 
 
-def test_fsdp1_is_for_adapters(sd3: str) -> None:
-    policy = make_policy(sd3, lora=None)
-    policy.load()
-    with pytest.raises(ValueError, match=r"trains all of its SD3Transformer2DModel\. Set the policy's lora, or take"):
-        FSDP1().shard(policy)
-
-
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 def test_precisions_that_round_adapters_are_refused(precision: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"trainer\.precision must leave the trained weights .* got {precision}"):
-        trainer(tmp_path, precision=precision, strategy=FSDP1())
-    trainer(tmp_path, precision="bf16-mixed", strategy=FSDP1())
+        trainer(tmp_path, precision=precision, strategy=FSDP2())
+    trainer(tmp_path, precision="bf16-mixed", strategy=FSDP2())
 
 
 def test_trained_weights_of_two_types_are_refused() -> None:
