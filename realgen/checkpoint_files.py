@@ -4,8 +4,6 @@ Beside each checkpoint, a file or the folder of a sharded one, lies its SHA-256 
 of earlier versions, is only held against the checksums that ``torch.save`` writes inside.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle

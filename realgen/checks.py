@@ -1,7 +1,5 @@
 """Checks of arguments that many constructors share; each raises a ValueError that names the argument and its value."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Collection, Iterable

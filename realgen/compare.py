@@ -1,7 +1,5 @@
 """Compares runs honestly: ``python -m realgen.compare --help``."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

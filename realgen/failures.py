@@ -1,7 +1,5 @@
 """Failures that cost no run: the part that failed is named in a line, and the run goes on without what it does."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

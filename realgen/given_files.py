@@ -1,7 +1,5 @@
 """Files that others made: opened where they are regular files, and JSON that no reader stumbles over later."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from stat import S_ISREG

@@ -1,7 +1,5 @@
 """Published weights: on disk, or on the Hugging Face hub, and the commands that fetch what is missing."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Upright, 8-bit RGB, on white.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import struct

@@ -1,7 +1,5 @@
 """Writes the recipes and the embedded models into a folder of your own: ``python -m realgen.init FOLDER``."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Filters for what Lightning, diffusers and transformers print, so that the screen shows what a user asked for."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator

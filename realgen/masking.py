@@ -1,7 +1,5 @@
 """Values that a config takes from the environment, ``${oc.env:NAME}``: kept out of what is written and printed."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Frozen networks that wait on the CPU, and lie on another device only while they compute."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Options of the commands that read no config."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys

@@ -1,7 +1,5 @@
 """What the code needs to know about ranks, shards and devices. With one process no helper of ranks does anything."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 

@@ -1,7 +1,5 @@
 """The phases of an iteration: which one raised an error, how long each takes, and the memory of all."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What a command shows while it works: bars on a terminal, and elsewhere, in a job's log, a line every minute."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

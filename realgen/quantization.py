@@ -1,7 +1,5 @@
 """Weights of frozen networks in 8 bits: half the memory of bfloat16, for answers that move a little."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Calls to a service: what its failures mean, when a call is repeated, and how synchronous code waits for it."""
 
-from __future__ import annotations
-
 import asyncio
 import email.utils
 import logging

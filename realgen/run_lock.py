@@ -1,7 +1,5 @@
 """One process at a time in the folder of a run, by a lock that the system releases when the process dies."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

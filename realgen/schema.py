@@ -1,7 +1,5 @@
 """Writes a JSON schema of recipes, for editors: ``python -m realgen.schema > realgen.schema.json``."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

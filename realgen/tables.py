@@ -1,7 +1,5 @@
 """Rows as a table: on the terminal, by rich, and in Markdown; and rows of a CSV file that a kill may have cut."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

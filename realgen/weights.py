@@ -1,7 +1,5 @@
 """Lists the weights that a recipe needs, and the commands for the missing: ``python -m realgen.weights CONFIG``."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

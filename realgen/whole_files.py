@@ -1,7 +1,5 @@
 """Files and folders that are whole or not there: written beside under a name of this process alone, then renamed."""
 
-from __future__ import annotations
-
 import fnmatch
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The benchmark from prompts to results: draw what is missing, look at the files, score them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """What a config of ``realgen.realbench`` may hold, and how it may differ from one start of a run to the next."""
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Mapping

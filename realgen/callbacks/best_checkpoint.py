@@ -1,7 +1,5 @@
 """The checkpoint of the best validation, beside the last one: a policy that learns to cheat was better before."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """What the callbacks have in common that show the result of a run: two validations, and how to go on."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path

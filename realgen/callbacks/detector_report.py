@@ -1,7 +1,5 @@
 """The result of a detector's training: accuracy, AUROC and calibration, plain and under corruptions."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Validations that may not be missing: the one after the last iteration, and the one a stopped run left out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer

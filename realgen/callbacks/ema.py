@@ -1,7 +1,5 @@
 """A moving average of the trained weights, for evaluation and export; training and rollouts keep the live weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Export of the trained weights, in the format of diffusers, peft or transformers, or of the detector."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack

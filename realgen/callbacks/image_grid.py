@@ -1,7 +1,5 @@
 """Images with legible captions, on one sheet."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Sequence

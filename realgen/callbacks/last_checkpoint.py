@@ -1,7 +1,5 @@
 """A last checkpoint that is complete at every moment, however the run ends."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Says when a run has nothing to learn from, and when it has diverged."""
 
-from __future__ import annotations
-
 import logging
 import traceback
 from typing import Any

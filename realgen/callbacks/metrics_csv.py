@@ -1,7 +1,5 @@
 """The numbers of a run as one CSV file, however often the run is stopped and gone on with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import takewhile

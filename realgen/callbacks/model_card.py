@@ -1,7 +1,5 @@
 """The model card beside an export: of what it was trained, on what, to what effect, and how it is loaded."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

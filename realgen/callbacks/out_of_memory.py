@@ -1,7 +1,5 @@
 """Help when memory runs out: the phase in which it did, and settings that lower its need."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

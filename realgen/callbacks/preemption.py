@@ -1,7 +1,5 @@
 """Saving and leaving in time when the machine is about to be taken away."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable

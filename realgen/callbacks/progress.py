@@ -3,8 +3,6 @@
 Not a subclass of Lightning's ``TQDMProgressBar``: that one counts batches of an epoch, so every hook would be replaced.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from typing import Any

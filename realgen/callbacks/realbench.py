@@ -1,7 +1,5 @@
 """RealBench's Detector-Scoring during the training of a policy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

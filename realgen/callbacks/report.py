@@ -1,7 +1,5 @@
 """The report of a run, kept current while it goes: one page, and the pictures and warnings that it shows."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """A watch that knows a hack from a gain: the reward rises, and what no reward sees does not."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal, get_args

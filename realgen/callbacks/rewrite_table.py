@@ -1,7 +1,5 @@
 """Tables of prompts, rewrites, images and rewards, on disk and in Weights & Biases."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any

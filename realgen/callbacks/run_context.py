@@ -1,7 +1,5 @@
 """The parts of a run that callbacks use: what it trains, its folder, its last checkpoint."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 

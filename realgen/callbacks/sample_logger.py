@@ -1,7 +1,5 @@
 """Images of the rollouts, on disk, in Weights & Biases and in TensorBoard."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The config of a run beside its results."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The result of a run on one screen: before and after, in numbers and images."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The rewards and metrics of every held-out image at every validation, which ``realgen.compare`` pairs by prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A run of Weights & Biases that stays one run when training is stopped and gone on with."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From a ``class_path`` to the class, and to the nearest name when there is none."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import pkgutil

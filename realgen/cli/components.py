@@ -1,7 +1,5 @@
 """Components in a config tree: part files, bare class names, and the dotted keys of the command line."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The one reader of configs: files and arguments in; a complete, checked config out, and the objects that it names."""
 
-from __future__ import annotations
-
 import copy
 import json
 import re

@@ -1,7 +1,5 @@
 """Finds what is wrong in a config that was refused, and says it in one line."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """Turns what a command raises into one or two lines on standard error and an exit code; the same for all commands."""
 
-from __future__ import annotations
-
 import codecs
 import logging
 import signal

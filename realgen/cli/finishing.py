@@ -1,7 +1,5 @@
 """The weights of a checkpoint without a trainer, and the end of a run that has done all its iterations."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """What may stand in a recipe, as a JSON schema (draft 7) for editors, made from the signatures of the constructors."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import pkgutil

@@ -1,7 +1,5 @@
 """LightningCLI with the rules of this project: strict keys, components that merge, one folder per run."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sys

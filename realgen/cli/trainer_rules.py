@@ -1,7 +1,5 @@
 """Settings of the trainer that would do nothing, or fail late; each is answered by the key to use."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Says and runs what the command line has made, and turns its end into an exit code."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Settings of the Weights & Biases loggers of a config that depend on the run, and how the run ends there."""
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

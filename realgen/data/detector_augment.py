@@ -1,7 +1,5 @@
 """How an image of any size becomes a training example of a detector."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

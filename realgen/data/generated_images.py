@@ -1,7 +1,5 @@
 """Generated images on disk: PNG files that hold how they were generated, in a folder for each setting."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence

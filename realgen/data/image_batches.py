@@ -1,7 +1,5 @@
 """Batches of real and generated images: which are drawn, how they are read, and what a batch holds."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple

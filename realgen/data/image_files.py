@@ -1,7 +1,5 @@
 """Image files in folders: found, split into training and validation, and read."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import logging

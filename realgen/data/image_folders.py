@@ -1,7 +1,5 @@
 """Folders of real and generated images, as a data module of Lightning to train a detector on."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

@@ -4,8 +4,6 @@ Photographs come as JPEG files, generated images mostly as lossless ones, and wh
 traces of JPEG first (Grommelt et al., arXiv:2403.17608).
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import io

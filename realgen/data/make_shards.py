@@ -1,7 +1,5 @@
 """Turn a file of prompts into WebDataset tar shards: ``python -m realgen.data.make_shards --help``."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import sys

@@ -1,7 +1,5 @@
 """Which rank gets which prompt in which iteration: pure functions, so that a resumed run needs its iteration alone."""
 
-from __future__ import annotations
-
 import hashlib
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """The files that a linear probe is fitted, calibrated and tested on, and how the two classes' files differ."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median

@@ -1,7 +1,5 @@
 """Images of any size, read one by one and prepared for a network; files that cannot be read are named."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple

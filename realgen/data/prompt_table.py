@@ -1,7 +1,5 @@
 """The prompts of some shards by number: few are kept in memory, many are read on demand."""
 
-from __future__ import annotations
-
 import hashlib
 import zlib
 from array import array

@@ -1,7 +1,5 @@
 """Texts of prompts as others write them: byte order marks, UTF-16, and the line ends of all systems."""
 
-from __future__ import annotations
-
 import codecs
 import io
 import re

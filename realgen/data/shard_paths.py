@@ -1,7 +1,5 @@
 """From what a config says (paths, patterns, URLs) to a list of shards, and from a shard to a file that can seek."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import glob

@@ -5,8 +5,6 @@ its stream does not give, and its stream ends silently where a header is damaged
 webdataset expands braces and opens URLs (``shard_paths``).
 """
 
-from __future__ import annotations
-
 import re
 import tarfile
 from collections.abc import Iterator, Mapping

@@ -9,8 +9,6 @@ A shard is a plain tar file that WebDataset reads. One sample is a run of member
 A sample's name ends at its first dot, as in WebDataset.
 """
 
-from __future__ import annotations
-
 import glob
 import io
 import itertools

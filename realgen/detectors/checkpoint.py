@@ -4,8 +4,6 @@ What a file holds must be what the network asks for: a missing, extra or misshap
 detector that loads half its weights still answers, and answers nonsense.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """Configs of the detectors' networks, as ``config.json`` of a checkpoint holds them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

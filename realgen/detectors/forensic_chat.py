@@ -5,8 +5,6 @@ the mean logit of each word's spellings, f of ("fake", "Fake") and g of ("real",
 generated is sigmoid(f - g).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Backbones are image networks of timm and open_clip, with the preprocessing that they were trained with.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """OmniAID's other kind of experts: low-rank adapters beside the whole pretrained weight (LoRA, arXiv:2106.09685)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Published state dicts: how their names differ from ours, and which network wrote a file."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The shared part of OmniAID's networks, whatever their tower: router, attention with experts, and their training."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast

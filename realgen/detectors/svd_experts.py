@@ -4,8 +4,6 @@ W = U diag(S) V with the singular values falling. The main part keeps all but th
 detector retrains, so that it cannot forget what the large singular values hold (Effort, arXiv:2411.15633; OmniAID).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple

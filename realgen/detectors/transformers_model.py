@@ -1,7 +1,5 @@
 """Models in transformers' format, in a folder or on the hub, loaded exactly or not at all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

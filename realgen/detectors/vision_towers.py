@@ -1,7 +1,5 @@
 """The vision towers of CLIP and DINOv3 (arXiv:2508.10104) as the detectors use them: configs, names, activation."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from typing import Any, cast
 

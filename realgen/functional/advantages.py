@@ -5,8 +5,6 @@ included, does not matter. A group without a difference to learn from (equal rew
 gets exact zeros, whatever rounding its mean suffers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

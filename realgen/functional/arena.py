@@ -4,8 +4,6 @@ The outcome of a comparison is a number seen from its first contestant: 1 = won,
 M models, P prompts, R resamples.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """How sure a mean is: percentile bootstrap over prompts, of one column or of many that were drawn together."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Whether a probability means what it says: reliability and calibration error."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Brightness and the colour statistics of an image."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -5,8 +5,6 @@ becomes. Results of ``CHEATS`` must count as generated, whatever the image: a po
 finds them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

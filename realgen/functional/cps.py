@@ -1,7 +1,5 @@
 """Coefficients-preserving sampling; see ``flow_sde`` for what it has in common with the other transitions."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

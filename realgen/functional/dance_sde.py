@@ -1,7 +1,5 @@
 """DanceGRPO's SDE; see ``flow_sde`` for what it has in common with the other transitions."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from realgen.functional.flow_sde import Transition

@@ -4,8 +4,6 @@ AUROC is as short here as a call of scikit-learn with its conversions, and passe
 draws random subsets.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

@@ -22,8 +22,6 @@ Axes: ``sigma``, ``next_sigma`` and per-row levels have the leading axes of the 
 velocity, float32 at least.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from typing import Any

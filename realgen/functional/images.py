@@ -4,8 +4,6 @@ Everywhere in this package an image is a floating tensor [3, H, W] in [0, 1]. An
 NaN passes through every function here but the 8-bit ones, so that a detector returns NaN for it.
 """
 
-from __future__ import annotations
-
 import io
 from typing import Literal
 

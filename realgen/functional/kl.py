@@ -1,7 +1,5 @@
 """Distances between policy and reference, per decision: of velocities, Gaussian steps, and log-probabilities."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Logistic regression: a linear head on frozen features, and Platt's calibration of its logits."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import numpy as np

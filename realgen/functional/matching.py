@@ -1,7 +1,5 @@
 """Losses at draws of (sigma, noise) on finished latents: which noise levels, and the weighted error of a velocity."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import torch

@@ -4,8 +4,6 @@ By hand rather than by ``torchvision.transforms``: on tensors those resize with 
 outside [0, 1], and a crop and a normalisation are a line each.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal

@@ -1,7 +1,5 @@
 """Importance ratios and the clipped surrogate, per decision."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Position embeddings, stretched to longer texts."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -3,8 +3,6 @@
 The bootstrap of ``bootstrap.py`` has none there: drawing ten wins of ten again gives ten wins each time.
 """
 
-from __future__ import annotations
-
 import math
 from statistics import NormalDist
 

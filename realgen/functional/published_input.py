@@ -1,7 +1,5 @@
 """The input of published networks, read from the configs of open_clip, timm and transformers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

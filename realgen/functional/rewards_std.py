@@ -1,7 +1,5 @@
 """The spread of rewards over all prompts, which scales advantages where an objective asks for it."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor

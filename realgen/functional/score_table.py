@@ -1,7 +1,5 @@
 """Means of one number per image, over all prompts and over each category of prompts, with intervals."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -4,8 +4,6 @@ A mask is True where a decision counts; what stands elsewhere in values and log-
 log-probabilities are those of the policy that sampled.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Power spectra of images: the radial profile, which separates waxy from sharp, and the lattice of a grid."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

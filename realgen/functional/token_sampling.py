@@ -1,7 +1,5 @@
 """Drawing tokens, and their log-probabilities under the distribution that they are drawn from."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The request of a user: what is drawn, how often, and where it goes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

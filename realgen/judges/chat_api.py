@@ -1,7 +1,5 @@
 """The chat-completions API as judges use it: questions with images, and answers that are not trusted."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import AsyncIterator, Mapping, Sequence

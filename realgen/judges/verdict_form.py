@@ -4,8 +4,6 @@ The criteria of the questions are those of RealGen's published evaluation; the w
 strictly: a reply in any other one, prose included, is no verdict.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Mapping

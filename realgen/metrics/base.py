@@ -1,7 +1,5 @@
 """The contract of a metric: computed at validation, with a standard error, and never part of a reward."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Distances of colour and contrast statistics to real images."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

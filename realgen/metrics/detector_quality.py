@@ -1,7 +1,5 @@
 """How good a detector is on labelled images."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

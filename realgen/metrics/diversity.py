@@ -1,7 +1,5 @@
 """How different the images of one prompt are."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The contract of a frozen image encoder, and the one that reads a timm network."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields

@@ -1,7 +1,5 @@
 """A logistic regression on an encoder's features, as a judge that is never a reward."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

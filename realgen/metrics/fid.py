@@ -1,7 +1,5 @@
 """Fréchet inception distance to real images."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn

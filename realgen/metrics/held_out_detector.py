@@ -1,7 +1,5 @@
 """Metrics of a detector that the policy is not trained against."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

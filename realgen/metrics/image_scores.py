@@ -1,7 +1,5 @@
 """One number per image, averaged over prompts and categories with intervals; of detectors, and of anything else."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """An encoder trained on ImageNet, whose weights come with a package."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Kernel inception distance to real images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from jaxtyping import Bool, Float

@@ -1,7 +1,5 @@
 """Distances of power spectra to real images: too smooth, too noisy, gridded."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The contract of a module that ``python -m realgen.fit`` trains."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A flow-matching loss on photographs beside the RL loss, which holds the policy to data instead of to its start."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

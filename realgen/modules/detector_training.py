@@ -1,7 +1,5 @@
 """Training of a detector on real and generated images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints

@@ -1,7 +1,5 @@
 """One GRPO iteration, written once for every policy, reward and objective."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 

@@ -1,7 +1,5 @@
 """GRPO of a language model and an image policy at once."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Why a policy that is trained is not the policy that sampled: runs only after the on-policy check has failed."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Int
 from lightning.pytorch.utilities import rank_zero_warn

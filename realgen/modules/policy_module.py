@@ -1,7 +1,5 @@
 """A policy as Lightning sees it: loading, optimizer, validation and checkpoints; the training step is a subclass's."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """The update of one policy from one rollout: minibatches, microbatches, their gradients, and the on-policy check."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Literal

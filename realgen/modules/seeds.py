@@ -1,7 +1,5 @@
 """Random streams that are pure functions of counters, so that a checkpoint needs no generator state."""
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

@@ -1,7 +1,5 @@
 """Statistics of an iteration's rewards and advantages as scalars to log, and how they are joined over ranks."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 
 import torch

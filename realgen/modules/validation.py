@@ -1,7 +1,5 @@
 """Validation on held-out prompts: the rewards that the policy is trained with, and metrics that it never sees."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """The contract of an objective: a GRPO variant, that is advantages and a loss."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 

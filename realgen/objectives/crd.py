@@ -1,7 +1,5 @@
 """CRD: regresses how much likelier a sample has become to its advantage, each against its group's mean."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jaxtyping import Float

@@ -1,7 +1,5 @@
 """DGPO: a preference of the better samples of a group over the worse ones, as one logistic loss."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """DiffusionNFT: contrasts an implied better and an implied worse policy by regression."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

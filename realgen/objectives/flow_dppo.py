@@ -1,7 +1,5 @@
 """Flow-DPPO: a trust region on each step's Gaussian in place of a clip of its ratio."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Policy gradients on the forward process: GRPO whose decisions are draws of noise on the finished images."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """GRPO: group-relative advantages, a clipped surrogate and an optional KL penalty to the reference."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """GRPO-Guard: GRPO whose clip acts on both sides and on all denoising steps alike."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """GSPO: GRPO whose ratio and clip are of whole completions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jaxtyping import Float

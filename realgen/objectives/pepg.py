@@ -1,7 +1,5 @@
 """PEPG: the policy gradient on the forward process that stops where the log-ratio has reached the advantage."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """RAM: regression to the reference's velocity, corrected by the advantage."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

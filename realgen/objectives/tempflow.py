@@ -1,7 +1,5 @@
 """TempFlow-GRPO: GRPO that weighs each denoising step by how much noise it explores with."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

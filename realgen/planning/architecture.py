@@ -3,8 +3,6 @@
 It is found in the model's own folder, in the hub's cache, or among the published numbers of this package.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 The number of calls and rows that the policy's settings lead to is counted, not predicted by a formula.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """How a rank's memory is filled: what stays, and what each phase adds at its fullest moment."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod

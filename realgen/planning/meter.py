@@ -1,7 +1,5 @@
 """FLOPs and memory of code that runs on the meta device, where tensors have shapes and types but no numbers."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The plan of a recipe: what one iteration of one rank computes and holds, phase by phase."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass

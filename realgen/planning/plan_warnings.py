@@ -1,7 +1,5 @@
 """What to think about before GPUs are spent: settings that do less, or cost more, than they seem to."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

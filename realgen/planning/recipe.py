@@ -1,7 +1,5 @@
 """What a plan reads from a recipe: its training module without weights or rewards, and where it will run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

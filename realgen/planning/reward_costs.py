@@ -1,7 +1,5 @@
 """What each component of a reward costs for one image: a table of published sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A plan for people, and for machines."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby

@@ -1,7 +1,5 @@
 """What one row of each call costs, counted on the real networks on the meta device."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace

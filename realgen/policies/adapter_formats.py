@@ -1,7 +1,5 @@
 """A diffusion model's exported adapters, written again for the other tools that read them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

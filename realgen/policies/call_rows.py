@@ -1,7 +1,5 @@
 """How many rows a transformer call should have on this machine: measured, where a config leaves it open."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Prompts as tokens of a chat model, and its completions as text: instruction, format of answers, cleaned prompts."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Regional compilation: ``torch.compile`` of a transformer's repeated blocks, each by itself."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Sequence

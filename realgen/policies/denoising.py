@@ -1,7 +1,5 @@
 """From noise to finished latents: the loop over the denoising steps, and the transformer calls in it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext

@@ -8,8 +8,6 @@ Departures from the published RealGen, each of which made its on-policy ratio di
 - Text embeddings are kept, and all decisions of a micro-batch are scored in one call.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """A flow-matching image model as a policy: it decides stochastic denoising steps inside a window, or draws of noise."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ latent of each sample. What is trained is the velocity at (1 - sigma) * latent +
 minus latent; minus the weighted error stands for the sample's log-likelihood.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """A language model and an image policy that are trained on the same images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path

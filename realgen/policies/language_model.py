@@ -1,7 +1,5 @@
 """Causal language models of transformers, loaded exactly or not at all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

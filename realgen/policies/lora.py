@@ -1,7 +1,5 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685) on a frozen transformer, through peft."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -7,8 +7,6 @@ padded on the right, where causal attention does not see it, every chunk has the
 stored, so that a drawn token cannot leave it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """A window of a few steps that starts at random."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Int
 from torch import Tensor

@@ -1,7 +1,5 @@
 """From completions to rewrites, and the statistics of rewrites."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The shared part of policies that pair a rewriter of prompts with an image policy."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager

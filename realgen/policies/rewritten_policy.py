@@ -1,7 +1,5 @@
 """An image policy that draws rewrites: the second stage, after a language model was trained to rewrite."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path

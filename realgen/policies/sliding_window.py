@@ -1,7 +1,5 @@
 """A window of a few steps that moves over the run."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect
 from itertools import accumulate

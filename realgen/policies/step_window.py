@@ -4,8 +4,6 @@ A window is ``decisions`` steps in a row. Steps before and after it follow the O
 of decisions for all its rows (the axis S); where the window starts may differ between prompts.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import torch

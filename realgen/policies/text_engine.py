@@ -1,7 +1,5 @@
 """Engines that write a language model's completions: transformers, or a serving engine."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

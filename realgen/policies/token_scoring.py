@@ -1,7 +1,5 @@
 """Scoring of completions as whole sequences: padding on the right, every chunk of the same shape."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

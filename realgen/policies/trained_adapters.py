@@ -4,8 +4,6 @@ Not by peft's ``set_peft_model_state_dict``, which counts the frozen weights amo
 the layers that another policy adapted.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

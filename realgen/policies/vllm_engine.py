@@ -1,7 +1,5 @@
 """Completions by vLLM (arXiv:2309.06180), a serving engine that is several times as fast at full size."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import math

@@ -1,7 +1,5 @@
 """A copy of a network's trained weights that follows them: averages for evaluation, lagged weights that sample."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

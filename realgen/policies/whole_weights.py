@@ -1,7 +1,5 @@
 """Weights that are sharded over ranks, as whole tensors, and back."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 

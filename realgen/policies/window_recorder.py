@@ -1,7 +1,5 @@
 """The stochastic steps of one rollout, recorded so that they can be scored again."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

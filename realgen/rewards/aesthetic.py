@@ -1,7 +1,5 @@
 """The LAION aesthetic predictor: how people would rate an image's looks, whatever it shows."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """Alignment: how well an image shows what the prompt says, by CLIP."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from realgen.checks import first_line

@@ -1,7 +1,5 @@
 """Content kept: whether a rewritten prompt keeps the content of the user's prompt and invents none."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """A reward that is a plain function."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import math

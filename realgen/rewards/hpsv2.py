@@ -1,7 +1,5 @@
 """HPSv2: which of two images of a prompt people would prefer."""
 
-from __future__ import annotations
-
 from realgen.detectors.checkpoint import read_state_dict
 from realgen.hub_files import check_file, local_file
 from realgen.rewards.clip_similarity import ClipSimilarity, Encoders

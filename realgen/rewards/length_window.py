@@ -1,7 +1,5 @@
 """Length: whether a rewritten prompt is neither too short nor too long."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from realgen.rewards.text_reward import TextReward

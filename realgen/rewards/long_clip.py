@@ -1,7 +1,5 @@
 """Long-CLIP: alignment with prompts of up to 248 tokens, where CLIP reads 77."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

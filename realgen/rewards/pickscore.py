@@ -1,7 +1,5 @@
 """PickScore: which of two images of a prompt users of a text-to-image site would pick."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jaxtyping import Float, Int

@@ -1,7 +1,5 @@
 """The CLIP that open_clip builds for published weights."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Realism: the probability, by a frozen detector, that an image is real."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A reward that is computed by servers that ``python -m realgen.serve`` runs."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging

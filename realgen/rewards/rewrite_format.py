@@ -1,7 +1,5 @@
 """Format: whether a completion has its reasoning and its answer between the requested tags."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from realgen.rewards.text_reward import TextReward

@@ -1,7 +1,5 @@
 """Suffix diversity: whether a language model adds words that suit the prompt, or the same ones to all prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from realgen.checks import check_at_least

@@ -1,7 +1,5 @@
 """The shared part of the rewards on rewritten prompts: which rows have an answer to score."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """A rating from a vision-language model that is asked how good an image is, and writes a number."""
 
-from __future__ import annotations
-
 import re
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Word statistics of a prompt and its rewrite: words kept, invented and added, in any script; no tensors."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The web process's side of one connection: what it may cost before a request is complete."""
 
-from __future__ import annotations
-
 import http
 import json
 import sys

@@ -1,7 +1,5 @@
 """ASGI middleware of a reward server: token, size and duration of a request, and how many at a time."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hmac

@@ -1,7 +1,5 @@
 """litserve's processes: none of them outlives the others."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing.connection
 import os

@@ -1,7 +1,5 @@
 """Requests in, rewards out: several requests scored together, and none harmed by its neighbours."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 

@@ -1,7 +1,5 @@
 """Starts a reward server, its web process and its workers on the devices, and ends them."""
 
-from __future__ import annotations
-
 import functools
 import multiprocessing
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The settings under ``server`` in a config."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields
 from typing import Literal

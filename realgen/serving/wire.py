@@ -13,8 +13,6 @@ An answer is ``{"rewards": [0.25, null]}``, one number per row, null for a row t
 ``{"detail": "one line"}`` with another status than 200.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """The shared part of the strategies that shard a policy: process group, set-up and checkpoints."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping

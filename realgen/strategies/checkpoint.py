@@ -4,8 +4,6 @@ Both hold the same mapping, the checkpoint of Lightning. In the folder its tenso
 checkpoint, which reads them back on any number of ranks; ``meta.pt`` is the mapping without them.
 """
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fully sharded data parallel by ``fully_shard`` (FSDP2): each weight is split over the ranks by itself."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Every answer of an arena, kept in a file from the moment it comes."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

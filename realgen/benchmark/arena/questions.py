@@ -1,7 +1,5 @@
 """Which questions an arena asks, in what order of images, and what makes two questions the same."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence

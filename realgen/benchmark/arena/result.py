@@ -1,7 +1,5 @@
 """What an arena found: every pair, win rates, position bias, ranking, cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

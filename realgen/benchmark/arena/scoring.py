@@ -1,7 +1,5 @@
 """From a judge's answers to win rates, shares and a ranking."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Which of several runs is better, said honestly: the same prompts, the same price, all seeds, and how sure it is."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """What training runs and benchmark runs have measured on each image, read from their folders."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """A comparison as tables: on the terminal, in a page, as JSON, CSV and LaTeX."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import asdict

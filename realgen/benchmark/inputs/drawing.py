@@ -1,7 +1,5 @@
 """Draws a policy's images of the prompts into a folder, one file per prompt, and goes on where it was killed."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path

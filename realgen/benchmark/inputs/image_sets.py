@@ -1,7 +1,5 @@
 """Prompts, and folders of images: found, named after their model, and paired with the prompts by file name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

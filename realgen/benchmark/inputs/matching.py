@@ -4,8 +4,6 @@ Real images come as JPEG files of all shapes, generated images often as square l
 learned the traces of JPEG and of resizing would read the format instead of the realism.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

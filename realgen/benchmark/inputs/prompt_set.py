@@ -8,8 +8,6 @@ The layout is the published RealBench's, as it lies there:
     categories.json                     optional: {"animals": [0, 164], ...} first and last line of each category
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """What Arena-Scoring found, as texts, charts and pairs for the report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """What a run leaves behind: its files, among them one page that needs nothing else, and its tables on the terminal."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Mapping

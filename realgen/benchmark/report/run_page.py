@@ -1,7 +1,5 @@
 """Training runs as one page that needs nothing else: curves, what changed, pictures, prompts, config, warnings."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path

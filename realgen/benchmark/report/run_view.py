@@ -1,7 +1,5 @@
 """Curves of training runs, for their report: rollouts, held-out prompts, learning, and seconds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate

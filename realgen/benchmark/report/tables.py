@@ -1,7 +1,5 @@
 """The results as tables, the same ones on the terminal, in Markdown and in the page."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What the report shows, as numbers and texts that a template only has to place."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Chroma (FLUX.1-schnell without its modulation networks), in the format of diffusers' ``ChromaPipeline``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """ERNIE-Image, in the format of diffusers' ``ErnieImagePipeline``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """FLUX.1-dev, and every model in the format of diffusers' pipeline of that name (FLUX.1-schnell, FLUX.1-Krea-dev)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """FLUX.2-dev, and every model in the format of diffusers' ``Flux2Pipeline``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """FLUX.2-klein, and every model in the format of diffusers' ``Flux2KleinPipeline``."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from realgen.policies.backbones.flux2 import Flux2

@@ -1,7 +1,5 @@
 """Krea 2, in the format of diffusers' ``Krea2Pipeline``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

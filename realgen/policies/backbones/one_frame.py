@@ -1,7 +1,5 @@
 """The shared part of backbones on Qwen-Image's VAE, that of a video model, with texts that are not padded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

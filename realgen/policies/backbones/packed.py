@@ -1,7 +1,5 @@
 """The shared part of backbones whose transformer takes 2 x 2 latent pixels as one token, as FLUX.1 does."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The shared part of backbones on FLUX.2's VAE: 2 x 2 of its latent pixels are one of the policy's."""
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

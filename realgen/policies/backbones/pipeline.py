@@ -1,7 +1,5 @@
 """The shared part of all backbones that are made of a text-to-image pipeline of diffusers."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar

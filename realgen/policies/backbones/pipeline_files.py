@@ -1,7 +1,5 @@
 """How a backbone is read from a text-to-image pipeline of diffusers, and what was trained is written for it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal

@@ -1,7 +1,5 @@
 """Options of a pipeline's networks that diffusers has, and that it sets without a check."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from realgen.checks import with_article

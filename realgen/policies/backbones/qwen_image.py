@@ -1,7 +1,5 @@
 """Qwen-Image (arXiv:2508.02324), and every model in the format of diffusers' ``QwenImagePipeline``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

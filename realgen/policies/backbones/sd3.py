@@ -4,8 +4,6 @@ SD3.5's RMS norms of queries and keys, and the second attention in the first blo
 transformer's own config. Skip-layer guidance, an option of the pipeline, is not used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Z-Image and Z-Image-Turbo (arXiv:2511.22699), in the format of diffusers' ``ZImagePipeline``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -6,8 +6,6 @@ that the reward sees. So the ratio at the first update is 1 with every solver. B
 the deployed sampler would not have drawn: every solver but ``Euler`` is approximate, and its price is to be measured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -1,7 +1,5 @@
 """Velocities outside the window that are reused for several steps."""
 
-from __future__ import annotations
-
 from realgen.policies.solvers.base import Solver
 
 

@@ -1,7 +1,5 @@
 """Steps outside the window with large products of 8-bit numbers."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The steps after the window, taken by a multistep solver of higher order."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Steps outside the window in a narrower type."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch
