@@ -140,7 +140,7 @@ def merged(network: Any) -> Iterator[None]:
 def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the adapter's part of a transformer's weights, under diffusers' names.
 
-    By name, not by ``get_peft_model_state_dict``, which finds none of its layers inside FSDP1's wrappers.
+    By name, not by ``get_peft_model_state_dict``, which wants the module; these may be gathered shards.
     """
     return {name.replace(f".{ADAPTER}.", "."): weight for name, weight in weights.items() if ".lora_" in name}
 
