@@ -55,7 +55,10 @@ OTHERS = (CONFIGS, CONFIGS / "serve", CONFIGS / "sweeps", CONFIGS / "trainer", C
 PARTS = [path for path in FILES if path.parent not in OTHERS]
 
 
-FEW = {"detector.yaml": ["crops=2", "samples=16", "held_out_crops=1", "held_out_samples=16", "directory={tmp_path}"]}
+FEW = {
+    "detector.yaml": ["crops=2", "samples=16", "held_out_crops=1", "held_out_samples=16", "directory={tmp_path}"],
+    "adversarial.yaml": ["prompts_per_iteration=2", "validation_batch_size=3", "directory={tmp_path}"],
+}
 """Of the data's settings, for two iterations on less than the recipe makes; other recipes have prompts."""
 FEW_PROMPTS = ["prompts_per_iteration=2", "validation_batch_size=3"]
 
@@ -204,8 +207,8 @@ def test_every_recipe_runs_two_iterations(path: Path, repository: Path, nano: Pa
     run = tmp_path / "run"
     arguments = ["--config", str(path), f"--run_dir={run}", *(f"--trainer.{setting}" for setting in short)]
     arguments += [f"--data.{setting.format(tmp_path=tmp_path)}" for setting in FEW.get(path.name, FEW_PROMPTS)]
-    few = [] if path.name in FEW else ["--model.group_size=4"]
-    if path.stem.startswith("diffusion_"):  # their validation is that of diffusion.yaml
+    few = [] if path.name == "detector.yaml" else ["--model.group_size=4"]
+    if path.stem.startswith(("diffusion_", "adversarial")):  # their validation is that of diffusion.yaml
         few += ["--baseline=false", "--model.metrics=null"]
     assert main([*arguments, *few, "--loggers.wandb=null"]) == 0
     assert (run / "checkpoints" / "last.ckpt").exists()

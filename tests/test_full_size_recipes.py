@@ -98,6 +98,8 @@ RECIPES = {
 """RealGen's table of named configs, and Flow-GRPO's Qwen-Image."""
 FORWARD = RECIPES["sd35"]._replace(files=("diffusion_sd35", "variants/forward_process_sd35"))
 """DiffusionNFT's; its decisions are not steps."""
+LEARNING = RECIPES["flux"]._replace(files=("diffusion_flux", "variants/realgen_v2_detectors"))
+"""RealGen v2's detectors, which learn; its small run would need their weights."""
 
 
 def config_arguments(recipe: Recipe) -> list[str]:
@@ -137,7 +139,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 
 def test_every_full_size_recipe_and_variant_is_listed() -> None:
-    listed = {name for recipe in (*RECIPES.values(), FORWARD) for name in recipe.files}
+    listed = {name for recipe in (*RECIPES.values(), FORWARD, LEARNING) for name in recipe.files}
     # Those that choose an approximate option over any recipe are in tests/policies/solvers/test_overlays.py.
     overlays = [p for p in CONFIGS.glob("variants/*.yaml") if not p.read_text().startswith("# Approximate")]
     recipes = [path for path in CONFIGS.glob("*.yaml") if "trainer/full_size.yaml" in path.read_text()]
@@ -201,6 +203,21 @@ def test_the_forward_process_has_the_numbers_that_its_papers_agree_on(
     assert model["optimizer"]["init_args"]["weight_decay"] == 1e-4
     prompts = config["data"]["init_args"]["prompts_per_iteration"] * config["trainer"]["devices"]
     assert (prompts, model["group_size"], model["updates_per_epoch"]) == (48, 24, 1)
+
+
+def test_detectors_learn_with_the_published_numbers(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = shown(LEARNING, capsys)
+    assert config["data"]["init_args"]["train_images"]
+    for name in ("omniaid", "omniaid_dino"):
+        given = config["callbacks"][f"learn_{name}"]["init_args"]
+        assert given["component"] == name
+        assert (given["optimizer"]["init_args"]["lr"], given["optimizer"]["init_args"]["weight_decay"]) == (4e-5, 0.01)
+        assert (given["soft_label"], given["orthogonality_weight"], given["trainable"]) == (0.05, 0.001, "experts")
+        assert (given["warmup_updates"], given["threshold"]) == (1, 0.6)
+        assert (given["target_accuracy"], given["max_passes"], given["ema_decay"]) == (0.9, 20, 0.99)
+        pairs = given["pairs"]
+        assert (pairs["replay"], pairs["per_step"], pairs["photographs"]) == (1000, 16, None)
+        assert pairs["augment"]["blur"] == pairs["augment"]["flip"] == 0.5
 
 
 @pytest.mark.slow

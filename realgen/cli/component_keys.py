@@ -93,7 +93,7 @@ class _Constructor:
         self._specs = list(_specs(config, ""))
         self._taken: set[str] = set()
 
-    def __call__(self, component: type, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, component: type, /, *args: Any, **kwargs: Any) -> Any:
         key = self._key(component.__name__, kwargs)
         if key is None:  # of a default that is not in the config
             return component(*args, **kwargs)

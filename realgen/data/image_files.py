@@ -221,6 +221,6 @@ def digest(files: Sequence[ImageFile]) -> str:
     return hashlib.sha256(os.fsencode("\n".join(file.name for file in files))).hexdigest()
 
 
-def read_image(path: Path) -> Float[Tensor, "3 height width"]:
+def read_image(path: Path | bytes) -> Float[Tensor, "3 height width"]:
     """Read an image as [3, H, W] in [0, 1]: upright, in RGB, white where transparent; ValueError if it cannot be."""
     return torch.from_numpy(np.array(decode_image(path))).permute(2, 0, 1).float().div_(255)

@@ -1,11 +1,12 @@
 """Training of a detector on real and generated images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
-from jaxtyping import Float
+import torch.distributed as dist
+from jaxtyping import Float, Int
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +20,7 @@ from realgen.functional.corruptions import CHEATS, HARMLESS
 from realgen.metrics.detector_quality import DetectorQuality, Quality
 from realgen.modules.base import TrainableModule
 from realgen.modules.seeds import mix_seed
+from realgen.parallel import world_size
 
 PLAIN = "plain"
 """Name of the condition in which validation images are as they are."""
@@ -121,17 +123,21 @@ class DetectorTraining(TrainableModule):
         """Return logits of (real, fake) for images in [0, 1]."""
         return self._network(images).float()
 
+    def losses(self, logits: Float[Tensor, "rows 2"], labels: Int[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
+        """Return the mean cross-entropy with soft labels, and the experts' overlap, 0 where it has no weight."""
+        # Torch spreads its smoothing over both classes: half of it stays with the right one.
+        classification = F.cross_entropy(logits, labels, label_smoothing=2 * self.soft_label)
+        if not self.orthogonality_weight:
+            return classification, logits.new_zeros(())
+        self._main_bases = [tuple(basis.to(logits.device) for basis in bases) for bases in self._main_bases]
+        return classification, self._network.orthogonality_loss(self._main_bases)
+
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Float[Tensor, ""]:
         """Return the loss of a batch, half real, half generated."""
         torch.manual_seed(mix_seed(self.seed, self.global_rank, self.iteration))  # dropout
         logits = self(batch.images)
-        # Torch spreads its smoothing over both classes: half of it stays with the right one.
-        classification = F.cross_entropy(logits, batch.labels, label_smoothing=2 * self.soft_label)
-        loss, orthogonality = classification, torch.zeros(())
-        if self.orthogonality_weight:
-            self._main_bases = [tuple(basis.to(self.device) for basis in bases) for bases in self._main_bases]
-            orthogonality = self._network.orthogonality_loss(self._main_bases)
-            loss = loss + self.orthogonality_weight * orthogonality
+        classification, orthogonality = self.losses(logits, batch.labels)
+        loss = classification + self.orthogonality_weight * orthogonality
         accuracy = (logits.argmax(1) == batch.labels).float().mean()
         self.iteration += 1
         values = {"loss": loss, "loss/classification": classification, "accuracy": accuracy}
@@ -200,6 +206,20 @@ class DetectorTraining(TrainableModule):
 
     def _trained_names(self) -> list[str]:
         return [f"network.{name}" for name in self._network.trainable_parameters()]
+
+
+def average_gradients(weights: Sequence[Tensor], found: Float[Tensor, " sums"]) -> Float[Tensor, " sums"]:
+    """Divide gradients by the images of all ranks, last in ``found``; return that, summed too. RuntimeError for NaN."""
+    gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    flat = torch.cat([*(gradient.flatten().float() for gradient in gradients), found])
+    if world_size() > 1:
+        dist.all_reduce(flat)
+    if not bool(flat.isfinite().all()):
+        raise RuntimeError("the gradient of a detector that learns is not finite; lower its learning rate.")
+    parts = flat[: -len(found)].split([weight.numel() for weight in weights])
+    for weight, part in zip(weights, parts, strict=True):
+        weight.grad = (part / flat[-1]).view_as(weight).to(weight.dtype)
+    return flat[-len(found) :]
 
 
 def _set_trainable(network: DetectorNetwork, scope: str) -> None:
