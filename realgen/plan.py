@@ -139,6 +139,9 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     made = instantiate(parser, parser.parse_object({"model": model}))
     if "prompts_per_iteration" not in data:
         raise ValueError("data: a plan needs prompts_per_iteration, which realgen.data.PromptShards has.")
+    learning = [
+        spec for spec in config["callbacks"].values() if spec and spec["class_path"].endswith(".DetectorLearning")
+    ]
     averages = [spec for spec in config["callbacks"].values() if spec and spec["class_path"].endswith(".EMA")]
     return Recipe(
         module=made.model,
@@ -149,6 +152,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         metrics=config["model"]["init_args"].get("metrics") or {},
         iterations=_iterations(trainer),
         averages=len(averages),
+        learning=tuple(spec["init_args"] for spec in learning),
         float32_matmul_precision=config["float32_matmul_precision"],
     )
 

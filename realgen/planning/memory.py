@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from realgen.planning.dry_run import Counts
+from realgen.planning.learning_costs import LearningCost
 from realgen.planning.meter import num_bytes
 from realgen.planning.recipe import Recipe, Sharding
 from realgen.planning.reward_costs import RewardCost, metric_bytes
@@ -39,7 +40,13 @@ class Memory:
         return max(self.peaks.values())
 
 
-def find_memory(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: Sequence[RewardCost]) -> Memory:
+def find_memory(
+    recipe: Recipe,
+    counts: Counts,
+    costs: UnitCosts,
+    rewards: Sequence[RewardCost],
+    learning: Sequence[LearningCost] = (),
+) -> Memory:
     """Add up what a rank holds; the recipe's policy is loaded, on the meta device.
 
     Left out are the insides of kernels and communication, and what an allocator cannot use.
@@ -71,6 +78,7 @@ def find_memory(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: Seque
         "text embeddings": costs.text.held * backbone.cache_size,
         "rewards": together(cost.memory or 0 for cost in rewards) or (None if uncounted else 0),
         "metrics' networks": metric_bytes(recipe.metrics),
+        "learning detectors": sum(cost.held for cost in learning),
         "gradients": _gradients(recipe, trained_bytes),
         "optimizer state": None if state is None else on_gpu * state // sharding.trained,
         "moving averages": on_gpu * recipe.averages * sum(w.numel() for w in trained) * FLOAT32 // sharding.trained,
@@ -80,9 +88,12 @@ def find_memory(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: Seque
     # A reward on the policy's GPU is not computed beside the rollout, so its activations are a phase's own.
     scoring = (cost.alive * min(cost.batch_size, counts.images) for cost in rewards)
     activations = _activations(counts, costs) | {"reward": max(scoring, default=0)}
+    if learning:
+        activations["detectors' update"] = max(cost.alive for cost in learning)
     sizes["activations"] = max(activations.values())
     host = num_bytes(weights) + (sizes["reference copy"] or 0) + sum(frozen_networks.values())
     host += sum(cost.memory or 0 for cost in rewards) + (sizes["metrics' networks"] or 0)
+    host += sum(cost.held + cost.buffer for cost in learning)
     return Memory(sizes, find_peaks(sizes, activations, on_demand=on_demand), host)
 
 

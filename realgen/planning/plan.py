@@ -8,6 +8,7 @@ from realgen.checks import check_at_least
 from realgen.logging_filters import errors_only
 from realgen.planning.architecture import find_architecture, load_on_meta
 from realgen.planning.dry_run import Counts, count_calls
+from realgen.planning.learning_costs import LearningCost, learning_cost
 from realgen.planning.memory import Memory, find_memory
 from realgen.planning.meter import Work, add, rounded
 from realgen.planning.recipe import Recipe
@@ -84,7 +85,9 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
     with errors_only():  # the placeholder tokenizer may cut the prompt off
         costs = find_unit_costs(policy, counts.rows, prompt=(WORD * prompt_tokens).strip())
     rewards = tuple(reward_costs(recipe.reward, height=policy.height, width=policy.width))
-    memory = find_memory(recipe, counts, costs, rewards)
+    side = min(policy.height, policy.width)
+    learning = [learning_cost(each, recipe.reward, side=side) for each in recipe.learning]
+    memory = find_memory(recipe, counts, costs, rewards, [cost for cost in learning if cost is not None])
     return Plan(
         rows=tuple(_rows(recipe, counts, costs, rewards)),
         memory=memory,
@@ -96,7 +99,7 @@ def make_plan(recipe: Recipe, *, prompt_tokens: int = 64) -> Plan:
         strategy=recipe.sharding.name,
         architecture=architecture.source,
         decision_calls={phase: sorted(rows) for phase, rows in counts.decision_calls.items()},
-        assumptions=tuple(_assumptions(recipe, rewards, prompt_tokens)),
+        assumptions=(*_assumptions(recipe, rewards, prompt_tokens), *map(_learning, learning)),
     )
 
 
@@ -122,6 +125,15 @@ def _rows(recipe: Recipe, counts: Counts, costs: UnitCosts, rewards: tuple[Rewar
     yield transformer("update", "forward")
     backward = add((costs.velocity[kind].backward, rows) for kind, rows in counts.rows.items())
     yield PlanRow("update", "backward", rounded(backward) if mixed else backward)
+
+
+def _learning(cost: LearningCost | None) -> str:
+    if cost is None:
+        return "left out: a detector that learns, and whose network a plan does not know"
+    return (
+        f"detector {cost.component} learns: its images take {cost.buffer / 2**30:.3g} GiB of each rank's host memory "
+        "and of the checkpoint; the seconds of its updates are left out"
+    )
 
 
 def _assumptions(recipe: Recipe, rewards: tuple[RewardCost, ...], prompt_tokens: int) -> Iterator[str]:

@@ -62,6 +62,8 @@ class Recipe:
     """Of the whole run; None where it has no end."""
     averages: int = 0
     """Moving averages of the trained weights that are kept (callbacks of class EMA)."""
+    learning: tuple[Mapping[str, Any], ...] = ()
+    """Arguments of each callback ``DetectorLearning``."""
     float32_matmul_precision: str = "highest"
     """PyTorch's setting: whether GPUs may round the factors of float32 products."""
 

@@ -1,0 +1,55 @@
+"""What detectors that learn beside the policy hold in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from realgen.detectors.checkpoint import CONFIG_NAME
+from realgen.detectors.checkpoint_detector import CheckpointDetector
+from realgen.given_files import read_json
+from realgen.planning.meter import metered, num_bytes
+
+
+class LearningCost(NamedTuple):
+    """Bytes of one detector that learns, beside the frozen one that judges."""
+
+    component: str
+    held: int
+    """On the GPU: weights; of the trained ones gradients, twice, averages, and AdamW's two moments."""
+    alive: int
+    """On the GPU besides, at the fullest moment of a forward and backward pass."""
+    buffer: int
+    """On the CPU: replayed and held-out images, 8 bits each number."""
+
+
+def learning_cost(settings: Mapping[str, Any], reward: Mapping[str, Any], *, side: int) -> LearningCost | None:
+    """Count a ``DetectorLearning`` of these arguments on the meta device; None if its detector is not known.
+
+    ``reward`` are the settings of the whole reward, ``side`` that of the policy's images in pixels.
+    """
+    name, pairs = settings["component"], settings.get("pairs") or {}
+    parts = (reward.get("init_args") or {}).get("rewards") or {name: reward}
+    spec: Any = ((parts.get(name) or {}).get("init_args") or {}).get("detector") or {}
+    kinds = {kind.__name__: kind for kind in CheckpointDetector.__subclasses__()}
+    kind: Any = kinds.get(spec.get("class_path", "").rpartition(".")[2])
+    if kind is None:
+        return None
+    side, scored = pairs.get("image_size") or side, spec.get("init_args") or {}
+    config, beside = scored.get("config"), Path(str(scored.get("checkpoint")), CONFIG_NAME)
+    if not isinstance(config, Mapping):  # a file, or that of the folder, or the published one
+        path = Path(config or beside)
+        config = read_json(path) if path.is_file() else {}
+    with torch.device("meta"):
+        network = kind.network_type(kind.config_type(**config.get("init_args", config)))
+        images = torch.empty(settings.get("microbatch_size", 16), 3, side, side)
+    if settings.get("trainable"):
+        network.set_trainable(settings["trainable"])
+    with metered() as meter:
+        network.train()(images).sum().backward()
+    trained = num_bytes(network.trainable_parameters().values())
+    kept = pairs.get("replay", 1000) + pairs.get("held_out_images", 64)
+    return LearningCost(name, num_bytes(network.parameters()) + 5 * trained, meter.peak, kept * 6 * side**2)
