@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from realgen.detectors.checkpoint import CONFIG_NAME
-from realgen.detectors.checkpoint_detector import CheckpointDetector
+from realgen.detectors.checkpoint import CONFIG_NAME, CheckpointDetector
 from realgen.given_files import read_json
 from realgen.planning.meter import metered, num_bytes
 
