@@ -1,7 +1,5 @@
 """What a detector that learns beside a policy is trained and measured on: generated images and photographs."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A detector of the reward that learns beside the policy which it judges."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What detectors that learn beside the policy hold in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
