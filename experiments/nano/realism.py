@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
+from skimage.color import rgb2lab
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -28,7 +29,6 @@ from experiments.nano.corpus import Corpus
 from experiments.nano.detectors import draw_samples, round_trip
 from experiments.nano.photographs import SUBJECTS
 from experiments.nano.prompts import validation_samples
-from realgen.functional.color import srgb_to_lab
 from realgen.functional.distribution_distance import kernel_distance
 from realgen.functional.images import from_uint8, to_uint8
 from realgen.functional.spectrum import radial_spectrum
@@ -113,7 +113,7 @@ class Realism:
         """
         spectrum = radial_spectrum(images, RINGS).mean(0) - radial_spectrum(self.photographs, RINGS).mean(0)
         bands = spectrum.view(BANDS, RINGS // BANDS).mean(1)  # [BANDS], lowest frequencies first
-        lab = srgb_to_lab(images)
+        lab = torch.from_numpy(rgb2lab(images.numpy(), channel_axis=1))
         return {
             "kid": float(kernel_distance(features, self.features)),
             "chroma": float(torch.hypot(lab[:, 1], lab[:, 2]).mean()),
