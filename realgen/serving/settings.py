@@ -1,8 +1,8 @@
 """The settings under ``server`` in a config."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_type_hints
 
 from realgen.checks import check_at_least
 from realgen.serving.wire import Limits
@@ -38,7 +38,8 @@ class ServerSettings(Limits):
     def __post_init__(self) -> None:
         if not 1024 <= self.port <= 65535:
             raise ValueError(f"port must be 1024 to 65535, got {self.port}.")
-        check_at_least(1, **{field.name: getattr(self, field.name) for field in fields(self) if field.type == "int"})
+        counts = [name for name, kind in get_type_hints(type(self)).items() if kind is int]
+        check_at_least(1, **{name: getattr(self, name) for name in counts})
         for name in ("batch_timeout", "timeout"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}.")
