@@ -7,7 +7,6 @@ import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -177,17 +176,14 @@ def check_a_rank_without_rewards(rank: int) -> None:
     """The second rank scores nothing: it skips all its rows but one, and still takes part in the update."""
 
     class Spy(GRPO):
-        def advantages(self, rewards: RewardOutput, *, std: Any = None) -> torch.Tensor:
-            seen.update(std, mine=rewards.components["red"])
-            return super().advantages(rewards, std=std)
+        def advantages(self, rewards: RewardOutput) -> torch.Tensor:
+            seen["all"] = rewards.components["red"]
+            return super().advantages(rewards)
 
     seen: dict[str, torch.Tensor] = {}
     trained = update_once(range(8) if rank else [1, 6, 7], Spy(0.2, 0.2, advantage_std="global"))
     assert trained.policy.scored_rows == (1 if rank else 5)
-    judged = gather_first_axis(seen["mine"])
-    judged = judged[judged.isfinite()].double().numpy()
-    assert len(judged) == 5
-    assert float(seen["red"]) == pytest.approx(judged.std(), rel=1e-5)
+    assert int(seen["all"].isfinite().sum()) == 5  # of both ranks
     both = gather_first_axis(trained.policy.weight.detach()[None])
     assert torch.equal(both[0], both[1])
 

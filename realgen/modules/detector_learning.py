@@ -174,6 +174,9 @@ class DetectorLearning(Callback):
         self._resumed = state_dict
         self.updates, self.images = state_dict["updates"], dict(state_dict["images"])
         self._probe = (state_dict["probe"][0], state_dict["probe"][1])
+        if self._optimizer is not None:  # a sharded strategy gives the state when the fit has started
+            self._take_up(state_dict["detector"])
+            self._judge()
 
     def _detector_state(self) -> dict[str, Any]:
         trained = {name: weight.detach() for name, weight in trained_weights(self.training).items()}

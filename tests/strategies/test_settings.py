@@ -18,6 +18,7 @@ from realgen.modules.base import TrainableModule
 from realgen.strategies import FSDP2
 from realgen.strategies.base import ShardedStrategy, blocks_of, check_types, networks_of
 from tests.helpers.toy_grpo import GaussianPolicy, module, trainer
+from tests.strategies.ranks import make_policy
 
 RECIPE = ["--config=configs/diffusion.yaml", "--trainer.devices=2", "--loggers.wandb=null"]
 
