@@ -246,7 +246,11 @@ def contain_reports(trainer: Trainer) -> None:
     several = trainer.num_devices * trainer.num_nodes > 1
     for callback in callbacks_of(trainer, Callback):
         foreign = not type(callback).__module__.startswith("realgen.")
-        hooks = ["on_exception"] if isinstance(callback, ESSENTIAL) or (several and foreign) else HOOKS
+        hooks = (
+            ["on_exception"]
+            if isinstance(callback, ESSENTIAL) or getattr(callback, "essential", False) or (several and foreign)
+            else HOOKS
+        )
         contain(callback, [hook for hook in hooks if getattr(type(callback), hook) is not getattr(Callback, hook)])
     for logger in trainer.loggers:
         contain(logger, LOGGING)

@@ -65,6 +65,9 @@ class DetectorLearning(Callback):
         ValueError: If a number is out of its range.
     """
 
+    essential = True
+    """Whether its errors end the run: without it, the reward is another one."""
+
     def __init__(
         self,
         component: str,
