@@ -1,10 +1,12 @@
 """Checkpoints on disk: their names, checksums, and what they say of themselves without their tensors.
 
 Beside each checkpoint, a file or the folder of a sharded one, lies its SHA-256 in ``NAME.sha256``; one without it, as
-of earlier versions, is only held against the checksums that ``torch.save`` writes inside.
+of earlier versions, is only held against the checksums that ``torch.save`` writes inside. An export says in ``RECORD``
+of which iteration it is.
 """
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -25,6 +27,8 @@ META = "meta.pt"
 """File of a sharded checkpoint's folder with everything that is no tensor."""
 KEYS = ("state_dict", "loops", "global_step")
 """What every checkpoint has."""
+RECORD = "export.json"
+"""File in an export: of which iteration it is, whether of averaged weights, and how long its files are."""
 _SHA256 = re.compile("^[0-9a-f]{64}(?=  )", re.MULTILINE)
 
 
@@ -82,6 +86,25 @@ def check_checkpoint(path: Path, *, verify: bool = True) -> dict[str, Any]:
 def finished_iterations(told: Mapping[str, Any]) -> int:
     """Return the iterations that a checkpoint's run has done; of a foreign module, its optimizer steps."""
     return int(told.get("iteration", told["global_step"]))
+
+
+def write_record(export: Path, *, iteration: int, averaged: bool) -> None:
+    """Write ``RECORD`` into the folder of a finished export, and let the same people read all of its files."""
+    files = {str(file.relative_to(export)): file.stat().st_size for file in files_of(export)}
+    record = {"iteration": iteration, "weights": "ema" if averaged else "live", "files": files}
+    (export / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
+    for file in files_of(export):  # safetensors lets nobody else read its files, whatever the umask is
+        file.chmod((export / RECORD).stat().st_mode)
+
+
+def exported_iteration(place: Path) -> int | None:
+    """Return the iteration of the weights in an export; None if there is none, it is not whole, or does not say so."""
+    try:
+        told = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        whole = all((place / name).stat().st_size == size for name, size in told["files"].items())
+        return int(told["iteration"]) if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def usable_checkpoints(folder: Path) -> Iterator[Path]:

@@ -15,6 +15,17 @@ GRPO = (
 )
 REWRITING = (*GRPO, "--trainer.max_epochs=2", "--callbacks.rewrites.every_n_iterations=2")
 
+ADVERSARIAL = (
+    *GRPO,
+    "--trainer.max_epochs=3",
+    "--model.group_size=4",
+    "--callbacks.learn_omniaid.threshold=0",  # the detector trains in every iteration once it can be measured
+    "--callbacks.learn_omniaid.max_passes=2",
+    "--callbacks.learn_omniaid.target_accuracy=1",
+    "--callbacks.learn_omniaid.pairs.held_out=0.4",
+    "--callbacks.learn_omniaid.pairs.replay=3",
+)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -48,6 +59,7 @@ OTHERS = (
     Recipe("llm", (*REWRITING, "--model.group_size=4", "--model.policy.max_tokens=32")),
     Recipe("joint", (*REWRITING, "--model.policy.rewriter.max_tokens=32", "--model.policy.images_per_rewrite=2")),
     Recipe("two_stage", (*REWRITING, "--model.group_size=4", "--model.policy.rewriter.max_tokens=32")),
+    Recipe("adversarial", ADVERSARIAL),
     Recipe("detector", ("--trainer.limit_train_batches=4", "--trainer.limit_val_batches=2", "--trainer.max_epochs=3")),
     Recipe("realbench", ("--num_prompts=4",), module="realgen.realbench", go_on=(), whole=True),
 )

@@ -1,6 +1,5 @@
 """Export of the trained weights, in the format of diffusers, peft or transformers, or of the detector."""
 
-import json
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,14 +21,12 @@ from realgen.callbacks.run_context import (
     run_folder,
     trained_of,
 )
+from realgen.checkpoint_files import exported_iteration, write_record
 from realgen.policies import DiffusionPolicy
 from realgen.policies.adapter_formats import Format, original_layers, write_formats
 from realgen.policies.trained_adapters import DIFFUSERS_FILE
 from realgen.policies.weight_copy import trained_weights
-from realgen.whole_files import files_of, written_whole
-
-RECORD = "export.json"
-"""File in an export: of which iteration it is, whether of averaged weights, and how long its files are."""
+from realgen.whole_files import written_whole
 
 
 class Export(Callback):
@@ -127,11 +124,7 @@ def write_export(
             for policy in _adapted(trained) if formats else ():
                 (adapters,) = unfinished.rglob(DIFFUSERS_FILE)
                 write_formats(adapters.parent, policy.backbone, formats)
-            files = {str(file.relative_to(unfinished)): file.stat().st_size for file in files_of(unfinished)}
-            record = {"iteration": iteration, "weights": "ema" if averaged else "live", "files": files}
-            (unfinished / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
-            for file in files_of(unfinished):  # safetensors lets nobody else read its files, whatever the umask is
-                file.chmod((unfinished / RECORD).stat().st_mode)
+            write_record(unfinished, iteration=iteration, averaged=averaged)
     return place / path.relative_to(unfinished)
 
 
@@ -140,16 +133,6 @@ def write_cards(run: Path, directory: str) -> None:
     for place in (run / directory, run / f"{directory}_best"):
         if exported_iteration(place) is not None:
             write_card(place, run / "config.yaml")
-
-
-def exported_iteration(place: Path) -> int | None:
-    """Return the iteration of the weights in an export; None if there is none, it is not whole, or does not say so."""
-    try:
-        told = json.loads((place / RECORD).read_text(encoding="utf-8"))
-        whole = all((place / name).stat().st_size == size for name, size in told["files"].items())
-        return int(told["iteration"]) if whole else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def _adapted(trained: object) -> list[DiffusionPolicy]:

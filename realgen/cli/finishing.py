@@ -12,9 +12,10 @@ from torch import nn
 from realgen.benchmark.report.page import REPORT_FILE
 from realgen.callbacks import EMA, BestCheckpoint, Export, Report
 from realgen.callbacks.closing_screen import ClosingScreen, doubled_limits
-from realgen.callbacks.export import exported_iteration, write_cards, write_export
+from realgen.callbacks.export import write_cards, write_export
 from realgen.callbacks.run_context import Exporter, callbacks_of, run_folder, trained_of
-from realgen.checkpoint_files import BEST, check_checkpoint, finished_iterations, keep_copy
+from realgen.checkpoint_files import BEST, check_checkpoint, exported_iteration, finished_iterations, keep_copy
+from realgen.modules.detector_learning import DetectorLearning
 from realgen.policies.adapter_formats import Format
 from realgen.policies.base import Policy
 from realgen.policies.weight_copy import trained_weights
@@ -100,6 +101,10 @@ def finish(trainer: Trainer, module: LightningModule, path: Path) -> int:
             if callback.state_key in states:
                 callback.load_state_dict(states[callback.state_key])
         _export_missing(trainer, module, path, iteration)
+        for learner in callbacks_of(trainer, DetectorLearning):
+            state = states.get(learner.state_key)
+            if state and learner.export_missing(run_folder(trainer), module, state, iteration):
+                print(f"exported the detector of {learner.component}")
         for screen in screens:
             if not screen.is_written(run_folder(trainer)):
                 screen.on_fit_end(trainer, module)

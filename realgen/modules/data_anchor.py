@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
+from realgen.data.detector_pairs import as_square
+from realgen.functional.images import from_uint8
 from realgen.objectives.forward_process import uniform_error
 from realgen.phases import phase
 from realgen.policies.base import Policy
 from realgen.policies.denoising import guidance
+from realgen.policies.diffusion_model import DiffusionModel
 from realgen.policies.diffusion_policy import DiffusionPolicy
 from realgen.policies.forward_draws import ForwardDraws
 from realgen.types import PromptBatch, Rollout
@@ -80,3 +83,15 @@ def encode_images(backbone: Any, images: Float[Tensor, "rows 3 height width"]) -
         one = backbone.vae_latents(pixels.new_zeros(1, *backbone.latent_shape(*images.shape[2:])))
         pixels = pixels if one.ndim == 4 else pixels.unsqueeze(2)  # a video VAE's [B, 3, frames, H, W]
         return backbone.from_vae(vae.encode(pixels).latent_dist.mean).float()
+
+
+@torch.no_grad()
+def through_vae(module: nn.Module, photographs: UInt8[Tensor, "n 3 size size"]) -> UInt8[Tensor, "n 3 size size"]:
+    """Encode and decode photographs by the VAE of a module's one image policy, on the module's device."""
+    if not len(photographs):
+        return photographs
+    (policy,) = [part for part in module.modules() if isinstance(part, DiffusionModel)]
+    backbone = policy.backbone.to(policy.device)
+    images = from_uint8(photographs).to(policy.device)
+    decoded = [backbone.decode(encode_images(backbone, image[None])) for image in images]
+    return as_square(torch.cat(decoded), photographs.shape[-1])

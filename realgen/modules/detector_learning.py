@@ -12,19 +12,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from realgen.checkpoint_files import exported_iteration, write_record
 from realgen.checks import check_at_least
 from realgen.data.detector_pairs import IterationPairs, PairSettings, Photographs, as_square, replaced, training_steps
-from realgen.detectors.base import Detector
 from realgen.functional.images import from_uint8
 from realgen.metrics.detector_quality import DetectorQuality, Quality
 from realgen.modules.base import TrainableModule
-from realgen.modules.data_anchor import encode_images
-from realgen.modules.detector_training import DetectorTraining, average_gradients
+from realgen.modules.data_anchor import through_vae
+from realgen.modules.detector_training import DetectorTraining, average_gradients, find_detector
 from realgen.modules.seeds import mix_seed
 from realgen.parallel import gather_first_axis
-from realgen.policies.diffusion_model import DiffusionModel
 from realgen.policies.weight_copy import WeightCopy, trained_weights
-from realgen.rewards import Realism, WeightedSum
 from realgen.types import PromptBatch, Samples
 from realgen.whole_files import written_whole
 
@@ -160,10 +158,23 @@ class DetectorLearning(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the detector to ``detector_<component>`` in the run's folder."""
         if trainer.is_global_zero:
-            place = Path(trainer.default_root_dir, f"detector_{self.component}")
-            with written_whole(place) as unfinished, self.averages.applied(self.training):
-                self.training.export(unfinished)
+            self._export(Path(trainer.default_root_dir), cast("TrainableModule", pl_module).iteration)
         trainer.strategy.barrier()
+
+    def export_missing(self, run: Path, module: LightningModule, state: Mapping[str, Any], iteration: int) -> bool:
+        """Export from the state of a run's last checkpoint what the run was killed before; return whether it did."""
+        if exported_iteration(run / f"detector_{self.component}") == iteration:
+            return False
+        self.training = DetectorTraining(find_detector(module, self.component), **self._how)
+        self.training.configure_model()
+        self.averages.weights = dict(state["detector"]["averages"])
+        self._export(run, iteration)
+        return True
+
+    def _export(self, run: Path, iteration: int) -> None:
+        with written_whole(run / f"detector_{self.component}") as unfinished, self.averages.applied(self.training):
+            self.training.export(unfinished)
+            write_record(unfinished, iteration=iteration, averaged=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next iteration depends on, the same on every rank."""
@@ -273,17 +284,7 @@ class DetectorLearning(Callback):
             self._new, grouped = self._new[:0], grouped[:, few:]
             self._probe = self._score_probe()
         wanted = photographs[~held_out] if self.settings.reconstructed else photographs[:0]
-        return IterationPairs(photographs[~held_out], grouped[~held_out], self._through_vae(module, wanted))
-
-    @torch.no_grad()
-    def _through_vae(self, module: LightningModule, photographs: Tensor) -> Tensor:
-        if not len(photographs):
-            return photographs
-        (policy,) = [part for part in module.modules() if isinstance(part, DiffusionModel)]
-        backbone = policy.backbone.to(module.device)
-        images = from_uint8(photographs).to(module.device)
-        decoded = [backbone.decode(encode_images(backbone, image[None])) for image in images]
-        return as_square(torch.cat(decoded), photographs.shape[-1])
+        return IterationPairs(photographs[~held_out], grouped[~held_out], through_vae(module, wanted))
 
     def _update(self, current: IterationPairs, generator: torch.Generator) -> dict[str, Any]:
         """Train until the detector is good enough; return what to log, nothing if there is nothing to measure on."""
@@ -334,16 +335,3 @@ class DetectorLearning(Callback):
         shown = [from_uint8(images).to(self._device) for images in (self._measured, self.images["base"])]
         photographs, base = (float(1 - self._detector(images).mean()) for images in shown)
         return photographs, base
-
-
-def find_detector(module: LightningModule, component: str) -> Detector:
-    """Return the detector of a component of a module's reward; ValueError if there is none on this machine."""
-    reward: Any = getattr(module, "reward", None)
-    parts: dict[str, Any] = reward.rewards if isinstance(reward, WeightedSum) else {reward.name: reward}
-    found = parts.get(component)
-    if not isinstance(found, Realism):
-        names = [name for name, part in parts.items() if isinstance(part, Realism)]
-        raise ValueError(
-            f"component must be a Realism of the reward ({', '.join(names) or 'none'}), got {component!r}."
-        )
-    return found.detector

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +22,7 @@ from realgen.metrics.detector_quality import DetectorQuality, Quality
 from realgen.modules.base import TrainableModule
 from realgen.modules.seeds import mix_seed
 from realgen.parallel import world_size
+from realgen.rewards import Realism, WeightedSum
 
 PLAIN = "plain"
 """Name of the condition in which validation images are as they are."""
@@ -220,6 +222,19 @@ def average_gradients(weights: Sequence[Tensor], found: Float[Tensor, " sums"]) 
     for weight, part in zip(weights, parts, strict=True):
         weight.grad = (part / flat[-1]).view_as(weight).to(weight.dtype)
     return flat[-len(found) :]
+
+
+def find_detector(module: LightningModule, component: str) -> Detector:
+    """Return the detector of a component of a module's reward; ValueError if there is none on this machine."""
+    reward: Any = getattr(module, "reward", None)
+    parts: dict[str, Any] = reward.rewards if isinstance(reward, WeightedSum) else {reward.name: reward}
+    found = parts.get(component)
+    if not isinstance(found, Realism):
+        names = [name for name, part in parts.items() if isinstance(part, Realism)]
+        raise ValueError(
+            f"component must be a Realism of the reward ({', '.join(names) or 'none'}), got {component!r}."
+        )
+    return found.detector
 
 
 def _set_trainable(network: DetectorNetwork, scope: str) -> None:

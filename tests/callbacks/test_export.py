@@ -9,7 +9,8 @@ from lightning.pytorch import Callback, Trainer
 from safetensors.torch import save_file
 
 from realgen.callbacks import EMA, Export, LastCheckpoint
-from realgen.callbacks.export import exported_iteration, write_export
+from realgen.callbacks.export import write_export
+from realgen.checkpoint_files import exported_iteration
 from realgen.modules import OnPolicyError
 from realgen.whole_files import files_of
 from tests.helpers.toy_grpo import GaussianPolicy, Prompts, module, trainer

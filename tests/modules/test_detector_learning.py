@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,19 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from realgen.callbacks import LastCheckpoint, Preemption
+from realgen.cli.finishing import finish
 from realgen.data import PromptShards
 from realgen.data.detector_pairs import PairSettings
 from realgen.data.shards import write_shards
 from realgen.detectors import OmniAID, OmniAIDNetwork, RoutedExperts, save
-from realgen.modules.detector_learning import DetectorLearning, find_detector
+from realgen.modules.data_anchor import through_vae
+from realgen.modules.detector_learning import DetectorLearning
+from realgen.modules.detector_training import find_detector
 from realgen.rewards import Realism, WeightedSum
 from realgen.types import Samples
 from tests.helpers.shadow_device import shadow_device
@@ -74,6 +80,31 @@ def test_a_resumed_run_equals_a_straight_one_to_the_bit(tmp_path: Path) -> None:
         for part in ("state_dict", "iteration"):
             assert_same(other[part], straight[part])
         assert_same(other["callbacks"][KEY], state)
+
+
+def test_what_a_run_was_killed_before_is_exported_from_its_last_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight = tmp_path / "run"
+    saved, folder = run(straight, 2), straight / "detector_color"
+    expected = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert json.loads(expected["export.json"])["iteration"] == saved["iteration"] == 4
+    written = load_file(folder / "model.safetensors")
+    for name, average in saved["callbacks"][KEY]["detector"]["averages"].items():
+        assert torch.equal(written[name.removeprefix("network.")], average)
+    old = {**json.loads(expected["export.json"]), "iteration": 2}
+    for harm in (
+        lambda: shutil.rmtree(folder),
+        lambda: (folder / "export.json").write_text(json.dumps(old)),
+        lambda: (folder / "model.safetensors").write_bytes(b""),
+        lambda: None,
+    ):
+        harm()
+        lightning = trainer(straight, callbacks=[learning(tmp_path), LastCheckpoint()], enable_checkpointing=True)
+        reward = WeightedSum({"color": Realism(ColorDetector(dropout=0.5)), "red": Color(0)})
+        assert finish(lightning, module(reward=reward), straight / "checkpoints" / "last.ckpt") == 0
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+    assert capsys.readouterr().out.count("exported the detector of color") == 3
 
 
 def test_a_detector_that_never_learns_changes_nothing(tmp_path: Path) -> None:
@@ -143,12 +174,12 @@ def test_photographs_go_through_the_policy_s_own_vae(tmp_path: Path) -> None:
     policy.load()
     owner = module(policy=policy)
     photographs = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    found = learning(tmp_path)._through_vae(owner, photographs)
+    found = through_vae(owner, photographs)
     vae = policy.backbone.vae
     with torch.no_grad():
         expected = vae.decode(vae.encode(2 * photographs.float() / 255 - 1).latent_dist.mean).sample
     torch.testing.assert_close(found.float(), (127.5 * (expected + 1)).clamp(0, 255), rtol=0, atol=0.6)
-    assert learning(tmp_path)._through_vae(owner, photographs[:0]).shape == (0, 3, 16, 16)
+    assert through_vae(owner, photographs[:0]).shape == (0, 3, 16, 16)
 
 
 def test_the_detector_of_a_name() -> None:
