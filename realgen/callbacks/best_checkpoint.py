@@ -30,6 +30,7 @@ class BestCheckpoint(Callback):
         self.iteration = 0
         self.is_new = False
         """Whether the last validation was the best, and is not kept yet."""
+        self._before: tuple[float | None, int] = None, 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the metric; ValueError if the module does not measure it, or does not say which values are better."""
@@ -61,7 +62,13 @@ class BestCheckpoint(Callback):
             return
         sign = 1 if self.mode == "max" else -1
         if self.value is None or sign * value > sign * self.value:
+            self._before = self.value, self.iteration
             self.value, self.iteration, self.is_new = value, iteration_of(pl_module), True
+
+    def take_back(self) -> None:
+        """Forget that the last validation was the best, if it was: its weights are given up."""
+        if self.is_new:
+            (self.value, self.iteration), self.is_new = self._before, False
 
     def keep(self, trainer: Trainer, path: Path) -> None:
         """Keep the checkpoint of the present weights, if they are the best; every rank must call it."""

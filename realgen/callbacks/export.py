@@ -77,6 +77,11 @@ class Export(Callback):
         """Export the present weights as the best ones, into a folder of their own; every rank must call it."""
         self._write(trainer, pl_module, run_folder(trainer) / f"{self.directory}_best")
 
+    def export_again(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Export once more if this iteration was exported and has other weights since; every rank must call it."""
+        if self._iteration == iteration_of(pl_module):
+            self._export(trainer, pl_module)
+
     def _export(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.path = self._write(trainer, pl_module, run_folder(trainer) / self.directory)
         self._iteration = iteration_of(pl_module)

@@ -8,13 +8,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy.special import ndtri
 
+from realgen.callbacks.best_checkpoint import BestCheckpoint
 from realgen.callbacks.closing_screen import ClosingScreen
 from realgen.callbacks.ema import EMA
+from realgen.callbacks.export import Export
 from realgen.callbacks.run_context import callbacks_of, fits, iteration_of, trained_of
 from realgen.callbacks.summary import Comparison, compare, number, paired_differences
 from realgen.checks import check_at_least, check_choice
 from realgen.functional.estimate import Estimate
 from realgen.parallel import is_sharded
+from realgen.policies.base import Policy
 from realgen.policies.weight_copy import WeightCopy, trained_weights
 
 Action = Literal["tell", "stop", "lower_lr", "raise_kl", "roll_back"]
@@ -27,8 +30,9 @@ class RewardWatch(Callback):
     Each validation is compared with the first one, and with the best one so far by the first measure. It is an alarm if
     the reward rose by more than ``rise``, and a measure got worse, or, against the first one, not one got better.
     Better and worse mean beyond an interval that is paired over prompts, and so wide that all measures together get
-    worse by chance in ``false_alarms`` of the validations. KL and entropy do not count: they tell how far a policy went
-    and not where to.
+    worse by chance in ``false_alarms`` of such comparisons. KL and entropy do not count: they tell how far a policy
+    went and not where to. Beside a detector that learns the reward is by the detector of each validation, so that what
+    it has learnt to see is no rise: the watch says so, and ``reward_rebased`` in its place is on the curves.
 
     An alarm is a warning that names the measures, the prompts and the setting to change; ``watch/alarms`` counts them.
     Then the ``action`` is taken. State is in the checkpoint. Needs ``Summary`` before it, which keeps the validations.
@@ -37,14 +41,15 @@ class RewardWatch(Callback):
         measures: Names of the module's metrics, those most trusted first; null: all. One that a run does not measure,
             as without photographs, is left out.
         rise: In standard deviations of the first validation's rewards over prompts, >= 0.
-        false_alarms: Above 0 and below 1.
+        false_alarms: Above 0, at most 0.5.
         action: ``tell``: nothing more. ``stop``: end the fit. ``lower_lr``: multiply the learning rates by ``factor``.
             ``raise_kl``: divide the objectives' ``kl_coef`` by it. ``roll_back``: put back the weights of the last
             validation without alarm, and forget the optimizer's moments; not for sharded weights.
         factor: Above 0 and below 1.
 
     Raises:
-        ValueError: If a number is out of its range, the action does not suit the run, or there is no ``Summary``.
+        ValueError: If a number is out of its range, the action does not suit the run, there is no ``Summary``, or one
+            of the callbacks that must come first does not.
     """
 
     def __init__(
@@ -57,9 +62,10 @@ class RewardWatch(Callback):
     ) -> None:
         check_at_least(0, rise=rise)
         check_choice("action", action, get_args(Action))
-        for name, share in (("false_alarms", false_alarms), ("factor", factor)):
-            if not 0 < share < 1:
-                raise ValueError(f"{name} must be above 0 and below 1, got {share}.")
+        if not 0 < false_alarms <= 0.5:
+            raise ValueError(f"false_alarms must be above 0 and at most 0.5, got {false_alarms}.")
+        if not 0 < factor < 1:
+            raise ValueError(f"factor must be above 0 and below 1, got {factor}.")
         self.measures, self.rise, self.false_alarms = measures, rise, false_alarms
         self.action, self.factor = action, factor
         self.best: dict[str, Any] | None = None
@@ -67,25 +73,40 @@ class RewardWatch(Callback):
         self.alarms: list[int] = []
         """Iterations of the validations with an alarm."""
         self.kl_scale = 1.0
-        """By what ``kl_coef`` has been multiplied so far."""
+        """By what ``kl_coef`` of the config is multiplied."""
         self.healthy = WeightCopy()
-        """Weights of the last validation without alarm, for ``roll_back``."""
+        """Weights of the last validation without alarm, for ``roll_back``; before one, those of the start."""
+        self._penalties: list[tuple[Any, float]] = []  # objectives, each with the config's kl_coef
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the run has what the watch and its action need."""
         if not callbacks_of(trainer, ClosingScreen):
             raise ValueError("callbacks.watch needs callbacks.summary, which keeps the validations.")
-        if self.action == "raise_kl" and not any(objective.kl_coef for objective in _objectives(pl_module)):
+        callbacks: list[Any] = getattr(trainer, "callbacks", [])
+        later = callbacks[callbacks.index(self) :]
+        if late := [type(each).__name__ for each in later if isinstance(each, (ClosingScreen, BestCheckpoint, EMA))]:
+            raise ValueError(f"callbacks.watch must stand behind {', '.join(late)} among the callbacks.")
+        found: list[Any] = [getattr(pl_module, name, None) for name in ("objective", "image_objective")]
+        self._penalties = self._penalties or [(each, each.kl_coef) for each in found if hasattr(each, "kl_coef")]
+        if self.action == "raise_kl" and not any(kl_coef for _, kl_coef in self._penalties):
             raise ValueError("callbacks.watch: action raise_kl needs an objective whose kl_coef is above 0.")
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the weights of the start, unless there are those of a run that goes on: a validation may be due."""
+        if self.action == "roll_back":
+            self.healthy.start(trained_of(pl_module))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the penalty of a run that goes on; name measures that this run does not have."""
-        self._scale_kl(pl_module, self.kl_scale)
+        """Take up the penalty of a run that goes on; name what this run does not measure, or not always alike."""
+        self._scale_kl()
         if self.action == "roll_back" and is_sharded(pl_module):
             raise ValueError("callbacks.watch: action roll_back is not for sharded weights; take stop.")
         missing = [name for name in self.measures or () if name not in getattr(pl_module, "metrics", {})]
         if missing and trainer.is_global_zero:
             _LOGGER.warning("callbacks.watch: not watched, as this run does not measure it: %s", ", ".join(missing))
+        if (learners := _learners(trainer)) and trainer.is_global_zero:
+            told = "a validation's reward is by it as it is then; read reward_rebased too"
+            _LOGGER.warning("callbacks.watch: %s learns, and %s.", learners, told)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Log the number of alarms so far, in the iteration's row."""
@@ -103,20 +124,26 @@ class RewardWatch(Callback):
         higher = {name: metrics[name].higher_is_better for name in self.measures or metrics if name in metrics}
         words = [] if screen.after is None else self.judge(screen.before, seen, higher, first=True)
         if self.best is not None and not words:
-            words = self.judge(self.best, seen, higher, first=False)
+            words = self.judge(self.best, seen, higher, first=False, spread=_spread(screen.before))
+        words = trainer.strategy.broadcast(words)  # a rounding must not let ranks act differently
         if words:
             self.alarms.append(seen["iteration"])
             self._act(trainer, pl_module, words)
             return
         if self.action == "roll_back":
-            self.healthy.weights = {}
-            self.healthy.start(trained_of(pl_module))
+            self.healthy.follow(trained_of(pl_module), 0.0)
         main = next(iter(higher), None)
         if main is not None and (self.best is None or _is_better(seen, self.best, main, higher[main])):
             self.best = seen
 
     def judge(
-        self, before: dict[str, Any], after: dict[str, Any], higher: dict[str, bool | None], *, first: bool
+        self,
+        before: dict[str, Any],
+        after: dict[str, Any],
+        higher: dict[str, bool | None],
+        *,
+        first: bool,
+        spread: float | None = None,
     ) -> list[str]:
         """Return what is wrong with a validation against an earlier one, nothing if it is healthy.
 
@@ -125,12 +152,12 @@ class RewardWatch(Callback):
             after: The later one.
             higher: Of each measure whether higher is better.
             first: Whether the earlier one is the untrained policy's, from which something must have got better.
+            spread: Of the first validation's rewards; by default of the earlier one's.
         """
         tests = max(len(higher), 1)
         widened = float(ndtri(1 - self.false_alarms / tests) / ndtri(0.975))
         differences = {n: _widened(e, widened) for n, e in paired_differences(before, after).items()}
-        rewards = [value for value in before.get("by_prompt", {}).get("reward", {}).values() if value == value]
-        spread = float(torch.tensor(rewards).std(correction=0)) if rewards else 0.0
+        spread = _spread(before) if spread is None else spread
         reward = differences.get("reward", Estimate(None))
         if reward.low is None or reward.low <= self.rise * spread:
             return []
@@ -144,18 +171,21 @@ class RewardWatch(Callback):
         return []
 
     def _act(self, trainer: Trainer, module: LightningModule, words: Sequence[str]) -> None:
+        if self.action == "roll_back":
+            self._roll_back(trainer, module)
+        iteration, bests = self.alarms[-1], callbacks_of(trainer, BestCheckpoint)
+        older = any(best.value is not None and best.iteration < iteration for best in bests)
         done = {
-            "tell": "raise kl_coef, lower the learning rate, or take best.ckpt",
-            "stop": "the run ends here; best.ckpt is from before, or raise kl_coef",
+            "tell": f"raise kl_coef{',' if older else ' or'} lower the learning rate{', or take best.ckpt' * older}",
+            "stop": f"the run ends here; {'best.ckpt is from before, or ' * older}raise kl_coef",
             "lower_lr": f"the learning rate is multiplied by {self.factor}",
             "raise_kl": f"kl_coef is divided by {self.factor}",
-            "roll_back": "the weights of the last validation without alarm are put back",
+            "roll_back": "the weights of the last validation without alarm, or of the start, are put back",
         }[self.action]
         if trainer.is_global_zero:
-            iteration = self.alarms[-1]
-            _LOGGER.warning(
-                "alarm at iteration %d, the reward may be hacked: %s. %s.", iteration, "; ".join(words), done
-            )
+            moved = f" (by {learners} as it is now)" if (learners := _learners(trainer)) else ""
+            told = "; ".join(words)
+            _LOGGER.warning("alarm at iteration %d, the reward%s may be hacked: %s. %s.", iteration, moved, told, done)
         if self.action == "stop":
             trainer.should_stop = True
         elif self.action == "lower_lr":
@@ -166,20 +196,29 @@ class RewardWatch(Callback):
                 config.scheduler.base_lrs = [rate * self.factor for rate in config.scheduler.base_lrs]
         elif self.action == "raise_kl":
             self.kl_scale /= self.factor
-            self._scale_kl(module, 1 / self.factor)
-        elif self.action == "roll_back" and self.healthy.weights:
-            trained = trained_of(module)
-            with torch.no_grad():
-                for name, weight in trained_weights(trained).items():
-                    weight.copy_(self.healthy.weights[name])
-            for average in callbacks_of(trainer, EMA):
-                average.copy.follow(trained, 0.0)
-            for optimizer in trainer.optimizers:
-                optimizer.state.clear()
+            self._scale_kl()
 
-    def _scale_kl(self, module: LightningModule, factor: float) -> None:
-        for objective in _objectives(module):
-            objective.kl_coef *= factor
+    def _roll_back(self, trainer: Trainer, module: LightningModule) -> None:
+        """Put the healthy weights back, wherever the present ones are kept or counted on."""
+        trained = trained_of(module)
+        with torch.no_grad():
+            for name, weight in trained_weights(trained).items():
+                weight.copy_(self.healthy.weights[name])
+        for average in callbacks_of(trainer, EMA):
+            average.copy.follow(trained, 0.0)
+        for policy in (part for part in trained.modules() if isinstance(part, Policy)):
+            for lagged in policy.lagged.values():
+                lagged.follow(policy, 0.0)
+        for optimizer in trainer.optimizers:
+            optimizer.state.clear()
+        for best in callbacks_of(trainer, BestCheckpoint):
+            best.take_back()
+        for export in callbacks_of(trainer, Export):
+            export.export_again(trainer, module)
+
+    def _scale_kl(self) -> None:
+        for objective, kl_coef in self._penalties:
+            objective.kl_coef = kl_coef * self.kl_scale
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best validation, the alarms, the penalty's scale, and the weights to go back to."""
@@ -192,9 +231,16 @@ class RewardWatch(Callback):
         self.kl_scale, self.healthy.weights = state_dict["kl_scale"], dict(state_dict["healthy"])
 
 
-def _objectives(module: LightningModule) -> list[Any]:
-    found = [getattr(module, name, None) for name in ("objective", "image_objective")]
-    return [objective for objective in found if hasattr(objective, "kl_coef")]
+def _learners(trainer: Trainer) -> str:
+    """Return the names of the reward's parts that change during the run."""
+    callbacks: list[Any] = getattr(trainer, "callbacks", [])
+    return ", ".join(each.component for each in callbacks if getattr(each, "moves_reward", False))
+
+
+def _spread(seen: dict[str, Any]) -> float:
+    """Return the standard deviation of a validation's rewards over prompts."""
+    rewards = [value for value in seen.get("by_prompt", {}).get("reward", {}).values() if value == value]
+    return float(torch.tensor(rewards).std(correction=0)) if rewards else 0.0
 
 
 def _widened(estimate: Estimate, factor: float) -> Estimate:

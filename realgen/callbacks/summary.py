@@ -79,7 +79,7 @@ class Summary(ClosingScreen):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep this validation's values."""
         rows = gather_rows(self._rows)  # on every rank
-        if trainer.sanity_checking or not self._images:
+        if trainer.sanity_checking or not rows:
             return
         values = {n.removeprefix("val/"): float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
         validation = getattr(pl_module, "validation", None)
@@ -90,7 +90,7 @@ class Summary(ClosingScreen):
             "without_each": {} if validation is None else validation.without_each,
             "prompts": self._prompts,
             "rewards": self._rewards,
-            "images": torch.stack(self._images),
+            "images": torch.stack(self._images) if self._images else torch.empty(0),  # a rank may have padding alone
         }
         self.keep(seen)
 

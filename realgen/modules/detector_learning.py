@@ -65,6 +65,8 @@ class DetectorLearning(Callback):
 
     essential = True
     """Whether its errors end the run: without it, the reward is another one."""
+    moves_reward = True
+    """Whether equal images get other rewards later."""
 
     def __init__(
         self,

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 
-from realgen.callbacks import EMA, RewardWatch, Summary
+from realgen.callbacks import EMA, BestCheckpoint, Export, LastCheckpoint, RewardWatch, Summary
 from realgen.objectives import GRPO
-from tests.helpers.toy_grpo import MeanBlue, Prompts, module, trainer
+from realgen.policies.weight_copy import Lag, LaggedWeights
+from tests.helpers.toy_grpo import GaussianPolicy, MeanBlue, Prompts, module, trainer
 
 HIGHER = {"kid": False, "probe": True}
 
@@ -69,7 +71,7 @@ def test_the_prompts_that_moved_a_measure_most_are_named() -> None:
 
 def test_by_chance_a_measure_gets_worse_as_rarely_as_was_asked_for() -> None:
     rng, higher, alarms = np.random.default_rng(0), {"gain": True, **{str(n): True for n in range(6)}}, 0
-    for _ in range(1000):
+    for _ in range(400):
         sides = []
         for reward in (0.0, 1.0):
             without = {name: (reward + rng.standard_normal(40)).tolist() for name in higher}
@@ -78,20 +80,49 @@ def test_by_chance_a_measure_gets_worse_as_rarely_as_was_asked_for() -> None:
             keys = {str(n): reward for n in range(40)}
             side = {"iteration": 0, "values": {**values, "reward": reward}, "without_each": without}
             sides.append({**side, "by_prompt": {"reward": keys}})
-        alarms += bool(RewardWatch(false_alarms=0.02).judge(*sides, higher, first=True))
+        alarms += bool(RewardWatch(false_alarms=0.05).judge(*sides, higher, first=True))
     assert 8 <= alarms <= 36  # 20 are expected, give or take 4.4
 
 
 class Alarms(RewardWatch):
-    """Finds a hack in every validation from iteration 4 on."""
+    """Finds a hack in every validation from an iteration on."""
 
-    def judge(self, before: Any, after: Any, higher: Any, *, first: bool) -> list[str]:
-        return ["it is hacked"] if after["iteration"] >= 4 else []
+    start = 4
+
+    def judge(self, before: Any, after: Any, higher: Any, **how: Any) -> list[str]:
+        self.how = how
+        return ["it is hacked"] if after["iteration"] >= self.start else []
 
 
-def fit(folder: Path, watch: RewardWatch, *, epochs: int = 3, **settings: Any) -> Any:
-    trained = module(metrics={"blue": MeanBlue()}, **settings)
-    lightning = trainer(folder, callbacks=[EMA(), Summary(), watch], max_epochs=epochs)
+class Lagging(GaussianPolicy):
+    """With weights that lag behind for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind = {"sampler": LaggedWeights(Lag(rate=1.0, most=0.9))}
+
+    @property
+    def lagged(self) -> dict[str, LaggedWeights]:
+        return self.behind
+
+    @property
+    def sampler(self) -> str:
+        return "sampler"
+
+
+class Learner(Callback):
+    """Stands for a detector that learns."""
+
+    moves_reward, component = True, "omniaid"
+
+
+def fit(folder: Path, watch: RewardWatch, *, epochs: int = 3, more: Any = None, **settings: Any) -> Any:
+    trained, more = module(metrics={"blue": MeanBlue()}, **settings), more or []
+    before = [each for each in more if isinstance(each, BestCheckpoint)]
+    after = [each for each in more if not isinstance(each, BestCheckpoint)]
+    saves = any(isinstance(each, LastCheckpoint) for each in more)
+    callbacks = [EMA(), *before, Summary(), watch, *after]
+    lightning = trainer(folder, callbacks=callbacks, max_epochs=epochs, enable_checkpointing=saves)
     lightning.validate(trained, Prompts(), verbose=False)
     lightning.fit(trained, Prompts())
     return trained, lightning
@@ -101,8 +132,28 @@ def test_an_alarm_is_told_with_what_to_change(tmp_path: Path, caplog: pytest.Log
     watch = Alarms()
     _, lightning = fit(tmp_path, watch)
     assert watch.alarms == [4, 6]
-    assert "alarm at iteration 4, the reward may be hacked: it is hacked. raise kl_coef, lower" in caplog.text
+    told = "alarm at iteration %d, the reward%s may be hacked: it is hacked. raise kl_coef"
+    assert f"{told % (4, '')} or lower the learning rate." in caplog.text
+    fit(tmp_path, Alarms(), epochs=2, more=[best := BestCheckpoint("blue", "max"), Learner()])
+    assert best.iteration == 2  # blue is always one half
+    told = f"{told % (4, ' (by omniaid as it is now)')}, lower the learning rate, or take best.ckpt."
+    assert told in caplog.text
+    assert "callbacks.watch: omniaid learns, and a validation's reward is by it as it is then" in caplog.text
     assert lightning.callback_metrics["watch/alarms"] == 1  # of the iterations; the last alarm is behind them
+
+
+def test_what_counts_as_a_rise_is_measured_by_the_first_validation(tmp_path: Path) -> None:
+    now = seen(10, reward=0.4, kid=0.5, probe=0.5)
+    assert RewardWatch().judge(BASE, now, HIGHER, first=False)
+    assert not RewardWatch().judge(BASE, now, HIGHER, first=False, spread=0.3)  # it rose by a third of that
+    watch = Alarms()
+    watch.start = 99
+    lightning = fit(tmp_path, watch)[1]
+    (summary,) = [each for each in lightning.callbacks if isinstance(each, Summary)]
+    first, best = ([*each["by_prompt"]["reward"].values()] for each in (summary.before, watch.best))
+    assert watch.best["iteration"] > 0
+    assert watch.how == {"first": False, "spread": pytest.approx(np.std(first), rel=1e-5)}
+    assert np.std(first) != pytest.approx(np.std(best), rel=1e-3)
 
 
 def test_stop_ends_the_fit(tmp_path: Path) -> None:
@@ -122,7 +173,10 @@ def test_the_penalty_is_raised_and_is_so_still_when_a_run_goes_on(tmp_path: Path
     assert objective.kl_coef == pytest.approx(0.04)
     again, fresh = RewardWatch(action="raise_kl"), GRPO(0.2, 0.2, kl="k3", kl_coef=0.01)
     again.load_state_dict(watch.state_dict())
-    again.on_train_start(trainer(tmp_path), module(objective=fresh))
+    owner, lightning = module(objective=fresh), trainer(tmp_path, callbacks=[Summary(), again])
+    for _ in range(2):  # a second fit, or a validation that is made up for before this hook
+        again.setup(lightning, owner, "fit")
+        again.on_train_start(lightning, owner)
     assert fresh.kl_coef == pytest.approx(0.04)
     assert again.alarms == [4, 6]
 
@@ -139,11 +193,31 @@ def test_rolling_back_puts_the_last_healthy_weights_back(tmp_path: Path) -> None
     assert all(torch.equal(average.weights[name], weight) for name, weight in healthy.items())
 
 
+def test_what_follows_the_weights_is_rolled_back_too(tmp_path: Path) -> None:
+    """The first validation with an alarm is the last one, before which the weights are exported, and the best one."""
+    watch, policy = Alarms(action="roll_back"), Lagging()
+    watch.start = 2
+    best = BestCheckpoint("blue", "max")
+    fit(tmp_path, watch, epochs=1, more=[best, Export(), LastCheckpoint()], policy=policy)
+    start = GaussianPolicy()
+    start.load()
+    assert watch.alarms == [2]
+    assert (best.value, best.iteration, best.is_new) == (None, 0, False)
+    assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    exported = torch.load(tmp_path / "lora" / "w.pt", weights_only=True)
+    for name, weight in start.trainable_parameters().items():
+        for found in (policy.get_parameter(name), saved[f"policy.{name}"], exported[name]):
+            assert torch.equal(found, weight)
+        assert torch.equal(policy.behind["sampler"].weights[name], weight)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"rise": -1.0}, "rise must be at least 0"),
-        ({"false_alarms": 0.0}, "false_alarms must be above 0 and below 1, got 0.0"),
+        ({"false_alarms": 0.0}, "false_alarms must be above 0 and at most 0.5, got 0.0"),
+        ({"false_alarms": 0.6}, "false_alarms must be above 0 and at most 0.5, got 0.6"),
         ({"factor": 1.0}, "factor must be above 0 and below 1, got 1.0"),
     ],
 )
@@ -157,3 +231,5 @@ def test_what_the_action_needs_is_known_before_the_run(tmp_path: Path) -> None:
         fit(tmp_path, RewardWatch(action="raise_kl"))
     with pytest.raises(ValueError, match=r"callbacks.watch needs callbacks.summary"):
         trainer(tmp_path, callbacks=[RewardWatch()]).fit(module(), Prompts())
+    with pytest.raises(ValueError, match=r"callbacks.watch must stand behind EMA, Summary among the callbacks"):
+        trainer(tmp_path, callbacks=[RewardWatch(), EMA(), Summary()]).fit(module(), Prompts())

@@ -281,3 +281,15 @@ def test_every_export_says_how_it_is_loaded(tmp_path: Path) -> None:
         f"PeftModel.from_pretrained(model, '{joint / 'rewriter'}')",
         f"pipeline.load_lora_weights('{joint / 'images'}')",
     ]
+
+
+def test_a_rank_of_padding_alone_keeps_the_values_that_the_others_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decides on them must decide the same on every rank."""
+    summary, rows = Summary(), [{"key": "a", "sample": 0, "reward": 0.5}]
+    monkeypatch.setattr(summary_file, "gather_rows", lambda own: own + rows)
+    summary.on_validation_end(trainer(tmp_path), module())
+    assert summary.before is not None
+    assert summary.before["by_prompt"] == {"reward": {"a": 0.5}}
+    assert len(summary.before["images"]) == 0
