@@ -100,6 +100,11 @@ FORWARD = RECIPES["sd35"]._replace(files=("diffusion_sd35", "variants/forward_pr
 """DiffusionNFT's; its decisions are not steps."""
 LEARNING = RECIPES["flux"]._replace(files=("diffusion_flux", "variants/realgen_v2_detectors"))
 """RealGen v2's detectors, which learn; its small run would need their weights."""
+ENSEMBLES = {
+    "probe_ensemble": {"perception_encoder": 0.3333, "metaclip2": 0.3333, "siglip2": 0.3333},
+    "nano_ensemble": {"omniaid": 0.5, "forensic_chat": 0.5},
+}
+"""Overlays with several detectors, and what each rewards beside alignment."""
 
 
 def config_arguments(recipe: Recipe) -> list[str]:
@@ -140,6 +145,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
 
 def test_every_full_size_recipe_and_variant_is_listed() -> None:
     listed = {name for recipe in (*RECIPES.values(), FORWARD, LEARNING) for name in recipe.files}
+    listed |= {f"variants/{name}" for name in ENSEMBLES}
     # Those that choose an approximate option over any recipe are in tests/policies/solvers/test_overlays.py.
     overlays = [p for p in CONFIGS.glob("variants/*.yaml") if not p.read_text().startswith("# Approximate")]
     recipes = [path for path in CONFIGS.glob("*.yaml") if "trainer/full_size.yaml" in path.read_text()]
@@ -218,6 +224,29 @@ def test_detectors_learn_with_the_published_numbers(repository: Path, capsys: py
         pairs = given["pairs"]
         assert (pairs["replay"], pairs["per_step"], pairs["photographs"]) == (1000, 16, None)
         assert pairs["augment"]["blur"] == pairs["augment"]["flip"] == 0.5
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_an_ensemble_rewards_no_judge_that_it_holds_out(
+    name: str, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = (CONFIGS / f"{each}.yaml" for each in ("diffusion", f"variants/{name}"))  # the smallest recipe, for both
+    with pytest.raises(SystemExit):
+        main([*(f"--config={file}" for file in files), "--print_config"])
+    model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    rewards, metrics = (
+        {k: p.get("init_args", {}) for k, p in parts.items()}
+        for parts in (model["reward"]["init_args"]["rewards"], model["metrics"])
+    )
+    rewarded = {key: str(part["detector"]["init_args"]) for key, part in rewards.items() if "detector" in part}
+    weights = model["reward"]["init_args"]["weights"]
+    assert {key: weights[key] for key in rewarded} == ENSEMBLES[name]
+    judges = {key: part["detector"]["init_args"] for key, part in metrics.items() if "detector" in part}
+    assert "imagenet_probe" in metrics
+    assert judges.keys() >= {"held_out_realism", *(["held_out_dinov3"] if name == "probe_ensemble" else [])}
+    named = [value for judge in judges.values() for key, value in judge.items() if key in ("backbone", "checkpoint")]
+    assert named
+    assert not [value for value in named if any(value in part for part in rewarded.values())]
 
 
 @pytest.mark.slow

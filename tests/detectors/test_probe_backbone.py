@@ -1,15 +1,20 @@
 import json
 import shutil
+from pathlib import Path
 
 import open_clip
 import pytest
 import timm
 import timm.data
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
 from realgen.detectors.linear_probe import load_backbone, wave_picture
+from realgen.functional.published_input import timm_input
+
+PARTS = sorted(Path(__file__).parents[2].glob("configs/detectors/*probe*.yaml"))
 
 
 def as_files(images):
@@ -144,3 +149,27 @@ def test_the_fixed_picture_is_one(vit):
     assert 0 <= picture.min() < 0.05
     assert 0.95 < picture.max() <= 1
     assert torch.equal(picture, wave_picture())
+
+
+def test_the_recipes_name_backbones_that_timm_has_weights_of():
+    names = {path.stem: yaml.safe_load(path.read_text())["init_args"]["backbone"] for path in PARTS}
+    assert len(set(names.values())) == len(names) >= 5
+    assert {path.stem for path in PARTS} >= {f"probe_{name}" for name in ("perception_encoder", "dinov3", "metaclip2")}
+    for path in PARTS:
+        assert names[path.stem] in path.read_text().split("class_path")[0] or path.stem == "linear_probe"
+        config = timm.get_pretrained_cfg(names[path.stem])
+        assert config is not None, names[path.stem]
+        assert config.has_weights
+        assert min(timm_input(timm.data.resolve_data_config(pretrained_cfg=config.to_dict())).size) >= 224
+
+
+def test_a_perception_encoder_gives_one_row_of_features_per_image(tmp_path):
+    """Its attention pooling is the head that other networks do not have; the smallest one, with random weights."""
+    torch.manual_seed(0)
+    network = timm.create_model("vit_pe_core_tiny_patch16_384", num_classes=0).eval()
+    save_file(network.state_dict(), tmp_path / "pe.safetensors")
+    backbone = load_backbone("vit_pe_core_tiny_patch16_384", str(tmp_path / "pe.safetensors"))
+    images = smooth(2, 384, 384)
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), network(2 * images - 1), atol=1e-4, rtol=0)
+    assert backbone(images).shape == (2, 192)
