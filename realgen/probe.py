@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,9 @@ example:
 
 The features of every image are computed once; nothing of the backbone is trained. 70 % of the images (by name, so that
 the same files always fall into the same split) fit a logistic regression in which both classes weigh the same, 15 %
-calibrate its probabilities, and 15 % test the result. Use it as a detector by the file that this writes:
---model.reward.rewards.omniaid.detector=runs/probe/detector.yaml, say.
+calibrate its probabilities, and 15 % test the result. With --vae the photographs after a VAE, written to
+OUTPUT/reconstructed, count as generated: to those most detectors are blind. Use the probe as a detector by the file
+that this writes: --model.reward.rewards.omniaid.detector=runs/probe/detector.yaml, say.
 """
 
 
@@ -62,6 +64,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="where config.json, model.safetensors, detector.yaml go",
     )
     add("--pretrained", metavar="FILE", help="the backbone's weights, or a tag of open_clip's (default: by its name)")
+    add("--vae", metavar="DIR", help="diffusers' AutoencoderKL; photographs after it count as generated images too")
     add("--match_jpeg", action="store_true", help="save what is no JPEG file at the qualities of those that are, first")
     add(
         "--held_out",
@@ -86,8 +89,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def probe(options: argparse.Namespace) -> str:
     """Fit, calibrate, test and write a linear probe, with a bar on standard error; return the findings in words."""
+    from realgen.data.image_files import find_images
     from realgen.data.jpeg_files import jpeg_quality, matching_qualities
     from realgen.data.probe_files import compare_formats, divide
+    from realgen.data.vae import load_vae, write_reconstructions
     from realgen.detectors.linear_probe import ProbeConfig, load_backbone, save_probe
     from realgen.functional.logistic_regression import fit_head
 
@@ -95,6 +100,12 @@ def probe(options: argparse.Namespace) -> str:
     _check(options)
     place = usable_device(options.device)
     divided = divide(options.real, options.generated, options.held_out)
+    if options.vae is not None:
+        vae, reconstructed = load_vae(options.vae).to(place), output / "reconstructed"
+        shutil.rmtree(reconstructed, ignore_errors=True)  # of other photographs
+        photographs = find_images(str(options.real), argument="--real")
+        write_reconstructions(vae, photographs, reconstructed)
+        divided = divide(options.real, options.generated, options.held_out, reconstructed)
     found = {file.path: jpeg_quality(file.path) for file in divided.files}
     qualities = {path: quality for path, quality in found.items() if quality is not None}
     print(compare_formats(divided, qualities, match_jpeg=options.match_jpeg), file=sys.stderr)
@@ -110,7 +121,7 @@ def probe(options: argparse.Namespace) -> str:
     report = {
         "folders": [str(options.real), str(options.generated)],
         "images, real and generated": counts,
-        "settings": {name: getattr(options, name) for name in ("match_jpeg", "held_out", "calibration", "l2")},
+        "settings": {name: getattr(options, name) for name in ("vae", "match_jpeg", "held_out", "calibration", "l2")},
         "scale and shift of the logits": list(fitted.calibration),
         "before and after calibration": measured,
     }

@@ -5,11 +5,13 @@ import json
 import pytest
 import timm
 import torch
+from diffusers import AutoencoderKL
 from jsonargparse import ArgumentParser
 from PIL import Image
 from safetensors.torch import save_file
 
 from realgen.data.probe_files import divide
+from realgen.data.vae import load_vae, reconstruct
 from realgen.detectors import Detector, LinearProbe
 from realgen.functional.images import from_uint8
 from realgen.probe import main, parse_arguments
@@ -134,6 +136,26 @@ def test_match_jpeg_takes_the_files_format_away(weights, tmp_path, capsys):
     assert "warning: an AUROC of 0.50 is hardly better than chance" in shown.out
     report = json.loads((tmp_path / "matched" / "config.json").read_text())["report"]
     assert report["before and after calibration"]["auroc"][1] == pytest.approx(0.5, abs=0.01)
+
+
+def test_photographs_after_a_vae_count_as_generated(folders, weights, tmp_path):
+    torch.manual_seed(1)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
+    vae.save_pretrained(tmp_path / "vae")
+    assert run(folders, weights, tmp_path / "probe", "--held_out", "0.4", "--vae", tmp_path / "vae") == 0
+    written = sorted((tmp_path / "probe" / "reconstructed").iterdir())
+    assert len(written) == COUNT  # not the broken file
+    counts = json.loads((tmp_path / "probe" / "config.json").read_text())["report"]["images, real and generated"]
+    assert [sum(split[label] for split in counts.values()) for label in (0, 1)] == [COUNT, 2 * COUNT]
+    photographs = torch.stack([from_uint8(picture(False, number)) for number in range(1000, 1040)])
+    detector = LinearProbe(str(tmp_path / "probe"))
+    assert (detector(reconstruct(load_vae(str(tmp_path / "vae")), photographs)) > 0.5).float().mean() > 0.8
+    assert (detector(photographs) > 0.5).float().mean() < 0.3
 
 
 def test_what_does_not_hold_for_other_images_is_no_probe(weights, tmp_path, capsys):

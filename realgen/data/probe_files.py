@@ -24,12 +24,20 @@ class Divided(NamedTuple):
     splits: list[str]
 
 
-def divide(real: Path, generated: Path, held_out: float) -> Divided:
-    """List all images with their split, by name, copies together; of those held out half calibrate, half test."""
+def divide(real: Path, generated: Path, held_out: float, reconstructed: Path | None = None) -> Divided:
+    """List all images with their split, by name, copies together; of those held out half calibrate, half test.
+
+    ``reconstructed`` are images that count as generated too, under the names of photographs, whose split they share.
+
+    Raises:
+        ValueError: If the classes share an image, or one has too few in a split.
+    """
     divided = Divided([], [], [])
     arguments = {f"--{name}": folder for name, folder in zip(CLASSES, (real, generated), strict=True)}
     found = {argument: find_images(str(folder), argument=argument) for argument, folder in arguments.items()}
     check_disjoint(found)
+    if reconstructed is not None:
+        found["--generated"] += find_images(str(reconstructed), argument="--vae")
     groups = group_names([file for files in found.values() for file in files])
     for argument, files in found.items():
         fit, held = split_files(files, held_out, groups=groups)
