@@ -6,8 +6,9 @@ import argparse
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from realgen.cli.arguments import usable_device
 from realgen.cli.error_frame import run_command
@@ -138,23 +139,22 @@ def extract(
     from torch.utils.data import DataLoader
 
     from realgen.data.probe_files import MIN_IMAGES, SPLITS
-    from realgen.data.probe_images import ProbeImages, collate
+    from realgen.data.probe_images import prepare
     from realgen.functional.logistic_regression import LabelledFeatures
     from realgen.progress import ProgressBar
 
-    images = ProbeImages(divided.files, backbone.wanted, qualities)
-    loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+    files: Any = [(row, file.path) for row, file in enumerate(divided.files)]
+    read = partial(prepare, backbone.wanted, qualities)
+    loader: DataLoader[Any] = DataLoader(files, batch_size=batch_size, num_workers=num_workers, collate_fn=read)
     device = next(backbone.parameters()).device
-    rows: list[int] = []
-    broken: list[str] = []
-    features = []
-    with ProgressBar(len(images), "features") as bar, torch.no_grad():
-        for batch in loader:
-            if batch.pixels is not None:
-                features.append(backbone.tower(batch.pixels.to(device)).float().cpu())
-            rows += batch.rows
-            broken += batch.broken
-            bar.update(len(batch.rows) + len(batch.broken))
+    rows, broken, features = list[int](), list[str](), list[torch.Tensor]()
+    with ProgressBar(len(files), "features") as bar, torch.no_grad():
+        for numbers, pixels, unread in loader:
+            if pixels is not None:
+                features.append(backbone.tower(pixels.to(device)).float().cpu())
+            rows += numbers
+            broken += unread
+            bar.update(len(numbers) + len(unread))
     if broken:
         print(f"warning: skipped {len(broken)} files that cannot be read, the first: {broken[0]}", file=sys.stderr)
     generated = torch.tensor([divided.generated[row] for row in rows])

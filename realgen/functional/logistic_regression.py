@@ -21,15 +21,6 @@ class LogisticHead(NamedTuple):
     """Scalar."""
 
 
-class SigmoidCalibration(NamedTuple):
-    """p = sigmoid(scale * logit + shift)."""
-
-    scale: float
-    """Above 0; 1 / scale is the temperature."""
-    shift: float
-    """0 where only the temperature was fitted."""
-
-
 def fit_logistic(features: Float[Tensor, "rows features"], labels: Bool[Tensor, " rows"], *, l2: float) -> LogisticHead:
     """Fit a logistic regression in which both classes weigh the same, however many rows each has.
 
@@ -49,8 +40,6 @@ def fit_logistic(features: Float[Tensor, "rows features"], labels: Bool[Tensor, 
     """
     if l2 <= 0:
         raise ValueError(f"l2 must be above 0, got {l2}.")
-    if bool(labels.all()) or not bool(labels.any()):
-        raise ValueError(f"labels must have both classes, got {len(labels)} rows of one.")
     mean, std = features.mean(0), features.std(0, correction=0)
     std = torch.where(std > 0, std, 1.0)
     weight, bias = _minimise((features - mean) / std, labels.to(features), l2=l2, with_bias=True)
@@ -59,9 +48,10 @@ def fit_logistic(features: Float[Tensor, "rows features"], labels: Bool[Tensor, 
 
 def fit_platt(
     logits: Float[Tensor, " rows"], labels: Bool[Tensor, " rows"], *, with_shift: bool = True
-) -> SigmoidCalibration:
-    """Calibrate logits on rows that they were not fitted on (Platt 1999, "Probabilistic outputs for SVMs").
+) -> tuple[float, float]:
+    """Return the scale, above 0, and the shift that calibrate logits: p = sigmoid(scale * logit + shift).
 
+    They are fitted on rows that the logits were not fitted on (Platt 1999, "Probabilistic outputs for SVMs").
     The targets are Platt's, (N1 + 1) / (N1 + 2) and 1 / (N0 + 2) for N1 and N0 rows of each class, so that rows which
     the logits tell apart without error do not make every probability 0 or 1. Both classes weigh the same. Labels are
     True for the class whose probability is wanted. Without shift the temperature alone is fitted (Guo et al.,
@@ -72,11 +62,9 @@ def fit_platt(
 
     Example:
         >>> logits = torch.tensor([-8.0, -6.0, 6.0, 8.0])  # far too sure for four rows
-        >>> fit_platt(logits, logits > 0).scale < 1
+        >>> fit_platt(logits, logits > 0)[0] < 1
         True
     """
-    if bool(labels.all()) or not bool(labels.any()):
-        raise ValueError(f"labels must have both classes, got {len(labels)} rows of one.")
     positive, negative = int(labels.sum()), int((~labels).sum())
     targets = torch.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2)).double()
     spread = logits.double().std(correction=0).clamp(min=1e-12)
@@ -87,7 +75,7 @@ def fit_platt(
             f"the logits are no better than chance on the {len(labels)} rows held out for calibration (scale "
             f"{scale:.3g}); the classes may be swapped, or not to be told apart by these features."
         )
-    return SigmoidCalibration(scale, float(bias))
+    return scale, float(bias)
 
 
 def _minimise(
@@ -97,6 +85,8 @@ def _minimise(
     from sklearn.linear_model import LogisticRegression  # half a second to import
 
     first = targets > 0.5
+    if bool(first.all()) or not bool(first.any()):
+        raise ValueError(f"labels must have both classes, got {len(first)} rows of one.")
     row_weights = torch.where(first, 0.5 / first.sum(), 0.5 / (~first).sum())
     # A row whose target is t counts as two: one of the first class, weighing t, and one of the other, weighing 1 - t.
     weights = torch.cat([row_weights * targets, row_weights * (1 - targets)]).double()
@@ -122,7 +112,8 @@ class FittedHead(NamedTuple):
     """A head before and after its calibration."""
 
     raw: LogisticHead
-    calibration: SigmoidCalibration
+    calibration: tuple[float, float]
+    """Scale and shift of its logits."""
     head: LogisticHead
     """``raw`` with the calibration in it."""
 
@@ -144,9 +135,8 @@ def fit_head(
         True
     """
     raw = fit_logistic(fit.features, fit.generated, l2=l2)
-    scale = SigmoidCalibration(1.0, 0.0)
+    scale, shift = 1.0, 0.0
     if calibration != "none":
         logits = held_out.features @ raw.weight + raw.bias
-        scale = fit_platt(logits, held_out.generated, with_shift=calibration == "platt")
-    head = LogisticHead(raw.weight * scale.scale, raw.bias * scale.scale + scale.shift)
-    return FittedHead(raw, scale, head)
+        scale, shift = fit_platt(logits, held_out.generated, with_shift=calibration == "platt")
+    return FittedHead(raw, (scale, shift), LogisticHead(raw.weight * scale, raw.bias * scale + shift))

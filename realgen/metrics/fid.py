@@ -31,7 +31,9 @@ class FID(EncoderMetric, RealComparison):
             raise ValueError(f"FID needs at least 2 images of each kind, got {len(generated)} and {len(real)} real.")
         if not bool(generated.isfinite().all() and real.isfinite().all()):
             return generated.new_tensor(torch.nan)  # LAPACK's eigenvalues of NaN may end the process
-        distance = FrechetInceptionDistance(feature=_Features(generated.shape[1]))
+        network = nn.Identity()  # stands in for the metric's own, and takes features for images
+        vars(network)["num_features"] = generated.shape[1]
+        distance = FrechetInceptionDistance(feature=network)
         distance.update(generated, real=False)
         distance.update(real, real=True)
         return distance.compute()
@@ -39,11 +41,3 @@ class FID(EncoderMetric, RealComparison):
     def without_each(self) -> Float[Tensor, " groups"]:
         """Return nothing: FID depends on the number of images, so the distance without some is another one."""
         return torch.empty(0, dtype=torch.float64)
-
-
-class _Features(nn.Identity):
-    """Stands in for the metric's network, and takes features for images."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features

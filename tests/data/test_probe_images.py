@@ -2,7 +2,7 @@ import torch
 from PIL import Image
 
 from realgen.data.image_files import find_images
-from realgen.data.probe_images import ProbeImages, collate
+from realgen.data.probe_images import prepare
 from realgen.functional.images import jpeg_round_trip
 from realgen.functional.network_input import NetworkInput, to_network_input
 
@@ -15,17 +15,15 @@ def test_images_of_many_sizes_make_one_batch_and_broken_files_are_named(tmp_path
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{name}.png")
     (tmp_path / "b.png").write_text("no image")
     files = find_images([tmp_path], argument="--real")
-    reader = ProbeImages(files, WANTED, {files[2].path: 60})
-    assert len(reader) == 3
-    batch = collate([reader[row] for row in range(3)])
-    assert batch.rows == [0, 2]
+    rows, pixels, broken = prepare(WANTED, {files[2].path: 60}, [(row, file.path) for row, file in enumerate(files)])
+    assert rows == [0, 2]
     first, last = images[0][None] / 255, jpeg_round_trip(images[1][None] / 255, 60)
-    torch.testing.assert_close(batch.pixels, torch.cat([to_network_input(part, WANTED) for part in (first, last)]))
-    (broken,) = batch.broken
-    assert broken.startswith(f"{tmp_path / 'b.png'}: the image cannot be decoded")
+    torch.testing.assert_close(pixels, torch.cat([to_network_input(part, WANTED) for part in (first, last)]))
+    assert len(broken) == 1
+    assert broken[0].startswith(f"{tmp_path / 'b.png'}: the image cannot be decoded")
 
 
 def test_nothing_readable(tmp_path):
     (tmp_path / "b.png").write_text("no image")
-    reader = ProbeImages(find_images([tmp_path], argument="--real"), WANTED)
-    assert collate([reader[0]]).pixels is None
+    rows, pixels, broken = prepare(WANTED, {}, [(0, tmp_path / "b.png")])
+    assert (rows, pixels, len(broken)) == ([], None, 1)

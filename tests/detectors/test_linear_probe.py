@@ -46,10 +46,10 @@ def test_calibration_is_part_of_the_head(backbone):
     for calibration in ("platt", "temperature", "none"):
         fitted = fit_head(rows, rows, calibration=calibration)
         logits = features @ fitted.raw.weight + fitted.raw.bias
-        expected = logits * fitted.calibration.scale + fitted.calibration.shift
+        expected = logits * fitted.calibration[0] + fitted.calibration[1]
         torch.testing.assert_close(features @ fitted.head.weight + fitted.head.bias, expected, atol=1e-4, rtol=0)
         assert (fitted.calibration == (1.0, 0.0)) == (calibration == "none")
-        assert (fitted.calibration.shift == 0) == (calibration != "platt")
+        assert (fitted.calibration[1] == 0) == (calibration != "platt")
 
 
 def test_another_backbone_than_it_was_fitted_on_is_refused(tiny_linearprobe):
