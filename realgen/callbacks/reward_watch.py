@@ -21,6 +21,8 @@ from realgen.policies.base import Policy
 from realgen.policies.weight_copy import WeightCopy, trained_weights
 
 Action = Literal["tell", "stop", "lower_lr", "raise_kl", "roll_back"]
+Seen = dict[str, Any]
+"""A validation as ``Summary`` keeps it."""
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -68,8 +70,8 @@ class RewardWatch(Callback):
             raise ValueError(f"factor must be above 0 and below 1, got {factor}.")
         self.measures, self.rise, self.false_alarms = measures, rise, false_alarms
         self.action, self.factor = action, factor
-        self.best: dict[str, Any] | None = None
-        """The best validation without alarm by the first measure, as ``Summary`` keeps it, without images."""
+        self.best: Seen | None = None
+        """The best validation without alarm by the first measure, without images."""
         self.alarms: list[int] = []
         """Iterations of the validations with an alarm."""
         self.kl_scale = 1.0
@@ -137,18 +139,12 @@ class RewardWatch(Callback):
             self.best = seen
 
     def judge(
-        self,
-        before: dict[str, Any],
-        after: dict[str, Any],
-        higher: dict[str, bool | None],
-        *,
-        first: bool,
-        spread: float | None = None,
+        self, before: Seen, after: Seen, higher: dict[str, bool | None], *, first: bool, spread: float | None = None
     ) -> list[str]:
         """Return what is wrong with a validation against an earlier one, nothing if it is healthy.
 
         Args:
-            before: The earlier validation, as ``paired_differences`` takes it.
+            before: The earlier validation.
             after: The later one.
             higher: Of each measure whether higher is better.
             first: Whether the earlier one is the untrained policy's, from which something must have got better.
@@ -237,7 +233,7 @@ def _learners(trainer: Trainer) -> str:
     return ", ".join(each.component for each in callbacks if getattr(each, "moves_reward", False))
 
 
-def _spread(seen: dict[str, Any]) -> float:
+def _spread(seen: Seen) -> float:
     """Return the standard deviation of a validation's rewards over prompts."""
     rewards = [value for value in seen.get("by_prompt", {}).get("reward", {}).values() if value == value]
     return float(torch.tensor(rewards).std(correction=0)) if rewards else 0.0
@@ -251,12 +247,12 @@ def _widened(estimate: Estimate, factor: float) -> Estimate:
     return Estimate(estimate.value, low, high, estimate.count)
 
 
-def _is_better(one: dict[str, Any], other: dict[str, Any], name: str, higher: bool | None) -> bool:
+def _is_better(one: Seen, other: Seen, name: str, higher: bool | None) -> bool:
     change = one["values"].get(name, torch.nan) - other["values"].get(name, torch.nan)
     return change > 0 if higher or higher is None else change < 0
 
 
-def _words(measure: Comparison, before: dict[str, Any], after: dict[str, Any]) -> str:
+def _words(measure: Comparison, before: Seen, after: Seen) -> str:
     """Say how a measure changed, and at which prompts most: by itself, or by their reward where it is of all images."""
     low, high = measure.difference.low or 0, measure.difference.high or 0
     ends = f"{number(measure.before)} to {number(measure.after)}, change {number(low)} to {number(high)}"

@@ -78,27 +78,28 @@ class IterationPairs(NamedTuple):
 
 
 class Photographs:
-    """Photographs by number: those that the settings name, else those of a table of prompts; some are held out.
+    """Photographs by number: those that the settings name, else those of the table of prompts; some are held out.
 
     Raises:
-        ValueError: If none is held out, or all are.
+        ValueError: If none is held out, or all are, of the photographs or of the prompts.
     """
 
     def __init__(self, settings: PairSettings, table: PromptTable | None = None) -> None:
         found, prompts = settings.find_photographs(), cast("PromptTable", table)
+        rows = [] if table is None else map(table.__getitem__, range(len(table)))
+        seeds = {"prompts": [prompt_seed(sample.key, sample.prompt) for sample in rows]}
         if found:
-            seeds = [zlib.crc32(file.name.encode()) for file in found]
-            self._file: Callable[[int], Any] = lambda row: found[row].path
-        else:
-            seeds = [prompt_seed(sample.key, sample.prompt) for sample in map(prompts.__getitem__, range(len(prompts)))]
-            self._file = lambda row: prompts[row].real_image
-        split = [[row for row, each in enumerate(seeds) if settings.holds_out(each) == held] for held in (False, True)]
-        self.training, self.held_out = split
-        if not self.training or not self.held_out:
-            raise ValueError(
-                f"held_out={settings.held_out} of {len(seeds)} photographs leaves {len(self.training)} to train on "
-                f"and {len(self.held_out)} to measure on; there must be some of both."
-            )
+            seeds["photographs"] = [zlib.crc32(file.name.encode()) for file in found]
+        for what, each in seeds.items():
+            held = sum(map(settings.holds_out, each))
+            if each and not 0 < held < len(each):
+                raise ValueError(
+                    f"pairs.held_out={settings.held_out} of {len(each)} {what} leaves {len(each) - held} to train on "
+                    f"and {held} to measure on; there must be some of both."
+                )
+        self._file: Callable[[int], Any] = lambda row: found[row].path if found else prompts[row].real_image
+        own = [settings.holds_out(seed) for seed in seeds["photographs" if found else "prompts"]]
+        self.training, self.held_out = ([row for row, held in enumerate(own) if held is each] for each in (False, True))
 
     def draw(self, number: int, size: int, *, iteration: int, seed: int, rank: int, world_size: int) -> Tensor:
         """Return ``number`` photographs to train on in an iteration [n, 3, S, S]; all have their turn; ValueError."""

@@ -21,7 +21,7 @@ from realgen.modules.base import TrainableModule
 from realgen.modules.data_anchor import through_vae
 from realgen.modules.detector_training import DetectorTraining, average_gradients, find_detector
 from realgen.modules.seeds import mix_seed
-from realgen.parallel import gather_first_axis
+from realgen.parallel import gather_first_axis, together
 from realgen.policies.weight_copy import WeightCopy, trained_weights
 from realgen.types import PromptBatch, Samples
 from realgen.whole_files import written_whole
@@ -133,7 +133,7 @@ class DetectorLearning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the detector once more to be trained; take up the state of a resumed run."""
         self._device = pl_module.device
-        with torch.random.fork_rng(devices=[]):  # a network may draw a new head
+        with together(self._device), torch.random.fork_rng(devices=[]):  # a network may draw a new head
             self.training.configure_model()
         self.training.to(self._device)
         self._optimizer = self.training.optimizer(list(trained_weights(self.training).values()))
@@ -159,9 +159,9 @@ class DetectorLearning(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the detector to ``detector_<component>`` in the run's folder."""
-        if trainer.is_global_zero:
-            self._export(Path(trainer.default_root_dir), cast("TrainableModule", pl_module).iteration)
-        trainer.strategy.barrier()
+        with together(self._device):
+            if trainer.is_global_zero:
+                self._export(Path(trainer.default_root_dir), cast("TrainableModule", pl_module).iteration)
 
     def export_missing(self, run: Path, module: LightningModule, state: Mapping[str, Any], iteration: int) -> bool:
         """Export from the state of a run's last checkpoint what the run was killed before; return whether it did."""
@@ -189,6 +189,8 @@ class DetectorLearning(Callback):
         """Keep the state until the fit starts."""
         self._resumed = state_dict
         self.updates, self.images = state_dict["updates"], dict(state_dict["images"])
+        if "replay" in self.images:  # a run may go on with a smaller one
+            self.images["replay"] = self.images["replay"][: self.settings.replay].clone()
         self._probe = (state_dict["probe"][0], state_dict["probe"][1])
         if self._optimizer is not None:  # a sharded strategy gives the state when the fit has started
             self._take_up(state_dict["detector"])
@@ -201,13 +203,8 @@ class DetectorLearning(Callback):
 
     @torch.no_grad()
     def _take_up(self, state: Mapping[str, Any]) -> None:
-        weights = trained_weights(self.training)
-        if odd := state["trained"].keys() ^ weights.keys():
-            raise ValueError(
-                f"the checkpoint and the detector differ in {len(odd)} trained weights, such as {min(odd)}; resume "
-                "with the detector and the trainable that wrote it."
-            )
-        for name, weight in weights.items():
+        self.training.check_trained(state["trained"])
+        for name, weight in trained_weights(self.training).items():
             weight.copy_(state["trained"][name])
             self.averages.weights[name].copy_(state["averages"][name])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -226,9 +223,11 @@ class DetectorLearning(Callback):
         training, found = self.training.train(), torch.zeros(4, device=self._device)
         on_gpu = [self._device] if torch.cuda.is_available() and self._device.type == "cuda" else []
         self._optimizer.zero_grad()
-        with torch.random.fork_rng(devices=on_gpu), torch.autocast(self._device.type, enabled=False):
+        exact = torch.autocast(self._device.type, enabled=False)
+        with together(self._device), torch.random.fork_rng(devices=on_gpu), exact:
             torch.manual_seed(seed)  # dropout
-            for chunk, target in zip(*(each.split(self.microbatch_size) for each in (images, labels)), strict=True):
+            chunks = zip(*(each.split(self.microbatch_size) for each in (images, labels)), strict=True)
+            for chunk, target in chunks if len(images) else ():  # the mean of no images would be NaN
                 logits, target = training(chunk.to(self._device)), target.to(self._device)
                 classification, overlap = training.losses(logits, target)
                 (len(chunk) * (classification + training.orthogonality_weight * overlap)).backward()
@@ -251,9 +250,33 @@ class DetectorLearning(Callback):
         self, trainer: Trainer, module: TrainableModule, samples: Samples, batch: PromptBatch
     ) -> IterationPairs:
         """Return what this rank trains on, and keep what all ranks measure on; ValueError if images are missing."""
+        with together(self._device):
+            photographs, grouped = self._read(trainer, module.iteration, samples, batch)
+        few = max(1, min(4, grouped.shape[1] // 2))  # of each prompt, for all ranks
+        held_out = torch.tensor([self.settings.holds_out(seed) for seed in batch.seeds])
+        shared, held = (
+            gather_first_axis(each.to(self._device)).cpu()
+            for each in (torch.cat([photographs[:, None], grouped[:, :few]], dim=1), held_out)
+        )
+        self._new = shared[~held, :2]
+        recent = torch.cat([self.images.get("recent", grouped[:0, 0]), shared[held, 1:].flatten(0, 1)])
+        self.images["recent"] = recent[-self.settings.held_out_images :].clone()  # a view would be saved whole
+        with together(self._device):
+            if "base" not in self.images:  # what the policy draws before it learns; never trained on
+                self.images["base"] = shared[:, 1:].flatten(0, 1)[: self.settings.held_out_images].clone()
+                self.images["replay"] = shared[:0, :2].clone()
+                self._new, grouped = self._new[:0], grouped[:, few:]
+                self._probe = self._score_probe()
+            decoded = through_vae(module, photographs[~held_out] if self.settings.reconstructed else photographs[:0])
+        return IterationPairs(photographs[~held_out], grouped[~held_out], decoded)
+
+    def _read(self, trainer: Trainer, iteration: int, samples: Samples, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        """Return a photograph for each prompt [P, 3, S, S], and its samples [P, G, 3, S, S]."""
         size = self.settings.image_size or min(samples.images.shape[2:])
         if not size:
             raise ValueError(f"component {self.component!r} learns from images, and the policy draws none.")
+        if "base" in self.images and (kept := self.images["base"].shape[-1]) != size:
+            raise ValueError(f"pairs.image_size must be {kept}, as in the run that goes on, got {size}.")
         if self._photographs is None:
             table = getattr(getattr(trainer, "datamodule", None), "train_table", None)
             if self.settings.photographs is None and (table is None or table.image_shape is None):
@@ -264,29 +287,13 @@ class DetectorLearning(Callback):
             self._photographs = Photographs(self.settings, table)
             self._measured = self._photographs.read(self._photographs.held_out[: self.settings.held_out_images], size)
         if self.settings.photographs is not None:
-            place = {"iteration": module.iteration, "seed": self.seed}
+            place = {"iteration": iteration, "seed": self.seed}
             place |= {"rank": trainer.global_rank, "world_size": trainer.world_size}
             photographs = self._photographs.draw(len(batch.prompts), size, **place)
         else:
             assert batch.images is not None  # the table has some
             photographs = as_square(batch.images, size)
-        grouped = as_square(samples.images, size).unflatten(0, (len(samples.prompts), -1))  # [P, G, 3, S, S]
-        few = max(1, min(4, grouped.shape[1] // 2))  # of each prompt, for all ranks
-        held_out = torch.tensor([self.settings.holds_out(seed) for seed in batch.seeds])
-        shared, held = (
-            gather_first_axis(each.to(self._device)).cpu()
-            for each in (torch.cat([photographs[:, None], grouped[:, :few]], dim=1), held_out)
-        )
-        self._new = shared[~held, :2]
-        recent = torch.cat([self.images.get("recent", grouped[:0, 0]), shared[held, 1:].flatten(0, 1)])
-        self.images["recent"] = recent[-self.settings.held_out_images :].clone()  # a view would be saved whole
-        if "base" not in self.images:  # what the policy draws before it learns; never trained on
-            self.images["base"] = shared[:, 1:].flatten(0, 1)[: self.settings.held_out_images].clone()
-            self.images["replay"] = shared[:0, :2].clone()
-            self._new, grouped = self._new[:0], grouped[:, few:]
-            self._probe = self._score_probe()
-        wanted = photographs[~held_out] if self.settings.reconstructed else photographs[:0]
-        return IterationPairs(photographs[~held_out], grouped[~held_out], through_vae(module, wanted))
+        return photographs, as_square(samples.images, size).unflatten(0, (len(samples.prompts), -1))
 
     def _update(self, current: IterationPairs, generator: torch.Generator) -> dict[str, Any]:
         """Train until the detector is good enough; return what to log, nothing if there is nothing to measure on."""
@@ -300,17 +307,20 @@ class DetectorLearning(Callback):
         try:
             while passes < self.max_passes:
                 batches = training_steps(current, self.images["replay"], number, self.settings, generator)
-                for images, labels, old in batches:
+                for _ in range(number):
+                    with together(self._device):
+                        images, labels, old = next(batches)
                     seed = int(torch.randint(2**62, (), generator=generator))
                     losses.append(self._step(images, labels, seed))
                     replayed, pairs = replayed + old, pairs + len(images) // 2
                 passes += 1
                 if float(self._quality(self._p_fake).accuracy) >= self.target_accuracy:
                     break
+            with together(self._device):
+                self._judge()
         except Exception:  # whatever it was: a checkpoint of the finished iterations may still be written
             self._take_up(saved)
             raise
-        self._judge()
         self.updates += 1
         everywhere = torch.Generator().manual_seed(mix_seed(self.seed, self.updates))
         self.images["replay"] = replaced(self.images["replay"], self._new, self.settings.replay, everywhere)

@@ -1,6 +1,6 @@
 """Training of a detector on real and generated images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -194,8 +194,11 @@ class DetectorTraining(TrainableModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the iteration; raise ValueError if the checkpoint's weights are not those that are trained."""
         self.iteration = checkpoint["iteration"]
-        odd = set(checkpoint["state_dict"]) ^ set(self._trained_names())
-        if odd:
+        self.check_trained(checkpoint["state_dict"])
+
+    def check_trained(self, names: Iterable[str]) -> None:
+        """Raise ValueError if a checkpoint's weights are not those that are trained."""
+        if odd := set(names) ^ set(self._trained_names()):
             raise ValueError(
                 f"the checkpoint and the detector differ in {len(odd)} trained weights, such as {min(odd)}; resume "
                 "with the detector and the trainable that wrote it."
@@ -227,7 +230,7 @@ def average_gradients(weights: Sequence[Tensor], found: Float[Tensor, " sums"]) 
 def find_detector(module: LightningModule, component: str) -> Detector:
     """Return the detector of a component of a module's reward; ValueError if there is none on this machine."""
     reward: Any = getattr(module, "reward", None)
-    parts: dict[str, Any] = reward.rewards if isinstance(reward, WeightedSum) else {reward.name: reward}
+    parts = reward.rewards if isinstance(reward, WeightedSum) else {getattr(reward, "name", ""): reward}
     found = parts.get(component)
     if not isinstance(found, Realism):
         names = [name for name, part in parts.items() if isinstance(part, Realism)]

@@ -16,11 +16,13 @@ class LearningCost(NamedTuple):
 
     component: str
     held: int
-    """On the GPU: weights; of the trained ones gradients, twice, averages, and AdamW's two moments."""
+    """On the GPU, always: weights, of the trained ones averages in float32 and AdamW's two moments, and what the
+    orthogonality loss keeps experts apart from."""
     alive: int
-    """On the GPU besides, at the fullest moment of a forward and backward pass."""
+    """On the GPU besides, at the fullest moment of an update, which keeps the state before it: a forward and backward
+    pass, gradients and their averages over ranks, or the network that is to judge beside the one that did."""
     buffer: int
-    """On the CPU: replayed and held-out images, 8 bits each number."""
+    """On the CPU: replayed pairs; held-out photographs, newest and first samples; 8 bits each number."""
 
 
 def learning_cost(settings: Mapping[str, Any], reward: Mapping[str, Any], *, side: int) -> LearningCost | None:
@@ -47,6 +49,10 @@ def learning_cost(settings: Mapping[str, Any], reward: Mapping[str, Any], *, sid
         network.set_trainable(settings["trainable"])
     with metered() as meter:
         network.train()(images).sum().backward()
-    trained = num_bytes(network.trainable_parameters().values())
-    kept = pairs.get("replay", 1000) + pairs.get("held_out_images", 64)
-    return LearningCost(name, num_bytes(network.parameters()) + 5 * trained, meter.peak, kept * 6 * side**2)
+    weights, learnt = num_bytes(network.parameters()), list(network.trainable_parameters().values())
+    trained, exact = num_bytes(learnt), sum(weight.numel() * max(4, weight.element_size()) for weight in learnt)
+    bases = network.main_bases() if settings.get("orthogonality_weight") else ()
+    held = weights + exact + 2 * trained + sum(map(num_bytes, bases))
+    alive = 3 * trained + exact + max(meter.peak, 2 * trained + exact, weights + trained)
+    images = 2 * pairs.get("replay", 1000) + 3 * pairs.get("held_out_images", 64)
+    return LearningCost(name, held, alive, images * 3 * side**2)

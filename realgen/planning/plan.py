@@ -131,8 +131,8 @@ def _learning(cost: LearningCost | None) -> str:
     if cost is None:
         return "left out: a detector that learns, and whose network a plan does not know"
     return (
-        f"detector {cost.component} learns: its images take {cost.buffer / 2**30:.3g} GiB of each rank's host memory "
-        "and of the checkpoint; the seconds of its updates are left out"
+        f"detector {cost.component} learns: its images take {cost.buffer / 2**30:.3g} GiB of each rank's host memory, "
+        "most of it in the checkpoint too; the seconds of its updates are left out"
     )
 
 

@@ -120,6 +120,12 @@ def test_what_cannot_be_is_named(tmp_path: Path) -> None:
     folder = fill(tmp_path / "real", (160, 100, 60), 3)
     with pytest.raises(ValueError, match="leaves 0 to train on and 3 to measure on"):
         Photographs(PairSettings(photographs=folder, held_out=0.9999))
+    (shard,) = write_shards(({"prompt": f"a {n}"} for n in range(4)), tmp_path / "shards")
+    settings = PairSettings(photographs=fill(tmp_path / "more", (160, 100, 60), 12), held_out=0.1)
+    message = r"pairs.held_out=0.1 of 4 prompts leaves 4 to train on and 0 to measure on"
+    assert len(Photographs(settings).held_out) == 2
+    with pytest.raises(ValueError, match=message):  # the detector would never be trained
+        Photographs(settings, PromptTable([str(shard)]))
 
 
 def test_squares_are_cut_from_the_middle() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
@@ -22,12 +23,13 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from realgen.callbacks import LastCheckpoint, Preemption
 from realgen.cli.finishing import finish
 from realgen.data import PromptShards
-from realgen.data.detector_pairs import PairSettings
+from realgen.data.detector_pairs import PairSettings, Photographs
 from realgen.data.shards import write_shards
 from realgen.detectors import OmniAID, OmniAIDNetwork, RoutedExperts, save
+from realgen.modules import detector_learning
 from realgen.modules.data_anchor import through_vae
 from realgen.modules.detector_learning import DetectorLearning
-from realgen.modules.detector_training import find_detector
+from realgen.modules.detector_training import DetectorTraining, find_detector
 from realgen.rewards import Realism, WeightedSum
 from realgen.types import Samples
 from tests.helpers.shadow_device import shadow_device
@@ -36,7 +38,7 @@ from tests.helpers.tiny_pipelines import write_sd3
 from tests.helpers.toy_detector import PLAIN, ColorDetector, fill
 from tests.helpers.toy_grpo import Color, Prompts, module, trainer
 from tests.modules.test_resume import Send, assert_same
-from tests.strategies.ranks import make_policy
+from tests.strategies.ranks import make_policy, on_ranks
 
 KEY = "DetectorLearning[color]"
 
@@ -182,8 +184,20 @@ def test_photographs_go_through_the_policy_s_own_vae(tmp_path: Path) -> None:
     assert through_vae(owner, photographs[:0]).shape == (0, 3, 16, 16)
 
 
+def test_a_run_goes_on_with_a_smaller_memory_and_not_with_another_size(tmp_path: Path) -> None:
+    run(tmp_path / "run", 2)
+    smaller, other = learning(tmp_path, pairs={"replay": 2}), learning(tmp_path, pairs={"image_size": 4})
+    saving = [Preemption(), smaller, LastCheckpoint()]
+    fit(tmp_path / "run", *saving, epochs=3, resume=True, enable_checkpointing=True)
+    assert len(smaller.images["replay"]) == 2
+    with pytest.raises(ValueError, match=r"pairs.image_size must be 8, as in the run that goes on, got 4"):
+        fit(tmp_path / "run", other, epochs=4, resume=True)
+
+
 def test_the_detector_of_a_name() -> None:
     detector = ColorDetector()
+    with pytest.raises(ValueError, match=r"component must be a Realism of the reward \(none\), got 'color'"):
+        find_detector(BoringModel(), "color")
     assert find_detector(module(reward=Realism(detector)), "realism") is detector
     with pytest.raises(ValueError, match=r"component must be a Realism of the reward \(color\), got 'red'"):
         find_detector(module(reward=WeightedSum({"color": Realism(detector), "red": Color(0)})), "red")
@@ -244,6 +258,19 @@ def test_a_step_is_the_gradient_of_cross_entropy_with_soft_labels(microbatch_siz
     assert bool(callback.training.network.head.weight.isfinite().all())
 
 
+def test_a_step_without_images_of_this_rank_adds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback, added = started(ColorDetector()), list[Any]()
+
+    def with_others(weights: Any, found: Tensor) -> Tensor:
+        added.extend([*(weight.grad for weight in weights), found])
+        return torch.tensor([0.0, 0.0, 0.0, 1.0])
+
+    monkeypatch.setattr(detector_learning, "average_gradients", with_others)
+    callback._step(four()[:0], LABELS[:0], 0)
+    assert len(added) == 3
+    assert not any(float(each.abs().sum()) for each in added if each is not None)  # NaN would count
+
+
 def test_reward_and_training_see_the_same_pixels(tmp_path: Path) -> None:
     """The published bug of a peer: features normalised in the reward, and not in training."""
     torch.manual_seed(0)
@@ -282,3 +309,33 @@ def test_two_ranks_have_one_detector_and_one_memory(tmp_path: Path) -> None:
     assert len(first["images"]["replay"]) == 3
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert_same(saved["callbacks"][KEY], first)
+
+
+class HalfSeen(DetectorTraining):
+    """Fails in a step, on the second rank alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and torch.distributed.get_rank() == 1:
+            raise RuntimeError("no second eye")
+        return super().forward(images)
+
+
+class HalfRead(Photographs):
+    """Cannot read, on the second rank alone."""
+
+    def draw(self, *args: Any, **how: Any) -> Tensor:
+        if torch.distributed.get_rank() == 1:
+            raise RuntimeError("no second disk")
+        return super().draw(*args, **how)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("part", [HalfSeen, HalfRead])
+def test_what_fails_on_one_rank_ends_both(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector_learning, part.__base__.__name__, part)
+    assert on_ranks(on_two, tmp_path, grace=8.0) == [1, 1]
+
+
+def on_two(rank: int, folder: Path) -> None:
+    several = {"devices": 2, "strategy": DDPStrategy(process_group_backend="gloo"), "enable_checkpointing": True}
+    fit(folder / "run", learning(folder), LastCheckpoint(), **several)

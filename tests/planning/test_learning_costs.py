@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from realgen.detectors import OmniAID
 from realgen.planning.learning_costs import learning_cost
 
 DETECTOR = {"class_path": "realgen.detectors.OmniAID", "init_args": {"checkpoint": "data/nano/omniaid"}}
@@ -19,11 +20,18 @@ def test_weights_optimizer_averages_and_images(repository: Path) -> None:
     settings = {"component": "omniaid", "trainable": "experts", "pairs": {"replay": 100, "held_out_images": 28}}
     cost = learning_cost(settings, SUM, side=64)
     assert cost is not None
-    assert cost.held == sum(w.nbytes for w in weights.values()) + 5 * trained
-    assert cost.buffer == 128 * 2 * 3 * 64 * 64
-    half = learning_cost({**settings, "microbatch_size": 8}, SUM, side=64)
+    whole = sum(w.nbytes for w in weights.values())
+    assert cost.held == whole + 3 * trained  # moments and averages
+    assert cost.buffer == (2 * 100 + 3 * 28) * 3 * 64 * 64
+    half, few = (learning_cost({**settings, "microbatch_size": number}, SUM, side=64) for number in (8, 1))
     assert half is not None
-    assert 1.8 < cost.alive / half.alive < 2.0  # gradients do not depend on the number of images
+    assert 1.8 < (cost.alive - 4 * trained) / (half.alive - 4 * trained) < 2.0  # gradients do not depend on images
+    assert few is not None
+    assert few.alive >= 4 * trained + max(3 * trained, whole + trained)  # gradients, or a second network
+    apart = learning_cost({**settings, "orthogonality_weight": 0.1}, SUM, side=64)
+    assert apart is not None
+    network = OmniAID("data/nano/omniaid").build()
+    assert apart.held - cost.held == sum(basis.nbytes for bases in network.main_bases() for basis in bases) > 0
     pairs = {**settings["pairs"], "image_size": 32}
     assert learning_cost({**settings, "component": "realism", "pairs": pairs}, ALONE, side=64).buffer == cost.buffer / 4
 
