@@ -1,5 +1,6 @@
 """The model card beside an export: of what it was trained, on what, to what effect, and how it is loaded."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -54,7 +55,8 @@ def write_card(place: Path, config_file: Path) -> None:
         lines += ["", "## Measures", "", _measures(summary)]
     if (place / PICTURE).exists():
         lines += ["", f"![The same prompts and seeds before and after]({PICTURE})"]
-    lines += ["", "## How to load", "", *_loading(place, list(bases))]
+    near = [os.path.relpath(base, place) if Path(base).is_dir() else base for base in bases]
+    lines += ["", "## How to load", "", "Paths are relative to this folder.", "", *_loading(place, near)]
     write_whole(place / CARD, ("\n".join(lines) + "\n").encode())
 
 
@@ -107,7 +109,7 @@ def _measures(summary: Mapping[str, Any]) -> str:
 
 
 def _loading(place: Path, bases: list[str]) -> list[str]:
-    """Return how each tool reads what is there; paths are relative to the card."""
+    """Return how each tool reads what is there; paths are relative to the card, those of the base models too."""
     files = sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file())
     base, lines = bases[0] if bases else "BASE", []
     for file in files:

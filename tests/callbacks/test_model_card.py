@@ -71,7 +71,8 @@ def test_a_card_has_all_that_the_run_says(place: Path) -> None:
         "| reward | 0.25 | 0.5 | +0.125 to +0.375 |",
         "| kid | 0.9 | 0.8 |  |",
         "![The same prompts and seeds before and after](before_after.png)",
-        f"`DiffusionPipeline.from_pretrained({base!r}).load_lora_weights('.')`",
+        "Paths are relative to this folder.",
+        "`DiffusionPipeline.from_pretrained('../../base').load_lora_weights('.')`",
         "ComfyUI: copy `comfyui/lora.safetensors` into `models/loras`; Load LoRA, strength 1.",
     ):
         assert line in text.splitlines(), line
