@@ -20,11 +20,9 @@ class RunLock:
     """Holds the folder of a run for this process: ``fcntl.lockf`` on ``.lock``, which names host and process.
 
     A lock of the process, not of the open file as ``flock``'s is: workers that it forks do not keep it when it is
-    killed. NFS passes it on to other machines; a file system that has no locks, or only local ones, is told of.
-    With ``shared``, others are let in that ask for a shared lock too.
-
-    Raises:
-        ValueError: If another process holds the folder, or nothing can be written in it.
+    killed. NFS passes it on to other machines; a file system that has no locks, or only local ones, is told of. With
+    ``shared``, others are let in that ask for a shared lock too. ValueError if another process holds the folder, or
+    nothing can be written in it.
     """
 
     def __init__(self, folder: Path, *, shared: bool = False) -> None:

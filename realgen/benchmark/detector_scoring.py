@@ -35,8 +35,7 @@ from realgen.types import Samples
 class Scorers:
     """Detectors, rewards and metrics that score the images.
 
-    Raises:
-        ValueError: If two have one name, or a metric compares images of one prompt.
+    ValueError if two have one name, or a metric compares images of one prompt.
     """
 
     detectors: Mapping[str, Detector] = field(default_factory=dict)
@@ -72,16 +71,13 @@ class Scorers:
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """How images are read and intervals computed.
+    """How images are read and intervals computed. ValueError if a number is out of its range.
 
     Args:
         batch_size: Images that are scored at a time, at least 1.
         num_workers: Processes that read images; 0 reads in this one.
         resamples: Bootstrap resamples of each interval, at least 1.
         confidence: Of the intervals, between 0 and 1.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     batch_size: int = 8

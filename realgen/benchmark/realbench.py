@@ -39,9 +39,7 @@ class PolicyUnderTest:
 class RealBench:
     """One run of the benchmark.
 
-    Raises:
-        ValueError: If there is nothing to score or to score with, two models have one name, or a number is out of its
-            range.
+    ValueError if there is nothing to score or to score with, two models have one name, or a number is out of its range.
     """
 
     prompts: Sequence[BenchmarkPrompt]
@@ -86,8 +84,7 @@ class RealBench:
     def find_images(self) -> tuple[list[BenchmarkPrompt], list[ImageSet]]:
         """List the folders of images, and the prompts of which all have one.
 
-        Raises:
-            ValueError: If images are missing, or a folder holds a real image, or a copy of one.
+        ValueError if images are missing, or a folder holds a real image, or a copy of one.
         """
         sets = [find_image_set(name, folder) for name, folder in self.images.items()]
         real = [ImageFile(each.real_image, each.name) for each in self.prompts if each.real_image is not None]

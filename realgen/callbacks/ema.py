@@ -20,14 +20,12 @@ class EMA(Callback):
     weights of the first fit, is kept in float32 or better, replaces the live weights during validation, and is saved
     and resumed to the bit. Of sharded weights each rank averages its own shards.
 
-    Not Lightning's ``EMAWeightAveraging``, which copies the whole module and does not take sharded ones.
+    Not Lightning's ``EMAWeightAveraging``, which copies the whole module and does not take sharded ones. ValueError if
+    a number is out of its range.
 
     Args:
         decay: Largest d, 0 to below 1. Roughly the last 1 / (1 - decay) updates count.
         warmup: >= 1. 1 takes ``decay`` from the first update on; 10 starts at d = 0.1.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     def __init__(self, decay: float = 0.9, warmup: int = 10) -> None:

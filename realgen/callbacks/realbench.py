@@ -30,7 +30,8 @@ class RealBenchScoring(Callback):
     and ``realbench/NAME/CATEGORY`` the mean of each category; images with NaN are in none of them, and
     ``realbench/failed/NAME`` counts them. Prompts and seeds are those of ``realgen.realbench`` with the same ``seed``;
     the ranks share the prompts. A detector of the reward would show how well the policy learned it, not how real the
-    images are: give others.
+    images are: give others. ValueError if a number is out of its range, there is no detector, or the prompts cannot be
+    read.
 
     Args:
         prompts: Folder in RealBench's layout, or a file of prompts.
@@ -41,9 +42,6 @@ class RealBenchScoring(Callback):
         matching: How the benchmark makes images alike; null leaves them unchanged.
         batch_size: Images that a rank draws at a time, >= 1.
         seed: Of the images.
-
-    Raises:
-        ValueError: If a number is out of its range, there is no detector, or the prompts cannot be read.
     """
 
     def __init__(

@@ -58,15 +58,13 @@ class RealGenCLI(LightningCLI):
     Beyond LightningCLI: callbacks and loggers stand in dicts (``callbacks.summary``, ``loggers.wandb``), so that an
     overlay changes one of them; files and arguments merge by the rules of ``realgen.cli.tree``; whatever is wrong is a
     ``ConfigError`` of one or two lines. Checkpoints, logs and ``trainer.default_root_dir`` go into the run's folder.
+    ConfigError if the config or an argument is wrong.
 
     Args:
         model_class: Class from which the model must derive.
         datamodule_class: Class from which the data must derive.
         usage: What ``--help`` says first.
         argv: Arguments without the program; ``sys.argv[1:]`` by default.
-
-    Raises:
-        ConfigError: If the config or an argument is wrong.
     """
 
     config_text: str

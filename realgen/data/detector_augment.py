@@ -21,10 +21,7 @@ class DetectorAugment:
 
     Some images stay as in validation and use: a detector that never saw one whole and unchanged gets worse at them. The
     defaults suit detectors of 224 pixels and more. Smaller ones want milder blur and rescaling and fewer crops, because
-    enlarging a crop takes away the finest detail.
-
-    Raises:
-        ValueError: If a number is out of its range.
+    enlarging a crop takes away the finest detail. ValueError if a number is out of its range.
     """
 
     crop: float = 0.8

@@ -24,9 +24,7 @@ class PairSettings:
     A pair is a photograph and a generated image of the same prompt. In one pass each photograph stands once, beside
     another sample of its prompt each time. Both get the same crop, size, blur and JPEG quality, so that none of these
     tells them apart. Prompts that are held out are never trained on, neither their photographs nor their samples.
-
-    Raises:
-        ValueError: If a number is out of its range, or ``photographs`` are not there.
+    ValueError if a number is out of its range, or ``photographs`` are not there.
     """
 
     photographs: str | list[str] | None = None
@@ -80,8 +78,7 @@ class IterationPairs(NamedTuple):
 class Photographs:
     """Photographs by number: those that the settings name, else those of the table of prompts; some are held out.
 
-    Raises:
-        ValueError: If none is held out, or all are, of the photographs or of the prompts.
+    ValueError if none is held out, or all are, of the photographs or of the prompts.
     """
 
     def __init__(self, settings: PairSettings, table: PromptTable | None = None) -> None:

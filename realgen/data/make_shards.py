@@ -36,10 +36,8 @@ class PromptFile:
     """Read a file of prompts line by line, and keep what a user should know of it.
 
     Texts are in UTF-8 or what their byte order mark says. ``images`` is the folder that the images of lines are
-    relative to; None if lines may not have one. ``prompt_column`` and ``image_column`` say where they stand.
-
-    Raises:
-        ValueError: If the file does not exist or has another suffix, or ``images`` is not a folder.
+    relative to; None if lines may not have one. ``prompt_column`` and ``image_column`` say where they stand. ValueError
+    if the file does not exist or has another suffix, or ``images`` is not a folder.
     """
 
     def __init__(

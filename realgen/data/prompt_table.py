@@ -26,7 +26,9 @@ class PromptTable:
 
     The shards are read once, from end to end, when the table is made. Of local shards with more prompts than
     ``max_in_memory``, or with ``real_images``, only offset and checksum of each prompt are kept (12 bytes), and the
-    prompt is read from its tar each time. The numbers do not depend on that.
+    prompt is read from its tar each time. The numbers do not depend on that. ValueError if no sample can be used, a URL
+    cannot be read, URLs hold more than ``max_in_memory`` prompts, only some prompts have real images, or these differ
+    in size and ``image_size`` is None.
 
     Args:
         shards: Names from ``find_shards``, uncompressed tars. URLs are read into memory.
@@ -34,10 +36,6 @@ class PromptTable:
         real_images: Whether to read and check the real images. Each is decoded once when the table is made.
         image_size: Height and width to which real images are scaled and centrally cropped. With None they keep their
             size, and must all have the same.
-
-    Raises:
-        ValueError: If no sample can be used, a URL cannot be read, URLs hold more than ``max_in_memory`` prompts, only
-            some prompts have real images, or these differ in size and ``image_size`` is None.
     """
 
     def __init__(

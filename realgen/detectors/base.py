@@ -76,10 +76,7 @@ class FrozenNetwork(ABC):
         """Apply a function of network and images to ``batch_size`` images [B, 3, H, W] in [0, 1] at a time.
 
         The function gets float32 images on the network's device. Returns [B, ...] in float32, on the device of
-        ``images``.
-
-        Raises:
-            ValueError: If the images have another shape, type or range.
+        ``images``. ValueError if the images have another shape, type or range.
         """
         check_images(images)
         device = self.device

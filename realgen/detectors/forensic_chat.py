@@ -45,6 +45,7 @@ class ForensicChatNetwork(nn.Module):
 
     Only the logits of the words' spellings are computed, in float32 whatever the type of the weights: the published
     scorer reads them out of a bfloat16 vocabulary, where logits near 20 lie 0.125 apart and neighbouring rewards tie.
+    ValueError if a word is not one token of the model's tokenizer.
 
     Args:
         model: ``Qwen2_5_VLForConditionalGeneration``.
@@ -52,9 +53,6 @@ class ForensicChatNetwork(nn.Module):
         question: What the user asks beside the image. The template's own system text is left as it is.
         real_words: Spellings of the answer that means a real image, one token each.
         fake_words: Spellings of the answer that means a generated image, one token each.
-
-    Raises:
-        ValueError: If a word is not one token of the model's tokenizer.
     """
 
     real_ids: Tensor
@@ -112,6 +110,8 @@ class ForensicChat(Detector):
 
     Any fine-tuned or plain Qwen2.5-VL in transformers' format will do. A folder is read without a network; a hub id is
     looked up on the hub, unless ``HF_HUB_OFFLINE`` is set. Weights that do not fit the model are refused by name.
+    ValueError if ``pretrained`` is no folder with a config and no hub id, ``question`` is empty, or the pixel limits
+    are not positive and in order.
 
     Args:
         pretrained: Folder of the model and its processor, or a hub id ``organisation/name``.
@@ -126,10 +126,6 @@ class ForensicChat(Detector):
         batch_size: Images per forward pass.
         bits: ``int8`` or ``float8`` stores the weights of linear layers in 8 bits: half the memory, and approximate.
             Needs the extra ``quantized``; null: as ``dtype``.
-
-    Raises:
-        ValueError: If ``pretrained`` is no folder with a config and no hub id, ``question`` is empty, or the pixel
-            limits are not positive and in order.
     """
 
     def __init__(

@@ -54,10 +54,8 @@ def load_backbone(name: str, pretrained: str | None = None) -> Backbone:
     The name is timm's (``vit_small_patch14_dinov2``, a pretrained tag may follow a dot; ``hf-hub:OWNER/NAME``;
     ``local-dir:FOLDER``), or one of open_clip's after ``open_clip:``, of which the image tower is taken. ``pretrained``
     is a file with its weights, of which a classifier is left out, or a tag of open_clip's; by default those that the
-    name stands for, which may be fetched from the hub.
-
-    Raises:
-        ValueError: If there is no such model, or no weights for it that fit; what does not fit is named.
+    name stands for, which may be fetched from the hub. ValueError if there is no such model, or no weights for it that
+    fit; what does not fit is named.
     """
     if name.startswith(OPEN_CLIP):
         backbone = _from_open_clip(name.removeprefix(OPEN_CLIP), pretrained)
@@ -142,9 +140,10 @@ class ProbeNetwork(nn.Module):
 class LinearProbe(Detector):
     """Calibrated logistic regression on the pooled features of any timm or open_clip backbone.
 
-    The quickest way to see whether a backbone can tell your real images from your generator's. It learns whatever
-    tells the two folders apart, their file formats too: fit it with ``--match_jpeg`` if they differ in those.
-    No substitute for a detector trained with augmentation on many generators, and a policy fools it soon.
+    The quickest way to see whether a backbone can tell your real images from your generator's. It learns whatever tells
+    the two folders apart, their file formats too: fit it with ``--match_jpeg`` if they differ in those. No substitute
+    for a detector trained with augmentation on many generators, and a policy fools it soon. ValueError if ``probe`` is
+    no such folder, or was fitted on another backbone than ``backbone``.
 
     Args:
         probe: Folder that ``python -m realgen.probe`` wrote: ``config.json`` and ``model.safetensors``.
@@ -152,9 +151,6 @@ class LinearProbe(Detector):
         pretrained: The backbone's weights: a file, or a tag of open_clip's; by default where they were when the probe
             was fitted. Other weights than those are noticed by their features.
         batch_size: Images per forward pass.
-
-    Raises:
-        ValueError: If ``probe`` is no such folder, or was fitted on another backbone than ``backbone``.
     """
 
     def __init__(

@@ -24,10 +24,7 @@ def kernel_distance(
     Of features x [N, D] of generated images and y [M, D] of real ones. Zero in expectation for samples of one
     distribution, so a little below zero is possible. Source: Binkowski et al., "Demystifying MMD GANs"
     (arXiv:1801.01401), equation 4 and section 4. There the mean over random subsets is reported; here all samples are
-    used once, so the result draws no random numbers.
-
-    Raises:
-        ValueError: If a sample has fewer than two rows.
+    used once, so the result draws no random numbers. ValueError if a sample has fewer than two rows.
 
     Example:
         >>> kernel_distance(torch.zeros(2, 1), torch.ones(2, 1))  # 1 + 8 - 2

@@ -124,10 +124,8 @@ def fit_head(
     """Fit a logistic regression, and calibrate its probabilities on images that it has not seen.
 
     ``l2`` is the penalty on the weights, for standardised features. ``platt`` fits scale and shift of the logits,
-    ``temperature`` the scale alone, ``none`` neither.
-
-    Raises:
-        ValueError: If a class is missing, or the features do not tell the held-out classes apart.
+    ``temperature`` the scale alone, ``none`` neither. ValueError if a class is missing, or the features do not tell the
+    held-out classes apart.
 
     Example:
         >>> rows = LabelledFeatures(torch.tensor([[0.0], [1.0], [3.0], [4.0]]), torch.tensor([0, 0, 1, 1]).bool())

@@ -10,9 +10,8 @@ from realgen.functional.network_input import NetworkInput
 def open_clip_input(preprocess: Mapping[str, Any]) -> NetworkInput:
     """Read the input that an open_clip model's evaluation transform makes of files from its ``preprocess_cfg``.
 
-    Raises:
-        ValueError: If ``resize_mode`` is another than ``shortest`` (shorter side to size, centre crop) or ``squash``
-            (both sides to size), or ``interpolation`` is neither bicubic nor bilinear.
+    ValueError if ``resize_mode`` is another than ``shortest`` (shorter side to size, centre crop) or ``squash`` (both
+    sides to size), or ``interpolation`` is neither bicubic nor bilinear.
 
     Example:
         >>> half = {"size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
@@ -34,11 +33,8 @@ def open_clip_input(preprocess: Mapping[str, Any]) -> NetworkInput:
 def timm_input(config: Mapping[str, Any]) -> NetworkInput:
     """Read the input that a timm model's evaluation transform makes of files from its data config.
 
-    That is what ``timm.data.resolve_model_data_config`` returns.
-
-    Raises:
-        ValueError: If ``crop_mode`` is another than ``center`` or ``squash``, or ``interpolation`` is neither bicubic
-            nor bilinear.
+    That is what ``timm.data.resolve_model_data_config`` returns. ValueError if ``crop_mode`` is another than ``center``
+    or ``squash``, or ``interpolation`` is neither bicubic nor bilinear.
 
     Example:
         >>> config = {"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875}

@@ -86,8 +86,7 @@ class ArenaJudge(ABC):
     def check(self) -> None:
         """Check that the judge can be asked, before any work is done; sends nothing.
 
-        Raises:
-            ValueError: If something is missing, such as its key.
+        ValueError if something is missing, such as its key.
         """
         return
 

@@ -73,10 +73,8 @@ def limited_client() -> Any:
 def jpeg_data_url(image: Float[Tensor, "3 height width"], *, quality: int = 95, max_side: int | None = None) -> str:
     """Write an image [3, H, W] in [0, 1] as a data URL: a JPEG file in base64, without chroma subsampling.
 
-    One that is longer than ``max_side`` pixels is scaled down to it; None keeps the size.
-
-    Raises:
-        ValueError: If the image is not in [0, 1].
+    One that is longer than ``max_side`` pixels is scaled down to it; None keeps the size. ValueError if the image is
+    not in [0, 1].
 
     Example:
         >>> import torch

@@ -25,16 +25,14 @@ class DetectorJudge(ArenaJudge):
     """Finds the image with the smaller ``p_fake`` more realistic, and an image below one half real.
 
     A stand-in: it gives no reasons, knows only the fakes of its training, and is fooled like other detectors by a model
-    that was trained against them. Never use one that was a reward. It has no position bias.
+    that was trained against them. Never use one that was a reward. It has no position bias. ValueError if
+    ``tie_margin`` is out of its range.
 
     Args:
         detector: Returns ``p_fake``.
         label: Its name in results; null for the detector's class.
         tie_margin: Largest difference of ``p_fake`` that is a tie, in [0, 1).
         device: Where it computes; null for the device of the command.
-
-    Raises:
-        ValueError: If ``tie_margin`` is out of its range.
     """
 
     def __init__(

@@ -142,10 +142,8 @@ FORMS: Mapping[Kind, VerdictForm] = {
 class Questions:
     """What a judge is asked about a pair and about one image; how to answer is said behind it.
 
-    ``show_prompt``: whether it is told what the images are meant to show; the published evaluation does not.
-
-    Raises:
-        ValueError: If a question is empty.
+    ``show_prompt``: whether it is told what the images are meant to show; the published evaluation does not. ValueError
+    if a question is empty.
     """
 
     def __init__(self, compare: str, single: str, *, show_prompt: bool) -> None:

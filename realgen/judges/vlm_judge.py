@@ -21,6 +21,9 @@ from realgen.judges.verdict_form import COMPARE, FORMS, SINGLE, Questions
 class VlmJudge(ArenaJudge):
     """A ``Qwen2_5_VLForConditionalGeneration`` on this machine, plain or fine-tuned.
 
+    ValueError if a number is out of its range, a question is empty, ``show_prompt`` is asked of ``logits``, or
+    ``pretrained`` is no folder with a config and no hub id.
+
     Args:
         pretrained: Folder of the model and its processor, or a hub id ``organisation/name``.
         answers: ``words``: it is shown both images of a pair, and writes its verdict in two lines, greedily.
@@ -35,10 +38,6 @@ class VlmJudge(ArenaJudge):
         max_pixels: Largest area, in pixels, that images are scaled down to; null for what the processor's config says.
         dtype: Of weights and computation.
         device: Where it computes; null for the device of the command.
-
-    Raises:
-        ValueError: If a number is out of its range, a question is empty, ``show_prompt`` is asked of ``logits``, or
-            ``pretrained`` is no folder with a config and no hub id.
     """
 
     def __init__(

@@ -56,11 +56,7 @@ class ImageMetric(Metric, ABC):
 
     @abstractmethod
     def compute(self) -> Float[Tensor, ""]:
-        """Return the metric over all updates.
-
-        Raises:
-            ValueError: If there were too few images.
-        """
+        """Return the metric over all updates. ValueError if there were too few images."""
 
     def update(
         self,
@@ -184,8 +180,7 @@ class RealComparison(ImageMetric, ABC):
     def add_real(self, real: Float[Tensor, "batch 3 height width"]) -> None:
         """Add real images alone; copies of the metric then compare several models with the same ones.
 
-        Raises:
-            ValueError: If they have another shape, type or range.
+        ValueError if they have another shape, type or range.
         """
         check_images(real, "real")
         with torch.autocast(real.device.type, enabled=False):

@@ -32,8 +32,7 @@ class Encoder(FrozenNetwork):
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch feature"]:
         """Return the features of each image in [0, 1], [B, D] in float32 on the device of ``images``.
 
-        Raises:
-            ValueError: If the images have another shape, type or range.
+        ValueError if the images have another shape, type or range.
         """
         return self.in_chunks(self.features, images)
 
@@ -71,13 +70,12 @@ def save_encoder(directory: str | Path, network: nn.Module, config: EncoderConfi
 class TimmEncoder(Encoder):
     """Pooled features of a timm network, read from a directory on disk.
 
+    ValueError if a file is missing, or ``config.json`` has unknown or missing keys.
+
     Args:
         checkpoint: Directory with ``config.json`` (``model_name``, ``image_size``, ``mean``, ``std``, ``model_args``)
             and ``model.safetensors``, as ``save_encoder`` writes it.
         batch_size: Images per forward pass.
-
-    Raises:
-        ValueError: If a file is missing, or ``config.json`` has unknown or missing keys.
     """
 
     def __init__(self, checkpoint: str, batch_size: int = 64) -> None:

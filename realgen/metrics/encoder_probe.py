@@ -17,14 +17,12 @@ class EncoderProbe(MeanRealism):
 
     With an encoder that grew up elsewhere (``ImageNetEncoder``) it asks another question than the detectors that were
     trained on our images whole: only directions that the encoder knows already can tell real from generated. It is a
-    metric, not a detector, so no reward can be made of it.
+    metric, not a detector, so no reward can be made of it. ValueError if there is no such file, or it holds other
+    tensors.
 
     Args:
         encoder: One that no reward uses.
         probe: Folder with ``model.safetensors`` of ``weight`` [D] and ``bias``, as ``save_probe`` writes it.
-
-    Raises:
-        ValueError: If there is no such file, or it holds other tensors.
     """
 
     def __init__(self, encoder: Encoder, probe: str) -> None:

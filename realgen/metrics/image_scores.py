@@ -128,8 +128,7 @@ class DetectorScoring(ImageScores):
     ) -> None:
         """Score images [B, 3, H, W] in [0, 1]; one with NaN is not scored. The others are as in ``ImageScores.update``.
 
-        Raises:
-            ValueError: If the images have another shape, type or range, or a category is out of its range.
+        ValueError if the images have another shape, type or range, or a category is out of its range.
         """
         check_images(images)
         scores = 1 - self.detector.to(images.device)(images)

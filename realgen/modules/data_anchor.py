@@ -26,14 +26,12 @@ class DataAnchor:
 
     After DDRL (arXiv:2512.04332), whose weight is not known to us: a KL penalty to the reference is measured on the
     policy's samples, off the data; this one is measured on data. Without guidance, for a ``DiffusionPolicy`` alone. The
-    shards must hold photographs of the policy's size: ``data.train_images=true`` and ``data.image_size``.
+    shards must hold photographs of the policy's size: ``data.train_images=true`` and ``data.image_size``. ValueError if
+    the weight is not above 0.
 
     Args:
         weight: Of the mean squared error of the velocity, > 0.
         draws: Draws of noise on each photograph; ``stratified`` along the rollout's schedule by default.
-
-    Raises:
-        ValueError: If the weight is not above 0.
     """
 
     weight: float

@@ -41,7 +41,8 @@ class DetectorTraining(TrainableModule):
     there. Validation adds ``val/accuracy``, ``val/auroc``, ``val/calibration_error``, ``val/brier``, and one
     ``val/<measure>/<condition>`` per corruption.
 
-    The checkpoint holds trained weights only; on resuming the others come from ``detector`` again.
+    The checkpoint holds trained weights only; on resuming the others come from ``detector`` again. ValueError if a
+    number is out of its range.
 
     Args:
         detector: Where the training starts.
@@ -55,9 +56,6 @@ class DetectorTraining(TrainableModule):
         cheats: Whether validation also looks at real images under each of ``CHEATS``, which should count as generated;
             train with ``hard_negatives`` to get there.
         seed: Of what is random in the network: a new head, dropout.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     def __init__(

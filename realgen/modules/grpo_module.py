@@ -56,7 +56,8 @@ class GRPOModule(PolicyModule):
     resumed run goes on as if it had not stopped. The checkpoint holds trained weights only.
 
     Logged beside rewards, advantages, loss and seconds: ``images_per_second`` over all ranks, ``transformer_evals``
-    (rows that this rank's image transformer was called with), and what ``Policy.statistics`` says.
+    (rows that this rank's image transformer was called with), and what ``Policy.statistics`` says. ValueError if a
+    number is out of its range, or policy, module and objective do not fit each other.
 
     Args:
         policy: The policy to train; a ``JointPolicy`` needs ``JointGRPOModule``.
@@ -85,9 +86,6 @@ class GRPOModule(PolicyModule):
         overlap_rewards: Score in another thread meanwhile where the reward gains by it. Exact. False if it cannot.
         frozen_on_demand: Text encoders, decoder, rewards lie on the GPU only while they compute. Exact; costs copies.
         data_anchor: Adds a flow-matching loss on the prompts' photographs; see ``DataAnchor``.
-
-    Raises:
-        ValueError: If a number is out of its range, or policy, module and objective do not fit each other.
     """
 
     def __init__(
@@ -152,9 +150,8 @@ class GRPOModule(PolicyModule):
     def check(self, datamodule: Any) -> None:
         """Raise ValueError for settings that do not fit together, before anything is loaded.
 
-        Raises:
-            ValueError: If no decision can be trained, the updates do not divide the rows, or a metric needs more images
-                of each prompt.
+        ValueError if no decision can be trained, the updates do not divide the rows, or a metric needs more images of
+        each prompt.
         """
         self.policy.check_trainable("model.policy")
         self.check_rows(getattr(datamodule, "prompts_per_iteration", self.updates_per_epoch))

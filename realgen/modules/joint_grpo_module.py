@@ -22,7 +22,8 @@ class JointGRPOModule(GRPOModule):
 
     A rewrite's reward is the mean over its N images, its group the G rewrites of the prompt; an image's group are the N
     images of its text. One optimizer holds both, the image policy's weights in a group of their own; gradients are
-    clipped policy by policy. Statistics of the image policy begin with ``image/``.
+    clipped policy by policy. Statistics of the image policy begin with ``image/``. ValueError if a number is out of its
+    range.
 
     Args:
         policy: The policies to train.
@@ -32,9 +33,6 @@ class JointGRPOModule(GRPOModule):
         image_lr: Learning rate of the image policy; ``null``: the optimizer's.
         group_size: G, rewrites per prompt, >= 2.
         **settings: Of ``GRPOModule``. ``on_policy_tolerance`` is of both policies.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     policy: JointPolicy

@@ -124,7 +124,8 @@ class PolicyUpdate:
         """Accumulate the gradients of the loss over a minibatch, but for those of its last microbatch.
 
         The loss is a mean over the decisions of all ranks, and gradients are averaged over the ranks: each microbatch
-        counts with its share of what a rank's minibatch holds on average. Every rank must call it.
+        counts with its share of what a rank's minibatch holds on average. Every rank must call it. OnPolicyError if
+        ``first_update`` and a ratio is not 1; the message names the likely cause.
 
         Args:
             rows: The minibatch.
@@ -135,9 +136,6 @@ class PolicyUpdate:
         Returns:
             The last microbatch's share of the loss, and statistics of the minibatch. That loss is left to the caller
             because DDP averages over the ranks in one backward pass, which must reach the weights of all policies.
-
-        Raises:
-            OnPolicyError: If ``first_update`` and a ratio is not 1; the message names the likely cause.
         """
         checks = first_update and self.rollout.sampled is not None
         kept = nonzero_advantage_rows(rows, self.advantages) if self.may_skip else rows

@@ -12,18 +12,16 @@ from realgen.types import Minibatch, PolicyScore
 class CRD(ForwardProcess):
     """Centred reward distillation (arXiv:2603.14128).
 
-    With r = l - l_old, l minus the weighted error and l_old that of the policy's lagged weights ``old``, and
-    a = clip(A / 10 + 1/2, 0, 1), the loss of a draw is 5 / beta (beta (r - mean r) - (a - mean a))^2, means over the
-    group. The KL penalty grows with the advantage: kl_coef (m + a (1 - m)) |v - v_ref|^2. Departures: mean r is that of
-    the weights that sampled, taken once an iteration; the published penalty is against a reference with guidance 4.5.
+    With r = l - l_old, l minus the weighted error and l_old that of the policy's lagged weights ``old``, and a = clip(A
+    / 10 + 1/2, 0, 1), the loss of a draw is 5 / beta (beta (r - mean r) - (a - mean a))^2, means over the group. The KL
+    penalty grows with the advantage: kl_coef (m + a (1 - m)) |v - v_ref|^2. Departures: mean r is that of the weights
+    that sampled, taken once an iteration; the published penalty is against a reference with guidance 4.5. ValueError if
+    a number is out of its range.
 
     Args:
         beta: How much of the advantage one unit of r stands for, > 0.
         least_penalty: m, the share of the KL penalty that the worst sample has, 0 to 1.
         **settings: Of ``ForwardProcess``; published with ``kl_coef`` 0.1.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     uses_groups = pulls_back = True

@@ -13,19 +13,16 @@ from realgen.types import Minibatch, PolicyScore
 class DGPO(ForwardProcess):
     """Direct group preference optimisation (arXiv:2510.08425).
 
-    With d the squared error of the policy's velocity and of the reference's, a group's score at a draw is
-    s = beta mean_i A_i (d_i - d_ref_i), and the loss of a draw sigmoid(s) A d, without gradient through the sigmoid.
-    A draw must be the same for a whole group: ``draws.shared``. Departure: s is taken once an iteration, with the
-    weights that sampled, which in its first update are the same.
+    With d the squared error of the policy's velocity and of the reference's, a group's score at a draw is s = beta
+    mean_i A_i (d_i - d_ref_i), and the loss of a draw sigmoid(s) A d, without gradient through the sigmoid. A draw must
+    be the same for a whole group: ``draws.shared``. Departure: s is taken once an iteration, with the weights that
+    sampled, which in its first update are the same. ValueError if a number is out of its range.
 
     Args:
         beta: Sharpness of the preference, > 0.
         error_clip: A good sample is left alone once exp(-d) is larger by this share than it was, a bad one once it is
             smaller by it; above 0 to 1.
         **settings: Of ``ForwardProcess``.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     needs_reference = uses_groups = True

@@ -17,14 +17,12 @@ class DiffusionNFT(ForwardProcess):
     With v_old of the weights that sampled, v+ = beta v + (1 - beta) v_old, v- = (1 + beta) v_old - beta v, c the
     ``advantage_clip`` and r = A / (2 c) + 1/2 in [0, 1], the loss of a draw is c (r e(v+) + (1 - r) e(v-)) / beta,
     where e is the policy's weighted error, each branch with its own weight. While the policy is the one that sampled,
-    the loss does not depend on rewards at all; its gradient does.
+    the loss does not depend on rewards at all; its gradient does. ValueError if beta is not above 0, or the advantages
+    have no largest size.
 
     Args:
         beta: How far the implied policies are from the current one, > 0; not the weight of the KL penalty.
         **settings: Of ``ForwardProcess``; ``advantage_clip`` is finite, published as 5.
-
-    Raises:
-        ValueError: If beta is not above 0, or the advantages have no largest size.
     """
 
     pulls_back = True

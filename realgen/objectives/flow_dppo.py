@@ -16,17 +16,15 @@ from realgen.types import Minibatch, PolicyScore
 class FlowDPPO(GRPO):
     """GRPO that leaves a step alone once its Gaussian has moved far enough in the wanted direction (arXiv:2606.11025).
 
-    With D = mean (mu - mu_old)^2 / (2 std^2), the exact divergence per element from the step that was sampled, the
-    loss is -r A where D <= ``trust_region`` or where the step has moved against its advantage, A (r - 1) <= 0, and has
-    no gradient elsewhere. The ratio's own noise does not enter D, and all steps are held alike. For every transition.
+    With D = mean (mu - mu_old)^2 / (2 std^2), the exact divergence per element from the step that was sampled, the loss
+    is -r A where D <= ``trust_region`` or where the step has moved against its advantage, A (r - 1) <= 0, and has no
+    gradient elsewhere. The ratio's own noise does not enter D, and all steps are held alike. For every transition.
+    ValueError if the trust region is not above 0.
 
     Args:
         trust_region: Largest D, > 0; ``.inf`` for none. Published: 1e-7 for Flow-SDE, 1e-6 for CPS, latents of 65,536
             elements and more.
         **settings: Of ``GRPO``, without clips.
-
-    Raises:
-        ValueError: If the trust region is not above 0.
     """
 
     def __init__(self, *, trust_region: float = 1e-7, **settings: Any) -> None:

@@ -21,7 +21,7 @@ class ForwardProcess(GRPO):
     Space of Reinforcement Learning for Diffusion Models*, ICML 2026); with ``average_coef`` and the policy's
     ``draws.error`` at ``huber`` it is AWM (arXiv:2509.25050). On-policy its gradient is that of the advantage-weighted
     error, and so are those of ``PEPG``, ``DiffusionNFT``, ``DGPO``, ``RAM`` and ``CRD``. The loss of this family is no
-    sign of progress: look at rewards and held-out metrics.
+    sign of progress: look at rewards and held-out metrics. ValueError if a number is out of its range.
 
     Args:
         clip_low: As in GRPO; 1 never clips.
@@ -31,9 +31,6 @@ class ForwardProcess(GRPO):
             >= 0; 0 needs no such weights.
         kl: ``velocity``, the mean squared difference from the reference's.
         **settings: Of ``GRPO``.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     def __init__(

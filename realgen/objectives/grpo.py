@@ -26,7 +26,8 @@ class GRPO(Objective):
 
     With a diffusion policy this is Flow-GRPO (arXiv:2505.05470). Each reward is normalised on its own before they are
     added (GDPO, arXiv:2601.05242). With ``clip_high`` above ``clip_low`` and all decisions weighing alike it is DAPO
-    (arXiv:2503.14476), with ``average="constant"`` and ``advantage_std="none"`` Dr.GRPO (arXiv:2503.20783).
+    (arXiv:2503.14476), with ``average="constant"`` and ``advantage_std="none"`` Dr.GRPO (arXiv:2503.20783). ValueError
+    if a number is out of its range, or a name is unknown.
 
     Args:
         clip_low: How far the ratio may fall below 1 before a bad sample is left alone, 0 to 1. Diffusion log-probs are
@@ -50,9 +51,6 @@ class GRPO(Objective):
             sum over the number of samples times ``most_decisions`` (Dr.GRPO). The same for diffusion policies, but for
             that constant's scale.
         most_decisions: With ``average="constant"``, the most decisions of a sample: the policy's ``max_tokens``.
-
-    Raises:
-        ValueError: If a number is out of its range, or a name is unknown.
     """
 
     maxima = frozenset({"ratio_max_deviation"})
@@ -134,13 +132,12 @@ class GRPO(Objective):
     def loss(self, score: PolicyScore, batch: Minibatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Return the mean clipped surrogate, plus ``kl_coef`` times the mean KL.
 
+        ValueError if the reference is missing.
+
         Returns:
             Loss, and detached means over the decisions that count: ``policy_loss``; with a reference ``kl`` and, of
             velocities, ``norm_ratio``; ``ratio_mean``, ``ratio_max_deviation`` (largest |ratio - 1|), ``clip_fraction``
             and ``approx_kl`` (from the sampling policy to the current one, by k3).
-
-        Raises:
-            ValueError: If the reference is missing.
         """
         ratio = self.ratio(score, batch)
         policy_loss = loss = self.mean(self.surrogate(ratio, score, batch), batch.mask)

@@ -15,7 +15,8 @@ class GSPO(GRPO):
 
     J = 1/G sum_i min(s_i A_i, clip(s_i, 1 - clip_low, 1 + clip_high) A_i) with s_i the geometric mean of the ratios of
     completion i's tokens. A completion is clipped or kept as a whole, and a token's gradient is the completion's
-    divided by its length. A KL penalty is still a mean over the tokens of each completion.
+    divided by its length. A KL penalty is still a mean over the tokens of each completion. ValueError if a number is
+    out of its range, or a name is unknown.
 
     Args:
         clip_low: How far the ratio may fall below 1 before a bad sample is left alone, 0 to 1. A mean over tokens
@@ -23,9 +24,6 @@ class GSPO(GRPO):
         clip_high: How far the ratio may rise above 1 before a good sample is left alone, >= 0.
         kl: What ``kl_coef`` multiplies, as in ``GRPO``.
         **settings: Of ``GRPO``.
-
-    Raises:
-        ValueError: If a number is out of its range, or a name is unknown.
     """
 
     def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4, *, kl: KL = "k3", **settings: Any) -> None:

@@ -80,10 +80,8 @@ class Chat:
     padding is always masked.
 
     The instruction has ``{prompt}`` in it. ``max_tokens`` is the longest user turn, with the template around it;
-    ``end_ids`` are further tokens that end the model's turn.
-
-    Raises:
-        ValueError: If the tokenizer has no chat template, or nothing can end a completion.
+    ``end_ids`` are further tokens that end the model's turn. ValueError if the tokenizer has no chat template, or
+    nothing can end a completion.
     """
 
     def __init__(self, tokenizer: Any, instruction: str, max_tokens: int, end_ids: Sequence[int] = ()) -> None:

@@ -27,6 +27,8 @@ from realgen.types import Draw, PolicyScore
 class ForwardDraws:
     """Which draws of each finished latent are decisions, how errors are weighted, and which weights sample.
 
+    ValueError if a number is out of its range, or a name is unknown.
+
     Args:
         count: S of each sample, at least 1. An update costs S forward and backward passes of each sample.
         noise_levels: How sigma is drawn: from the rollout's own ``steps``, without repetition; ``stratified`` along
@@ -37,9 +39,6 @@ class ForwardDraws:
             latents' alone.
         lagged: Weights that follow the trained ones slowly, by name, for ``sampler`` and for the objective.
         sampler: Which of them rollouts use; ``null``: the trained weights.
-
-    Raises:
-        ValueError: If a number is out of its range, or a name is unknown.
     """
 
     count: int = 3

@@ -29,15 +29,13 @@ class JointPolicy(RewritingPair):
     """A ``PromptPolicy`` that rewrites and an image policy that draws, both trained.
 
     As a policy it is the rewriter: ``rollout``, ``score`` and ``reference`` are of its tokens. ``rollouts`` returns the
-    image policy's rollout too. The texts of a group are drawn from the same noise.
+    image policy's rollout too. The texts of a group are drawn from the same noise. ValueError if there are fewer than
+    two images per rewrite, or the rewriter has settings without effect here.
 
     Args:
         rewriter: Writes the texts; its own ``image_policy`` must be null.
         image_policy: Draws the texts.
         images_per_rewrite: N, at least 2: the images of a text are the image policy's group.
-
-    Raises:
-        ValueError: If there are fewer than two images per rewrite, or the rewriter has settings without effect here.
     """
 
     def __init__(self, rewriter: PromptPolicy, *, image_policy: Policy, images_per_rewrite: int = 4) -> None:

@@ -17,15 +17,13 @@ from realgen.policies.lora import LoRA, merged
 class NetworkPolicy(Policy):
     """Trains one network, whose frozen start is the reference.
 
-    The network is in eval mode always, in training too: what is scored must be what sampled.
+    The network is in eval mode always, in training too: what is scored must be what sampled. ValueError if a copy is to
+    be kept beside adapters, or there are none to be merged.
 
     Args:
         lora: Adapters to train; ``None`` trains the whole network.
         keep_reference: Without ``lora``, keep a frozen copy of the network for ``reference``. Doubles its memory.
         merge_adapters: Sample with the adapters merged into a copy of the weights.
-
-    Raises:
-        ValueError: If a copy is to be kept beside adapters, or there are none to be merged.
     """
 
     def __init__(self, lora: LoRA | None, *, keep_reference: bool, merge_adapters: bool = False) -> None:

@@ -35,7 +35,8 @@ class PromptPolicy(NetworkPolicy):
 
     A completion must be ``<think>..</think><answer>..</answer>``; the answer is drawn. Where the format is broken, the
     user's prompt is drawn, and its ``Rewrite`` says so; likewise where the prompt is empty or longer than
-    ``max_prompt_tokens``, in rows that have no decision.
+    ``max_prompt_tokens``, in rows that have no decision. ValueError if a number is out of range, ``instruction`` lacks
+    ``{prompt}``, or a folder or the engine is bad.
 
     Args:
         pretrained: Directory of a causal language model with a chat template in transformers' format, or its hub id.
@@ -66,9 +67,6 @@ class PromptPolicy(NetworkPolicy):
         local_files_only: Whether a hub id is looked for only among the files already on this machine.
         trust_remote_code: Run Python files that the model brings, which can do whatever you can; not with vLLM.
         engine: Writes the completions; ``null``: ``TransformersEngine``, the trained model itself.
-
-    Raises:
-        ValueError: If a number is out of range, ``instruction`` lacks ``{prompt}``, or a folder or the engine is bad.
     """
 
     def __init__(
@@ -141,8 +139,7 @@ class PromptPolicy(NetworkPolicy):
     def load(self) -> None:
         """Read the language model, attach the adapters, and load the image policy; a second call does nothing.
 
-        Raises:
-            ValueError: If ``pretrained`` holds no such model, or its tokenizer has no chat template or no end token.
+        ValueError if ``pretrained`` holds no such model, or its tokenizer has no chat template or no end token.
         """
         if hasattr(self, "model"):
             return
@@ -236,8 +233,7 @@ class PromptPolicy(NetworkPolicy):
     ) -> Float[Tensor, "rows 3 height width"]:
         """Rewrite each prompt and draw the rewrite, both from the row's seed.
 
-        Raises:
-            ValueError: If there is no image policy, or there are not as many seeds as prompts.
+        ValueError if there is no image policy, or there are not as many seeds as prompts.
         """
         return self.sample_rewritten(prompts, seeds, progress=progress)[0]
 

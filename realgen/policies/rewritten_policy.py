@@ -19,16 +19,14 @@ class RewrittenPolicy(RewritingPair):
 
     All samples of a group have the same text, so that an image is better than its group by how it is drawn, not by its
     text. A share of the prompts of each iteration is not rewritten, or the image policy would forget what users write.
-    ``sample`` rewrites every prompt, as the pair is deployed.
+    ``sample`` rewrites every prompt, as the pair is deployed. ValueError if ``raw_share`` is out of its range, or the
+    rewriter has settings that have no effect here.
 
     Args:
         image_policy: Trained.
         rewriter: Rewrites the prompts, never trained here; its own ``image_policy`` must be null.
         raw_share: Share of an iteration's prompts that is not rewritten, 0 to 1; a fractional number of prompts is
             rounded at random.
-
-    Raises:
-        ValueError: If ``raw_share`` is out of its range, or the rewriter has settings that have no effect here.
     """
 
     def __init__(self, image_policy: Policy, *, rewriter: PromptPolicy, raw_share: float = 0.25) -> None:

@@ -39,6 +39,8 @@ class VLLMEngine(TextEngine):
     - ``entropy`` of a token is minus its log-probability, whose expectation is the entropy: vLLM returns no more.
     - A seed repeats completions only as far as vLLM's kernels round alike in batches of other sizes.
 
+    ValueError if a number is out of its range, or vLLM is not installed.
+
     Args:
         tensor_parallel_size: GPUs that share the engine's copy of the model, at least 1.
         gpu_memory_utilization: Share of each GPU's memory that the engine takes at once and keeps, above 0 and below 1;
@@ -46,9 +48,6 @@ class VLLMEngine(TextEngine):
         max_lora_rank: Largest rank of adapters that it makes room for.
         dtype: Type of its copy, adapters included; best that of the policy.
         enforce_eager: Without CUDA graphs: slower, but starts sooner and takes less memory.
-
-    Raises:
-        ValueError: If a number is out of its range, or vLLM is not installed.
     """
 
     def __init__(

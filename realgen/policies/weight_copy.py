@@ -67,15 +67,13 @@ class Lag:
 
     After iteration t, counted from 1, d = min(rate * max(0, t - flat), most): the copy is the trained weights for
     ``flat`` iterations, and lags more and more from then on. DiffusionNFT's decay types (arXiv:2509.16117) are, as
-    (flat, rate, most): 0 is (0, 0, 0), 1 is (0, 0.001, 0.5), 2 is (75, 0.0075, 0.999).
+    (flat, rate, most): 0 is (0, 0, 0), 1 is (0, 0.001, 0.5), 2 is (75, 0.0075, 0.999). ValueError if a number is out of
+    its range.
 
     Args:
         flat: Iterations at the start without lag, at least 0.
         rate: Growth of d with each iteration, at least 0.
         most: Largest d, 0 to below 1.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     flat: int = 0

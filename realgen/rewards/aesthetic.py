@@ -53,7 +53,7 @@ class Aesthetic(FrozenReward):
     """LAION's improved aesthetic predictor: an MLP on CLIP ViT-L/14's normalised image features, about 1 to 10.
 
     Trained on ratings from 1 to 10 (SAC, LOGO, AVA), but not limited to that range; most images get 4 to 7. It does not
-    see the prompt.
+    see the prompt. ValueError if ``batch_size`` is below 1, or ``head`` is neither a file nor an address.
 
     Args:
         clip: A transformers ``CLIPModel`` with its image processor: folder, or hub id
@@ -61,9 +61,6 @@ class Aesthetic(FrozenReward):
         head: The published file (``sac+logos+ava1-l14-linearMSE.pth``); or the same weights as ``.safetensors``; or
             ``hf-hub:OWNER/REPOSITORY/FILE``.
         batch_size: Images per forward pass.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1, or ``head`` is neither a file nor an address.
     """
 
     def __init__(self, clip: str, head: str, batch_size: int = 64) -> None:

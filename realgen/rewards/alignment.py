@@ -15,8 +15,9 @@ CONFIG = "open_clip_config.json"
 class Alignment(ClipSimilarity):
     """Cosine similarity of CLIP's image and text features, in [-1, 1].
 
-    Takes any open_clip model; ``LongClip`` reads longer prompts. Unlike RealGen, whose reward is the dot product of
-    the features before normalisation, the length of the features does not count, unless ``similarity`` says so.
+    Takes any open_clip model; ``LongClip`` reads longer prompts. Unlike RealGen, whose reward is the dot product of the
+    features before normalisation, the length of the features does not count, unless ``similarity`` says so. ValueError
+    if ``batch_size`` is below 1, or ``model`` is no such folder and ``pretrained`` is not given.
 
     Args:
         model: A folder in open_clip's ``local-dir`` layout (``open_clip_config.json``, weights, tokenizer files); or,
@@ -24,9 +25,6 @@ class Alignment(ClipSimilarity):
         pretrained: Weights for a named architecture: a file, or a tag of open_clip's (which it downloads).
         similarity: ``cosine``; or ``dot``, the raw dot product / 100.
         batch_size: Images or prompts per forward pass.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1, or ``model`` is no such folder and ``pretrained`` is not given.
     """
 
     def __init__(

@@ -46,9 +46,8 @@ class Reward(ABC):
     def __call__(self, samples: Samples) -> RewardOutput:
         """Score samples.
 
-        Raises:
-            ValueError: If the images have another shape, type or range, or ``score`` returns another number of rows
-                than there are samples.
+        ValueError if the images have another shape, type or range, or ``score`` returns another number of rows than
+        there are samples.
         """
         check_images(samples.images, may_lack_pixels=True)  # a reward of texts needs none
         total = samples.per_prompt(self.score(samples), self.name)

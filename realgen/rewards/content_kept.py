@@ -12,15 +12,13 @@ class ContentKept(TextReward):
 
     Content words are all but function words, without case and plural (``realgen.rewards.word_overlap``, English; words
     of other languages count as they are written). A synonym or a translation counts as lost. 0 where the completion
-    broke the format, 1 where the prompt was not rewritten.
+    broke the format, 1 where the prompt was not rewritten. ValueError if a subject has no words, or ``penalty`` is
+    negative or not finite.
 
     Args:
         subjects: Words or phrases for what an image may show; one that is in the answer and not in the prompt is
             invented. List no words of light, lens and style, nor others that a rewrite may add.
         penalty: Loss for each invented subject, finite and >= 0.
-
-    Raises:
-        ValueError: If a subject has no words, or ``penalty`` is negative or not finite.
     """
 
     def __init__(self, subjects: list[str] | None = None, penalty: float = 0.5) -> None:

@@ -22,13 +22,11 @@ class FunctionReward(Reward):
     ``prompts`` are texts as the user wrote them, ``metadata`` dicts of what else the shards know of each prompt, both
     one per image; a number that is None or NaN marks an image that cannot be scored. Images that hold NaN are not
     shown, and get NaN. A function with a network of its own is better a ``Reward``, which is moved between devices.
+    ValueError if it cannot be imported, or does not take three arguments.
 
     Args:
         function: Where it can be imported: ``module.name``; a module in the current folder is found.
         images: ``tensor``: [rows, 3, H, W] in [0, 1] on the device of the policy; ``pil``: a list of ``PIL.Image``.
-
-    Raises:
-        ValueError: If it cannot be imported, or does not take three arguments.
     """
 
     def __init__(self, function: str, images: Literal["tensor", "pil"] = "tensor") -> None:
@@ -43,8 +41,7 @@ class FunctionReward(Reward):
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Return one number per row [B]; NaN for images with NaN, and for rows that the function did not score.
 
-        Raises:
-            ValueError: If the function returns no list of numbers, or one of another length.
+        ValueError if the function returns no list of numbers, or one of another length.
         """
         scores = torch.full((len(samples.images),), torch.nan, device=samples.images.device)
         rows = samples.images.isfinite().flatten(1).all(1).nonzero().flatten().tolist()

@@ -10,16 +10,14 @@ class HPSv2(ClipSimilarity):
     """Human Preference Score v2 and v2.1 (arXiv:2306.09341): the cosine similarity of a fine-tuned CLIP.
 
     In [-1, 1]; the published weights answer about 0.2 to 0.35, and differences of 0.01 matter. The published code
-    computes in half precision, we in float32.
+    computes in half precision, we in float32. ValueError if ``batch_size`` is below 1, or ``checkpoint`` is neither a
+    file nor an address.
 
     Args:
         checkpoint: The published file (``HPS_v2_compressed.pt``, ``HPS_v2.1_compressed.pt``), which holds its weights
             under ``state_dict``; or these as ``.safetensors``; or ``hf-hub:OWNER/REPOSITORY/FILE``.
         architecture: Of the weights, as open_clip names it.
         batch_size: Images or prompts per forward pass.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1, or ``checkpoint`` is neither a file nor an address.
     """
 
     def __init__(self, checkpoint: str, architecture: str = "ViT-H-14", batch_size: int = 64) -> None:

@@ -10,16 +10,13 @@ class LengthWindow(TextReward):
     """1 where the answer has ``shortest`` to ``longest`` words, and max(0, 1 - slope * d) with d words outside.
 
     Where a script has no spaces between words each letter counts as one. 0 where the completion broke the format, 1
-    where the prompt was not rewritten.
+    where the prompt was not rewritten. ValueError if a number is out of its range.
 
     Args:
         shortest: Fewest words, at least 1.
         longest: Most words, at least ``shortest``. The image model's text encoder is a limit: CLIP reads 77 tokens,
             about 50 words.
         slope: Loss for each word outside, above 0.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     def __init__(self, shortest: int, longest: int, slope: float = 0.1) -> None:

@@ -23,6 +23,7 @@ class LongClip(ClipSimilarity):
     The published layout is OpenAI's CLIP with two tables of 248 positions: the first 20 are taken from
     ``positional_embedding``, the others from ``positional_embedding_res``. Text behind token 248 is cut off, and the
     last token kept is the end of text. RealGen's reward is ``similarity: dot``, in half precision; ours is in float32.
+    ValueError if ``batch_size`` is below 1, or ``checkpoint`` is neither a file nor an address.
 
     Args:
         checkpoint: The published file (``longclip-L.pt``); or the same weights as ``.safetensors``; or
@@ -32,9 +33,6 @@ class LongClip(ClipSimilarity):
             training began. It has not learnt to use the new positions.
         similarity: ``cosine``; or ``dot``, the raw dot product / 100.
         batch_size: Images or prompts per forward pass.
-
-    Raises:
-        ValueError: If ``batch_size`` is below 1, or ``checkpoint`` is neither a file nor an address.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class RemoteReward(Reward):
     answer (none within ``connection.patience``, a wrong one, or null) is NaN, counts in ``failed/<component>``, and no
     objective learns from it. The run stops when more than ``max_failed_share`` of the recent samples failed, or when no
     server answered for longer than the patience. A server that refuses the requests (wrong token, over its limits)
-    stops the run at once.
+    stops the run at once. ValueError if a number is out of its range, a url is invalid, or the variable is not set.
 
     Args:
         urls: Servers of the same reward, ``http://host:port`` each; they share the work.
@@ -45,9 +45,6 @@ class RemoteReward(Reward):
         cache_size: Number of rewards kept, so that the same image (and prompt) is not sent again; 0 for none.
         token_variable: Environment variable with the servers' token; null for none.
         connection: Timeouts, repetitions, circuit breaker; null for the defaults.
-
-    Raises:
-        ValueError: If a number is out of its range, a url is invalid, or the variable is not set.
     """
 
     fails_by_sample = False
@@ -94,8 +91,7 @@ class RemoteReward(Reward):
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:
         """Return the reward of each row [B]; NaN for images with NaN, and for rows without a valid answer.
 
-        Raises:
-            RuntimeError: If too many of the recent samples failed, no server answers any more, or one refuses.
+        RuntimeError if too many of the recent samples failed, no server answers any more, or one refuses.
         """
         check_images(samples.images)
         images = samples.images.detach().to("cpu", torch.float32)

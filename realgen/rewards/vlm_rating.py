@@ -59,7 +59,8 @@ class VlmRating(FrozenReward):
 
     It does not see the prompt. An answer without a single number from 1 to 5 is NaN: the sample is masked and counted,
     where the published code draws a random rating and RealGen takes the worst. Decoding is greedy, where theirs is
-    sampled, so the same image always gets the same rating.
+    sampled, so the same image always gets the same rating. ValueError if ``batch_size``, ``max_new_tokens`` or
+    ``max_pixels`` is below 1, or ``question`` is empty.
 
     Args:
         pretrained: A ``Qwen2_5_VLForConditionalGeneration`` and its processor: folder, or hub id
@@ -71,9 +72,6 @@ class VlmRating(FrozenReward):
         dtype: Of weights and computation.
         batch_size: Images per forward pass; ratings of float32 do not depend on it.
         bits: As of ``ForensicChat``.
-
-    Raises:
-        ValueError: If ``batch_size``, ``max_new_tokens`` or ``max_pixels`` is below 1, or ``question`` is empty.
     """
 
     def __init__(

@@ -19,15 +19,13 @@ class WeightedSum(Reward):
     """total = sum_m w_m R_m; every component is kept under its name, unweighted.
 
     A sample that a component of positive weight cannot score (NaN) is NaN in the total, so it changes no policy. An
-    error in a component stops the run.
+    error in a component stops the run. ValueError if no reward has a positive weight, a weight is negative or not
+    finite, or has no reward.
 
     Args:
         rewards: Rewards by name; ``null`` drops one, so that a second config can.
         weights: Weight of each in the total, finite and >= 0; 1 where not given. A reward of weight 0 is computed and
             logged, and changes no policy.
-
-    Raises:
-        ValueError: If no reward has a positive weight, a weight is negative or not finite, or has no reward.
     """
 
     def __init__(self, rewards: dict[str, Reward | None], weights: dict[str, float] | None = None) -> None:

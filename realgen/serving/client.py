@@ -133,14 +133,12 @@ class RewardClient:
     """Sends requests to the replicas of one reward; keeps no sockets between calls, only the replicas' failures.
 
     Proxies of the environment are not used, and redirects are not followed: images and token go where ``urls`` say.
+    ValueError if there is no url, or one is no http address or holds a password.
 
     Args:
         urls: The replicas: ``http://host:port``, or ``https``.
         connection: Timeouts, repetitions, circuit breaker.
         token: Sent as bearer token; None for none.
-
-    Raises:
-        ValueError: If there is no url, or one is no http address or holds a password.
     """
 
     def __init__(self, urls: Sequence[str], connection: ConnectionSettings, *, token: str | None = None) -> None:

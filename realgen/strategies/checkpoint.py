@@ -72,8 +72,7 @@ def write_folder(checkpoint: dict[str, Any], folder: Path, *, first: bool) -> No
 def read_folder(folder: Path, template: Template) -> dict[str, Any]:
     """Read what ``write_folder`` wrote, each tensor placed by the template; every rank must call it.
 
-    Raises:
-        ValueError: If the folder's ``.metadata`` is no index of tensors that its files can hold.
+    ValueError if the folder's ``.metadata`` is no index of tensors that its files can hold.
     """
     stored: Any = IndexReader(folder).read_metadata().state_dict_metadata
     tensors = {key: template(key, each.size, each.properties.dtype) for key, each in stored.items()}

@@ -21,10 +21,8 @@ class AnswerLog:
 
     Each answer is one line, brought to the disk before its worker asks the next question. What there is of a line that
     could not be written whole, because the disk is full or the run was killed, is cut off, at once or by the next run,
-    so that no other line is written behind it; its question is asked again.
-
-    Raises:
-        ValueError: If a line other than the last is no answer.
+    so that no other line is written behind it; its question is asked again. ValueError if a line other than the last is
+    no answer.
     """
 
     def __init__(self, path: Path) -> None:

@@ -56,7 +56,8 @@ class Arena:
 
     Against RealGen's published protocol (generated image first, always; no tie; replies that are not in its words are
     lost) each pair is asked in both orders, a disagreement is a tie, the position bias is reported, and replies that
-    cannot be read are asked for again and then counted. ``protocol: published`` is theirs.
+    cannot be read are asked for again and then counted. ``protocol: published`` is theirs. ValueError if a number is
+    below 1, or nothing is to be asked.
 
     Args:
         judge: Who is asked.
@@ -68,9 +69,6 @@ class Arena:
         ask_again: Ask questions again whose replies could not be read in an earlier run.
         max_failures: Questions in a row without an answer after which the run stops, >= 1; the next one goes on.
         resampling: How intervals are made; null for the defaults.
-
-    Raises:
-        ValueError: If a number is below 1, or nothing is to be asked.
     """
 
     def __init__(
@@ -109,8 +107,7 @@ class Arena:
     ) -> ArenaPlan:
         """Count what ``run`` would ask; reads the image files, and the weights of a local judge, and asks nobody.
 
-        Raises:
-            ValueError: If images are missing, or the file of the answers is none.
+        ValueError if images are missing, or the file of the answers is none.
         """
         arena_run = _ArenaRun(self, prompts, sets, matching)
         answers = AnswerLog(log)

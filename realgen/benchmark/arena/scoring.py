@@ -36,9 +36,7 @@ class Resampling:
 
     Win rates have score intervals (``functional.proportion``): without ties, as of images called real, they are shares
     over independent prompts (Wilson 1927); with ties, which count as half, they are means of 0, 0.5 and 1 (Tango 1998).
-
-    Raises:
-        ValueError: If a number is out of its range.
+    ValueError if a number is out of its range.
     """
 
     resamples: int = 2000

@@ -114,8 +114,7 @@ def read_runs(folder: Path) -> list[RecordedRun]:
 def training_run(folder: Path) -> RecordedRun:
     """Read a training run, whether it has ended or not; without points where no rows of a validation are there yet.
 
-    Raises:
-        ValueError: If its config, rows or log cannot be read.
+    ValueError if its config, rows or log cannot be read.
     """
     config, version = _read_config(folder / CONFIG_FILE)
     seed = config.get("seed_everything")

@@ -23,14 +23,13 @@ from realgen.image_decoding import open_image
 class FormatMatching:
     """Gives real images and generated images one shape, one size and one JPEG quality, in this order.
 
+    ValueError if a number is out of its range.
+
     Args:
         size: Side in pixels of the square that the largest centred square of every image is resized to. No image may be
             smaller: enlarging would leave traces of its own.
         quality: JPEG quality, 1 to 100, at which every image is saved and read again; None does without. It only hides
             what is saved at a better quality: choose it no better than that of the worst files.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     size: int = 512

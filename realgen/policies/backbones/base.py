@@ -75,16 +75,14 @@ class Backbone(ABC):
     def load(self) -> None:
         """Read the weights onto the CPU; a second call does nothing.
 
-        Raises:
-            ValueError: If ``pretrained`` holds no such model; names what it is and where it was looked for.
+        ValueError if ``pretrained`` holds no such model; names what it is and where it was looked for.
         """
 
     @abstractmethod
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Return the shape of one image's latent without the row axis, for example (C, h, w).
 
-        Raises:
-            ValueError: If the model cannot draw images of this height and width in pixels.
+        ValueError if the model cannot draw images of this height and width in pixels.
         """
 
     @abstractmethod
