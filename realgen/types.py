@@ -57,6 +57,8 @@ class PolicyScore:
     """[b, S, C, h, w] guided flow velocity, noise minus data (diffusion only)."""
     draw: Draw | None = None
     """The draws (a diffusion policy's only); then a log-probability is minus the weighted error."""
+    engine_log_probs: Float[Tensor, "rows decisions"] | None = None
+    """[b, S] log-probability of each token to the engine that drew it (a policy of texts only)."""
 
     def select(self, rows: Int[Tensor, " picked"]) -> PolicyScore:
         """Return the score of the given rows."""
