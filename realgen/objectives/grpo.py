@@ -149,8 +149,9 @@ class GRPO(Objective):
 
         Returns:
             Loss, and detached means over the decisions that count: ``policy_loss``; with a correction
-            ``engine_weight``; with a reference ``kl`` and, of velocities, ``norm_ratio``; ``ratio_mean``, ``ratio_max_deviation`` (largest |ratio - 1|), ``clip_fraction``
-            and ``approx_kl`` (from the sampling policy to the current one, by k3).
+            ``engine_weight``; with a reference ``kl`` and, of velocities, ``norm_ratio``; ``ratio_mean``,
+            ``ratio_max_deviation`` (largest |ratio - 1|), ``clip_fraction`` and ``approx_kl`` (from the sampling policy
+            to the current one, by k3).
         """
         ratio = self.ratio(score, batch)
         surrogate = self.surrogate(ratio, score, batch)
