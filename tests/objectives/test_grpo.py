@@ -50,7 +50,7 @@ def test_what_an_engine_drew_counts_as_the_policy_would_have_it(toy, gradient, c
 def test_an_engine_s_correction_is_of_a_policy_that_has_an_engine() -> None:
     assert GRPO(engine_correction="mask").requires == {"engine_log_probs"}
     with pytest.raises(ValueError, match=r"engine_limit must be finite and above 1, got 1"):
-        GRPO(engine_limit=1)
+        GRPO(engine_limit=1.0)
 
 
 def test_clip_holds_back_rows_that_went_far_enough(toy, gradient):
