@@ -79,7 +79,7 @@ class Replica:
 
 
 class Replicas:
-    """Replicas of one reward; those that fail often in a row are left alone for a while, then tried with one request."""
+    """Replicas of one reward; those that fail often in a row are left alone a while, then tried with one request."""
 
     def __init__(self, urls: Sequence[str], *, failures_to_rest: int, rest_seconds: float) -> None:
         self.failures_to_rest = failures_to_rest
