@@ -30,7 +30,12 @@ def part_name(part: object) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return the type and the first line of an error."""
+    """Return the type and the first line of an error.
+
+    Example:
+        >>> describe(RuntimeError("my server is away")), describe(ValueError())
+        ('RuntimeError: my server is away', 'ValueError')
+    """
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"
 

@@ -17,7 +17,7 @@ from realgen.options import OptionParser
 if TYPE_CHECKING:
     from realgen.data.probe_files import Divided
     from realgen.detectors.linear_probe import Backbone
-    from realgen.functional.logistic_regression import FittedHead, LabelledFeatures
+    from realgen.functional.logistic_regression import LabelledFeatures, LogisticHead
     from realgen.metrics.detector_quality import Quality
 
 METRICS = {"accuracy": "accuracy, both classes alike", "auroc": "AUROC", "calibration_error": "calibration error (ECE)"}
@@ -38,12 +38,7 @@ that this writes: --model.reward.rewards.omniaid.detector=runs/probe/detector.ya
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-
-    def command() -> int:
-        print(probe(parse_arguments(arguments)))
-        return 0
-
-    return run_command(command, doing="loading the backbone")
+    return run_command(lambda: print(probe(parse_arguments(arguments))) or 0, doing="loading the backbone")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -57,29 +52,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--real", type=Path, required=True, metavar="DIR", help="folder of photographs, folders in it too")
     add("--generated", type=Path, required=True, metavar="DIR", help="folder of generated images")
     add("--backbone", required=True, metavar="NAME", help="a model of timm, or open_clip:NAME of open_clip")
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="where config.json, model.safetensors, detector.yaml go",
-    )
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the probe, and of its detector.yaml")
     add("--pretrained", metavar="FILE", help="the backbone's weights, or a tag of open_clip's (default: by its name)")
     add("--vae", metavar="DIR", help="diffusers' AutoencoderKL; photographs after it count as generated images too")
     add("--match_jpeg", action="store_true", help="save what is no JPEG file at the qualities of those that are, first")
-    add(
-        "--held_out",
-        type=float,
-        default=0.3,
-        metavar="SHARE",
-        help="half calibrates, half tests (default: %(default)s)",
-    )
-    add(
-        "--calibration",
-        choices=["platt", "temperature", "none"],
-        default="platt",
-        help="what is fitted to the logits: scale and shift (default), the scale alone, or nothing",
-    )
+    add("--held_out", type=float, default=0.3, metavar="X", help="half calibrates, half tests (default: %(default)s)")
+    fitted = "what is fitted to the logits: scale and shift (default), the scale alone, or nothing"
+    add("--calibration", choices=["platt", "temperature", "none"], default="platt", help=fitted)
     add("--l2", type=float, default=1e-3, metavar="X", help="penalty on the head's weights (default: %(default)s)")
     add("--batch_size", type=int, default=64, metavar="N", help="images per forward pass (default: %(default)s)")
     add("--num_workers", type=int, default=2, metavar="N", help="processes that read images (default: %(default)s)")
@@ -90,6 +69,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def probe(options: argparse.Namespace) -> str:
     """Fit, calibrate, test and write a linear probe, with a bar on standard error; return the findings in words."""
+    import yaml
+
     from realgen.data.image_files import find_images
     from realgen.data.jpeg_files import jpeg_quality, matching_qualities
     from realgen.data.probe_files import compare_formats, divide
@@ -116,9 +97,9 @@ def probe(options: argparse.Namespace) -> str:
     resaved = matching_qualities(divided.files, qualities) if options.match_jpeg else {}
     splits = extract(network, divided, resaved, batch_size=options.batch_size, num_workers=options.num_workers)
     fitted = fit_head(splits["fit"], splits["calibrate"], l2=options.l2, calibration=options.calibration)
-    before, after = evaluate(fitted, splits["test"])
+    both = [evaluate(head, splits["test"]) for head in (fitted.raw, fitted.head)]
     counts = {split: [int((rows.generated == label).sum()) for label in (0, 1)] for split, rows in splits.items()}
-    measured = {name: [float(getattr(quality, name)) for quality in (before, after)] for name in METRICS}
+    measured = {name: [float(getattr(quality, name)) for quality in both] for name in METRICS}
     report = {
         "folders": [str(options.real), str(options.generated)],
         "images, real and generated": counts,
@@ -127,7 +108,10 @@ def probe(options: argparse.Namespace) -> str:
         "before and after calibration": measured,
     }
     save_probe(output, network.cpu(), fitted.head, ProbeConfig(options.backbone, options.pretrained, report))
-    _write_part(output, options.backbone)
+    part = {"backbone": options.backbone, "probe": str(output)}
+    text = yaml.safe_dump({"class_path": "realgen.detectors.LinearProbe", "init_args": part}, sort_keys=False)
+    head = f"# A linear probe on {options.backbone}, written by python -m realgen.probe.\n"
+    (output / "detector.yaml").write_text(head + text, encoding="utf-8")
     return _summary(counts["test"], measured, output)
 
 
@@ -138,8 +122,7 @@ def extract(
     import torch
     from torch.utils.data import DataLoader
 
-    from realgen.data.probe_files import MIN_IMAGES, SPLITS
-    from realgen.data.probe_images import prepare
+    from realgen.data.probe_files import MIN_IMAGES, SPLITS, prepare
     from realgen.functional.logistic_regression import LabelledFeatures
     from realgen.progress import ProgressBar
 
@@ -169,19 +152,13 @@ def extract(
     return splits
 
 
-def evaluate(fitted: FittedHead, rows: LabelledFeatures) -> tuple[Quality, Quality]:
-    """Measure the probabilities before and after the calibration, on rows that were used for neither."""
-    import torch
-
+def evaluate(head: LogisticHead, rows: LabelledFeatures) -> Quality:
+    """Measure the probabilities of a head on rows that it was neither fitted nor calibrated on."""
     from realgen.metrics.detector_quality import DetectorQuality
 
-    qualities = []
-    for head in (fitted.raw, fitted.head):
-        metric = DetectorQuality()
-        p_fake = (rows.features @ head.weight + head.bias).sigmoid()
-        metric.update(p_fake, rows.generated.long(), torch.ones_like(rows.generated))
-        qualities.append(metric.compute())
-    return qualities[0], qualities[1]
+    metric = DetectorQuality()
+    metric.update((rows.features @ head.weight + head.bias).sigmoid(), rows.generated.long(), rows.generated | True)
+    return metric.compute()
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -194,15 +171,6 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--batch_size must be at least 1 and --num_workers 0, got {size} and {workers}.")
     if (options.output / "config.json").exists() and not options.overwrite:
         raise ValueError(f"--output {options.output} already holds a probe; --overwrite replaces it.")
-
-
-def _write_part(output: Path, backbone: str) -> None:
-    """Write the part file of a detector that uses this probe."""
-    import yaml
-
-    part = {"class_path": "realgen.detectors.LinearProbe", "init_args": {"backbone": backbone, "probe": str(output)}}
-    text = f"# A linear probe on {backbone}, written by python -m realgen.probe.\n"
-    (output / "detector.yaml").write_text(text + yaml.safe_dump(part, sort_keys=False), encoding="utf-8")
 
 
 def _summary(tested: Sequence[int], measured: Mapping[str, Sequence[float]], output: Path) -> str:

@@ -43,6 +43,7 @@ Common overrides (a dotted key of the config; init_args may be left out; later w
   --detectors.effort=null                   drop one of several
   --matching.size=512 --matching.quality=75 how file formats are made alike; --matching=null leaves them
   --arena=configs/arena/openai.yaml         let a judge compare the images pair by pair, too
+  --blind_spots.vae=models/FLUX.1-dev       report what the detectors are blind to, instead
   --dry-run                                 say what would be drawn, scored and asked, and stop
   --num_prompts=100                         only so many prompts, evenly spaced
   --device=cuda                             where it computes
@@ -65,6 +66,8 @@ def _realbench(arguments: Sequence[str]) -> int:
     reader, config = read_config(arguments)
     from realgen.benchmark.realbench_config import read_split
 
+    if config["blind_spots"] is not None:
+        return _find_blind_spots(reader, config, arguments)
     part = read_split({**reader.written, "part": config["part"], "run_dir": config["run_dir"]})
     bench = prepare(reader, config)
     run = find_folder(config, arguments)
@@ -76,6 +79,29 @@ def _realbench(arguments: Sequence[str]) -> int:
         return _run(bench, reader, config, run.path, arguments, part)
     finally:
         run.release()
+
+
+def _find_blind_spots(reader: ConfigReader, config: Mapping[str, Any], arguments: Sequence[str]) -> int:
+    """Report what the detectors, and metrics that are detectors, are blind to; nothing is drawn."""
+    from rich.console import Console
+
+    from realgen.benchmark.blind_spots import write_blind_spots
+    from realgen.metrics import MeanRealism
+    from realgen.tables import terminal_table
+
+    made, device = reader.make(config), usable_device(config["device"])
+    sights = {name: each.to(device) for name, each in _given(made.detectors).items()}
+    sights |= {name: each.describe for name, each in _given(made.metrics).items() if isinstance(each, MeanRealism)}
+    if made.real is None or not _given(made.images) or not sights:
+        raise ConfigError("blind_spots: give photographs, generated images and detectors: --real=DIR --images DIR")
+    how = {"matching": made.matching, "batch_size": made.scoring.batch_size, "num_workers": made.scoring.num_workers}
+    spots, notes = made.blind_spots.find(sights, made.real, _given(made.images), device, **how)
+    settings = masked({**_provenance(arguments), "config": reader.written})
+    folder = find_folder(config, arguments).reserve(shared=True).path
+    table, files = write_blind_spots(spots, folder, warnings=notes, settings=settings)
+    shown = terminal_table(table.headings, table.rows, title=table.caption, text_columns=(0, 1), framed=False)
+    Console(soft_wrap=True, width=1000).print(shown, *(f"note: {note}" for note in notes), *map(str, files), sep="\n")
+    return 0
 
 
 def read_config(argv: Sequence[str]) -> tuple[ConfigReader, dict[str, Any]]:

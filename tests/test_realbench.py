@@ -51,6 +51,22 @@ def test_every_config_parses(path: Path, repository: Path) -> None:
         assert config["arena"]["class_path"] == "realgen.benchmark.Arena"
 
 
+def test_blind_spots_are_reported_in_place_of_scores(
+    toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_set(tmp_path / "drawn" / "bright", [200, 210, 220])
+    toys += [f"--real={tmp_path / 'bench/real-img-benchmark'}", "--images", str(tmp_path / "drawn")]
+    assert main([*toys, "--blind_spots.num_images=3"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "AUROC; first what even the best of them sees worst"
+    row = next(line for line in out if line.split()[:1] == ["bright"])
+    assert row.split()[1:] == ["a", "generator", "1.00", "[1.00,", "1.00]"]
+    assert out[-2:] == [str(tmp_path / "run" / f"blind_spots.{kind}") for kind in ("html", "csv")]
+    assert "--blind_spots.num_images=3" in (tmp_path / "run" / "blind_spots.html").read_text()
+    assert main([*toys, "--blind_spots.num_images=3", "--real=null"]) == 1
+    assert "give photographs, generated images and detectors" in capsys.readouterr().err
+
+
 def test_draws_scores_writes_and_shows(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(toys) == 0
     out = capsys.readouterr().out

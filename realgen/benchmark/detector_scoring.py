@@ -203,7 +203,7 @@ class DetectorScoringRun:
             if isinstance(found, ScoreTable):
                 tables[name] = found
             else:
-                tables |= {name: found.realism, f"{name}{JUDGED_REAL}": found.judged_real}
+                tables |= dict(zip((name, f"{name}{JUDGED_REAL}"), found, strict=True))
         rows = range(1 + len(self._categories))
         groups = [{name: _score(table, row) for name, table in tables.items()} for row in rows]
         return groups[0], dict(zip(self._categories, groups[1:], strict=True))

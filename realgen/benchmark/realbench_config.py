@@ -10,6 +10,7 @@ import yaml
 from lightning.pytorch.loggers import Logger
 
 from realgen.benchmark.arena.arena import Arena
+from realgen.benchmark.blind_spots import BlindSpots
 from realgen.benchmark.detector_scoring import ScoringSettings
 from realgen.benchmark.inputs.matching import FormatMatching
 from realgen.checks import first_line
@@ -41,6 +42,7 @@ def realbench_arguments() -> dict[str, tuple[Any, Any, str]]:
         "metrics": (dict[str, ImageMetric | None], {}, "Metrics over all images, by name; null drops one."),
         "arena": (Arena | None, None, "Who compares the images pair by pair: a judge and its protocol."),
         "dry_run": (bool, False, "Only say what would be drawn, scored and asked; --dry-run for short."),
+        "blind_spots": (BlindSpots | None, None, "Report what the detectors are blind to instead; needs no prompts."),
         "matching": (FormatMatching | None, None, "How file formats are made alike; null leaves them."),
         "scoring": (ScoringSettings, ScoringSettings(), "How images are read and intervals computed."),
         "draw_batch_size": (int, 8, "Images that a policy draws at a time."),

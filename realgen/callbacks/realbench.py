@@ -104,10 +104,10 @@ class RealBenchScoring(Callback):
                 metric.to(images.device).update(images if self.matching is None else self.matching(images), **where)
         values: dict[str, float] = {}
         for name, metric in metrics.items():
-            found = metric.compute()
-            means = found.realism.mean.reshape(-1).tolist()
-            values |= {name: means[0], f"{name}_judged_real": float(found.judged_real.mean.reshape(-1)[0])}
-            values[f"failed/{name}"] = float(len(self.prompts) - found.realism.number.reshape(-1)[0])
+            realism, judged_real = metric.compute()
+            means = realism.mean.reshape(-1).tolist()
+            values |= {name: means[0], f"{name}_judged_real": float(judged_real.mean.reshape(-1)[0])}
+            values[f"failed/{name}"] = float(len(self.prompts) - realism.number.reshape(-1)[0])
             values |= {f"{name}/{category}": mean for category, mean in zip(categories, means[1:], strict=True)}
         return values
 

@@ -1,12 +1,18 @@
-"""The files that a linear probe is fitted, calibrated and tested on, and how the two classes' files differ."""
+"""The files that a linear probe is fitted, calibrated and tested on: how the two classes' differ, and their images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from realgen.data.image_batches import CLASSES
-from realgen.data.image_files import ImageFile, check_disjoint, find_images, group_names, split_files
+from realgen.data.image_files import ImageFile, check_disjoint, find_images, group_names, read_image, split_files
+from realgen.functional.images import jpeg_round_trip
+from realgen.functional.network_input import NetworkInput, to_network_input
 
 SPLITS = ("fit", "calibrate", "test")
 """Into which the images of each class are divided."""
@@ -75,3 +81,22 @@ def compare_formats(divided: Divided, qualities: Mapping[Path, int], *, match_jp
     if len(typical) == 2 and abs(typical[0] - typical[1]) > QUALITY_WARNED:
         lines.append("warning: the classes' JPEG files differ in quality, which --match_jpeg does not change")
     return "\n".join(lines)
+
+
+Prepared = tuple[list[int], Float[Tensor, "rows 3 height width"] | None, list[str]]
+"""Rows that could be read, their images, None if there is none, and files that could not be read, with the reason."""
+
+
+def prepare(wanted: NetworkInput, qualities: Mapping[Path, int], files: Sequence[tuple[int, Path]]) -> Prepared:
+    """Read files, each behind its row; one of ``qualities``, 1 to 100, is saved as such a JPEG and read again first."""
+    rows, pixels, broken = list[int](), list[Tensor](), list[str]()
+    for row, path in files:
+        try:
+            images = read_image(path)[None]
+        except ValueError as error:
+            broken.append(f"{path}: {error}")
+            continue
+        images = jpeg_round_trip(images, qualities[path]) if path in qualities else images
+        pixels.append(to_network_input(images, wanted))
+        rows.append(row)
+    return rows, torch.cat(pixels) if pixels else None, broken

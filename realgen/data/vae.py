@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.functional import to_pil_image
 
 from realgen.checks import first_line
+from realgen.data.generated_images import write_image
 from realgen.data.image_files import ImageFile, read_image
-from realgen.functional.images import to_uint8
 from realgen.progress import ProgressBar
 
 
@@ -51,7 +50,5 @@ def write_reconstructions(vae: Any, files: Sequence[ImageFile], folder: Path) ->
         for file in files:
             with suppress(ValueError):  # whoever reads the files themselves names it
                 image = reconstruct(vae, read_image(file.path)[None])[0]
-                path = (folder / file.name).with_suffix(".png")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                to_pil_image(to_uint8(image)).save(path)
+                write_image((folder / file.name).with_suffix(".png"), image, {})
             bar.update()

@@ -13,7 +13,7 @@ import zipfile
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,18 +32,10 @@ NAMES_SHOWN = 8
 Config = TypeVar("Config", bound=VisionConfig)
 
 
-class CheckpointFiles(NamedTuple):
-    """Where a checkpoint's two halves are."""
-
-    weights: str
-    """A file, or its address on the hub; ``local_file`` returns its path."""
-    config: Path | VisionConfig
-    """A file, or what it would hold."""
-
-
-def locate(checkpoint: str, config: str | VisionConfig | None = None) -> CheckpointFiles:
+def locate(checkpoint: str, config: str | VisionConfig | None = None) -> tuple[str, Path | VisionConfig]:
     """Find the weights and the config of a checkpoint, a folder that ``save`` wrote or a .safetensors or .pth file.
 
+    Returned are the weights' file, or its address on the hub, and the config or its file.
     ``config`` is the network's config, or a JSON file with it; by default ``config.json`` in the folder, or beside the
     file. For a file on the hub, which is not fetched here, it must be given.
 
@@ -54,7 +46,7 @@ def locate(checkpoint: str, config: str | VisionConfig | None = None) -> Checkpo
         check_file(checkpoint, "checkpoint")
         if config is None:
             raise ValueError(f"checkpoint {checkpoint!r} needs its network's config; give config, or a JSON file.")
-        return CheckpointFiles(checkpoint, config if isinstance(config, VisionConfig) else Path(config))
+        return checkpoint, config if isinstance(config, VisionConfig) else Path(config)
     path = Path(checkpoint)
     if not path.exists():
         raise ValueError(
@@ -65,11 +57,11 @@ def locate(checkpoint: str, config: str | VisionConfig | None = None) -> Checkpo
     if not weights.is_file():
         raise ValueError(f"checkpoint {str(path)!r} has no {WEIGHTS_NAME}.")
     if isinstance(config, VisionConfig):
-        return CheckpointFiles(str(weights), config)
+        return str(weights), config
     settings = Path(config) if config is not None else weights.parent / CONFIG_NAME
     if not settings.is_file():
         raise ValueError(f"checkpoint {str(path)!r} needs its network's config; {str(settings)!r} does not exist.")
-    return CheckpointFiles(str(weights), settings)
+    return str(weights), settings
 
 
 def save(network: DetectorNetwork, directory: str | Path) -> Path:
@@ -245,8 +237,8 @@ class CheckpointDetector(NetworkDetector):
     ) -> None:
         super().__init__(batch_size)
         self._dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
-        self._files = locate(checkpoint, config)
-        self._config: Any = read_config(self._files.config, self.config_type)
+        self._weights, source = locate(checkpoint, config)
+        self._config: Any = read_config(source, self.config_type)
 
     @property
     @abstractmethod
@@ -255,7 +247,7 @@ class CheckpointDetector(NetworkDetector):
 
     def build(self) -> nn.Module:
         """Read the weights; raise ValueError that names those which do not fit the config."""
-        weights = local_file(self._files.weights)
+        weights = local_file(self._weights)
         with torch.device("meta"):  # a config may ask for any size: nothing is allocated until the weights fit it
             fit = fitting(self.network_type(self._config), read_state_dict(weights), weights)
         network: DetectorNetwork = self.network_type(self._config)

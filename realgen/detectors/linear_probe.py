@@ -120,23 +120,6 @@ class ProbeConfig:
     """How the probe was fitted and how good it is; for readers."""
 
 
-class ProbeNetwork(nn.Module):
-    """Frozen backbone and head, of whose weight [D] and bias the calibration is part."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, backbone: Backbone, head: LogisticHead) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.register_buffer("weight", head.weight.float())
-        self.register_buffer("bias", head.bias.float())
-
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
-        """Return the logit of being generated, for images in [0, 1]."""
-        return self.backbone(images) @ self.weight + self.bias
-
-
 class LinearProbe(Detector):
     """Calibrated logistic regression on the pooled features of any timm or open_clip backbone.
 
@@ -180,11 +163,13 @@ class LinearProbe(Detector):
             raise ValueError(f"{weights} must hold weight, bias and fingerprint, got {', '.join(sorted(state))}.")
         backbone = load_backbone(self.config.backbone, self.pretrained)
         check_fingerprint(backbone, state["fingerprint"], self.config.backbone)
-        return ProbeNetwork(backbone, LogisticHead(state["weight"], state["bias"]))
+        head = nn.Linear(len(state["weight"]), 1)
+        head.load_state_dict({"weight": state["weight"][None], "bias": state["bias"][None]})
+        return nn.Sequential(backbone, head)
 
     def p_fake(self, network: nn.Module, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, " batch"]:
         """Return the probability that each image is generated."""
-        return network(images).sigmoid()
+        return network(images)[:, 0].sigmoid()
 
 
 def save_probe(folder: Path, backbone: Backbone, head: LogisticHead, config: ProbeConfig) -> None:

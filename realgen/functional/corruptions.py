@@ -1,8 +1,8 @@
 """Corruptions of images [rows, 3, H, W] in [0, 1]: what files go through, and ways to cheat a detector.
 
-``HARMLESS`` ones keep a real image real and a generated one generated; a detector is measured by how much worse it
-becomes. Results of ``CHEATS`` must count as generated, whatever the image: a policy that is rewarded by the detector
-finds them.
+``HARMLESS`` ones and ``COLOURS`` keep a real image real and a generated one generated; a detector is measured by how
+much worse it becomes. Results of ``CHEATS`` must count as generated, whatever the image: a policy that is rewarded by
+the detector finds them.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms import functional as tv
 from torchvision.transforms.functional import gaussian_blur
 
 from realgen.functional.images import jpeg_round_trip, resize
@@ -111,6 +112,14 @@ HARMLESS: dict[str, Corruption] = {
     "grain": grain,
 }
 """Changes of files in everyday use; the label stays."""
+
+COLOURS: dict[str, Corruption] = {
+    "grey": lambda images, _: tv.rgb_to_grayscale(images, 3),
+    "saturated": lambda images, _: tv.adjust_saturation(images, 1.6),
+    "pale": lambda images, _: tv.adjust_contrast(images, 0.6),
+    "dark": lambda images, _: tv.adjust_brightness(images, 0.6),
+}
+"""Colour and contrast as photographs have them too; the label stays. Strengths are ours."""
 
 CHEATS: dict[str, Corruption] = {
     "blur": blur,

@@ -8,7 +8,7 @@ from realgen.metrics.encoder import Encoder, EncoderConfig, TimmEncoder, save_en
 from realgen.metrics.encoder_probe import EncoderProbe
 from realgen.metrics.fid import FID
 from realgen.metrics.held_out_detector import DetectorAUROC, DetectorScore, JudgedReal, MeanRealism
-from realgen.metrics.image_scores import DetectorScoring, ImageScores, RealismScores
+from realgen.metrics.image_scores import DetectorScoring, ImageScores
 from realgen.metrics.imagenet import ImageNetEncoder
 from realgen.metrics.kid import KID
 from realgen.metrics.spectrum import GridEnergy, SpectrumDistance
@@ -34,7 +34,6 @@ __all__ = [
     "MeanRealism",
     "Quality",
     "RealComparison",
-    "RealismScores",
     "SpectrumDistance",
     "TimmEncoder",
     "save_encoder",

@@ -1,6 +1,6 @@
 """One number per image, averaged over prompts and categories with intervals; of detectors, and of anything else."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -90,15 +90,6 @@ class ImageScores(Metric):
         return ScoreTable(mean, low, high, found.number.to(self.device))
 
 
-class RealismScores(NamedTuple):
-    """Results of ``DetectorScoring``, in percent."""
-
-    realism: ScoreTable
-    """Mean P(real) x 100, the scale of the paper's table."""
-    judged_real: ScoreTable
-    """Share of images with P(real) > 0.5."""
-
-
 class DetectorScoring(ImageScores):
     """RealBench's Detector-Scoring (RealGen, arXiv:2512.00473): how real a detector takes the images of a model for.
 
@@ -134,8 +125,8 @@ class DetectorScoring(ImageScores):
         scores = 1 - self.detector.to(images.device)(images)
         super().update(scores, prompts=prompts, categories=categories, valid=valid)
 
-    def compute(self) -> RealismScores:
-        """Return mean P(real) and share above 0.5, in percent; scalars where there are no categories."""
+    def compute(self) -> tuple[ScoreTable, ScoreTable]:
+        """Return mean P(real) x 100 and share above 0.5, in percent; scalars where there are no categories."""
         p_real = self.seen()[0]
         judged = torch.where(p_real.isnan(), p_real, (p_real > 0.5).to(p_real))
-        return RealismScores(self._table(p_real, scale=100.0), self._table(judged, shares=True, scale=100.0))
+        return self._table(p_real, scale=100.0), self._table(judged, shares=True, scale=100.0)

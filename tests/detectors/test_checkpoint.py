@@ -18,9 +18,9 @@ from realgen.detectors.checkpoint import load_exactly, locate, read_config, read
 def test_save_writes_two_files_that_are_found_again(effort_network, tmp_path):
     folder = save(effort_network, tmp_path / "new" / "folder")
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
-    files = locate(str(folder))
-    assert read_config(files.config, EffortConfig) == effort_network.config
-    state = read_state_dict(Path(files.weights))
+    weights, config = locate(str(folder))
+    assert read_config(config, EffortConfig) == effort_network.config
+    state = read_state_dict(Path(weights))
     assert state.keys() == effort_network.state_dict().keys()
     assert all(torch.equal(value, state[name]) for name, value in effort_network.state_dict().items())
 
@@ -199,7 +199,7 @@ def test_wrapped_state_dicts_are_found(tmp_path, key):
 
 def test_a_config_can_be_given_in_place_of_a_file(effort_network, tmp_path):
     given = replace(effort_network.config, rank=5)
-    assert read_config(locate(str(save(effort_network, tmp_path)), given).config, EffortConfig).rank == 5
+    assert read_config(locate(str(save(effort_network, tmp_path)), given)[1], EffortConfig).rank == 5
     with pytest.raises(TypeError, match=r"config must be an EffortConfig, got OmniAIDConfig\("):
         read_config(OmniAIDConfig(), EffortConfig)
 

@@ -76,10 +76,10 @@ def test_safetensors_are_read_too(layout, images, tmp_path):
 
 @pytest.mark.parametrize(("name", "kind"), [("omniaid", OmniAID), ("effort", Effort)])
 def test_the_shipped_weights_survive_the_published_layout(nano, name, kind, tmp_path):
-    files = locate(str(nano / name))
+    weights, config = locate(str(nano / name))
     network = {"omniaid": OmniAID, "effort": Effort}[name](str(nano / name))
-    torch.save({"model": read_state_dict(Path(files.weights))}, tmp_path / "file.pth")
-    again = kind(str(tmp_path / "file.pth"), config=str(files.config))
+    torch.save({"model": read_state_dict(Path(weights))}, tmp_path / "file.pth")
+    again = kind(str(tmp_path / "file.pth"), config=str(config))
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(again(images), network(images))
 

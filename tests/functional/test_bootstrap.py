@@ -7,7 +7,8 @@ import torch
 from scipy import stats
 
 from realgen.functional import bootstrap
-from realgen.functional.bootstrap import bootstrap_mean, percentile_limits, resampled_means
+from realgen.functional.bootstrap import bootstrap_auroc, bootstrap_mean, percentile_limits, resampled_means
+from realgen.functional.distribution_distance import auroc
 from realgen.functional.estimate import Estimate
 
 
@@ -129,3 +130,29 @@ def test_mistakes():
     for value in (math.inf, math.nan):
         with pytest.raises(ValueError, match="values must be finite, got 1 that are not"):
             bootstrap_mean(torch.tensor([1.0, value]))
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_an_auroc_has_the_limits_of_drawing_images_again(paired):
+    """The naive way: draw images with replacement, those of a pair together, and compute the AUROC of each draw."""
+    generator = torch.Generator().manual_seed(4)
+    real = torch.randn(60, generator=generator).double()
+    fake = (
+        real + 0.3 + 0.3 * torch.randn(60, generator=generator) if paired else torch.randn(45, generator=generator) + 1
+    )
+    found = bootstrap_auroc(fake, real, paired=paired)
+    assert found.value == pytest.approx(float(auroc(fake.double(), real)))
+    draws = [
+        [torch.randint(len(part), (len(part),), generator=generator) for part in (fake, real)] for _ in range(2000)
+    ]
+    naive = torch.stack([auroc(fake[i].double(), real[i if paired else j]) for i, j in draws])
+    low, high = naive.quantile(0.025), naive.quantile(0.975)
+    assert (found.low, found.high) == pytest.approx((float(low), float(high)), abs=0.012)
+
+
+def test_an_auroc_of_ties_and_one_that_is_certain():
+    ones = torch.ones(5)
+    assert bootstrap_auroc(ones, ones) == Estimate(0.5, 0.5, 0.5, 10)
+    assert bootstrap_auroc(ones, 0 * ones[:2]) == Estimate(1.0, 1.0, 1.0, 7)
+    with pytest.raises(ValueError, match="values must be finite"):
+        bootstrap_auroc(ones, torch.empty(0))

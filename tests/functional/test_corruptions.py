@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from realgen.functional.corruptions import (
     CHEATS,
+    COLOURS,
     HARMLESS,
     blots,
     blur,
@@ -43,9 +44,9 @@ def soft_pictures(rows=4, low=0.3, high=0.7):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (80, 48)])
-@pytest.mark.parametrize("name", [*HARMLESS, *CHEATS])
+@pytest.mark.parametrize("name", [*HARMLESS, *COLOURS, *CHEATS])
 def test_size_range_and_determinism(name, size):
-    change = (HARMLESS | CHEATS)[name]
+    change = (HARMLESS | COLOURS | CHEATS)[name]
     images = pictures(2, *size)
     before = images.clone()
     first, again, other = (change(images, seeded(seed)) for seed in (2, 2, 3))
@@ -53,7 +54,7 @@ def test_size_range_and_determinism(name, size):
     assert first.min() >= 0
     assert first.max() <= 1
     assert torch.equal(first, again)
-    assert name in HARMLESS or not torch.equal(first, other)
+    assert name not in CHEATS or not torch.equal(first, other)
     assert torch.equal(images, before)
     assert not torch.equal(first, images)
 
@@ -177,3 +178,12 @@ def test_blots_have_no_picture_left_and_are_soft():
     assert torch.equal(first, second)
     assert first.diff(dim=-1).abs().mean() < 0.1 * first.std()
     assert first.std() > 0.2
+
+
+def test_colours_do_what_they_say():
+    images = soft_pictures()
+    assert (COLOURS["grey"](images, seeded()).std(1) == 0).all()
+    torch.testing.assert_close(COLOURS["dark"](images, seeded()), 0.6 * images)
+    pale, spread = COLOURS["pale"](images, seeded()), images.flatten(1).std(1)
+    torch.testing.assert_close(pale.flatten(1).std(1) / spread, torch.full((4,), 0.6), atol=0.02, rtol=0)
+    assert (COLOURS["saturated"](images, seeded()).std(1).mean() / images.std(1).mean()) > 1.3

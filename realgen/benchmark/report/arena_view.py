@@ -24,18 +24,8 @@ class Pair(NamedTuple):
     """In which order they were shown, and the judge's reason."""
 
 
-class ArenaView(NamedTuple):
-    """All that the report shows of the arena."""
-
-    lines: list[str]
-    """Sentences about the judge and the protocol."""
-    tables: list[Table]
-    charts: list[Chart]
-    pairs: list[Pair]
-
-
-def arena_view(results: Results, number: int) -> ArenaView | None:
-    """Build the arena's part of the report, with at most ``number`` pairs; None where no arena was held."""
+def arena_view(results: Results, number: int) -> dict[str, list[Any]] | None:
+    """Return sentences, tables, charts and at most ``number`` pairs for the report; None where no arena was held."""
     arena = results.arena
     if arena is None:
         return None
@@ -48,12 +38,12 @@ def arena_view(results: Results, number: int) -> ArenaView | None:
         _categories("Win rate by category", wins),
         _categories("Called real when seen alone, by category", singles),
     ]
-    return ArenaView(
-        lines=list(_lines(arena)),
-        tables=[table for table in tables if table.rows],
-        charts=[chart for chart in _charts(arena) if chart is not None],
-        pairs=list(_pairs(results, arena.pairs, number)),
-    )
+    return {
+        "lines": list(_lines(arena)),
+        "tables": [table for table in tables if table.rows],
+        "charts": [chart for chart in _charts(arena) if chart is not None],
+        "pairs": list(_pairs(results, arena.pairs, number)),
+    }
 
 
 def chosen_pairs(pairs: Sequence[PairRow], number: int) -> list[PairRow]:

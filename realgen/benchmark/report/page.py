@@ -67,7 +67,7 @@ def write_report(results: Results, out: Path) -> None:
     shown = best_and_worst(results, EXAMPLES)
     arena = arena_view(results, PAIRS)
     rows = [row for group in shown for row in (*group.best, *group.worst)]
-    rows += [row for pair in arena.pairs for row in (pair.first, pair.second)] if arena is not None else []
+    rows += [row for pair in arena["pairs"] for row in (pair.first, pair.second)] if arena is not None else []
     small = thumbnails([row.path(out.parent) for row in rows if row.file], budget=BUDGET)
 
     def thumbnail(row: ImageRow) -> Thumbnail | None:
