@@ -30,12 +30,7 @@ def part_name(part: object) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return the type and the first line of an error.
-
-    Example:
-        >>> describe(RuntimeError("my server is away")), describe(ValueError())
-        ('RuntimeError: my server is away', 'ValueError')
-    """
+    """Return the type and the first line of an error."""
     kind, line = type(error).__name__, first_line(error)
     return kind if line == kind else f"{kind}: {line}"
 

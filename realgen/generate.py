@@ -70,12 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def split_prompts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Tell prompts from options with their values; after ``--`` all are prompts.
-
-    Example:
-        >>> split_prompts(["a cat", "--n", "2", "--seed=1", "--", "--a dog"])
-        (['a cat', '--a dog'], ['--n', '2', '--seed=1'])
-    """
+    """Tell prompts from options with their values; after ``--`` all are prompts."""
     prompts: list[str] = []
     options: list[str] = []
     arguments = iter(argv)

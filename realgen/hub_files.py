@@ -26,9 +26,6 @@ def check_file(source: str, argument: str) -> None:
 
     Raises:
         ValueError: If it is neither; names the command that fetches a published file.
-
-    Example:
-        >>> check_file("hf-hub:someone/something/weights.pt", "checkpoint")
     """
     on_hub = source.startswith(HUB) and source.count("/") >= 2 and not source.endswith("/")
     if not on_hub and not Path(source).is_file():
@@ -69,12 +66,7 @@ def found_at(source: str) -> Path | None:
 
 
 def fetch_command(source: str) -> str:
-    """Return the command that puts a file, ``check_file`` source or hub id where it is looked for; empty if unknown.
-
-    Example:
-        >>> fetch_command("hf-hub:someone/something/a/weights.pt")
-        'hf download someone/something a/weights.pt'
-    """
+    """Return the command that puts a file, ``check_file`` source or hub id where it is looked for; empty if unknown."""
     path = Path(source)
     if source.startswith(HUB):
         owner, repository, file = source.removeprefix(HUB).split("/", 2)

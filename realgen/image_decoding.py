@@ -79,10 +79,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
     Raises:
         ValueError: If its pixels are 32-bit numbers, whose range is not known.
-
-    Example:
-        >>> upright_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 102))).getpixel((0, 0))
-        (153, 153, 153)
     """
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):

@@ -23,10 +23,6 @@ def gather_first_axis(tensor: Shaped[Tensor, "first *rest"]) -> Shaped[Tensor, "
     """Concatenate every rank's tensor along the first axis, in rank order; the result is the same on every rank.
 
     It is of one shape and type on all ranks, and small, as it is copied to every rank.
-
-    Example:
-        >>> gather_first_axis(torch.tensor([1.0, 2.0]))
-        tensor([1., 2.])
     """
     if world_size() == 1:
         return tensor
@@ -36,12 +32,7 @@ def gather_first_axis(tensor: Shaped[Tensor, "first *rest"]) -> Shaped[Tensor, "
 
 
 def max_over_ranks(value: Tensor) -> Tensor:
-    """Return the largest of one scalar per rank, the same on every rank; NaN if any rank has NaN.
-
-    Example:
-        >>> max_over_ranks(torch.tensor(3.0))
-        tensor(3.)
-    """
+    """Return the largest of one scalar per rank, the same on every rank; NaN if any rank has NaN."""
     return gather_first_axis(value.detach().reshape(1)).max()
 
 
@@ -108,12 +99,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def compute_device(tensor: Tensor) -> torch.device:
-    """Return where a weight is used: its own device, or for shards offloaded to the CPU that of their mesh.
-
-    Example:
-        >>> compute_device(torch.zeros(2))
-        device(type='cpu')
-    """
+    """Return where a weight is used: its own device, or for shards offloaded to the CPU that of their mesh."""
     if isinstance(tensor, DTensor) and tensor.device_mesh.device_type == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return tensor.device

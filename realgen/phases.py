@@ -15,17 +15,6 @@ def phase(name: str) -> Iterator[None]:
 
     A context manager and a decorator of functions. The note survives a thread: the error is raised again by the caller
     who waits for it.
-
-    Example:
-        >>> @phase("decoding")
-        ... def decode():
-        ...     raise MemoryError
-        >>> try:
-        ...     with phase("rollout"):
-        ...         decode()
-        ... except MemoryError as error:
-        ...     phase_of(error)
-        'decoding'
     """
     try:
         yield
@@ -41,19 +30,7 @@ def phase_of(error: BaseException) -> str | None:
 
 
 class PhaseClock:
-    """Adds up seconds by phase; waits for the device at each border, so that the time lands in the right phase.
-
-    Example:
-        >>> ticks = iter([0.0, 2.0, 5.0, 6.5])
-        >>> clock = PhaseClock(torch.device("cpu"), now=lambda: next(ticks))
-        >>> for phase in ("rollout", "rollout"):
-        ...     with clock(phase):
-        ...         pass
-        >>> clock.seconds
-        {'rollout': 3.5}
-        >>> clock.statistics()
-        {'seconds/rollout': 3.5}
-    """
+    """Adds up seconds by phase; waits for the device at each border, so that the time lands in the right phase."""
 
     def __init__(self, device: torch.device, *, now: Callable[[], float] = time.perf_counter) -> None:
         self.device = device

@@ -36,12 +36,7 @@ def quantize_weights(network: nn.Module, kind: EightBits | None) -> None:
 
 
 def quantized_bytes(network: nn.Module, kind: EightBits | None) -> int:
-    """Return the bytes of a network's parameters and buffers, on any device, if it were quantized.
-
-    Example:
-        >>> quantized_bytes(nn.Linear(8, 2, bias=False), "int8"), quantized_bytes(nn.Linear(8, 2, bias=False), None)
-        (24, 64)
-    """
+    """Return the bytes of a network's parameters and buffers, on any device, if it were quantized."""
     linear = {id(m.weight): len(m.weight) for m in _linear_layers(network)} if kind is not None else {}
     tensors = [*network.parameters(), *network.buffers()]
     return sum(

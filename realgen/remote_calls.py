@@ -172,12 +172,6 @@ def retry_after(headers: Mapping[str, str], *, now: float) -> float:
 
     Headers stand by lower-case name; ``retry-after-ms`` is OpenAI's and counts first. ``now`` is in seconds since 1970,
     as ``retry-after`` may be a date.
-
-    Example:
-        >>> retry_after({"retry-after": "2"}, now=0.0)
-        2.0
-        >>> retry_after({"retry-after": "Thu, 01 Jan 1970 00:01:00 GMT"}, now=50.0)
-        10.0
     """
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
@@ -207,12 +201,7 @@ def read_secret(name: str, variable: str) -> str:
 
 
 def quoted(text: str, secret: str | None = None) -> str:
-    r"""Return what a service says as a part of one line: at most 300 characters, without secrets, which some quote.
-
-    Example:
-        >>> quoted("no such\nkey: \x1b[1msk-1", "sk-1")
-        'no such key: [1m***'
-    """
+    """Return what a service says as a part of one line: at most 300 characters, without secrets, which some quote."""
     printable = "".join(letter if letter.isprintable() else " " for letter in mask(text, secret))
     return " ".join(printable.split())[:300]
 

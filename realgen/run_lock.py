@@ -101,12 +101,7 @@ def local_only(path: Path, mounts: Path = MOUNTS) -> str:
 
 
 def is_first_process(environment: Mapping[str, str]) -> bool:
-    """Return whether this is the process of a job that writes: rank 0, as torchrun, SLURM or Lightning tell it.
-
-    Example:
-        >>> is_first_process({}), is_first_process({"RANK": "0"}), is_first_process({"LOCAL_RANK": "1"})
-        (True, True, False)
-    """
+    """Return whether this is the process of a job that writes: rank 0, as torchrun, SLURM or Lightning tell it."""
     rank = environment.get("RANK", environment.get("SLURM_PROCID", "0"))
     return all(
         number == "0" for number in (rank, environment.get("LOCAL_RANK", "0"), environment.get("NODE_RANK", "0"))

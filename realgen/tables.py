@@ -36,11 +36,6 @@ def terminal_table(
     are flush left, the others, of numbers, flush right. ``framed`` draws all borders, and lets cells wrap between words
     where the terminal is narrow, those of the first column inside words; False draws a line below the headings only,
     and wraps nothing.
-
-    Example:
-        >>> table = terminal_table(["score", "value"], [["kid", "0.25 [0.20, 0.30]"]], framed=False)
-        >>> [column.justify for column in table.columns], table.row_count
-        (['left', 'right'], 1)
     """
     table = Table(title=title, title_justify="left", box=HEAVY_HEAD if framed else SIMPLE, pad_edge=framed)
     for column, heading in enumerate(headings):
@@ -62,24 +57,12 @@ def _cell(cell: Cell) -> Text:
 
 
 def styled(style: str, *cells: str) -> list[Cell]:
-    """Return the cells in one of rich's styles, for example ``bold`` or ``dim``.
-
-    Example:
-        >>> styled("bold", "all", "3.2")
-        [<text 'all' [Span(0, 3, 'bold')] ''>, <text '3.2' [Span(0, 3, 'bold')] ''>]
-    """
+    """Return the cells in one of rich's styles, for example ``bold`` or ``dim``."""
     return [Text.assemble((one_line(cell), style)) for cell in cells]
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    r"""Write a table in Markdown, cells with ``str`` in the order of the headings; a bar in one does not end it.
-
-    Example:
-        >>> print(markdown_table(["model", "kid"], [["a|b", 0.25]]))
-        | model | kid |
-        |---|---|
-        | a\|b | 0.25 |
-    """
+    """Write a table in Markdown, cells with ``str`` in the order of the headings; a bar in one does not end it."""
     lines = [[one_line(str(cell)).replace("|", r"\|") for cell in row] for row in (headings, *rows)]
     texts = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([texts[0], "|" + "---|" * len(headings), *texts[1:]])
@@ -90,10 +73,6 @@ def csv_cell(value: object) -> object:
 
     A text that begins like one gets an apostrophe, which ``csv_text`` takes away again; a text that is a number stays
     one, and of a number that is not finite nothing is written.
-
-    Example:
-        >>> [csv_cell(value) for value in ("=1+1", "-0.5", -0.5, float("nan"), "a cat", "'=x")]
-        ["'=1+1", '-0.5', -0.5, '', 'a cat', "''=x"]
     """
     if isinstance(value, float) and not math.isfinite(value):
         return ""
@@ -109,12 +88,7 @@ def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
 
 
 def csv_text(cell: str) -> str:
-    """Return the text that ``csv_cell`` made safe.
-
-    Example:
-        >>> csv_text("'=1+1"), csv_text("'tis"), csv_text("''=x")
-        ('=1+1', "'tis", "'=x")
-    """
+    """Return the text that ``csv_cell`` made safe."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 

@@ -57,6 +57,8 @@ class PolicyScore:
     """[b, S, C, h, w] guided flow velocity, noise minus data (diffusion only)."""
     draw: Draw | None = None
     """The draws (a diffusion policy's only); then a log-probability is minus the weighted error."""
+    engine_log_probs: Float[Tensor, "rows decisions"] | None = None
+    """[b, S] log-probability of each token to the engine that drew it (a policy of texts only)."""
 
     def select(self, rows: Int[Tensor, " picked"]) -> PolicyScore:
         """Return the score of the given rows."""
@@ -217,11 +219,6 @@ class RewardOutput:
         """Average the rewards of each row's images, over the images that could be scored.
 
         The N images of a row stand together: [P, G * N] becomes [P, G], NaN where none of a row's could be scored.
-
-        Example:
-            >>> rewards = torch.tensor([[0.0, 1.0, torch.nan, 3.0]])
-            >>> RewardOutput(rewards, {"r": rewards}, {"r": 1.0}).mean_over_images(2).total
-            tensor([[0.5000, 3.0000]])
         """
         if images_per_row == 1:
             return self

@@ -75,13 +75,7 @@ class DetectorReport(ClosingScreen):
 
 
 def report_rows(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the report as texts: the header, and one row per condition of the last validation.
-
-    Example:
-        >>> seen = [{"iteration": i, "figures": {"plain": {"accuracy": 0.5 + i / 20}}} for i in (0, 8)]
-        >>> report_rows(*seen)[1][0][:4]
-        ['plain', '0.500', '0.900', '+0.400']
-    """
+    """Return the report as texts: the header, and one row per condition of the last validation."""
     header = ["condition", "before", "after", "change", *HEADINGS.values()]
     rows = []
     for name, figures in after["figures"].items():

@@ -30,11 +30,6 @@ def image_grid(
     Small images are enlarged by a whole factor without smoothing, so that their pixels stay visible; large ones are
     shrunk to ``MAX_WIDTH``. Captions are wrapped between words, and line breaks kept; each piece between two may take
     ``max_lines``, a longer one is cut and ends in "...".
-
-    Example:
-        >>> import torch
-        >>> image_grid(torch.zeros(2, 3, 64, 64), ["a cat", "a dog"], columns=2).size
-        (408, 225)
     """
     width = shown_width(images.shape[-1])
     height = round(images.shape[-2] * width / images.shape[-1])
@@ -90,12 +85,7 @@ def _characters(file: str) -> frozenset[int]:
 
 
 def shown_width(width: int) -> int:
-    """Return the width of an image on the sheet: at least ``MIN_WIDTH`` by a whole factor, at most ``MAX_WIDTH``.
-
-    Example:
-        >>> shown_width(64), shown_width(256), shown_width(1024)
-        (192, 256, 512)
-    """
+    """Return the width of an image on the sheet: at least ``MIN_WIDTH`` by a whole factor, at most ``MAX_WIDTH``."""
     return min(width * math.ceil(MIN_WIDTH / width), MAX_WIDTH)
 
 

@@ -121,13 +121,7 @@ class LearningSignal(Callback):
 
 
 def zero_cause(rewards: RewardOutput) -> str:
-    """Return why rewards give no advantage, with the components' ranges.
-
-    Example:
-        >>> values = torch.full((2, 3), 0.3)
-        >>> zero_cause(RewardOutput(values, {"mine": values}, {"mine": 1.0}))
-        'all samples of a group get the same reward (mine 0.3 to 0.3)'
-    """
+    """Return why rewards give no advantage, with the components' ranges."""
     ranges = [f"{name} {_least(value):.3g} to {-_least(-value):.3g}" for name, value in rewards.components.items()]
     counted = rewards.valid.sum(1)
     if int(counted.max()) < 2:

@@ -49,12 +49,7 @@ class OutOfMemory(Callback):
 
 
 def ran_out_of_memory(exception: BaseException) -> bool:
-    """Return whether an error is for lack of memory, on a GPU or on the host.
-
-    Example:
-        >>> ran_out_of_memory(torch.OutOfMemoryError("CUDA out of memory.")), ran_out_of_memory(ValueError("no"))
-        (True, False)
-    """
+    """Return whether an error is for lack of memory, on a GPU or on the host."""
     if isinstance(exception, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(exception, RuntimeError) and any(sign in str(exception) for sign in HOST_SIGNS)

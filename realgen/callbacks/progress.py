@@ -153,12 +153,7 @@ class IterationProgress(ProgressBar):
 
 
 def duration(seconds: float) -> str:
-    """Write a duration for a reader.
-
-    Example:
-        >>> duration(40.0), duration(310.0), duration(9000.0)
-        ('40 s', '5 min', '2.5 h')
-    """
+    """Write a duration for a reader."""
     if seconds < 5400:
         return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"

@@ -50,8 +50,7 @@ class RewardWatch(Callback):
         factor: Above 0 and below 1.
 
     Raises:
-        ValueError: If a number is out of its range, the action does not suit the run, there is no ``Summary``, or one
-            of the callbacks that must come first does not.
+        ValueError: If a number is out of its range, or the action or the order of callbacks does not suit the run.
     """
 
     def __init__(
@@ -94,15 +93,11 @@ class RewardWatch(Callback):
             raise ValueError("callbacks.watch: action raise_kl needs an objective whose kl_coef is above 0.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the weights of the start, unless there are those of a run that goes on: a validation may be due."""
+        """Take the weights of the start, unless a run goes on; name what is not measured, or not always alike."""
         if self.action == "roll_back":
+            if is_sharded(pl_module):
+                raise ValueError("callbacks.watch: action roll_back is not for sharded weights; take stop.")
             self.healthy.start(trained_of(pl_module))
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the penalty of a run that goes on; name what this run does not measure, or not always alike."""
-        self._scale_kl()
-        if self.action == "roll_back" and is_sharded(pl_module):
-            raise ValueError("callbacks.watch: action roll_back is not for sharded weights; take stop.")
         missing = [name for name in self.measures or () if name not in getattr(pl_module, "metrics", {})]
         if missing and trainer.is_global_zero:
             _LOGGER.warning("callbacks.watch: not watched, as this run does not measure it: %s", ", ".join(missing))
@@ -222,9 +217,10 @@ class RewardWatch(Callback):
         return {**state, "healthy": dict(self.healthy.weights)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore them, and the penalty of the objectives."""
         self.best, self.alarms = state_dict["best"], list(state_dict["alarms"])
         self.kl_scale, self.healthy.weights = state_dict["kl_scale"], dict(state_dict["healthy"])
+        self._scale_kl()
 
 
 def _learners(trainer: Trainer) -> str:

@@ -237,14 +237,6 @@ def compare(
     """Pair the metrics of two validations: rewards first (higher is always better), then the others.
 
     Names that only one validation has are left out. ``higher_is_better`` is of the metrics that are no rewards.
-
-    Example:
-        >>> before, after = {"reward": 0.1, "kid": 2.0}, {"reward": 0.2, "kid": 3.0}
-        >>> found = compare(
-        ...     before, after, higher_is_better={"kid": False}, differences={"reward": Estimate(0.1, 0.05, 0.2)}
-        ... )
-        >>> [comparison.verdict for comparison in found]
-        ['better', 'not told apart']
     """
     rewarded = {name: name.split("/")[0] == "reward" for name in before if name in after}
     found = []
@@ -279,12 +271,7 @@ def summary_table(comparisons: list[Comparison], *, before: int | None, after: i
 
 
 def number(value: float) -> str:
-    """Write a number in three significant digits, or three places where it is between 0.1 and 100; NaN as nothing.
-
-    Example:
-        >>> number(0.25), number(0.0012345), number(12.3456)
-        ('0.250', '0.00123', '12.346')
-    """
+    """Write a number in three significant digits, or three places where it is between 0.1 and 100; NaN as nothing."""
     if math.isnan(value):
         return ""
     return f"{value:.3f}" if 0.1 <= round(abs(value), 3) < 100 or value == 0 else f"{value:.3g}"

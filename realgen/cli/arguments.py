@@ -44,10 +44,6 @@ def fix_arguments(argv: Sequence[str]) -> list[str]:
     """Rewrite arguments that a Weights & Biases agent writes.
 
     ``model.lr=0.1`` becomes ``--model.lr=0.1``, and what is written as Python writes it, None, 1e-05, becomes YAML.
-
-    Example:
-        >>> fix_arguments(["model.lr=0.1", "--data.workers=None", "--x={'a': None, 'b': 1e-05}"])
-        ['--model.lr=0.1', '--data.workers=null', '--x={a: null, b: 1.0e-05}']
     """
     fixed: list[str] = []
     for before, argument in zip(["", *argv], argv, strict=False):
@@ -80,24 +76,14 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 
 
 def split_print_config(argv: Sequence[str]) -> tuple[list[str], str | None]:
-    """Take ``--print_config[=skip_default]`` out of the arguments; return the others, and its value or None.
-
-    Example:
-        >>> split_print_config(["-c", "a.yaml", "--print_config=skip_default"])
-        (['-c', 'a.yaml'], 'skip_default')
-    """
+    """Take ``--print_config[=skip_default]`` out of the arguments; return the others, and its value or None."""
     requested = [argument for argument in argv if argument.partition("=")[0] == "--print_config"]
     others = [argument for argument in argv if argument not in requested]
     return others, requested[-1].partition("=")[2] if requested else None
 
 
 def first_config(argv: Sequence[str]) -> str:
-    """Return the name of the recipe: the stem of the first config file; ``run`` where there is none.
-
-    Example:
-        >>> first_config(["--config", "configs/diffusion.yaml", "--config", "mine.yaml"])
-        'diffusion'
-    """
+    """Return the name of the recipe: the stem of the first config file; ``run`` where there is none."""
     files = [value for key, value in pairs(split_print_config(argv)[0]) if key == "config" and "{" not in value]
     return Path(files[0]).stem if files else "run"
 
@@ -107,10 +93,6 @@ def pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 
     Raises:
         ConfigError: If an argument is no option, or an option has no value.
-
-    Example:
-        >>> list(pairs(["-c", "a.yaml", "--model.lr=0.1"]))
-        [('config', 'a.yaml'), ('model.lr', '0.1')]
     """
     arguments = iter(argv)
     for argument in arguments:
@@ -130,12 +112,7 @@ def pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def without_options(argv: Sequence[str], *keys: str) -> list[str]:
-    """Return the arguments without ``--key=value`` and ``--key value`` of some keys.
-
-    Example:
-        >>> without_options(["--config", "a.yaml", "--run_dir", "runs/a", "--seed=1"], "run_dir", "seed")
-        ['--config', 'a.yaml']
-    """
+    """Return the arguments without ``--key=value`` and ``--key value`` of some keys."""
     dropped = {f"--{key}" for key in keys}
     values = {place + 1 for place, argument in enumerate(argv) if argument in dropped}
     return [
@@ -162,10 +139,6 @@ def usable_device(name: str) -> torch.device:
 
     Raises:
         ValueError: If there is none of this name, or nothing can be computed on it.
-
-    Example:
-        >>> usable_device("cpu")
-        device(type='cpu')
     """
     import torch
 

@@ -57,14 +57,7 @@ def find_class(path: str, base: type) -> Any:
 
 
 def new_class(path: str) -> str | None:
-    """Return the new import path of a class, also by its bare name or its module's; None if the old one is not known.
-
-    Example:
-        >>> new_class("realgen.modules.PromptGRPO"), new_class("PromptGRPO"), new_class("realgen.modules.GRPOModule")
-        ('realgen.modules.GRPOModule', 'realgen.modules.GRPOModule', None)
-        >>> new_class("realgen.modules.prompt_grpo.PromptGRPO")
-        'realgen.modules.GRPOModule'
-    """
+    """Return the new import path of a class, also by its bare name or its module's; None if the old one is unknown."""
     module, _, name = path.rpartition(".")
     for old, new in CLASSES.items():
         package, _, old_name = old.rpartition(".")

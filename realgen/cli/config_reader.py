@@ -114,11 +114,6 @@ def keep_interpolations(config: Any, tree: Node | None, containing: str = "${") 
 
     The tree is what files and arguments say at the same place, None where they say nothing; ``containing`` restricts it
     to interpolations with this text.
-
-    Example:
-        >>> from realgen.cli.tree import parse_text
-        >>> keep_interpolations({"epochs": 6, "every": 6}, parse_text("{epochs: 6, every: '${epochs}'}"))
-        {'epochs': 6, 'every': '${epochs}'}
     """
     if tree is None:
         return config

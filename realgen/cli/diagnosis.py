@@ -185,12 +185,7 @@ def _near_choice(slot: ConfigSlot, node: Node) -> str:
 
 
 def condense(message: str) -> str:
-    r"""Return only the cause from jsonargparse's nested message.
-
-    Example:
-        >>> condense('Parser key "model":\n  Parser key "lr":\n    Expected a <class \'float\'>. Got value: abc')
-        "model.lr: Expected a <class 'float'>. Got value: abc"
-    """
+    """Return only the cause from jsonargparse's nested message."""
     keys: list[str] = []
     causes: list[str] = []
     noise = ("Does not validate", "Subtypes", "Errors:", "Given value", "Problem with given", "Expected a <class 'None")

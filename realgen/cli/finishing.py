@@ -102,9 +102,8 @@ def finish(trainer: Trainer, module: LightningModule, path: Path) -> int:
                 callback.load_state_dict(states[callback.state_key])
         _export_missing(trainer, module, path, iteration)
         for learner in callbacks_of(trainer, DetectorLearning):
-            state = states.get(learner.state_key)
-            if state and learner.export_missing(run_folder(trainer), module, state, iteration):
-                print(f"exported the detector of {learner.component}")
+            if learner.state_key in states:
+                learner.export_missing(run_folder(trainer), module, states[learner.state_key], iteration)
         for screen in screens:
             if not screen.is_written(run_folder(trainer)):
                 screen.on_fit_end(trainer, module)

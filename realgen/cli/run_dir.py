@@ -171,11 +171,6 @@ def check_processes(environment: Mapping[str, str], *, devices: int, num_nodes: 
 
     Raises:
         ConfigError: If they differ; names the flags to give.
-
-    Example:
-        >>> check_processes({"WORLD_SIZE": "2", "RANK": "0"}, devices=1, num_nodes=1)
-        Traceback (most recent call last):
-        realgen.cli.ConfigError: trainer.devices: 2 processes were started (WORLD_SIZE=2), but ...
     """
     names = ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
     # In an interactive job, Lightning starts the processes itself.
@@ -235,12 +230,7 @@ def _numbered(folder: Path, name: str) -> Iterator[Path]:
 
 
 def resume_command(run: Run, argv: Sequence[str], ckpt_path: str | Path = "last") -> str:
-    """Return the command line that goes on with a run that was started with ``argv``.
-
-    Example:
-        >>> resume_command(Run(Path("runs/a/1"), "a"), ["--config", "a.yaml", "--ckpt_path=last"])
-        'python -m realgen.fit --config a.yaml --run_dir=runs/a/1 --ckpt_path=last'
-    """
+    """Return the command line that goes on with a run that was started with ``argv``."""
     kept = without_options(argv, "run_dir", "ckpt_path")
     return shlex.join(["python", "-m", "realgen.fit", *kept, f"--run_dir={run.path}", f"--ckpt_path={ckpt_path}"])
 

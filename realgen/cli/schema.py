@@ -51,14 +51,7 @@ class ConfigSlot:
 
 
 def slot_of(hint: Any) -> ConfigSlot:
-    """Return what a resolved type hint lets stand at a place.
-
-    Example:
-        >>> slot_of(dict[str, int | None]).items
-        int | None
-        >>> slot_of(int).takes_null, slot_of(int | None).takes_null
-        (False, True)
-    """
+    """Return what a resolved type hint lets stand at a place."""
     options = list(options_of(hint))
     kinds: dict[str, Any] = {}
     for option in options:
@@ -138,12 +131,7 @@ def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, Co
 
 
 def describe(hint: Any) -> str:
-    """Describe a type hint in words.
-
-    Example:
-        >>> describe(int | None), describe(Literal["sd3", "flux"]), describe(dict[str, float])
-        ('int or null', "'sd3' or 'flux'", 'dict of float')
-    """
+    """Describe a type hint in words."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return describe(arguments[0])

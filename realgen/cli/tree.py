@@ -75,15 +75,7 @@ class Node:
 
 
 def merge(base: Node, over: Node) -> Node:
-    """Return ``base`` changed by ``over``, by the rules above.
-
-    Example:
-        >>> base = parse_text("{class_path: A, init_args: {x: 1, y: 2}}")
-        >>> merge(base, parse_text("{init_args: {y: 3}}")).plain()
-        {'class_path': 'A', 'init_args': {'x': 1, 'y': 3}}
-        >>> merge(base, parse_text("{class_path: B}")).plain()
-        {'class_path': 'B'}
-    """
+    """Return ``base`` changed by ``over``, by the rules above."""
     if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
         return over
     old, new = base.child("class_path"), over.child("class_path")

@@ -51,10 +51,6 @@ def settings_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Describe the first values that differ between two JSON trees, by dotted key; empty where none does.
 
     Null and an empty mapping count as not set; ``init_args`` is left out of the keys.
-
-    Example:
-        >>> settings_changes({"seed": 1, "policy": {"lora": None}}, {"seed": 2, "policy": {}})
-        'seed was 1, now it is 2'
     """
     changes = sorted(_changes(dict(before), dict(now)))
     more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""

@@ -129,11 +129,6 @@ def split_files(
     real image and the generated image of the same name stay together; ``content`` hashes the bytes, so copies stay
     together, and reads every file once (what cannot be read goes by its name). ``groups`` are names that count as
     others, of ``group_names``, so that copies under other names stay together too.
-
-    Example:
-        >>> files = [ImageFile(Path(name), name) for name in ("a.png", "b.png", "a.jpg", "c.png")]
-        >>> [[file.name for file in part] for part in split_files(files, 0.5)]
-        [['a.png', 'a.jpg'], ['b.png', 'c.png']]
     """
     parts: tuple[list[ImageFile], list[ImageFile]] = ([], [])
     for file in files:

@@ -27,10 +27,6 @@ def prompt_indices(
 
     Returns:
         ``per_rank`` numbers in [0, num_prompts).
-
-    Example:
-        >>> [prompt_indices(i, num_prompts=4, per_rank=2, seed=0, rank=0, world_size=1) for i in range(3)]
-        [[2, 1], [0, 3], [1, 3]]
     """
     first = (iteration * world_size + rank) * per_rank
     places = (divmod(place, num_prompts) for place in range(first, first + per_rank))
@@ -42,10 +38,6 @@ def validation_rows(num_prompts: int, *, rank: int, world_size: int) -> list[tup
 
     Pairs (row, counts), as many on every rank. ``counts`` is True once for each prompt over all ranks; False marks a
     repetition that only keeps the ranks in step.
-
-    Example:
-        >>> validation_rows(3, rank=0, world_size=2), validation_rows(3, rank=1, world_size=2)
-        ([(0, True), (2, True)], [(1, True), (0, False)])
     """
     rows_per_rank = -(-num_prompts // world_size)
     places = range(rank, rows_per_rank * world_size, world_size)
@@ -56,10 +48,6 @@ def prompt_seed(key: str, prompt: str) -> int:
     """Hash a prompt into the seed of its validation image, the same on every machine and in every run.
 
     It is the first 32 bits of the SHA-256 of the sample's key in its shard, a newline and the prompt.
-
-    Example:
-        >>> hex(prompt_seed("000000000", "a cat"))
-        '0x8f95bb4d'
     """
     return int.from_bytes(hashlib.sha256(f"{key}\n{prompt}".encode()).digest()[:4], "big")
 

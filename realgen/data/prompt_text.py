@@ -59,12 +59,7 @@ def checked_text(text: str) -> str:
 
 
 def trace(prompt: str) -> str:
-    """Return the beginning of a prompt as a part of a file's name: letters and figures of any script, in lower case.
-
-    Example:
-        >>> trace("A red fox, in the snow; photographed at dawn by a lake"), trace("一只猫"), trace("../..")
-        ('a-red-fox-in-the-snow-photographed-at', '一只猫', 'prompt')
-    """
+    """Return the beginning of a prompt as a part of a file's name: letters and figures of any script, in lower case."""
     words = re.findall(r"\w+", prompt.lower())
     found = "-".join(words)[:40]
     return (found if len("-".join(words)) <= 40 else found.rpartition("-")[0] or found) or "prompt"

@@ -46,12 +46,7 @@ def find_shards(spec: str | Sequence[str], *, argument: str) -> list[str]:
 
 
 def is_url(shard: str) -> bool:
-    """Return whether a shard is a stream (``pipe:``, ``scheme://``) and not a local file.
-
-    Example:
-        >>> is_url("pipe:gzip -dc train.tar.gz"), is_url("s3://bucket/train.tar"), is_url("data/train.tar")
-        (True, True, False)
-    """
+    """Return whether a shard is a stream (``pipe:``, ``scheme://``) and not a local file."""
     return shard.startswith("pipe:") or "://" in shard
 
 

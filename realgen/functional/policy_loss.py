@@ -1,5 +1,8 @@
 """Importance ratios and the clipped surrogate, per decision."""
 
+import math
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -62,6 +65,35 @@ def clipped_surrogate(
     """
     advantages = advantages.unsqueeze(1)
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
+
+
+def engine_weights(
+    old_log_probs: Float[Tensor, "rows decisions"],
+    engine_log_probs: Float[Tensor, "rows decisions"],
+    mask: Bool[Tensor, "rows decisions"],
+    *,
+    correction: Literal["truncate", "mask"],
+    limit: float,
+) -> Float[Tensor, "rows decisions"]:
+    """Return how much each decision counts that an engine drew with other probabilities than the policy's.
+
+    With r = exp(old - engine), ``truncate`` weighs each decision by min(r, limit) (truncated importance sampling), and
+    ``mask`` leaves out a sample whose mean ln r over its decisions is beyond -+ln(limit) (masked importance sampling):
+    as verl and TRL define them. ``limit`` is above 1. Without gradient.
+
+    Example:
+        >>> ratio, mask = torch.tensor([[0.5, 8.0], [1.0, 1.5]]), torch.ones(2, 2, dtype=torch.bool)
+        >>> engine_weights(ratio.log(), torch.zeros(2, 2), mask, correction="truncate", limit=2.0)
+        tensor([[0.5000, 2.0000],
+                [1.0000, 1.5000]])
+        >>> engine_weights(ratio.log(), torch.zeros(2, 2), mask, correction="mask", limit=1.5)[:, 0]
+        tensor([0., 1.])
+    """
+    log_ratio = torch.where(mask, old_log_probs - engine_log_probs, 0).detach()
+    if correction == "truncate":
+        return log_ratio.exp().clamp(max=limit)
+    mean = log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+    return (mean.abs() <= math.log(limit)).to(log_ratio).expand_as(log_ratio)
 
 
 def is_clipped(

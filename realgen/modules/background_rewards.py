@@ -35,20 +35,6 @@ class BackgroundRewards:
             set what all threads share, even in a context: default dtype, ``sdpa_kernel``, cuDNN, matmul precision.
         metadata: The other fields of all prompts, handed to the reward with their chunk; may be empty.
         background: Whether to use a thread; without it all chunks are scored at the barrier.
-
-    Example:
-        >>> from realgen.types import PolicyScore
-        >>> class Brightness(Reward):
-        ...     def score(self, samples):
-        ...         return samples.images.mean((1, 2, 3))
-        >>> none = torch.zeros(2, 0)
-        >>> chunk = Rollout(("a",), 2, torch.full((2, 3, 4, 4), 0.5), PolicyScore(none), none.bool())
-        >>> with BackgroundRewards(Brightness()) as scoring:
-        ...     scoring.start(chunk)
-        ...     scoring.start(chunk)
-        ...     scoring.rewards().total
-        tensor([[0.5000, 0.5000],
-                [0.5000, 0.5000]])
     """
 
     def __init__(self, reward: Reward, metadata: Sequence[Mapping[str, Any]] = (), *, background: bool = True) -> None:

@@ -163,15 +163,15 @@ class DetectorLearning(Callback):
             if trainer.is_global_zero:
                 self._export(Path(trainer.default_root_dir), cast("TrainableModule", pl_module).iteration)
 
-    def export_missing(self, run: Path, module: LightningModule, state: Mapping[str, Any], iteration: int) -> bool:
-        """Export from the state of a run's last checkpoint what the run was killed before; return whether it did."""
+    def export_missing(self, run: Path, module: LightningModule, state: Mapping[str, Any], iteration: int) -> None:
+        """Export from the state of a run's last checkpoint, and say so, if the run was killed before it did."""
         if exported_iteration(run / f"detector_{self.component}") == iteration:
-            return False
+            return
         self.training = DetectorTraining(find_detector(module, self.component), **self._how)
         self.training.configure_model()
         self.averages.weights = dict(state["detector"]["averages"])
         self._export(run, iteration)
-        return True
+        print(f"exported the detector of {self.component}")
 
     def _export(self, run: Path, iteration: int) -> None:
         with written_whole(run / f"detector_{self.component}") as unfinished, self.averages.applied(self.training):

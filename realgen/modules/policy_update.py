@@ -224,11 +224,6 @@ def shuffled_minibatches(num_rows: int, updates: int, generator: torch.Generator
     """Permute the rows and deal them out to the updates.
 
     ``updates`` divides ``num_rows``; each index tensor has their quotient of rows, on the CPU.
-
-    Example:
-        >>> parts = shuffled_minibatches(6, 2, torch.Generator().manual_seed(0))
-        >>> sorted(torch.cat(parts).tolist()), [len(part) for part in parts]
-        ([0, 1, 2, 3, 4, 5], [3, 3])
     """
     return torch.randperm(num_rows, generator=generator).split(num_rows // updates)
 
@@ -238,10 +233,6 @@ def nonzero_advantage_rows(rows: Int[Tensor, " picked"], advantages: Float[Tenso
 
     They stay in order. If none would be left, the first row does: its gradient is zero, and the update (momentum,
     weight decay) happens as it would with all rows.
-
-    Example:
-        >>> nonzero_advantage_rows(torch.tensor([2, 0, 1]), torch.tensor([0.0, 1.0, -1.0]))
-        tensor([2, 1])
     """
     kept = rows[(advantages[rows] != 0).to(rows.device)]
     return kept if len(kept) else rows[:1]

@@ -43,13 +43,7 @@ def reward_statistics(rewards: RewardOutput) -> dict[str, Float[Tensor, ""]]:
 
 
 def advantage_statistics(advantages: Float[Tensor, "prompts group"]) -> dict[str, Float[Tensor, ""]]:
-    """Return moments of the advantages, and the share of groups without a learning signal: all advantages zero.
-
-    Example:
-        >>> values = advantage_statistics(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
-        >>> {name: float(value) for name, value in values.items() if name != "advantage/std"}
-        {'advantage/mean': 0.0, 'advantage/absmax': 1.0, 'zero_variance_groups': 0.5}
-    """
+    """Return moments of the advantages, and the share of groups without a learning signal: all advantages zero."""
     return {
         "advantage/mean": advantages.mean(),
         "advantage/std": advantages.std(correction=0),
@@ -67,12 +61,6 @@ def combine_microbatches(
 
     Raises:
         ValueError: If one of these is no statistic, whose maximum would be a mean under its right name.
-
-    Example:
-        >>> first = {"kl": torch.tensor(1.0), "largest": torch.tensor(1.5)}
-        >>> second = {"kl": torch.tensor(4.0), "largest": torch.tensor(1.1)}
-        >>> combine_microbatches([first, second], [1.0, 2.0], maxima={"largest"})
-        {'kl': tensor(3.), 'largest': tensor(1.5000)}
     """
     for name in set(maxima) - statistics[0].keys():
         raise ValueError(f"maxima: {name!r} is no statistic of the loss. {nearest(name, statistics[0])}".rstrip())
@@ -87,12 +75,7 @@ def combine_microbatches(
 def combine_ranks(
     statistics: Mapping[str, Float[Tensor, ""]], *, maxima: Collection[str]
 ) -> dict[str, Float[Tensor, ""]]:
-    """Join the same statistics of all ranks with one collective: the named maxima by their maximum, others by mean.
-
-    Example:
-        >>> combine_ranks({"kl": torch.tensor(2.0)}, maxima=())
-        {'kl': tensor(2.)}
-    """
+    """Join the same statistics of all ranks with one collective: the named maxima by their maximum, others by mean."""
     columns = gather_first_axis(torch.stack([value.float() for value in statistics.values()])[None]).unbind(1)
     return {
         name: column.amax() if name in maxima else column.mean()

@@ -130,11 +130,5 @@ def sample_seeds(seeds: Sequence[int], samples_per_prompt: int) -> list[int]:
     """Seeds of several validation samples of each prompt, prompt-major.
 
     The first sample of a prompt keeps the prompt's own seed; all are in [0, 2**63).
-
-    Example:
-        >>> sample_seeds([7, 8], 1)
-        [7, 8]
-        >>> len(set(sample_seeds([7, 8], 3)))
-        6
     """
     return [seed if sample == 0 else mix_seed(seed, sample) for seed in seeds for sample in range(samples_per_prompt)]

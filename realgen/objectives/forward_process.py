@@ -55,7 +55,7 @@ class ForwardProcess(GRPO):
     @property
     def requires(self) -> frozenset[str]:
         """The draws and the velocities at them."""
-        return frozenset({"draw", "velocity"})
+        return super().requires | {"draw", "velocity"}
 
     def advantages(self, rewards: RewardOutput) -> Float[Tensor, "prompts group"]:
         """Return GRPO's advantages times ``advantage_scale``."""

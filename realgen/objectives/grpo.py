@@ -1,7 +1,7 @@
 """GRPO: group-relative advantages, a clipped surrogate and an optional KL penalty to the reference."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,7 +10,7 @@ from torch import Tensor
 from realgen.checks import check_at_least, check_choice
 from realgen.functional.advantages import batch_normalized, weighted_advantages
 from realgen.functional.kl import gaussian_kl, k2, k3, norm_ratio, velocity_kl
-from realgen.functional.policy_loss import clipped_surrogate, is_clipped, masked_mean
+from realgen.functional.policy_loss import clipped_surrogate, engine_weights, is_clipped, masked_mean
 from realgen.functional.rewards_std import pooled_std, rewards_std
 from realgen.functional.sequence_loss import constant_mean, sample_mean
 from realgen.objectives.base import Objective
@@ -19,6 +19,7 @@ from realgen.types import Minibatch, PolicyScore, RewardOutput
 AdvantageStd = Literal["group", "global", "pooled", "none"]
 KL = Literal["latent", "velocity", "k2", "k3"]
 Average = Literal["decisions", "samples", "constant"]
+EngineCorrection = Literal["none", "truncate", "mask"]
 
 
 class GRPO(Objective):
@@ -51,6 +52,10 @@ class GRPO(Objective):
             sum over the number of samples times ``most_decisions`` (Dr.GRPO). The same for diffusion policies, but for
             that constant's scale.
         most_decisions: With ``average="constant"``, the most decisions of a sample: the policy's ``max_tokens``.
+        engine_correction: For texts whose engine has other probabilities than the policy that is trained: ``truncate``
+            weighs each token by policy over engine, at most ``engine_limit``, ``mask`` leaves out samples whose mean
+            of it is beyond; averages are over as many decisions as before. See ``functional.policy_loss``.
+        engine_limit: Above 1.
     """
 
     maxima = frozenset({"ratio_max_deviation"})
@@ -68,6 +73,8 @@ class GRPO(Objective):
         normalize_sum: bool = False,
         average: Average = "decisions",
         most_decisions: int | None = None,
+        engine_correction: EngineCorrection = "none",
+        engine_limit: float = 2.0,
     ) -> None:
         if not 0 <= clip_low <= 1:
             raise ValueError(f"clip_low must be 0 to 1, got {clip_low}.")
@@ -81,6 +88,9 @@ class GRPO(Objective):
         check_choice("advantage_std", advantage_std, get_args(AdvantageStd))
         check_choice("kl", kl, get_args(KL))
         check_choice("average", average, get_args(Average))
+        check_choice("engine_correction", engine_correction, get_args(EngineCorrection))
+        if not 1 < engine_limit < math.inf:
+            raise ValueError(f"engine_limit must be finite and above 1, got {engine_limit}.")
         if (average == "constant") != (most_decisions is not None) or (
             most_decisions is not None and most_decisions < 1
         ):
@@ -100,13 +110,16 @@ class GRPO(Objective):
         self.normalize_sum = normalize_sum
         self.average = average
         self.most_decisions = most_decisions
+        self.engine_correction = engine_correction
+        self.engine_limit = engine_limit
 
     @property
     def requires(self) -> frozenset[str]:
-        """The steps' Gaussians or velocities, where a penalty is made of them."""
+        """The steps' Gaussians or velocities, where a penalty is made of them, and the engine's log-probabilities."""
         part = {"latent": "gaussian", "velocity": "velocity"}.get(self.kl)
         parts = {part} if part and self.needs_reference else set()
-        return frozenset(parts | ({"velocity"} if self.norm_coef else set()))
+        parts |= {"velocity"} if self.norm_coef else set()
+        return frozenset(parts | ({"engine_log_probs"} if self.engine_correction != "none" else set()))
 
     @property
     def needs_reference(self) -> bool:
@@ -135,13 +148,22 @@ class GRPO(Objective):
         ValueError if the reference is missing.
 
         Returns:
-            Loss, and detached means over the decisions that count: ``policy_loss``; with a reference ``kl`` and, of
-            velocities, ``norm_ratio``; ``ratio_mean``, ``ratio_max_deviation`` (largest |ratio - 1|), ``clip_fraction``
-            and ``approx_kl`` (from the sampling policy to the current one, by k3).
+            Loss, and detached means over the decisions that count: ``policy_loss``; with a correction
+            ``engine_weight``; with a reference ``kl`` and, of velocities, ``norm_ratio``; ``ratio_mean``,
+            ``ratio_max_deviation`` (largest |ratio - 1|), ``clip_fraction`` and ``approx_kl`` (from the sampling policy
+            to the current one, by k3).
         """
         ratio = self.ratio(score, batch)
-        policy_loss = loss = self.mean(self.surrogate(ratio, score, batch), batch.mask)
-        stats = {"policy_loss": policy_loss.detach()}
+        surrogate = self.surrogate(ratio, score, batch)
+        stats: dict[str, Tensor] = {}
+        if self.engine_correction != "none":
+            old, engine = batch.sampled.log_probs, batch.sampled.engine_log_probs
+            assert engine is not None  # `check_policy` has refused policies without it
+            how: Any = {"correction": self.engine_correction, "limit": self.engine_limit}
+            weights = engine_weights(old, engine, batch.mask, **how)
+            surrogate, stats["engine_weight"] = surrogate * weights, masked_mean(weights, batch.mask)
+        policy_loss = loss = self.mean(surrogate, batch.mask)
+        stats["policy_loss"] = policy_loss.detach()
         if self.needs_reference:
             kl = self.mean(self.penalty(score, batch), batch.mask)
             loss = policy_loss + self.kl_coef * kl

@@ -184,10 +184,6 @@ def placeholder_tokenizer(model_max_length: int = 512) -> Any:
 
     One token for each word, sign, line break and chat marker, and an end; ``model_max_length`` is the most tokens of a
     text where a pipeline asks for no other number.
-
-    Example:
-        >>> len(placeholder_tokenizer()("a cat, asleep").input_ids)
-        5
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

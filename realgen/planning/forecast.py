@@ -16,12 +16,7 @@ GIB = 2**30
 
 
 def format_gib(size: float | int) -> str:
-    """Write bytes in GiB.
-
-    Example:
-        >>> format_gib(0.25 * GIB), format_gib(140 * GIB), format_gib(1e6)
-        ('0.25', '140', '0.00093')
-    """
+    """Write bytes in GiB."""
     gibibytes = size / GIB
     return f"{gibibytes:.2f}" if 0.1 <= gibibytes < 100 else f"{gibibytes:.2g}" if gibibytes < 1 else f"{gibibytes:.0f}"
 
@@ -47,10 +42,6 @@ class GPU:
         """Use the rate of TF32 for float32 products too, unless the precision is ``highest``.
 
         ``medium`` counts as ``high``: products run in TF32 as well, as on CUDA today.
-
-        Example:
-            >>> GPUS["h200"].at_precision("high").fp32
-            494.7
         """
         if float32_matmul_precision == "highest" or self.fp32 >= self.tf32:
             return self
@@ -58,12 +49,7 @@ class GPU:
         return replace(self, fp32=self.tf32, source=source)
 
     def seconds(self, work: Mapping[str, float], utilization: float) -> float:
-        """Return the seconds for some work (``meter.Work``) at a share, above 0, of the GPU's peak.
-
-        Example:
-            >>> GPU("mine", 2.0, 1.0, 1.0, 0.0, "").seconds({"bf16": 1e12, "fp32": 1e12}, 0.5)
-            3.0
-        """
+        """Return the seconds for some work (``meter.Work``) at a share, above 0, of the GPU's peak."""
         return sum((flops / (getattr(self, rate) * 1e12 * utilization) for rate, flops in work.items()), 0.0)
 
 

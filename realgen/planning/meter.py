@@ -24,12 +24,7 @@ Work = Mapping[str, float]
 
 
 def add(parts: Iterable[tuple[Work, float | int]]) -> dict[str, float]:
-    """Add up several works, each as often as its number says.
-
-    Example:
-        >>> add([({"bf16": 1.0}, 2.0), ({"bf16": 2.0, "fp32": 3.0}, 1.0)])
-        {'bf16': 4.0, 'fp32': 3.0}
-    """
+    """Add up several works, each as often as its number says."""
     found: dict[str, float] = {}
     for work, number in parts:
         for rate, flops in work.items():
@@ -38,12 +33,7 @@ def add(parts: Iterable[tuple[Work, float | int]]) -> dict[str, float]:
 
 
 def rounded(work: Work) -> dict[str, float]:
-    """Return the same work in bfloat16.
-
-    Example:
-        >>> rounded({"fp32": 1.0, "bf16": 2.0})
-        {'bf16': 3.0}
-    """
+    """Return the same work in bfloat16."""
     return {"bf16": total(work)}
 
 

@@ -76,12 +76,7 @@ def _memory(plan: Plan, expected: Forecast) -> Iterator[str]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Write rising numbers as ranges.
-
-    Example:
-        >>> _ranges([0, 1, 2, 7])
-        '0-2, 7'
-    """
+    """Write rising numbers as ranges."""
     groups: list[list[int]] = []
     for number in numbers:
         if groups and number == groups[-1][-1] + 1:

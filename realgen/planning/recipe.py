@@ -100,10 +100,6 @@ def sharding_of(strategy: Any, ranks: int) -> Sharding:
 
     Raises:
         ValueError: If a plan does not know the strategy, or its copies do not share the ranks evenly.
-
-    Example:
-        >>> sharding_of({"class_path": "realgen.strategies.FSDP2", "init_args": {}}, 8).trained
-        8
     """
     named = isinstance(strategy, str)
     path: str = strategy if named else strategy["class_path"]

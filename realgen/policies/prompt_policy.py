@@ -69,6 +69,8 @@ class PromptPolicy(NetworkPolicy):
         engine: Writes the completions; ``null``: ``TransformersEngine``, the trained model itself.
     """
 
+    score_fields = frozenset({"engine_log_probs"})
+
     def __init__(
         self,
         pretrained: str,
@@ -197,7 +199,7 @@ class PromptPolicy(NetworkPolicy):
             prompts=tuple(prompts),
             group_size=group_size,
             images=images,
-            sampled=PolicyScore(scored),
+            sampled=PolicyScore(scored, engine_log_probs=completions.log_probs),
             mask=mask,
             policy_state=state,
             rewrites=tuple(rewrites),
@@ -206,7 +208,8 @@ class PromptPolicy(NetworkPolicy):
 
     def score(self, rollout: Rollout, rows: Int[Tensor, " rows"]) -> PolicyScore:
         """Score the tokens of some rows under the distribution of the sampling, with its temperature and nucleus."""
-        return PolicyScore(self._log_probs(rollout.policy_state, rows))
+        engine = rollout.policy_state["sampler_log_probs"]
+        return PolicyScore(self._log_probs(rollout.policy_state, rows), engine_log_probs=engine[rows.to(engine.device)])
 
     @torch.no_grad()
     def rewrite(

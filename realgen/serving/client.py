@@ -79,15 +79,7 @@ class Replica:
 
 
 class Replicas:
-    """Replicas of one reward; those that fail often in a row are left alone for a while, then tried with one request.
-
-    Example:
-        >>> replicas = Replicas(["http://a", "http://b"], failures_to_rest=1, rest_seconds=30.0)
-        >>> first = replicas.pick(now=0.0)
-        >>> replicas.failed(first, now=0.0)
-        >>> first.url, replicas.pick(now=1.0).url, replicas.pick(now=2.0).url
-        ('http://a', 'http://b', 'http://b')
-    """
+    """Replicas of one reward; those that fail often in a row are left alone a while, then tried with one request."""
 
     def __init__(self, urls: Sequence[str], *, failures_to_rest: int, rest_seconds: float) -> None:
         self.failures_to_rest = failures_to_rest

@@ -112,11 +112,6 @@ def encode_request(
     """Write a request of images [rows, 3, H, W] in [0, 1]; return its body and content type.
 
     Prompts and metadata (JSON) are one per row, or None to send none. In files NaN becomes black.
-
-    Example:
-        >>> body, content_type = encode_request(torch.rand(1, 3, 2, 2), ["a cat"], "png")
-        >>> content_type, decode_request(body, content_type, Limits()).prompts
-        ('application/json', ('a cat',))
     """
     texts = {} if prompts is None else {"prompts": list(prompts)}
     if metadata is not None:
@@ -154,12 +149,7 @@ def decode_request(body: bytes, content_type: str, limits: Limits) -> RewardRequ
 
 
 def encode_rewards(rewards: Float[Tensor, " rows"]) -> dict[str, list[float | None]]:
-    """Write an answer.
-
-    Example:
-        >>> encode_rewards(torch.tensor([0.5, torch.nan]))
-        {'rewards': [0.5, None]}
-    """
+    """Write an answer."""
     return {"rewards": [value if math.isfinite(value) else None for value in rewards.float().tolist()]}
 
 
@@ -169,14 +159,6 @@ def decode_rewards(body: bytes, rows: int, *, low: float = -math.inf, high: floa
     Raises:
         WireError: If it is no answer, has another number of rows, or a reward that is no number, not finite or out of
             range.
-
-    Example:
-        >>> decode_rewards(b'{"rewards": [0.5, null]}', 2)
-        [0.5, nan]
-        >>> decode_rewards(b'{"rewards": [NaN]}', 1)
-        Traceback (most recent call last):
-        ...
-        realgen.serving.wire.WireError: the answer is no JSON: NaN is not.
     """
     answer = _load_json(body, "the answer")
     rewards = answer.get("rewards") if isinstance(answer, dict) else None

@@ -172,11 +172,11 @@ def test_the_penalty_is_raised_and_is_so_still_when_a_run_goes_on(tmp_path: Path
     fit(tmp_path, watch, objective=objective)
     assert objective.kl_coef == pytest.approx(0.04)
     again, fresh = RewardWatch(action="raise_kl"), GRPO(0.2, 0.2, kl="k3", kl_coef=0.01)
-    again.load_state_dict(watch.state_dict())
     owner, lightning = module(objective=fresh), trainer(tmp_path, callbacks=[Summary(), again])
-    for _ in range(2):  # a second fit, or a validation that is made up for before this hook
+    for _ in range(2):  # two fits
         again.setup(lightning, owner, "fit")
-        again.on_train_start(lightning, owner)
+        again.load_state_dict(watch.state_dict())
+        again.on_fit_start(lightning, owner)
     assert fresh.kl_coef == pytest.approx(0.04)
     assert again.alarms == [4, 6]
 

@@ -333,9 +333,14 @@ class HalfRead(Photographs):
 @pytest.mark.parametrize("part", [HalfSeen, HalfRead])
 def test_what_fails_on_one_rank_ends_both(part: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detector_learning, part.__base__.__name__, part)
-    assert on_ranks(on_two, tmp_path, grace=8.0) == [1, 1]
+    assert on_ranks(on_two, tmp_path) == [0, 0]
+    told = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert told[0] == "another rank failed; its message says why."  # and no broken connection
+    assert told[1].startswith("no second")
 
 
 def on_two(rank: int, folder: Path) -> None:
     several = {"devices": 2, "strategy": DDPStrategy(process_group_backend="gloo"), "enable_checkpointing": True}
-    fit(folder / "run", learning(folder), LastCheckpoint(), **several)
+    with pytest.raises(RuntimeError) as raised:
+        fit(folder / "run", learning(folder), LastCheckpoint(), **several)
+    (folder / f"{rank}.txt").write_text(str(raised.value))

@@ -28,6 +28,31 @@ def test_on_policy_gradient_is_the_policy_gradient(toy, gradient):
     torch.testing.assert_close(gradient(loss, mean), -scale * toy.noise / 8 / 12, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("correction", "weights"),
+    [
+        ("truncate", [[0.5, 1.0, 2.0], [2.0, 2.0, 1.0], [1.0, 1.0, 1.0], [0.25, 1.0, 1.0]]),
+        ("mask", [[1.0] * 3, [0.0] * 3, [1.0] * 3, [1.0] * 3]),  # mean ln r of the second sample is 4/3 ln 2
+    ],
+)
+def test_what_an_engine_drew_counts_as_the_policy_would_have_it(toy, gradient, correction, weights):
+    mean, batch = toy.moved(), toy.batch(ADVANTAGES)
+    ratios = torch.tensor([[0.5, 1.0, 2.0], [4.0, 4.0, 1.0], [1.0, 1.0, 1.0], [0.25, 1.0, 1.0]], dtype=torch.float64)
+    sampled = replace(batch.sampled, engine_log_probs=batch.sampled.log_probs - ratios.log())
+    loss, stats = GRPO(engine_correction=correction).loss(toy.score(mean), replace(batch, sampled=sampled))
+    plain, _ = GRPO().loss(toy.score(mean), batch)
+    kept = torch.tensor(weights, dtype=torch.float64)
+    expected = gradient(plain, mean) * kept[..., None, None, None]
+    torch.testing.assert_close(gradient(loss, mean), expected, rtol=1e-12, atol=0)
+    assert stats["engine_weight"].item() == pytest.approx(kept.mean().item())
+
+
+def test_an_engine_s_correction_is_of_a_policy_that_has_an_engine() -> None:
+    assert GRPO(engine_correction="mask").requires == {"engine_log_probs"}
+    with pytest.raises(ValueError, match=r"engine_limit must be finite and above 1, got 1"):
+        GRPO(engine_limit=1.0)
+
+
 def test_clip_holds_back_rows_that_went_far_enough(toy, gradient):
     mean = toy.moved(0.3)
     loss, stats = GRPO(clip_low=0.01, clip_high=0.02).loss(toy.score(mean), toy.batch(ADVANTAGES))

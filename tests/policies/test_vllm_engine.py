@@ -70,8 +70,11 @@ def test_completions_are_what_vllm_wrote_and_score_as_it_said(make, llm, stir):
     policy = make()
     stir(policy)
     rollout = roll(policy)
-    again = policy.score(rollout, torch.arange(9)).log_probs
-    assert torch.equal(again.detach()[rollout.mask], rollout.sampled.log_probs[rollout.mask])
+    again = policy.score(rollout, torch.tensor([8, 0]))
+    assert torch.equal(again.log_probs.detach()[1][rollout.mask[0]], rollout.sampled.log_probs[0][rollout.mask[0]])
+    assert torch.equal(again.engine_log_probs, rollout.sampled.engine_log_probs[[8, 0]])
+    gap = (rollout.sampled.engine_log_probs - rollout.sampled.log_probs)[rollout.mask].abs()
+    assert 0 < gap.max() < 5e-5
     statistics = rewrite_statistics(rollout)
     assert statistics["sampler_gap_max"] < 5e-5  # the stand-in reads the adapters with PEFT
     assert statistics["entropy"] == pytest.approx(-float(rollout.sampled.log_probs[rollout.mask].mean()), abs=1e-4)

@@ -152,11 +152,6 @@ def differences_of_groups(
 
     ``values`` [P, runs] are finite, a row per prompt, the runs of a group, of which there are ``sizes``, side by side.
     Returns the means, one per group, and the differences, one per group but the first.
-
-    Example:
-        >>> values = torch.tensor([[0.1, 0.4], [0.3, 0.6]])
-        >>> print(differences_of_groups(values, [1, 1])[1][0].text())
-        0.300 [0.300, 0.300]
     """
     drawn = resampled_means(values, resamples=resamples, seed=seed)  # [R, runs]
     generator = torch.Generator().manual_seed(seed + 1)  # not the stream that drew the prompts

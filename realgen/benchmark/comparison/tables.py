@@ -163,18 +163,7 @@ def csv_rows(comparison: Comparison) -> Iterator[list[object]]:
 
 
 def latex(table: Table) -> str:
-    r"""Write a table for a paper that uses booktabs.
-
-    Example:
-        >>> print(latex(Table("", ["metric", "A"], [["kid_imagenet", "5 %"]])))
-        \begin{tabular}{lr}
-        \toprule
-        metric & A \\
-        \midrule
-        kid\_imagenet & 5 \% \\
-        \bottomrule
-        \end{tabular}
-    """
+    """Write a table for a paper that uses booktabs."""
     head, *body = (" & ".join(map(_latex_text, row)) + r" \\" for row in (table.headings, *table.rows))
     columns = "".join("r" if column and heading else "l" for column, heading in enumerate(table.headings))
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule"]

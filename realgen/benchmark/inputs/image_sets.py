@@ -52,12 +52,7 @@ def images_by_name(folder: Path, *, argument: str) -> dict[str, Path]:
 
 
 def model_name(folder: str) -> str:
-    """Return what a folder's model is called: its own name, or its parent's where the folder is called ``photo``.
-
-    Example:
-        >>> model_name("short-img/qwen-image/photo"), model_name("images/flux/")
-        ('qwen-image', 'flux')
-    """
+    """Return what a folder's model is called: its own name, or its parent's where the folder is called ``photo``."""
     path = Path(folder).resolve()
     return path.parent.name if path.name in (PHOTO, GENERATED) else path.name
 
@@ -95,10 +90,5 @@ def pair(
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return the first names, and how many there are.
-
-    Example:
-        >>> listed(["a", "b"]), listed(["a", "b", "c", "d"])
-        ('a, b', 'a, b, c, ... (4 in all)')
-    """
+    """Return the first names, and how many there are."""
     return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])}, ... ({len(names)} in all)"

@@ -97,11 +97,6 @@ def choose_evenly(prompts: Sequence[BenchmarkPrompt], number: int | None) -> lis
 
     Raises:
         ValueError: If ``number`` is below 1 or above the number of prompts.
-
-    Example:
-        >>> prompts = [BenchmarkPrompt(i, str(i), "") for i in range(10)]
-        >>> [prompt.number for prompt in choose_evenly(prompts, 4)]
-        [0, 2, 5, 7]
     """
     if number is None:
         return list(prompts)

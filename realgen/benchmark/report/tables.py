@@ -35,10 +35,6 @@ def cells(scores: Sequence[Estimate | None]) -> list[str]:
     """Write scores that are read side by side, with their intervals, all with the digits of the largest.
 
     Three decimals where that is small; of a score without an interval the value alone.
-
-    Example:
-        >>> cells([Estimate(4.25, 2.0, 9.5), None, Estimate(12.0, 8.0, 16.5)]), cells([Estimate(0.1234)])
-        (['4.2 [2.0, 9.5]', '-', '12.0 [8.0, 16.5]'], ['0.123'])
     """
     known = [score for score in scores if score is not None]
     largest = max((abs(end) for s in known for end in (s.value, s.low, s.high) if end is not None), default=0.0)
