@@ -36,7 +36,7 @@ def write_run(folder: Path, *, seconds: float = 1.0) -> Path:
     save_checkpoint(folder, 1.0, seconds)
     save_file({"w": torch.ones(2)}, folder / "lora.safetensors")
     rows = f"1,0.5,{seconds},{seconds}\n2,0.6,{seconds},\n"
-    (folder / "metrics.csv").write_text(f"iteration,reward,seconds/update,detector/a/seconds\n{rows}")
+    (folder / "metrics.csv").write_text(f"iteration,reward,seconds/update,seconds/detector_a\n{rows}")
     (folder / "summary.json").write_text(json.dumps({"iteration": 2, "values": {"kid": 0.25}}))
     (folder / "results.md").write_text(f"made 2026-11-30 10:00:0{seconds:.0f}\n")
     took = f"{seconds:.0f} seconds"

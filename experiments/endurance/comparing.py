@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from realgen.checkpoint_files import BEST, PREVIOUS, check_checkpoint
 
 TIMINGS = ("seconds", "busy_seconds", "images_per_second", "time")
-"""Names begin so, or end with ``/seconds``, of columns and keys whose values are measured by a clock."""
+"""Names begin so, of columns and keys whose values are measured by a clock."""
 
 CLOCK = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?([+-]\d\d:?\d\d)?|seconds(<[^.]*?>|: `)[\d.]+"
@@ -143,7 +143,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _is_timing(name: str) -> bool:
-    return name.startswith(TIMINGS) or name.endswith("/seconds")
+    return name.startswith(TIMINGS)
 
 
 def _digest(path: Path) -> str:

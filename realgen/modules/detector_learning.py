@@ -154,8 +154,9 @@ class DetectorLearning(Callback):
         values = {"reward_rebased": (reward - base) / (photographs - base)} if photographs > base else {}
         if self.updates < self.warmup_updates or reward > self.threshold:
             values |= self._update(current, generator)
-        values |= {"updates": float(self.updates), "seconds": time.perf_counter() - start}
+        values["updates"] = float(self.updates)
         pl_module.log_dict({f"detector/{self.component}/{name}": value for name, value in values.items()})
+        pl_module.log(f"seconds/detector_{self.component}", time.perf_counter() - start)  # beside those of the phases
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Export the detector to ``detector_<component>`` in the run's folder."""

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from realgen.callbacks import LastCheckpoint, Preemption
+from realgen.callbacks import LastCheckpoint, Preemption, ValidationRows
 from realgen.cli.finishing import finish
 from realgen.data import PromptShards
 from realgen.data.detector_pairs import PairSettings, Photographs
@@ -121,8 +121,11 @@ def test_a_detector_that_never_learns_changes_nothing(tmp_path: Path) -> None:
 def test_warm_up_then_only_above_the_threshold(tmp_path: Path) -> None:
     once, always = learning(tmp_path, threshold=1.0), learning(tmp_path, threshold=0.0)
     fit(tmp_path, once)
-    numbers = fit(tmp_path, always).callback_metrics
+    rows = ValidationRows()
+    numbers = fit(tmp_path, always, rows).callback_metrics
     assert once.updates == 1
+    took = {name: float(value) for name, value in numbers.items() if name.startswith("seconds/")}
+    assert rows.seconds > sum(took.values()) >= took["seconds/detector_color"] > 0  # of all iterations, with learning
     assert always.updates >= 2
     assert float(numbers["detector/color/updates"]) == always.updates
     assert 0 <= float(numbers["detector/color/replayed"]) < 1
