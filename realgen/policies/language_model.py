@@ -61,10 +61,15 @@ def load_language_model(
 
 
 def linear_layers(model: Any) -> list[str]:
-    """Return the last parts of the names of all linear layers but the output layer; adapters change them by default."""
-    head = model.get_output_embeddings()
-    names = (name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head)
-    return sorted({name.rpartition(".")[2] for name in names})
+    """Return the ends of the names of all linear layers but the output layer; adapters change them by default.
+
+    Those are the names' last parts; or whole names, where the model has a tower for images that texts never enter and
+    whose layers are called alike, as Gemma 3's from 4B are.
+    """
+    head, decoder = model.get_output_embeddings(), set(model.get_decoder().modules())
+    linear = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head}
+    read = sorted(name for name, part in linear.items() if part in decoder)
+    return read if len(read) < len(linear) else sorted({name.rpartition(".")[2] for name in linear})
 
 
 def end_token_ids(model: Any) -> list[int]:

@@ -12,7 +12,7 @@ from tests.helpers import vllm_stand_in
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "policies"
 
 
-@pytest.mark.parametrize("name", ["llm_nano", "qwen3_4b", "qwen3_4b_vllm"])
+@pytest.mark.parametrize("name", ["llm_nano", "qwen3_4b", "qwen3_4b_vllm", "qwen3_5_4b", "gemma3_4b"])
 def test_parts_build_a_policy_without_reading_weights(name: str, tmp_path: Path, monkeypatch) -> None:
     from jsonargparse import ArgumentParser
 
