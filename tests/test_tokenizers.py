@@ -15,13 +15,14 @@ from realgen.checks import check_tokenizer
 from realgen.detectors import ForensicChat
 from realgen.policies.backbones import SD3
 from realgen.policies.language_model import load_language_model
-from realgen.rewards import Alignment
+from realgen.rewards import Alignment, VlmRating
 
 NANO = Path("data/nano")
 READERS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "diffusion": ("sd3", "tokenizer_2", lambda folder: SD3(folder).load()),
     "language model": ("llm", ".", lambda folder: load_language_model(folder, torch.float32, local_files_only=True)),
     "CLIP": ("clip", ".", lambda folder: Alignment(folder).build()),
+    "rating": ("forensic_chat", ".", lambda folder: VlmRating(folder).build()),
     "Forensic-Chat": ("forensic_chat", ".", lambda folder: ForensicChat(folder).build()),
 }
 each_reader = pytest.mark.parametrize(("model", "inside", "read"), READERS.values(), ids=list(READERS))

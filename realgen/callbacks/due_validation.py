@@ -3,6 +3,9 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+
+from realgen.callbacks.run_context import callbacks_of
 
 
 class DueValidation(Callback):
@@ -33,10 +36,11 @@ class DueValidation(Callback):
             self._validated, self._due = trainer.global_step, False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Record whether the validation of these weights is still to come."""
+        """Record whether the validation of these weights is still to come, and whether a callback ends the run here."""
         loop = trainer.fit_loop
         due = loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
         checkpoint["validation_due"] = self._due or (due and self._validated != trainer.global_step)
+        checkpoint["stopped"] = limits_of(trainer) if trainer.should_stop else None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore it; a checkpoint of an older version says nothing."""
@@ -55,3 +59,9 @@ class DueValidation(Callback):
             trainer.validating = True
             loop.run()
             trainer.training = True
+
+
+def limits_of(trainer: Trainer) -> dict[str, Any]:
+    """Return how far a run may go, by the names of the trainer's arguments; -1 or None is no limit."""
+    times = [timer._duration for timer in callbacks_of(trainer, Timer)]
+    return {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps, "max_time": times}

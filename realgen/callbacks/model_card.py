@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from realgen import __version__
+from realgen.checks import printable
 from realgen.given_files import read_json
 from realgen.policies.adapter_formats import COMFYUI_FILE
 from realgen.policies.trained_adapters import DIFFUSERS_FILE, PEFT_FILE
@@ -25,8 +27,8 @@ PICTURE = "before_after.png"
 def write_card(place: Path, config_file: Path) -> None:
     """Write ``README.md`` into an export, and copy the run's picture of before and after beside it.
 
-    What nothing tells is left out: before the run's end there are no measures. A ``summary.json`` in the folder of the
-    config is the run's.
+    What nothing tells is left out: there are measures and a picture only of the weights that the run ended with. A
+    ``summary.json`` in the folder of the config is the run's.
 
     ``place`` is what ``write_export`` wrote, ``config_file`` the run's ``config.yaml``.
     """
@@ -36,7 +38,10 @@ def write_card(place: Path, config_file: Path) -> None:
     model = (config.get("model") or {}).get("init_args") or {}
     bases = dict.fromkeys(_base_models(model.get("policy") or config.get("model")))
     summary = read_json(run / "summary.json") if (run / "summary.json").is_file() else {}
-    if summary.get("after") and (run / PICTURE).is_file():
+    averaged = any(_class(each) == "EMA" for each in (config.get("callbacks") or {}).values())
+    if (summary.get("after") or {}).get("iteration") != record["iteration"] or averaged != (record["weights"] == "ema"):
+        summary = {}  # of other weights
+    if summary and (run / PICTURE).is_file():
         shutil.copyfile(run / PICTURE, place / PICTURE)
     objective = (model.get("objective") or {}).get("class_path", "").rpartition(".")[2]
     facts = {
@@ -51,7 +56,7 @@ def write_card(place: Path, config_file: Path) -> None:
     lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", f"# {run.resolve().name}/{place.name}", ""]
     lines.append(markdown_table(("", ""), [fact for fact in facts.items() if fact[1]]))
     lines += ["", "## Reward", "", markdown_table(("part", "weight", "class"), _rewards(model.get("reward")))]
-    if summary.get("after"):
+    if summary:
         lines += ["", "## Measures", "", _measures(summary)]
     if (place / PICTURE).exists():
         lines += ["", f"![The same prompts and seeds before and after]({PICTURE})"]
@@ -65,9 +70,12 @@ def licence(base: str) -> str:
     folder = Path(base)
     if not folder.is_dir():
         return f"see the page of {base}"
-    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
-    told = yaml.safe_load((re.findall(r"\A---\n(.*?)\n---", card, re.DOTALL) or ["{}"])[0])
-    named = [str(told[key]) for key in ("license", "license_name", "license_link") if told.get(key)]
+    told: Any = None
+    with suppress(OSError, yaml.YAMLError, RecursionError):  # somebody else's file
+        card = (folder / CARD).read_text(encoding="utf-8", errors="replace")
+        told = yaml.safe_load((re.findall(r"\A---\n(.*?)\n---", card, re.DOTALL) or [""])[0])
+    keys = ("license", "license_name", "license_link") if isinstance(told, dict) else ()
+    named = [printable(told[key]) for key in keys if isinstance(told.get(key), str)]
     named += [f"file {file.name}" for file in sorted(folder.glob("LICEN[SC]E*"))]
     return ", ".join(named) or f"its folder {base} does not say"
 
@@ -83,7 +91,7 @@ def _base_models(config: Any) -> Iterator[str]:
 
 
 def _class(config: Any) -> str:
-    return str((config or {}).get("class_path", "")).rpartition(".")[2]
+    return str(config.get("class_path", "")).rpartition(".")[2] if isinstance(config, dict) else ""
 
 
 def _rewards(config: Any) -> list[tuple[str, object, str]]:

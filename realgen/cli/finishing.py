@@ -12,6 +12,7 @@ from torch import nn
 from realgen.benchmark.report.page import REPORT_FILE
 from realgen.callbacks import EMA, BestCheckpoint, Export, Report
 from realgen.callbacks.closing_screen import ClosingScreen, doubled_limits
+from realgen.callbacks.due_validation import limits_of
 from realgen.callbacks.export import write_cards, write_export
 from realgen.callbacks.run_context import Exporter, callbacks_of, run_folder, trained_of
 from realgen.checkpoint_files import BEST, check_checkpoint, exported_iteration, finished_iterations, keep_copy
@@ -68,9 +69,14 @@ def export_checkpoint(
 
 
 def is_finished(checkpoint: Mapping[str, Any], trainer: Trainer) -> bool:
-    """Return whether a checkpoint's run has nothing left to do: no iteration, and no validation."""
+    """Return whether a checkpoint's run has nothing left to do: no iteration, and no validation.
+
+    One that a callback ended goes on when it is given other limits than it had.
+    """
     if not checkpoint or checkpoint.get("validation_due", False):
         return False
+    if checkpoint.get("stopped") is not None and checkpoint["stopped"] == limits_of(trainer):
+        return True
     limits = ((_finished_epochs(checkpoint), trainer.max_epochs), (checkpoint["global_step"], trainer.max_steps))
     return any(limit is not None and 0 <= limit <= done for done, limit in limits)
 
@@ -114,7 +120,8 @@ def finish(trainer: Trainer, module: LightningModule, path: Path) -> int:
             page, summary = (run_folder(trainer) / name for name in (REPORT_FILE, "summary.json"))
             if not page.is_file() or (summary.is_file() and summary.stat().st_mtime_ns > page.stat().st_mtime_ns):
                 report.on_fit_end(trainer, module)  # it shows the summary's intervals
-        print(f"finished at iteration {iteration}; to go on add {' '.join(doubled_limits(trainer))}")
+        early = " (a callback ended it)" * (checkpoint.get("stopped") is not None)
+        print(f"finished at iteration {iteration}{early}; to go on add {' '.join(doubled_limits(trainer))}")
     return 0
 
 
@@ -127,11 +134,15 @@ def _export_missing(trainer: Trainer, module: LightningModule, path: Path, itera
         missing.append((path, export.path, iteration, export.formats))
         if best is not None:
             missing.append((path.with_name(BEST), folder / f"{export.directory}_best", best, export.formats))
-    missing = [each for each in missing if exported_iteration(each[1]) != each[2]]
+    missing = [each for each in missing if exported_iteration(each[1]) != each[2] or _lacks(each[1], each[3])]
     if missing:
         module.configure_model()
         for checkpoint, place, _, formats in missing:
             print(f"exported to {export_checkpoint(trained_of(module), checkpoint, place, formats=formats)}")
+
+
+def _lacks(place: Path, formats: Iterable[Format]) -> bool:
+    return any(not any(path.is_dir() for path in place.rglob(name)) for name in formats)
 
 
 def _best_iteration(trainer: Trainer, path: Path, iteration: int) -> int | None:

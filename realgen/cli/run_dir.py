@@ -179,6 +179,13 @@ def check_processes(environment: Mapping[str, str], *, devices: int, num_nodes: 
     sizes = {name: int(environment[name]) for name in names if environment.get(name, "").isdigit()}
     variable = max(sizes, key=lambda name: sizes[name], default="WORLD_SIZE")
     started, expected = sizes.get(variable, 1), devices * num_nodes
+    unranked = "RANK" not in environment and "SLURM_PROCID" not in environment
+    if started > 1 and unranked and variable in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        raise ConfigError(
+            f"trainer.devices: mpirun started {started} processes ({variable}), and does not tell them their ranks as "
+            "the trainer reads them.\n       Start them by torchrun --nproc-per-node=N or srun, or one process and "
+            "--trainer.devices=N."
+        )
     waits = "TORCHELASTIC_RUN_ID" in environment or "LOCAL_RANK" in environment or "SLURM_NTASKS" in sizes
     if started == expected or (started < expected and not (waits and sizes)):
         return

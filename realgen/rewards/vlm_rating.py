@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from realgen.checks import check_at_least
+from realgen.checks import check_at_least, check_tokenizer
 from realgen.detectors.transformers_model import load_pretrained, load_processor
 from realgen.functional.images import to_uint8
 from realgen.quantization import EightBits, check_quantization, quantize_weights
@@ -104,6 +104,7 @@ class VlmRating(FrozenReward):
         model = load_pretrained(Qwen2_5_VLForConditionalGeneration, self.pretrained, self.dtype)
         quantize_weights(model, self.bits)
         processor = load_processor(AutoProcessor, self.pretrained, **limits)
+        check_tokenizer(processor.tokenizer, model.get_input_embeddings().num_embeddings)
         return VlmRater(model, processor, self.question, self.max_new_tokens)
 
     def score(self, samples: Samples) -> Float[Tensor, " rows"]:

@@ -12,6 +12,9 @@ from realgen.callbacks.model_card import licence, write_card
 
 CONFIG = """\
 # realgen 0.1.0: python -m realgen.fit --config configs/diffusion.yaml
+callbacks:
+  ema: {class_path: realgen.callbacks.EMA}
+  gone: null
 model:
   class_path: realgen.modules.GRPOModule
   init_args:
@@ -79,6 +82,36 @@ def test_a_card_has_all_that_the_run_says(place: Path) -> None:
     assert (place / "before_after.png").read_bytes() == b"picture"
     assert "dropped" not in text
     assert "an/older" not in text
+
+
+@pytest.mark.parametrize(("iteration", "weights"), [(20, "ema"), (30, "live")])
+def test_measures_and_picture_are_of_the_weights_of_the_card(place: Path, iteration: int, weights: str) -> None:
+    (place.parent / "summary.json").write_text(json.dumps(SUMMARY))
+    (place.parent / "before_after.png").write_bytes(b"picture")
+    (place / "export.json").write_text(json.dumps({"iteration": iteration, "weights": weights, "files": {}}))
+    write_card(place, place.parent / "config.yaml")
+    text = (place / "README.md").read_text()
+    assert f"| iteration | {iteration}, {weights} weights |" in text
+    assert "## Measures" not in text
+    assert "before_after" not in text
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        b"# my own fine-tune",
+        b"title: FLUX: the model",
+        b"- a list",
+        b"license:\tmit",
+        b"license: \xff\xfe",
+        b"license: [" + b"[" * 2000,
+        b"a: &a [x, x]\nb: &b [*a, *a]\nlicense: [*b, *b]",
+    ],
+)
+def test_a_base_model_s_card_of_any_kind_costs_nothing(place: Path, front: bytes) -> None:
+    (place.parent.parent / "base" / "README.md").write_bytes(b"---\n" + front + b"\n---\n")
+    write_card(place, place.parent / "config.yaml")
+    assert "| base model |" in (place / "README.md").read_text()
 
 
 def test_before_the_end_there_are_no_measures(place: Path) -> None:

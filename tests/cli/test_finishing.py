@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from realgen.callbacks import EMA, BestCheckpoint, Export, LastCheckpoint, Report, Summary
+from realgen.callbacks.due_validation import DueValidation
 from realgen.checkpoint_files import check_checkpoint, keep_copy
-from realgen.cli.finishing import export_checkpoint, finish, is_finished, load_checkpoint, put_weights
+from realgen.cli.finishing import _lacks, export_checkpoint, finish, is_finished, load_checkpoint, put_weights
 from tests.helpers.toy_grpo import GaussianPolicy, MeanBlue, Prompts, module, trainer
 
 
@@ -18,9 +20,9 @@ def callbacks() -> list[Any]:
     return [EMA(decay=0.5), Export(), Summary(num_images=2), LastCheckpoint(), BestCheckpoint("blue", "min")]
 
 
-def fitted(folder: Path, **how: Any) -> Any:
+def fitted(folder: Path, *more: Callback, **how: Any) -> Any:
     trained = module(metrics={"blue": MeanBlue()})
-    trainer(folder, callbacks=callbacks(), enable_checkpointing=True, **how).fit(trained, Prompts())
+    trainer(folder, callbacks=[*more, *callbacks()], enable_checkpointing=True, **how).fit(trained, Prompts())
     return trained
 
 
@@ -67,6 +69,28 @@ def test_a_run_is_finished_when_a_limit_is_reached(
     assert is_finished(told, trainer(tmp_path, max_epochs=max_epochs, max_steps=max_steps)) is finished
     assert not is_finished({**told, "validation_due": True}, trainer(tmp_path, max_epochs=2))
     assert not is_finished({}, trainer(tmp_path, max_epochs=2))
+
+
+def test_a_format_that_is_asked_for_later_is_lacking(tmp_path: Path) -> None:
+    (tmp_path / "rewriter" / "peft").mkdir(parents=True)
+    assert not _lacks(tmp_path, ["peft"])
+    assert _lacks(tmp_path, ["peft", "comfyui"])
+
+
+class StopAt(Callback):
+    """Ends the run, as a watch, early stopping or a time limit do."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        trainer.should_stop = pl_module.iteration >= 2
+
+
+def test_a_run_that_a_callback_ended_is_finished_until_it_is_given_more(tmp_path: Path) -> None:
+    fitted(tmp_path, StopAt(), DueValidation(), max_epochs=6)
+    told = check_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert told["iteration"] == 2
+    assert is_finished(told, trainer(tmp_path, max_epochs=6))
+    assert not is_finished(told, trainer(tmp_path, max_epochs=12))
+    assert not is_finished({**told, "stopped": None}, trainer(tmp_path, max_epochs=6))
 
 
 def test_a_checkpoint_before_the_last_validation_is_not_finished(tmp_path: Path) -> None:

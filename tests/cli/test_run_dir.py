@@ -259,6 +259,15 @@ def test_another_number_of_processes_is_refused_with_the_flags(
         check_processes(environment, devices=devices, num_nodes=num_nodes)
 
 
+@pytest.mark.parametrize("variable", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_processes_that_do_not_know_their_rank_are_refused(variable: str, devices: int) -> None:
+    """Each would be a first process, and train a copy."""
+    with pytest.raises(ConfigError, match=rf"mpirun started 2 processes \({variable}\)(?s:.)*torchrun"):
+        check_processes({variable: "2"}, devices=devices, num_nodes=1)
+    check_processes({variable: "2", "RANK": "0", "WORLD_SIZE": "2"}, devices=2, num_nodes=1)
+
+
 @pytest.mark.parametrize(
     ("environment", "devices", "num_nodes"),
     [
