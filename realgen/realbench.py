@@ -86,6 +86,7 @@ def _find_blind_spots(reader: ConfigReader, config: Mapping[str, Any], arguments
     from rich.console import Console
 
     from realgen.benchmark.blind_spots import write_blind_spots
+    from realgen.cli.config_reader import to_yaml
     from realgen.metrics import MeanRealism
     from realgen.tables import terminal_table
 
@@ -94,11 +95,15 @@ def _find_blind_spots(reader: ConfigReader, config: Mapping[str, Any], arguments
     sights |= {name: each.describe for name, each in _given(made.metrics).items() if isinstance(each, MeanRealism)}
     if made.real is None or not _given(made.images) or not sights:
         raise ConfigError("blind_spots: give photographs, generated images and detectors: --real=DIR --images DIR")
+    if config["dry_run"] or config["part"] is not None:
+        raise ConfigError("blind_spots: nothing is drawn, so there is no dry run, and there are no parts.")
     how = {"matching": made.matching, "batch_size": made.scoring.batch_size, "num_workers": made.scoring.num_workers}
-    spots, notes = made.blind_spots.find(sights, made.real, _given(made.images), device, **how)
-    settings = masked({**_provenance(arguments), "config": reader.written})
-    folder = find_folder(config, arguments).reserve(shared=True).path
-    table, files = write_blind_spots(spots, folder, warnings=notes, settings=settings)
+    settings = masked({**_provenance(arguments), "config": to_yaml(reader.written)})
+    run = find_folder(config, arguments).reserve()  # before hours of work
+    with run.cleanup_on_error():
+        spots, notes = made.blind_spots.find(sights, made.real, _given(made.images), device, **how)
+        table, files = write_blind_spots(spots, run.path, warnings=notes, settings=settings)
+    run.release()
     shown = terminal_table(table.headings, table.rows, title=table.caption, text_columns=(0, 1), framed=False)
     Console(soft_wrap=True, width=1000).print(shown, *(f"note: {note}" for note in notes), *map(str, files), sep="\n")
     return 0

@@ -63,8 +63,14 @@ def test_blind_spots_are_reported_in_place_of_scores(
     assert row.split()[1:] == ["a", "generator", "1.00", "[1.00,", "1.00]"]
     assert out[-2:] == [str(tmp_path / "run" / f"blind_spots.{kind}") for kind in ("html", "csv")]
     assert "--blind_spots.num_images=3" in (tmp_path / "run" / "blind_spots.html").read_text()
-    assert main([*toys, "--blind_spots.num_images=3", "--real=null"]) == 1
-    assert "give photographs, generated images and detectors" in capsys.readouterr().err
+    for wrong, message in (
+        (["--real=null"], "give photographs, generated images and detectors"),
+        (["--dry-run"], "so there is no dry run"),
+        ([f"--real={tmp_path / 'nowhere'}", f"--run_dir={tmp_path / 'new'}"], "real must be a folder of images"),
+    ):
+        assert main([*toys, "--blind_spots.num_images=3", *wrong]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_draws_scores_writes_and_shows(toys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
