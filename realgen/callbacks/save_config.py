@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
+from realgen.benchmark.report.run_page import SOURCES
 from realgen.masking import mask_output, masked
 from realgen.policies.base import Policy
 from realgen.policies.diffusion_model import measured_rows
@@ -19,12 +20,13 @@ class SaveConfig(Callback):
     """Write the whole config, defaults filled in, when a run starts; interpolations stand as they were written.
 
     To ``config.yaml`` in the folder of the run, from which ``--config`` starts the same run again, and into the config
-    of the loggers. Written once, by the first process.
+    of the loggers. Written once, by the first process; ``sources``, where each setting stands, to a file beside it.
     """
 
-    def __init__(self, text: str, path: Path) -> None:
+    def __init__(self, text: str, path: Path, sources: str = "") -> None:
         self.text = text
         self.path = path
+        self.sources = sources
         self._done = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -46,6 +48,7 @@ class SaveConfig(Callback):
     def _write(self, trainer: Trainer) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, self.text.encode())
+        write_whole(self.path.with_name(SOURCES), self.sources.encode())
         config: dict[str, Any] = yaml.safe_load(self.text)
         for logger in trainer.loggers:
             logger.log_hyperparams(config)

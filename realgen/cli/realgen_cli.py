@@ -31,6 +31,7 @@ from realgen.cli.config_reader import PARSER_SETTINGS, document_fields, keep_int
 from realgen.cli.run_dir import Run, check_processes, find_run, read_checkpoint
 from realgen.cli.schema import ConfigSlot, group_of, slot_of
 from realgen.cli.trainer_rules import trainer_problems
+from realgen.cli.tree import origins
 from realgen.cli.wandb_logger import drop_anonymous, fill_wandb_arguments
 from realgen.failures import contain
 from realgen.given_files import config_head
@@ -83,7 +84,7 @@ class RealGenCLI(LightningCLI):
         argv: Sequence[str] | None = None,
     ) -> None:
         self.argv = list(sys.argv[1:] if argv is None else argv)
-        self.config_text, self.checkpoint = "", {}
+        self.config_text, self.config_sources, self.checkpoint = "", "", {}
         self.root = config_root(model_class, datamodule_class)
         quiet_lightning()
         set_dumper("yaml", to_yaml)
@@ -115,6 +116,8 @@ class RealGenCLI(LightningCLI):
         saved = {**keep_interpolations(plain, tree), "run_dir": None, "ckpt_path": None}
         command = shlex.join(["python", "-m", "realgen.fit", *self.argv])
         self.config_text = f"{config_head(command)}{to_yaml(saved)}"
+        placed = {key: child for key, child in tree.value.items() if key not in ("run_dir", "ckpt_path")}
+        self.config_sources = "".join(f"{line}\n" for line in origins(replace(tree, value=placed)))
 
     def before_instantiate_classes(self) -> None:
         """Count the processes, choose the run's folder, keep others out, and lead checkpoints and loggers there."""
@@ -172,7 +175,7 @@ class RealGenCLI(LightningCLI):
         callbacks: list[Callback] = [DueValidation(), *chosen]
         if self._wandb is not None:  # before the logger begins
             callbacks.append(WandbRun(self.run.path, self._wandb))
-        callbacks.append(SaveConfig(self.config_text, self.run.path / "config.yaml"))
+        callbacks.append(SaveConfig(self.config_text, self.run.path / "config.yaml", self.config_sources))
         trainer_config = {**self.config_init.trainer, **kwargs}
         if trainer_config["logger"] is None:
             loggers = [logger for logger in self.config_init.loggers.values() if logger is not None]

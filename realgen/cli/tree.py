@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ class Node:
         if isinstance(self.value, list):
             return [child.plain() for child in self.value]
         return self.value
+
+
+def origins(node: Node, key: str = "") -> Iterator[str]:
+    """Yield ``key: file:line``, or the command line, of each value that stands somewhere."""
+    if not (node.value and isinstance(node.value, dict | list)):
+        yield f"{key}: {node.origin}"
+        return
+    for name, child in node.value.items() if isinstance(node.value, dict) else enumerate(node.value):
+        yield from origins(child, f"{key}.{name}" if key else str(name))
 
 
 def merge(base: Node, over: Node) -> Node:

@@ -49,7 +49,7 @@ def weight(run: Path) -> float:
 def test_a_run_leaves_config_checkpoint_and_csv(fit: Fit, folder: Path) -> None:
     assert fit("--model.lr=0.25") == 0
     (run,) = (folder / "runs" / "toy").iterdir()
-    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "csv"}
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "config_sources.txt", "csv"}
     text = (run / "config.yaml").read_text()
     assert text.splitlines()[0].endswith(": python -m realgen.fit --config toy.yaml --model.lr=0.25")
     assert text.splitlines()[1] == f'# started in "{folder}"'
@@ -323,5 +323,5 @@ def test_two_processes_write_into_one_folder(folder: Path) -> None:
     ended = run_apart(folder, "--config", "toy.yaml", "--trainer.devices=2", "--trainer.strategy=ddp")
     assert ended.returncode == 0, ended.stderr
     (run,) = (folder / "runs" / "toy").iterdir()
-    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "csv"}
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.yaml", "config_sources.txt", "csv"}
     assert weight(run) == -2.0  # 2 epochs of 2 batches on each rank

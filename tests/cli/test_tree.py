@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from realgen.cli import ConfigError
-from realgen.cli.tree import merge, parse_text, read_file
+from realgen.cli.tree import Node, merge, origins, parse_text, read_file
 
 
 def merged(*texts: str) -> object:
@@ -54,6 +54,21 @@ def test_values_remember_their_line(tmp_path: Path) -> None:
     assert c.origin == f"{path}:4"
     assert [element.origin for element in c.value] == [f"{path}:5", f"{path}:6"]
     assert tree.plain() == {"a": 1, "b": {"c": [2, {"d": 3}]}}
+
+
+def test_where_each_setting_stands_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "part.yaml").write_text("class_path: A\ninit_args:\n  b: 1\n  c: [1, 2]\n")
+    (tmp_path / "a.yaml").write_text("x:\n  part_file: part.yaml\n  init_args:\n    b: 2\ny: {}\n")
+    from_files = read_file(tmp_path / "a.yaml")
+    tree = merge(from_files, Node({"y": Node({"k": Node("secret")})}))
+    part, recipe = tmp_path / "part.yaml", tmp_path / "a.yaml"
+    assert list(origins(tree)) == [
+        f"x.class_path: {part}:1",
+        f"x.init_args.b: {recipe}:4",
+        f"x.init_args.c.0: {part}:4",
+        f"x.init_args.c.1: {part}:4",
+        "y.k: command line",
+    ]
 
 
 def test_an_overlay_is_told_by_its_own_line(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from realgen.failures import describe
 from realgen.given_files import parse_json, read_json
 from realgen.whole_files import write_whole
 
-PICTURES, WARNINGS = "pictures", "warnings.txt"
-"""Folder of the pictures of held-out prompts, with one inside for each validation; file of what a run was warned of."""
+PICTURES, WARNINGS, SOURCES = "pictures", "warnings.txt", "config_sources.txt"
+"""Folder of the pictures of held-out prompts, with one inside for each validation; files of what a run was
+warned of, and of where each of its settings stands, a line each."""
 LINES = "pictures.jsonl"
 """Beside the pictures of a validation: ``key``, ``prompt``, ``file``, ``reward``, and ``text`` of a rewrite."""
 SHOWN_PROMPTS, SHOWN_VALIDATIONS, ENDS = 12, 24, 4
@@ -79,7 +80,7 @@ def write_run_report(
         frames=[frame._replace(pictures=frame.pictures[:SHOWN_PROMPTS]) for frame in frames],
         ends=_ends(alone, frames) if alone is not None else [],
         rewrites=_rewrites(alone.folder) if alone is not None else [],
-        configs=[(log.name, _text(log.folder / CONFIG_FILE)) for log in logs],
+        configs=[(log.name, _text(log.folder / CONFIG_FILE), _text(log.folder / SOURCES)) for log in logs],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, text.encode())
