@@ -23,8 +23,8 @@ def compile_blocks(transformer: nn.Module, blocks: Sequence[nn.Module], copies: 
     Adapters on or off and gradient or not are graphs of their own, and so may be, once or twice, another number of rows
     or length of text. The plan does not know what it saves: it counts products, and compiling joins what lies between
     them; on a CPU that is 16 % of the embedded model's iteration (experiments/benchmarks/README.md). The blocks of
-    Z-Image and Qwen-Image hold complex tensors (their rotary embeddings), which become graphs but which Inductor does
-    not compile: they run as without, and little is gained.
+    Z-Image, Lumina 2 and Qwen-Image hold complex tensors (their rotary embeddings), which become graphs but which
+    Inductor does not compile: they run as without, and little is gained.
 
     Args:
         transformer: The network that holds the blocks.

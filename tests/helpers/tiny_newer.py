@@ -6,7 +6,16 @@ from typing import Any
 
 from torch import nn
 
-from tests.helpers.tiny_parts import image_vae, patched_vae, qwen_tokenizer, scheduler, t5_tokenizer, video_vae
+from tests.helpers.tiny_parts import (
+    gemma2_settings,
+    gemma_tokenizer,
+    image_vae,
+    patched_vae,
+    qwen_tokenizer,
+    scheduler,
+    t5_tokenizer,
+    video_vae,
+)
 
 PARTS_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: "
@@ -172,5 +181,32 @@ def ernie_image_pipeline() -> Any:
         scheduler=scheduler(shift=3.0),
         vae=patched_vae(),
         text_encoder=Mistral3Model(mistral3_settings(tokenizer, 2)),
+        tokenizer=tokenizer,
+    )
+
+
+def lumina2_pipeline() -> Any:
+    from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel
+    from transformers import Gemma2Model
+
+    tokenizer = gemma_tokenizer()
+    transformer = Lumina2Transformer2DModel(
+        sample_size=2,
+        in_channels=4,
+        hidden_size=48,  # a 48th of the published width, with as many queries to a key
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=6,
+        num_kv_heads=2,
+        multiple_of=8,
+        axes_dim_rope=(4, 2, 2),
+        axes_lens=(300, 32, 32),
+        cap_feat_dim=16,
+    )
+    return Lumina2Pipeline(
+        transformer=transformer,
+        scheduler=scheduler(use_dynamic_shifting=True, base_image_seq_len=2, max_image_seq_len=64),
+        vae=image_vae(blocks=4),  # the pipeline takes its factor for 8
+        text_encoder=Gemma2Model(gemma2_settings(tokenizer)),
         tokenizer=tokenizer,
     )

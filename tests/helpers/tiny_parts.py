@@ -85,22 +85,50 @@ def qwen3_settings(tokenizer: Any, **settings: Any) -> Any:
     return Qwen3Config(**{**defaults, **settings})
 
 
-def vae_settings() -> dict[str, Any]:
-    """Of a VAE that makes one latent pixel of 2 x 2."""
+def gemma_tokenizer() -> Any:
+    """One token per letter, and a beginning."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import GemmaTokenizer
+
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *string.ascii_letters, *string.digits]
+    tokenizer = GemmaTokenizer(vocab={token: i for i, token in enumerate([*tokens, *string.punctuation])}, merges=[])
+    beginning = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", tokens.index("<bos>"))])
+    tokenizer.backend_tokenizer.post_processor = beginning
+    return tokenizer
+
+
+def gemma2_settings(tokenizer: Any) -> Any:
+    from transformers import Gemma2Config
+
+    return Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        initializer_range=0.2,
+    )
+
+
+def vae_settings(blocks: int = 2) -> dict[str, Any]:
+    """Of a VAE that makes one latent pixel of 2 x 2, or of 2 to the power of (blocks - 1) in each direction."""
     return {
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "block_out_channels": (8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * blocks,
+        "up_block_types": ("UpDecoderBlock2D",) * blocks,
+        "block_out_channels": (8,) * blocks,
         "layers_per_block": 1,
         "latent_channels": 4,
         "norm_num_groups": 4,
     }
 
 
-def image_vae() -> Any:
+def image_vae(blocks: int = 2) -> Any:
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(**vae_settings(), scaling_factor=0.7, shift_factor=0.1)
+    return AutoencoderKL(**vae_settings(blocks), scaling_factor=0.7, shift_factor=0.1)
 
 
 def scheduler(**settings: Any) -> Any:

@@ -56,6 +56,8 @@ class TinyModel:
     """Arguments of the pipeline's call alone."""
     stock_guides: bool = True
     """Whether the pipeline has the guidance, too."""
+    before: str = ""
+    """What every prompt is embedded after, but not the negative one."""
     boost: float = 1.5
     """A fresh transformer answers so weakly to text and time that mistakes there would not show."""
 
@@ -306,6 +308,17 @@ TINY: dict[str, TinyModel] = {
         settings={"max_sequence_length": 256},
         guided={"guidance_scale": 1.5, "negative_prompt": "blur", "max_sequence_length": 256},
         plain_scale=0.0,
+    ),
+    "lumina2": TinyModel(
+        tiny_newer.lumina2_pipeline,
+        settings={"max_sequence_length": 64, "system_prompt": "draw"},
+        guided={
+            "guidance_scale": 2.5,
+            "negative_prompt": "blur",
+            "max_sequence_length": 64,
+            "system_prompt": "draw",
+        },
+        before="draw <Prompt Start> ",
     ),
     "ernie_image": TinyModel(
         tiny_newer.ernie_image_pipeline,

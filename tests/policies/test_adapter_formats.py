@@ -129,6 +129,7 @@ def test_every_layer_has_its_name_and_scale_by_comfyui_s_rules(policy, tmp_path)
         "ErnieImagePipeline": dict,
         "ChromaPipeline": flux_layers,
         "Flux2Pipeline": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
+        "Lumina2Pipeline": lumina2_layers,
         "Krea2Pipeline": single_file_utils.convert_krea2_transformer_checkpoint_to_diffusers,
     }[pipeline]({f"{name}.weight": delta for name, delta in release.items()})
     again = {name.removesuffix(".weight"): delta for name, delta in cut.items()}
@@ -174,6 +175,13 @@ def flux_layers(release: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         else:
             cut[f"{block}.{number}.{names[rest]}"] = delta
     return cut
+
+
+def lumina2_layers(release: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Cut by diffusers' converter, which knows the published widths alone: they are 48 times the tiny model's."""
+    wide = {name: rows.repeat_interleave(48, 0) if "qkv" in name else rows for name, rows in release.items()}
+    cut = single_file_utils.convert_lumina2_to_diffusers(wide)
+    return {name: rows[::48] if len(rows) in (2304, 768) else rows for name, rows in cut.items()}
 
 
 KOHYA = {

@@ -7,6 +7,7 @@ from realgen.policies.backbones.flux import Flux
 from realgen.policies.backbones.flux2 import Flux2
 from realgen.policies.backbones.flux2_klein import Flux2Klein
 from realgen.policies.backbones.krea2 import Krea2
+from realgen.policies.backbones.lumina2 import Lumina2
 from realgen.policies.backbones.pipeline import PipelineBackbone
 from realgen.policies.backbones.qwen_image import QwenImage
 from realgen.policies.backbones.sd3 import SD3
@@ -21,6 +22,7 @@ __all__ = [
     "Flux2",
     "Flux2Klein",
     "Krea2",
+    "Lumina2",
     "PipelineBackbone",
     "QwenImage",
     "Schedule",

@@ -20,7 +20,8 @@ def inputs(backbone: Backbone, rows: int = 3) -> tuple[torch.Tensor, torch.Tenso
 
 def test_backbones_are_found() -> None:
     names = {backbone.__name__ for backbone in backbone_classes()}
-    assert {"SD3", "Flux", "Flux2", "Flux2Klein", "Chroma", "ErnieImage", "Krea2", "QwenImage", "ZImage"} <= names
+    known = "SD3 Flux Flux2 Flux2Klein Chroma ErnieImage Krea2 Lumina2 QwenImage ZImage"
+    assert set(known.split()) <= names
     assert names <= set(realgen.policies.backbones.__all__)
 
 
@@ -78,13 +79,13 @@ def test_sizes_that_cannot_be_drawn_are_refused(make) -> None:
             backbone.latent_shape(**{"height": 16, "width": 16, name: 17})
 
 
-def test_each_text_is_embedded_once_and_alike_in_any_company(make, monkeypatch) -> None:
+def test_each_text_is_embedded_once_and_alike_in_any_company(make, model: TinyModel, monkeypatch) -> None:
     backbone, encoded = make(guided=True), []
     encode = backbone.encode
     monkeypatch.setattr(backbone, "encode", lambda prompt: encoded.append(prompt) or encode(prompt))
     together = backbone.encode_prompts([*PROMPTS, PROMPTS[0]])
     again = backbone.encode_prompts(PROMPTS[1:])
-    assert sorted(encoded) == sorted([backbone.negative_prompt, *PROMPTS])
+    assert sorted(encoded) == sorted([backbone.negative_prompt, *(model.before + prompt for prompt in PROMPTS)])
     alone = make(guided=True).encode_prompts([PROMPTS[2]])
     for name, part in together.items():
         assert part.shape[0] == 4
@@ -111,15 +112,16 @@ def test_a_mask_tells_the_length_of_a_text(make) -> None:
         assert set(lengths.values()) == {together["embeds"].shape[1]}
 
 
-def test_the_cache_is_bounded_and_keeps_what_was_used_last(make, monkeypatch) -> None:
+def test_the_cache_is_bounded_and_keeps_what_was_used_last(make, model: TinyModel, monkeypatch) -> None:
     backbone, encoded = make(cache_size=2), []
     encode = backbone.encode
     monkeypatch.setattr(backbone, "encode", lambda prompt: encoded.append(prompt) or encode(prompt))
     whole = backbone.encode_prompts(PROMPTS)  # keeps the second and the third
-    assert encoded == PROMPTS
+    texts = [model.before + prompt for prompt in PROMPTS]
+    assert encoded == texts
     backbone.encode_prompts(PROMPTS[1:2])
     backbone.encode_prompts(PROMPTS[:1])  # takes the place of the third, which was used longest ago
-    assert encoded == [*PROMPTS, PROMPTS[0]]
+    assert encoded == [*texts, texts[0]]
     backbone.encode_prompts(PROMPTS[:2])
     assert len(encoded) == 4
     assert all(torch.equal(part, whole[name]) for name, part in backbone.encode_prompts(PROMPTS).items())
@@ -157,7 +159,8 @@ def test_guidance_leads_away_from_the_negative_prompt(make) -> None:
     latents, timesteps = inputs(plain)
     with torch.no_grad():
         positive = plain.velocity(latents, timesteps, plain.encode_prompts(PROMPTS))
-        negative = plain.velocity(latents, timesteps, plain.encode_prompts([guided.negative_prompt] * 3))
+        text = plain.encode(guided.negative_prompt)
+        negative = plain.velocity(latents, timesteps, {name: torch.stack([part] * 3) for name, part in text.items()})
         velocity = guided.velocity(latents, timesteps, guided.encode_prompts(PROMPTS))
     torch.testing.assert_close(velocity, guided.combine(positive, negative), rtol=0, atol=1e-5)
     assert ((velocity - positive) * (positive - negative)).sum() > 0

@@ -70,4 +70,4 @@ def test_blocks_are_whole_graphs_whatever_the_text_and_the_rows(
     score(3, 1)  # other rows
     score(3, 2, 1, 0)  # and one row more
     assert len(graphs) == traced > 0
-    assert all(graphs) == any(graphs) == (kind.__name__ in ("QwenImage", "ZImage"))  # as the docstring says
+    assert all(graphs) == any(graphs) == (kind.__name__ in ("Lumina2", "QwenImage", "ZImage"))  # as the docstring says
