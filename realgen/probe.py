@@ -82,6 +82,9 @@ def probe(options: argparse.Namespace) -> str:
     _check(options)
     place = usable_device(options.device)
     divided = divide(options.real, options.generated, options.held_out)
+    network = load_backbone(options.backbone, options.pretrained)
+    output.mkdir(parents=True, exist_ok=True)  # before hours of work, and after all that may be mistyped
+    network.to(place)
     if options.vae is not None:
         vae, reconstructed = load_vae(options.vae).to(place), output / "reconstructed"
         shutil.rmtree(reconstructed, ignore_errors=True)  # of other photographs
@@ -91,9 +94,6 @@ def probe(options: argparse.Namespace) -> str:
     found = {file.path: jpeg_quality(file.path) for file in divided.files}
     qualities = {path: quality for path, quality in found.items() if quality is not None}
     print(compare_formats(divided, qualities, match_jpeg=options.match_jpeg), file=sys.stderr)
-    network = load_backbone(options.backbone, options.pretrained)
-    output.mkdir(parents=True, exist_ok=True)  # before hours of work, and after all that may be mistyped
-    network.to(place)
     resaved = matching_qualities(divided.files, qualities) if options.match_jpeg else {}
     splits = extract(network, divided, resaved, batch_size=options.batch_size, num_workers=options.num_workers)
     fitted = fit_head(splits["fit"], splits["calibrate"], l2=options.l2, calibration=options.calibration)
