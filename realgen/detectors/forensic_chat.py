@@ -1,4 +1,4 @@
-"""Forensic-Chat, RealGen's semantic detector: a Qwen2.5-VL that answers whether an image is real or fake.
+"""Forensic-Chat, RealGen's semantic detector: a Qwen-VL that answers whether an image is real or fake.
 
 The published rule (RealGen's ``forensic_chat_scorer``): a single forward pass, the logits that follow the prompt, and
 the mean logit of each word's spellings, f of ("fake", "Fake") and g of ("real", "Real"); the probability of being
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from realgen.checks import check_tokenizer
 from realgen.detectors.base import Detector
-from realgen.detectors.transformers_model import load_pretrained, load_processor
+from realgen.detectors.transformers_model import load_processor
+from realgen.detectors.vision_language import load_vision_language, opened_thoughts, render_question
 from realgen.functional.images import to_uint8
 from realgen.hub_files import how_to_fetch
 from realgen.quantization import EightBits, check_quantization, quantize_weights
@@ -41,14 +42,14 @@ def word_ids(tokenizer: Any, words: Sequence[str], name: str = "words") -> Int[T
 
 
 class ForensicChatNetwork(nn.Module):
-    """A Qwen2.5-VL that is asked one question about every image; it generates no text.
+    """A Qwen-VL that is asked one question about every image; it generates no text.
 
     Only the logits of the words' spellings are computed, in float32 whatever the type of the weights: the published
     scorer reads them out of a bfloat16 vocabulary, where logits near 20 lie 0.125 apart and neighbouring rewards tie.
-    ValueError if a word is not one token of the model's tokenizer.
+    ValueError if a word is not one token of the model's tokenizer, or its template makes it think before it answers.
 
     Args:
-        model: ``Qwen2_5_VLForConditionalGeneration``.
+        model: As of ``load_vision_language``.
         processor: Its processor, with a chat template of its own or of its tokenizer.
         question: What the user asks beside the image. The template's own system text is left as it is.
         real_words: Spellings of the answer that means a real image, one token each.
@@ -66,13 +67,12 @@ class ForensicChatNetwork(nn.Module):
         self.processor = processor
         check_tokenizer(processor.tokenizer, model.get_input_embeddings().num_embeddings)
         content = [{"type": "image"}, {"type": "text", "text": question}]
-        self.prompt: str = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=processor.chat_template or processor.tokenizer.chat_template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        self.prompt = render_question(processor, content)
         """The rendered conversation up to the first word of the answer; the image is one placeholder."""
+        if opened_thoughts(self.prompt):
+            raise ValueError(
+                "its chat template opens thoughts that no switch closes; take a model that answers at once."
+            )
         for name, words in {"real": real_words, "fake": fake_words}.items():
             ids = word_ids(processor.tokenizer, words, name=f"{name}_words")
             self.register_buffer(f"{name}_ids", ids, persistent=False)
@@ -106,9 +106,10 @@ class ForensicChatNetwork(nn.Module):
 
 
 class ForensicChat(Detector):
-    """A ``Qwen2_5_VLForConditionalGeneration``, by the first word of its answer.
+    """A vision-language model of Qwen's line, by the first word of its answer.
 
-    Any fine-tuned or plain Qwen2.5-VL in transformers' format will do. A folder is read without a network; a hub id is
+    Any fine-tuned or plain Qwen2.5-VL, Qwen3-VL or Qwen3.5 in transformers' format will do; the published one is a
+    Qwen2.5-VL. Thoughts are switched off. A folder is read without a network; a hub id is
     looked up on the hub, unless ``HF_HUB_OFFLINE`` is set. Weights that do not fit the model are refused by name.
     ValueError if ``pretrained`` is no folder with a config and no hub id, ``question`` is empty, or the pixel limits
     are not positive and in order.
@@ -156,15 +157,15 @@ class ForensicChat(Detector):
         self.bits = bits
 
     def build(self) -> nn.Module:
-        """Read model and processor onto the CPU; raise ValueError if they are no Qwen2.5-VL, or a word is no token."""
-        from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration  # seconds to import
+        """Read model and processor onto the CPU; raise ValueError if they are no Qwen-VL, or a word is no token."""
+        from transformers import AutoProcessor  # seconds to import
 
         try:
             settings = {"attn_implementation": self.attention}
-            model = load_pretrained(Qwen2_5_VLForConditionalGeneration, self.pretrained, self.dtype, **settings)
+            model = load_vision_language(self.pretrained, self.dtype, **settings)
             processor = load_processor(AutoProcessor, self.pretrained)
         except ValueError as error:
-            kind = "a Qwen2.5-VL and its processor in transformers' format"
+            kind = "a Qwen-VL, from 2.5 on, and its processor in transformers' format"
             raise ValueError(f"pretrained must hold {kind}; {error}") from error
         quantize_weights(model, self.bits)
         limits = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}  # of areas, for all their names

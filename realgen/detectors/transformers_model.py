@@ -15,18 +15,20 @@ from realgen.hub_files import how_to_fetch
 def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
     """Return a transformers model, on the CPU, with every weight from the file: missing ones are not drawn at random.
 
-    ``kind`` is its class, ``pretrained`` a folder in transformers' format or a hub id, and ``settings`` are those of
-    ``from_pretrained``.
+    ``kind`` is its class, or a tuple of classes of which its config names one; ``pretrained`` a folder in transformers'
+    format or a hub id, and ``settings`` are those of ``from_pretrained``.
 
     Raises:
         ValueError: If there is no such model, it is broken or of another kind, or its weights do not fit its config.
     """
-    local = Path(pretrained).is_dir()
+    local, kinds = Path(pretrained).is_dir(), kind if isinstance(kind, tuple) else (kind,)
     try:
         # Another kind's config would be filled up with defaults, and its weights reported as missing.
-        config, _ = kind.config_class.get_config_dict(pretrained, local_files_only=local, trust_remote_code=False)
-        if config.get("model_type") != kind.config_class.model_type:
+        config, _ = kinds[0].config_class.get_config_dict(pretrained, local_files_only=local, trust_remote_code=False)
+        fitting = [known for known in kinds if known.config_class.model_type == config.get("model_type")]
+        if not fitting:
             raise ValueError(f"its config.json has model_type {config.get('model_type')!r}.")
+        kind, kinds = fitting[0], (fitting[0],)
         if local:
             _check_size(kind, config, Path(pretrained))
         model, report = kind.from_pretrained(
@@ -39,7 +41,8 @@ def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float
             **settings,
         )
     except Exception as error:  # broken files raise errors of many types
-        told = f"transformers cannot read {pretrained!r} as {kind.__name__}: {first_line(error)}"
+        wanted = " or ".join(known.__name__ for known in kinds)
+        told = f"transformers cannot read {pretrained!r} as {wanted}: {first_line(error)}"
         raise ValueError(f"{told}{how_to_fetch(pretrained)}") from error
     entries = {"missing": "missing_keys", "unknown": "unexpected_keys", "of another shape": "mismatched_keys"}
     names = {what: sorted(_name(key) for key in report[entry]) for what, entry in entries.items()}

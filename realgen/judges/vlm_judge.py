@@ -11,15 +11,17 @@ from torch import Tensor
 
 from realgen.checks import check_at_least
 from realgen.detectors.forensic_chat import QUESTION, ForensicChat
+from realgen.detectors.vision_language import GREEDY, render_question
 from realgen.functional.images import to_uint8
 from realgen.functional.network_input import check_images
 from realgen.judges.base import ArenaJudge, Kind, Verdict
 from realgen.judges.detector_judge import DetectorJudge
 from realgen.judges.verdict_form import COMPARE, FORMS, SINGLE, Questions
+from realgen.policies.chat import clean
 
 
 class VlmJudge(ArenaJudge):
-    """A ``Qwen2_5_VLForConditionalGeneration`` on this machine, plain or fine-tuned.
+    """A Qwen2.5-VL, Qwen3-VL or Qwen3.5 on this machine, plain or fine-tuned; it answers without thinking first.
 
     ValueError if a number is out of its range, a question is empty, ``show_prompt`` is asked of ``logits``, or
     ``pretrained`` is no folder with a config and no hub id.
@@ -108,20 +110,15 @@ class VlmJudge(ArenaJudge):
         self._model.to(device)
         network: Any = self._model.network
         processor = network.processor
-        content: list[dict[str, str]] = [{"type": "text", "text": self.questions.text(kind, "lines", prompt)}]
+        harmless = clean(prompt, processor.tokenizer.all_special_tokens)  # it opens no turn and no image
+        content: list[dict[str, str]] = [{"type": "text", "text": self.questions.text(kind, "lines", harmless)}]
         for label in images:
             content += [{"type": "text", "text": f"\n{label}:"}] if label else []
             content.append({"type": "image"})
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=processor.chat_template or processor.tokenizer.chat_template,
-            tokenize=False,
-            add_generation_prompt=True,
-        )
+        text = render_question(processor, content)
         pixels = [to_uint8(image) for image in images.values()]
         encoded = processor(text=[text], images=pixels, return_tensors="pt").to(device)
-        plain = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        written = network.model.generate(**encoded, max_new_tokens=self.max_new_tokens, **plain)
+        written = network.model.generate(**encoded, max_new_tokens=self.max_new_tokens, **GREEDY)
         tokens_in = encoded["input_ids"].shape[1]
         reply = processor.decode(written[0, tokens_in:], skip_special_tokens=True)
         tokens_out = written.shape[1] - tokens_in

@@ -27,6 +27,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 REWARDS = sorted((CONFIGS / "rewards").rglob("*.yaml"))
 DETECTORS = sorted((CONFIGS / "detectors").rglob("*.yaml"))
 PUBLISHED = {"hpsv2": HPSv2, "long_clip": LongClip, "pickscore": PickScore, "vlm_rating": VlmRating}
+PUBLISHED["unified_reward"] = VlmRating
 """Rewards whose weights the hub has; each is exercised on tiny ones of the same layout in its own test."""
 ELSEWHERE = re.compile(
     r"^ *(checkpoint|pretrained|model|clip|head|probe|urls): (?!data/nano/(omniaid|effort|clip)\n)", re.MULTILINE
