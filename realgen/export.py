@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from realgen.cli import ConfigError
 from realgen.cli.arguments import fix_arguments
 from realgen.cli.error_frame import run_command
+from realgen.options import OptionParser
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,19 +37,16 @@ new one is whole.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0, 1 after an error, 130 after Ctrl-C."""
-    options, rest = parse_arguments(sys.argv[1:] if argv is None else argv)
-    return run_command(partial(_export, options, rest), doing="exporting")
+    return run_command(partial(_export, sys.argv[1:] if argv is None else argv), doing="exporting")
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split the command's own options from the dotted keys of the config."""
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="python -m realgen.export",
         usage=USAGE,
         description="Write the trained weights of a run or of a checkpoint for the library that reads them.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("source", type=Path, metavar="RUN_OR_CHECKPOINT", help="folder of a run (its last checkpoint), or a checkpoint")
@@ -56,6 +54,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     add("--output", type=Path, metavar="FOLDER", help="(default: where the run exports, with the checkpoint's name)")
     add("--formats", type=_formats, metavar="A,B", help=f"also {', '.join(FORMATS)} (default: as the run exports)")
     add("--config", type=Path, metavar="FILE", help="the run's config (default: config.yaml of the run)")
+    parser.check_names(argv, only_near=True)
     return parser.parse_known_args(argv)
 
 
@@ -65,7 +64,8 @@ def _formats(text: str) -> list[str]:
     return text.split(",")
 
 
-def _export(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _export(argv: Sequence[str]) -> int:
+    options, rest = parse_arguments(argv)
     if not options.source.exists():
         raise ConfigError(f"there is no {options.source}. Expected the folder of a run, or a checkpoint.")
     # Imported here, so that --help and a misspelt folder do not wait for torch.
@@ -84,8 +84,8 @@ def _export(options: argparse.Namespace, rest: Sequence[str]) -> int:
     file = options.config or run / "config.yaml"
     if not file.is_file():
         raise ConfigError(f"config: there is no {file}. Give the run's config: --config=FILE")
-    argv = [f"--config={file}", *fix_arguments(rest)]
-    config = ParsedConfig(TrainableModule, LightningDataModule, argv=argv).config.as_dict()
+    given = [f"--config={file}", *fix_arguments(rest)]
+    config = ParsedConfig(TrainableModule, LightningDataModule, argv=given).config.as_dict()
     kept = Path(callback_argument(config["callbacks"], "dirpath") or run / FOLDER)
     checkpoint = newest_checkpoint(kept) if is_run else source
     if checkpoint is None:
@@ -101,7 +101,7 @@ def _export(options: argparse.Namespace, rest: Sequence[str]) -> int:
     trained = make_trained(config)
     with ExitStack() as held:
         if in_run and place.resolve().is_relative_to(run.resolve()):
-            held.callback(Run(run, "export").reserve().release)
+            held.callback(Run(run, "export").reserve(option="output").release)
         path = export_checkpoint(trained, checkpoint, place, options.weights, formats)
         write_card(place, file)
     print(f"exported {checkpoint} to {path}")

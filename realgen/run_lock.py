@@ -22,14 +22,14 @@ class RunLock:
     A lock of the process, not of the open file as ``flock``'s is: workers that it forks do not keep it when it is
     killed. NFS passes it on to other machines; a file system that has no locks, or only local ones, is told of. With
     ``shared``, others are let in that ask for a shared lock too. ValueError if another process holds the folder, or
-    nothing can be written in it.
+    nothing can be written in it; it names the ``option`` that chose the folder.
     """
 
-    def __init__(self, folder: Path, *, shared: bool = False) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False, option: str = "run_dir") -> None:
         self.path = folder / LOCK_FILE
         self.exclusive = False
         """Whether nobody else can be in the folder."""
-        self._shared = shared
+        self._shared, self._option = shared, option
         self._file = self._open()
         try:
             self._lock()
@@ -50,7 +50,7 @@ class RunLock:
         try:
             return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise ValueError(f"run_dir: cannot write in {self.path.parent}: {error.strerror}.") from error
+            raise ValueError(f"{self._option}: cannot write in {self.path.parent}: {error.strerror}.") from error
 
     def _lock(self) -> None:
         while True:
@@ -80,8 +80,8 @@ class RunLock:
     def _held(self) -> str:
         host, pid, since = (os.pread(self._file, 1000, 0).decode(errors="replace").split(" ", 2) + ["?"] * 3)[:3]
         return (
-            f"run_dir: process {pid} on {host} works in {self.path.parent} since {since}. Wait for its end or stop it; "
-            "or choose another --run_dir."
+            f"{self._option}: process {pid} on {host} works in {self.path.parent} since {since}. Wait for its end or "
+            f"stop it; or choose another --{self._option}."
         )
 
     def _warn(self, why: str) -> None:

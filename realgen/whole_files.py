@@ -4,9 +4,10 @@ import fnmatch
 import os
 import shutil
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = ".part"
 """How the names of unfinished files and folders end; they begin with a dot."""
@@ -47,6 +48,17 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file; a run that is killed leaves the old one or the new one, no half of it."""
     with written_whole(path) as unfinished:
         unfinished.write_bytes(content)
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+    """Write a safetensors file, readable as the umask says: safetensors itself lets nobody else read its files."""
+    from safetensors.torch import save_file  # it imports torch
+
+    with written_whole(path) as unfinished:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
+        save_file(dict(tensors), unfinished)
+        unfinished.chmod(mode)
 
 
 def files_of(path: Path) -> list[Path]:

@@ -62,6 +62,17 @@ def test_what_cannot_be_exported_is_named(
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("word", "near"), [("--fomats=comfyui", "--formats"), ("--outptu=x", "--output"), ("--wieghts=ema", "--weights")]
+)
+def test_a_misspelt_option_is_answered_by_the_command_s_own(
+    word: str, near: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path), word]) == 1
+    name = word.partition("=")[0]
+    assert capsys.readouterr().err == f"error: python -m realgen.export has no option {name}. Did you mean {near}?\n"
+
+
 SHORT = [
     "--baseline=false",
     "--trainer.max_epochs=1",

@@ -87,6 +87,7 @@ def test_the_report_is_of_images_that_were_held_out(fitted):
     assert 0 <= measured["calibration_error"][1] <= 1
     scale, _ = report["scale and shift of the logits"]
     assert scale > 0
+    assert (fitted / "model.safetensors").stat().st_mode == (fitted / "config.json").stat().st_mode
 
 
 def test_the_part_that_is_written_is_a_detector(fitted):

@@ -38,6 +38,8 @@ def test_a_second_process_is_refused_by_host_and_pid_until_the_first_one_ends(tm
     for shared in (False, True):
         with pytest.raises(ValueError, match=who):
             RunLock(tmp_path, shared=shared)
+    with pytest.raises(ValueError, match=rf"^output: process {first.pid} .* or choose another --output\.$"):
+        RunLock(tmp_path, option="output")
     first.communicate("\n", timeout=60)
     assert list(tmp_path.iterdir()) == []
     lock = RunLock(tmp_path)

@@ -8,8 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from realgen.whole_files import put, remove_unfinished, unfinished_path, write_whole, written_whole
+from realgen.whole_files import (
+    put,
+    remove_unfinished,
+    save_tensors,
+    unfinished_path,
+    write_whole,
+    written_whole,
+)
 
 
 def test_the_name_of_an_unfinished_file_is_this_process_s_own(tmp_path: Path) -> None:
@@ -36,6 +45,19 @@ def test_a_second_name_of_a_file_takes_its_place_and_goes(tmp_path: Path) -> Non
     put(unfinished, path)  # a rename between two names of one file does nothing
     assert [each.name for each in tmp_path.iterdir()] == ["best.ckpt"]
     assert path.read_bytes() == b"weights"
+
+
+def test_tensors_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for umask in (0o022, 0o027):
+        before = os.umask(umask)
+        try:
+            save_tensors({"a": torch.ones(2)}, path)
+        finally:
+            os.umask(before)
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+    assert load_file(path)["a"].tolist() == [1.0, 1.0]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

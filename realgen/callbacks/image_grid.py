@@ -1,5 +1,6 @@
 """Images with legible captions, on one sheet."""
 
+import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from realgen.functional.images import to_uint8
 from realgen.types import RewardOutput
 
+_LOGGER = logging.getLogger(__name__)
 GAP = 8
 FONT_SIZE = 13
 LINE_HEIGHT = 17
@@ -63,18 +65,30 @@ def caption_font(captions: Sequence[str]) -> tuple[Font, Sequence[str]]:
     file = min(_fonts(), key=lambda file: len(needed - _characters(file)), default=None)
     font = ImageFont.load_default(FONT_SIZE) if file is None else ImageFont.truetype(file, FONT_SIZE)
     lacking = needed - (frozenset(range(0x180)) if file is None else _characters(file))
+    if lacking:
+        _warn_of_fonts()
     return font, [caption.translate(dict.fromkeys(lacking, "?")) for caption in captions]
 
 
 @cache
+def _warn_of_fonts() -> None:
+    _LOGGER.warning(
+        "captions in images show ? for letters that no font of this machine has; those of Chinese, Japanese and Korean "
+        "are in Debian's package fonts-noto-cjk."
+    )
+
+
+@cache
 def _fonts() -> list[str]:
-    """Return the files of this machine's upright fonts whose names say that they know many scripts, or are plain."""
+    """Return the upright fonts of this machine and of matplotlib whose names say they know many scripts."""
+    from matplotlib import get_data_path
     from matplotlib.font_manager import findSystemFonts
 
     known = re.compile(
         r"CJK|wqy|DroidSansFallback|PingFang|msyh|simhei|Arial ?Unicode|NotoSans-Regular|DejaVuSans\.", re.I
     )
-    return sorted(file for file in findSystemFonts() if known.search(Path(file).name))
+    files = [*findSystemFonts(), str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))]
+    return sorted(file for file in files if known.search(Path(file).name))
 
 
 @cache

@@ -43,12 +43,13 @@ class Run:
         """Return the name for loggers; it stays the same when the run is resumed."""
         return f"{self.recipe}-{self.path.name}"
 
-    def reserve(self, *, shared: bool = False) -> Run:
+    def reserve(self, *, shared: bool = False, option: str = "run_dir") -> Run:
         """Make the folder, keep other processes out, and remove what a killed one left unfinished in it.
 
         A new folder gets a name of its own: another run may have begun since it was chosen.
 
         With ``shared``, processes come in that ask for the same. The returned run holds its folder until ``release``.
+        ``option`` is the command's that chooses another folder.
 
         Raises:
             ConfigError: If another process works in the folder, or it cannot be made.
@@ -61,9 +62,9 @@ class Run:
             else:
                 path, made = _make_new(path.parent, self.chosen), made[1:]
                 made = (path, *made)
-            lock = RunLock(path, shared=shared)
+            lock = RunLock(path, shared=shared, option=option)
         except OSError as error:
-            raise ConfigError(f"run_dir: cannot make {path}: {error.strerror}.") from error
+            raise ConfigError(f"{option}: cannot make {path}: {error.strerror}.") from error
         except ValueError as error:
             raise ConfigError(str(error)) from error
         if lock.exclusive:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from realgen.data.prompt_text import as_utf8, checked_text, open_text
 from realgen.data.shards import write_shards
@@ -94,13 +94,24 @@ class PromptFile:
             return
         with open_text(self.path) as lines:
             if self.path.suffix in _TABLES:
-                table = csv.DictReader(lines, delimiter=_TABLES[self.path.suffix])
-                if table.fieldnames and self.prompt_column not in table.fieldnames:
-                    raise ValueError(f"{self.path}: {self._lacks(table.fieldnames)}")
-                yield from ((table.line_num, partial(_cells, row)) for row in table)
+                yield from self._table_rows(lines)
             else:
                 read = _text_row if self.path.suffix == ".txt" else _json_row
                 yield from ((number, partial(read, line)) for number, line in enumerate(lines, start=1))
+
+    def _table_rows(self, lines: Iterable[str]) -> Iterator[tuple[int, Callable[[], Any]]]:
+        """Yield number and reader of each row; behind a quote that is not closed nothing can be told apart."""
+        table = csv.DictReader(lines, delimiter=_TABLES[self.path.suffix], strict=True)
+        first = 1
+        try:
+            if table.fieldnames and self.prompt_column not in table.fieldnames:
+                raise ValueError(f"{self.path}: {self._lacks(table.fieldnames)}")
+            first = table.line_num + 1
+            for row in table:
+                yield table.line_num, partial(_cells, row)
+                first = table.line_num + 1
+        except csv.Error as error:
+            yield first, partial(_refuse_quote, error)
 
     def _lacks(self, columns: Iterable[str]) -> str:
         return f"it has no {self.prompt_column!r}, but {', '.join(list(columns)[:8])}; see --prompt_column"
@@ -144,6 +155,13 @@ def _cells(row: dict[Any, Any]) -> dict[str, Any]:
     if None in row:
         raise ValueError("it has more cells than the first line has names")
     return {name: cell for name, cell in row.items() if cell not in (None, "")}
+
+
+def _refuse_quote(error: csv.Error) -> NoReturn:
+    raise ValueError(
+        f'a quote (") of the row that begins here is not closed, or text follows the closing one ({error}); '
+        "one in a text is written twice, in a quoted cell; nothing behind it was read"
+    )
 
 
 def _open_parquet(path: Path) -> Any:

@@ -24,6 +24,7 @@ from realgen.detectors.configs import VisionConfig
 from realgen.detectors.published import TRAINING_ONLY, plain_name, recognise
 from realgen.given_files import read_json
 from realgen.hub_files import HUB, check_file, how_to_fetch, local_file
+from realgen.whole_files import save_tensors
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -79,13 +80,11 @@ def save(network: DetectorNetwork, directory: str | Path) -> Path:
 
 def write_folder(directory: str | Path, weights: Mapping[str, Tensor], config: Any = None) -> Path:
     """Write ``model.safetensors`` and, of a dataclass, ``config.json`` into a folder, which is made and returned."""
-    from safetensors.torch import save_file
-
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if config is not None:
         (directory / CONFIG_NAME).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, directory / WEIGHTS_NAME)
+    save_tensors({name: value.detach().cpu().contiguous() for name, value in weights.items()}, directory / WEIGHTS_NAME)
     return directory
 
 

@@ -8,7 +8,16 @@ import torch
 from matplotlib.font_manager import findfont
 from PIL import ImageFont
 
-from realgen.callbacks.image_grid import caption_font, image_grid, reward_lines, shorten, to_pil, wrap
+from realgen.callbacks.image_grid import (
+    _fonts,
+    _warn_of_fonts,
+    caption_font,
+    image_grid,
+    reward_lines,
+    shorten,
+    to_pil,
+    wrap,
+)
 from realgen.types import RewardOutput
 
 FONT = ImageFont.load_default(13)
@@ -86,6 +95,28 @@ def test_characters_that_no_font_of_this_machine_has_are_question_marks(monkeypa
     monkeypatch.setattr("realgen.callbacks.image_grid._fonts", list)
     assert caption_font(["a red fox", "caf\u00e9"])[1] == ["a red fox", "caf\u00e9"]
     assert caption_font(["一只猫 and\na dog"])[1] == ["??? and\na dog"]
+
+
+def test_letters_without_a_font_are_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("realgen.callbacks.image_grid._fonts", list)
+    _warn_of_fonts.cache_clear()
+    for caption in ("a red fox", "一只猫", "两只狗"):
+        caption_font([caption])
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        "captions in images show ? for letters that no font of this machine has"
+    ]
+    assert "fonts-noto-cjk" in caplog.text
+
+
+def test_a_machine_without_fonts_writes_greek_and_cyrillic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
+    _fonts.cache_clear()
+    try:
+        assert caption_font(["\u03b1\u0436"])[1] == ["\u03b1\u0436"]
+    finally:
+        _fonts.cache_clear()
 
 
 def test_a_font_that_has_the_characters_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,16 @@ def test_what_is_wrong_with_a_table(folder: Path, capsys: pytest.CaptureFixture[
     Path("a.csv").write_text("prompt\na cat, sitting\na dog\n")
     assert run("--input", "a.csv") == 1
     assert capsys.readouterr().err == "error: a.csv, line 2: it has more cells than the first line has names\n"
+    # Read on, what follows the open quote would be one cell: fewer prompts, and nobody told.
+    for odd, line in (('a fox\n"a cat\na dog\na hen\n', 3), ('"a fox"\n\n"a\ncat" sits\na dog\n', 3)):
+        Path("a.csv").write_text(f"prompt\n{odd}")
+        assert run("--input", "a.csv") == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f'error: a.csv, line {line}: a quote (") of the row that begins here is not closed, or')
+        assert not (folder / "data/train").exists()
+    Path("a.csv").write_text(f"prompt\n{'a' * 200_000}\n")
+    assert run("--input", "a.csv") == 1
+    assert "field larger than field limit" in capsys.readouterr().err
     Path("a.parquet").write_bytes(b"PAR1")
     assert run("--input", "a.parquet") == 1
     needed = "cannot be read as Parquet" if find_spec("pyarrow") else "pip install 'realgen[parquet]'"
