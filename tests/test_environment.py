@@ -29,6 +29,7 @@ DECLARED = RUNTIME + [Requirement(line) for line in PROJECT["optional-dependenci
 
 IMPORTED_BY_OTHERS = {
     "accelerate": "diffusers and transformers load weights with it",
+    "onnxruntime": "rapidocr computes with it",
     "omegaconf": "jsonargparse resolves the interpolations of configs with it",
     "pillow-heif": "realgen.image_decoding imports it by name, where it is installed",
     "scikit-learn": "experiments.nano reads the photographs it ships, without importing it",

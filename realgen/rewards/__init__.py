@@ -4,6 +4,7 @@ from realgen.rewards.aesthetic import Aesthetic
 from realgen.rewards.alignment import Alignment
 from realgen.rewards.base import Reward
 from realgen.rewards.content_kept import ContentKept
+from realgen.rewards.drawn_text import DrawnText
 from realgen.rewards.function_reward import FunctionReward
 from realgen.rewards.hpsv2 import HPSv2
 from realgen.rewards.jpeg_size import JpegSize
@@ -21,6 +22,7 @@ __all__ = [
     "Aesthetic",
     "Alignment",
     "ContentKept",
+    "DrawnText",
     "FunctionReward",
     "HPSv2",
     "JpegSize",

@@ -30,7 +30,7 @@ PUBLISHED = {"hpsv2": HPSv2, "long_clip": LongClip, "pickscore": PickScore, "vlm
 PUBLISHED["unified_reward"] = VlmRating
 """Rewards whose weights the hub has; each is exercised on tiny ones of the same layout in its own test."""
 ELSEWHERE = re.compile(
-    r"^ *(checkpoint|pretrained|model|clip|head|probe|urls): (?!data/nano/(omniaid|effort|clip)\n)", re.MULTILINE
+    r"^ *(checkpoint|pretrained|models?|clip|head|probe|urls): (?!data/nano/(omniaid|effort|clip)\n)", re.MULTILINE
 )
 """Weights that a part needs and that are not made here."""
 
