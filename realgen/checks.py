@@ -22,12 +22,6 @@ def check_at_least(least: int | float, why: str = "", /, **numbers: int | float 
 
     Raises:
         ValueError: If a number is too small.
-
-    Example:
-        >>> check_at_least(1, batch_size=8, prompts_per_chunk=None)
-        >>> check_at_least(2, ", a group of images", images_per_rewrite=1)
-        Traceback (most recent call last):
-        ValueError: images_per_rewrite must be at least 2, a group of images, got 1.
     """
     for name, value in numbers.items():
         if value is not None and not value >= least:  # NaN too
@@ -39,11 +33,6 @@ def check_confidence(confidence: float) -> None:
 
     Raises:
         ValueError: If it does not lie between 0 and 1.
-
-    Example:
-        >>> check_confidence(95.0)
-        Traceback (most recent call last):
-        ValueError: confidence must lie between 0 and 1, both excluded, got 95.0.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, both excluded, got {confidence}.")
@@ -54,11 +43,6 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
 
     Raises:
         ValueError: If the value is none of the choices.
-
-    Example:
-        >>> check_choice("average", "sample", ("decisions", "samples"))
-        Traceback (most recent call last):
-        ValueError: average must be one of decisions, samples, got 'sample'; did you mean 'samples'?
     """
     if value not in choices:
         near = nearest_name(value, choices)
@@ -70,31 +54,17 @@ def printable(text: str) -> str:
     r"""Return a text with its control characters written out, so that none of it moves a cursor or forges a line.
 
     Line breaks stay. Overrides of the direction count as control characters; joiners of scripts and emoji do not.
-
-    Example:
-        >>> printable("a \x1b[2J cat\u202e")
-        'a \\x1b[2J cat\\u202e'
     """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def with_article(name: str) -> str:
-    """Return a name behind its indefinite article.
-
-    Example:
-        >>> with_article("Objective"), with_article("Reward")
-        ('an Objective', 'a Reward')
-    """
+    """Return a name behind its indefinite article."""
     return f"a{'n' if name[:1] in 'AEIOaeio' else ''} {name}"
 
 
 def first_line(error: BaseException) -> str:
-    r"""Return the first line of an error's message; its type where it has none.
-
-    Example:
-        >>> first_line(ValueError()), first_line(OSError("no such file\nor folder"))
-        ('ValueError', 'no such file')
-    """
+    """Return the first line of an error's message; its type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -103,12 +73,6 @@ def nearest_name(name: str, names: Iterable[str], *, surely: bool = False) -> st
 
     The one that is the fewest typing errors away is taken, if that is one error or if a good part of the name is right;
     ``surely``: none that is more than two errors away.
-
-    Example:
-        >>> nearest_name("rl", ["eps", "lr"]), nearest_name("max_step", ["max_time", "max_steps"])
-        ('lr', 'max_steps')
-        >>> nearest_name("x", ["eps", "lr"]), nearest_name("prompt", ["project"], surely=True)
-        (None, None)
     """
 
     def distance(known: str) -> tuple[int, bool, float]:
@@ -127,12 +91,6 @@ def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:
     """Return the sentence that suggests the right name for a wrong one, each behind a prefix.
 
     The nearest name, or all of them when none is near and there are few; empty when there is nothing to say.
-
-    Example:
-        >>> nearest("max_step", ["max_steps", "max_time", "devices"])
-        'Did you mean max_steps?'
-        >>> nearest("x", ["alpha", "beta"])
-        'Allowed: alpha, beta.'
     """
     allowed = sorted(names)
     if near := nearest_name(name, allowed):
@@ -199,11 +157,6 @@ def check_address(name: str, url: str, form: str, *, instead: str = "use a token
 
     Raises:
         ValueError: If it is no http address, holds a user and a password, or a query.
-
-    Example:
-        >>> check_address("urls", "ftp://host", "look like http://host:port")
-        Traceback (most recent call last):
-        ValueError: urls must look like http://host:port, got 'ftp://host'.
     """
     if "@" in url:
         raise ValueError(

@@ -75,11 +75,6 @@ def jpeg_data_url(image: Float[Tensor, "3 height width"], *, quality: int = 95, 
 
     One that is longer than ``max_side`` pixels is scaled down to it; None keeps the size. ValueError if the image is
     not in [0, 1].
-
-    Example:
-        >>> import torch
-        >>> jpeg_data_url(torch.zeros(3, 8, 8))[:29]
-        'data:image/jpeg;base64,/9j/4A'
     """
     batch = image.unsqueeze(0)
     check_images(batch)
@@ -108,10 +103,6 @@ def read_completion(body: Any) -> Completion:
 
     Raises:
         MalformedReplyError: If it has no choice with a message.
-
-    Example:
-        >>> read_completion({"choices": [{"message": {"content": "Hi"}}], "usage": {"prompt_tokens": 7}})
-        Completion(text='Hi', tokens_in=7, tokens_out=0, finished=True)
     """
     choices = body.get("choices") if isinstance(body, Mapping) else None
     if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:

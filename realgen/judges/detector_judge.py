@@ -107,11 +107,6 @@ def plain_settings(part: object) -> dict[str, str]:
     """Return the public settings of an object that are plain values, as text by name.
 
     Without networks, tensors, private values, and ``batch_size``, on which no answer depends.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> plain_settings(SimpleNamespace(size=3, batch_size=8, _cache={}))
-        {'size': '3'}
     """
     public = {name: value for name, value in sorted(vars(part).items()) if name[0] != "_" and name != "batch_size"}
     return {name: str(value) for name, value in public.items() if isinstance(value, _PLAIN)}

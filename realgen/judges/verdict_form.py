@@ -84,15 +84,6 @@ class VerdictForm:
 
         Of a reply that was cut off, not ``finished``, a verdict line counts only with a line behind it: " or Image 2"
         may have been to come.
-
-        Example:
-            >>> form = FORMS["compare"]
-            >>> form.read("More Realistic Image: Image 2\nReason: Natural light.", "lines")
-            ('second', 'Natural light.')
-            >>> form.read('{"more_realistic_image": "Image 2", "reason": "Natural light."}', "json")
-            ('second', 'Natural light.')
-            >>> form.read("I would say that Image 2 is more realistic.", "lines")
-            (None, '')
         """
         if answer_format == "lines":
             return self._read_lines(_without_thoughts(reply).strip(), finished)
@@ -157,15 +148,6 @@ class Questions:
         """Return the whole text of a question, with the way to answer it.
 
         The prompt of the images is quoted on one line, because it is data and no instruction; None leaves it out.
-
-        Example:
-            >>> print(Questions("Which?", "Is it?", show_prompt=True).text("single", "lines", "a  cat"))
-            Is it?
-            Answer in exactly two lines:
-            Real or Fake: [Real or Fake]
-            Reason: one or two sentences
-            <BLANKLINE>
-            Description of the scene, for information only: "a cat"
         """
         text = f"{self._questions[kind]}\n{FORMS[kind].instructions(answer_format)}"
         if prompt is None or not self.show_prompt:

@@ -195,11 +195,6 @@ def prompt_ids(prompts: Sequence[str]) -> Int[Tensor, " prompts"]:
     """Return 64-bit identities of prompts, the same in every process (unlike ``hash``).
 
     Equal for equal texts, different for different ones but for one chance in 2^64 a pair.
-
-    Example:
-        >>> a, b, c = prompt_ids(["a cat", "a dog", "a cat"])
-        >>> bool(a == c), bool(a == b)
-        (True, False)
     """
     digests = (hashlib.blake2b(prompt.encode(), digest_size=8).digest() for prompt in prompts)
     return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.int64)
@@ -209,10 +204,6 @@ def jackknife_error(without_each: Float[Tensor, " groups"]) -> float:
     """Standard error of an estimate from its values without each of equal groups (Efron, 1982, section 3.1).
 
     sqrt((G - 1) / G sum_g (e_g - mean)^2) of [G] estimates, or differences of two; NaN for fewer than two groups.
-
-    Example:
-        >>> jackknife_error(torch.tensor([1.0, 3.0]))  # of a mean: |x_1 - x_2| / 2
-        1.0
     """
     groups = len(without_each)
     if groups < 2:
@@ -228,15 +219,6 @@ def merge_states(metric: Metric) -> None:
     each time. Neighbours are concatenated when the earlier one has no more rows, so a row moves log2(n) times at most.
 
     The metric's list states hold rows that are concatenated in order; its value stays what it was.
-
-    Example:
-        >>> from realgen.metrics import ImageScores
-        >>> scores = ImageScores()
-        >>> for row in torch.arange(7).split(1):
-        ...     scores.update(row.float(), prompts=row, categories=-torch.ones_like(row))
-        ...     merge_states(scores)
-        >>> [rows.tolist() for rows in scores.values]
-        [[0.0, 1.0, 2.0, 3.0], [4.0, 5.0], [6.0]]
     """
     for state in metric.metric_state.values():
         while isinstance(state, list) and len(state) > 1 and len(state[-2]) <= len(state[-1]):

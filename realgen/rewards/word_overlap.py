@@ -46,12 +46,6 @@ def words(text: str) -> list[str]:
     A word is a run of letters, digits and the marks on them; an apostrophe may be inside it, and a final "'s" is
     dropped. In a script without spaces between words each letter is a word, and so is each emoji (of any skin tone).
     All else, control characters too, ends a word.
-
-    Example:
-        >>> words("The cat's EYES, 35mm\tfilm-grain!")
-        ['the', 'cat', 'eyes', '35mm', 'film', 'grain']
-        >>> words("Ёлка, हिन्दी, 猫と犬 🐱")
-        ['ёлка', 'हिन्दी', '猫', 'と', '犬', '🐱']
     """
     composed = unicodedata.normalize("NFKC", text)
     folded = unicodedata.normalize("NFKC", composed.casefold()).replace("\u2019", "'")  # casefold decomposes some
@@ -59,12 +53,7 @@ def words(text: str) -> list[str]:
 
 
 def singular(word: str) -> str:
-    """Return one key for an English noun's singular and plural, not always a word; keep words of other alphabets.
-
-    Example:
-        >>> [singular(word) for word in ("cats", "cities", "boxes", "women", "glass", "gas", "дома")]
-        ['cat', 'city', 'box', 'woman', 'glass', 'gas', 'дома']
-    """
+    """Return one key for an English noun's singular and plural, not always a word; keep words of other alphabets."""
     if word in IRREGULAR:
         return IRREGULAR[word]
     if len(word) <= 3 or not word.isascii() or word.endswith(("ss", "us", "is")) or not word.endswith("s"):
@@ -75,12 +64,7 @@ def singular(word: str) -> str:
 
 
 def content_words(text: str) -> list[str]:
-    """Return the words of a text in order, repeated ones too, but no function words; case and plural folded.
-
-    Example:
-        >>> content_words("A picture of two cats on the sofa")
-        ['two', 'cat', 'sofa']
-    """
+    """Return the words of a text in order, repeated ones too, but no function words; case and plural folded."""
     return [singular(word) for word in words(text) if word not in FUNCTION_WORDS]
 
 
@@ -88,22 +72,13 @@ def content_kept(prompt: str, text: str) -> float:
     """Return the share of the prompt's content words that its rewrite has, in [0, 1].
 
     |C(prompt) & C(text)| / |C(prompt)| over sets of words; 1 where the prompt has no content words.
-
-    Example:
-        >>> content_kept("two cats on a sofa", "a cat, on the sofa, film grain")
-        0.6666666666666666
     """
     wanted = set(content_words(prompt))
     return len(wanted.intersection(content_words(text))) / len(wanted) if wanted else 1.0
 
 
 def invented(subjects: Iterable[str], prompt: str, text: str) -> list[str]:
-    """Return the subjects, words or phrases, that are in the rewrite and not in the prompt; case and plural folded.
-
-    Example:
-        >>> invented(["dog", "space shuttle"], "a cat", "two cats and dogs on space shuttles")
-        ['dog', 'space shuttle']
-    """
+    """Return the subjects, words or phrases, that are in the rewrite and not in the prompt; case and plural folded."""
     before, after = _phrase(prompt), _phrase(text)
     return [subject for subject in subjects if _phrase(subject) in after and _phrase(subject) not in before]
 
@@ -112,12 +87,6 @@ def added_ngrams(prompt: str, text: str, length: int) -> frozenset[tuple[str, ..
     """Return the n-grams, at least one, of the rewrite's content words that the prompt does not have.
 
     Fewer words than ``length``, which is at least 1, are one shorter n-gram; no words are one empty n-gram.
-
-    Example:
-        >>> sorted(added_ngrams("a cat", "a cat, film grain, soft light", 2))
-        [('film', 'grain'), ('grain', 'soft'), ('soft', 'light')]
-        >>> added_ngrams("a cat", "the cats", 2)
-        frozenset({()})
     """
     known = set(content_words(prompt))
     added = [word for word in content_words(text) if word not in known]
@@ -129,11 +98,6 @@ def mean_overlaps(sets: Sequence[frozenset[tuple[str, ...]]]) -> list[float]:
 
     o_i = 1/(N - 1) sum over j != i of |A_i & A_j| / |A_i|. That is the mean over the elements of A_i of the share of
     other sets that have it, so N sets take linear time.
-
-    Example:
-        >>> one, two = ("film", "grain"), ("soft", "light")
-        >>> mean_overlaps([frozenset({one}), frozenset({one, two}), frozenset({two})])
-        [0.5, 0.5, 0.5]
     """
     having = Counter(element for elements in sets for element in elements)
     others = max(len(sets) - 1, 1)
