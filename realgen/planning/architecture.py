@@ -192,7 +192,11 @@ def placeholder_tokenizer(model_max_length: int = 512) -> Any:
     words.pre_tokenizer = pre_tokenizers.Split(Regex(r"<\|\w+\|>|\w+|[^\w\s]|\n+"), "removed", invert=True)
     words.post_processor = processors.TemplateProcessing(single="$A [UNK]", special_tokens=[("[UNK]", 0)])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="[UNK]", pad_token="[UNK]", model_max_length=model_max_length
+        tokenizer_object=words,
+        unk_token="[UNK]",
+        pad_token="[UNK]",
+        eos_token="[UNK]",
+        model_max_length=model_max_length,
     )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer

@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 
 from tests.helpers.tiny_parts import (
+    clip_text_encoder,
+    clip_tokenizer,
     gemma2_settings,
     gemma_tokenizer,
     image_vae,
@@ -209,4 +211,49 @@ def lumina2_pipeline() -> Any:
         vae=image_vae(blocks=4),  # the pipeline takes its factor for 8
         text_encoder=Gemma2Model(gemma2_settings(tokenizer)),
         tokenizer=tokenizer,
+    )
+
+
+def hidream_pipeline() -> Any:
+    from diffusers import HiDreamImagePipeline, HiDreamImageTransformer2DModel
+    from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5EncoderModel
+
+    clip, letters, llama = clip_tokenizer(), t5_tokenizer(), qwen_tokenizer()
+    t5 = T5Config(vocab_size=len(letters), d_model=24, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    config = LlamaConfig(
+        vocab_size=len(llama),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=llama.eos_token_id,
+    )
+    transformer = HiDreamImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        caption_channels=[24, 16],
+        text_emb_dim=32,
+        axes_dims_rope=(8, 4, 4),
+        max_resolution=(16, 16),
+        llama_layers=[0, 1, 2, 2],
+    )
+    return HiDreamImagePipeline(
+        transformer=transformer,
+        scheduler=scheduler(use_dynamic_shifting=True),
+        vae=image_vae(),
+        text_encoder=clip_text_encoder(len(clip)),
+        tokenizer=clip,
+        text_encoder_2=clip_text_encoder(len(clip)),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=T5EncoderModel(t5),
+        tokenizer_3=letters,
+        text_encoder_4=LlamaForCausalLM(config),
+        tokenizer_4=llama,
     )

@@ -101,6 +101,8 @@ def read_stock(directory: str) -> Any:
     absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
     pipeline = DiffusionPipeline.from_pretrained(directory, **absent)
     pipeline.set_progress_bar_config(disable=True)
+    if type(pipeline).__name__ == "HiDreamImagePipeline":  # it draws no other area than that of its default size
+        pipeline.default_sample_size = SIZE // pipeline.vae_scale_factor
     return pipeline
 
 
@@ -319,6 +321,12 @@ TINY: dict[str, TinyModel] = {
             "system_prompt": "draw",
         },
         before="draw <Prompt Start> ",
+    ),
+    "hidream": TinyModel(
+        tiny_newer.hidream_pipeline,
+        settings={"max_sequence_length": 24},
+        guided={"guidance_scale": 2.5, "negative_prompt": "blur", "max_sequence_length": 24},
+        boost=1.25,
     ),
     "ernie_image": TinyModel(
         tiny_newer.ernie_image_pipeline,

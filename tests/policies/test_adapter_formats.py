@@ -127,6 +127,7 @@ def test_every_layer_has_its_name_and_scale_by_comfyui_s_rules(policy, tmp_path)
         "ZImagePipeline": single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers,
         "QwenImagePipeline": dict,
         "ErnieImagePipeline": dict,
+        "HiDreamImagePipeline": dict,
         "ChromaPipeline": flux_layers,
         "Flux2Pipeline": single_file_utils.convert_flux2_transformer_checkpoint_to_diffusers,
         "Lumina2Pipeline": lumina2_layers,

@@ -6,6 +6,7 @@ from realgen.policies.backbones.ernie_image import ErnieImage
 from realgen.policies.backbones.flux import Flux
 from realgen.policies.backbones.flux2 import Flux2
 from realgen.policies.backbones.flux2_klein import Flux2Klein
+from realgen.policies.backbones.hidream import HiDream
 from realgen.policies.backbones.krea2 import Krea2
 from realgen.policies.backbones.lumina2 import Lumina2
 from realgen.policies.backbones.pipeline import PipelineBackbone
@@ -21,6 +22,7 @@ __all__ = [
     "Flux",
     "Flux2",
     "Flux2Klein",
+    "HiDream",
     "Krea2",
     "Lumina2",
     "PipelineBackbone",

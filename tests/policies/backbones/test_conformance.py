@@ -20,7 +20,7 @@ def inputs(backbone: Backbone, rows: int = 3) -> tuple[torch.Tensor, torch.Tenso
 
 def test_backbones_are_found() -> None:
     names = {backbone.__name__ for backbone in backbone_classes()}
-    known = "SD3 Flux Flux2 Flux2Klein Chroma ErnieImage Krea2 Lumina2 QwenImage ZImage"
+    known = "SD3 Flux Flux2 Flux2Klein Chroma ErnieImage HiDream Krea2 Lumina2 QwenImage ZImage"
     assert set(known.split()) <= names
     assert names <= set(realgen.policies.backbones.__all__)
 

@@ -10,7 +10,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
 from realgen.policies.backbones import Backbone
 
-TAKES_NO_KERNELS = {"Lumina2", "SD3"}
+TAKES_NO_KERNELS = {"HiDream", "Lumina2", "SD3"}
 
 
 def velocity(backbone: Backbone, text: dict[str, torch.Tensor]) -> torch.Tensor:
