@@ -24,7 +24,7 @@ from tests.policies.conftest import tiny as tiny  # the fixture
 STEPS, GROUP, PROMPTS = 5, 2, ["a red fox", "an old harbour at dawn"]
 MOST_WAITS = 4
 """In one denoising step inside a window; outside there are none."""
-OWN_WAITS = {"qwen_image": 3, "chroma": 2, "hidream": 1}
+OWN_WAITS = {"qwen_image": 3, "chroma": 2, "hidream": 2}
 """In any step, by diffusers: of two calls whose texts differ in length a mask, or a zero for each row; the size."""
 
 
