@@ -140,8 +140,13 @@ class _Warnings(logging.Handler):
         line = one_line(mask(record.getMessage()))
         if line in self._kept:
             return
-        with suppress(OSError, ValueError), self._path.open("a+", encoding="utf-8", errors="replace") as file:
-            file.seek(0)  # an earlier start or a forked loader of data may have kept it
-            if line not in file.read().splitlines():
-                file.write(f"{line}\n")
-            self._kept.add(line)
+        try:
+            with self._path.open("a+", encoding="utf-8", errors="replace") as file:
+                file.seek(0)  # an earlier start or a forked loader of data may have kept it
+                if line not in file.read().splitlines():
+                    file.write(f"{line}\n")
+                self._kept.add(line)
+        except (OSError, ValueError):
+            with suppress(OSError):
+                if not self._path.stat().st_size:  # what a full disk leaves
+                    self._path.unlink()

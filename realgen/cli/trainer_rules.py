@@ -46,8 +46,16 @@ def trainer_problems(config: Mapping[str, Any]) -> Iterator[str]:
     if not _DEVICES.fullmatch("".join(f"{each}," for each in devices) if isinstance(devices, list) else str(devices)):
         yield f"trainer.devices: expected a number, at least 1, auto, or a list such as [0, 1], got {devices!r}."
     batches = trainer["limit_train_batches"]
-    if batches is not None and not batches > 0:
+    if batches is not None and not batches >= 1:
         yield f"trainer.limit_train_batches: expected the iterations of an epoch, at least 1, got {batches}."
+    interval = trainer["val_check_interval"]
+    longest = batches if isinstance(batches, int) and trainer["check_val_every_n_epoch"] is not None else None
+    if interval is not None and not 0 < interval <= (1 if isinstance(interval, float) else longest or interval):
+        most = "" if longest is None else f" to trainer.limit_train_batches={longest}"
+        yield (
+            f"trainer.val_check_interval: expected iterations between two validations, from 1{most}, or a share of an "
+            f"epoch up to 1.0, got {interval}. For every N epochs use trainer.check_val_every_n_epoch"
+        )
     for name, known in _LIGHTNING_NAMES.items():
         if isinstance(trainer[name], str) and trainer[name] not in known:
             yield f"trainer.{name}: there is no {name} {trainer[name]!r}. {nearest(trainer[name], known)}".rstrip()

@@ -2,25 +2,28 @@
 
 import contextlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from realgen.benchmark.report.page import REPORT_FILE
+from realgen.callbacks import Report
 from realgen.callbacks.progress import duration
 from realgen.callbacks.run_context import callbacks_of, last_checkpoint, trained_of
 from realgen.checkpoint_files import FOLDER, LAST
 from realgen.checks import printable
+from realgen.cli.arguments import first_config
 from realgen.cli.component_keys import explain, explain_in_run
 from realgen.cli.error_frame import INTERRUPTED, TERMINATED
 from realgen.cli.realgen_cli import RealGenCLI
-from realgen.cli.run_dir import RUN_DIR_VARIABLE, resume_command
+from realgen.cli.run_dir import RUN_DIR_VARIABLE, Run, resume_command
 from realgen.cli.wandb_logger import finish_wandb
 from realgen.failures import failure_counts, part_name, report_failure, wants_traceback
 from realgen.masking import mask
@@ -56,7 +59,7 @@ def _lines(cli: RealGenCLI) -> Iterator[tuple[str, str]]:
         weights = getattr(reward, "weights", {type(reward).__name__: 1.0})
         yield "rewards", ", ".join(f"{name} x {weight:g}" for name, weight in weights.items())
     yield "watch", _watched(cli)
-    yield "time", UNKNOWN_TIME if iterations is None else _expected(cli.run.path, iterations)
+    yield "time", UNKNOWN_TIME if iterations is None else _expected(cli.run, iterations)
 
 
 def _device(trainer: Trainer) -> str:
@@ -78,19 +81,26 @@ def _iterations(trainer: Trainer) -> int | None:
 
 
 def _watched(cli: RealGenCLI) -> str:
-    places = [str(cli.run.path / "csv")]
+    places = [str(cli.run.path / REPORT_FILE)] if callbacks_of(cli.trainer, Report) else []
+    places.append(str(cli.run.path / "csv"))
     for logger in cli.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            places.append(f"tensorboard --logdir {logger.log_dir}")
         if isinstance(logger, WandbLogger):
             online = "Weights & Biases, project {}".format(logger._wandb_init.get("project"))
             places.append(f"{cli.run.path / 'wandb'}, offline" if logger._offline else online)
     return "; ".join(places)
 
 
-def _expected(run: Path, iterations: int) -> str:
-    """Return how long it takes if it is as fast as the newest earlier run of the recipe."""
-    earlier = sorted(folder for folder in run.parent.glob("*") if folder != run and (folder / "csv").is_dir())
-    for folder in reversed(earlier):
+def _expected(run: Run, iterations: int) -> str:
+    """Return how long it takes if it is as fast as the newest earlier run of the recipe beside it."""
+    earlier = [path for path in run.path.parent.glob("*/csv") if path.parent != run.path]
+    for folder in (path.parent for path in sorted(earlier, key=lambda path: path.stat().st_mtime, reverse=True)):
         with contextlib.suppress(ValueError, OSError):
+            with (folder / "config.yaml").open(encoding="utf-8") as file:
+                words = shlex.split(file.readline().partition(": ")[2])  # python -m realgen.fit ...
+            if first_config(words[3:]) != run.recipe:
+                continue
             seconds: dict[str, Any] = dict(read_measured(folder).seconds)
             each = sum(seconds.values())
             return f"about {duration(each * iterations)}, if as fast as {folder} ({each:.3g} s per iteration)"

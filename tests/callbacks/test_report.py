@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import warnings
@@ -14,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from realgen.callbacks import LastCheckpoint, Report, RewriteTable, ValidationRows
 from realgen.callbacks.metrics_csv import MetricsCSV
+from realgen.callbacks.report import _Warnings
 from realgen.cli.realgen_cli import contain_reports
 from realgen.failures import Contained
 from tests.callbacks.test_rewrite_table import Shouting
@@ -48,6 +50,18 @@ def test_a_run_keeps_pictures_and_a_page_and_goes_on_with_them(tmp_path: Path) -
     gone_on = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(f'data-name="iteration {i}"' in gone_on for i in (0, 2, 4, 6))
     assert "iteration 99" not in gone_on
+
+
+def test_a_full_disk_leaves_no_empty_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *args: Any, **settings: Any) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    handler = _Warnings(tmp_path / "warnings.txt")
+    monkeypatch.setattr(Path, "open", full)
+    handler.handle(logging.LogRecord("realgen", logging.WARNING, "", 0, "the disk is full", (), None))
+    handler.end()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance")  # Lightning's, of its own code; a command ignores it too

@@ -31,7 +31,7 @@ def test_they_say_what_is_trained_on_what(cli: RealGenCLI, monkeypatch: pytest.M
         "policy": f"DiffusionPolicy, {number:,} trainable parameters",
         "iterations": "25, of 6 prompts x 12 samples each",
         "rewards": "omniaid x 1, alignment x 0.5",
-        "watch": f"{cli.run.path / 'csv'}; {cli.run.path / 'wandb'}, offline",
+        "watch": f"{cli.run.path / 'report.html'}; {cli.run.path / 'csv'}; {cli.run.path / 'wandb'}, offline",
         "time": "told after the first iteration",
     }
 
@@ -40,4 +40,8 @@ def test_an_earlier_run_tells_the_time(cli: RealGenCLI) -> None:
     log = cli.run.path.parent / "20200101-000000" / "csv" / "version_0" / "metrics.csv"
     log.parent.mkdir(parents=True)
     log.write_text("iteration,seconds/rollout,seconds/update\n1,9,9\n2,3,1\n3,3,1\n")
+    head = log.parents[2] / "config.yaml"
+    head.write_text("# realgen 0.1.0: python -m realgen.fit --config configs/llm.yaml\n")
+    assert "told after the first iteration" in first_lines(cli)  # another recipe's run
+    head.write_text("# realgen 0.1.0: python -m realgen.fit --config other/diffusion.yaml --model.x=1\n")
     assert f"about 2 min, if as fast as {log.parents[2]} (4 s per iteration)" in first_lines(cli)

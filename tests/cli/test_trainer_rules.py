@@ -42,6 +42,10 @@ def config() -> dict[str, Any]:
         ("trainer={min_steps: 7, max_steps: 6}", "trainer.min_steps: expected at most trainer.max_steps=6, got 7."),
         ("trainer.max_steps=0", "trainer.max_steps: expected at least 1, or -1 for no limit, got 0."),
         ("trainer.limit_train_batches=0", "trainer.limit_train_batches: expected the iterations of an epoch"),
+        ("trainer.limit_train_batches=0.1", "trainer.limit_train_batches: expected the iterations of an epoch"),
+        ("trainer.val_check_interval=0", "trainer.val_check_interval: expected iterations between two validations"),
+        ("trainer.val_check_interval=2.5", "trainer.val_check_interval: expected iterations between two"),
+        ("trainer.val_check_interval=2000000", "trainer.val_check_interval: expected iterations between two"),
         ("trainer.limit_train_batches=-3", "trainer.limit_train_batches: expected the iterations of an epoch"),
         *(
             (f"trainer.devices={each}", "trainer.devices: expected a number, at least 1, auto, or a list such as")
