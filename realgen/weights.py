@@ -17,8 +17,8 @@ first commands to try:
 
 Nothing is fetched. Of the hub's files, those in this machine's cache count as there. Returns 1 if some are missing.
 """
-KEYS = ("pretrained", "checkpoint", "head", "model", "probe")
-"""Arguments of parts that name weights."""
+KEYS = ("pretrained", "checkpoint", "head", "model", "probe", "processor")
+"""Arguments of parts that name weights; a ``backbone`` that is a name is one of timm's."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,31 +40,40 @@ def _list(file: Path, rest: Sequence[str]) -> int:
     # Imported here, so that --help does not wait for torch.
     from lightning.pytorch import LightningDataModule
 
+    from realgen.benchmark.realbench_config import realbench_arguments
+    from realgen.cli.config_reader import ConfigReader
     from realgen.cli.realgen_cli import ParsedConfig
+    from realgen.cli.tree import read_file
     from realgen.hub_files import found_at, how_to_fetch
     from realgen.modules.base import TrainableModule
 
     argv = [f"--config={file}", *fix_arguments(rest)]
-    config = ParsedConfig(TrainableModule, LightningDataModule, argv=argv).config.as_dict()
+    if read_file(file).child("model") is None:
+        config = ConfigReader(realbench_arguments(), "python -m realgen.realbench --config FILE").read(argv)
+    else:
+        config = ParsedConfig(TrainableModule, LightningDataModule, argv=argv).config.as_dict()
     missing = 0
-    for source, where in needed_weights(config["model"], "model").items():
+    for source, where in needed_weights(config).items():
         place = found_at(source)
         if place is None:
             missing += 1
             print(f"missing  {source}  ({', '.join(where)})")
-            print(f"        {how_to_fetch(source) or ' its config says where it is from'}")
+            print(f"        {how_to_fetch(source) or ' from where its config says, or its publisher'}")
         else:
             size = sum(each.stat().st_size for each in place.rglob("*") if each.is_file()) if place.is_dir() else 0
-            print(f"there    {source}  {(size or place.stat().st_size) / 1e9:.2f} GB  ({', '.join(where)})")
+            print(f"there    {source}  {(size or place.stat().st_size) / 1e6:,.2f} MB  ({', '.join(where)})")
     return 1 if missing else 0
 
 
-def needed_weights(config: Any, key: str) -> dict[str, list[str]]:
+def needed_weights(config: Any, key: str = "") -> dict[str, list[str]]:
     """Return what the parts of a config read as weights, adapters to start from too, and the keys that name it."""
     found: dict[str, list[str]] = {}
     for name, child in config.items() if isinstance(config, dict) else ():
-        here = key if name == "init_args" else f"{key}.{name}"
-        inside = {child: [here]} if name in KEYS and isinstance(child, str) else needed_weights(child, here)
+        here = key if name == "init_args" else f"{key}.{name}".removeprefix(".")
+        if name == "backbone" and isinstance(child, str) and not config.get("pretrained"):
+            inside = {f"timm/{child}": [here]}
+        else:
+            inside = {child: [here]} if name in KEYS and isinstance(child, str) else needed_weights(child, here)
         for source, keys in inside.items():
             found.setdefault(source, []).extend(keys)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import huggingface_hub
 import pytest
 
-from realgen.weights import main
+from realgen.weights import main, needed_weights
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +19,9 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, repository) -> None:
 def test_an_embedded_recipe_has_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs/diffusion.yaml"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(
-        line.startswith("there    data/nano/sd3  0.0") and "model.policy.backbone.pretrained" in line for line in lines
-    )
+    (pipeline,) = (line for line in lines if line.startswith("there    data/nano/sd3  8."))
+    assert " MB " in pipeline
+    assert "model.policy.backbone.pretrained" in pipeline
     assert any(
         "data/nano/omniaid" in line and "model.reward.rewards.omniaid.detector.checkpoint" in line for line in lines
     )
@@ -40,3 +40,24 @@ def test_a_full_size_recipe_s_missing_weights_have_their_commands(capsys: pytest
 def test_a_config_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs/nowhere.yaml"]) == 1
     assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_probes_processors_and_all_parts_of_a_config_are_looked_at() -> None:
+    probe = {"class_path": "realgen.detectors.LinearProbe", "init_args": {"probe": "p", "backbone": "vit.in1k"}}
+    own = {"class_path": "realgen.detectors.LinearProbe", "init_args": {"backbone": "vit.in1k", "pretrained": "f"}}
+    config = {
+        "model": {"init_args": {"reward": {"init_args": {"model": "m", "processor": "q"}}}},
+        "callbacks": {"judge": {"init_args": {"detectors": {"a": probe, "b": own}}}},
+    }
+    assert needed_weights(config) == {
+        "m": ["model.reward.model"],
+        "q": ["model.reward.processor"],
+        "p": ["callbacks.judge.detectors.a.probe"],
+        "timm/vit.in1k": ["callbacks.judge.detectors.a.backbone"],
+        "f": ["callbacks.judge.detectors.b.pretrained"],
+    }
+
+
+def test_a_benchmark_s_weights_are_listed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs/realbench.yaml"]) == 0
+    assert "(detectors." in capsys.readouterr().out
