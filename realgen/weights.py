@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from realgen.cli.arguments import fix_arguments
+from realgen.cli.arguments import check_files, fix_arguments
 from realgen.cli.error_frame import run_command
 
 _EPILOG = """\
@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _list(file: Path, rest: Sequence[str]) -> int:
-    # Imported here, so that --help does not wait for torch.
+    argv = [f"--config={file}", *fix_arguments(rest)]
+    check_files(argv)
+    # Imported here, so that --help and a misspelt file do not wait for torch.
     from lightning.pytorch import LightningDataModule
 
     from realgen.benchmark.realbench_config import realbench_arguments
@@ -47,7 +49,6 @@ def _list(file: Path, rest: Sequence[str]) -> int:
     from realgen.hub_files import found_at, how_to_fetch
     from realgen.modules.base import TrainableModule
 
-    argv = [f"--config={file}", *fix_arguments(rest)]
     if read_file(file).child("model") is None:
         config = ConfigReader(realbench_arguments(), "python -m realgen.realbench --config FILE").read(argv)
     else:

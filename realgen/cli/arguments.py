@@ -123,10 +123,15 @@ def without_options(argv: Sequence[str], *keys: str) -> list[str]:
 
 
 def check_files(argv: Sequence[str]) -> None:
-    """Find config files that do not exist or are no valid YAML, before the user has to wait for torch."""
+    """Find config and part files that do not exist or are no valid YAML, before the user has to wait for torch."""
     for key, value in pairs(split_print_config(argv)[0]) if not asks_for_help(argv) else ():
         if key == "config":
             read_config_value(value)
+        elif value.endswith((".yaml", ".yml")) and "{" not in value:
+            try:
+                read_file(Path(value))
+            except ConfigError as error:
+                raise ConfigError(f"{key}: {error}") from error
 
 
 def read_config_value(value: str) -> Node:

@@ -67,6 +67,9 @@ def test_files_are_checked_unless_help_is_asked_for(tmp_path: Path) -> None:
         check_files(["-c", str(tmp_path / "a.yaml")])
     check_files(["-c", "nowhere.yaml", "--help"])
     check_files(["-c", "{x: 7}", "--print_config"])
+    with pytest.raises(ConfigError, match=r"model.reward: cannot read .*b.yaml"):
+        check_files([f"--model.reward={tmp_path / 'b.yaml'}"])
+    check_files(["--model.reward={part_file: a.yaml}", "--model.x=${seed_everything}.yaml"])
 
 
 @pytest.mark.parametrize(
