@@ -71,9 +71,11 @@ def _fit(arguments: Sequence[str]) -> int:
 
 def check(cli: RealGenCLI) -> None:
     """Raise ValueError for mistakes that show only when parts are put together, before a run's folder is made."""
+    from realgen.callbacks.run_context import callbacks_of
     from realgen.data import ImageFolders, PromptShards
     from realgen.detectors.base import FrozenNetwork
     from realgen.modules import GRPOModule
+    from realgen.modules.detector_learning import DetectorLearning
 
     model: Any = cli.model
     if isinstance(model, GRPOModule):
@@ -84,6 +86,11 @@ def check(cli: RealGenCLI) -> None:
                 part.network.eval()  # read here, and not at its first use in the run
     if isinstance(cli.datamodule, PromptShards):
         cli.datamodule.read(num_ranks=cli.trainer.num_devices * cli.trainer.num_nodes)
+        for learner in callbacks_of(cli.trainer, DetectorLearning):
+            learner.check_photographs(cli.datamodule.train_table)
+        shape = getattr(cli.datamodule.train_table, "image_shape", None)
+        if getattr(model, "data_anchor", None) is not None and shape is None:
+            raise ValueError("data_anchor needs the prompts' photographs: set data.train_images=true, of such shards.")
         table = cli.datamodule.validation_table
         without = isinstance(model, GRPOModule) and table is not None and table.image_shape is None
         names = model.without_real_images() if without else []

@@ -6,11 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
-from realgen.fit import USAGE, main
+from realgen.data import PromptShards
+from realgen.fit import USAGE, check, main
+from realgen.modules.detector_learning import DetectorLearning
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ["diffusers", "open_clip", "peft", "skimage", "sklearn", "timm", "transformers.modeling_utils", "webdataset"]
@@ -132,3 +137,20 @@ def test_folders_without_usable_images_are_named_and_leave_nothing(
     assert len(lines) == 1
     assert lines[0].startswith(f"error: {message.format(root=images)}")
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("anchor", "callbacks", "message"),
+    [
+        (object(), [], "data_anchor needs the prompts' photographs: set data.train_images=true"),
+        (None, [DetectorLearning("omniaid")], "a detector learns from the training prompts' photographs"),
+    ],
+)
+def test_photographs_that_are_missing_are_known_before_the_run(
+    anchor: object, callbacks: list[Callback], message: str, repository: Path
+) -> None:
+    data = PromptShards("data/prompts/train/*.tar", prompts_per_iteration=2)
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, callbacks=callbacks)
+    cli: Any = SimpleNamespace(model=SimpleNamespace(data_anchor=anchor), datamodule=data, trainer=trainer)
+    with pytest.raises(ValueError, match=message):
+        check(cli)

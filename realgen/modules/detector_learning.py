@@ -130,6 +130,14 @@ class DetectorLearning(Callback):
         others = [each for each in lightning.callbacks if each is not self]
         lightning.callbacks = [self, *others]  # a new list, as Lightning is walking the old one
 
+    def check_photographs(self, table: Any) -> None:
+        """Raise ValueError if there are none to learn from; ``table`` is the training prompts', if they are in one."""
+        if self.settings.photographs is None and (table is None or table.image_shape is None):
+            raise ValueError(
+                "a detector learns from the training prompts' photographs: set data.train_images=true, of shards that "
+                "have them, or give folders of others as pairs.photographs."
+            )
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the detector once more to be trained; take up the state of a resumed run."""
         self._device = pl_module.device
@@ -280,11 +288,7 @@ class DetectorLearning(Callback):
             raise ValueError(f"pairs.image_size must be {kept}, as in the run that goes on, got {size}.")
         if self._photographs is None:
             table = getattr(getattr(trainer, "datamodule", None), "train_table", None)
-            if self.settings.photographs is None and (table is None or table.image_shape is None):
-                raise ValueError(
-                    "a detector learns from the training prompts' photographs: set data.train_images=true, of shards "
-                    "that have them, or give folders of others as pairs.photographs."
-                )
+            self.check_photographs(table)
             self._photographs = Photographs(self.settings, table)
             self._measured = self._photographs.read(self._photographs.held_out[: self.settings.held_out_images], size)
         if self.settings.photographs is not None:
