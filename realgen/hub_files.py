@@ -53,6 +53,7 @@ def found_at(source: str) -> Path | None:
     from huggingface_hub import snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    source = _repository(source)
     if source.startswith(HUB):
         owner, repository, file = source.removeprefix(HUB).split("/", 2)
         cached = try_to_load_from_cache(f"{owner}/{repository}", file)
@@ -65,8 +66,14 @@ def found_at(source: str) -> Path | None:
         return None
 
 
+def _repository(source: str) -> str:
+    """Return the id of what is a whole repository, hf-hub:OWNER/REPOSITORY; other sources as they are."""
+    return source.removeprefix(HUB) if source.startswith(HUB) and source.count("/") < 2 else source
+
+
 def fetch_command(source: str) -> str:
     """Return the command that puts a file, ``check_file`` source or hub id where it is looked for; empty if unknown."""
+    source = _repository(source)
     path = Path(source)
     if source.startswith(HUB):
         owner, repository, file = source.removeprefix(HUB).split("/", 2)

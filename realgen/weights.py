@@ -69,7 +69,8 @@ def _list(file: Path, rest: Sequence[str]) -> int:
 def needed_weights(config: Any, key: str = "") -> dict[str, list[str]]:
     """Return what the parts of a config read as weights, adapters to start from too, and the keys that name it."""
     found: dict[str, list[str]] = {}
-    for name, child in config.items() if isinstance(config, dict) else ():
+    served = isinstance(config, dict) and str(config.get("class_path")).endswith("OpenAIJudge")  # not here
+    for name, child in config.items() if isinstance(config, dict) and not served else ():
         here = key if name == "init_args" else f"{key}.{name}".removeprefix(".")
         if name == "backbone" and isinstance(child, str) and not config.get("pretrained"):
             inside = {f"timm/{child}": [here]}

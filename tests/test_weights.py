@@ -5,6 +5,7 @@ from __future__ import annotations
 import huggingface_hub
 import pytest
 
+from realgen.hub_files import fetch_command, found_at
 from realgen.weights import main, needed_weights
 
 
@@ -47,6 +48,7 @@ def test_probes_processors_and_all_parts_of_a_config_are_looked_at() -> None:
     own = {"class_path": "realgen.detectors.LinearProbe", "init_args": {"backbone": "vit.in1k", "pretrained": "f"}}
     config = {
         "model": {"init_args": {"reward": {"init_args": {"model": "m", "processor": "q"}}}},
+        "arena": {"judge": {"class_path": "realgen.judges.OpenAIJudge", "init_args": {"model": "a-service-s-own"}}},
         "callbacks": {"judge": {"init_args": {"detectors": {"a": probe, "b": own}}}},
     }
     assert needed_weights(config) == {
@@ -61,3 +63,8 @@ def test_probes_processors_and_all_parts_of_a_config_are_looked_at() -> None:
 def test_a_benchmark_s_weights_are_listed_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs/realbench.yaml"]) == 0
     assert "(detectors." in capsys.readouterr().out
+
+
+def test_a_whole_repository_of_the_hub_is_named_by_its_command() -> None:
+    assert found_at("hf-hub:nobody/nothing-at-all") is None
+    assert fetch_command("hf-hub:nobody/nothing-at-all") == "hf download nobody/nothing-at-all"

@@ -154,6 +154,6 @@ def test_an_overlay_that_takes_back_another_is_told(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
     read_arguments([recipe, *overlays], root)
     assert capsys.readouterr().err == (
-        "note: model.policy.solver: configs/variants/low_precision_steps.yaml:9 replaces what "
-        "configs/variants/fast_tail.yaml:10 says.\n"
+        "note: model.policy.solver: configs/variants/low_precision_steps.yaml:10 replaces what "
+        "configs/variants/fast_tail.yaml:11 says.\n"
     )

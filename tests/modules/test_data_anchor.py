@@ -73,10 +73,10 @@ def test_encoding_inverts_the_scale_of_decoding_in_every_model(backbone: Any, tm
     tiny_pipelines.write(module, tmp_path)
     model = backbone(str(tmp_path), **tiny_pipelines.TINY[module].guided)
     model.load()
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         latents = encode_images(model, images)
-    assert latents.shape == (2, *model.latent_shape(64, 64))
+    assert latents.shape == (2, *model.latent_shape(32, 32))
     torch.testing.assert_close(model.from_vae(model.vae_latents(latents)), latents, rtol=1e-4, atol=1e-5)
     assert model.decode(latents).shape == images.shape
 
