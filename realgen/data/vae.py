@@ -26,7 +26,8 @@ def load_vae(folder: str) -> Any:
 
     inside = Path(folder, "vae")
     try:
-        vae: Any = AutoencoderKL.from_pretrained(inside if inside.is_dir() else folder, local_files_only=True)
+        place = inside if inside.is_dir() else folder
+        vae: Any = AutoencoderKL.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # broken files make it stumble in many ways
         raise ValueError(
             f"vae must be a folder of diffusers' AutoencoderKL, {folder!r}: {first_line(error)}"

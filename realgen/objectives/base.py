@@ -71,7 +71,8 @@ class Objective(ABC):
         name, policy = type(self).__name__, policy.decider
         if missing := ", ".join(sorted(self.requires - policy.score_fields)):
             given = ", ".join(["log_probs", *sorted(policy.score_fields)])
-            cure = "" if policy.score_fields else "; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
+            tokens = policy.score_fields <= {"engine_log_probs"}
+            cure = "; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO" if tokens else ""
             own = f"{type(policy).__name__} gives only {given}{cure}"
             raise ValueError(f"objective {name} needs {missing} from the policy's score (Policy.score_fields); {own}.")
         read = self.lagged | ({policy.sampler} if policy.sampler else set())

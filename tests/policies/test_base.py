@@ -49,7 +49,7 @@ def test_an_objective_that_the_policy_cannot_serve_is_refused_at_once(make_rewri
     from tests.helpers.toy_grpo import module
 
     tokens, whole = make_rewriter(), make_rewriter(lora=None)
-    cure = "gives only log_probs; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
+    cure = "gives only log_probs, engine_log_probs; for tokens take realgen.objectives.GRPO with kl k2 or k3, or GSPO"
     with pytest.raises(ValueError, match=rf"objective GRPOGuard needs gaussian from the policy's score .*; .* {cure}"):
         module(policy=tokens, objective=GRPOGuard())
     with pytest.raises(ValueError, match="objective GRPO needs velocity"):
