@@ -80,8 +80,10 @@ def check(cli: RealGenCLI) -> None:
     model: Any = cli.model
     if isinstance(model, GRPOModule):
         model.check(cli.datamodule)
-        held = [part for metric in model.metrics.values() for part in vars(metric).values()]
-        for part in (*model.reward.networks, *held):
+        owners = (*model.metrics.values(), *cli.trainer.callbacks)  # such as the detectors of a benchmark
+        held = [part for owner in owners for part in vars(owner).values()]
+        inside = [part for parts in held if isinstance(parts, dict) for part in parts.values()]
+        for part in (*model.reward.networks, *held, *inside):
             if isinstance(part, FrozenNetwork):
                 part.network.eval()  # read here, and not at its first use in the run
     if isinstance(cli.datamodule, PromptShards):

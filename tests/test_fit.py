@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
+from torch import nn
 
+from realgen.callbacks import RealBenchScoring
 from realgen.data import PromptShards
 from realgen.fit import USAGE, check, main
 from realgen.modules.detector_learning import DetectorLearning
+from tests.helpers.toy_detector import ColorDetector
+from tests.helpers.toy_grpo import Prompts, module
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ["diffusers", "open_clip", "peft", "skimage", "sklearn", "timm", "transformers.modeling_utils", "webdataset"]
@@ -153,4 +157,17 @@ def test_photographs_that_are_missing_are_known_before_the_run(
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, callbacks=callbacks)
     cli: Any = SimpleNamespace(model=SimpleNamespace(data_anchor=anchor), datamodule=data, trainer=trainer)
     with pytest.raises(ValueError, match=message):
+        check(cli)
+
+
+def test_a_benchmark_s_detector_that_cannot_be_read_is_known_before_the_run(tmp_path: Path) -> None:
+    class Broken(ColorDetector):
+        def build(self) -> nn.Module:
+            raise ValueError("its weights are gone")
+
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    scoring = RealBenchScoring(str(tmp_path / "prompts.txt"), {"broken": Broken()})
+    trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, callbacks=[scoring])
+    cli: Any = SimpleNamespace(model=module(), datamodule=Prompts(), trainer=trainer)
+    with pytest.raises(ValueError, match="its weights are gone"):
         check(cli)

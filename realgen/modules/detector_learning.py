@@ -133,10 +133,8 @@ class DetectorLearning(Callback):
     def check_photographs(self, table: Any) -> None:
         """Raise ValueError if there are none to learn from; ``table`` is the training prompts', if they are in one."""
         if self.settings.photographs is None and (table is None or table.image_shape is None):
-            raise ValueError(
-                "a detector learns from the training prompts' photographs: set data.train_images=true, of shards that "
-                "have them, or give folders of others as pairs.photographs."
-            )
+            cure = "set data.train_images=true, of shards that have them, or give others as pairs.photographs"
+            raise ValueError(f"a detector learns from the training prompts' photographs: {cure}.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the detector once more to be trained; take up the state of a resumed run."""
@@ -287,8 +285,7 @@ class DetectorLearning(Callback):
         if "base" in self.images and (kept := self.images["base"].shape[-1]) != size:
             raise ValueError(f"pairs.image_size must be {kept}, as in the run that goes on, got {size}.")
         if self._photographs is None:
-            table = getattr(getattr(trainer, "datamodule", None), "train_table", None)
-            self.check_photographs(table)
+            self.check_photographs(table := getattr(getattr(trainer, "datamodule", None), "train_table", None))
             self._photographs = Photographs(self.settings, table)
             self._measured = self._photographs.read(self._photographs.held_out[: self.settings.held_out_images], size)
         if self.settings.photographs is not None:
@@ -350,5 +347,4 @@ class DetectorLearning(Callback):
     def _score_probe(self) -> tuple[float, float]:
         """Return the mean realism of the held-out photographs and of the run's first images."""
         shown = [from_uint8(images).to(self._device) for images in (self._measured, self.images["base"])]
-        photographs, base = (float(1 - self._detector(images).mean()) for images in shown)
-        return photographs, base
+        return float(1 - self._detector(shown[0]).mean()), float(1 - self._detector(shown[1]).mean())
