@@ -71,6 +71,8 @@ def _fit(arguments: Sequence[str]) -> int:
 
 def check(cli: RealGenCLI) -> None:
     """Raise ValueError for mistakes that show only when parts are put together, before a run's folder is made."""
+    from lightning.pytorch import Callback
+
     from realgen.callbacks.run_context import callbacks_of
     from realgen.data import ImageFolders, PromptShards
     from realgen.detectors.base import FrozenNetwork
@@ -80,7 +82,7 @@ def check(cli: RealGenCLI) -> None:
     model: Any = cli.model
     if isinstance(model, GRPOModule):
         model.check(cli.datamodule)
-        owners = (*model.metrics.values(), *cli.trainer.callbacks)  # such as the detectors of a benchmark
+        owners = (*model.metrics.values(), *callbacks_of(cli.trainer, Callback))  # such as the detectors of a benchmark
         held = [part for owner in owners for part in vars(owner).values()]
         inside = [part for parts in held if isinstance(parts, dict) for part in parts.values()]
         for part in (*model.reward.networks, *held, *inside):
