@@ -48,6 +48,12 @@ def _fixed_arithmetic() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _no_value_left_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what a test had masked: a token called ``secret`` would be masked in all that later tests print."""
+    monkeypatch.setattr("realgen.masking._values", {})
+
+
+@pytest.fixture(autouse=True)
 def _no_run_left_open() -> Iterator[None]:
     """End the W&B run that a test's logger opened: until then ``wandb.init`` answers with that run, whoever asks."""
     yield
