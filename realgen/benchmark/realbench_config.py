@@ -65,14 +65,6 @@ def read_split(config: Mapping[str, Any]) -> tuple[int, int] | None:
     Raises:
         ValueError: If ``part`` is not K/N with K from 1 to N, or the folder that all parts share is not given.
         ValueError: If that folder is of another config: all parts must come of one.
-
-    Example:
-        >>> read_split({"part": "2/8", "run_dir": "runs/shared"})
-        (2, 8)
-        >>> read_split({"part": "9/8", "run_dir": "runs/shared"})
-        Traceback (most recent call last):
-        ...
-        ValueError: part must be 1/8 to 8/8, got 9/8.
     """
     if config["part"] is None:
         return None

@@ -38,6 +38,7 @@ class RewardWatch(Callback):
 
     An alarm is a warning that names the measures, the prompts and the setting to change; ``watch/alarms`` counts them.
     Then the ``action`` is taken. State is in the checkpoint. Needs ``Summary`` before it, which keeps the validations.
+    ValueError if a number is out of its range, or the action or the order of callbacks does not suit the run.
 
     Args:
         measures: Names of the module's metrics, those most trusted first; null: all. One that a run does not measure,
@@ -48,9 +49,6 @@ class RewardWatch(Callback):
             ``raise_kl``: divide the objectives' ``kl_coef`` by it. ``roll_back``: put back the weights of the last
             validation without alarm, and forget the optimizer's moments; not for sharded weights.
         factor: Above 0 and below 1.
-
-    Raises:
-        ValueError: If a number is out of its range, or the action or the order of callbacks does not suit the run.
     """
 
     def __init__(

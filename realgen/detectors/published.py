@@ -21,10 +21,6 @@ def plain_name(name: str) -> str:
 
     ``module.`` is left by data-parallel training, ``vision_model.`` by transformers before 5, which also kept DINOv3's
     layers one floor higher.
-
-    Example:
-        >>> plain_name("module.feature_extractor.layer.0.norm1.weight")
-        'feature_extractor.model.layer.0.norm1.weight'
     """
     name = name.removeprefix("module.").replace("vision_model.", "")
     return re.sub(r"^feature_extractor\.layer\.", "feature_extractor.model.layer.", name)

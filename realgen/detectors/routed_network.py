@@ -20,12 +20,7 @@ Trainable = Literal["experts", "experts_and_gate", "all"]
 
 
 def sparse_gates(logits: Float[Tensor, "batch routed"], top_k: int) -> Float[Tensor, "batch routed"]:
-    """Return the softmax over the ``top_k`` largest logits of a row [B, experts], 0 elsewhere.
-
-    Example:
-        >>> sparse_gates(torch.tensor([[0.0, 1.0, 1.0]]), top_k=2)
-        tensor([[0.0000, 0.5000, 0.5000]])
-    """
+    """Return the softmax over the ``top_k`` largest logits of a row [B, experts], 0 elsewhere."""
     top = logits.topk(top_k, dim=-1)
     chosen = top.values.softmax(-1).to(logits.dtype)  # autocast computes a softmax in float32
     return torch.zeros_like(logits).scatter(-1, top.indices, chosen)

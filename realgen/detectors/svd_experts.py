@@ -37,14 +37,6 @@ def split_weight(weight: Float[Tensor, "out in"], rank: int) -> SplitWeight:
 
     Raises:
         ValueError: If ``rank`` leaves nothing on one side.
-
-    Example:
-        >>> split = split_weight(torch.diag(torch.tensor([3.0, 2.0])), rank=1)
-        >>> split.main.abs()
-        tensor([[3., 0.],
-                [0., 0.]])
-        >>> split.s
-        tensor([2.])
     """
     if not 1 <= rank < min(weight.shape):
         raise ValueError(f"rank must be between 1 and {min(weight.shape) - 1}, got {rank}.")
@@ -106,11 +98,6 @@ def overlap(bases: Sequence[Float[Tensor, "features _"]]) -> Float[Tensor, ""]:
     """Return the mean over all pairs of bases, at least two, of ||A^T B||_F, columns normalised to length 1.
 
     0 when the spanned subspaces are orthogonal to each other.
-
-    Example:
-        >>> x, y = torch.tensor([[1.0], [0.0]]), torch.tensor([[0.0], [2.0]])
-        >>> overlap([x, x, y])
-        tensor(0.3333)
     """
     unit = [F.normalize(basis, dim=0) for basis in bases]
     pairs = [torch.linalg.matrix_norm(a.T @ b) for a, b in combinations(unit, 2)]

@@ -20,10 +20,7 @@ def bootstrap_mean(
     < 20 or so), by about the factor sqrt((n - 1) / n), and say nothing of other seeds or of a judge's own noise. One
     prompt says nothing of how prompts differ, so it has no limits. Of shares see ``functional.proportion``. Rows [P]
     must be independent: average over the images of a prompt first. The same seed and number of prompts draw the same
-    prompts, whatever the values.
-
-    Raises:
-        ValueError: If there is no prompt, a value is not finite, or a number is out of range.
+    prompts, whatever the values. ValueError if there is no prompt, a value is not finite, or a number is out of range.
 
     Example:
         >>> print(bootstrap_mean(torch.tensor([0.0, 1.0, 1.0, 1.0])).text())
@@ -85,8 +82,7 @@ def percentile_limits(
 ) -> tuple[Float[Tensor, " columns"], Float[Tensor, " columns"]]:
     """Return the lower and upper limits [C] between which the middle share of the resamples [R, C] lies.
 
-    Raises:
-        ValueError: If ``confidence`` is not between 0 and 1.
+    ValueError if ``confidence`` is not between 0 and 1.
 
     Example:
         >>> percentile_limits(torch.arange(11.0).unsqueeze(1), confidence=0.8)

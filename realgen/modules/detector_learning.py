@@ -42,7 +42,7 @@ class DetectorLearning(Callback):
     in a pair; steps weigh all images of all ranks alike; the detector is saved, and the run resumes to the bit.
 
     Logged as ``detector/<component>/...``, see docs/logging.md. ``val/reward`` is by the detector as it is then, so its
-    curve has steps; ``reward_rebased`` and the metrics have none.
+    curve has steps; ``reward_rebased`` and the metrics have none. ValueError if a number is out of its range.
 
     Args:
         component: Name of the reward among those of the config, a ``Realism``; of one alone ``realism``.
@@ -58,9 +58,6 @@ class DetectorLearning(Callback):
         ema_decay: Largest decay of the averages that judge, 0 to below 1.
         microbatch_size: Images of one forward and backward pass, at least 1; changes memory, not the result.
         seed: Of what is drawn here; the policy's random numbers are the same with and without this callback.
-
-    Raises:
-        ValueError: If a number is out of its range.
     """
 
     essential = True

@@ -28,12 +28,6 @@ def choose_rows(seconds: Callable[[int], float], *, least: int = 1) -> int:
 
     Returns:
         ``least`` times a power of two.
-
-    Example:
-        >>> choose_rows(lambda rows: 3.0 + rows)  # 4.0, 2.5, ... 1.05, 1.02 seconds a row
-        64
-        >>> choose_rows(lambda rows: 1.0 if rows <= 8 else math.inf)
-        8
     """
     rows, best = least, seconds(least) / least
     while 2 * rows <= MOST_ROWS:

@@ -32,10 +32,6 @@ def clean(text: str, forbidden: Sequence[str] = ()) -> str:
     r"""Return a text without control characters, half surrogates, direction overrides and ``forbidden`` strings.
 
     White space becomes single spaces, and so does a forbidden string, such as a tokenizer's special token.
-
-    Example:
-        >>> clean("a\tcat\x00 <|end|> on a sofa", forbidden=["<|end|>"])
-        'a cat on a sofa'
     """
     for token in sorted(forbidden, key=len, reverse=True):
         text = text.replace(token, " ")
@@ -48,11 +44,6 @@ def parse_answer(completion: str, forbidden: Sequence[str] = ()) -> str | None:
 
     It is broken if a tag is missing, repeated or out of order, if there is text outside the tags or a ``forbidden``
     string anywhere, or if the answer is empty or has an invalid character.
-
-    Example:
-        >>> parse_answer("<think>grain</think><answer>a cat, film grain</answer>")
-        'a cat, film grain'
-        >>> parse_answer("<think>grain</think><answer>a cat, film gr")
     """
     if any(completion.count(tag) != 1 for tag in TAGS):  # first, as the pattern is slow on thousands of tags
         return None

@@ -86,12 +86,7 @@ class Lag:
             raise ValueError(f"most must be 0 to below 1, got {self.most}.")
 
     def decay(self, iteration: int) -> float:
-        """Return d after an iteration, counted from 1.
-
-        Example:
-            >>> [Lag(flat=1, rate=0.25, most=0.5).decay(iteration) for iteration in (1, 2, 3, 4)]
-            [0.0, 0.25, 0.5, 0.5]
-        """
+        """Return d after an iteration, counted from 1."""
         return min(self.rate * max(0, iteration - self.flat), self.most)
 
 

@@ -104,10 +104,6 @@ def calibration_points(real: Sequence[float], generated: Sequence[float]) -> lis
 
     For each of ten bins that holds an image: mean p_fake and share generated in percent, as were there as many real
     images as generated ones (``balanced_reliability``), and a radius that grows with the number of images.
-
-    Example:
-        >>> calibration_points([0.2, 0.2, 0.9, 0.1], [0.9])
-        [(10.0, 0.0, 2.8), (20.0, 0.0, 3.5), (90.0, 80.0, 5.0)]
     """
     if not real or not generated:
         return []
