@@ -41,10 +41,6 @@ def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -
 
     Raises:
         ValueError: If an outcome is none of these, or none was judged.
-
-    Example:
-        >>> print(win_rate(torch.tensor([1.0, 0.5, 0.0, 1.0, float("nan")])).text())
-        0.625 [0.248, 0.889]
     """
     losses, ties, wins = (int((outcomes == level).sum()) for level in (0.0, 0.5, 1.0))
     number, dropped = losses + ties + wins, int(outcomes.isnan().sum())
@@ -62,10 +58,6 @@ def merge_orders(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pai
 
     Both [N] are for the first contestant, when it was shown first and second; NaN where one of the orders was not
     judged.
-
-    Example:
-        >>> merge_orders(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 0.5]))
-        tensor([1.0000, 0.5000, 0.5000])
     """
     judged = torch.where(forward == backward, forward, 0.5)
     return torch.where(forward.isnan() | backward.isnan(), torch.nan, judged)
@@ -78,10 +70,6 @@ def position_bias(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pa
     replies, of both orders together, that chose the first image: 0.5 = no bias, NaN = none decided; and the share of
     the pairs judged in both orders whose choices differ: NaN = none. Of a protocol that never swaps only the first
     exists, and there bias and strength of the contestants look the same.
-
-    Example:
-        >>> position_bias(torch.tensor([1.0, 1.0, 0.5]), torch.tensor([0.0, 1.0, 0.5]))
-        (0.75, 0.3333333333333333)
     """
     shown_first = torch.cat([forward, 1 - backward])
     decided = shown_first[(shown_first == 0) | (shown_first == 1)]
@@ -102,12 +90,6 @@ def win_matrices(
 
     Comparisons [N] name their first and second contestant, 0 to M - 1, the outcome for the first, and the prompt, 0 to
     P - 1. Returns [P, M, M] float64; entry (i, j) = wins of i over j.
-
-    Example:
-        >>> index = torch.tensor([0, 0])
-        >>> win_matrices(index, index + 1, torch.tensor([1.0, 0.5]), index, num_models=2, num_prompts=1)
-        tensor([[[0.0000, 1.5000],
-                 [0.5000, 0.0000]]], dtype=torch.float64)
     """
     judged = ~outcomes.isnan()
     i, j, p, won = first[judged], second[judged], prompts[judged], outcomes[judged].double()
@@ -132,10 +114,6 @@ def bradley_terry(wins: Float[Tensor, "*batch models models"]) -> Float[Tensor, 
     Raises:
         ValueError: If the matrices are not square, a number of wins is negative, or the strengths do not exist: some
             models have lost nothing to all others, or were not compared with them (Ford 1957).
-
-    Example:
-        >>> bradley_terry(torch.tensor([[0.0, 3.0], [1.0, 0.0]]))  # -+ log(3) / 2
-        tensor([ 0.5493, -0.5493], dtype=torch.float64)
     """
     models = wins.shape[-1]
     if wins.shape[-2] != models or models == 0:
@@ -188,10 +166,6 @@ def bradley_terry_intervals(
 
     Raises:
         ValueError: As ``bradley_terry`` and ``bootstrap_mean`` do.
-
-    Example:
-        >>> bradley_terry_intervals(torch.ones(5, 2, 2)).value.abs()
-        tensor([0., 0.], dtype=torch.float64)
     """
     if virtual_ties < 0:
         raise ValueError(f"virtual_ties must be zero or more, got {virtual_ties}.")
@@ -207,12 +181,7 @@ def bradley_terry_intervals(
 
 
 def elo(strengths: Float[Tensor, " *models"], *, mean: float = 1000.0) -> Float[Tensor, " *models"]:
-    """Convert log-strengths to Elo's scale, where 0 lands at ``mean`` and 400 points more mean odds of ten to one.
-
-    Example:
-        >>> elo(torch.tensor([0.0, math.log(10)]))
-        tensor([1000., 1400.])
-    """
+    """Convert log-strengths to Elo's scale, where 0 lands at ``mean`` and 400 points more mean odds of ten to one."""
     return mean + 400.0 / math.log(10.0) * strengths
 
 

@@ -21,10 +21,6 @@ def bootstrap_mean(
     prompt says nothing of how prompts differ, so it has no limits. Of shares see ``functional.proportion``. Rows [P]
     must be independent: average over the images of a prompt first. The same seed and number of prompts draw the same
     prompts, whatever the values. ValueError if there is no prompt, a value is not finite, or a number is out of range.
-
-    Example:
-        >>> print(bootstrap_mean(torch.tensor([0.0, 1.0, 1.0, 1.0])).text())
-        0.750 [0.250, 1.000]
     """
     means = resampled_means(values.unsqueeze(1), resamples=resamples, seed=seed)
     low, high = percentile_limits(means, confidence)
@@ -52,11 +48,6 @@ def resampled_means(
 
     Raises:
         ValueError: If there is no prompt, a value is not finite, or ``resamples`` is below 1.
-
-    Example:
-        >>> resampled_means(torch.full((3, 2), 0.5), resamples=2)
-        tensor([[0.5000, 0.5000],
-                [0.5000, 0.5000]], dtype=torch.float64)
     """
     number = len(values)
     check_at_least(1, resamples=resamples)
@@ -83,10 +74,6 @@ def percentile_limits(
     """Return the lower and upper limits [C] between which the middle share of the resamples [R, C] lies.
 
     ValueError if ``confidence`` is not between 0 and 1.
-
-    Example:
-        >>> percentile_limits(torch.arange(11.0).unsqueeze(1), confidence=0.8)
-        (tensor([1.]), tensor([9.]))
     """
     check_confidence(confidence)
     low, high = (resampled.quantile((1 + sign * confidence) / 2, dim=0) for sign in (-1, 1))

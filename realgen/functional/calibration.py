@@ -29,10 +29,6 @@ def reliability(
 
     Bin b holds the predictions in [b / bins, (b + 1) / bins); the last one holds 1 as well. Predictions weigh 1 each by
     default.
-
-    Example:
-        >>> reliability(torch.tensor([0.1, 0.3, 0.9]), torch.tensor([0, 1, 1]), bins=2).frequency
-        tensor([0.5000, 1.0000])
     """
     index = (probabilities * bins).long().clamp(max=bins - 1)
     number = torch.zeros(bins, dtype=probabilities.dtype, device=probabilities.device)
@@ -50,10 +46,6 @@ def balanced_reliability(
     """Return the reliability of p_fake as if there were as many real images as generated ones, at least one each.
 
     ``number`` is in shares of a class and sums to 2.
-
-    Example:
-        >>> balanced_reliability(torch.tensor([0.2, 0.7, 0.7, 0.7]), torch.tensor([0.9]), bins=2).frequency
-        tensor([0.0000, 0.5714])
     """
     classes = (real, generated)
     labels = torch.cat([torch.full_like(p, y) for y, p in enumerate(classes)]).long()
@@ -68,10 +60,6 @@ def expected_calibration_error(bins: Reliability) -> Float[Tensor, ""]:
 
     Source: Naeini et al. 2015; Guo et al., arXiv:1706.04599, equation 3, there of the predicted class and here of the
     probability itself. It is biased upwards where bins hold few predictions, so compare it only at equal N and bins.
-
-    Example:
-        >>> expected_calibration_error(reliability(torch.tensor([0.25, 0.25]), torch.tensor([0, 1]), bins=1))
-        tensor(0.2500)
     """
     gaps = (bins.confidence - bins.frequency).abs().nan_to_num(nan=0.0)
     return (gaps * bins.number).sum() / bins.number.sum()

@@ -41,12 +41,7 @@ class Estimate:
         return "better" if (self.low > 0) == higher_is_better else "worse"
 
     def scaled(self, factor: float) -> Estimate:
-        """Return the estimate in another unit: value and limits multiplied by ``factor``.
-
-        Example:
-            >>> Estimate(0.5, 0.25, 0.75, 4).scaled(100.0).text(".0f", "%")
-            '50% [25, 75]'
-        """
+        """Return the estimate in another unit: value and limits multiplied by ``factor``."""
         value, low, high = (None if end is None else factor * end for end in (self.value, self.low, self.high))
         return replace(self, value=value, low=low, high=high)
 
@@ -54,10 +49,6 @@ class Estimate:
         """Return value and limits as text; the value alone where there are no limits, ``-`` where there is no value.
 
         Each number has the ``format`` ``form``; ``unit`` is written behind the value.
-
-        Example:
-            >>> Estimate(47.25, 45.0, 49.0).text(".1f"), Estimate(0.5).text("+.2f"), Estimate(None).text()
-            ('47.2 [45.0, 49.0]', '+0.50', '-')
         """
         if self.value is None:
             return "-"

@@ -19,21 +19,12 @@ def to_uint8(images: Float[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*
     """Round images in [0, 1] to 8 bits, round(255 x), clamped to 0..255.
 
     8 bits know no NaN: it becomes black.
-
-    Example:
-        >>> to_uint8(torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1)).flatten().tolist()
-        [0, 128, 255]
     """
     return images.float().nan_to_num(nan=0.0).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def from_uint8(images: UInt8[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
-    """Read 8-bit images as float32 in [0, 1]; the inverse of ``to_uint8`` on its values.
-
-    Example:
-        >>> from_uint8(torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)).flatten()
-        tensor([0.0000, 0.2000, 1.0000])
-    """
+    """Read 8-bit images as float32 in [0, 1]; the inverse of ``to_uint8`` on its values."""
     return images.float().div_(255)
 
 
@@ -48,23 +39,13 @@ def resize(
 
     The aspect ratio is not kept; one number makes a square. Without ``antialias`` shrinking does not average over all
     pixels, as OpenCV does. Differentiable.
-
-    Example:
-        >>> resize(torch.full((1, 3, 8, 8), 0.5), 2)[0, 0]
-        tensor([[0.5000, 0.5000],
-                [0.5000, 0.5000]])
     """
     size = (size, size) if isinstance(size, int) else size
     return F.interpolate(images, size=size, mode=mode, antialias=antialias, align_corners=False).clamp(0, 1)
 
 
 def center_square(images: Float[Tensor, "batch 3 height width"], size: int) -> Float[Tensor, "batch 3 size size"]:
-    """Cut out the largest centred square and resize it, antialiased.
-
-    Example:
-        >>> center_square(torch.rand(1, 3, 40, 90), 32).shape
-        torch.Size([1, 3, 32, 32])
-    """
+    """Cut out the largest centred square and resize it, antialiased."""
     height, width = images.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -82,10 +63,6 @@ def jpeg_round_trip(
 
     Raises:
         ValueError: If ``quality`` is outside 1..100.
-
-    Example:
-        >>> jpeg_round_trip(torch.zeros(1, 3, 8, 8), quality=75).abs().max()
-        tensor(0.)
     """
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be 1 to 100, got {quality}.")

@@ -31,12 +31,6 @@ def fit_logistic(features: Float[Tensor, "rows features"], labels: Bool[Tensor, 
 
     Raises:
         ValueError: If ``l2`` is not above 0, or one class has no row.
-
-    Example:
-        >>> features = torch.tensor([[0.0], [1.0], [3.0], [4.0]])
-        >>> head = fit_logistic(features, torch.tensor([False, False, True, True]), l2=0.1)
-        >>> (features @ head.weight + head.bias > 0).tolist()
-        [False, False, True, True]
     """
     if l2 <= 0:
         raise ValueError(f"l2 must be above 0, got {l2}.")
@@ -59,11 +53,6 @@ def fit_platt(
 
     Raises:
         ValueError: If one class has no row, or the logits are no better than chance.
-
-    Example:
-        >>> logits = torch.tensor([-8.0, -6.0, 6.0, 8.0])  # far too sure for four rows
-        >>> fit_platt(logits, logits > 0)[0] < 1
-        True
     """
     positive, negative = int(labels.sum()), int((~labels).sum())
     targets = torch.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2)).double()
@@ -126,11 +115,6 @@ def fit_head(
     ``l2`` is the penalty on the weights, for standardised features. ``platt`` fits scale and shift of the logits,
     ``temperature`` the scale alone, ``none`` neither. ValueError if a class is missing, or the features do not tell the
     held-out classes apart.
-
-    Example:
-        >>> rows = LabelledFeatures(torch.tensor([[0.0], [1.0], [3.0], [4.0]]), torch.tensor([0, 0, 1, 1]).bool())
-        >>> bool(fit_head(rows, rows).head.weight > 0)
-        True
     """
     raw = fit_logistic(fit.features, fit.generated, l2=l2)
     scale, shift = 1.0, 0.0

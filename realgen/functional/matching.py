@@ -31,11 +31,6 @@ def matching_error(velocity: Float[Tensor, "rows decisions *latent"], draw: Draw
 
     Raises:
         ValueError: If there is no such weighting.
-
-    Example:
-        >>> draw = Draw(torch.zeros(1, 1, 4), torch.tensor([[0.5]]), "t")
-        >>> matching_error(torch.full((1, 1, 4), 2.0), draw)  # 0.25 * 4
-        tensor([[1.]])
     """
     dtype = working_dtype(velocity, draw.target)
     difference, sigma = velocity.to(dtype) - draw.target.to(dtype), draw.sigma.to(dtype)

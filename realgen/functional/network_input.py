@@ -55,14 +55,6 @@ def check_images(images: Tensor, name: str = "images", *, may_lack_pixels: bool 
 
     Raises:
         ValueError: If the tensor is not 4-D, has other than 3 channels or no pixels, is not floating, or leaves [0, 1].
-
-    Example:
-        >>> import torch
-        >>> check_images(torch.rand(2, 3, 8, 8))
-        >>> check_images(torch.rand(3, 8, 8))
-        Traceback (most recent call last):
-        ...
-        ValueError: images must have shape [batch, 3, height, width], got [3, 8, 8].
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"{name} must have shape [batch, 3, height, width], got {list(images.shape)}.")
@@ -91,13 +83,6 @@ def to_network_input(
 
     The numbers are those of torchvision's ``Resize``, ``CenterCrop`` and ``Normalize`` on files, without the rounding
     to 8 bits after the resize.
-
-    Example:
-        >>> import torch
-        >>> small = NetworkInput(size=(2, 2), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        >>> to_network_input(torch.zeros(1, 3, 4, 6), small)[0, 0]
-        tensor([[-1., -1.],
-                [-1., -1.]])
     """
     height, width = wanted.size
     old = (images.shape[2], images.shape[3])
@@ -120,12 +105,7 @@ def _of_channels(values: Channels, dtype: torch.dtype, device: torch.device) -> 
 
 
 def covering(old: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
-    """Return the smallest (height, width) of the old aspect that cover a frame; rounded down as torchvision does.
-
-    Example:
-        >>> covering((40, 60), (20, 20))
-        (20, 30)
-    """
+    """Return the smallest (height, width) of the old aspect that cover a frame; rounded down as torchvision does."""
     (old_height, old_width), (height, width) = old, frame
     if height * old_width <= width * old_height:  # the width decides the scale
         return old_height * width // old_width, width
@@ -147,11 +127,6 @@ def tower_pixels(
     8 bits after each pass of each resize: by at most 1.5 of 255 levels with one resize, 3 with two. Mean and deviation
     are CLIP's, or DINOv3's ``IMAGENET_MEAN``. ``v2`` resizes once; ``v1`` resizes to 512 pixels first, as OmniAID's
     first weights expect.
-
-    Example:
-        >>> import torch
-        >>> tower_pixels(torch.zeros(1, 3, 8, 8), 4)[0, :, 0, 0]
-        tensor([-1.7923, -1.7521, -1.4802])
     """
     if preprocess == "v1":
         images = resize(images, FIRST_SIZE, mode="bilinear")

@@ -18,10 +18,6 @@ def stretch_positions(
 
     Raises:
         ValueError: If the table is not longer than ``keep + 1`` rows.
-
-    Example:
-        >>> stretch_positions(torch.tensor([[0.0], [1.0], [3.0]]), keep=1, factor=2).flatten()
-        tensor([0., 1., 2., 3., 4.])
     """
     if len(table) <= keep + 1:
         raise ValueError(

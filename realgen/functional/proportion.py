@@ -22,10 +22,6 @@ def share_limits(share: float, number: int, *, confidence: float = 0.95) -> tupl
 
     Raises:
         ValueError: If ``share`` is not in [0, 1], ``number`` below 1, or ``confidence`` not between 0 and 1.
-
-    Example:
-        >>> [round(limit, 3) for limit in share_limits(1.0, 10)]
-        [0.722, 1.0]
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1], got {share}.")
@@ -52,10 +48,6 @@ def win_rate_limits(wins: int, ties: int, losses: int, *, confidence: float = 0.
 
     Raises:
         ValueError: If a number is negative, all are zero, or ``confidence`` is not between 0 and 1.
-
-    Example:
-        >>> [round(limit, 3) for limit in win_rate_limits(0, 10, 0)]
-        [0.361, 0.639]
     """
     counts = {"wins": wins, "ties": ties, "losses": losses}
     check_at_least(0, **counts)

@@ -12,11 +12,6 @@ def open_clip_input(preprocess: Mapping[str, Any]) -> NetworkInput:
 
     ValueError if ``resize_mode`` is another than ``shortest`` (shorter side to size, centre crop) or ``squash`` (both
     sides to size), or ``interpolation`` is neither bicubic nor bilinear.
-
-    Example:
-        >>> half = {"size": 224, "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
-        >>> open_clip_input({**half, "resize_mode": "shortest"}).size
-        (224, 224)
     """
     if preprocess["interpolation"] == "random":  # for training
         preprocess = {**preprocess, "interpolation": "bicubic"}
@@ -35,11 +30,6 @@ def timm_input(config: Mapping[str, Any]) -> NetworkInput:
 
     That is what ``timm.data.resolve_model_data_config`` returns. ValueError if ``crop_mode`` is another than ``center``
     or ``squash``, or ``interpolation`` is neither bicubic nor bilinear.
-
-    Example:
-        >>> config = {"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875}
-        >>> timm_input({**config, "interpolation": "bicubic", "crop_mode": "center"}).resize_to
-        (256, 256)
     """
     _, height, width = config["input_size"]
     return NetworkInput(

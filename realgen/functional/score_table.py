@@ -46,11 +46,6 @@ def score_table(
 
     Raises:
         ValueError: If ``shares`` is set and a value is neither 0 nor 1.
-
-    Example:
-        >>> rows = torch.tensor([0, 1, 1])
-        >>> score_table(torch.tensor([1.0, 0.0, 1.0]), rows, rows, num_categories=2).mean
-        tensor([0.7500, 1.0000, 0.5000], dtype=torch.float64)
     """
     known = values.isfinite()
     if shares and bool((known & (values != 0) & (values != 1)).any()):
