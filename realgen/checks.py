@@ -16,34 +16,20 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 
 
 def check_at_least(least: int | float, why: str = "", /, **numbers: int | float | None) -> None:
-    """Raise ValueError for the first number, by the name of its argument, below ``least`` or NaN; ``None`` passes.
-
-    ``why`` continues the message behind ``least``.
-
-    Raises:
-        ValueError: If a number is too small.
-    """
+    """Raise ValueError for the first number below ``least`` or NaN; None passes. ``why`` goes behind ``least``."""
     for name, value in numbers.items():
         if value is not None and not value >= least:  # NaN too
             raise ValueError(f"{name} must be at least {least}{why}, got {value}.")
 
 
 def check_confidence(confidence: float) -> None:
-    """Check the confidence of an interval.
-
-    Raises:
-        ValueError: If it does not lie between 0 and 1.
-    """
+    """Raise ValueError if the confidence of an interval does not lie between 0 and 1."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, both excluded, got {confidence}.")
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
-    """Raise ValueError for an unknown word, and suggest the nearest known one.
-
-    Raises:
-        ValueError: If the value is none of the choices.
-    """
+    """Raise ValueError for a word that is none of the choices, and suggest the nearest one."""
     if value not in choices:
         near = nearest_name(value, choices)
         hint = f"; did you mean {near!r}?" if near else "."
@@ -173,11 +159,7 @@ def check_address(name: str, url: str, form: str, *, instead: str = "use a token
 
 
 def check_variable(name: str, variable: str, example: str) -> None:
-    """Check the name of an environment variable with a secret; the message does not show it, as it may be the secret.
-
-    Raises:
-        ValueError: If it is no name.
-    """
+    """Raise ValueError for no name of an environment variable; it is not shown, as it may be the secret itself."""
     if not re.fullmatch(r"[A-Za-z_]\w*", variable):
         raise ValueError(
             f"{name} must be the name of an environment variable, such as {example}, not the key: configs are written "

@@ -42,11 +42,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
-    """Parse JSON, in UTF-8 if it is bytes; ``options`` are those of ``json.loads``.
-
-    Raises:
-        ValueError: In a few words, if it is no JSON, nested deeper than ``MAX_DEPTH``, or has a number without end.
-    """
+    """Parse JSON by ``json.loads``, bytes as UTF-8; ValueError if it is none, or nested deeper than ``MAX_DEPTH``."""
     deep = ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
     try:
         found = json.loads(text if isinstance(text, str) else text.decode("utf-8-sig"), **options)

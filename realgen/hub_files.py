@@ -22,11 +22,7 @@ PAGES = {
 
 
 def check_file(source: str, argument: str) -> None:
-    """Raise ValueError for what is neither a file on disk nor the address of one on the hub; fetch nothing.
-
-    Raises:
-        ValueError: If it is neither; names the command that fetches a published file.
-    """
+    """Raise ValueError, with the command that fetches it, for neither a file nor the address of one on the hub."""
     on_hub = source.startswith(HUB) and source.count("/") >= 2 and not source.endswith("/")
     if not on_hub and not Path(source).is_file():
         raise ValueError(

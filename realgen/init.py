@@ -24,11 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _init(argv: Sequence[str] | None, package: Path) -> int:
-    """Copy what lies in the folder of an installed package, or beside that of a checkout.
-
-    Raises:
-        ValueError: If no recipes lie there, or something of that name in the folder.
-    """
+    """Copy what lies in an installed package, or beside a checkout's; ValueError for none, or where it is there."""
     parser = OptionParser(
         prog="python -m realgen.init",
         description="Write the recipes and, where they are at hand, the embedded models and prompts into a folder.",

@@ -63,8 +63,8 @@ def read_split(config: Mapping[str, Any]) -> tuple[int, int] | None:
     """Read which part of how many this process draws, from 1; None where all are drawn and scored.
 
     Raises:
-        ValueError: If ``part`` is not K/N with K from 1 to N, or the folder that all parts share is not given.
-        ValueError: If that folder is of another config: all parts must come of one.
+        ValueError: If ``part`` is not K/N with K from 1 to N, or the folder that all parts share is not given, or of
+            another config.
     """
     if config["part"] is None:
         return None

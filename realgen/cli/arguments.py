@@ -89,11 +89,7 @@ def first_config(argv: Sequence[str]) -> str:
 
 
 def pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the options, without hyphens, and their values, of ``--key=value``, ``--key value`` and ``-c FILE``.
-
-    Raises:
-        ConfigError: If an argument is no option, or an option has no value.
-    """
+    """Yield options, without hyphens, and values of ``--key=value``, ``--key value``, ``-c FILE``; else ConfigError."""
     arguments = iter(argv)
     for argument in arguments:
         option, equals, value = argument.partition("=")
@@ -140,11 +136,7 @@ def read_config_value(value: str) -> Node:
 
 
 def usable_device(name: str) -> torch.device:
-    """Return the device that a user names as torch calls it, or ``auto`` (a GPU if there is one), tried.
-
-    Raises:
-        ValueError: If there is none of this name, or nothing can be computed on it.
-    """
+    """Return a device as torch calls it, for ``auto`` a GPU if there is one; ValueError if it cannot compute."""
     import torch
 
     try:

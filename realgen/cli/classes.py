@@ -25,13 +25,7 @@ KEYS = {"OpenAIJudge.patience": "retry"}
 
 
 def find_class(path: str, base: type) -> Any:
-    """Import what a ``class_path`` names: a class, or a function that makes one.
-
-    A bare name is that of a subclass of ``base`` that is imported already.
-
-    Raises:
-        ConfigError: If there is no such module or class; names the new one of a renamed class, or the nearest.
-    """
+    """Import a ``class_path``, or take an imported subclass of ``base`` by bare name; ConfigError says what is near."""
     if (new := new_class(path)) is not None:
         raise ConfigError(f"{path} is now {new}.")
     module_name, _, name = path.rpartition(".")

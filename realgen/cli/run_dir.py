@@ -166,13 +166,8 @@ def _is_alone(environment: Mapping[str, str]) -> bool:
 
 
 def check_processes(environment: Mapping[str, str], *, devices: int, num_nodes: int) -> None:
-    """Compare the processes that torchrun, SLURM or MPI started with those that the trainer takes.
-
-    More of them would train copies of one model in one folder, fewer would wait for the others without end.
-
-    Raises:
-        ConfigError: If they differ; names the flags to give.
-    """
+    """Raise ConfigError, with the flags to give, unless the trainer takes all processes of torchrun, SLURM or MPI."""
+    # More of them would train copies of one model in one folder, fewer would wait for the others without end.
     names = ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"]
     # In an interactive job, Lightning starts the processes itself.
     if "SLURM_PROCID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):

@@ -51,11 +51,7 @@ def is_url(shard: str) -> bool:
 
 
 def open_shard(shard: str) -> IO[bytes]:
-    """Open a shard to read and seek, a URL as a temporary copy, gone on ``close``.
-
-    Raises:
-        ValueError: If a URL cannot be read to its end, or webdataset has no reader for its scheme.
-    """
+    """Open a shard to read and seek, a URL as a copy, gone on ``close``; ValueError if a URL cannot be read."""
     if not is_url(shard):
         return open(shard, "rb")
     from webdataset import gopen, gopen_schemes

@@ -17,11 +17,7 @@ from realgen.progress import ProgressBar
 
 
 def load_vae(folder: str) -> Any:
-    """Read diffusers' ``AutoencoderKL`` from its folder, or that of a pipeline with a ``vae`` in it: frozen, float32.
-
-    Raises:
-        ValueError: If there is none, or it cannot be read.
-    """
+    """Read an ``AutoencoderKL``, frozen, float32, from its folder or a pipeline's; ValueError if it cannot be read."""
     from diffusers import AutoencoderKL
 
     inside = Path(folder, "vae")

@@ -43,11 +43,7 @@ def timm_input(config: Mapping[str, Any]) -> NetworkInput:
 
 
 def processor_input(processor: Any, pretrained: str) -> NetworkInput:
-    """Read the input that a transformers ``CLIPImageProcessor`` makes of files.
-
-    Raises:
-        ValueError: If it has other steps than open_clip's ``shortest``; ``pretrained`` is what it was read from.
-    """
+    """Read a transformers ``CLIPImageProcessor``'s input; ValueError for other steps than open_clip's ``shortest``."""
     crop, shorter = processor.crop_size, processor.size["shortest_edge"]
     steps = (processor.do_resize, processor.do_center_crop, processor.do_rescale, processor.do_normalize)
     modes: dict[Any, Any] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers

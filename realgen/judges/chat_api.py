@@ -99,11 +99,7 @@ def user_message(question: str, images: Mapping[str, str], *, detail: Detail = "
 
 
 def read_completion(body: Any) -> Completion:
-    """Read reply, or refusal, and tokens of the JSON of an answer.
-
-    Raises:
-        MalformedReplyError: If it has no choice with a message.
-    """
+    """Read reply or refusal, and tokens, of an answer's JSON; MalformedReplyError if no choice has a message."""
     choices = body.get("choices") if isinstance(body, Mapping) else None
     if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices:
         raise MalformedReplyError(f"the answer has no choices{_error_of(body)}")

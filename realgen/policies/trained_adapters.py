@@ -64,7 +64,10 @@ def find_adapters(directory: str | Path) -> TrainedAdapters:
 def load_adapters(model: nn.Module, trained: TrainedAdapters, adapter: str, *, scale: float) -> None:
     """Load a file into attached adapters, B A times ``scale`` whatever the alphas; ValueError if it does not fit."""
     file, factor = trained.file, trained.alpha / trained.rank / scale
-    stored = {_parameter(name, PREFIXES[file.name], adapter): weight for name, weight in read_weights(file).items()}
+    stored = {}
+    for name, weight in read_weights(file).items():  # peft leaves the adapter's name out in files
+        layer = name.removeprefix(PREFIXES[file.name])
+        stored[re.sub(r"\.(lora_[AB])\.weight$", rf".\1.{adapter}.weight", layer)] = weight
     own = {name: p for name, p in model.named_parameters() if f".{adapter}." in name and ".lora_" in name}
     where, kind = f"pretrained {str(file.parent)!r}", type(model).__name__
     unknown, lacking = sorted(stored.keys() - own.keys()), sorted(own.keys() - stored.keys())
@@ -111,8 +114,3 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"pretrained: {str(file)!r} cannot be read: {error}") from error
-
-
-def _parameter(stored: str, prefix: str, adapter: str) -> str:
-    """Return the name of the model's parameter; peft leaves the adapter's name out in files."""
-    return re.sub(r"\.(lora_[AB])\.weight$", rf".\1.{adapter}.weight", stored.removeprefix(prefix))

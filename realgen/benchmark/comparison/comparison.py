@@ -237,19 +237,14 @@ def _section(
             metrics.append(PromptMetric(name, tuple(means), _split(values.mean(0).tolist(), sizes), tuple(differences)))
     if not metrics:
         raise ValueError("the runs have no metric in common on the prompts that they have in common.")
-    whole = [
-        CorpusMetric(name, _split([place.corpus[name] for place in places], sizes), _direction(groups, name))
-        for name in _common([place.corpus for place in places])
-    ]
+    whole = []
+    for name in _common([place.corpus for place in places]):
+        said = {run.higher_is_better.get(name) for run in runs}
+        direction = said.pop() if len(said) == 1 else None  # the runs may not know, or not agree
+        whole.append(CorpusMetric(name, _split([place.corpus[name] for place in places], sizes), direction))
     iterations = _split([float(place.iteration) for place in places], sizes)
     between = any(place not in run.points for place, run in zip(places, runs, strict=True))
     return Section(price, at, iterations, tuple(metrics), tuple(whole), between)
-
-
-def _direction(groups: Sequence[Group], name: str) -> bool | None:
-    """Return whether higher is better; None where the runs do not know, or do not agree."""
-    said = {run.higher_is_better.get(name) for group in groups for run in group.runs}
-    return said.pop() if len(said) == 1 else None
 
 
 def _common(mappings: Sequence[Mapping[str, object]]) -> list[str]:

@@ -145,19 +145,15 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     follows the run's own is seen beside other runs only.
     """
     leaves = dict(_leaves(config))
-    # An older run holds the value where a newer one refers to it.
-    found = {key: leaves.get(_referred(value), value) for key, value in leaves.items()}
+    found = {}
+    for key, value in leaves.items():  # an older run holds the value where a newer one refers to it, by ${key}
+        reference = re.fullmatch(r"\$\{([\w.]+)\}", str(value))
+        found[key] = leaves.get(reference[1].replace(".init_args", ""), value) if reference else value
     return {
         key: value
         for key, value in found.items()
         if value is not None and not any(key == name or key.startswith(f"{name}.") for name in _ASIDE)
     }
-
-
-def _referred(value: Any) -> str:
-    """Return the dotted key of ``${key}``, without ``init_args`` as leaves have it; of anything else no key."""
-    reference = re.fullmatch(r"\$\{([\w.]+)\}", str(value))
-    return "" if reference is None else reference[1].replace(".init_args", "")
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from realgen.benchmark.comparison.comparison import Comparison, CorpusMetric, Pr
 from realgen.benchmark.report.tables import Table
 from realgen.checks import printable
 from realgen.functional.estimate import Estimate
-from realgen.tables import VERDICT_STYLES, Cell, one_line, styled, terminal_table
+from realgen.tables import VERDICT_STYLES, one_line, styled, terminal_table
 
 _ONE_SEED = ", of one seed"
 
@@ -75,13 +75,11 @@ def show(comparison: Comparison, console: Console) -> None:
         for table in (metric_table(section, comparison), corpus_table(section, comparison)):
             if table.rows:
                 texts = [column for column, heading in enumerate(table.headings) if column == 0 or not heading]
-                rows = [[_colored(cell) for cell in row] for row in table.rows]
+                rows = [
+                    [styled(VERDICT_STYLES.get(cell.removesuffix(_ONE_SEED), ""), cell)[0] for cell in row]
+                    for row in table.rows
+                ]
                 console.print(terminal_table(table.headings, rows, text_columns=texts, framed=False))
-
-
-def _colored(cell: str) -> Cell:
-    style = VERDICT_STYLES.get(cell.removesuffix(_ONE_SEED))
-    return cell if style is None else styled(style, cell)[0]
 
 
 def _prompts(comparison: Comparison) -> str:

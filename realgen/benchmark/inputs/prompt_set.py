@@ -69,8 +69,12 @@ def read_prompt_set(
     if not prompts.exists():
         raise ValueError(f"prompts must be a file or a folder, {str(prompts)!r} does not exist.")
     if prompts.is_dir():
-        folder = prompts
-        prompts = _first(folder, TEXT_FILES[length or "short"], f"{length or 'short'} prompts")
+        folder, wanted = prompts, TEXT_FILES[length or "short"]
+        there = [folder / name for name in wanted if (folder / name).is_file()]
+        if not there:
+            what = f"{length or 'short'} prompts; expected {' or '.join(wanted)}"
+            raise ValueError(f"prompts: the folder {str(folder)!r} has no {what}.")
+        prompts = there[0]
         real = real or next((folder / name for name in REAL_FOLDERS if (folder / name).is_dir()), None)
         if categories is None and (folder / "categories.json").is_file():
             categories = folder / "categories.json"
@@ -93,11 +97,7 @@ def read_prompt_set(
 
 
 def choose_evenly(prompts: Sequence[BenchmarkPrompt], number: int | None) -> list[BenchmarkPrompt]:
-    """Choose some of the prompts, evenly spaced, so that all categories are among them; all of them for None.
-
-    Raises:
-        ValueError: If ``number`` is below 1 or above the number of prompts.
-    """
+    """Choose prompts evenly, so that all categories are there; None: all. ValueError for fewer than 1, or more."""
     if number is None:
         return list(prompts)
     if not 1 <= number <= len(prompts):
@@ -115,24 +115,13 @@ def category_numbers(prompts: Sequence[BenchmarkPrompt], categories: Sequence[st
     return torch.tensor([categories.index(prompt.category) if prompt.category else -1 for prompt in prompts])
 
 
-def _first(folder: Path, names: Sequence[str], what: str) -> Path:
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise ValueError(f"prompts: the folder {str(folder)!r} has no {what}; expected {' or '.join(names)}.")
-
-
 def _read_prompts(path: Path) -> tuple[list[str], list[str] | None, list[str] | None]:
     """Read texts; and names and categories where the file has them."""
-    if path.suffix.lower() == ".json":
-        return _read_json_prompts(path)
-    lines = read_lines(path)
-    while lines and not lines[-1]:
-        lines.pop()
-    return _checked(lines, path), None, None
-
-
-def _read_json_prompts(path: Path) -> tuple[list[str], list[str] | None, list[str] | None]:
+    if path.suffix.lower() != ".json":
+        lines = read_lines(path)
+        while lines and not lines[-1]:
+            lines.pop()
+        return _checked(lines, path), None, None
     found = _read_json(path, "prompts")
     if isinstance(found, list) and all(isinstance(text, str) for text in found):
         return _checked(found, path), None, None
@@ -174,16 +163,15 @@ def _pair(
             raise ValueError(
                 f"prompts and real must be as many: {path} has {len(texts)} lines, {real} {len(real_images)} images."
             )
-        return sorted(real_images, key=_numbers_by_value)
+
+        def numbers_by_value(name: str) -> tuple[list[tuple[int, str]], str]:  # 2.jpg before 10.jpg, as the lines are
+            return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)], name
+
+        return sorted(real_images, key=numbers_by_value)
     missing = [name for name in names if name not in real_images]
     if missing:
         raise ValueError(f"real: {real} has no real image of {listed(missing)}, which {path} names.")
     return names
-
-
-def _numbers_by_value(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Return the sorting key by which 2.jpg comes before 10.jpg, as the lines that they belong to do."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)], name
 
 
 def _read_categories(path: Path, names: Sequence[str]) -> list[str]:

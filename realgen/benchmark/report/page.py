@@ -109,13 +109,12 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         loader=FileSystemLoader(Path(__file__).parent),
     )
-    environment.filters["hash"] = _hash
+
+    def digest(script: str) -> str:  # as a page's policy names the one script that may run
+        return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+    environment.filters["hash"] = digest
     return printable(environment.get_template(template).render(**values))
-
-
-def _hash(script: str) -> str:
-    """Return how a page's policy names the one script that may run."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _flat(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

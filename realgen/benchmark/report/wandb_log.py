@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,17 +59,14 @@ def log_results(run: Run, results: Results, folder: Path, files: Iterable[Path])
         first = next(iter(rows.values()))
         thumbnails = [_thumbnail(rows[column].path(folder)) for column in columns]
         shown = [wandb.Image(image, caption=problem) for image, problem in thumbnails]
-        texts = [_text(rows[column].values) for column in columns]
+        scored = [rows[column].values.items() for column in columns]
+        texts = [", ".join(f"{name} {'-' if x is None else f'{x:.3f}'}" for name, x in each) for each in scored]
         images.add_data(first.name, first.category, first.prompt, *shown, *texts)
     run.log({"realbench/scores": wandb.Table(["model", *names], values), "realbench/images": images})
     artifact = wandb.Artifact(f"realbench-{run.id}", type="realbench")
     for path in files:
         artifact.add_file(str(path))
     run.log_artifact(artifact)
-
-
-def _text(values: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in values.items())
 
 
 def _thumbnail(path: Path) -> tuple[Image.Image, str | None]:

@@ -29,14 +29,11 @@ class ErnieImage(PatchedBackbone):
     pipeline_class: ClassVar[str] = "ErnieImagePipeline"
     unused_parts: ClassVar[tuple[str, ...]] = ("pe", "pe_tokenizer")
     text_is_padded: ClassVar[bool] = False
+    patch_size = 1  # the pipeline counts 2 x 2 of the VAE's as one
+    batch_norm_eps = 1e-5  # whatever the VAE's config says
     lora_targets: tuple[str, ...] = (
-        "self_attention.to_q",
-        "self_attention.to_k",
-        "self_attention.to_v",
-        "self_attention.to_out.0",
-        "mlp.gate_proj",
-        "mlp.up_proj",
-        "mlp.linear_fc2",
+        *(f"self_attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+        *(f"mlp.{name}" for name in ("gate_proj", "up_proj", "linear_fc2")),
     )
 
     def __init__(self, pretrained: str, *, guidance_scale: float = 1.0, **settings: Any) -> None:
@@ -51,19 +48,9 @@ class ErnieImage(PatchedBackbone):
             transformer.pos_embed.forward = lambda ids: ids.new_empty(*ids.shape[:2], 1, transformer.head_dim)
 
     @property
-    def patch_size(self) -> int:
-        """Latent pixels that are one token, in each direction; the pipeline counts 2 x 2 of the VAE's as one."""
-        return 1
-
-    @property
     def vae_factor(self) -> int:
         """Pixels of an image that are one of the VAE's latent, in each direction."""
         return self._pipeline.vae_scale_factor // 2
-
-    @property
-    def batch_norm_eps(self) -> float:
-        """What the pipeline adds to the variances, whatever the VAE's config says."""
-        return 1e-5
 
     def schedule(self, num_steps: int, height: int, width: int) -> Schedule:
         """Return the scheduler's sigmas and timesteps, which do not depend on the size."""

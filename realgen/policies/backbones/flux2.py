@@ -33,10 +33,7 @@ class Flux2(PatchedBackbone):
     cfg_setting: ClassVar[str] = "cfg_scale"
     lora_targets: tuple[str, ...] = (
         *JOINT_ATTENTION,
-        "ff.linear_in",
-        "ff.linear_out",
-        "ff_context.linear_in",
-        "ff_context.linear_out",
+        *(f"{part}.linear_{side}" for part in ("ff", "ff_context") for side in ("in", "out")),
         "to_qkv_mlp_proj",
     )
 

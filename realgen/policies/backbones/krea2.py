@@ -26,14 +26,8 @@ class Krea2(OneFrameBackbone):
     pipeline_class: ClassVar[str] = "Krea2Pipeline"
     cfg_off: ClassVar[float] = 0.0
     lora_targets: tuple[str, ...] = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_gate",
-        "attn.to_out.0",
-        "ff.gate",
-        "ff.up",
-        "ff.down",
+        *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_gate", "to_out.0")),
+        *(f"ff.{name}" for name in ("gate", "up", "down")),
     )
 
     def __init__(self, pretrained: str, *, guidance_scale: float = 0.0, **settings: Any) -> None:

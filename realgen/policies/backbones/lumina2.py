@@ -33,13 +33,8 @@ class Lumina2(PipelineBackbone):
     pipeline_class: ClassVar[str] = "Lumina2Pipeline"
     text_is_padded: ClassVar[bool] = False
     lora_targets: tuple[str, ...] = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "feed_forward.linear_1",
-        "feed_forward.linear_2",
-        "feed_forward.linear_3",
+        *(f"attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+        *(f"feed_forward.linear_{number}" for number in (1, 2, 3)),
     )
 
     def __init__(

@@ -17,10 +17,7 @@ class PackedBackbone(PipelineBackbone):
 
     lora_targets: tuple[str, ...] = (
         *JOINT_ATTENTION,
-        "ff.net.0.proj",
-        "ff.net.2",
-        "ff_context.net.0.proj",
-        "ff_context.net.2",
+        *(f"{part}.net.{layer}" for part in ("ff", "ff_context") for layer in ("0.proj", "2")),
     )
 
     def predict(
@@ -28,25 +25,19 @@ class PackedBackbone(PipelineBackbone):
     ) -> Float[Tensor, "rows *latent"]:
         """Return the transformer's velocity, without guidance by a second row; see ``PipelineBackbone``."""
         pipeline, embeds, (rows, channels, height, width) = self._pipeline, text["embeds"], latents.shape
-        of_text, of_image = self.positions(embeds.shape[1], height // 2, width // 2)
+        # Kind, row and column of each token, made on the CPU.
+        sides = (torch.zeros(1), torch.arange(height // 2).float(), torch.arange(width // 2).float())
         output = self.transformer(
             hidden_states=pipeline._pack_latents(latents, rows, channels, height, width),
             timestep=timesteps / 1000,
             encoder_hidden_states=embeds,
-            txt_ids=send(of_text, embeds.device),
-            img_ids=send(of_image, embeds.device),
+            txt_ids=send(torch.zeros(embeds.shape[1], 3), embeds.device),
+            img_ids=send(torch.cartesian_prod(*sides), embeds.device),
             return_dict=False,
             **self.inputs(timesteps, text, height * width // 4),
         )[0]
         factor = pipeline.vae_scale_factor
         return pipeline._unpack_latents(output, height * factor, width * factor, factor)
-
-    def positions(
-        self, text_tokens: int, rows: int, columns: int
-    ) -> tuple[Float[Tensor, "text_tokens 3"], Float[Tensor, "image_tokens 3"]]:
-        """Return kind, row and column of each token of the text and of the image, on the CPU."""
-        grid = torch.cartesian_prod(torch.zeros(1), torch.arange(rows).float(), torch.arange(columns).float())
-        return torch.zeros(text_tokens, 3), grid
 
     @abstractmethod
     def inputs(

@@ -29,13 +29,8 @@ class ZImage(PipelineBackbone):
     cfg_off: ClassVar[float] = 0.0
     text_is_padded: ClassVar[bool] = False
     lora_targets: tuple[str, ...] = (
-        "attention.to_q",
-        "attention.to_k",
-        "attention.to_v",
-        "attention.to_out.0",
-        "feed_forward.w1",
-        "feed_forward.w2",
-        "feed_forward.w3",
+        *(f"attention.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+        *(f"feed_forward.w{number}" for number in (1, 2, 3)),
     )
 
     def __init__(
