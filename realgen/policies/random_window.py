@@ -28,6 +28,10 @@ class RandomWindow(StepWindow):
                 f"start_min and start_max must satisfy 0 <= start_min <= start_max, got {start_min}, {start_max}."
             )
 
+    def decisions(self, num_steps: int) -> int:
+        """Return ``size``."""
+        return self.size
+
     def starts(self, num_steps: int) -> range:
         """Return the steps from ``start_min`` to ``start_max``."""
         last = num_steps - self.size if self.start_max is None else self.start_max

@@ -49,6 +49,10 @@ class SlidingWindow(StepWindow):
         self.size, self.interval, self.stride, self.roll_back = size, interval, stride, roll_back
         self.dwell, self.shortest = dwell, shortest
 
+    def decisions(self, num_steps: int) -> int:
+        """Return ``size``."""
+        return self.size
+
     def starts(self, num_steps: int) -> range:
         """Return every step at which the window still fits."""
         return range(num_steps - self.size + 1)

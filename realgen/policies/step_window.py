@@ -16,11 +16,9 @@ from realgen.functional.flow_sde import Transition
 class StepWindow(ABC):
     """Chooses where the window of each prompt starts."""
 
-    size: int
-
+    @abstractmethod
     def decisions(self, num_steps: int) -> int:
-        """Return the number of stochastic steps S, the same for every prompt: ``size`` of a window that has one."""
-        return self.size
+        """Return the number of stochastic steps S, the same for every prompt."""
 
     @abstractmethod
     def starts(self, num_steps: int) -> range:
