@@ -130,12 +130,6 @@ def gather_images(argv: Sequence[str]) -> list[str]:
 
     Raises:
         ConfigError: If two folders have one name, or a value is missing.
-
-    Example:
-        >>> gather_images(["--images", "out/flux", "--images=new=out/1"])[0]
-        '--policies={}'
-        >>> gather_images(["--images", "out/flux", "--images=new=out/1"])[1]
-        '--images={"flux": "out/flux", "new": "out/1"}'
     """
     others: list[str] = []
     folders: dict[str, str] = {}

@@ -9,12 +9,7 @@ LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def luma(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch height width"]:
-    """Return the perceived brightness in [0, 1], Y' = 0.299 R' + 0.587 G' + 0.114 B' (ITU-R BT.601), of sRGB images.
-
-    Example:
-        >>> luma(torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1)).item()
-        0.587...
-    """
+    """Return the perceived brightness in [0, 1], Y' = 0.299 R' + 0.587 G' + 0.114 B' (ITU-R BT.601), of sRGB images."""
     red, green, blue = images.unbind(1)
     return LUMA_WEIGHTS[0] * red + LUMA_WEIGHTS[1] * green + LUMA_WEIGHTS[2] * blue
 
@@ -25,10 +20,6 @@ def color_statistics(images: Float[Tensor, "batch 3 height width"]) -> Float[Ten
     The six numbers, three means first, that carry the look of an image in Reinhard et al., "Color Transfer between
     Images" (IEEE Computer Graphics and Applications 21(5), 2001); there in the space l-alpha-beta, here in CIELAB,
     whose unit is known: 2.3 are just noticeable.
-
-    Example:
-        >>> color_statistics(torch.zeros(1, 3, 2, 2)).tolist()
-        [[0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
     """
     from skimage.color import rgb2lab  # sRGB under D65; half a second to import
 

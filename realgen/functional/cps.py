@@ -21,13 +21,6 @@ class CPS(Transition):
 
     Args:
         noise_level: a in [0, 1], from none of the noise fresh to all of it.
-
-    Example:
-        >>> import torch
-        >>> x, v = torch.ones(1, 4), torch.full((1, 4), 2.0)
-        >>> sigma, next_sigma = torch.tensor([0.5]), torch.tensor([0.25])
-        >>> CPS(0.0).step(x, v, sigma, next_sigma, 0.75)  # 1 - 2/4
-        (tensor([[0.5000, 0.5000, 0.5000, 0.5000]]), tensor([0.]))
     """
 
     def __init__(self, noise_level: float = 0.7) -> None:

@@ -16,13 +16,6 @@ class DanceSDE(Transition):
 
     Args:
         noise_level: a >= 0, the paper's eta.
-
-    Example:
-        >>> import torch
-        >>> x, v = torch.ones(1, 4), torch.full((1, 4), 2.0)
-        >>> sigma, next_sigma = torch.tensor([0.5]), torch.tensor([0.25])
-        >>> DanceSDE(1.0).step(x, v, sigma, next_sigma, 0.75)  # 1 - 2/4 - (1/4) * 2, sqrt(1/4)
-        (tensor([[0., 0., 0., 0.]]), tensor([0.5000]))
     """
 
     def __init__(self, noise_level: float = 0.3) -> None:

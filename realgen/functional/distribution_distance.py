@@ -25,10 +25,6 @@ def kernel_distance(
     distribution, so a little below zero is possible. Source: Binkowski et al., "Demystifying MMD GANs"
     (arXiv:1801.01401), equation 4 and section 4. There the mean over random subsets is reported; here all samples are
     used once, so the result draws no random numbers. ValueError if a sample has fewer than two rows.
-
-    Example:
-        >>> kernel_distance(torch.zeros(2, 1), torch.ones(2, 1))  # 1 + 8 - 2
-        tensor(7.)
     """
     return kernel_distances(generated, real, generated.new_ones(1, len(generated)), real.new_ones(1, len(real)))[0]
 
@@ -65,10 +61,6 @@ def auroc(positive: Float[Tensor, " positive"], negative: Float[Tensor, " negati
     """Return the probability that a positive scores above a negative, ties counted half (Mann and Whitney 1947).
 
     The area under the ROC curve in [0, 1]: 1 = perfectly separated, 0.5 = not at all. NaN if a score is NaN.
-
-    Example:
-        >>> auroc(torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.5]))  # 1, 1, 1 and a tie
-        tensor(0.8750)
     """
     ordered = negative.sort().values
     below = torch.searchsorted(ordered, positive) + torch.searchsorted(ordered, positive, right=True)
@@ -85,10 +77,6 @@ def within_group_distance(features: Float[Tensor, "rows feature"], groups: Int[T
 
     Raises:
         ValueError: If no group has two rows.
-
-    Example:
-        >>> within_group_distance(torch.eye(3), torch.tensor([7, 7, 9]))
-        tensor(1.)
     """
     units = F.normalize(features, dim=1)
     _, index, sizes = groups.unique(return_inverse=True, return_counts=True)

@@ -15,10 +15,6 @@ def rewards_std(
     It mixes the spread between prompts into the scale; prompts whose samples are much alike weigh less than the others.
 
     Of all prompts of all ranks (ddof 0), over the samples that are ``valid``, ``None`` for all; 0 of fewer than two.
-
-    Example:
-        >>> rewards_std(torch.tensor([[1.0, 3.0], [1.0, 3.0]]))
-        tensor(1.)
     """
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
     return pooled_std(rewards.reshape(1, -1), valid.reshape(1, -1))
@@ -28,9 +24,5 @@ def pooled_std(rewards: Float[Tensor, "prompts group"], valid: Bool[Tensor, "pro
     """Return the population standard deviation within groups, pooled over all prompts: sqrt(mean (R - mean_g)^2).
 
     One scale for all prompts that the spread between prompts does not enter. Of valid samples; 0 if there are none.
-
-    Example:
-        >>> pooled_std(torch.tensor([[1.0, 3.0], [11.0, 13.0]]), torch.ones(2, 2, dtype=torch.bool))
-        tensor(1.)
     """
     return (center(rewards, valid)[0].square().sum() / valid.sum().clamp(min=1)).sqrt()

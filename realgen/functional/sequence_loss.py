@@ -13,10 +13,6 @@ def sample_mean(values: Float[Tensor, "rows decisions"], mask: Bool[Tensor, "row
     """Average the samples' own means, 1/N sum_i 1/|o_i| sum_t (GRPO, arXiv:2402.03300, equation 3).
 
     A sample none of whose decisions counts has the mean 0, and is one of the N all the same.
-
-    Example:
-        >>> sample_mean(torch.tensor([[1.0, 3.0], [8.0, torch.nan]]), torch.tensor([[True, True], [True, False]]))
-        tensor(5.)
     """
     return (torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp(min=1)).mean()
 
@@ -27,11 +23,6 @@ def constant_mean(
     """Divide the sum over all decisions by a constant, 1/(N L) sum_i sum_t, so that length has no weight (Dr.GRPO).
 
     Source: arXiv:2503.20783, section 3.2 and listing 1, where L >= 1, ``most_decisions``, is the budget of tokens.
-
-    Example:
-        >>> mask = torch.tensor([[True, True], [True, False]])
-        >>> constant_mean(torch.tensor([[1.0, 3.0], [8.0, torch.nan]]), mask, 4)
-        tensor(1.5000)
     """
     return torch.where(mask, values, 0).sum() / (len(values) * most_decisions)
 
@@ -46,11 +37,6 @@ def sequence_ratio(
     Source: arXiv:2507.18071, equation 7.
 
     The geometric mean of a sample's ratios, the same for each of its decisions; 1 on-policy.
-
-    Example:
-        >>> log_probs = torch.tensor([[0.2, 0.4, 9.0]]).log()
-        >>> sequence_ratio(log_probs, torch.tensor([[0.1, 0.2, 1.0]]).log(), torch.tensor([[True, True, False]]))
-        tensor([[2., 2., 2.]])
     """
     log_ratio = torch.where(mask, log_probs - old_log_probs, 0).sum(1, keepdim=True)
     return (log_ratio / mask.sum(1, keepdim=True).clamp(min=1)).exp().expand_as(log_probs)

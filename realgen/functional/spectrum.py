@@ -20,11 +20,6 @@ def power_spectrum(
     [B, H, W] in the squared unit of ``gray``, zero frequency first; the mean is removed. ``hann`` fades the borders out
     with a periodic Hann window, so that opposite borders that do not match leave no bright cross. Without it w = 1, and
     a pattern whose period divides the side falls on single frequencies.
-
-    Example:
-        >>> power_spectrum(torch.tensor([[[1.0, -1.0], [1.0, -1.0]]]))[0]
-        tensor([[0., 4.],
-                [0., 0.]])
     """
     height, width = gray.shape[1:]
     window = gray.new_ones(height, width)
@@ -49,10 +44,6 @@ def radial_spectrum(images: Float[Tensor, "batch 3 height width"], num_rings: in
 
     Raises:
         ValueError: If a side is shorter than 2 R pixels, for then a ring is empty.
-
-    Example:
-        >>> radial_spectrum(torch.full((1, 3, 8, 8), 0.5), num_rings=2).round(decimals=1)
-        tensor([[-58.9000, -58.9000]])
     """
     height, width = images.shape[-2:]
     if min(height, width) < 2 * num_rings:
@@ -85,11 +76,6 @@ def grid_excess(images: Float[Tensor, "batch 3 height width"], period: int) -> F
 
     Raises:
         ValueError: If a side is shorter than three periods, for then lattice points are each other's neighbours.
-
-    Example:
-        >>> stripes = (torch.arange(24) % 8 == 0).float().expand(1, 3, 24, 24)
-        >>> bool(grid_excess(stripes, period=8) > 6)
-        True
     """
     height, width = (side // period * period for side in images.shape[-2:])
     if min(height, width) < 3 * period:

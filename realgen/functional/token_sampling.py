@@ -10,10 +10,6 @@ def nucleus(logits: Float[Tensor, "*rows vocabulary"], top_p: float) -> Bool[Ten
 
     Of logits that are divided by the temperature already, and ``top_p`` above 0, at most 1. True for the most likely
     tokens, which may be drawn, at least one in each row.
-
-    Example:
-        >>> nucleus(torch.tensor([0.5, 0.3, 0.2]).log(), 0.7)
-        tensor([ True,  True, False])
     """
     probs, order = logits.double().softmax(-1).sort(dim=-1, descending=True, stable=True)
     before = probs.cumsum(-1) - probs
@@ -29,11 +25,6 @@ def truncated_log_softmax(
 
     Of float32 logits at least and a temperature above 0; ``kept`` is True for at least one token in each row, ``None``
     keeps all. -inf where a token may not be drawn.
-
-    Example:
-        >>> kept = torch.tensor([True, True, False])
-        >>> truncated_log_softmax(torch.zeros(3), 1.0, kept)
-        tensor([-0.6931, -0.6931,    -inf])
     """
     logits = logits / temperature
     if kept is not None:
@@ -49,10 +40,6 @@ def draw_tokens(log_probs: Float[Tensor, "rows vocabulary"], uniforms: Float[Ten
 
     Log-probabilities are normalised, -inf for tokens that may not be drawn; uniforms are in [0, 1), float64. A token of
     probability 0 is never drawn.
-
-    Example:
-        >>> draw_tokens(torch.tensor([[0.5, 0.0, 0.5]] * 2).log(), torch.tensor([0.4, 0.5], dtype=torch.float64))
-        tensor([0, 2])
     """
     cumulated = log_probs.double().exp().cumsum(-1)
     # Rounded up to the total itself, u would fall behind the last token.
@@ -61,32 +48,17 @@ def draw_tokens(log_probs: Float[Tensor, "rows vocabulary"], uniforms: Float[Ten
 
 
 def entropy(log_probs: Float[Tensor, "*rows vocabulary"]) -> Float[Tensor, " *rows"]:
-    """Return the Shannon entropy, -sum p ln p >= 0, in nats; a log-probability of -inf counts as probability 0.
-
-    Example:
-        >>> entropy(torch.tensor([0.5, 0.5, 0.0]).log())
-        tensor(0.6931)
-    """
+    """Return the Shannon entropy, -sum p ln p >= 0, in nats; a log-probability of -inf counts as probability 0."""
     return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
 
 
 def pack_bits(mask: Bool[Tensor, "*rows size"]) -> UInt8[Tensor, "*rows bytes"]:
-    """Pack eight flags into a byte, the first one lowest: ceil(size / 8) bytes, the last one filled up with False.
-
-    Example:
-        >>> pack_bits(torch.tensor([True, False, True]))
-        tensor([5], dtype=torch.uint8)
-    """
+    """Pack eight flags into a byte, the first one lowest: ceil(size / 8) bytes, the last one filled up with False."""
     padded = torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 8)).unflatten(-1, (-1, 8))
     return (padded.to(torch.uint8) << torch.arange(8, device=mask.device, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
 
 
 def unpack_bits(packed: UInt8[Tensor, "*rows bytes"], size: int) -> Bool[Tensor, "*rows size"]:
-    """Return the flags that ``pack_bits`` packed; ``size`` is their number, at most eight a byte.
-
-    Example:
-        >>> unpack_bits(torch.tensor([5], dtype=torch.uint8), 3)
-        tensor([ True, False,  True])
-    """
+    """Return the flags that ``pack_bits`` packed; ``size`` is their number, at most eight a byte."""
     bits = packed.unsqueeze(-1) >> torch.arange(8, device=packed.device, dtype=torch.uint8)
     return (bits & 1).bool().flatten(-2)[..., :size]

@@ -92,12 +92,6 @@ def tail_nodes(end: int, num_steps: int, num_tail_steps: int) -> list[int]:
     """Choose entries of the sigma table from the end of a window to the last one, rising and about evenly spaced.
 
     There is one more than steps, of which a tail has ``num_tail_steps`` or all that are left.
-
-    Example:
-        >>> tail_nodes(5, 12, 3)
-        [5, 7, 10, 12]
-        >>> tail_nodes(10, 12, 3)  # only two are left
-        [10, 11, 12]
     """
     left = num_steps - end
     steps = min(num_tail_steps, left)
