@@ -111,24 +111,17 @@ def find_gpu(options: argparse.Namespace) -> GPU | None:
 
 
 def read_recipe(argv: Sequence[str]) -> Recipe:
-    """Parse a config as ``realgen.fit`` does, and make only what a plan needs: no weights, no files."""
+    """Parse a config as ``realgen.fit`` does, and make only what a plan needs; ValueError if it cannot be planned."""
+    from jsonargparse import ArgumentParser
     from lightning.pytorch import LightningDataModule
 
-    from realgen.cli.realgen_cli import ParsedConfig
-    from realgen.modules import GRPOModule
-
-    return recipe_of(ParsedConfig(GRPOModule, LightningDataModule, argv=argv).config.as_dict())
-
-
-def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """Make what a plan needs of a complete config of plain values; ValueError if it cannot be planned."""
-    from jsonargparse import ArgumentParser
-
     from realgen.cli.component_keys import instantiate
+    from realgen.cli.realgen_cli import ParsedConfig
     from realgen.modules import GRPOModule
     from realgen.planning import Recipe, sharding_of
     from realgen.planning.recipe import Unbuilt
 
+    config = ParsedConfig(GRPOModule, LightningDataModule, argv=argv).config.as_dict()
     trainer, data = config["trainer"], config["data"].get("init_args") or {}
     settings = dict(config["model"]["init_args"])
     reward = settings["reward"]
@@ -139,10 +132,9 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     made = instantiate(parser, parser.parse_object({"model": model}))
     if "prompts_per_iteration" not in data:
         raise ValueError("data: a plan needs prompts_per_iteration, which realgen.data.PromptShards has.")
-    learning = [
-        spec for spec in config["callbacks"].values() if spec and spec["class_path"].endswith(".DetectorLearning")
-    ]
-    averages = [spec for spec in config["callbacks"].values() if spec and spec["class_path"].endswith(".EMA")]
+    callbacks = [(spec["class_path"].rpartition(".")[2], spec) for spec in config["callbacks"].values() if spec]
+    epochs, batches = trainer["max_epochs"], trainer["limit_train_batches"]
+    ends = isinstance(epochs, int) and epochs > 0 and isinstance(batches, int)
     return Recipe(
         module=made.model,
         prompts=data["prompts_per_iteration"],
@@ -150,17 +142,11 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         precision=str(trainer["precision"] or "32-true"),
         reward=reward,
         metrics=config["model"]["init_args"].get("metrics") or {},
-        iterations=_iterations(trainer),
-        averages=len(averages),
-        learning=tuple(spec["init_args"] for spec in learning),
+        iterations=epochs * batches if ends else None,
+        averages=sum(name == "EMA" for name, _ in callbacks),
+        learning=tuple(spec["init_args"] for name, spec in callbacks if name == "DetectorLearning"),
         float32_matmul_precision=config["float32_matmul_precision"],
     )
-
-
-def _iterations(trainer: Mapping[str, Any]) -> int | None:
-    epochs, batches = trainer["max_epochs"], trainer["limit_train_batches"]
-    known = isinstance(epochs, int) and epochs > 0 and isinstance(batches, int)
-    return epochs * batches if known else None
 
 
 def _devices(trainer: Mapping[str, Any]) -> int:

@@ -58,7 +58,12 @@ class RunLock:
                 fcntl.lockf(self._file, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise ValueError(self._held()) from error
+                    content = os.pread(self._file, 1000, 0).decode(errors="replace")
+                    host, pid, since = (content.split(" ", 2) + ["?"] * 3)[:3]
+                    raise ValueError(
+                        f"{self._option}: process {pid} on {host} works in {self.path.parent} since {since}. Wait for "
+                        f"its end or stop it; or choose another --{self._option}."
+                    ) from error
                 self._warn(f"has no locks ({error.strerror})")
                 break
             if self._is_current():
@@ -76,13 +81,6 @@ class RunLock:
             return os.path.samestat(os.fstat(self._file), self.path.stat())
         except FileNotFoundError:
             return False
-
-    def _held(self) -> str:
-        host, pid, since = (os.pread(self._file, 1000, 0).decode(errors="replace").split(" ", 2) + ["?"] * 3)[:3]
-        return (
-            f"{self._option}: process {pid} on {host} works in {self.path.parent} since {since}. Wait for its end or "
-            f"stop it; or choose another --{self._option}."
-        )
 
     def _warn(self, why: str) -> None:
         sys.stderr.write(f"warning: the file system of {self.path.parent} {why}: start no second process in it.\n")

@@ -1,7 +1,6 @@
 """The numbers of a run as one CSV file, however often the run is stopped and gone on with."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,12 @@ class MetricsCSV(Logger):
         row = {"iteration": float(self._iteration()), **metrics, "step": step}
         cells = {name: "" if value is None else str(value) for name, value in row.items()}
         if self._columns is None or not self.path.exists():
-            kept = [] if self._fresh or not self.path.exists() else complete_rows(self.path)
-            self._rewrite(list(takewhile(partial(_is_before, first=cells), kept)), cells)
+            kept, now = [] if self._fresh or not self.path.exists() else complete_rows(self.path), _place(cells)
+
+            def is_before(row: dict[str, str]) -> bool:  # and not the row of this start, which is done once more
+                return _place(row) < now or (_place(row) == now and not _values(row) & _values(cells))
+
+            self._rewrite(list(takewhile(is_before, kept)), cells)
         elif cells.keys() - self._columns:
             self._rewrite(complete_rows(self.path), cells)
         else:
@@ -75,12 +78,6 @@ class MetricsCSV(Logger):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines = [[row.get(name, "") for name in self._columns] for row in rows]
         write_whole(self.path, csv_bytes([self._columns, *lines]))
-
-
-def _is_before(row: dict[str, str], first: dict[str, str]) -> bool:
-    """Return whether a row is from before the first one of this start, and not that one, which is done once more."""
-    before, now = _place(row), _place(first)
-    return before < now or (before == now and not _values(row) & _values(first))
 
 
 def _place(row: dict[str, str]) -> float:

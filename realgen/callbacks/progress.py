@@ -62,7 +62,8 @@ class IterationProgress(ProgressBar):
         iteration = iteration_of(pl_module)
         metrics = trainer.callback_metrics
         names = ["reward", *sorted(name for name in metrics if name.startswith("reward/")), "loss", "accuracy"]
-        rewards = {name.removeprefix("reward/"): _text(float(metrics[name])) for name in names if name in metrics}
+        values = {name.removeprefix("reward/"): float(metrics[name]) for name in names if name in metrics}
+        rewards = {name: f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3g}" for name, value in values.items()}
         if self._bar is not None:
             self._bar.set_postfix(rewards, refresh=False)
             self._bar.update(iteration - self._bar.n)
@@ -157,7 +158,3 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def _text(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.3g}"

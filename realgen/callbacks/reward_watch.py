@@ -136,12 +136,9 @@ class RewardWatch(Callback):
     ) -> list[str]:
         """Return what is wrong with a validation against an earlier one, nothing if it is healthy.
 
-        Args:
-            before: The earlier validation.
-            after: The later one.
-            higher: Of each measure whether higher is better.
-            first: Whether the earlier one is the untrained policy's, from which something must have got better.
-            spread: Of the first validation's rewards; by default of the earlier one's.
+        ``higher`` tells of each measure whether higher is better; ``first`` whether the earlier one is the untrained
+        policy's, from which something must have got better. ``spread`` is of the first validation's rewards; by default
+        of the earlier one's.
         """
         tests = max(len(higher), 1)
         widened = float(ndtri(1 - self.false_alarms / tests) / ndtri(0.975))

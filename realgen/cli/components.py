@@ -121,8 +121,10 @@ def assign(tree: Node, key: str, text: str, root: ConfigSlot) -> Node:
 
 def _nest(parts: list[str], text: str, node: Node | None, slot: ConfigSlot, key: str) -> Node:
     """Return the overlay that sets ``parts`` below ``node`` to the value of ``text``."""
-    if not parts:
-        return _value(text, slot)
+    if not parts and text.startswith(("{", "[")) and slot.hint is not str:
+        return replace(parse_text(text), replaces=True)
+    if not parts:  # scalars stay text: jsonargparse reads them by the argument's type
+        return Node(None if text == "null" else text)
     head, *rest = parts
     if node is not None and isinstance(node.value, list):
         raise ConfigError(f"{key}: this is a list, whose elements have no keys. Give the whole list: --{key}='[...]'")
@@ -136,12 +138,3 @@ def _nest(parts: list[str], text: str, node: Node | None, slot: ConfigSlot, key:
     if not rest and text == "null" and (node is None or not node.value):
         return Node({head: Node(None, drops_none_of=())})
     return Node({head: _nest(rest, text, node and node.child(head), inner, f"{key}.{head}".removeprefix("."))})
-
-
-def _value(text: str, slot: ConfigSlot) -> Node:
-    if text == "null":
-        return Node(None)
-    # Scalars stay text: jsonargparse reads them by the argument's type.
-    if text.startswith(("{", "[")) and slot.hint is not str:
-        return replace(parse_text(text), replaces=True)
-    return Node(text)

@@ -155,7 +155,9 @@ class RealGenCLI(LightningCLI):
         for logger in self.config.loggers.values():
             if logger is not None and logger.get("init_args", {}).get("save_dir") == ".":
                 logger["init_args"]["save_dir"] = str(self.run.path)
-        name, group, tags = self.run.name, self.run.recipe, _tags(self.config.model)
+        name, group, model = self.run.name, self.run.recipe, self.config.model
+        specs = [model, *vars(model.init_args).values()]
+        tags = sorted({spec.class_path.rpartition(".")[2] for spec in specs if getattr(spec, "class_path", None)})
         self._wandb = fill_wandb_arguments(
             self.config.loggers, self.run.path, name=name, group=group, job_type="train", tags=tags
         )
@@ -266,9 +268,3 @@ def _num_devices(trainer: Any) -> int:
         return int(devices)
     gpus = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 0  # auto and -1: all
     return max(1, gpus)
-
-
-def _tags(model: Any) -> list[str]:
-    """Return the names of the model's class and of the classes of the components in its arguments."""
-    specs = [model, *vars(model.init_args).values()]
-    return sorted({spec.class_path.rpartition(".")[2] for spec in specs if getattr(spec, "class_path", None)})

@@ -65,8 +65,9 @@ def slot_of(hint: Any) -> ConfigSlot:
             kinds["elements"] = arguments[0]
         elif inspect.isclass(option) and is_dataclass(option):
             kinds |= {"arguments": parameters(option), "owner": option.__name__}
-        elif origin is None and inspect.isclass(option) and _is_component(option):
-            kinds["base"] = option
+        elif origin is None and inspect.isclass(option) and option is not Any:  # from Python 3.11 on, Any is a class
+            is_component = option.__module__ != "builtins" and not issubclass(option, _NO_COMPONENTS)
+            kinds |= {"base": option} if is_component else {}
     unknown = any(option is Any or not (inspect.isclass(option) or get_origin(option)) for option in options)
     classes = [option for option in options if inspect.isclass(option) and option is not Any]
     literal = any(get_origin(option) is Literal for option in options)
@@ -92,11 +93,6 @@ def options_of(hint: Any) -> Iterator[Any]:
             yield from options_of(member)
     else:
         yield NoneType if hint is None else hint
-
-
-def _is_component(option: type) -> bool:
-    # From Python 3.11 on, Any is a class.
-    return option.__module__ != "builtins" and option is not Any and not issubclass(option, _NO_COMPONENTS)
 
 
 def group_of(function: type) -> ConfigSlot:

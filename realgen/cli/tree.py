@@ -265,9 +265,15 @@ class _Conversion:
         self._loader.flatten_mapping(node)
         # A mapping begins on the line of its first key; each value has the line of its own key.
         children = {str(key.value): replace(self.convert(value), origin=self._origin(key)) for key, value in node.value}
-        if PART_FILE in children:
-            return merge(_read_part(children.pop(PART_FILE), self._inside), Node(children, origin, self._folder))
-        return Node(children, origin, self._folder)
+        if (name := children.pop(PART_FILE, None)) is None:
+            return Node(children, origin, self._folder)
+        if not isinstance(name.value, str):
+            raise ConfigError(f"{PART_FILE}: expected a file, got {name.plain()!r} ({name.origin}).")
+        try:
+            part = read_file(name.folder / name.value, inside=self._inside)
+        except ConfigError as error:
+            raise ConfigError(f"{PART_FILE}: {error} ({name.origin})") from error
+        return merge(part, Node(children, origin, self._folder))
 
 
 def _merged_size(node: yaml.Node, known: dict[int, int]) -> int:
@@ -282,12 +288,3 @@ def _merged_size(node: yaml.Node, known: dict[int, int]) -> int:
                 size += _merged_size(value, known)
         known[id(node)] = size
     return known[id(node)]
-
-
-def _read_part(name: Node, inside: tuple[Path, ...]) -> Node:
-    if not isinstance(name.value, str):
-        raise ConfigError(f"{PART_FILE}: expected a file, got {name.plain()!r} ({name.origin}).")
-    try:
-        return read_file(name.folder / name.value, inside=inside)
-    except ConfigError as error:
-        raise ConfigError(f"{PART_FILE}: {error} ({name.origin})") from error

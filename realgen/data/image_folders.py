@@ -150,7 +150,14 @@ class ImageFolders(LightningDataModule):
         # The recipe's images are small; num_workers says what is wanted.
         warnings.filterwarnings("ignore", message=r".*does not have many workers")
         self.read()
-        self._agree([*self.train_files, *self.validation_files])
+        if self.trainer is not None:
+            mine = [(len(files), digest(files)) for files in (*self.train_files, *self.validation_files)]
+            theirs = self.trainer.strategy.broadcast(mine)
+            if theirs != mine:
+                raise ValueError(
+                    f"all ranks must find the same images: rank {self._rank} finds {[n for n, _ in mine]} files, "
+                    f"rank 0 finds {[n for n, _ in theirs]}, or files of other names."
+                )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return balanced batches of an epoch, beginning at the module's ``iteration``."""
@@ -202,16 +209,6 @@ class ImageFolders(LightningDataModule):
             )
             draws += [Draw(label, row, draw_seed(self.seed, label, first + i)) for i, row in enumerate(rows)]
         return draws
-
-    def _agree(self, parts: list[list[ImageFile]]) -> None:
-        if self.trainer is not None:
-            mine = [(len(files), digest(files)) for files in parts]
-            theirs = self.trainer.strategy.broadcast(mine)
-            if theirs != mine:
-                raise ValueError(
-                    f"all ranks must find the same images: rank {self._rank} finds {[n for n, _ in mine]} files, "
-                    f"rank 0 finds {[n for n, _ in theirs]}, or files of other names."
-                )
 
     @property
     def _rank(self) -> int:

@@ -15,18 +15,8 @@ def prompt_indices(
     The epochs are endless permutations laid end to end; iteration i of all ranks together is the i-th piece of
     ``per_rank * world_size`` numbers, and rank r has the r-th part of the piece. So every prompt comes once per epoch,
     every rank gets the same number in every iteration, and nothing has to be remembered. An epoch that ends inside a
-    piece goes over into the next: only there one iteration can hold a prompt twice.
-
-    Args:
-        iteration: GRPO iteration, counted from 0 over the whole run.
-        num_prompts: Prompts in the training shards, at least ``per_rank * world_size``.
-        per_rank: P, prompts of one rank and iteration.
-        seed: Chooses the permutations, together with the number of the epoch.
-        rank: In [0, world_size).
-        world_size: Number of ranks.
-
-    Returns:
-        ``per_rank`` numbers in [0, num_prompts).
+    piece goes over into the next: only there one iteration can hold a prompt twice. Iterations and ranks count from 0,
+    there are at least ``per_rank * world_size`` prompts, and the seed chooses the permutations, with the epoch.
     """
     first = (iteration * world_size + rank) * per_rank
     places = (divmod(place, num_prompts) for place in range(first, first + per_rank))

@@ -182,7 +182,10 @@ def fitting(
         ],
         "not finite": [name for name, value in state.items() if not bool(value.isfinite().all())],
     }
-    found = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
+    found = []
+    for what, names in problems.items():
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        found += [f"{what}: {', '.join(names[:NAMES_SHOWN])}{more}"] if names else []
     if found:
         raise ValueError(f"{source} does not fit {_wanted(network)}; {'; '.join([*_looks(network, state), *found])}.")
     return state
@@ -201,11 +204,6 @@ def _looks(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     if build.family == _wanted(network) and not differences:
         return []
     return [f"it looks like {build.family}" + (f" with {', '.join(differences)}" if differences else "")]
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 class CheckpointDetector(NetworkDetector):

@@ -45,7 +45,10 @@ def load_pretrained(kind: Any, pretrained: str, dtype: torch.dtype = torch.float
         told = f"transformers cannot read {pretrained!r} as {wanted}: {first_line(error)}"
         raise ValueError(f"{told}{how_to_fetch(pretrained)}") from error
     entries = {"missing": "missing_keys", "unknown": "unexpected_keys", "of another shape": "mismatched_keys"}
-    names = {what: sorted(_name(key) for key in report[entry]) for what, entry in entries.items()}
+    names = {  # mismatched weights come with their two shapes
+        what: sorted(key if isinstance(key, str) else str(key[0]) for key in report[entry])
+        for what, entry in entries.items()
+    }
     found = [f"{what}: {', '.join(keys[:NAMES_SHOWN])}" for what, keys in names.items() if keys]
     if found:
         raise ValueError(f"{pretrained!r} does not fit {kind.__name__}; {'; '.join(found)}.")
@@ -82,8 +85,3 @@ def no_questions() -> Iterator[None]:
         yield
     finally:
         code.TIME_OUT_REMOTE_CODE = before
-
-
-def _name(key: Any) -> str:
-    """Return a weight's name in a loading report; mismatched weights come with their two shapes."""
-    return key if isinstance(key, str) else str(key[0])

@@ -168,15 +168,10 @@ class GRPOModule(PolicyModule):
             )
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
-        """Run one GRPO iteration on the P prompts of this rank.
+        """Run one GRPO iteration on this rank's P prompts; return its ``rollout``, ``samples`` and ``rewards``.
 
-        Returns:
-            ``rollout``, ``samples`` and ``rewards`` of this rank, for callbacks.
-
-        Raises:
-            ValueError: If ``updates_per_epoch`` does not divide the rows, or no decision counts.
-            RuntimeError: If no sample could be scored, or a gradient is not finite.
-            OnPolicyError: If the policy that is trained is not the one that sampled.
+        ValueError if ``updates_per_epoch`` does not divide the rows, or no decision counts; RuntimeError if no sample
+        could be scored, or a gradient is not finite; OnPolicyError if the trained policy is not the one that sampled.
         """
         self.check_rows(len(batch.prompts))
         clock, evals = PhaseClock(self.device), self.policy.transformer_evals

@@ -102,6 +102,5 @@ def _is_low(tensor: Tensor) -> bool:
     return tensor.dtype in LOW_PRECISION
 
 
-def _listed(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -22,13 +22,7 @@ from realgen.types import PromptBatch
 class PolicyModule(TrainableModule):
     """Loads a policy, builds its optimizer, validates it, and keeps its trained weights in checkpoints.
 
-    Args:
-        policy: The policy to train.
-        reward: Scores the samples.
-        optimizer: Builds the optimizer from the trained parameters.
-        lr_scheduler: Builds a learning rate scheduler from the optimizer.
-        metrics: Metrics at validation that no reward ever sees, by name; ``null`` drops one.
-        validation_samples_per_prompt: Images drawn of each validation prompt, >= 1.
+    Its arguments are explained in ``GRPOModule``.
     """
 
     frozen_on_demand = False

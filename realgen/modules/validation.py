@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from realgen.checks import check_at_least
@@ -15,7 +14,7 @@ from realgen.modules.seeds import mix_seed
 from realgen.parallel import any_rank, gather_first_axis, together
 from realgen.policies.base import Policy, Progress
 from realgen.rewards.base import Reward
-from realgen.types import PromptBatch, RewardOutput, Samples
+from realgen.types import PromptBatch, Samples
 
 
 class Validation:
@@ -69,7 +68,12 @@ class Validation:
         samples = Samples(batch.prompts, self.samples_per_prompt, images, texts, batch.metadata)
         with together(self._device):
             rewards = reward(samples)
-        self._add_rewards(rewards, batch.mask.to(rewards.total.device))
+        components = {f"reward/{name}": values for name, values in rewards.components.items()}
+        valid = batch.mask.to(rewards.total.device)[:, None]
+        for name, value in {"reward": rewards.total, **components}.items():
+            counts = value.isfinite() & valid
+            added = torch.stack([torch.where(counts, value, 0.0).sum(), counts.sum()]).double()
+            self._sums[name] = self._sums[name] + added if name in self._sums else added
         for sample in range(self.samples_per_prompt):
             # A real image counts once, however often its prompt is drawn.
             real = batch.images if sample == 0 else None
@@ -92,7 +96,10 @@ class Validation:
             means[name] = torch.full((), torch.nan, device=self._device)
             if not fails:
                 with self._may_fail(name):
-                    means[name] = _scalar(metric.compute())
+                    result = torch.as_tensor(metric.compute())
+                    if result.numel() != 1:
+                        raise ValueError(f"compute must return one number, got shape {tuple(result.shape)}.")
+                    means[name] = result.reshape(())
                 if any_rank(name in self.failed, self._device):
                     means[name] = torch.full((), torch.nan, device=self._device)
                     continue
@@ -108,22 +115,6 @@ class Validation:
         except Exception as error:  # a metric may raise anything
             self.failed.add(name)
             report_failure(f"model.metrics.{name}", error, f"{effect} in this validation{where}")
-
-    def _add_rewards(self, rewards: RewardOutput, valid: Bool[Tensor, " prompts"]) -> None:
-        components = {f"reward/{name}": values for name, values in rewards.components.items()}
-        values = {"reward": rewards.total, **components}
-        for name, value in values.items():
-            counts = value.isfinite() & valid[:, None]
-            added = torch.stack([torch.where(counts, value, 0.0).sum(), counts.sum()]).double()
-            self._sums[name] = self._sums[name] + added if name in self._sums else added
-
-
-def _scalar(value: Any) -> Tensor:
-    """Return a metric's result as a tensor; raise ValueError if it is not one number."""
-    result = torch.as_tensor(value)
-    if result.numel() != 1:
-        raise ValueError(f"compute must return one number, got shape {tuple(result.shape)}.")
-    return result.reshape(())
 
 
 def sample_seeds(seeds: Sequence[int], samples_per_prompt: int) -> list[int]:

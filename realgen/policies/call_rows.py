@@ -20,14 +20,9 @@ CALLS = 3
 
 
 def choose_rows(seconds: Callable[[int], float], *, least: int = 1) -> int:
-    """Double the rows of a call from ``least`` on while the time of a row falls by more than ``LEAST_GAIN``.
+    """Double the rows of a call from ``least``, >= 1, on while the time of a row falls by more than ``LEAST_GAIN``.
 
-    Args:
-        seconds: Of one call of so many rows; infinite where it does not fit into memory.
-        least: Rows to begin with, at least 1.
-
-    Returns:
-        ``least`` times a power of two.
+    ``seconds`` are those of one call of so many rows; infinite where it does not fit into memory.
     """
     rows, best = least, seconds(least) / least
     while 2 * rows <= MOST_ROWS:

@@ -18,18 +18,14 @@ def compile_blocks(transformer: nn.Module, blocks: Sequence[nn.Module], copies: 
     Exact but for the order of rounding: types are rounded where they would be without, so that a pass with gradient and
     one without agree, and the ratio of the first update stays 1. Names in state dicts stay what they are. Call it when
     the adapters are attached and before the blocks are sharded. A block that cannot be compiled as a whole is an error
-    at its first call, never a slow surprise.
+    at its first call, never a slow surprise. ``blocks`` are the transformer's repeated ones; those of its ``copies``
+    are compiled too, as ``deepcopy`` forgets it.
 
     Adapters on or off and gradient or not are graphs of their own, and so may be, once or twice, another number of rows
     or length of text. The plan does not know what it saves: it counts products, and compiling joins what lies between
     them; on a CPU that is 16 % of the embedded model's iteration (experiments/benchmarks/README.md). The blocks of
     Z-Image, Lumina 2 and Qwen-Image hold complex tensors (their rotary embeddings), which become graphs but which
     Inductor does not compile: they run as without, and little is gained.
-
-    Args:
-        transformer: The network that holds the blocks.
-        blocks: Its repeated blocks.
-        copies: Copies of the transformer, whose blocks are compiled too; ``deepcopy`` forgets it.
 
     Raises:
         ValueError: If there is no C++ compiler, which PyTorch needs for it.

@@ -18,12 +18,7 @@ class NetworkPolicy(Policy):
     """Trains one network, whose frozen start is the reference.
 
     The network is in eval mode always, in training too: what is scored must be what sampled. ValueError if a copy is to
-    be kept beside adapters, or there are none to be merged.
-
-    Args:
-        lora: Adapters to train; ``None`` trains the whole network.
-        keep_reference: Without ``lora``, keep a frozen copy of the network for ``reference``. Doubles its memory.
-        merge_adapters: Sample with the adapters merged into a copy of the weights.
+    be kept beside adapters, or there are none to be merged. Its arguments are explained in its subclasses.
     """
 
     def __init__(self, lora: LoRA | None, *, keep_reference: bool, merge_adapters: bool = False) -> None:

@@ -162,20 +162,14 @@ class PromptPolicy(NetworkPolicy):
             raise ValueError(f"raw_per_group must be below group_size={group_size}, got {self.raw_per_group}.")
 
     def rollout_chunks(
-        self,
-        prompts: Sequence[str],
-        group_size: int,
-        *,
-        generator: torch.Generator,
-        iteration: int = 0,
-        progress: Progress | None = None,
+        self, prompts: Sequence[str], group_size: int, *, generator: torch.Generator, **how: Any
     ) -> Iterator[Rollout]:
         """Write ``group_size`` rewrites of each prompt, and draw N images of each, in one chunk.
 
         The generator is used, in this order, for one number per token and N seeds for each prompt's images. All are
         drawn before the first token, so batch sizes change nothing but rounding.
         """
-        yield self._rollout(prompts, group_size, generator, progress)
+        yield self._rollout(prompts, group_size, generator, how.get("progress"))
 
     @torch.no_grad()  # not on the generator: after the chunk its caller may need gradients
     def _rollout(

@@ -14,9 +14,8 @@ from realgen.policies.text_engine import Completions
 def token_state(prompts: Sequence[Sequence[int]], completions: Completions, pad_id: int) -> dict[str, Tensor]:
     """Return the tensors from which completions are scored again.
 
-    Returns:
-        ``tokens`` [B, L], each row its prompt, its completion and padding; ``prompt_lengths`` [B]; with a nucleus
-        ``kept`` [B, S, bytes]; for statistics ``sampler_log_probs`` and ``entropy`` [B, S].
+    ``tokens`` [B, L], each row its prompt, its completion and padding; ``prompt_lengths`` [B]; with a nucleus ``kept``
+    [B, S, bytes]; for statistics ``sampler_log_probs`` and ``entropy`` [B, S].
     """
     device = completions.tokens.device
     heads = [list(prompt) or [pad_id] for prompt in prompts]

@@ -223,7 +223,11 @@ class RewardClient:
         self.num_attempts += 1
         try:
             async with http.stream("POST", f"{replica.url}{PATH}", content=body, headers=headers) as response:
-                content = await _read(response, _BYTES_OF_ENVELOPE + _BYTES_PER_REWARD * rows)
+                content, most = b"", _BYTES_OF_ENVELOPE + _BYTES_PER_REWARD * rows
+                async for chunk in response.aiter_raw():
+                    content += chunk
+                    if len(content) > most:
+                        raise WireError(f"the answer must have at most {most} bytes, got more.")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise TransientError(f"{type(error).__name__} {quoted(str(error), self.token)}".strip()) from None
         if response.status_code == 200:
@@ -235,15 +239,6 @@ class RewardClient:
         seconds = retry_after(response.headers, now=time.time())
         self.replicas.asked_to_wait(replica, until=time.monotonic() + seconds)
         raise TransientError(said)
-
-
-async def _read(response: httpx.Response, most: int) -> bytes:
-    content = b""
-    async for chunk in response.aiter_raw():
-        content += chunk
-        if len(content) > most:
-            raise WireError(f"the answer must have at most {most} bytes, got more.")
-    return content
 
 
 def _detail(content: bytes) -> str:

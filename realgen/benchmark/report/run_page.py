@@ -56,14 +56,9 @@ def write_run_report(
     """Write the page of one run, or of several by group; it is never half written.
 
     Whatever comes from the runs' folders is escaped, and the page forbids itself requests and all scripts but its own,
-    which moves the slider; without it the pictures stand in rows.
-
-    Args:
-        groups: Runs by the name of their group; one run alone is shown with its validations against each other.
-        out: The page.
-        title: Its heading.
-        tables: Shown first; of one run alone that of its change is put before.
-        settings: In what the groups differ, shown above the tables.
+    which moves the slider; without it the pictures stand in rows. ``groups`` are runs by the name of their group; one
+    run alone is shown with its validations against each other, and the table of its change before ``tables``. In what
+    the groups differ, ``settings``, stands above them.
     """
     logs = [log for group in groups.values() for log in group]
     alone = logs[0] if len(logs) == 1 else None

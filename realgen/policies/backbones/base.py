@@ -166,9 +166,8 @@ class Backbone(ABC):
     def encode_prompts(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Embed prompts, each text once as long as it stays in the cache.
 
-        Returns:
-            Parts with the first axis P; with guidance also those of the negative prompt, as ``negative_<part>``. Texts
-            shorter than the longest end in zeros (false in ``mask``).
+        The parts have the first axis P; with guidance there are also those of the negative prompt, ``negative_<part>``.
+        Texts shorter than the longest end in zeros (false in ``mask``).
         """
         # One by one: the bits must not depend on the other prompts of a call, or a resumed run, whose cache is empty,
         # would differ from an uninterrupted one.
