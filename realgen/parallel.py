@@ -20,10 +20,7 @@ def world_size() -> int:
 
 
 def gather_first_axis(tensor: Shaped[Tensor, "first *rest"]) -> Shaped[Tensor, "all *rest"]:
-    """Concatenate every rank's tensor along the first axis, in rank order; the result is the same on every rank.
-
-    It is of one shape and type on all ranks, and small, as it is copied to every rank.
-    """
+    """Concatenate all ranks' tensors, small and of one shape, in rank order along the first axis, on every rank."""
     if world_size() == 1:
         return tensor
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]

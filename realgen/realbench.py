@@ -124,9 +124,7 @@ def read_config(argv: Sequence[str]) -> tuple[ConfigReader, dict[str, Any]]:
 def gather_images(argv: Sequence[str]) -> list[str]:
     """Put ``--images DIR --images NAME=DIR ...`` into one ``--images={...}``, and let nothing be drawn beside it.
 
-    ``--dry-run`` becomes ``--dry_run=true``.
-
-    A value that is a whole mapping already is left alone.
+    ``--dry-run`` becomes ``--dry_run=true``. A value that is a whole mapping already is left alone.
 
     Raises:
         ConfigError: If two folders have one name, or a value is missing.

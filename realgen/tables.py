@@ -93,10 +93,7 @@ def csv_text(cell: str) -> str:
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Read the names of the columns of a CSV file, and its rows by column; what a row lacks is empty.
-
-    Texts are as they were before ``csv_cell``, and may be of any length.
-    """
+    """Read names of columns, and rows by column, of a CSV file, texts as before ``csv_cell``; missing ones empty."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return _parse_csv(file)
 

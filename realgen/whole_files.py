@@ -31,10 +31,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def put(unfinished: Path, path: Path) -> None:
-    """Let a file or a folder take its place, and remove what was there.
-
-    A file takes it in one step. A folder cannot: for a moment between two renames neither of the two is there.
-    """
+    """Let a file or folder take the place of what was there; a folder's is empty for a moment between two renames."""
     old = unfinished_path(path.with_name(f"{path.name}.old"))
     if path.is_dir():
         remove(old)

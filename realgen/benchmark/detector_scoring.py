@@ -33,10 +33,7 @@ from realgen.types import Samples
 
 @dataclass(frozen=True)
 class Scorers:
-    """Detectors, rewards and metrics that score the images.
-
-    ValueError if two have one name, or a metric compares images of one prompt.
-    """
+    """Detectors, rewards, metrics by name; ValueError if two have one name, or a metric compares images of a prompt."""
 
     detectors: Mapping[str, Detector] = field(default_factory=dict)
     """By name; their P(real) and the share called real are scores."""

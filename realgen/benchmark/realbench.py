@@ -37,10 +37,7 @@ class PolicyUnderTest:
 
 @dataclass(frozen=True)
 class RealBench:
-    """One run of the benchmark.
-
-    ValueError if there is nothing to score or to score with, two models have one name, or a number is out of its range.
-    """
+    """One run of the benchmark; ValueError for nothing to score or to score with, a name twice, or a bad number."""
 
     prompts: Sequence[BenchmarkPrompt]
     scorers: Scorers
@@ -82,10 +79,7 @@ class RealBench:
         return all(prompt.real_image is not None for prompt in self.prompts)
 
     def find_images(self) -> tuple[list[BenchmarkPrompt], list[ImageSet]]:
-        """List the folders of images, and the prompts of which all have one.
-
-        ValueError if images are missing, or a folder holds a real image, or a copy of one.
-        """
+        """List folders and the prompts that all have; ValueError if images are missing, or a real one is in them."""
         sets = [find_image_set(name, folder) for name, folder in self.images.items()]
         real = [ImageFile(each.real_image, each.name) for each in self.prompts if each.real_image is not None]
         for images in sets:
@@ -157,10 +151,7 @@ class RealBench:
         return relative_to(with_digests(replace(results, settings=settings), folder), folder)
 
     def draw(self, folder: Path, number: int, parts: int) -> int:
-        """Draw every ``parts``-th prompt from the ``number``-th on, score nothing, so that processes share the work.
-
-        Returns how many images are there now; raises as ``run`` does.
-        """
+        """Draw every ``parts``-th prompt from the ``number``-th on, and return the number of images; see ``run``."""
         prompts = self.find_images()[0][number - 1 :: parts]
         for name in self.policies if prompts else ():
             self._draw(name, prompts, folder / IMAGES / name)

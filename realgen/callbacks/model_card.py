@@ -28,9 +28,7 @@ def write_card(place: Path, config_file: Path) -> None:
     """Write ``README.md`` into an export, and copy the run's picture of before and after beside it.
 
     What nothing tells is left out: there are measures and a picture only of the weights that the run ended with. A
-    ``summary.json`` in the folder of the config is the run's.
-
-    ``place`` is what ``write_export`` wrote, ``config_file`` the run's ``config.yaml``.
+    ``summary.json`` beside ``config_file``, the run's ``config.yaml``, is the run's; ``write_export`` wrote ``place``.
     """
     run, text = config_file.parent, config_file.read_text(encoding="utf-8") if config_file.is_file() else ""
     config = yaml.safe_load(text) or {}

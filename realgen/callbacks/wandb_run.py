@@ -20,7 +20,6 @@ class WandbRun(Callback):
     """Keep the id of the run in its folder, show everything over ``iteration``, and count W&B's own steps on.
 
     An offline run that goes on writes a second record under the same id; its steps follow those of the first.
-
     ``identity`` is ``id``, ``name`` and ``group`` of the run.
     """
 

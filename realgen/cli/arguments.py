@@ -41,10 +41,7 @@ def print_usage(arguments: Sequence[str], usage: str) -> int | None:
 
 
 def fix_arguments(argv: Sequence[str]) -> list[str]:
-    """Rewrite arguments that a Weights & Biases agent writes.
-
-    ``model.lr=0.1`` becomes ``--model.lr=0.1``, and what is written as Python writes it, None, 1e-05, becomes YAML.
-    """
+    """Rewrite what a W&B agent writes: ``model.lr=0.1`` as ``--model.lr=0.1``, Python's None and 1e-05 as YAML."""
     fixed: list[str] = []
     for before, argument in zip(["", *argv], argv, strict=False):
         awaits_value = before in _CONFIG or (before.startswith("--") and "=" not in before)

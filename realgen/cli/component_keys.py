@@ -84,10 +84,7 @@ def _raisers(error: Exception) -> list[ConfigPlace]:
 
 
 class _Constructor:
-    """Makes each component, and finds its key by its class and arguments.
-
-    jsonargparse tells an instantiator the class and the arguments, but not the key.
-    """
+    """Makes each component, and finds its key, which jsonargparse does not tell, by its class and arguments."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._specs = list(_specs(config, ""))

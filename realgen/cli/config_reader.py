@@ -108,9 +108,7 @@ def read_config(
 
 
 def keep_interpolations(config: Any, tree: Node | None, containing: str = "${") -> Any:
-    """Put the interpolations that files and arguments hold back into a config.
-
-    So it follows its other values again when it is read once more, and holds nothing of the environment.
+    """Put interpolations back into a config, to follow its other values again and hold nothing of the environment.
 
     The tree is what files and arguments say at the same place, None where they say nothing; ``containing`` restricts it
     to interpolations with this text.

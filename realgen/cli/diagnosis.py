@@ -38,7 +38,11 @@ def problems(tree: Node, root: ConfigSlot, *, values: bool = True) -> Iterator[s
             yield from _check_arguments(key, node, slot.arguments, slot.owner, elsewhere)
         elif slot.base is not None and (node.is_mapping or not (slot.takes_plain or slot.elements)):
             yield from _check_component(key, node, slot, elsewhere)
-        elif values and not _holds_slots(node, slot) and not _accepts(slot.hint, node.plain()):
+        elif (slot.items is not None and node.is_mapping) or (
+            slot.elements is not None and isinstance(node.value, list)
+        ):
+            pass  # it consists of values that are visited on their own
+        elif values and not _accepts(slot.hint, node.plain()):
             yield f"{key}: expected {describe(slot.hint)}, got {node.plain()!r}{_at(node)}.{_near_choice(slot, node)}"
         missing += _missing(key, node, slot)
     yield from missing
@@ -46,12 +50,6 @@ def problems(tree: Node, root: ConfigSlot, *, values: bool = True) -> Iterator[s
 
 def _at(node: Node) -> str:
     return f" ({node.origin})"
-
-
-def _holds_slots(node: Node, slot: ConfigSlot) -> bool:
-    """Return whether the value consists of values that are visited on their own."""
-    in_mapping = slot.items is not None and node.is_mapping
-    return in_mapping or (slot.elements is not None and isinstance(node.value, list))
 
 
 def _elsewhere(tree: Node, root: ConfigSlot, name: str) -> str:
@@ -89,15 +87,14 @@ def _check_entries(key: str, node: Node, slot: ConfigSlot) -> Iterator[str]:
         if child.drops_none_of is not None:
             hint = nearest(name, child.drops_none_of)
             yield f"{key}.{name}: there is no such entry to drop{_at(child)}. {hint}".rstrip()
-        elif slot.base is not None and child.value is not None and not _names_class(child):
+        elif slot.base is None or child.value is None:
+            continue
+        elif (
+            not child.is_mapping or nearest_name("class_path", child.value) is None
+        ):  # no class, not even a misspelt one
             others = [other for other, entry in node.value.items() if entry.child("class_path") is not None]
             if near := nearest_name(name, others):
                 yield f"{key}.{name}: there is no such entry to change{_at(child)}. Did you mean {near}?"
-
-
-def _names_class(entry: Node) -> bool:
-    """Return whether an entry has a class of its own, if a misspelt one."""
-    return entry.is_mapping and nearest_name("class_path", entry.value) is not None
 
 
 def _check_component(key: str, node: Node, slot: ConfigSlot, elsewhere: Callable[[str], str]) -> Iterator[str]:

@@ -69,10 +69,7 @@ def export_checkpoint(
 
 
 def is_finished(checkpoint: Mapping[str, Any], trainer: Trainer) -> bool:
-    """Return whether a checkpoint's run has nothing left to do: no iteration, and no validation.
-
-    One that a callback ended goes on when it is given other limits than it had.
-    """
+    """Return whether a run has no iteration or validation left; one that a callback ended goes on with other limits."""
     if not checkpoint or checkpoint.get("validation_due", False):
         return False
     if checkpoint.get("stopped") is not None and checkpoint["stopped"] == limits_of(trainer):

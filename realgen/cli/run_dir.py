@@ -46,9 +46,8 @@ class Run:
     def reserve(self, *, shared: bool = False, option: str = "run_dir") -> Run:
         """Make the folder, keep other processes out, and remove what a killed one left unfinished in it.
 
-        A new folder gets a name of its own: another run may have begun since it was chosen.
-
-        With ``shared``, processes come in that ask for the same. The returned run holds its folder until ``release``.
+        A new folder gets a name of its own: another run may have begun since it was chosen. With ``shared``, processes
+        come in that ask for the same. The returned run holds its folder until ``release``.
         ``option`` is the command's that chooses another folder.
 
         Raises:

@@ -111,9 +111,8 @@ def group_of(function: type) -> ConfigSlot:
 def parameters(function: Callable[..., Any], num_given: int = 0) -> dict[str, ConfigSlot]:
     """Return the slots of the arguments that a config can give a class or function, in the order of the signature.
 
-    The names are those that jsonargparse accepts, so arguments that reach a parent through ``**kwargs`` are among them.
-
-    The first ``num_given`` are left out: the code passes them itself.
+    The names are those that jsonargparse accepts, also of arguments that reach a parent through ``**kwargs``, without
+    the first ``num_given``, which the code passes itself.
     """
     given = list(inspect.signature(function).parameters)[:num_given]
     slots = {}

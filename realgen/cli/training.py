@@ -108,11 +108,9 @@ def _expected(run: Run, iterations: int) -> str:
 
 
 def train(cli: RealGenCLI) -> int:
-    """Train what the command line has made, tell how it ended, and return the exit code.
+    """Train, tell how it ended, and return the exit code: 0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
 
     A ``ValueError`` before the run has begun, such as one of the data's ``setup``, leaves no folder behind.
-
-    0, 1 after an error, 130 after Ctrl-C, 143 after SIGTERM.
     """
     code = _train(cli)
     finish_wandb(code)

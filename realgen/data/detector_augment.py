@@ -63,10 +63,7 @@ class DetectorAugment:
     def __call__(
         self, image: Float[Tensor, "3 height width"], size: int, generator: torch.Generator
     ) -> Float[Tensor, "3 size size"]:
-        """Change one image of any size, in [0, 1], and make it square with ``size`` pixels a side.
-
-        All randomness comes from the generator, which is on the CPU.
-        """
+        """Change an image in [0, 1] of any size, and make it square with ``size`` pixels a side, by a CPU generator."""
         blur = v2.GaussianBlur(2 * max(math.ceil(3 * self.blur_sigma[1]), 1) + 1, self.blur_sigma)
         with _drawing_from(generator):
             images = self._cut(image, size)
@@ -77,10 +74,7 @@ class DetectorAugment:
     def cheat(
         self, image: Float[Tensor, "3 height width"], size: int, generator: torch.Generator
     ) -> Float[Tensor, "3 size size"]:
-        """Cut one image and spoil it in a random way of ``CHEATS``; the result counts as generated.
-
-        Image, size and generator are as for a call of this object.
-        """
+        """Cut an image and spoil it in a random way of ``CHEATS``, as a call does; the result counts as generated."""
         with _drawing_from(generator):
             images = self._cut(image, size)
         spoil = list(CHEATS.values())[int(torch.randint(len(CHEATS), (), generator=generator))]

@@ -48,10 +48,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any], *, cure: str) -> N
 
 
 def settings_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Describe the first values that differ between two JSON trees, by dotted key; empty where none does.
-
-    Null and an empty mapping count as not set; ``init_args`` is left out of the keys.
-    """
+    """Describe what differs first between two JSON trees, by key without ``init_args``; null and {} are not set."""
     changes = sorted(_changes(dict(before), dict(now)))
     more = f"; and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
     return "; ".join(changes[:NAMED]) + more

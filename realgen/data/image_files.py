@@ -141,10 +141,7 @@ def split_files(
 
 
 def group_names(files: Sequence[ImageFile]) -> dict[str, str]:
-    """Return, for names (without suffix) whose files have equal content, directly or by way of others, the first name.
-
-    Only files of equal size are read.
-    """
+    """Return for names whose files have equal content, directly or by others, the first; reads files of equal size."""
     first: dict[str, str] = {}
 
     def root(name: str) -> str:

@@ -173,10 +173,7 @@ class LinearProbe(Detector):
 
 
 def save_probe(folder: Path, backbone: Backbone, head: LogisticHead, config: ProbeConfig) -> None:
-    """Write a folder that ``LinearProbe`` reads; files of these names in it are replaced.
-
-    ``config`` names the backbone that the head, with the calibration in it, was fitted on.
-    """
+    """Write a ``LinearProbe``'s folder, files in it replaced; ``config`` names the backbone the head was fitted on."""
     state = {"weight": head.weight, "bias": head.bias, "fingerprint": fingerprint(backbone)}
     write_folder(folder, {name: value.float() for name, value in state.items()}, config)
 

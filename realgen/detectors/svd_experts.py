@@ -95,10 +95,7 @@ class SVDExpertLinear(ExpertLinear):
 
 
 def overlap(bases: Sequence[Float[Tensor, "features _"]]) -> Float[Tensor, ""]:
-    """Return the mean over all pairs of bases, at least two, of ||A^T B||_F, columns normalised to length 1.
-
-    0 when the spanned subspaces are orthogonal to each other.
-    """
+    """Return the mean over pairs of bases, two or more, of ||A^T B||_F, columns of length 1; 0 for orthogonal ones."""
     unit = [F.normalize(basis, dim=0) for basis in bases]
     pairs = [torch.linalg.matrix_norm(a.T @ b) for a, b in combinations(unit, 2)]
     return torch.stack(pairs).mean()

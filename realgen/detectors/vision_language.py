@@ -13,10 +13,7 @@ GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 def load_vision_language(pretrained: str, dtype: torch.dtype, **settings: Any) -> Any:
-    """Return a Qwen2.5-VL, Qwen3-VL or Qwen3.5, dense or of experts, as its config says; see ``load_pretrained``.
-
-    ValueError if it is none of these, cannot be read, or its weights do not fit.
-    """
+    """Return a Qwen2.5-VL, Qwen3-VL or Qwen3.5 by its config; ValueError if it is none, see ``load_pretrained``."""
     import transformers  # seconds to import its models
 
     names = ("Qwen2_5_VL", "Qwen3VL", "Qwen3VLMoe", "Qwen3_5", "Qwen3_5Moe")

@@ -54,11 +54,7 @@ def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -
 
 
 def merge_orders(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
-    """Merge the outcomes of the two orders in which a pair was shown: what both agree on, else a tie.
-
-    Both [N] are for the first contestant, when it was shown first and second; NaN where one of the orders was not
-    judged.
-    """
+    """Merge outcomes [N] for the first contestant, shown first and second: what both agree on, else a tie; NaN stays."""
     judged = torch.where(forward == backward, forward, 0.5)
     return torch.where(forward.isnan() | backward.isnan(), torch.nan, judged)
 

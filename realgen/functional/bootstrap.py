@@ -71,10 +71,7 @@ def resampled_means(
 def percentile_limits(
     resampled: Float[Tensor, "resamples columns"], confidence: float = 0.95
 ) -> tuple[Float[Tensor, " columns"], Float[Tensor, " columns"]]:
-    """Return the lower and upper limits [C] between which the middle share of the resamples [R, C] lies.
-
-    ValueError if ``confidence`` is not between 0 and 1.
-    """
+    """Return lower and upper limits [C] of the middle share of resamples [R, C]; ValueError if it is not in (0, 1)."""
     check_confidence(confidence)
     low, high = (resampled.quantile((1 + sign * confidence) / 2, dim=0) for sign in (-1, 1))
     return low, high

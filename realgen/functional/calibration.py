@@ -43,10 +43,7 @@ def reliability(
 def balanced_reliability(
     real: Float[Tensor, " real"], generated: Float[Tensor, " generated"], *, bins: int = 15
 ) -> Reliability:
-    """Return the reliability of p_fake as if there were as many real images as generated ones, at least one each.
-
-    ``number`` is in shares of a class and sums to 2.
-    """
+    """Return p_fake's reliability as if both classes, not empty, were as many; ``number``, in shares, sums to 2."""
     classes = (real, generated)
     labels = torch.cat([torch.full_like(p, y) for y, p in enumerate(classes)]).long()
     weights = torch.cat([torch.full_like(p, 1 / len(p)) for p in classes])

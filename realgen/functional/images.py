@@ -16,10 +16,7 @@ from torch.nn import functional as F
 
 
 def to_uint8(images: Float[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*batch 3 height width"]:
-    """Round images in [0, 1] to 8 bits, round(255 x), clamped to 0..255.
-
-    8 bits know no NaN: it becomes black.
-    """
+    """Round images in [0, 1] to 8 bits, round(255 x), clamped to 0..255; NaN, which they lack, becomes black."""
     return images.float().nan_to_num(nan=0.0).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 

@@ -16,9 +16,7 @@ class LogisticHead(NamedTuple):
     """p = sigmoid(features @ weight + bias)."""
 
     weight: Float[Tensor, " features"]
-    """[D]."""
     bias: Float[Tensor, ""]
-    """Scalar."""
 
 
 def fit_logistic(features: Float[Tensor, "rows features"], labels: Bool[Tensor, " rows"], *, l2: float) -> LogisticHead:
@@ -92,7 +90,6 @@ class LabelledFeatures(NamedTuple):
     """Features of images of both classes."""
 
     features: Float[Tensor, "rows features"]
-    """[N, D]."""
     generated: Bool[Tensor, " rows"]
     """[N] True where the image is a generated one."""
 

@@ -84,10 +84,7 @@ class ArenaJudge(ABC):
         """
 
     def check(self) -> None:
-        """Check that the judge can be asked, before any work is done; sends nothing.
-
-        ValueError if something is missing, such as its key.
-        """
+        """Raise ValueError if something is missing, such as a key, before any work is done; sends nothing."""
         return
 
     def to(self, device: torch.device | str) -> ArenaJudge:

@@ -104,10 +104,7 @@ class DetectorJudge(ArenaJudge):
 
 
 def plain_settings(part: object) -> dict[str, str]:
-    """Return the public settings of an object that are plain values, as text by name.
-
-    Without networks, tensors, private values, and ``batch_size``, on which no answer depends.
-    """
+    """Return an object's public plain settings as text by name; not ``batch_size``, on which no answer depends."""
     public = {name: value for name, value in sorted(vars(part).items()) if name[0] != "_" and name != "batch_size"}
     return {name: str(value) for name, value in public.items() if isinstance(value, _PLAIN)}
 

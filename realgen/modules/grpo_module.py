@@ -148,11 +148,7 @@ class GRPOModule(PolicyModule):
             raise ValueError("policy JointPolicy trains two policies; take realgen.modules.JointGRPOModule for it.")
 
     def check(self, datamodule: Any) -> None:
-        """Raise ValueError for settings that do not fit together, before anything is loaded.
-
-        ValueError if no decision can be trained, the updates do not divide the rows, or a metric needs more images of
-        each prompt.
-        """
+        """Raise ValueError if no decision trains, updates do not divide the rows, or a metric needs more images."""
         self.policy.check_trainable("model.policy")
         self.check_rows(getattr(datamodule, "prompts_per_iteration", self.updates_per_epoch))
         self.validation.check()

@@ -20,10 +20,7 @@ from realgen.types import PromptBatch
 
 
 class PolicyModule(TrainableModule):
-    """Loads a policy, builds its optimizer, validates it, and keeps its trained weights in checkpoints.
-
-    Its arguments are explained in ``GRPOModule``.
-    """
+    """Loads a policy, optimises and validates it, keeps its trained weights; ``GRPOModule`` explains the arguments."""
 
     frozen_on_demand = False
     """Whether frozen networks of policy and reward wait on the CPU while they do not compute."""

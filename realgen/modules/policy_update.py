@@ -221,10 +221,7 @@ def default_tolerance(policy: Policy, rollout: Rollout) -> float:
 
 
 def shuffled_minibatches(num_rows: int, updates: int, generator: torch.Generator) -> tuple[Int[Tensor, " picked"], ...]:
-    """Permute the rows and deal them out to the updates.
-
-    ``updates`` divides ``num_rows``; each index tensor has their quotient of rows, on the CPU.
-    """
+    """Permute rows and deal them out to ``updates``, a divisor of their number; one index tensor each, on the CPU."""
     return torch.randperm(num_rows, generator=generator).split(num_rows // updates)
 
 

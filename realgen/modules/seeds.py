@@ -6,10 +6,7 @@ import torch
 
 
 def mix_seed(*counters: int) -> int:
-    """Hash counters to one seed; nearby counters give unrelated seeds, on every machine the same.
-
-    Counters are integers of any size and sign, whose order counts; the seed is in [0, 2**63).
-    """
+    """Hash counters, integers in order, to one seed in [0, 2**63), unrelated for near ones, the same everywhere."""
     digest = hashlib.sha256(",".join(str(int(counter)) for counter in counters).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

@@ -118,8 +118,5 @@ class Validation:
 
 
 def sample_seeds(seeds: Sequence[int], samples_per_prompt: int) -> list[int]:
-    """Seeds of several validation samples of each prompt, prompt-major.
-
-    The first sample of a prompt keeps the prompt's own seed; all are in [0, 2**63).
-    """
+    """Seeds in [0, 2**63) of validation samples, prompt-major; the first of a prompt keeps the prompt's own seed."""
     return [seed if sample == 0 else mix_seed(seed, sample) for seed in seeds for sample in range(samples_per_prompt)]

@@ -138,10 +138,7 @@ def merged(network: Any) -> Iterator[None]:
 
 
 def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the adapter's part of a transformer's weights, under diffusers' names.
-
-    By name, not by ``get_peft_model_state_dict``, which wants the module; these may be gathered shards.
-    """
+    """Return the adapter's part of weights under diffusers' names; peft's own function would want the module."""
     return {name.replace(f".{ADAPTER}.", "."): weight for name, weight in weights.items() if ".lora_" in name}
 
 

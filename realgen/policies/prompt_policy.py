@@ -139,10 +139,7 @@ class PromptPolicy(NetworkPolicy):
         self.engine.check(lora=self.lora, temperatures=(self.temperature, self.eval_temperature), top_p=self.top_p)
 
     def load(self) -> None:
-        """Read the language model, attach the adapters, and load the image policy; a second call does nothing.
-
-        ValueError if ``pretrained`` holds no such model, or its tokenizer has no chat template or no end token.
-        """
+        """Read the models and attach adapters, once; ValueError for no such model, no chat template or no end token."""
         if hasattr(self, "model"):
             return
         how = {"local_files_only": self.local_files_only, "trust_remote_code": self.trust_remote_code}
@@ -228,10 +225,7 @@ class PromptPolicy(NetworkPolicy):
     def sample(
         self, prompts: Sequence[str], seeds: Sequence[int], *, progress: Progress | None = None
     ) -> Float[Tensor, "rows 3 height width"]:
-        """Rewrite each prompt and draw the rewrite, both from the row's seed.
-
-        ValueError if there is no image policy, or there are not as many seeds as prompts.
-        """
+        """Rewrite and draw each prompt from the row's seed; ValueError without an image policy, or a seed for each."""
         return self.sample_rewritten(prompts, seeds, progress=progress)[0]
 
     def sample_rewritten(

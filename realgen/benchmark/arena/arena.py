@@ -105,10 +105,7 @@ class Arena:
         *,
         matching: FormatMatching | None = None,
     ) -> ArenaPlan:
-        """Count what ``run`` would ask; reads the image files, and the weights of a local judge, and asks nobody.
-
-        ValueError if images are missing, or the file of the answers is none.
-        """
+        """Count what ``run`` would ask, and ask nobody; reads images and a local judge's weights. Raises as ``run``."""
         arena_run = _ArenaRun(self, prompts, sets, matching)
         answers = AnswerLog(log)
         times = [self.times_to_ask(answers.get(key)) for key in arena_run.by_key]
@@ -126,13 +123,9 @@ class Arena:
         """Ask all questions that have no answer in the file of answers yet, and score.
 
         The file has one JSON object per line, and is made if it does not exist; a run that was stopped goes on from it.
-        Every set has an image of each prompt; ``matching`` makes them alike before they are shown.
-
-        Raises:
-            ValueError: If images are missing or broken, or the file is none of answers or written by another run.
-            RefusedError: If the judge refuses all questions.
-            RuntimeError: If ``max_failures`` questions in a row got no answer.
-            OSError: If an answer cannot be written.
+        Every set has an image of each prompt; ``matching`` makes them alike before they are shown. ValueError if images
+        are missing or broken, or the file is none of answers or written by another run; RefusedError if the judge
+        refuses all questions; RuntimeError if ``max_failures`` in a row got no answer; OSError if one is not written.
         """
         self.judge.check()
         arena_run = _ArenaRun(self, prompts, sets, matching)

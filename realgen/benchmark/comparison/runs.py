@@ -112,10 +112,7 @@ def read_runs(folder: Path) -> list[RecordedRun]:
 
 
 def training_run(folder: Path) -> RecordedRun:
-    """Read a training run, whether it has ended or not; without points where no rows of a validation are there yet.
-
-    ValueError if its config, rows or log cannot be read.
-    """
+    """Read a training run, ended or not, without points before its first validation; ValueError if a file is broken."""
     config, version = _read_config(folder / CONFIG_FILE)
     seed = config.get("seed_everything")
     settings = {**_settings(config), **version}

@@ -59,10 +59,9 @@ def show(results: Results, files: dict[str, Path]) -> None:
 def write_report(results: Results, out: Path) -> None:
     """Write ``report.html``: scores with intervals, categories, what the detectors can, arena pairs, images, settings.
 
-    Images stand in the page as small JPEGs; one whose file is not there is named instead. Whatever comes from outside
-    (prompts, names, a judge's words) is escaped, and the page forbids itself scripts and requests.
-
-    Images become smaller where there are many. Their relative paths start at the page's folder.
+    Images stand in the page as JPEGs, smaller where there are many; one whose file is not there, by a path from the
+    page's folder, is named instead. Whatever comes from outside (prompts, names, a judge's words) is escaped, and the
+    page forbids itself scripts and requests.
     """
     shown = best_and_worst(results, EXAMPLES)
     arena = arena_view(results, PAIRS)

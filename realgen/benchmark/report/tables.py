@@ -95,10 +95,7 @@ def checks(results: Results, measures: Sequence[str] = tuple(CHECKS)) -> Table:
 
 
 def print_tables(results: Results, console: Console) -> None:
-    """Print scores and checks; the best model of a score is bold, where one is better than each other one.
-
-    See ``best_model``.
-    """
+    """Print scores and checks; of a score the ``best_model`` is bold, where one is better than each other one."""
     shown = scores(results)
     rows: list[list[Cell]] = []
     for name, (line, *texts) in zip(score_names(results), shown.rows, strict=True):

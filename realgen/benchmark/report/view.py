@@ -60,10 +60,7 @@ def chart_of(
 
 
 def charts(results: Results) -> list[Chart]:
-    """Draw all scores but the arena's, which has charts of its own; detectors' in percent.
-
-    A line stands at the real images' score.
-    """
+    """Draw all scores, detectors' in percent, but the arena's own; a line stands at the real images' score."""
     found = []
     percent = {name for detector in results.detectors for name in (detector, f"{detector}{JUDGED_REAL}")}
     for name in shown_names(results):

@@ -22,10 +22,7 @@ THUMBNAIL = 256
 
 
 def summary(results: Results) -> dict[str, float]:
-    """Return every score as ``MODEL/SCORE``, with ``_low`` and ``_high``, and the checks as ``MODEL/DETECTOR/CHECK``.
-
-    What could not be computed is left out.
-    """
+    """Return what is known: ``MODEL/SCORE``, with ``_low`` and ``_high``, and checks, ``MODEL/DETECTOR/CHECK``."""
     found: dict[str, float | None] = {}
     for model in everyone(results):
         for name, score in model.scores.items():

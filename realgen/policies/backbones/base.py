@@ -73,17 +73,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def load(self) -> None:
-        """Read the weights onto the CPU; a second call does nothing.
-
-        ValueError if ``pretrained`` holds no such model; names what it is and where it was looked for.
-        """
+        """Read the weights onto the CPU, once; ValueError if there is no such model, with where it was looked for."""
 
     @abstractmethod
     def latent_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Return the shape of one image's latent without the row axis, for example (C, h, w).
-
-        ValueError if the model cannot draw images of this height and width in pixels.
-        """
+        """Return one image's latent shape, for example (C, h, w); ValueError for a size that the model cannot draw."""
 
     @abstractmethod
     def schedule(self, num_steps: int, height: int, width: int) -> Schedule:

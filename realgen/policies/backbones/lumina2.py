@@ -83,10 +83,7 @@ class Lumina2(PipelineBackbone):
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
     ) -> Float[Tensor, "rows *latent"]:
-        """Return the transformer's velocity, without guidance; see ``PipelineBackbone``.
-
-        This model predicts data minus noise, and counts time from 0 at the noise to 1.
-        """
+        """Return the velocity, without guidance, of a model of data minus noise, whose time rises from noise to 1."""
         positions = self._pipeline.transformer.rope_embedder
         positions.freqs_cis = [part.to(latents.device) for part in positions.freqs_cis]  # there after the first call
         longest = int(text["mask"].sum(dim=1).max())

@@ -52,10 +52,7 @@ class QwenImage(OneFrameBackbone):
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
     ) -> Float[Tensor, "rows *latent"]:
-        """Return the transformer's velocity, without guidance; see ``PipelineBackbone``.
-
-        Texts are cut to the longest of these rows, and masked only where they differ in length.
-        """
+        """Return the velocity without guidance, of texts cut to the longest and masked where they differ in length."""
         rows, _, height, width = latents.shape
         embeds, mask = cut_texts(text)
         output = self.transformer(

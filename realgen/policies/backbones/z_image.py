@@ -55,10 +55,7 @@ class ZImage(PipelineBackbone):
     def predict(
         self, latents: Float[Tensor, "rows *latent"], timesteps: Float[Tensor, " rows"], text: Mapping[str, Tensor]
     ) -> Float[Tensor, "rows *latent"]:
-        """Return the transformer's velocity, without guidance; see ``PipelineBackbone``.
-
-        This model predicts data minus noise, counts time from 0 at the noise to 1, and takes a list of clips.
-        """
+        """Return the velocity of a model of data minus noise, whose time rises to 1, and that takes a list of clips."""
         lengths = text["mask"].sum(dim=1).tolist()
         clips = self.transformer(
             list(latents.unsqueeze(2).unbind()),
