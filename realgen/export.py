@@ -8,15 +8,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from realgen.cli import ConfigError
 from realgen.cli.arguments import fix_arguments
 from realgen.cli.error_frame import run_command
 from realgen.options import OptionParser
-
-if TYPE_CHECKING:
-    from torch import nn
 
 USAGE = (
     "python -m realgen.export RUN_OR_CHECKPOINT [--weights ema|live] [--formats A,B] [--output FOLDER] [--key=value]"
@@ -73,10 +69,12 @@ def _export(argv: Sequence[str]) -> int:
 
     from realgen.callbacks.model_card import write_card
     from realgen.checkpoint_files import FOLDER, LAST, META, check_checkpoint, newest_checkpoint
+    from realgen.cli.config_reader import ConfigReader
     from realgen.cli.finishing import export_checkpoint
     from realgen.cli.realgen_cli import ParsedConfig, callback_argument
     from realgen.cli.run_dir import Run
     from realgen.modules.base import TrainableModule
+    from realgen.policies import Policy
 
     source: Path = options.source
     is_run = source.is_dir() and not (source / META).exists()
@@ -98,7 +96,12 @@ def _export(argv: Sequence[str]) -> int:
     name = "_".join([callback_argument(config["callbacks"], "directory") or "lora", *filter(None, words)])
     place = options.output or folder / name
     formats = options.formats or callback_argument(config["callbacks"], "formats") or []
-    trained = make_trained(config)
+    # What a config trains, its frozen weights read: a policy, without its rewards, or a detector's module.
+    hints = {"policy": (Policy | None, None, ""), "model": (TrainableModule | None, None, "")}
+    policy = (config["model"].get("init_args") or {}).get("policy")
+    made = ConfigReader(hints, USAGE).make({"model": config["model"]} if policy is None else {"policy": policy})
+    (made.model.configure_model if policy is None else made.policy.load)()
+    trained = made.model if policy is None else made.policy
     with ExitStack() as held:
         if in_run and place.resolve().is_relative_to(run.resolve()):
             held.callback(Run(run, "export").reserve(option="output").release)
@@ -106,23 +109,6 @@ def _export(argv: Sequence[str]) -> int:
         write_card(place, file)
     print(f"exported {checkpoint} to {path}")
     return 0
-
-
-def make_trained(config: dict[str, Any]) -> nn.Module:
-    """Make what a config trains, its frozen weights read: a policy, without its rewards, or a detector's module."""
-    from realgen.cli.config_reader import ConfigReader
-    from realgen.modules.base import TrainableModule
-    from realgen.policies import Policy
-
-    hints = {"policy": (Policy | None, None, ""), "model": (TrainableModule | None, None, "")}
-    model = config["model"]
-    policy = (model.get("init_args") or {}).get("policy")
-    made = ConfigReader(hints, USAGE).make({"model": model} if policy is None else {"policy": policy})
-    if policy is None:
-        made.model.configure_model()
-        return made.model
-    made.policy.load()
-    return made.policy
 
 
 if __name__ == "__main__":

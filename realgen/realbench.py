@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from realgen.benchmark.realbench import RealBench
     from realgen.cli.config_reader import ConfigReader
     from realgen.cli.run_dir import Run
-    from realgen.policies import Policy
 
 USAGE = """python -m realgen.realbench --config RECIPE.yaml [--config OVERLAY.yaml ...] [--key=value ...]
 
@@ -173,12 +172,16 @@ def prepare(reader: ConfigReader, config: Mapping[str, Any]) -> RealBench:
             raise ConfigError(f"loggers.{name}: a benchmark is logged by WandbLogger only, got {type(logger).__name__}")
     real, categories = (None if each is None else Path(each) for each in (made.real, made.categories))
     prompts = read_prompt_set(Path(made.prompts), real=real, categories=categories, length=made.length)
+
+    def make_policy(name: str) -> Any:
+        return reader.make({**config, "policies": {name: config["policies"][name]}}).policies[name]
+
     bench = RealBench(
         prompts=choose_evenly(prompts, made.num_prompts),
         other_names=[prompt.name for prompt in prompts],
         scorers=Scorers(_given(made.detectors), _given(made.rewards), _given(made.metrics)),
         policies={
-            name: PolicyUnderTest(partial(_make_policy, reader, config, name), config["policies"][name])
+            name: PolicyUnderTest(partial(make_policy, name), config["policies"][name])
             for name in _given(made.policies)
         },
         images=_given(made.images),
@@ -275,10 +278,6 @@ def log(
 
 def _command(argv: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "realgen.realbench", *argv])
-
-
-def _make_policy(reader: ConfigReader, config: Mapping[str, Any], name: str) -> Policy:
-    return reader.make({**config, "policies": {name: config["policies"][name]}}).policies[name]
 
 
 def _given(components: Mapping[str, Any] | None) -> dict[str, Any]:

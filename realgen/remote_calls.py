@@ -21,12 +21,10 @@ from realgen.masking import hide, mask
 
 _LOGGER = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
-_JITTER_SECONDS = 0.5
-"""Longest random delay after a pause, so that the calls held back by it do not arrive all at once."""
+_JITTER_SECONDS = 0.5  # longest random delay after a pause, so that the calls held back by it do not arrive all at once
 _ATTEMPTS_BESIDE_ANSWERS = 5
 """Attempts at a call that fails while the service answers others, so that the fault is the call's."""
-_SECONDS_UNTOLD = 5.0
-"""Length from which an outage is logged."""
+_SECONDS_UNTOLD = 5.0  # length from which an outage is logged
 
 
 class UnavailableError(Exception):

@@ -59,10 +59,8 @@ class Scorers:
 
     def to(self, device: torch.device | str) -> Scorers:
         """Move what computes; returns self."""
-        for detector in self.detectors.values():
-            detector.to(device)
-        for reward in self.rewards.values():
-            reward.to(device)
+        for part in (*self.detectors.values(), *self.rewards.values()):
+            part.to(device)
         return self
 
 

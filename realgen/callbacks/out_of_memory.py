@@ -44,8 +44,15 @@ class OutOfMemory(Callback):
         """Rewrite the message of an out-of-memory error; leave every other error unchanged."""
         policy = getattr(pl_module, "policy", None)
         if ran_out_of_memory(exception) and isinstance(policy, Policy):
+            phase = phase_of(exception) or START
+            names = dict.fromkeys((*SETTINGS[phase], *ALWAYS))
+            found = [text for name in names if (text := _suggestion(name, trainer, pl_module, policy)) is not None]
+            cause = first_line(exception).split(". GPU")[0].rstrip(".")
+            where = f"in the {phase} of iteration {iteration_of(pl_module)}"
+            place = "while the policy was set up" if phase == START else where
+            told = f"out of memory {place} ({cause}). Any of these lowers it: {'; '.join(found[:NUM_SETTINGS])}."
             exception.add_note(str(exception))
-            exception.args = (explanation(exception, trainer, pl_module, policy),)
+            exception.args = (told,)
 
 
 def ran_out_of_memory(exception: BaseException) -> bool:
@@ -53,16 +60,6 @@ def ran_out_of_memory(exception: BaseException) -> bool:
     if isinstance(exception, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(exception, RuntimeError) and any(sign in str(exception) for sign in HOST_SIGNS)
-
-
-def explanation(exception: BaseException, trainer: Trainer, module: LightningModule, policy: Policy) -> str:
-    """Return one line: phase, iteration, the allocator's first line and ``NUM_SETTINGS`` settings by dotted key."""
-    phase = phase_of(exception) or START
-    names = dict.fromkeys((*SETTINGS[phase], *ALWAYS))
-    found = [text for name in names if (text := _suggestion(name, trainer, module, policy)) is not None]
-    cause = first_line(exception).split(". GPU")[0].rstrip(".")
-    place = "while the policy was set up" if phase == START else f"in the {phase} of iteration {iteration_of(module)}"
-    return f"out of memory {place} ({cause}). Any of these lowers it: {'; '.join(found[:NUM_SETTINGS])}."
 
 
 def _suggestion(name: str, trainer: Trainer, module: LightningModule, policy: Policy) -> str | None:

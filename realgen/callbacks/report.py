@@ -22,8 +22,7 @@ from realgen.masking import mask
 from realgen.tables import one_line
 from realgen.whole_files import write_whole
 
-_WATCHED = ("realgen", "diffusers", "transformers", "lightning.pytorch")
-"""Loggers whose warnings a run keeps."""
+_WATCHED = ("realgen", "diffusers", "transformers", "lightning.pytorch")  # loggers whose warnings a run keeps
 
 
 class Report(Callback):

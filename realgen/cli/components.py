@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 from realgen.cli import ConfigError
 from realgen.cli.classes import find_class
@@ -15,23 +14,17 @@ MAX_DEPTH = 64
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def class_at(node: Node | None, slot: ConfigSlot) -> Any:
-    """Return the class of a component; ``None`` if none is chosen, or it is interpolated or cannot be imported."""
-    chosen = node.child("class_path") if node is not None else None
-    if slot.base is None or chosen is None or not isinstance(chosen.value, str) or chosen.is_interpolation:
-        return None
-    try:
-        return find_class(chosen.value, slot.base)
-    except ConfigError:
-        return None
-
-
 def arguments_at(node: Node | None, slot: ConfigSlot) -> Mapping[str, ConfigSlot]:
-    """Return the arguments that a slot accepts: those of the chosen class, or of the group."""
+    """Return the arguments that a slot accepts: those of the group, or of the chosen class if it can be imported."""
     if slot.arguments is not None:
         return slot.arguments
-    cls = class_at(node, slot)
-    return {} if cls is None else parameters(cls, slot.num_given)
+    chosen = node.child("class_path") if node is not None else None
+    if slot.base is None or chosen is None or not isinstance(chosen.value, str) or chosen.is_interpolation:
+        return {}
+    try:
+        return parameters(find_class(chosen.value, slot.base), slot.num_given)
+    except ConfigError:
+        return {}
 
 
 def children(node: Node, slot: ConfigSlot) -> Iterator[tuple[str, Node, ConfigSlot]]:

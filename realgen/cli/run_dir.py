@@ -59,8 +59,11 @@ class Run:
             if self.chosen is None:
                 path.mkdir(parents=True, exist_ok=True)
             else:
-                path, made = _make_new(path.parent, self.chosen), made[1:]
-                made = (path, *made)
+                for path in _numbered(self.path.parent, self.chosen):  # one that nobody else takes
+                    with contextlib.suppress(FileExistsError):
+                        path.mkdir(parents=True)
+                        break
+                made = (path, *made[1:])
             lock = RunLock(path, shared=shared, option=option)
         except OSError as error:
             raise ConfigError(f"{option}: cannot make {path}: {error.strerror}.") from error
@@ -135,7 +138,8 @@ def find_run(
             run_dir = str(checkpoint.parent.parent)
     if shared:
         return Run(Path(shared), recipe, checkpoint)
-    if run_dir is None and _is_alone(environment):
+    num_tasks = environment.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in environment else "1"
+    if run_dir is None and int(environment.get("WORLD_SIZE", num_tasks)) == 1:  # alone, or it starts the others
         ids = (environment.get("SLURM_JOB_ID"), _trial(environment))
         name = "-".join([now.strftime("%Y%m%d-%H%M%S"), *(each for each in ids if each is not None)])
         return Run(next(path for path in _numbered(folder, name) if not path.exists()), recipe, checkpoint, chosen=name)
@@ -156,12 +160,6 @@ def _newest(folder: Path) -> Path | None:
     found = {path: newest_checkpoint(path / FOLDER) for path in folder.glob("*")}
     times = {path: checkpoint.stat().st_mtime for path, checkpoint in found.items() if checkpoint is not None}
     return max(times, key=lambda path: times[path], default=None)
-
-
-def _is_alone(environment: Mapping[str, str]) -> bool:
-    """Return whether this is the only process of its run, or the one that will start the others."""
-    num_tasks = environment.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in environment else "1"
-    return int(environment.get("WORLD_SIZE", num_tasks)) == 1
 
 
 def check_processes(environment: Mapping[str, str], *, devices: int, num_nodes: int) -> None:
@@ -213,15 +211,6 @@ def _shared_name(environment: Mapping[str, str]) -> str:
             "       Give --run_dir=FOLDER, or start torchrun with --rdzv-id=NAME."
         )
     return f"torchrun-{elastic}"
-
-
-def _make_new(folder: Path, name: str) -> Path:
-    """Make a folder that nobody else takes, NAME, NAME_2, NAME_3 ..., and return it."""
-    for path in _numbered(folder, name):
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(parents=True)
-            break
-    return path
 
 
 def _numbered(folder: Path, name: str) -> Iterator[Path]:

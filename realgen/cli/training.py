@@ -50,7 +50,9 @@ def _lines(cli: RealGenCLI) -> Iterator[tuple[str, str]]:
     number = sum(weight.numel() for weight in trained_weights(trained).values())
     kind = "detector" if trained is model else "policy"
     yield kind, f"{type(subject or model).__name__}, {number:,} trainable parameters"
-    iterations = _iterations(trainer)
+    epochs, batches = trainer.max_epochs, trainer.limit_train_batches
+    limits = [epochs * batches] if epochs is not None and epochs > 0 and isinstance(batches, int) else []
+    iterations = min([*limits, *([trainer.max_steps] if trainer.max_steps > 0 else [])], default=None)
     count = "until it is stopped" if iterations is None else str(iterations)
     prompts, group = getattr(data, "prompts_per_iteration", None), getattr(model, "group_size", None)
     yield "iterations", count if prompts is None else f"{count}, of {prompts} prompts x {group} samples each"
@@ -70,14 +72,6 @@ def _device(trainer: Trainer) -> str:
     idle = gpus - (trainer.num_devices if kind == "cuda" else 0)
     hint = f"--trainer.accelerator=gpu --trainer.devices={gpus}"
     return f"{used} x {name}" + (f"; {idle} of {gpus} GPUs lie idle, to use them: {hint}" if idle > 0 else "")
-
-
-def _iterations(trainer: Trainer) -> int | None:
-    epochs, batches = trainer.max_epochs, trainer.limit_train_batches
-    known = epochs is not None and epochs > 0 and isinstance(batches, int)
-    limits = [epochs * int(batches)] if known and epochs is not None else []
-    limits += [trainer.max_steps] if trainer.max_steps > 0 else []
-    return min(limits, default=None)
 
 
 def _watched(cli: RealGenCLI) -> str:
@@ -152,7 +146,12 @@ def _train(cli: RealGenCLI) -> int:
 
 def _validate_and_fit(cli: RealGenCLI) -> None:
     run, before = cli.run, torch.get_float32_matmul_precision()
-    start_loggers(cli.trainer)
+    for logger in list(cli.trainer.loggers):
+        try:
+            getattr(logger, "experiment", None)  # begins its run
+        except Exception as error:  # a service or a disk may fail in any way
+            report_failure(part_name(logger), error, "this run is not logged there")
+            cli.trainer.loggers.remove(logger)
     torch.set_float32_matmul_precision(cli.config.float32_matmul_precision)
     try:
         if cli.config.baseline and run.ckpt_path is None:
@@ -162,16 +161,6 @@ def _validate_and_fit(cli: RealGenCLI) -> None:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.ckpt_path, weights_only=True)
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def start_loggers(trainer: Trainer) -> None:
-    """Begin each logger's run, and leave out those that cannot: Weights & Biases may be away."""
-    for logger in list(trainer.loggers):
-        try:
-            getattr(logger, "experiment", None)
-        except Exception as error:  # a service or a disk may fail in any way
-            report_failure(part_name(logger), error, "this run is not logged there")
-            trainer.loggers.remove(logger)
 
 
 def _say_how_to_go_on(cli: RealGenCLI) -> None:

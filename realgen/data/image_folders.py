@@ -41,7 +41,8 @@ class ImageFolders(LightningDataModule):
     per epoch of its class, and a resumed run goes on at the next image with the augmentation it would have had, because
     the loader begins at ``trainer.lightning_module.iteration``. Lightning's epoch is one pass over the larger class. A
     file that cannot be read is named, counted and skipped. Images may have any size and format; both are shortcuts that
-    ``augment`` takes away from training.
+    ``augment`` takes away from training. ValueError if a number is out of its range, only one class has validation
+    folders, or a folder does not exist.
 
     Args:
         real: Folder of real images, or a list of folders; folders inside are searched too.
@@ -60,10 +61,6 @@ class ImageFolders(LightningDataModule):
             blurred, gridded, flattened...: what a policy that is rewarded by the detector would try.
         num_workers: Processes that read images beside the training; 0 reads in it.
         seed: Chooses order and augmentation.
-
-    Raises:
-        ValueError: If a number is out of its range, or only one class has validation folders.
-        ValueError: If a folder does not exist.
     """
 
     def __init__(
@@ -118,9 +115,8 @@ class ImageFolders(LightningDataModule):
         """List and split the files, once; before a run begins, so that a mistake leaves nothing behind.
 
         Raises:
-            ValueError: If a folder cannot be listed or holds no image, or one side of the split holds none of a class.
-            ValueError: If images are given both to train and to validate on, or as both classes, or copies of them.
-            ValueError: If none of a class's images on one side can be read; one that can is enough here.
+            ValueError: If a folder cannot be listed or holds no image, one side of the split holds none of a class that
+                can be read, or images, or copies, are given both to train and to validate on, or as both classes.
         """
         if self.train_files:
             return

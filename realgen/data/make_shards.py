@@ -26,10 +26,8 @@ input formats:
           --images, every other field is kept as the prompt's metadata
   .csv, .tsv, .parquet  the same as a table with named columns (Parquet needs the package pyarrow)
 """
-_TABLES = {".csv": ",", ".tsv": "\t", ".parquet": ""}
-"""Suffixes of tables, and what stands between the cells of a line."""
-_MOST_TOLD = 20
-"""Mistakes of a file that are told one by one."""
+_TABLES = {".csv": ",", ".tsv": "\t", ".parquet": ""}  # suffixes of tables, and what stands between the cells of a line
+_MOST_TOLD = 20  # mistakes of a file that are told one by one
 
 
 class PromptFile:

@@ -164,14 +164,10 @@ def _sample(group: _Group) -> Sample:
     if not prompt:
         raise ValueError("its prompt is empty")
     real_image = next((group.members[suffix] for suffix in REAL_IMAGE_SUFFIXES if suffix in group.members), None)
-    return Sample(group.key, prompt, _parse(group.members.get(".json", b"{}")), real_image)
-
-
-def _parse(data: bytes) -> dict[str, Any]:
     try:
-        found = parse_json(data)
+        metadata = parse_json(group.members.get(".json", b"{}"))
     except ValueError as error:
         raise ValueError(f"its .json is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"its .json must be an object, got {type(found).__name__}")
-    return found
+    if not isinstance(metadata, dict):
+        raise ValueError(f"its .json must be an object, got {type(metadata).__name__}")
+    return Sample(group.key, prompt, metadata, real_image)

@@ -209,6 +209,9 @@ def _looks(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 class CheckpointDetector(NetworkDetector):
     """A ``DetectorNetwork`` from disk.
 
+    ValueError if a file is missing, or the config has an unknown key or impossible numbers; TypeError if the config is
+    another network's.
+
     Args:
         checkpoint: A folder with ``config.json`` and ``model.safetensors``, or a ``.safetensors`` or published
             ``.pth`` file, or ``hf-hub:OWNER/REPOSITORY/FILE`` with ``config``, which is fetched when it is read.
@@ -217,10 +220,6 @@ class CheckpointDetector(NetworkDetector):
         dtype: ``float32`` is exact; ``bfloat16`` is several times faster where the hardware multiplies in it, for the
             price that ``p_fake`` moves by some hundredths, and that it depends on the batch by as much.
         batch_size: Images per forward pass; a CPU is fastest with 2 or so.
-
-    Raises:
-        ValueError: If a file is missing, or the config has an unknown key or impossible numbers.
-        TypeError: If the config is another network's.
     """
 
     config_type: ClassVar[type[VisionConfig]]

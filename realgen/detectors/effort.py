@@ -106,11 +106,8 @@ class EffortNetwork(DetectorNetwork):
 
     def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         """Return the pooled output of the backbone, the head's input, for images in [0, 1]."""
-        return self.backbone(pixel_values=self._pixels(images)).pooler_output
-
-    def _pixels(self, images: Tensor) -> Tensor:
         pixels = tower_pixels(images, self.config.image_size, antialias=self.config.antialias)
-        return pixels.to(self.head.weight.dtype)  # resized in the images' own type
+        return self.backbone(pixel_values=pixels.to(self.head.weight.dtype)).pooler_output  # resized in their own type
 
     def _merge(self) -> None:
         """Merge each trained part into its weight, which leaves plain linear maps."""

@@ -147,7 +147,13 @@ class LinearProbe(Detector):
                     f"probe must be a folder with {CONFIG_NAME} and {WEIGHTS_NAME}; {str(self.folder / name)!r} does "
                     f"not exist. Fit one: {_fit_command(backbone, probe)}"
                 )
-        self.config = read_probe_config(self.folder / CONFIG_NAME)
+        path = self.folder / CONFIG_NAME
+        values, known = read_json(path), {entry.name for entry in dataclasses.fields(ProbeConfig)}
+        if not isinstance(values, dict) or not {"backbone"} <= set(values) <= known:
+            raise ValueError(
+                f"{path} must be an object with backbone, and perhaps pretrained and report; got {values!r}."
+            )
+        self.config = ProbeConfig(**values)
         if backbone is not None and backbone != self.config.backbone:
             raise ValueError(
                 f"backbone must be the one that probe {probe!r} was fitted on, {self.config.backbone!r}; got "
@@ -176,15 +182,6 @@ def save_probe(folder: Path, backbone: Backbone, head: LogisticHead, config: Pro
     """Write a ``LinearProbe``'s folder, files in it replaced; ``config`` names the backbone the head was fitted on."""
     state = {"weight": head.weight, "bias": head.bias, "fingerprint": fingerprint(backbone)}
     write_folder(folder, {name: value.float() for name, value in state.items()}, config)
-
-
-def read_probe_config(path: Path) -> ProbeConfig:
-    """Read a probe's ``config.json``; ValueError if it is no object with a backbone, or has unknown keys."""
-    values = read_json(path)
-    known = {entry.name for entry in dataclasses.fields(ProbeConfig)}
-    if not isinstance(values, dict) or not {"backbone"} <= set(values) <= known:
-        raise ValueError(f"{path} must be an object with backbone, and perhaps pretrained and report; got {values!r}.")
-    return ProbeConfig(**values)
 
 
 @torch.no_grad()

@@ -15,10 +15,8 @@ from realgen.functional.bootstrap import percentile_limits, resampled_means
 from realgen.functional.estimate import Estimate
 from realgen.functional.proportion import win_rate_limits
 
-_STEPS = 200
-"""Newton steps after which the fit gives up; it takes about ten."""
-_SAME = 1e-6
-"""Log-strengths no further apart are the same: the fit stops at a change of 1e-8."""
+_STEPS = 200  # Newton steps after which the fit gives up; it takes about ten
+_SAME = 1e-6  # log-strengths no further apart are the same: the fit stops at a change of 1e-8
 
 
 class Strengths(NamedTuple):
@@ -54,7 +52,7 @@ def win_rate(outcomes: Float[Tensor, " prompts"], *, confidence: float = 0.95) -
 
 
 def merge_orders(forward: Float[Tensor, " pairs"], backward: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
-    """Merge outcomes [N] for the first contestant, shown first and second: what both agree on, else a tie; NaN stays."""
+    """Merge outcomes [N] for the first contestant, shown first and second: what both agree on, or a tie; NaN stays."""
     judged = torch.where(forward == backward, forward, 0.5)
     return torch.where(forward.isnan() | backward.isnan(), torch.nan, judged)
 

@@ -7,8 +7,7 @@ from torch import Tensor
 from realgen.checks import check_at_least, check_confidence
 from realgen.functional.estimate import Estimate
 
-_DRAWS_AT_ONCE = 2**22
-"""Random rows held in memory at a time; 32 MiB of indices."""
+_DRAWS_AT_ONCE = 2**22  # random rows held in memory at a time; 32 MiB of indices
 
 
 def bootstrap_mean(

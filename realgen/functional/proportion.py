@@ -8,8 +8,7 @@ from statistics import NormalDist
 
 from realgen.checks import check_at_least, check_confidence
 
-_HALVINGS = 60
-"""Of the bracket around a limit; it is then narrower than the rounding of a float64."""
+_HALVINGS = 60  # of the bracket around a limit; it is then narrower than the rounding of a float64
 
 
 def share_limits(share: float, number: int, *, confidence: float = 0.95) -> tuple[float, float]:

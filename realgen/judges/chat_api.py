@@ -17,8 +17,7 @@ Detail = Literal["auto", "low", "high"]
 
 MAX_ANSWER_BYTES = 2**22
 """Largest answer that is read; the longest replies of models take a tenth of it."""
-_CUT_OFF = ("length", "content_filter")
-"""Reasons for which an endpoint ends a reply before the model does."""
+_CUT_OFF = ("length", "content_filter")  # reasons for which an endpoint ends a reply before the model does
 
 
 class MalformedReplyError(ValueError):

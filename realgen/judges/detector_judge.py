@@ -17,8 +17,7 @@ from realgen.functional.network_input import check_images
 from realgen.judges.base import ArenaJudge, Kind, Verdict
 
 _PLAIN = (str, int, float, bool, tuple, list, dict, torch.dtype, Path, type(None))
-_SAMPLES = 256
-"""Numbers of each tensor that are read."""
+_SAMPLES = 256  # numbers of each tensor that are read
 
 
 class DetectorJudge(ArenaJudge):

@@ -50,8 +50,7 @@ _LOGGER = logging.getLogger(__name__)
 _REFUSALS = (401, 402, 404)
 """Statuses for a wrong key, model or address, or an empty account: every question would get the same. 403 is not among
 them: gateways and filters answer so to one question, for what it shows."""
-_TRANSIENT = (408, 409, 425, 429)
-"""Statuses below 500 that a further attempt may not get."""
+_TRANSIENT = (408, 409, 425, 429)  # statuses below 500 that a further attempt may not get
 _QUOTA = "insufficient_quota"
 _FORMAT_REFUSALS = (400, 422, 500, 501)
 """Statuses with which endpoints refuse a ``response_format`` that they do not know."""
@@ -63,6 +62,8 @@ class OpenAIJudge(ArenaJudge):
     The key is read from the environment only, so that no config, log or results file can hold it; it is needed to ask
     questions, not to count them. A ``Retry-After`` of the endpoint holds back all questions. RealGen's published
     evaluation sends text and images as two messages; here they are one, which more endpoints accept.
+    ModuleNotFoundError if the package openai is not installed; ValueError if a number is out of its range, a text is
+    empty, ``base_url`` is no address or holds a password, or ``api_key_variable`` is no name.
 
     Args:
         model: Name of the model, as the endpoint calls it.
@@ -84,11 +85,6 @@ class OpenAIJudge(ArenaJudge):
         single_question: Asked about one image; how to answer is said behind it.
         concurrency: Largest number of questions at a time, >= 1.
         retry: Timeouts and repetitions; null for the defaults.
-
-    Raises:
-        ModuleNotFoundError: If the package openai is not installed.
-        ValueError: If a number is out of its range, a text is empty, ``base_url`` is no address or holds a password, or
-            ``api_key_variable`` is no name.
     """
 
     deterministic = False
@@ -185,10 +181,8 @@ class OpenAIJudge(ArenaJudge):
     async def compare(self, first: Float[Tensor, "3 h1 w1"], second: Float[Tensor, "3 h2 w2"], prompt: str) -> Verdict:
         """Show two images, and ask which is the more realistic.
 
-        Raises:
-            UnavailableError: If no attempt brought an answer.
-            RefusedError: If the endpoint refuses all questions.
-            IdentityChangedError: If the endpoint refuses ``answer_format=json``; it is ``lines`` from then on.
+        UnavailableError if no attempt brought an answer; RefusedError if the endpoint refuses all questions;
+        IdentityChangedError if the endpoint refuses ``answer_format=json``; it is ``lines`` from then on.
         """
         return await self._ask("compare", {"Image 1": first, "Image 2": second}, prompt)
 

@@ -20,8 +20,7 @@ MAX_HEADER_BYTES = 16_384
 """Largest header of a request, its path included."""
 LARGE = 2**20
 """Bytes from which a body is copied in a thread: meanwhile the other requests are answered."""
-_DRAIN_SECONDS = 5.0
-"""Longest time for which the rest of a refused upload is read."""
+_DRAIN_SECONDS = 5.0  # longest time for which the rest of a refused upload is read
 
 
 class Gate:

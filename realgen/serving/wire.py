@@ -49,10 +49,8 @@ _MAX_BYTES_BESIDE_PIXELS = 16 * (MAX_PROMPT_CHARACTERS + MAX_FIELDS_CHARACTERS) 
 """Of an image: prompt and fields, all of whose characters may be escaped twice, and the head of a file."""
 _TEXT = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 """In JSON; one without an end goes to the end, or it would be looked for again at each of its quotation marks."""
-_MAX_HEADER_TEXTS = 64
-"""In the header of safetensors, where one tensor and prompts need fewer than ten."""
-_PNG_BIT_DEPTH = 24
-"""Offset of the bit depth in a PNG file, whose header chunk always comes first."""
+_MAX_HEADER_TEXTS = 64  # in the header of safetensors, where one tensor and prompts need fewer than ten
+_PNG_BIT_DEPTH = 24  # offset of the bit depth in a PNG file, whose header chunk always comes first
 _LARGEST = sys.float_info.max
 
 

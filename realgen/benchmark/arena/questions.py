@@ -90,7 +90,15 @@ def question_keys(
     """Tell questions apart by what answers depend on: judge, question, images as shown, prompt if it is read."""
     kinds: tuple[Kind, ...] = ("compare", "single")
     identities = {kind: judge.identity(kind) for kind in kinds}
-    digest, made_alike = cache(_digest_of_file), None if matching is None else asdict(matching)
+    made_alike = None if matching is None else asdict(matching)
+
+    @cache
+    def digest(path: Path) -> str:
+        try:
+            return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+
     keys = {}
     for question in questions:
         shown = [question.first] if question.second is None else [question.first, question.second]
@@ -116,10 +124,3 @@ def _contests(models: Sequence[Shown], real: Sequence[Shown], against: Against) 
         yield from product(models, real)
     if against in {"models", "both"}:
         yield from combinations(models, 2)
-
-
-def _digest_of_file(path: Path) -> str:
-    try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error

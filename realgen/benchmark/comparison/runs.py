@@ -24,8 +24,7 @@ _ASIDE = (
 )
 """The run's own seed, and settings that change nothing of what is measured at equal price: a run may go on longer."""
 
-_VERSION = "realgen"
-"""Setting that holds the version of this package."""
+_VERSION = "realgen"  # setting that holds the version of this package
 
 
 class ImageKey(NamedTuple):

@@ -70,8 +70,10 @@ def show(comparison: Comparison, console: Console) -> None:
     for section in comparison.sections:
         console.print()
         console.print(f"[bold]{section_title(section)}[/]")
-        for note in section_notes(section):
-            console.print(f"[dim]{note}[/]")
+        if section.interpolated:
+            console.print("[dim]a run that stood between two validations is interpolated[/]")
+        if section.price == "seconds":
+            console.print("[dim]seconds are comparable only on the same machine with nothing else running[/]")
         for table in (metric_table(section, comparison), corpus_table(section, comparison)):
             if table.rows:
                 texts = [column for column, heading in enumerate(table.headings) if column == 0 or not heading]
@@ -95,16 +97,6 @@ def section_title(section: Section) -> str:
     unit = "images drawn in training" if section.price == "images" else "seconds of training"
     stood = (", ".join(f"{iteration:.4g}" for iteration in group) for group in section.iterations)
     return f"at {section.at:,.0f} {unit} each (iterations {' | '.join(stood)})"
-
-
-def section_notes(section: Section) -> list[str]:
-    """Return the reservations under which the numbers of a table hold."""
-    notes = []
-    if section.interpolated:
-        notes.append("a run that stood between two validations is interpolated")
-    if section.price == "seconds":
-        notes.append("seconds are comparable only on the same machine with nothing else running")
-    return notes
 
 
 def metric_table(section: Section, comparison: Comparison) -> Table:

@@ -30,8 +30,7 @@ from realgen.whole_files import write_whole
 REPORT_FILE, TABLE_FILE = "report.html", "results.md"
 EXAMPLES, PAIRS, BUDGET = 6, 12, 8_000_000
 """Most images of each model and detector at each end, most arena pairs, and bytes of all images together."""
-_ELSEWHERE = ("command", "config", "time", "prompts", "warnings")
-"""Settings that have places of their own in the page."""
+_ELSEWHERE = ("command", "config", "time", "prompts", "warnings")  # settings that have places of their own in the page
 
 
 def write_outputs(results: Results, folder: Path) -> dict[str, Path]:

@@ -128,7 +128,10 @@ def sections(groups: Groups) -> list[Section]:
             where = [places(log, price) for log in group]
             curves.append(curve_of(label, measured, where, series=series, dots=dots))
         x_label = {"images": "images drawn in training", "seconds": "seconds of training"}.get(price or "", "iteration")
-        return chart_of(name, curves, arrow=_arrow(logs, name), x_label=x_label)
+        known = [log.higher_is_better[name] for log in logs if name in log.higher_is_better]
+        higher = True if name.partition("/")[0] == "reward" else next(iter(known), None)
+        arrow = "" if higher is None else "↑" if higher else "↓"
+        return chart_of(name, curves, arrow=arrow, x_label=x_label)
 
     found = [_alone(logs[0])] if len(logs) == 1 else []
     prices: list[Price | None] = [None] if len(logs) == 1 else ["images", "seconds"]
@@ -174,9 +177,3 @@ def _seconds(log: RecordedRun) -> list[Chart]:
     total = list(accumulate(by_iteration))
     name = f"{total[-1]:,.0f} seconds in all, without validation" if total else "seconds"
     return chart_of(name, curves)
-
-
-def _arrow(logs: Sequence[RecordedRun], name: str) -> str:
-    known = [log.higher_is_better[name] for log in logs if name in log.higher_is_better]
-    higher = True if name.partition("/")[0] == "reward" else next(iter(known), None)
-    return "" if higher is None else "↑" if higher else "↓"
