@@ -59,7 +59,8 @@ class Scorers:
 
     def to(self, device: torch.device | str) -> Scorers:
         """Move what computes; returns self."""
-        for part in (*self.detectors.values(), *self.rewards.values()):
+        parts: list[Any] = [*self.detectors.values(), *self.rewards.values()]
+        for part in parts:
             part.to(device)
         return self
 
