@@ -146,10 +146,7 @@ def calibration_chart(title: str, points: Sequence[tuple[float, float, float]]) 
 
 
 def line_chart(title: str, curves: Sequence[Curve], *, x_label: str = "iteration") -> str:
-    """Draw curves over one axis, with what is shaded around them, as an ``<svg>``; at least one curve has a point.
-
-    The title is read aloud by a screen reader, with the first and the last point of each curve.
-    """
+    """Draw curves, one with a point at least, and bands as an ``<svg>``; title and ends are for screen readers."""
     from matplotlib.patches import Ellipse, Polygon
 
     points = [point for curve in curves for point in curve.points]

@@ -74,10 +74,7 @@ def nearest_name(name: str, names: Iterable[str], *, surely: bool = False) -> st
 
 
 def nearest(name: str, names: Iterable[str], *, prefix: str = "") -> str:
-    """Return the sentence that suggests the right name for a wrong one, each behind a prefix.
-
-    The nearest name, or all of them when none is near and there are few; empty when there is nothing to say.
-    """
+    """Return the sentence that suggests the right name, behind a prefix: the nearest, or all of a few, or none."""
     allowed = sorted(names)
     if near := nearest_name(name, allowed):
         return f"Did you mean {prefix}{near}?"

@@ -234,10 +234,7 @@ def compare(
     higher_is_better: Mapping[str, bool | None],
     differences: Mapping[str, Estimate],
 ) -> list[Comparison]:
-    """Pair the metrics of two validations: rewards first (higher is always better), then the others.
-
-    Names that only one validation has are left out. ``higher_is_better`` is of the metrics that are no rewards.
-    """
+    """Pair the metrics that two validations have: rewards (higher is better), then those of ``higher_is_better``."""
     rewarded = {name: name.split("/")[0] == "reward" for name in before if name in after}
     found = []
     for name, is_reward in sorted(rewarded.items(), key=lambda item: (not item[1], item[0])):

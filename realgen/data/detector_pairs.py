@@ -76,10 +76,7 @@ class IterationPairs(NamedTuple):
 
 
 class Photographs:
-    """Photographs by number: those that the settings name, else those of the table of prompts; some are held out.
-
-    ValueError if none is held out, or all are, of the photographs or of the prompts.
-    """
+    """Photographs of the settings' folders or the prompts, by number; ValueError unless some, not all, are held out."""
 
     def __init__(self, settings: PairSettings, table: PromptTable | None = None) -> None:
         found, prompts = settings.find_photographs(), cast("PromptTable", table)

@@ -52,10 +52,7 @@ class LabelledImage(NamedTuple):
 
 
 class TrainImages(Dataset[LabelledImage]):
-    """Augmented training images by draw; a broken file is replaced by the next one of its class.
-
-    ``hard_negatives`` is the share of the generated images that are made by cheating, see ``DetectorAugment.cheat``.
-    """
+    """Augmented images by draw, the next of a class for a broken one; ``hard_negatives``: the share of cheats."""
 
     def __init__(
         self, files: Sequence[Sequence[ImageFile]], size: int, augment: DetectorAugment, hard_negatives: float

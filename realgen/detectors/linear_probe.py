@@ -168,7 +168,15 @@ class LinearProbe(Detector):
         if set(state) != {"weight", "bias", "fingerprint"}:
             raise ValueError(f"{weights} must hold weight, bias and fingerprint, got {', '.join(sorted(state))}.")
         backbone = load_backbone(self.config.backbone, self.pretrained)
-        check_fingerprint(backbone, state["fingerprint"], self.config.backbone)
+        found, expected, name = fingerprint(backbone).cpu(), state["fingerprint"], self.config.backbone
+        if found.shape != expected.shape:
+            raise ValueError(f"backbone {name!r} has {len(found)} features, the probe was fitted on {len(expected)}.")
+        distance = float((found - expected).norm() / expected.norm())
+        if not distance < FINGERPRINT_TOLERANCE:
+            raise ValueError(
+                f"backbone {name!r} has other weights than the probe was fitted on: its features of a fixed picture "
+                f"differ by {distance:.2g} of their length, allowed are {FINGERPRINT_TOLERANCE:g}."
+            )
         head = nn.Linear(len(state["weight"]), 1)
         head.load_state_dict({"weight": state["weight"][None], "bias": state["bias"][None]})
         return nn.Sequential(backbone, head)
@@ -189,19 +197,6 @@ def fingerprint(backbone: Backbone) -> Float[Tensor, " features"]:
     """Return the features [D] of a fixed image."""
     device = next(backbone.parameters()).device
     return backbone(wave_picture().to(device))[0]
-
-
-def check_fingerprint(backbone: Backbone, expected: Float[Tensor, " features"], name: str) -> None:
-    """Raise ValueError if a backbone has other features than the one that a probe was fitted on."""
-    found = fingerprint(backbone).cpu()
-    if found.shape != expected.shape:
-        raise ValueError(f"backbone {name!r} has {len(found)} features, the probe was fitted on {len(expected)}.")
-    distance = float((found - expected).norm() / expected.norm())
-    if not distance < FINGERPRINT_TOLERANCE:
-        raise ValueError(
-            f"backbone {name!r} has other weights than the probe was fitted on: its features of a fixed picture "
-            f"differ by {distance:.2g} of their length, allowed are {FINGERPRINT_TOLERANCE:g}."
-        )
 
 
 def _fit_command(backbone: str | None, output: str) -> str:

@@ -145,10 +145,7 @@ class Questions:
                 raise ValueError(f"{kind}_question must be a text, got an empty one.")
 
     def text(self, kind: Kind, answer_format: AnswerFormat, prompt: str | None = None) -> str:
-        """Return the whole text of a question, with the way to answer it.
-
-        The prompt of the images is quoted on one line, because it is data and no instruction; None leaves it out.
-        """
+        """Return a question with the way to answer it; any prompt is quoted on one line: data, no instruction."""
         text = f"{self._questions[kind]}\n{FORMS[kind].instructions(answer_format)}"
         if prompt is None or not self.show_prompt:
             return text

@@ -93,10 +93,7 @@ class ForwardDraws:
 
 
 class DrawnStates:
-    """The noisy states of some rows' draws: where the velocity is evaluated, and what it is worth there.
-
-    The noise is made again from each row's seed, on the CPU, so that a rollout need not keep it.
-    """
+    """Noisy states of some rows' draws, where the velocity is evaluated; their noise is made again from CPU seeds."""
 
     def __init__(self, state: Mapping[str, Tensor], schedule: Schedule, error: str) -> None:
         finished, self.error = state["latents"].to(schedule.sigmas.device), error

@@ -63,7 +63,14 @@ class LoRA:
         from peft import LoraConfig
 
         targets = list(default_targets) if self.targets is None else self.targets
-        _check_targets(transformer, targets)
+        names = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+        for target in targets:  # peft ignores one that matches nothing, as long as another one matches
+            if not any(name == target or name.endswith(f".{target}") for name in names):
+                endings = {".".join(name.split(".")[-k:]) for name in names for k in (1, 2)}
+                near = difflib.get_close_matches(target, sorted(endings), n=3)
+                hint = f"; near it are {', '.join(near)}" if near else ""
+                kind = type(transformer).__name__
+                raise ValueError(f"targets: no linear layer of {kind} is called {target!r}{hint}.")
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -145,14 +152,3 @@ def adapter_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def adapter_config(transformer: Any) -> dict[str, Any]:
     """Return rank, alpha and targets of the adapter, as diffusers stores them beside its weights."""
     return transformer.peft_config[ADAPTER].to_dict()
-
-
-def _check_targets(transformer: nn.Module, targets: Sequence[str]) -> None:
-    """Raise ValueError for a target that matches nothing, which peft ignores as long as another one matches."""
-    names = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
-    for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
-            endings = {".".join(name.split(".")[-k:]) for name in names for k in (1, 2)}
-            near = difflib.get_close_matches(target, sorted(endings), n=3)
-            hint = f"; near it are {', '.join(near)}" if near else ""
-            raise ValueError(f"targets: no linear layer of {type(transformer).__name__} is called {target!r}{hint}.")

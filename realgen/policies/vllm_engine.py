@@ -139,11 +139,14 @@ class VLLMEngine(TextEngine):
     def _start(self, pretrained: str, max_model_len: int) -> Any:
         if world_size() > 1:
             raise ValueError(f"engine: VLLMEngine is for one process, got {world_size()} ranks; set engine to null.")
+        from transformers.utils import cached_file
         from vllm import LLM
 
+        if not Path(pretrained).is_dir():  # the folder that transformers has read, so that vLLM asks no hub
+            pretrained = str(Path(str(cached_file(pretrained, "config.json", local_files_only=True))).parent)
         self._folder = tempfile.TemporaryDirectory(prefix="realgen-adapters-")
         return LLM(
-            model=_local_folder(pretrained),
+            model=pretrained,
             dtype=self.dtype,
             tensor_parallel_size=self.tensor_parallel_size,
             gpu_memory_utilization=self.gpu_memory_utilization,
@@ -159,6 +162,7 @@ class VLLMEngine(TextEngine):
 
     def _adapters(self, model: Any) -> Any:
         """Return a request for the adapters: with a new number and name, by which vLLM caches, if they have changed."""
+        from safetensors.torch import save_file
         from vllm.lora.request import LoRARequest
 
         weights = {name: p.detach() for name, p in model.named_parameters() if ".lora_" in name}
@@ -167,20 +171,13 @@ class VLLMEngine(TextEngine):
             last = self._lora_request
             number = 1 if last is None else last.lora_int_id + 1
             folder = Path(self._folder.name) / str(number)
-            _save_adapters(model, self._sent, folder)
+            model.peft_config[ADAPTER].save_pretrained(folder)  # the model's own would look itself up on the hub
+            renamed = {name.replace(f".{ADAPTER}.", "."): weight for name, weight in self._sent.items()}
+            save_file({PREFIXES[PEFT_FILE] + name: weight for name, weight in renamed.items()}, folder / PEFT_FILE)
             self._lora_request = LoRARequest(f"realgen-{number}", number, str(folder))
             if last is not None:
                 shutil.rmtree(last.lora_path)
         return self._lora_request
-
-
-def _save_adapters(model: Any, weights: dict[str, Tensor], folder: Path) -> None:
-    """Write adapters as peft reads them; peft's own ``save_pretrained`` would look the model up on the hub."""
-    from safetensors.torch import save_file
-
-    model.peft_config[ADAPTER].save_pretrained(folder)
-    stored = {PREFIXES[PEFT_FILE] + name.replace(f".{ADAPTER}.", "."): weight for name, weight in weights.items()}
-    save_file(stored, folder / PEFT_FILE)
 
 
 class _ProgressBar(tqdm):
@@ -195,12 +192,3 @@ class _ProgressBar(tqdm):
         if self._progress is not None:
             self._progress(int(self.n), int(self.total))
         return shown
-
-
-def _local_folder(pretrained: str) -> str:
-    """Return the folder from which transformers has read the model, so that vLLM does not look it up on the hub."""
-    from transformers.utils import cached_file
-
-    if Path(pretrained).is_dir():
-        return pretrained
-    return str(Path(str(cached_file(pretrained, "config.json", local_files_only=True))).parent)

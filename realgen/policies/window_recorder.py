@@ -97,10 +97,7 @@ class WindowRecorder:
 
 
 class WindowStates:
-    """The states that some rows' recorded steps began from: where the velocity is evaluated, and what it makes of them.
-
-    ``state`` is of these rows, as ``WindowRecorder.record`` has it; the others are the rollout's.
-    """
+    """States that some rows' recorded steps began from, where the velocity is evaluated; ``state`` is of these rows."""
 
     def __init__(self, state: Mapping[str, Tensor], schedule: Schedule, transition: Transition) -> None:
         device = schedule.sigmas.device

@@ -32,10 +32,7 @@ class Table(NamedTuple):
 
 
 def cells(scores: Sequence[Estimate | None]) -> list[str]:
-    """Write scores that are read side by side, with their intervals, all with the digits of the largest.
-
-    Three decimals where that is small; of a score without an interval the value alone.
-    """
+    """Write scores side by side, with any intervals, in the digits of the largest; three decimals where it is small."""
     known = [score for score in scores if score is not None]
     largest = max((abs(end) for s in known for end in (s.value, s.low, s.high) if end is not None), default=0.0)
     form = ".3f" if largest < 10 else ".1f" if largest < 1000 else ".0f"

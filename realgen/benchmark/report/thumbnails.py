@@ -27,10 +27,7 @@ class Thumbnail:
 
 
 def thumbnails(paths: Sequence[Path], *, budget: int) -> dict[Path, Thumbnail]:
-    """Shrink images until all of them, as often as they are named, fit into a number of bytes of a page.
-
-    None is enlarged. Left out are files that are not there or are no images, or too large even at the smallest size.
-    """
+    """Shrink images until all, as often as named, fit into a page's budget; what cannot be read or fit is left out."""
     if not paths:
         return {}
     share = budget // len(paths)

@@ -89,10 +89,7 @@ class HigherOrderTail(Solver):
 
 
 def tail_nodes(end: int, num_steps: int, num_tail_steps: int) -> list[int]:
-    """Choose entries of the sigma table from the end of a window to the last one, rising and about evenly spaced.
-
-    There is one more than steps, of which a tail has ``num_tail_steps`` or all that are left.
-    """
+    """Choose ``num_tail_steps`` + 1 nodes, or all left, rising and evenly spaced, from a window's end to the last."""
     left = num_steps - end
     steps = min(num_tail_steps, left)
     return [end + round(index * left / steps) for index in range(steps + 1)] if steps else [end]
