@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from queue import Queue
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import litserve
@@ -104,18 +105,13 @@ class WaitingLoop(simple_loops.BatchedLoop):
             os._exit(1)
         if first is None:
             return [], []
-        return super().get_batch_requests(lit_api, _WithFirst(first, request_queue), transport)
+        front = [first]
 
+        def get(timeout: float | None = None) -> Any:
+            return front.pop() if front else request_queue.get(timeout=timeout)
 
-class _WithFirst:
-    """A queue with one item put back in front."""
-
-    def __init__(self, first: Any, queue: Queue[Any]) -> None:
-        self.first = [first]
-        self.queue = queue
-
-    def get(self, timeout: float | None = None) -> Any:
-        return self.first.pop() if self.first else self.queue.get(timeout=timeout)
+        queue: Any = SimpleNamespace(get=get)  # with that item put back in front
+        return super().get_batch_requests(lit_api, queue, transport)
 
 
 def _shown(error: Exception) -> str:
