@@ -33,7 +33,7 @@ def image_grid(
     shrunk to ``MAX_WIDTH``. Captions are wrapped between words, and line breaks kept; each piece between two may take
     ``max_lines``, a longer one is cut and ends in "...".
     """
-    width = min(images.shape[-1] * math.ceil(MIN_WIDTH / images.shape[-1]), MAX_WIDTH)
+    width = shown_width(images.shape[-1])
     height = round(images.shape[-2] * width / images.shape[-1])
     font, captions = caption_font(captions)
     wrapped = [wrap(caption, font, width, max_lines) for caption in captions]
@@ -96,6 +96,11 @@ def _characters(file: str) -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
     return frozenset(FT2Font(file).get_charmap())
+
+
+def shown_width(width: int) -> int:
+    """Return the width of an image on the sheet: at least ``MIN_WIDTH`` by a whole factor, at most ``MAX_WIDTH``."""
+    return min(width * math.ceil(MIN_WIDTH / width), MAX_WIDTH)
 
 
 def to_pil(image: Float[Tensor, "3 height width"]) -> Image.Image:
