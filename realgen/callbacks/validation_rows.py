@@ -85,10 +85,7 @@ class ValidationRows(Callback):
 def image_values(
     rewards: RewardOutput, metrics: Mapping[str, Any], mask: torch.Tensor, samples: int
 ) -> dict[str, torch.Tensor]:
-    """Return rewards and detector scores of the last batch's images by name, [P, samples] each.
-
-    Metrics are updated with the batch. For prompts that pad it (False in ``mask``) a metric keeps nothing: NaN.
-    """
+    """Return rewards and detectors' scores of the batch that metrics saw last, [P, samples] by name; padding: NaN."""
     values = {"reward": rewards.total, **{f"reward/{name}": value for name, value in rewards.components.items()}}
     for name, metric in metrics.items():
         if isinstance(metric, MeanRealism):

@@ -57,10 +57,7 @@ def put_weights(trained: nn.Module, checkpoint: Mapping[str, Any], weights: Weig
 def export_checkpoint(
     trained: nn.Module, path: Path, place: Path, weights: Weights | None = None, formats: Iterable[Format] = ()
 ) -> Path:
-    """Export the weights of a verified checkpoint into a folder, which is replaced; return the path to load.
-
-    What was trained has its frozen weights loaded; for ``weights`` see ``put_weights``, for ``formats`` ``Export``.
-    """
+    """Export a verified checkpoint's weights, see ``put_weights`` and ``Export``, into a folder; return its path."""
     checkpoint = load_checkpoint(path)
     taken = put_weights(trained, checkpoint, weights)
     assert isinstance(trained, Exporter)

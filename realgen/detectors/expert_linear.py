@@ -74,10 +74,7 @@ class ExpertLinear(nn.Module, ABC):
 
     @torch.no_grad()
     def merged(self, always_on: int) -> MergedExpertLinear:
-        """Return the same map for scoring: the last experts merged into W (in float64), the others stacked once.
-
-        ``always_on`` of them have gate 1 for every image; the map takes the gates of the others alone.
-        """
+        """Return the map for scoring: the last ``always_on`` experts, of gate 1, in W (by float64), others stacked."""
         experts = self.low_rank()
         num_experts, rank = experts.scale.shape
         cut = (num_experts - always_on) * rank

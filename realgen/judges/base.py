@@ -63,10 +63,7 @@ class ArenaJudge(ABC):
 
     @abstractmethod
     def identity(self, kind: Kind) -> Mapping[str, Any]:
-        """Return all that verdicts of a kind depend on, except images and prompt: JSON, without addresses and keys.
-
-        Kept answers belong to an identity; under another one the same question is asked anew.
-        """
+        """Return all but images and prompt that verdicts, and so kept answers, depend on: JSON, no address or key."""
 
     @abstractmethod
     async def compare(self, first: Float[Tensor, "3 h1 w1"], second: Float[Tensor, "3 h2 w2"], prompt: str) -> Verdict:

@@ -247,11 +247,7 @@ class PromptPolicy(NetworkPolicy):
         return {f"rewrite/{name}": value for name, value in rewrite_statistics(rollout).items()}
 
     def export(self, directory: Path) -> Path:
-        """Write the trained weights for plain transformers and PEFT. Every rank must call it; the first one writes.
-
-        Returns the directory, made if missing: for ``PeftModel.from_pretrained``, or the model class's
-        ``from_pretrained``.
-        """
+        """Write weights for transformers or PEFT, and return the directory, made if missing. All ranks must call it."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=self.lora is not None)
         weights: Any = get_model_state_dict(self.model, options=options)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
