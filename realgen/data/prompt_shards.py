@@ -146,9 +146,10 @@ class PromptShards(LightningDataModule):
     def _iteration(self) -> int:
         return 0 if self.trainer is None else getattr(self.trainer.lightning_module, "iteration", 0)
 
-    def _train_batch(self, iteration: int) -> PromptBatch:
+    def train_rows(self, iteration: int) -> list[int]:
+        """Return the numbers in ``train_table`` of this rank's prompts of one iteration."""
         assert self.train_table is not None
-        rows = prompt_indices(
+        return prompt_indices(
             iteration,
             num_prompts=len(self.train_table),
             per_rank=self.prompts_per_iteration,
@@ -156,7 +157,10 @@ class PromptShards(LightningDataModule):
             rank=self.rank,
             world_size=self.world_size,
         )
-        return self.train_table.batch(rows)
+
+    def _train_batch(self, iteration: int) -> PromptBatch:
+        assert self.train_table is not None
+        return self.train_table.batch(self.train_rows(iteration))
 
     def _validation_batch(self, batch: list[tuple[int, bool]]) -> PromptBatch:
         assert self.validation_table is not None

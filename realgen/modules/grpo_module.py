@@ -16,6 +16,7 @@ from realgen.modules.background_rewards import BackgroundRewards
 from realgen.modules.data_anchor import DataAnchor
 from realgen.modules.policy_module import PolicyModule
 from realgen.modules.policy_update import OldLogProbs, PolicyUpdate, reference_score, shuffled_minibatches
+from realgen.modules.refill import Groups, Refill
 from realgen.modules.seeds import iteration_generator
 from realgen.modules.statistics import (
     advantage_statistics,
@@ -37,6 +38,8 @@ from realgen.types import PromptBatch, RewardOutput, Rollout
 class IterationData(NamedTuple):
     """What an iteration has collected before its updates."""
 
+    batch: PromptBatch
+    """The prompts, those of refilled groups among them."""
     rollout: Rollout
     rewards: RewardOutput
     updates: list[PolicyUpdate]
@@ -86,6 +89,7 @@ class GRPOModule(PolicyModule):
         overlap_rewards: Score in another thread meanwhile where the reward gains by it. Exact. False if it cannot.
         frozen_on_demand: Text encoders, decoder, rewards lie on the GPU only while they compute. Exact; costs copies.
         data_anchor: Adds a flow-matching loss on the prompts' photographs; see ``DataAnchor``.
+        refill: Replaces groups whose rewards are all alike by those of other prompts; see ``Refill``.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class GRPOModule(PolicyModule):
         overlap_rewards: bool = True,
         frozen_on_demand: bool = False,
         data_anchor: DataAnchor | None = None,
+        refill: Refill | None = None,
     ) -> None:
         self.check_policy(policy)
         super().__init__(policy, reward, optimizer, lr_scheduler, metrics, validation_samples_per_prompt)
@@ -139,6 +144,7 @@ class GRPOModule(PolicyModule):
         self.overlap_rewards = overlap_rewards
         self.frozen_on_demand = frozen_on_demand
         self.data_anchor = data_anchor
+        self.refill = refill
         self._photographs: Rollout | None = None
         self._grad_norms: dict[str, Tensor] = {}
 
@@ -152,6 +158,8 @@ class GRPOModule(PolicyModule):
         self.policy.check_trainable("model.policy")
         self.check_rows(getattr(datamodule, "prompts_per_iteration", self.updates_per_epoch))
         self.validation.check()
+        if self.refill is not None:
+            self.refill.check(self.reward, datamodule)
 
     def check_rows(self, prompts: int) -> None:
         """Raise ValueError if the updates do not divide the rows that this many prompts give a rank."""
@@ -174,16 +182,50 @@ class GRPOModule(PolicyModule):
         generator = iteration_generator(self.seed, self.global_rank, self.iteration)
         data = self.collect(batch, generator, clock)
         if self.data_anchor is not None:
-            self._photographs = self.data_anchor.rollout(self.policy, batch, generator)
+            self._photographs = self.data_anchor.rollout(self.policy, data.batch, generator)
         with clock("update"):
             statistics = data.statistics | self.update_policies(data.updates, generator)
             self.iteration += 1
             self.policy.end_iteration(self.iteration)
         self._log_iteration(data.rollout, statistics, self.policy.transformer_evals - evals, clock)
-        return {"rollout": data.rollout, "samples": data.rollout.samples(batch.metadata), "rewards": data.rewards}
+        return {"rollout": data.rollout, "samples": data.rollout.samples(data.batch.metadata), "rewards": data.rewards}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the base class keeps, and the weights of the prompts that fill up."""
+        super().on_save_checkpoint(checkpoint)
+        if self.refill is not None:
+            checkpoint["refill"] = self.refill.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the same; a run that only now begins to refill begins with equal weights."""
+        super().on_load_checkpoint(checkpoint)
+        if self.refill is not None and "refill" in checkpoint:
+            self.refill.load_state_dict(checkpoint["refill"])
 
     def collect(self, batch: PromptBatch, generator: torch.Generator, clock: PhaseClock) -> IterationData:
         """Sample, score, and compare each sample with its group."""
+        groups, seconds = self._draw(batch, generator, clock)
+        statistics = {"busy_seconds/reward": torch.tensor(seconds), **self.reward_statistics(groups.rewards)}
+        if self.refill is not None:
+            groups, filled = self.refill.fill(
+                groups,
+                lambda more: self._draw(more, generator, clock)[0],
+                getattr(self.trainer, "datamodule", None),
+                iteration=self.iteration,
+                seed=self.seed,
+            )
+            statistics |= filled
+        batch, rollout, rewards, reference = groups
+        advantages = self.advantages(rewards.mean_over_images(rollout.images_per_row), self.objective)
+        statistics |= advantage_statistics(gather_first_axis(advantages))
+        with clock("reference"):
+            update = PolicyUpdate(
+                self.policy, self.objective, rollout, advantages.flatten(), reference, **self.update_settings
+            )
+        return IterationData(batch, rollout, rewards, [update], statistics)
+
+    def _draw(self, batch: PromptBatch, generator: torch.Generator, clock: PhaseClock) -> tuple[Groups, float]:
+        """Sample and score; return the groups, and the seconds that their rewards took, waited for or not."""
         background = self.overlap_rewards and self.reward.overlaps(self.device)
         with BackgroundRewards(self.reward, batch.metadata, background=background) as scoring:
             with clock("rollout"):
@@ -198,14 +240,7 @@ class GRPOModule(PolicyModule):
                 reference = reference_score(self.policy, self.objective, rollout, self.microbatch_size)
             with clock("reward"):  # only what is still to be waited for
                 rewards = scoring.rewards()
-        statistics = {"busy_seconds/reward": torch.tensor(scoring.seconds), **self.reward_statistics(rewards)}
-        advantages = self.advantages(rewards.mean_over_images(rollout.images_per_row), self.objective)
-        statistics |= advantage_statistics(gather_first_axis(advantages))
-        with clock("reference"):
-            update = PolicyUpdate(
-                self.policy, self.objective, rollout, advantages.flatten(), reference, **self.update_settings
-            )
-        return IterationData(rollout, rewards, [update], statistics)
+        return Groups(batch, rollout, rewards, reference), scoring.seconds
 
     def reward_statistics(self, rewards: RewardOutput) -> dict[str, Float[Tensor, ""]]:
         """Return the statistics of all ranks' rewards; raise RuntimeError if not one sample could be scored."""

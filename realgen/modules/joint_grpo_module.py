@@ -48,6 +48,8 @@ class JointGRPOModule(GRPOModule):
         group_size: int = 4,
         **settings: Any,
     ) -> None:
+        if settings.get("refill") is not None:
+            raise ValueError("refill is for one policy, got one of two: leave model.refill out.")
         super().__init__(
             policy=policy,
             reward=reward,
@@ -97,4 +99,4 @@ class JointGRPOModule(GRPOModule):
             updates.append(update)
             values = advantage_statistics(gather_first_axis(advantages))
             statistics |= {f"{prefix}{name}": value for name, value in values.items()}
-        return IterationData(rewriting, rewards, updates, statistics)
+        return IterationData(batch, rewriting, rewards, updates, statistics)

@@ -141,6 +141,8 @@ def _assumptions(recipe: Recipe, rewards: tuple[RewardCost, ...], prompt_tokens:
     yield "FLOPs: of matrix products, convolutions and attention; everything else is part of the utilization"
     yield "left out: validation but for its networks, logging, checkpoints, communication between GPUs, and loading"
     yield "taken for granted: no group has zero advantages, so no row is spared"
+    if (refill := recipe.module.refill) is not None:
+        yield f"left out: model.refill, which samples and scores again up to {refill.rounds} times an iteration"
     if len(policy.step_window.starts(policy.num_steps)) > 1:
         yield "taken for granted: a window that moves is everywhere equally often"
     if policy.measures_rows:
