@@ -219,6 +219,13 @@ def test_what_a_reward_is_counted_as_is_told(tmp_path: Path) -> None:
     assert "taken for granted: reward vlmrating is counted as the embedded Forensic-Chat" in plan["assumptions"]
 
 
+def test_what_a_plan_cannot_price_is_told_with_its_worth(tmp_path: Path) -> None:
+    solver = "{class_path: realgen.policies.solvers.LowPrecision, init_args: {dtype: bfloat16}}"
+    told = "\n".join(plan_of(tmp_path, f"--model.policy.solver={solver}", "--model.refill.rounds=3")["assumptions"])
+    assert "LowPrecision (approximate); 50% of the rollout's steps multiply in bfloat16, worth at most half" in told
+    assert "model.refill, which samples and scores again up to 3 times an iteration" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
