@@ -69,6 +69,19 @@ class PolicyScore:
         """Join the scores of consecutive rows; an optional field must be present in all of them or in none."""
         return _map_tensors(lambda *parts: torch.cat(parts), *scores)
 
+    def lengthen(self, decisions: int) -> PolicyScore:
+        """Return the score with zeros for more decisions, which a mask must leave out."""
+        return _map_tensors(lambda part: lengthen(part, decisions), self)
+
+
+def lengthen(tensor: Tensor, size: int, value: int = 0) -> Tensor:
+    """Fill the second axis [rows, n, ...], where there is one, up to a size of at least n."""
+    if tensor.ndim < 2 or tensor.shape[1] == size:
+        return tensor
+    longer = tensor.new_full((len(tensor), size, *tensor.shape[2:]), value)
+    longer[:, : tensor.shape[1]] = tensor
+    return longer
+
 
 def _map_tensors(change: Callable[..., Tensor], *parts: Any) -> Any:
     """Apply a function to the tensors of equally built dataclasses, field by field; keep everything else."""

@@ -211,6 +211,7 @@ class GRPOModule(PolicyModule):
                 groups,
                 lambda more: self._draw(more, generator, clock)[0],
                 getattr(self.trainer, "datamodule", None),
+                self.policy,
                 iteration=self.iteration,
                 seed=self.seed,
             )

@@ -15,9 +15,11 @@ from torch import Tensor
 from realgen.checks import check_at_least, check_choice
 from realgen.data.prompt_shards import PromptShards
 from realgen.parallel import gather_first_axis, max_over_ranks, world_size
+from realgen.policies.base import Policy
+from realgen.policies.joint_policy import select_prompts
 from realgen.rewards.base import Reward
 from realgen.rewards.weighted_sum import WeightedSum
-from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rollout
+from realgen.types import PolicyScore, PromptBatch, RewardOutput, Rollout, lengthen
 
 _LEAST_WEIGHT = 0.05
 
@@ -30,30 +32,30 @@ class Groups(NamedTuple):
     rewards: RewardOutput
     reference: PolicyScore | None
 
-    def exchange(self, places: list[int], other: Groups, chosen: list[int]) -> Groups:
+    def exchange(self, places: list[int], other: Groups, chosen: list[int], policy: Policy) -> Groups:
         """Return these groups with those at ``places`` replaced by the ``chosen`` ones of another sampling."""
-        order = list(range(len(self.batch.prompts)))
-        for place, group in zip(places, chosen, strict=True):
-            order[place] = len(order) + group
-        rollout = Rollout.concatenate([self.rollout, other.rollout])
-        rows = _members(torch.tensor(order), rollout.group_size)
-        pictures = _members(rows, rollout.images_per_row)
-        rewrites = rollout.rewrites and tuple(rollout.rewrites[row] for row in rows.tolist())
-        rollout = replace(
-            rollout,
-            prompts=tuple(rollout.prompts[group] for group in order),
-            images=rollout.images[pictures],
-            sampled=rollout.sampled and rollout.sampled.select(rows),
-            mask=rollout.mask[rows],
-            policy_state={name: each[rows] for name, each in rollout.policy_state.items()},
-            rewrites=rewrites,
-        )
+        order = torch.arange(len(self.batch.prompts))
+        order[places] = len(order) + torch.tensor(chosen, dtype=torch.long)
+        both = (self, other)
+        size = max(groups.rollout.mask.shape[1] for groups in both)  # completions are as long as their longest
+        rollouts = [
+            replace(
+                rollout,
+                mask=lengthen(rollout.mask, size),
+                sampled=rollout.sampled and rollout.sampled.lengthen(size),
+                policy_state={},
+            )
+            for rollout in (self.rollout, other.rollout)
+        ]
+        state = policy.join_states([groups.rollout.policy_state for groups in both])
+        rollout = select_prompts(replace(Rollout.concatenate(rollouts), policy_state=state), order)
         rewards = RewardOutput.concatenate([self.rewards, other.rewards])
         components = {name: values[order] for name, values in rewards.components.items()}
-        reference = None
-        if self.reference is not None and other.reference is not None:
-            reference = PolicyScore.concatenate([self.reference, other.reference]).select(rows)
-        batch = PromptBatch(*(_join(mine, theirs, order) for mine, theirs in zip(self.batch, other.batch, strict=True)))
+        references = [groups.reference.lengthen(size) for groups in both if groups.reference is not None]
+        rows = (order[:, None] * rollout.group_size + torch.arange(rollout.group_size)).flatten()
+        reference = PolicyScore.concatenate(references).select(rows) if references else None
+        fields = zip(self.batch, other.batch, strict=True)
+        batch = PromptBatch(*(_join(mine, theirs, order.tolist()) for mine, theirs in fields))
         return Groups(batch, rollout, RewardOutput(rewards.total[order], components, rewards.weights), reference)
 
 
@@ -109,7 +111,14 @@ class Refill:
         return most - least > self.min_spread
 
     def fill(
-        self, groups: Groups, draw: Callable[[PromptBatch], Groups], data: Any, *, iteration: int, seed: int
+        self,
+        groups: Groups,
+        draw: Callable[[PromptBatch], Groups],
+        data: Any,
+        policy: Policy,
+        *,
+        iteration: int,
+        seed: int,
     ) -> tuple[Groups, dict[str, Tensor]]:
         """Exchange this rank's groups without spread for those that ``draw`` samples; all ranks must come here.
 
@@ -117,9 +126,17 @@ class Refill:
 
         Returns:
             As many groups as before, and what is to be logged.
+
+        Raises:
+            ValueError: If the checkpoint's weights are of other shards.
         """
         if self.weights is None:
             self.weights = torch.ones(len(data.train_table))
+        if len(self.weights) != len(data.train_table):
+            raise ValueError(
+                f"model.refill: the checkpoint has weights of {len(self.weights)} prompts, the training shards hold "
+                f"{len(data.train_table)}; go on with the shards of the run."
+            )
         device = groups.rewards.total.device
         spread, drawn, replaced = self.has_spread(groups.rewards), 0, 0
         seen = self._learn(torch.tensor(data.train_rows(iteration)), spread)
@@ -133,7 +150,8 @@ class Refill:
             seen = torch.cat([seen, self._learn(rows, theirs)])
             places, chosen = (~spread).nonzero().flatten().tolist(), theirs.nonzero().flatten().tolist()
             number = min(len(places), len(chosen))
-            groups = groups.exchange(places[:number], other, chosen[:number])
+            if number:
+                groups = groups.exchange(places[:number], other, chosen[:number], policy)
             spread = self.has_spread(groups.rewards)
             drawn, replaced = drawn + len(rows), replaced + number
         counts = torch.tensor([[drawn, replaced]], dtype=torch.float32, device=device)
@@ -165,10 +183,6 @@ class Refill:
         ranks = world_size()
         left = len(keys) - len(seen.unique())
         return keys.topk(min(per_rank, left // ranks) * ranks).indices
-
-
-def _members(groups: Int[Tensor, " groups"], size: int) -> Int[Tensor, " members"]:
-    return (groups[:, None] * size + torch.arange(size)).flatten()
 
 
 def _join(mine: Any, theirs: Any, order: list[int]) -> Any:

@@ -66,6 +66,10 @@ class Policy(nn.Module, ABC):
         """Return all chunks of ``rollout_chunks`` as one rollout; ``how`` are its ``iteration`` and ``progress``."""
         return Rollout.concatenate(list(self.rollout_chunks(prompts, group_size, generator=generator, **how)))
 
+    def join_states(self, states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Join the ``policy_state`` of rollouts of other prompts, which texts fill up to one length."""
+        return {name: torch.cat([state[name] for state in states]) for name in states[0]}
+
     @abstractmethod
     def score(self, rollout: Rollout, rows: Tensor) -> PolicyScore:
         """Score the given rows' decisions under the current weights, with gradient if it is enabled."""

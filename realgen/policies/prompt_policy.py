@@ -26,7 +26,7 @@ from realgen.policies.lora import LoRA
 from realgen.policies.network_policy import NetworkPolicy
 from realgen.policies.rewriting import read_rewrites, rewrite_statistics
 from realgen.policies.text_engine import Completions, TextEngine, TransformersEngine, WritingTask
-from realgen.policies.token_scoring import score_tokens, token_state
+from realgen.policies.token_scoring import join_token_states, score_tokens, token_state
 from realgen.types import PolicyScore, Rewrite, Rollout
 
 
@@ -196,6 +196,10 @@ class PromptPolicy(NetworkPolicy):
             rewrites=tuple(rewrites),
             images_per_row=self.images_per_rewrite,
         )
+
+    def join_states(self, states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Join states whose prompts and completions differ in length."""
+        return join_token_states(states, self.chat.pad_id)
 
     def score(self, rollout: Rollout, rows: Int[Tensor, " rows"]) -> PolicyScore:
         """Score the tokens of some rows under the distribution of the sampling, with its temperature and nucleus."""

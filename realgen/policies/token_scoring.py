@@ -9,6 +9,7 @@ from torch import Tensor
 
 from realgen.functional.token_sampling import truncated_log_softmax, unpack_bits
 from realgen.policies.text_engine import Completions
+from realgen.types import lengthen
 
 
 def token_state(prompts: Sequence[Sequence[int]], completions: Completions, pad_id: int) -> dict[str, Tensor]:
@@ -28,6 +29,17 @@ def token_state(prompts: Sequence[Sequence[int]], completions: Completions, pad_
     state = {"tokens": tokens, "prompt_lengths": lengths}
     state |= {"sampler_log_probs": completions.log_probs, "entropy": completions.entropy}
     return state if completions.kept is None else {**state, "kept": completions.kept}
+
+
+def join_token_states(states: Sequence[Mapping[str, Tensor]], pad_id: int) -> dict[str, Tensor]:
+    """Join states of other prompts: completions are filled up to the longest, tokens so that each row has room."""
+    size = max(state["sampler_log_probs"].shape[1] for state in states)
+    width = max(int(state["prompt_lengths"].max()) for state in states) + size
+    joined = {name: [state[name] for state in states] for name in states[0]}
+    for name in joined.keys() - {"prompt_lengths"}:
+        to, value = (width, pad_id) if name == "tokens" else (size, 0)
+        joined[name] = [lengthen(part, to, value) for part in joined[name]]
+    return {name: torch.cat(parts) for name, parts in joined.items()}
 
 
 def score_tokens(

@@ -140,7 +140,7 @@ def test_the_reference_s_score_and_photographs_go_along() -> None:
         return Groups(batch._replace(images=images), rollout, rewards_of(*values.tolist()), rollout.sampled)
 
     first, other = groups([0, 1]), groups([2, 3])
-    mixed = first.exchange([0], other, [1])
+    mixed = first.exchange([0], other, [1], GaussianPolicy())
     assert mixed.batch.prompts == (other.batch.prompts[1], first.batch.prompts[1]) == mixed.rollout.prompts
     assert mixed.batch.images.flatten(1)[:, 0].tolist() == [2.0, 0.0]
     assert mixed.rewards.total.tolist() == [[22.0, 23.0], [2.0, 3.0]]
@@ -166,6 +166,13 @@ def test_the_reference_s_score_and_photographs_go_along() -> None:
 def test_what_is_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_checkpoint_of_other_shards_is_refused(tmp_path: Path, shards: str) -> None:
+    refill = Refill(component="task")
+    refill.load_state_dict({"weights": torch.ones(NUMBER + 1)})
+    with pytest.raises(ValueError, match="weights of 13 prompts, the training shards hold 12"):
+        run(tmp_path, shards, 1, refill=refill)
 
 
 class SolvedOnOneRank(Color):

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from realgen.data import PromptShards, write_shards
+from realgen.modules.refill import Groups, Refill
 from realgen.objectives import GRPO, GSPO
 from realgen.rewards.base import Reward
+from realgen.types import PromptBatch, RewardOutput
 from tests.helpers.toy_grpo import Prompts, module, trainer
 
 OBJECTIVES = {
@@ -77,3 +80,46 @@ def test_options_train(make_rewriter, tmp_path: Path, settings: dict) -> None:
     trained = train(make_rewriter, tmp_path, 2, objective=OBJECTIVES["dapo"], policy=settings, inner_epochs=2)
     assert trained.iteration == 2
     assert bool(weights(trained).isfinite().all())
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}], ids=str)
+def test_refilled_groups_of_other_lengths_are_scored_as_before(make_rewriter, settings) -> None:
+    policy = make_rewriter(score_batch_size=4, **settings)
+    policy.load()
+
+    def groups(prompts: tuple[str, ...], seed: int) -> Groups:
+        rollout = policy.rollout(prompts, 4, generator=torch.Generator().manual_seed(seed))
+        rewards = RewardOutput(torch.zeros(len(prompts), 4), {}, {})
+        batch = PromptBatch(prompts, prompts, ({},) * len(prompts), (0,) * len(prompts), torch.ones(len(prompts)) > 0)
+        return Groups(batch, rollout, rewards, rollout.sampled)
+
+    first, other = groups(("a cat", "a dog sleeps on the mat"), 0), groups(("a", "the sea"), 1)
+    shapes = [each.rollout.policy_state["tokens"].shape for each in (first, other)]
+    assert shapes[0] != shapes[1]
+    mixed = first.exchange([1], other, [0], policy)
+    assert mixed.rollout.prompts == ("a cat", "a")
+    assert [rewrite.text for rewrite in mixed.rollout.rewrites[4:]] == [r.text for r in other.rollout.rewrites[:4]]
+    counts = mixed.rollout.mask
+    score = policy.score(mixed.rollout, torch.arange(8)).log_probs
+    torch.testing.assert_close(score[counts], mixed.rollout.sampled.log_probs[counts], rtol=0, atol=1e-5)
+    torch.testing.assert_close(score[counts], mixed.reference.log_probs[counts], rtol=0, atol=1e-5)
+    width = other.rollout.mask.shape[1]
+    assert torch.equal(counts[4:, :width], other.rollout.mask[:4])
+    assert not counts[4:, width:].any()
+
+
+class SometimesAlike(Short):
+    """No spread where the prompt has an even number of letters."""
+
+    def score(self, samples):
+        even = torch.tensor([len(prompt) % 2 == 0 for prompt in samples.row_prompts])
+        return torch.where(even, torch.zeros(len(even)), super().score(samples))
+
+
+def test_a_language_model_trains_with_refilled_groups(make_rewriter, tmp_path: Path) -> None:
+    write_shards(({"prompt": "a" * (1 + i % 7)} for i in range(12)), tmp_path / "shards")
+    trained = module(policy=make_rewriter(score_batch_size=4), reward=SometimesAlike(), refill=Refill())
+    data = PromptShards(f"{tmp_path}/shards/*.tar", prompts_per_iteration=3)
+    lightning = trainer(tmp_path, max_epochs=1, limit_train_batches=2, limit_val_batches=0)
+    lightning.fit(trained, data)
+    assert lightning.callback_metrics["refill/replaced"] > 0
