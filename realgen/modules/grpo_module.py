@@ -31,6 +31,7 @@ from realgen.parallel import any_rank, gather_first_axis, gradient_sync, whole, 
 from realgen.phases import PhaseClock
 from realgen.policies.base import Policy
 from realgen.policies.joint_policy import JointPolicy
+from realgen.policies.prompt_policy import PromptPolicy
 from realgen.rewards.base import Reward
 from realgen.types import PromptBatch, RewardOutput, Rollout
 
@@ -211,7 +212,7 @@ class GRPOModule(PolicyModule):
                 groups,
                 lambda more: self._draw(more, generator, clock)[0],
                 getattr(self.trainer, "datamodule", None),
-                self.policy,
+                self.policy.decider,
                 iteration=self.iteration,
                 seed=self.seed,
             )
@@ -303,10 +304,12 @@ class GRPOModule(PolicyModule):
     @property
     def update_settings(self) -> dict[str, Any]:
         """Arguments that every ``PolicyUpdate`` of this module gets."""
+        # Texts of refilled groups are scored in calls of another length than where they were sampled.
+        again = self.refill is not None and isinstance(self.policy.decider, PromptPolicy)
         return {
             "microbatch_size": self.microbatch_size,
             "tolerance": self.on_policy_tolerance,
-            "old": self.old_log_probs,
+            "old": "rescored" if again and self.old_log_probs == "rollout" else self.old_log_probs,
             "several_updates": self.inner_epochs * self.updates_per_epoch > 1,
             "skip_zero_advantages": self.skip_zero_advantages,
             "progress": self.progress,

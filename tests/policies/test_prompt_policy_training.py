@@ -118,7 +118,8 @@ class SometimesAlike(Short):
 
 def test_a_language_model_trains_with_refilled_groups(make_rewriter, tmp_path: Path) -> None:
     write_shards(({"prompt": "a" * (1 + i % 7)} for i in range(12)), tmp_path / "shards")
-    trained = module(policy=make_rewriter(score_batch_size=4), reward=SometimesAlike(), refill=Refill())
+    settings = {"reward": SometimesAlike(), "refill": Refill(), "on_policy_tolerance": 0.0}  # the first ratio is 1
+    trained = module(policy=make_rewriter(score_batch_size=4), **settings)
     data = PromptShards(f"{tmp_path}/shards/*.tar", prompts_per_iteration=3)
     lightning = trainer(tmp_path, max_epochs=1, limit_train_batches=2, limit_val_batches=0)
     lightning.fit(trained, data)
